@@ -1,0 +1,112 @@
+"""All values that a run has, with their defaults; other configs override them.
+
+Not a run of its own. Steps are optimiser steps, never epochs.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+  config.dataset = "rooms"
+  config.data_dir = ""  # folder of the data on disk
+  config.method = "dynashare"
+  config.seed = 0
+  config.baseline = ""  # work directory of single-task runs, for Delta
+
+  config.data = data = ml_collections.ConfigDict()  # see data/<name>.py
+  data.tasks = ()
+
+  config.model = model = ml_collections.ConfigDict()
+  model.backbone = "resnet"  # a file of models/backbones
+  model.dtype = "float32"  # or bfloat16; parameters stay float32
+  model.blocks = (2, 2, 2, 2)  # of every segment
+  model.widths = (64, 128, 256, 512)
+  model.strides = (1, 2, 1, 1)
+  model.dilations = (1, 1, 2, 4)
+  model.stem = "deeplab"  # or small, series
+  model.width = 128  # mlp: of the residual vector
+  model.hidden = 256  # mlp: inside a block
+  model.embedding = 8  # mlp: of a categorical column
+  model.dropout = 0.1  # mlp
+  model.head = "linear"  # or aspp
+  model.head_width = 1024  # of an aspp head
+
+  config.policy = policy = ml_collections.ConfigDict()
+  policy.use = True  # dynashare only: False leaves instance gates alone
+  policy.init = "equal"  # or all, random
+  policy.temperature = 5.0
+  policy.temperature_decay = 0.965  # every cycle
+  policy.temperature_floor = 0.1
+  policy.curriculum_speed = 3  # cycles until one more block opens; 0: all open
+  policy.sparsity = 0.05  # weight of Eq. 3
+  policy.sharing = 0.05  # weight of Eq. 4
+  policy.candidates = 8  # routes that are sampled and re-trained
+
+  config.gates = gates = ml_collections.ConfigDict()
+  gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.55, 0.55, 0.55, 0.55)
+  gates.weight = 25.0  # of Eq. 5
+  gates.hidden = 16
+  gates.init = "half"  # or open (87% open)
+  gates.temperature = 1.0
+
+  config.random = random = ml_collections.ConfigDict()
+  random.like = ""  # work directory whose route is imitated
+  random.skip = 0.3  # else this fraction of (task, block) is skipped
+  random.per_task = True  # AdaShare's Random #2; False: Random #1
+
+  config.train = train = ml_collections.ConfigDict()
+  train.batch_size = 16
+  train.steps = 20000  # of methods without a search
+  train.warmup_steps = 4000
+  train.cycles = 333
+  train.weight_steps = 39  # of a cycle
+  train.policy_steps = 9  # of a cycle
+  train.retrain_steps = 20000  # of every candidate
+  train.retrain_from = "scratch"  # or policy: the search's weights
+  train.weights_share = 0.8  # of the training data; the policy gets the rest
+  train.execution = "planned"  # or masked: one compilation for all routes
+  train.shared_prefixes = (0,)  # closed first blocks computed once for all
+  train.steps_per_dispatch = 1
+  train.resident = True  # the splits live on the device
+  train.log_every = 50
+  train.eval_every = 400
+  train.checkpoint_every = 1000
+  train.threads = 2  # that load ahead, when not resident
+
+  config.eval = ml_collections.ConfigDict()
+  config.eval.batch_size = 32
+  config.eval.pictures = 4  # test examples drawn in the report
+
+  config.optimizers = ml_collections.ConfigDict()
+  config.optimizers.warmup = optimizer(kind="adam")
+  config.optimizers.alternate = optimizer(kind="sgd", schedule="constant")
+  config.optimizers.retrain = optimizer(kind="adam")
+  config.optimizers.policy = ml_collections.ConfigDict(
+      dict(lr=0.01, b1=0.9, b2=0.999, weight_decay=5e-4))
+
+  # Behaviour of the authors' code; the defaults are the corrected ones.
+  config.compat = compat = ml_collections.ConfigDict()
+  compat.sharing = "paper"  # Eq. 4; or authors
+  compat.sparsity = "code"  # -log(1 - alpha); or paper: Eq. 3
+  compat.instance = "code"  # or paper: Eq. 5
+  compat.gates = "argmax"  # at test; or sampled
+  compat.selection = "validation"  # or test
+  return config
+
+
+def optimizer(kind: str, schedule: str = "steps") -> ml_collections.ConfigDict:
+  """Settings of the weights' optimiser in a phase."""
+  return ml_collections.ConfigDict(dict(
+      kind=kind,  # sgd, adam, adamw
+      lr=1e-3,
+      head_lr=0.0,  # of the heads; 0: as lr
+      weight_decay=1e-4,
+      momentum=0.9,
+      b1=0.5,
+      b2=0.999,
+      schedule=schedule,  # constant, steps, cosine, onecycle
+      every=4000,  # steps: one step lasts this long
+      factor=0.5,  # steps: and multiplies by this
+      warm=0.1,  # onecycle: fraction that rises
+  ))

@@ -1,0 +1,55 @@
+"""DynaShare on Rooms, the built-in procedural scenes: the quick first run.
+
+  python -m dynashare_jax.main --config=configs/rooms.py
+"""
+
+import os
+import runpy
+
+import ml_collections
+
+_BASE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "base.py")
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = runpy.run_path(_BASE)["get_config"]()
+  config.dataset = "rooms"
+  config.data = ml_collections.ConfigDict(dict(
+      height=48, width=64, train=2048, validation=256, test=256,
+      tasks=("segmentation", "depth", "normals"),  # also edges, keypoints
+      noise=0.02, shadows=True, scene_seed=0,
+      weights=dict(segmentation=1.0, depth=1.0, normals=5.0, edges=5.0,
+                   keypoints=5.0)))
+
+  config.model.widths = (16, 32, 48, 64)
+  config.model.stem = "small"
+
+  config.policy.sparsity = 0.05
+  config.policy.sharing = 0.05
+  config.policy.curriculum_speed = 1
+  config.policy.temperature_decay = 0.8
+  config.policy.candidates = 3
+
+  config.gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.7, 0.7)
+
+  train = config.train
+  train.batch_size = 16
+  train.steps = 800
+  train.warmup_steps = 300
+  train.cycles = 10
+  train.weight_steps = 20
+  train.policy_steps = 10
+  train.retrain_steps = 300
+  train.retrain_from = "policy"
+  train.execution = "masked"
+  train.log_every = 20
+  train.eval_every = 100
+  train.checkpoint_every = 200
+  config.eval.batch_size = 32
+
+  for name in ("warmup", "retrain"):
+    config.optimizers[name].update(
+        kind="adamw", lr=3e-3, b1=0.9, schedule="onecycle")
+  config.optimizers.alternate.update(kind="sgd", lr=0.01)
+  config.optimizers.policy.lr = 0.05
+  return config

@@ -1,0 +1,373 @@
+"""The order of examples, and how they are brought to the model.
+
+Order and position are the same thing: which examples a step sees is a pure
+function of (seed, stream, step), so a run resumes at any step, in memory or
+streamed, in one process or many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import functools
+from typing import Any
+import zlib
+
+import grain
+import jax
+from jaxtyping import Bool, Int
+import numpy as np
+
+from dynashare_jax.types import Array, Batch
+
+
+class Order:
+  """Batches of shuffled indices without end.
+
+  Every epoch is a new permutation; epochs follow one another without a gap, so
+  that a batch may hold the end of one and the beginning of the next.
+
+  Attributes:
+    size: number of examples.
+    batch_size: indices a step.
+  """
+
+  def __init__(self, size: int, batch_size: int, seed: int, stream: str):
+    self.size = size
+    self.batch_size = batch_size
+    self._epoch = functools.lru_cache(maxsize=4)(
+      functools.partial(_permutation, size, seed, stream)
+    )
+
+  def indices(
+    self, start_step: int, count: int = 1
+  ) -> Int[np.ndarray, "count batch"]:
+    """Indices of `count` steps from `start_step` on.
+
+    Args:
+      start_step: first step, from 0; any order of calls gives the same.
+      count: number of steps.
+
+    Returns:
+      int32 in [0, size).
+
+    Raises:
+      ValueError: a negative argument.
+    """
+    if start_step < 0 or count < 0:
+      raise ValueError(
+        f"Steps cannot be negative: start {start_step}, count {count}."
+      )
+    begin = start_step * self.batch_size
+    end = begin + count * self.batch_size
+    parts = [np.zeros(0, np.int32)]
+    while begin < end:
+      epoch, first = divmod(begin, self.size)
+      last = min(first + end - begin, self.size)
+      parts.append(self._epoch(epoch)[first:last])
+      begin += last - first
+    return np.concatenate(parts).reshape(count, self.batch_size)
+
+  def at(self, position: int) -> int:
+    """Index at a position: step times batch size plus row."""
+    epoch, place = divmod(position, self.size)
+    return int(self._epoch(epoch)[place])
+
+
+class Subset(Sequence[Any]):
+  """Some examples of a random-access source.
+
+  Example: `Subset(dataset.source("train"), weights_idx)`.
+  """
+
+  def __init__(self, source: Sequence[Any], indices: Int[np.ndarray, " n"]):
+    self._source = source
+    self._indices = indices
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: Any) -> Any:
+    return self._source[int(self._indices[index])]
+
+
+def order(size: int, batch_size: int, seed: int, stream: str) -> Order:
+  """Makes the order in which training sees the examples.
+
+  Args:
+    size: number of examples.
+    batch_size: examples a step, over all processes.
+    seed: of the run.
+    stream: a name, for example `weights`; other names give other orders.
+
+  Returns:
+    The order.
+
+  Raises:
+    ValueError: the batch is empty or larger than the examples.
+  """
+  if batch_size < 1:
+    raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
+  if batch_size > size:
+    raise ValueError(
+      f"A batch of {batch_size} is larger than the {size} examples of"
+      f" {stream!r}; choose a smaller batch size or more examples."
+    )
+  return Order(size, batch_size, seed, stream)
+
+
+def halves(
+  size: int, seed: int, fraction: float = 0.8
+) -> tuple[Int[np.ndarray, " w"], Int[np.ndarray, " p"]]:
+  """Splits the training examples: one part for weights, one for the policy.
+
+  Args:
+    size: number of training examples.
+    seed: of the run.
+    fraction: of the weights' part, in (0, 1).
+
+  Returns:
+    Two disjoint, sorted int32 arrays that together are all examples.
+
+  Raises:
+    ValueError: one of the parts would be empty.
+  """
+  count = round(size * fraction)
+  if not 0.0 < fraction < 1.0 or not 0 < count < size:
+    raise ValueError(
+      f"{size} training examples cannot be split with the fraction {fraction}:"
+      " both parts need an example, and the fraction lies between 0 and 1."
+    )
+  mixed = _permutation(size, seed, "halves", 0)
+  return np.sort(mixed[:count]), np.sort(mixed[count:])
+
+
+def take(
+  batch: Batch,
+  indices: Int[Array, "..."],
+  present: Bool[Array, "..."] | None = None,
+) -> Batch:
+  """Picks examples, in NumPy or in a traced function.
+
+  Args:
+    batch: a whole split, for example.
+    indices: of examples; its shape takes the place of the leading axis.
+    present: for evaluation, False for padding: those examples are marked as
+      not present, and none of their labels as valid.
+
+  Returns:
+    The examples.
+  """
+  picked: Batch = jax.tree.map(lambda leaf: leaf[indices], batch)
+  return picked if present is None else _mask(picked, present)
+
+
+def padded_batches(
+  size: int, batch_size: int
+) -> tuple[Int[np.ndarray, "steps batch"], Bool[np.ndarray, "steps batch"]]:
+  """Blocks of indices that go once through all examples, in order.
+
+  Args:
+    size: number of examples; may be smaller than the batch.
+    batch_size: examples a step.
+
+  Returns:
+    int32 indices, and False where a block is filled up (with the index 0).
+
+  Raises:
+    ValueError: no example, or an empty batch.
+  """
+  if size < 1 or batch_size < 1:
+    raise ValueError(
+      f"Evaluation needs examples and a batch size of at least 1, not {size}"
+      f" examples in batches of {batch_size}."
+    )
+  steps = -(-size // batch_size)
+  places = np.arange(steps * batch_size, dtype=np.int32)
+  present = places < size
+  shape = (steps, batch_size)
+  indices = np.where(present, places, 0).astype(np.int32)
+  return indices.reshape(shape), present.reshape(shape)
+
+
+def stream(
+  source: Sequence[Batch],
+  indices_order: Order,
+  start_step: int = 0,
+  global_batch: int | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+  threads: int = 2,
+) -> Iterator[Batch]:
+  """Loads training batches without end, for what does not fit into memory.
+
+  The batch of a step is `take(arrays, indices_order.indices(step)[0])`, or this
+  process's contiguous part of it; nothing else is loaded.
+
+  Args:
+    source: random access to single examples; read from several threads.
+    indices_order: of `order`.
+    start_step: the first step; resuming there continues exactly.
+    global_batch: examples a step over all processes; must be the order's.
+    process_index: which part to load.
+    process_count: in how many parts a batch is split.
+    threads: that load ahead; 0 loads when asked.
+
+  Returns:
+    Endless iterator of NumPy batches with B / process_count examples.
+
+  Raises:
+    ValueError: the order is for another size or batch, or the batch cannot be
+      split.
+  """
+  batch = indices_order.batch_size
+  if global_batch not in (None, batch):
+    raise ValueError(
+      f"The order is made for batches of {batch}, not {global_batch}."
+    )
+  if len(source) != indices_order.size:
+    raise ValueError(
+      f"The order is made for {indices_order.size} examples, the source has"
+      f" {len(source)}."
+    )
+  check_divisible(batch, process_count, process_count)
+  local = batch // process_count
+  rows = _Rows(source, indices_order, process_index * local, local)
+  return _iterate(rows, local, start_step, threads)
+
+
+def evaluation_stream(
+  source: Sequence[Batch],
+  global_batch: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  threads: int = 2,
+) -> Iterator[Batch]:
+  """Loads every example once, in order, the last batch filled up.
+
+  Args:
+    source: random access to single examples.
+    global_batch: examples a step over all processes.
+    process_index: which part to load.
+    process_count: in how many parts a batch is split.
+    threads: that load ahead; 0 loads when asked.
+
+  Returns:
+    Iterator of NumPy batches; padding as in `take(..., present=...)`.
+
+  Raises:
+    ValueError: the batch cannot be split, or there is no example.
+  """
+  check_divisible(global_batch, process_count, process_count)
+  local = global_batch // process_count
+  blocks = _Blocks(*padded_batches(len(source), global_batch))
+  rows = _Rows(source, blocks, process_index * local, local)
+  batches = _iterate(rows, local, 0, threads)
+  return (
+    _mask(batch, blocks.present[step][rows.first : rows.first + local])
+    for step, batch in enumerate(batches)
+  )
+
+
+def check_divisible(batch: int, devices: int, processes: int = 1) -> None:
+  """Checks that a batch can be split evenly.
+
+  Args:
+    batch: examples a step, over all processes.
+    devices: of all processes.
+    processes: how many.
+
+  Raises:
+    ValueError: it cannot.
+  """
+  for count, what in ((processes, "processes"), (devices, "devices")):
+    if count < 1 or batch < 1 or batch % count:
+      below = batch - batch % count if count > 0 else 0
+      near = f"{below} or {below + count}" if below > 0 else f"{count}"
+      raise ValueError(
+        f"A batch of {batch} cannot be split evenly over {count} {what}; choose"
+        f" for example {near}."
+      )
+
+
+class _Blocks:
+  """The blocks of `padded_batches` in the shape of an order."""
+
+  def __init__(
+    self,
+    indices: Int[np.ndarray, "steps batch"],
+    present: Bool[np.ndarray, "steps batch"],
+  ):
+    self._flat = indices.reshape(-1)
+    self.present = present
+    self.batch_size = indices.shape[1]
+    self.steps = indices.shape[0]
+
+  def at(self, position: int) -> int:
+    return int(self._flat[position])
+
+
+class _Rows:
+  """The examples that one process loads, one after another."""
+
+  def __init__(
+    self,
+    source: Sequence[Batch],
+    places: Order | _Blocks,
+    first: int,
+    local: int,
+  ):
+    self.first = first
+    self._source = source
+    self._places = places
+    self._local = local
+
+  def __len__(self) -> int:
+    steps = getattr(self._places, "steps", 2**40)
+    return steps * self._local
+
+  def __getitem__(self, index: int) -> Batch:
+    step, row = divmod(index, self._local)
+    place = step * self._places.batch_size + self.first + row
+    return self._source[self._places.at(place)]
+
+
+def _iterate(
+  rows: _Rows, local: int, start_step: int, threads: int
+) -> Iterator[Batch]:
+  """Stacks rows to batches, in threads."""
+  batches = grain.MapDataset.source(rows).batch(local, batch_fn=_stack)
+  options = grain.ReadOptions(
+    num_threads=threads, prefetch_buffer_size=2 * threads
+  )
+  return iter(batches[start_step:].to_iter_dataset(options))
+
+
+def _stack(examples: Sequence[Batch]) -> Batch:
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+
+
+def _mask(batch: Batch, present: Bool[Array, "..."]) -> Batch:
+  """Marks padding; False wins over what the batch says."""
+
+  def hide(valid: Array) -> Array:
+    extra = (1,) * (valid.ndim - present.ndim)
+    return valid & present.reshape(present.shape + extra)
+
+  return batch._replace(
+    valid={task: hide(valid) for task, valid in batch.valid.items()},
+    present=batch.present & present,
+  )
+
+
+def _permutation(
+  size: int, seed: int, stream_name: str, epoch: int
+) -> Int[np.ndarray, " size"]:
+  """A permutation of `range(size)`, the same with every NumPy version.
+
+  NumPy promises stable raw bits of Philox, but not of its shuffle; so random
+  64-bit words are sorted.
+  """
+  words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
+  entropy = [*words, zlib.crc32(stream_name.encode()), epoch]
+  bits = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(size)
+  return np.argsort(bits, kind="stable").astype(np.int32)

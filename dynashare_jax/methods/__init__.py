@@ -1,0 +1,29 @@
+"""Sharing methods, one file each: its trunk, its phases and its routes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+
+def available() -> tuple[str, ...]:
+  """Names of the methods that a config can choose."""
+  return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)
+                      if not m.name.startswith("_")))
+
+
+def find(name: str) -> ModuleType:
+  """Returns the module of a method.
+
+  Raises:
+    ValueError: there is no such method; names the nearest.
+  """
+  names = available()
+  if name not in names:
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"Unknown method {name!r} in config.method.{hint}"
+                     f" Available: {', '.join(names)}.")
+  return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,70 @@
+"""Random routes that skip as many blocks as a learned one: AdaShare's ablation.
+
+`config.random.like` names the work directory of a finished run whose chosen
+route is imitated; without it `config.random.skip` gives the fraction of
+skipped (task, block) pairs. `config.random.per_task` keeps the number of each
+task (AdaShare's "Random #2"); without it only the total is kept ("Random #1").
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.methods import _schedule
+from dynashare_jax.ops import policy
+
+
+def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
+  """Re-training of random routes from scratch."""
+  tasks = len(spec.tasks)
+  route = _imitated(config, spec, blocks)
+  count = config.policy.candidates
+
+  def routes(key: jax.Array, alpha: jax.Array) -> jax.Array:
+    del alpha
+    return policy.random_routes(key, route, count, config.random.per_task)
+
+  return types.Method(
+      name="random_policy", routes=routes,
+      phases=_schedule.retrain(config, count, gated=False, can_keep=False),
+      notes=(f"Random routes that skip {int(tasks * blocks - route.sum())} of"
+             f" {tasks * blocks} blocks,"
+             f" {'as many for each task' if config.random.per_task else 'in all'}"
+             " as the imitated route.",))
+
+
+def _imitated(
+    config: Any, spec: types.DatasetSpec, blocks: int
+) -> np.ndarray:
+  """The route `[T, L]` whose number of skipped blocks is kept.
+
+  Raises:
+    ValueError: the file is missing or has another shape, or the fraction is
+      outside [0, 1).
+  """
+  tasks = len(spec.tasks)
+  if not config.random.like:
+    if not 0 <= config.random.skip < 1:
+      raise ValueError("config.random.skip must be in [0, 1), but is"
+                       f" {config.random.skip}.")
+    # Spread evenly over the tasks: a remainder goes to the first ones.
+    skipped = round(config.random.skip * tasks * blocks)
+    route = np.ones((blocks, tasks), np.float32)
+    route.reshape(-1)[:skipped] = 0
+    return route.T.copy()
+  path = pathlib.Path(config.random.like) / "policy.json"
+  if not path.is_file():
+    raise ValueError(f"config.random.like={config.random.like!r}: there is no"
+                     f" {path}; name the work directory of a finished run.")
+  saved = json.loads(path.read_text())
+  route = np.asarray(saved["routes"][saved["chosen"]], np.float32)
+  if route.shape != (tasks, blocks):
+    raise ValueError(f"{path} has a route of shape {route.shape}; this run"
+                     f" has {(tasks, blocks)} (tasks, blocks).")
+  return route

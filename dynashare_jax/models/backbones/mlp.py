@@ -1,0 +1,118 @@
+"""A residual multi-layer perceptron for tabular data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynashare_jax import types
+from dynashare_jax.models import backbones
+from dynashare_jax.models import norm
+from dynashare_jax.models import table
+
+
+class ResidualMlp(nn.Module):
+  """Pre-norm residual blocks over a vector.
+
+  Attributes:
+    num_blocks: residual blocks.
+    width: length of the residual vector.
+    hidden: width inside a block.
+    dropout: rate inside a block, in training.
+    table_spec: columns of a table input; None for plain vectors.
+    embedding: length of a categorical column's vector.
+    dtype: compute type.
+
+  Source: Gorishniy et al. 2021, Revisiting deep learning models for tabular
+    data (the block); DynaShare section 3.4 (when it is executed).
+  Differs: pre-norm blocks add without a ReLU after the addition, so that a
+    skipped block is the identity.
+  """
+
+  num_blocks: int
+  width: int = 128
+  hidden: int = 256
+  dropout: float = 0.1
+  table_spec: types.TableSpec | None = None
+  embedding: int = 8
+  dtype: norm.Dtype = jnp.float32
+
+  def setup(self) -> None:
+    """Creates the layers; their names are the parameter tree's."""
+    if self.table_spec is not None:
+      self.columns = table.ColumnVector(
+          self.table_spec, self.embedding, name="columns")
+    self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
+    self.bodies = [
+        MlpBranch(self.width, self.hidden, self.dropout, self.dtype,
+                  name=f"block_{b}") for b in range(self.num_blocks)]
+    self.last_norm = nn.LayerNorm(dtype=self.dtype, name="last_norm")
+
+  def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
+    """Inputs to features `[1, B, width]`."""
+    del pass_
+    if self.table_spec is not None:
+      x = self.columns(inputs)
+    else:
+      x = inputs.reshape(inputs.shape[0], -1)
+    return self.project(x.astype(self.dtype))[None]
+
+  def shortcut(
+      self, block: int, x: jax.Array, pass_: backbones.Pass
+  ) -> jax.Array:
+    """A skipped block changes nothing."""
+    del block, pass_
+    return x
+
+  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+    """The block's layers, before the addition."""
+    return self.bodies[block](x, pass_)
+
+  def merge(self, residual: jax.Array, z: jax.Array) -> jax.Array:
+    """Output of an executed block."""
+    return residual + z
+
+  def final(self, x: jax.Array) -> jax.Array:
+    """Features for the heads."""
+    return nn.relu(self.last_norm(x))
+
+
+class MlpBranch(nn.Module):
+  """Layer norm, linear, ReLU, dropout, linear."""
+
+  width: int
+  hidden: int
+  dropout: float
+  dtype: norm.Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+    h = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+    h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="widen")(h))
+    h = nn.Dropout(self.dropout, deterministic=not pass_.train)(h)
+    return nn.Dense(self.width, dtype=self.dtype, name="narrow")(h)
+
+
+def build(
+    config: Any, spec: types.DatasetSpec, dtype: norm.Dtype
+) -> ResidualMlp:
+  """Makes the network of `config.model` for a data set.
+
+  Raises:
+    ValueError: fewer than one block, or image inputs.
+  """
+  count = sum(config.blocks)
+  if count < 1:
+    raise ValueError(
+        f"config.model.blocks must add up to at least 1, but is"
+        f" {tuple(config.blocks)}.")
+  if spec.input_kind == "image":
+    raise ValueError("config.model.backbone='mlp' cannot read images; use"
+                     " 'resnet'.")
+  return ResidualMlp(
+      num_blocks=count, width=config.width, hidden=config.hidden,
+      dropout=config.dropout, table_spec=spec.table,
+      embedding=config.embedding, dtype=dtype)

@@ -1,0 +1,216 @@
+"""Residual convolutional networks with dilation, for images and for series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynashare_jax import types
+from dynashare_jax.models import backbones
+from dynashare_jax.models import norm
+from dynashare_jax.models import table
+
+STEMS = ("deeplab", "small", "series")
+
+
+class ResNet(nn.Module):
+  """A ResNet of basic blocks, in one or two dimensions.
+
+  Attributes:
+    dims: 2 for images `[B, H, W, C]`, 1 for series `[B, time, C]`.
+    blocks: blocks of every segment.
+    widths: channels of every segment.
+    strides: stride of every segment's first block.
+    dilations: dilation of every 3-wide convolution of a segment.
+    stem_kind: `deeplab` (7-wide, stride 2, then 3-wide max pooling with
+      stride 2, ceil mode), `small` (3-wide, stride 2) or `series` (2-wide,
+      stride 2, then every second step).
+    table_spec: columns, if the input is a table: every column becomes a step.
+    dtype: compute type; parameters stay float32.
+
+  Source: reference semantics of AdaShare's Deeplab-ResNet.
+  """
+
+  dims: int
+  blocks: Sequence[int]
+  widths: Sequence[int]
+  strides: Sequence[int]
+  dilations: Sequence[int]
+  stem_kind: str = "deeplab"
+  table_spec: types.TableSpec | None = None
+  dtype: norm.Dtype = jnp.float32
+
+  @property
+  def num_blocks(self) -> int:
+    """Blocks of all segments together."""
+    return sum(self.blocks)
+
+  def setup(self) -> None:
+    """Creates the layers; their names are the parameter tree's."""
+    if self.table_spec is not None:
+      self.columns = table.ColumnTokens(self.table_spec, name="columns")
+    kernel = {"deeplab": 7, "small": 3, "series": 2}[self.stem_kind]
+    pad = {"deeplab": 3, "small": 1, "series": 0}[self.stem_kind]
+    self.stem_conv = _conv(self.dims, self.widths[0], kernel, 2, 1, pad,
+                           self.dtype, "stem_conv")
+    self.stem_norm = norm.GroupedBatchNorm(dtype=self.dtype, name="stem_norm")
+    bodies, projections = [], []
+    channels = self.widths[0]
+    for s, count in enumerate(self.blocks):
+      width, dilation = self.widths[s], self.dilations[s]
+      for b in range(count):
+        stride = self.strides[s] if b == 0 else 1
+        bodies.append(
+            BasicBranch(self.dims, width, stride, dilation, self.dtype,
+                        name=f"block_{len(bodies)}"))
+        needs = b == 0 and (stride != 1 or channels != width
+                            or dilation in (2, 4))
+        projections.append(
+            Projection(self.dims, width, stride, self.dtype,
+                       name=f"shortcut_{len(projections)}") if needs else None)
+      channels = width
+    self.bodies = bodies
+    self.projections = projections
+
+  def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
+    """First layers: inputs `[B, ...]` to features `[1, B, ..., C]`."""
+    x = inputs if self.table_spec is None else self.columns(inputs)
+    x = x.astype(self.dtype)
+    x = self.stem_conv(x)[None]
+    x = nn.relu(self.stem_norm(x, pass_.updates, not pass_.train))
+    if self.stem_kind == "deeplab":
+      return max_pool_ceil(x[0], self.dims)[None]
+    if self.stem_kind == "series":
+      return x[:, :, ::2]
+    return x
+
+  def shortcut(
+      self, block: int, x: jax.Array, pass_: backbones.Pass
+  ) -> jax.Array:
+    """What a skipped block gives: the input, projected where shapes change."""
+    projection = self.projections[block]
+    return x if projection is None else projection(x, pass_)
+
+  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+    """The block's convolutions, before the addition."""
+    return self.bodies[block](x, pass_)
+
+  def merge(self, residual: jax.Array, z: jax.Array) -> jax.Array:
+    """Output of an executed block (DynaShare section 3.4)."""
+    return nn.relu(residual + z)
+
+  def final(self, x: jax.Array) -> jax.Array:
+    """Features for the heads."""
+    return x
+
+
+class BasicBranch(nn.Module):
+  """conv, batch norm, ReLU, conv, batch norm."""
+
+  dims: int
+  width: int
+  stride: int
+  dilation: int
+  dtype: norm.Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+    d = self.dilation
+    groups, batch = x.shape[:2]
+    x = x.reshape((groups * batch,) + x.shape[2:])
+    x = _conv(self.dims, self.width, 3, self.stride, d, d, self.dtype,
+              "conv_0")(x)
+    x = x.reshape((groups, batch) + x.shape[1:])
+    x = norm.GroupedBatchNorm(dtype=self.dtype, name="norm_0")(
+        x, pass_.updates, not pass_.train)
+    x = nn.relu(x).reshape((groups * batch,) + x.shape[2:])
+    x = _conv(self.dims, self.width, 3, 1, d, d, self.dtype, "conv_1")(x)
+    x = x.reshape((groups, batch) + x.shape[1:])
+    return norm.GroupedBatchNorm(dtype=self.dtype, name="norm_1")(
+        x, pass_.updates, not pass_.train)
+
+
+class Projection(nn.Module):
+  """1-wide convolution and batch norm, where a block changes the shape."""
+
+  dims: int
+  width: int
+  stride: int
+  dtype: norm.Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+    groups, batch = x.shape[:2]
+    x = x.reshape((groups * batch,) + x.shape[2:])
+    x = _conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype,
+              "conv")(x)
+    x = x.reshape((groups, batch) + x.shape[1:])
+    return norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(
+        x, pass_.updates, not pass_.train)
+
+
+def _conv(
+    dims: int, width: int, kernel: int, stride: int, dilation: int, pad: int,
+    dtype: norm.Dtype, name: str
+) -> nn.Conv:
+  """A convolution with explicit padding and N(0, 0.01^2) weights."""
+  return nn.Conv(
+      width, (kernel,) * dims, strides=(stride,) * dims,
+      kernel_dilation=(dilation,) * dims, padding=((pad, pad),) * dims,
+      use_bias=False, dtype=dtype,
+      kernel_init=nn.initializers.normal(0.01), name=name)
+
+
+def max_pool_ceil(x: jax.Array, dims: int) -> jax.Array:
+  """3-wide max pooling, stride 2, padding 1, rounding sizes up.
+
+  Args:
+    x: `[B, ..., C]` with `dims` axes in between.
+    dims: 1 or 2.
+
+  Returns:
+    Sizes n become ceil((n - 1) / 2) + 1, without a window of padding alone.
+
+  Source: torch max_pool with ceil_mode.
+  """
+  pads = []
+  for size in x.shape[1 : 1 + dims]:
+    out = -(-(size - 1) // 2) + 1
+    if (out - 1) * 2 >= size + 1:
+      out -= 1
+    pads.append((1, (out - 1) * 2 + 3 - size - 1))
+  return nn.max_pool(x, (3,) * dims, strides=(2,) * dims, padding=pads)
+
+
+def build(
+    config: Any, spec: types.DatasetSpec, dtype: norm.Dtype
+) -> ResNet:
+  """Makes the network of `config.model` for a data set.
+
+  Raises:
+    ValueError: lists of segments that differ in length, no block, an unknown
+      stem, or a stem that does not fit the data.
+  """
+  lists = {k: tuple(config[k]) for k in
+           ("blocks", "widths", "strides", "dilations")}
+  if len({len(v) for v in lists.values()}) != 1:
+    raise ValueError(
+        "config.model.blocks, widths, strides and dilations must name the same"
+        f" number of segments; they are {lists}.")
+  if sum(lists["blocks"]) < 1 or min(lists["blocks"]) < 1:
+    raise ValueError(
+        "config.model.blocks must have at least one block a segment, but is"
+        f" {lists['blocks']}.")
+  if config.stem not in STEMS:
+    raise ValueError(
+        f"config.model.stem is {config.stem!r}; it must be one of {STEMS}.")
+  dims = 2 if spec.input_kind == "image" else 1
+  if dims == 2 and config.stem == "series":
+    raise ValueError("config.model.stem='series' cannot read images; use"
+                     " 'deeplab' or 'small'.")
+  return ResNet(dims=dims, stem_kind=config.stem, table_spec=spec.table,
+                dtype=dtype, **lists)

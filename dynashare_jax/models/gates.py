@@ -1,0 +1,68 @@
+"""The instance gate of a block."""
+
+from __future__ import annotations
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynashare_jax.models import norm
+
+GATE_INITS = ("half", "open")
+
+
+class Gate(nn.Module):
+  """Scores, for every example, whether it should execute a block.
+
+  Attributes:
+    hidden: width of the hidden layer.
+    init: `half` starts near one half open, as the code of DynaShare's authors;
+      `open` starts about 87% open (bias 0.1 and 2), as Convnet-AIG.
+    dtype: compute type.
+
+  Source: DynaShare section 3.2; Veit and Belongie 2018.
+  Differs: pools over the whole map; the authors' code pools over its left
+    square only.
+  """
+
+  hidden: int = 16
+  init: str = "half"
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, updates: jax.Array, use_running: bool
+  ) -> jax.Array:
+    """Returns the score `[G, B]`, positive where the block should run.
+
+    Args:
+      x: the block's input `[G, B, ..., C]`.
+      updates: see `GroupedBatchNorm`.
+      use_running: see `GroupedBatchNorm`.
+    """
+    if self.init not in GATE_INITS:
+      raise ValueError(
+          f"gates.init is {self.init!r}; it must be one of {GATE_INITS}."
+      )
+    pooled = x.mean(tuple(range(2, x.ndim - 1))) if x.ndim > 3 else x
+    h = nn.Dense(self.hidden, dtype=self.dtype, name="reduce")(pooled)
+    h = norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(
+        h, updates, use_running
+    )
+    is_open = self.init == "open"
+    out = nn.Dense(
+        2,
+        dtype=jnp.float32,
+        name="score",
+        kernel_init=nn.initializers.normal(0.001 if is_open else 0.01),
+        bias_init=_open_bias if is_open else nn.initializers.zeros,
+    )(nn.relu(h).astype(jnp.float32))
+    return out[..., 1] - out[..., 0]
+
+
+def _open_bias(
+    key: jax.Array, shape: tuple[int, ...], dtype: norm.Dtype = jnp.float32
+) -> jax.Array:
+  """Biases 0.1 and 2 of (skip, execute)."""
+  del key, shape
+  return jnp.asarray([0.1, 2.0], dtype)

@@ -1,0 +1,87 @@
+"""Heads: features of a task to its prediction."""
+
+from __future__ import annotations
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynashare_jax.models import norm
+
+HEADS = ("linear", "aspp")
+
+
+class LinearHead(nn.Module):
+  """One linear layer; over the mean of the map for a prediction an example.
+
+  Attributes:
+    outputs: channels of the prediction.
+    dense: whether every position has a prediction.
+    dtype: compute type; predictions are float32.
+  """
+
+  outputs: int
+  dense: bool
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """`[B, ..., C]` to `[B, ..., outputs]`, or `[B, outputs]`."""
+    del train
+    if not self.dense and x.ndim > 2:
+      x = x.mean(tuple(range(1, x.ndim - 1)))
+    x = nn.Dense(self.outputs, dtype=self.dtype, name="linear")(x)
+    return x.astype(jnp.float32)
+
+
+class AsppHead(nn.Module):
+  """Four dilated branches, summed.
+
+  Attributes:
+    outputs: channels of the prediction.
+    width: channels of the hidden layers.
+    rates: dilation of every branch.
+    dropout: after each hidden layer, in training.
+    dtype: compute type; predictions are float32.
+
+  Source: AdaShare's classification module (rates 6, 12, 18, 24).
+  """
+
+  outputs: int
+  width: int = 1024
+  rates: tuple[int, ...] = (6, 12, 18, 24)
+  dropout: float = 0.5
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """`[B, ..., C]` to `[B, ..., outputs]`."""
+    dims = x.ndim - 2
+    total = None
+    for index, rate in enumerate(self.rates):
+      h = nn.Conv(self.width, (3,) * dims, kernel_dilation=(rate,) * dims,
+                  padding=((rate, rate),) * dims, dtype=self.dtype,
+                  name=f"dilated_{index}")(x)
+      h = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(h))
+      h = nn.Dense(self.width, dtype=self.dtype, name=f"hidden_{index}")(h)
+      h = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(h))
+      h = nn.Dense(self.outputs, dtype=self.dtype, name=f"output_{index}")(h)
+      total = h if total is None else total + h
+    return total.astype(jnp.float32)
+
+
+def build(
+    kind: str, outputs: int, dense: bool, width: int, dtype: norm.Dtype,
+    name: str
+) -> nn.Module:
+  """Makes a task's head.
+
+  Raises:
+    ValueError: an unknown kind.
+  """
+  if kind not in HEADS:
+    raise ValueError(
+        f"config.model.head is {kind!r}; it must be one of {HEADS}.")
+  if kind == "aspp" and dense:
+    return AsppHead(outputs, width=width, dtype=dtype, name=name)
+  return LinearHead(outputs, dense, dtype=dtype, name=name)

@@ -1,0 +1,299 @@
+"""Trunks: how the blocks of a backbone turn an input into every task's features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynashare_jax.models import backbones
+from dynashare_jax.models import gates
+from dynashare_jax.models import norm
+from dynashare_jax.ops import gumbel
+from dynashare_jax.ops import routing
+
+
+class Decisions(NamedTuple):
+  """What decides, in one forward pass.
+
+  Attributes:
+    kinds: `[L][T]`, see `ops.routing`; static under jit.
+    policy: `[T, L]` in [0, 1], read where a kind is OWN (or by gates); None
+      means all ones.
+    discrete: whether `policy` holds only 0 and 1; then a task that skips a
+      block does not move the block's running batch statistics.
+    gated: whether instance gates decide at the gated blocks.
+    noise: `[B, T, L]` logistic noise of the gates; None takes the likelier
+      choice.
+    temperature: of the gates' straight-through gradient.
+    threshold: score that a gate must exceed, `[L]` or None for 0.
+  """
+
+  kinds: routing.Kinds
+  policy: jax.Array | None = None
+  discrete: bool = True
+  gated: bool = False
+  noise: jax.Array | None = None
+  temperature: float = 1.0
+  threshold: jax.Array | None = None
+
+
+class Signals(NamedTuple):
+  """What a trunk tells of its decisions.
+
+  Attributes:
+    gate: `[T, B, L]`, the gates' decisions; 1 at blocks without a gate.
+    gated: bool `[T, L]`, whether `gate` was computed there.
+    executed: `[T, B, L]` in [0, 1], policy times gate: what was executed.
+    relevance: `[T, B, L]`, the gates' scores before the decision.
+  """
+
+  gate: jax.Array
+  gated: jax.Array
+  executed: jax.Array
+  relevance: jax.Array
+
+
+class SkipTrunk(nn.Module):
+  """One backbone; the task policy and instance gates choose its blocks.
+
+  Attributes:
+    backbone: the network whose blocks are chosen.
+    tasks: how many tasks share it.
+    gated: for every block, whether it has an instance gate.
+    gate_hidden: width of a gate's hidden layer.
+    gate_init: see `models.gates.Gate`.
+    dtype: compute type.
+
+  Source: AdaShare (Sun et al. 2020) section 3; DynaShare section 3.4.
+  Differs: tasks ride in one batched call, with the batch statistics of each;
+    work that is equal for several tasks is done once.
+  """
+
+  backbone: nn.Module
+  tasks: int
+  gated: tuple[bool, ...]
+  gate_hidden: int = 16
+  gate_init: str = "half"
+  dtype: norm.Dtype = jnp.float32
+
+  def setup(self) -> None:
+    """Creates one gate a gated block."""
+    self.gates = [
+        gates.Gate(self.gate_hidden, self.gate_init, self.dtype,
+                   name=f"gate_{l}") if gated else None
+        for l, gated in enumerate(self.gated)]
+
+  def __call__(
+      self, inputs: Any, decisions: Decisions, train: bool
+  ) -> tuple[list[jax.Array], Signals]:
+    """Runs the blocks.
+
+    Args:
+      inputs: a batch's inputs, leading axis B.
+      decisions: which tasks execute which blocks.
+      train: batch statistics and dropout on.
+
+    Returns:
+      For every task its features `[B, ..., C]`, and the signals.
+
+    Raises:
+      ValueError: the routing names other numbers of tasks or blocks.
+    """
+    plan = routing.steps(decisions.kinds)
+    if len(plan) != len(self.gated) or len(decisions.kinds[0]) != self.tasks:
+      raise ValueError(
+          f"The routing has {len(plan)} blocks and {len(decisions.kinds[0])}"
+          f" tasks; the trunk has {len(self.gated)} and {self.tasks}.")
+    alone = all(k == routing.RUN for row in decisions.kinds for k in row)
+    first = jnp.full((1,), 1.0 if alone else float(self.tasks))
+    x = self.backbone.stem(inputs, backbones.Pass(train, first))
+    collected: list[_BlockSignals] = []
+    for block, step in enumerate(plan):
+      x, signals = self._block(block, step, x, decisions, train, alone)
+      collected.append(signals)
+    x = self.backbone.final(x)
+    last = plan[-1].groups
+    of_task = [next(g for g, ts in enumerate(last) if t in ts)
+               for t in range(self.tasks)]
+    return [x[g] for g in of_task], _stack(collected)
+
+  def _block(
+      self, block: int, step: routing.Step, x: jax.Array,
+      decisions: Decisions, train: bool, alone: bool
+  ) -> tuple[jax.Array, _BlockSignals]:
+    """One block for all groups: `[G, B, ...]` to `[G', B, ...]`."""
+    x = _pick(x, step.parents)
+    batch = x.shape[1]
+    signals = _BlockSignals.skipped(self.tasks, batch)
+    share = [1.0 if alone else float(len(g)) for g in step.groups]
+    policy = self._policy(block, step, decisions)
+    updates = jnp.asarray(share)
+    if policy is not None and decisions.discrete:
+      running = updates[: step.running] * policy
+    else:
+      running = updates[: step.running]
+    residual = self.backbone.shortcut(block, x, backbones.Pass(train, updates))
+    if not step.running:
+      return residual, signals
+    head = x[: step.running]
+    pass_ = backbones.Pass(train, running)
+    z = self.backbone.branch(block, head, pass_)
+    here = residual[: step.running]
+    done = self.backbone.merge(here, z)
+    weight = None if policy is None else jnp.broadcast_to(
+        policy[:, None], (step.running, batch))
+    if self.gates[block] is not None:
+      # Computed also when gates do not decide, so that init creates it.
+      if decisions.gated or self.is_initializing():
+        score = self.gates[block](head, pass_.updates, not train)
+        gate = self._gate(block, step, score, decisions)
+        if decisions.gated:
+          signals = signals.with_gate(step, score, gate)
+          weight = gate if weight is None else weight * gate
+    signals = signals.with_executed(
+        step, jnp.ones((step.running, batch)) if weight is None else weight)
+    if weight is not None:
+      wide = weight.reshape(weight.shape + (1,) * (done.ndim - 2))
+      wide = wide.astype(done.dtype)
+      done = wide * done + (1 - wide) * here
+    if step.running < len(step.groups):
+      done = jnp.concatenate([done, residual[step.running:]])
+    return done, signals
+
+  def _policy(
+      self, block: int, step: routing.Step, decisions: Decisions
+  ) -> jax.Array | None:
+    """`[running]` decisions of the groups, or None where all execute."""
+    if decisions.policy is None or routing.OWN not in step.kinds:
+      return None
+    values = [
+        decisions.policy[group[0], block] if kind == routing.OWN else
+        jnp.ones(())
+        for group, kind in zip(step.groups, step.kinds)]
+    return jnp.stack(values)
+
+  def _gate(
+      self, block: int, step: routing.Step, score: jax.Array,
+      decisions: Decisions
+  ) -> jax.Array:
+    """`[running, B]` decisions from scores of the same shape."""
+    if decisions.threshold is not None:
+      score = score - decisions.threshold[block]
+    noise = None
+    if decisions.noise is not None:
+      noise = jnp.stack([decisions.noise[:, group[0], block]
+                         for group in step.groups[: step.running]])
+    return gumbel.hard_gate(score, noise, decisions.temperature)
+
+
+class ColumnTrunk(nn.Module):
+  """One whole backbone a task: single-task networks, trained side by side.
+
+  Attributes:
+    columns: a backbone a task.
+  """
+
+  columns: tuple[nn.Module, ...]
+
+  def __call__(
+      self, inputs: Any, decisions: Decisions, train: bool
+  ) -> tuple[list[jax.Array], Signals]:
+    """Runs every column on the same inputs; `decisions` must execute all."""
+    tasks = len(self.columns)
+    one = jnp.ones((1,))
+    features = []
+    for column in self.columns:
+      pass_ = backbones.Pass(train, one)
+      x = column.stem(inputs, pass_)
+      for block in range(column.num_blocks):
+        residual = column.shortcut(block, x, pass_)
+        x = column.merge(residual, column.branch(block, x, pass_))
+      features.append(column.final(x)[0])
+    shape = (tasks, features[0].shape[0], len(decisions.kinds))
+    ones = jnp.ones(shape)
+    return features, Signals(
+        ones, jnp.zeros((tasks, shape[2]), bool), ones, jnp.zeros(shape))
+
+
+class Network(nn.Module):
+  """A trunk and a head a task.
+
+  Attributes:
+    trunk: gives every task its features.
+    heads: one a task, in the tasks' order.
+    names: the tasks.
+  """
+
+  trunk: nn.Module
+  heads: tuple[nn.Module, ...]
+  names: tuple[str, ...]
+
+  def __call__(
+      self, inputs: Any, decisions: Decisions, train: bool
+  ) -> tuple[dict[str, jax.Array], Signals]:
+    """Inputs to every task's logits (float32) and the trunk's signals."""
+    features, signals = self.trunk(inputs, decisions, train)
+    logits = {name: head(x, train) for name, head, x in
+              zip(self.names, self.heads, features, strict=True)}
+    return logits, signals
+
+
+class _BlockSignals(NamedTuple):
+  """`Signals` of one block: `[T, B]` lists by task."""
+
+  gate: list[jax.Array]
+  gated: list[bool]
+  executed: list[jax.Array]
+  relevance: list[jax.Array]
+
+  @classmethod
+  def skipped(cls, tasks: int, batch: int) -> _BlockSignals:
+    """Nothing executed, no gate asked."""
+    zeros = jnp.zeros((batch,))
+    return cls([jnp.ones((batch,))] * tasks, [False] * tasks, [zeros] * tasks,
+               [zeros] * tasks)
+
+  def with_gate(
+      self, step: routing.Step, score: jax.Array, gate: jax.Array
+  ) -> _BlockSignals:
+    """Writes the groups' gates to their tasks."""
+    new = _BlockSignals(*(list(field) for field in self))
+    for g in range(step.running):
+      for t in step.groups[g]:
+        new.gate[t], new.relevance[t] = gate[g], score[g]
+        new.gated[t] = True
+    return new
+
+  def with_executed(
+      self, step: routing.Step, executed: jax.Array
+  ) -> _BlockSignals:
+    """Writes what the groups executed to their tasks."""
+    new = _BlockSignals(*(list(field) for field in self))
+    for g in range(step.running):
+      for t in step.groups[g]:
+        new.executed[t] = executed[g]
+    return new
+
+
+def _stack(blocks: list[_BlockSignals]) -> Signals:
+  """Signals of all blocks, `[T, B, L]`."""
+  def join(values: Callable[[_BlockSignals], list[jax.Array]]) -> jax.Array:
+    return jnp.stack([jnp.stack(values(b)) for b in blocks], -1)
+  return Signals(
+      join(lambda b: b.gate),
+      jnp.asarray([b.gated for b in blocks]).T,
+      join(lambda b: b.executed),
+      join(lambda b: b.relevance))
+
+
+def _pick(x: jax.Array, parents: tuple[int, ...]) -> jax.Array:
+  """Features of the groups after a split, `[G, ...]` to `[G', ...]`."""
+  if parents == tuple(range(x.shape[0])):
+    return x
+  if x.shape[0] == 1:
+    return jnp.broadcast_to(x, (len(parents),) + x.shape[1:])
+  return jnp.stack([x[p] for p in parents])

@@ -1,0 +1,111 @@
+"""Brings predictions and labels of a task to the same shape."""
+
+from __future__ import annotations
+
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float, Shaped
+import numpy as np
+
+from dynashare_jax.ops import losses
+from dynashare_jax.ops import resize
+
+
+def labels_at_logits(
+  logits: Float[Array, "B h w O"],
+  target: Shaped[Array, "B H W *channels"],
+  valid: Bool[Array, "B H W"],
+) -> tuple[Shaped[Array, "B h w *channels"], Bool[Array, "B h w"]]:
+  """Reduces labels to the size of the logits, for the loss.
+
+  Args:
+    logits: dense prediction.
+    target: labels; what is not valid may be anything, even NaN.
+    valid: which labels count.
+
+  Returns:
+    Labels (0 where not valid) and `valid` at the size of the logits.
+  """
+  size = (logits.shape[1], logits.shape[2])
+  target = resize.reduce_nearest(jnp.asarray(target), size)
+  valid = resize.reduce_nearest(jnp.asarray(valid), size)
+  return losses.cleared(target, valid), valid
+
+
+def logits_at_labels(
+  logits: Float[Array, "B h w O"],
+  target: Shaped[Array, "B H W *channels"],
+  valid: Bool[Array, "B H W"],
+) -> tuple[
+  Float[Array, "B H W O"],
+  Shaped[Array, "B H W *channels"],
+  Bool[Array, "B H W"],
+]:
+  """Enlarges logits to the size of the labels, for the metrics.
+
+  Args:
+    logits: dense prediction.
+    target: labels; what is not valid may be anything, even NaN.
+    valid: which labels count.
+
+  Returns:
+    Float32 logits, labels (0 where not valid), `valid`.
+  """
+  valid = jnp.asarray(valid)
+  size = (valid.shape[1], valid.shape[2])
+  large = resize.enlarge(logits.astype(jnp.float32), size)
+  return large, losses.cleared(target, valid), valid
+
+
+def one_channel(array: Shaped[Array, "..."], axes: int) -> Shaped[Array, "..."]:
+  """Drops a trailing axis of length 1, where there is one more than `axes`.
+
+  Args:
+    array: with `axes` axes, or one more of length 1.
+    axes: how many axes to keep.
+
+  Returns:
+    The array with `axes` axes.
+
+  Raises:
+    ValueError: any other shape.
+  """
+  if array.ndim == axes:
+    return array
+  if array.ndim == axes + 1 and array.shape[-1] == 1:
+    return array[..., 0]
+  raise ValueError(
+    f"expected {axes} axes, or one more of length 1, got shape {array.shape}: "
+    "the task's `outputs` does not fit its kind."
+  )
+
+
+def like(
+  logits: Float[Array, "..."], shape: tuple[int, ...]
+) -> Float[Array, "..."]:
+  """Repeats logits along axes of length 1, for constants over time."""
+  return jnp.broadcast_to(logits, shape).astype(jnp.float32)
+
+
+def per_element(
+  valid: Bool[Array, "..."], shape: tuple[int, ...]
+) -> Bool[Array, "..."]:
+  """Extends a mask of the leading axes to all axes of `shape`."""
+  valid = jnp.asarray(valid)
+  axes = tuple(range(valid.ndim, len(shape)))
+  return jnp.broadcast_to(jnp.expand_dims(valid, axes), shape)
+
+
+def ratio(total: np.ndarray, count: np.ndarray, factor: float = 1.0) -> float:
+  """Divides a summed total by its count, in float64.
+
+  Args:
+    total: sum over all batches.
+    count: number of summed elements.
+    factor: on the result, for instance 100 for percent.
+
+  Returns:
+    The mean; nan when the count is 0.
+  """
+  if float(count) == 0.0:
+    return float("nan")
+  return float(factor * np.float64(total) / np.float64(count))

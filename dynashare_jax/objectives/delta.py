@@ -1,0 +1,142 @@
+"""Relative gain of a run over its single-task runs, and mean ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dynashare_jax.types import Metric
+
+Values = Mapping[str, float]
+
+
+def _value(values: Values, name: str, whose: str) -> float:
+  """Looks a metric up, with a message that names it."""
+  if name not in values:
+    raise ValueError(
+      f"metric {name!r} is missing from {whose}, which has "
+      f"{', '.join(sorted(values)) or 'none'}."
+    )
+  return float(values[name])
+
+
+def delta_task(
+  metrics: Sequence[Metric], values: Values, baseline: Values
+) -> float:
+  """Averages the relative gains of one task's metrics.
+
+  Args:
+    metrics: names and directions; all count alike.
+    values: metric name -> value of the run.
+    baseline: metric name -> value of the single-task run.
+
+  Returns:
+    Percent; above 0 is better than the baseline. nan when a value is nan.
+
+  Raises:
+    ValueError: no metric, a missing value, or a baseline of 0.
+
+  Source: DynaShare (CVPRW 2023), Eq. 7.
+  Differs: divides by the baseline's magnitude, so that a gain over a negative
+    baseline (a kappa below chance) stays a gain.
+  """
+  if not metrics:
+    raise ValueError("a relative gain needs at least one metric of the task.")
+  gains = []
+  for metric in metrics:
+    value = _value(values, metric.name, "the run")
+    reference = _value(baseline, metric.name, "the baseline")
+    if reference == 0:
+      raise ValueError(
+        f"the baseline of metric {metric.name!r} is 0, so a relative gain is "
+        "not defined: leave the metric out or use another baseline."
+      )
+    sign = 1.0 if metric.higher_is_better else -1.0
+    gains.append(sign * (value - reference) / abs(reference))
+  return float(100.0 * np.mean(gains))
+
+
+def deltas(
+  metrics: Mapping[str, Sequence[Metric]],
+  values: Mapping[str, Values],
+  baseline: Mapping[str, Values],
+) -> dict[str, float]:
+  """Computes the relative gain of every task.
+
+  Args:
+    metrics: task -> its metrics.
+    values: task -> metric values of the run.
+    baseline: task -> metric values of the single-task run.
+
+  Returns:
+    Task -> percent, in the order of `metrics`.
+
+  Raises:
+    ValueError: as `delta_task`, with the task's name, or a missing task.
+  """
+  gains = {}
+  for task, names in metrics.items():
+    if task not in values or task not in baseline:
+      where = "the run" if task not in values else "the baseline"
+      raise ValueError(f"task {task!r} is missing from {where}.")
+    try:
+      gains[task] = delta_task(names, values[task], baseline[task])
+    except ValueError as error:
+      raise ValueError(f"task {task!r}: {error}") from error
+  return gains
+
+
+def delta(tasks: Mapping[str, float]) -> float:
+  """Averages the relative gains of the tasks.
+
+  Args:
+    tasks: task -> gain in percent, as `deltas` returns them.
+
+  Returns:
+    Percent.
+
+  Raises:
+    ValueError: no task.
+
+  Source: DynaShare (CVPRW 2023), Eq. 8.
+  """
+  if not tasks:
+    raise ValueError("an overall gain needs at least one task.")
+  return float(np.mean(list(tasks.values())))
+
+
+def mean_rank(
+  metrics: Mapping[str, Sequence[Metric]],
+  methods: Mapping[str, Mapping[str, Values]],
+) -> dict[str, float]:
+  """Averages each method's rank over all metrics of all tasks.
+
+  Args:
+    metrics: task -> its metrics.
+    methods: method -> task -> metric values.
+
+  Returns:
+    Method -> mean rank; 1 is best. Equal values share the mean of their
+    ranks; a nan ranks last.
+
+  Raises:
+    ValueError: no metric, no method, or a missing value.
+  """
+  pairs = [(task, metric) for task in metrics for metric in metrics[task]]
+  if not pairs or not methods:
+    raise ValueError("a mean rank needs at least one method and one metric.")
+  ranks = []
+  for task, metric in pairs:
+    column = []
+    for method, tasks in methods.items():
+      whose = f"task {task!r} of method {method!r}"
+      value = _value(tasks.get(task, {}), metric.name, whose)
+      value = -value if metric.higher_is_better else value
+      column.append(np.inf if np.isnan(value) else value)
+    costs = np.array(column)
+    better = np.sum(costs[None, :] < costs[:, None], axis=1)
+    equal = np.sum(costs[None, :] == costs[:, None], axis=1)
+    ranks.append(better + (equal + 1) / 2)
+  means = np.mean(ranks, axis=0)
+  return {name: float(rank) for name, rank in zip(methods, means, strict=True)}

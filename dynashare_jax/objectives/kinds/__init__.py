@@ -1,0 +1,53 @@
+"""Kinds of tasks: one file each, found by its name.
+
+A kind is a module with
+
+* `HEAD`: `dense` (logits `[B, h, w, O]`) or `vector` (`[B, O]`),
+* `head_outputs(task)`: O,
+* `loss(task, logits, target, valid)`: `Sums` of the training loss,
+* `metrics(task)`: the names and directions of its metrics,
+* `sums(task, logits, target, valid)`: leaves of a batch that add,
+* `scores(task, logits, target, valid)`: leaves of a batch that concatenate,
+* `finish(task, sums, scores)`: metric values from all batches,
+* `predict(task, logits)`: what a picture or a table of predictions shows,
+* `constant(task, target, valid)`: logits of the best constant prediction, for
+  one example, with axes of length 1 where it repeats.
+
+`valid` must be False for padding examples too. A new file here is a new kind;
+the contract tests find it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+
+def available() -> tuple[str, ...]:
+  """Lists the names of all kinds, sorted."""
+  names = (module.name for module in pkgutil.iter_modules(__path__))
+  return tuple(sorted(name for name in names if not name.startswith("_")))
+
+
+def find(kind: str) -> ModuleType:
+  """Finds the module of a kind.
+
+  Args:
+    kind: `TaskSpec.kind`, for example `segmentation`.
+
+  Returns:
+    The module `objectives.kinds.<kind>`.
+
+  Raises:
+    ValueError: there is no such file.
+  """
+  names = available()
+  if kind not in names:
+    near = difflib.get_close_matches(str(kind), names, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+      f"unknown task kind {kind!r}: there are {', '.join(names)}.{hint}"
+    )
+  return importlib.import_module(f"{__name__}.{kind}")

@@ -1,0 +1,121 @@
+"""One surface direction for every pixel."""
+
+from __future__ import annotations
+
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float
+import numpy as np
+
+from dynashare_jax.objectives import alignment
+from dynashare_jax.ops import histogram
+from dynashare_jax.ops import losses
+from dynashare_jax.types import Metric, Sums, TaskSpec
+
+HEAD = "dense"
+_WITHIN = (("within_11.25", 11.25), ("within_22.5", 22.5), ("within_30", 30.0))
+_BINS = 3600
+
+
+def head_outputs(task: TaskSpec) -> int:
+  """Returns 3."""
+  del task
+  return 3
+
+
+def metrics(task: TaskSpec) -> tuple[Metric, ...]:
+  """Returns mean and median angle, and three shares within an angle."""
+  del task
+  angles = (Metric("mean", False, "deg"), Metric("median", False, "deg"))
+  return angles + tuple(Metric(name, True, "%") for name, _ in _WITHIN)
+
+
+def loss(
+  task: TaskSpec,
+  logits: Float[Array, "B h w 3"],
+  target: Float[Array, "B H W 3"],
+  valid: Bool[Array, "B H W"],
+) -> Sums:
+  """Sums 1 - cos(angle) over the pixels that have a direction.
+
+  Args:
+    task: the task.
+    logits: directions of any length, at any size; labels are reduced to it by
+      the nearest rule.
+    target: directions of any length.
+    valid: which pixels have a direction.
+
+  Returns:
+    Total, each term in [0, 2], and the number of labelled pixels.
+
+  Source: DynaShare (CVPRW 2023), section 4.2.
+  """
+  del task
+  target, valid = alignment.labels_at_logits(logits, target, valid)
+  return losses.masked(losses.cosine_loss(logits, target), valid)
+
+
+def sums(
+  task: TaskSpec,
+  logits: Float[Array, "B h w 3"],
+  target: Float[Array, "B H W 3"],
+  valid: Bool[Array, "B H W"],
+) -> dict[str, Array]:
+  """Sums and counts the angles of a batch, at the size of the labels."""
+  del task
+  logits, target, valid = alignment.logits_at_labels(logits, target, valid)
+  angles = losses.angle(logits, target)
+  within = [valid & (angles <= limit) for _, limit in _WITHIN]
+  return {
+    "total": losses.total(angles, valid),
+    "count": jnp.sum(valid, dtype=jnp.int32),
+    "within": jnp.stack([jnp.sum(near, dtype=jnp.int32) for near in within]),
+    "angles": histogram.histogram(angles, valid, 0.0, 180.0, _BINS),
+  }
+
+
+def scores(
+  task: TaskSpec,
+  logits: Float[Array, "B h w 3"],
+  target: Float[Array, "B H W 3"],
+  valid: Bool[Array, "B H W"],
+) -> dict[str, Array]:
+  """Returns nothing: the metrics follow from sums."""
+  del task, logits, target, valid
+  return {}
+
+
+def finish(
+  task: TaskSpec, sums: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+) -> dict[str, float]:
+  """Divides the sums; the median comes from bins of 0.05 degrees."""
+  del task, scores
+  values = {
+    "mean": alignment.ratio(sums["total"], sums["count"]),
+    "median": histogram.quantile(sums["angles"], 0.0, 180.0, 0.5),
+  }
+  for (name, _), near in zip(_WITHIN, sums["within"], strict=True):
+    values[name] = alignment.ratio(near, sums["count"], 100.0)
+  return values
+
+
+def predict(
+  task: TaskSpec, logits: Float[Array, "B h w 3"]
+) -> Float[Array, "B h w 3"]:
+  """Returns unit vectors at the size of the logits."""
+  del task
+  return losses.unit(logits)
+
+
+def constant(
+  task: TaskSpec,
+  target: Float[np.ndarray, "N H W 3"],
+  valid: Bool[np.ndarray, "N H W"],
+) -> Float[np.ndarray, "1 1 3"]:
+  """Returns the mean training direction, which minimises the mean loss."""
+  del task
+  vectors = np.asarray(target)[np.asarray(valid, bool)].astype(np.float64)
+  lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+  total = np.sum(vectors / np.maximum(lengths, 1e-6), axis=0)
+  length = np.linalg.norm(total)
+  mean = total / length if length > 1e-6 else np.array([0.0, 0.0, 1.0])
+  return mean.astype(np.float32)[None, None, :]

@@ -1,0 +1,182 @@
+"""Penalties on the task policies and on the execution rates of the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float
+import numpy as np
+
+_LEAST_LOG_ALPHA = -16.0
+
+
+def _unknown(penalty: str, form: str, forms: tuple[str, ...]) -> ValueError:
+  """Builds the message for a form that does not exist."""
+  return ValueError(
+    f"unknown form {form!r} of the {penalty} penalty: use one of "
+    f"{', '.join(forms)}."
+  )
+
+
+def sparsity(
+  logits: Float[Array, "T L 2"],
+  opened: Bool[Array, " L"],
+  form: str = "code",
+) -> Float[Array, ""]:
+  """Charges every task for the blocks that it would execute.
+
+  Args:
+    logits: column 0 = execute, 1 = skip.
+    opened: blocks that the curriculum has opened. The others count nothing
+      and get exactly zero gradient.
+    form: `code`, the mean over open blocks of -log(1 - alpha), at least 0; or
+      `paper`, the sum over open blocks of log alpha, at most 0. Both are
+      summed over tasks.
+
+  Returns:
+    Dimensionless; 0 when no block is open.
+
+  Raises:
+    ValueError: unknown `form`.
+
+  Source: DynaShare (CVPRW 2023), Eq. 3; AdaShare, Eq. 5; authors' code.
+  Differs: the `paper` form has no lower bound, and its gradient pushes hardest
+    on blocks that are already skipped; log alpha is therefore clipped at -16
+    (alpha about 1e-7), where its gradient ends. The default is what the
+    authors' code minimises.
+  """
+  logs = jax.nn.log_softmax(logits, axis=-1)
+  mask = opened[None, :]
+  if form == "code":
+    count = jnp.maximum(jnp.sum(opened), 1)
+    return jnp.sum(jnp.where(mask, -logs[..., 1], 0.0)) / count
+  if form == "paper":
+    clipped = jnp.maximum(logs[..., 0], _LEAST_LOG_ALPHA)
+    return jnp.sum(jnp.where(mask, clipped, 0.0))
+  raise _unknown("sparsity", form, ("code", "paper"))
+
+
+def sharing(
+  logits: Float[Array, "T L 2"], form: str = "paper"
+) -> Float[Array, ""]:
+  """Charges every pair of tasks for executing different blocks.
+
+  Args:
+    logits: column 0 = execute, 1 = skip; block 0 is nearest the input.
+    form: `paper`, differences of alpha with weight (L - l) / L for block
+      l = 0 .. L-1, so that the first block costs most to disagree on, over
+      ordered pairs; or `authors`, differences of logit column 0 with weight
+      (l + 1) / L, so that the last block costs most, over unordered pairs.
+
+  Returns:
+    Dimensionless, summed over pairs and blocks, not averaged. The gradient at
+    equal values is 0.
+
+  Raises:
+    ValueError: fewer than two tasks, or unknown `form`.
+
+  Source: DynaShare (CVPRW 2023), Eq. 4; AdaShare, Eq. 6; authors' code.
+  Differs: Eq. 4 does not say where l starts; from 0, no block is free.
+  """
+  tasks, blocks = logits.shape[:2]
+  if tasks < 2:
+    raise ValueError(
+      f"the sharing penalty compares tasks and there is {tasks}: use at least "
+      "two tasks or leave the penalty out."
+    )
+  if form == "paper":
+    values = jax.nn.sigmoid(logits[..., 0] - logits[..., 1])
+    weights = (blocks - np.arange(blocks)) / blocks
+    pairs = 2.0
+  elif form == "authors":
+    values = logits[..., 0]
+    weights = (np.arange(blocks) + 1) / blocks
+    pairs = 1.0
+  else:
+    raise _unknown("sharing", form, ("paper", "authors"))
+  first, second = np.triu_indices(tasks, 1)
+  apart = jnp.abs(values[first] - values[second])
+  scaled = jnp.asarray(weights, apart.dtype)[None, :] * apart
+  return pairs * jnp.sum(scaled)
+
+
+def instance(
+  rates: Float[Array, "T L"],
+  targets: Sequence[float] | Float[Array, " L"],
+  form: str = "code",
+) -> Float[Array, ""]:
+  """Pulls the execution rates of the gates towards their targets.
+
+  Args:
+    rates: fraction in [0, 1] of the batch whose gate of task t is open at
+      block l, whatever the task's route.
+    targets: wanted fractions in (0, 1]; 1 means that the block has no gate.
+    form: `code`, the sum over gated blocks of (target - rate)^2, over L,
+      summed over tasks; or `paper`, the sum over gated blocks of
+      (mean rate of the tasks - target)^2. A block is gated when its target is
+      below 1; the others always execute and count nothing.
+
+  Returns:
+    Dimensionless, at least 0; exactly 0 when all targets are 1.
+
+  Raises:
+    ValueError: unknown `form`, or another number of targets than blocks.
+
+  Source: DynaShare (CVPRW 2023), Eq. 5; authors' code.
+  Differs: Eq. 5 names no task; its beta is read as the mean over tasks. The
+    authors' code fails when all targets are 1; here that costs nothing.
+  """
+  wanted = jnp.asarray(targets, rates.dtype)
+  if wanted.shape != rates.shape[1:]:
+    raise ValueError(
+      f"{wanted.size} target rates for {rates.shape[1]} blocks: give one a "
+      "block."
+    )
+  gated = wanted < 1.0
+  if form == "code":
+    squares = jnp.square(wanted[None, :] - rates)
+    return jnp.sum(jnp.where(gated[None, :], squares, 0.0)) / rates.shape[1]
+  if form == "paper":
+    squares = jnp.square(jnp.mean(rates, axis=0) - wanted)
+    return jnp.sum(jnp.where(gated, squares, 0.0))
+  raise _unknown("instance", form, ("code", "paper"))
+
+
+def check_target_rates(
+  targets: float | Sequence[float], blocks: int
+) -> tuple[float, ...]:
+  """Brings target rates into the form of one number a block.
+
+  Args:
+    targets: one rate for all blocks, or one a block, in (0, 1].
+    blocks: L.
+
+  Returns:
+    L Python floats.
+
+  Raises:
+    ValueError: not a number, another length than L, or a rate outside (0, 1].
+  """
+  try:
+    array = np.asarray(targets, dtype=np.float64)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f"target rates must be a number or a sequence of numbers, got "
+      f"{targets!r}."
+    ) from error
+  if array.ndim == 0:
+    array = np.full((blocks,), array)
+  if array.shape != (blocks,):
+    raise ValueError(
+      f"target rates have shape {array.shape} for {blocks} blocks: give one "
+      "number, or one a block."
+    )
+  for block, rate in enumerate(array):
+    if not 0.0 < rate <= 1.0:
+      raise ValueError(
+        f"target rate of block {block} is {rate}: it must be above 0 and at "
+        "most 1."
+      )
+  return tuple(float(rate) for rate in array)

@@ -1,0 +1,76 @@
+"""Confusion counts of class predictions, and what follows from them."""
+
+from __future__ import annotations
+
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Int
+import numpy as np
+
+
+def confusion_counts(
+  predicted: Int[Array, "*shape"],
+  target: Int[Array, "*shape"],
+  valid: Bool[Array, "*shape"],
+  classes: int,
+) -> Int[Array, "K K"]:
+  """Counts how often each class was taken for each other.
+
+  Args:
+    predicted: class ids.
+    target: class ids; outside 0 .. K-1 they count as not valid.
+    valid: which elements have a label.
+    classes: K.
+
+  Returns:
+    Int32 `[K, K]`, row = target, column = prediction. Adds over batches; exact
+    up to 2^31 - 1 elements in a cell.
+  """
+  predicted = jnp.asarray(predicted).astype(jnp.int32)
+  target = jnp.asarray(target).astype(jnp.int32)
+  inside = (target >= 0) & (target < classes)
+  inside &= (predicted >= 0) & (predicted < classes)
+  cell = target * classes + predicted
+  cell = jnp.where(valid & inside, cell, classes * classes).reshape(-1)
+  counts = jnp.zeros((classes * classes + 1,), jnp.int32).at[cell].add(1)
+  return counts[:-1].reshape(classes, classes)
+
+
+def miou(counts: Int[np.ndarray, "K K"]) -> float:
+  """Averages intersection over union over the classes that occur.
+
+  Args:
+    counts: row = target, column = prediction.
+
+  Returns:
+    Percent, 0 to 100; nan when nothing was counted. A class that was labelled
+    or predicted (union above 0) counts, one that was neither does not.
+
+  Differs: the authors' code averages only classes with a correct pixel, which
+    forgives a class that is always missed.
+  """
+  counts = np.asarray(counts, np.float64)
+  hits = np.diagonal(counts)
+  union = counts.sum(0) + counts.sum(1) - hits
+  occurs = union > 0
+  if not occurs.any():
+    return float("nan")
+  return float(100.0 * np.mean(hits[occurs] / union[occurs]))
+
+
+def accuracy(counts: Int[np.ndarray, "K K"]) -> float:
+  """Gives the fraction of elements whose class is right.
+
+  Args:
+    counts: row = target, column = prediction.
+
+  Returns:
+    Percent, 0 to 100; nan when nothing was counted.
+
+  Differs: the authors' pixel accuracy averages batches, and counts unlabelled
+    Cityscapes pixels as errors.
+  """
+  counts = np.asarray(counts, np.float64)
+  total = counts.sum()
+  if total == 0:
+    return float("nan")
+  return float(100.0 * np.trace(counts) / total)

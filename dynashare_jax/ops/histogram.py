@@ -1,0 +1,61 @@
+"""Histograms that add over batches, and quantiles read from them."""
+
+from __future__ import annotations
+
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+
+
+def histogram(
+  values: Float[Array, "*shape"],
+  valid: Bool[Array, "*shape"],
+  low: float,
+  high: float,
+  bins: int,
+) -> Int[Array, " bins"]:
+  """Counts values in equal bins.
+
+  Args:
+    values: outside [low, high] they fall into the first or last bin.
+    valid: which values count; a NaN never does.
+    low: left end of the first bin.
+    high: right end of the last bin.
+    bins: how many.
+
+  Returns:
+    Int32 `[bins]`. Adds over batches; exact up to 2^31 - 1 in a bin.
+  """
+  usable = valid & ~jnp.isnan(values)
+  place = (jnp.where(usable, values, low) - low) * (bins / (high - low))
+  place = jnp.clip(place, 0, bins - 1).astype(jnp.int32)
+  place = jnp.where(usable, place, bins).reshape(-1)
+  return jnp.zeros((bins + 1,), jnp.int32).at[place].add(1)[:-1]
+
+
+def quantile(
+  counts: Int[np.ndarray, " bins"], low: float, high: float, level: float
+) -> float:
+  """Reads a quantile from a histogram, linearly inside its bin.
+
+  Args:
+    counts: as `histogram` gives them.
+    low: left end of the first bin.
+    high: right end of the last bin.
+    level: in [0, 1]; 0.5 is the median.
+
+  Returns:
+    The value below which `level` of the counts lie, at most a bin's width
+    from the exact quantile where values are dense; nan when all are 0.
+  """
+  counts = np.asarray(counts, np.float64)
+  total = counts.sum()
+  if total == 0:
+    return float("nan")
+  below = np.cumsum(counts)
+  wanted = level * total
+  place = int(np.searchsorted(below, wanted, side="left"))
+  place = max(place, int(np.flatnonzero(counts)[0]))
+  before = below[place] - counts[place]
+  inside = (wanted - before) / counts[place] if counts[place] else 0.0
+  return float(low + (place + inside) * (high - low) / counts.size)

@@ -1,0 +1,176 @@
+"""Losses of single elements, and their sum over those that have a label."""
+
+from __future__ import annotations
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from dynashare_jax.types import Sums
+
+_SHORTEST = 1e-6
+
+
+def total(
+  values: Float[Array, "*shape"], valid: Bool[Array, "*shape"]
+) -> Float[Array, ""]:
+  """Sums the values that have a label, in float32; 0 when there are none."""
+  return jnp.sum(jnp.where(valid, values.astype(jnp.float32), 0.0))
+
+
+def masked(
+  values: Float[Array, "*shape"], valid: Bool[Array, "*shape"]
+) -> Sums:
+  """Sums the values that have a label.
+
+  Args:
+    values: one loss an element.
+    valid: which of them count.
+
+  Returns:
+    Float32 total and count; (0, 0) when nothing is valid.
+  """
+  count = jnp.sum(valid, dtype=jnp.int32).astype(jnp.float32)
+  return Sums(total(values, valid), count)
+
+
+def cleared(
+  target: Shaped[Array, "..."], valid: Bool[Array, "..."]
+) -> Shaped[Array, "..."]:
+  """Replaces targets without a label by zero.
+
+  A NaN or an ignore code that is masked only after the loss would still reach
+  the gradient as 0 * NaN.
+
+  Args:
+    target: shape of `valid`, with further axes behind.
+    valid: which targets are labels.
+
+  Returns:
+    The target, 0 where not valid.
+  """
+  target = jnp.asarray(target)
+  axes = tuple(range(valid.ndim, target.ndim))
+  mask = jnp.expand_dims(jnp.asarray(valid), axes)
+  return jnp.where(mask, target, jnp.zeros((), target.dtype))
+
+
+def in_range(
+  labels: Int[Array, "*shape"], valid: Bool[Array, "*shape"], classes: int
+) -> Bool[Array, "*shape"]:
+  """Keeps the labels that are class ids.
+
+  Args:
+    labels: class ids, or ignore codes such as 255 or -1.
+    valid: which are labels.
+    classes: K.
+
+  Returns:
+    `valid`, False also where the id is outside 0 .. K-1.
+  """
+  labels = jnp.asarray(labels)
+  return jnp.asarray(valid) & (labels >= 0) & (labels < classes)
+
+
+def cross_entropy(
+  logits: Float[Array, "*shape K"], labels: Int[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+  """Computes -log softmax(logits)[label].
+
+  Args:
+    logits: any finite numbers.
+    labels: class ids in 0 .. K-1.
+
+  Returns:
+    Float32, at least 0, in nats.
+  """
+  logs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+  # A comparison instead of a gather: its gradient needs no scatter.
+  ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+  ids = ids.reshape((1,) * labels.ndim + (-1,))
+  chosen = labels.astype(jnp.int32)[..., None] == ids
+  return -jnp.sum(jnp.where(chosen, logs, 0.0), axis=-1)
+
+
+def binary_cross_entropy(
+  logits: Float[Array, "*shape"],
+  targets: Shaped[Array, "*shape"],
+  positive_weight: float = 1.0,
+) -> Float[Array, "*shape"]:
+  """Computes the cross-entropy of a sigmoid, stable for large logits.
+
+  Args:
+    logits: log-odds of the positive class.
+    targets: 0 or 1, or a probability between.
+    positive_weight: factor on the term of the positive class.
+
+  Returns:
+    Float32, at least 0, in nats.
+
+  Source: authors' code, `BCEWithLogitsLoss(pos_weight=...)`.
+  """
+  logits = logits.astype(jnp.float32)
+  targets = targets.astype(jnp.float32)
+  positive = -jax.nn.log_sigmoid(logits)
+  negative = -jax.nn.log_sigmoid(-logits)
+  return positive_weight * targets * positive + (1.0 - targets) * negative
+
+
+def absolute_error(
+  predictions: Float[Array, "*shape"], targets: Shaped[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+  """Computes |prediction - target| in float32, in the target's unit."""
+  return jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
+
+
+def unit(vectors: Float[Array, "*shape C"]) -> Float[Array, "*shape C"]:
+  """Scales vectors to length 1.
+
+  Args:
+    vectors: any length.
+
+  Returns:
+    Float32 unit vectors; a vector shorter than 1e-6 is divided by 1e-6, so
+    that values and gradients stay finite and 0 stays 0.
+  """
+  vectors = vectors.astype(jnp.float32)
+  squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+  return vectors * jax.lax.rsqrt(jnp.maximum(squares, _SHORTEST**2))
+
+
+def cosine_loss(
+  predictions: Float[Array, "*shape C"], targets: Float[Array, "*shape C"]
+) -> Float[Array, "*shape"]:
+  """Computes 1 - cos of the angle between two vectors.
+
+  Args:
+    predictions: any length; their length does not matter.
+    targets: directions; their length does not matter.
+
+  Returns:
+    Float32 in [0, 2]; 1 where a vector is 0.
+
+  Source: DynaShare (CVPRW 2023), section 4.2, "inverse of cosine similarity".
+  """
+  return 1.0 - jnp.sum(unit(predictions) * unit(targets), axis=-1)
+
+
+def angle(
+  first: Float[Array, "*shape C"], second: Float[Array, "*shape C"]
+) -> Float[Array, "*shape"]:
+  """Measures the angle between two vectors.
+
+  The half-angle formula is exact to float32 also for small angles, where an
+  arc cosine loses half of its digits. For metrics: not for gradients.
+
+  Args:
+    first: any length.
+    second: any length.
+
+  Returns:
+    Degrees in [0, 180]; 90 where a vector is 0.
+  """
+  first, second = unit(first), unit(second)
+  apart = jnp.sqrt(jnp.sum(jnp.square(first - second), axis=-1))
+  along = jnp.sqrt(jnp.sum(jnp.square(first + second), axis=-1))
+  return jnp.rad2deg(2.0 * jnp.arctan2(apart, along))

@@ -1,0 +1,169 @@
+"""The task policy: its logits, its schedules, and random policies."""
+
+from __future__ import annotations
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+INITIAL = ("equal", "all", "random")
+
+
+def alpha(logits: Float[Array, "T L 2"]) -> Float[Array, "T L"]:
+  """Turns policy logits into the probability of executing a block.
+
+  Args:
+    logits: column 0 = execute, 1 = skip.
+
+  Returns:
+    `[T, L]` in [0, 1], `softmax(logits)[..., 0]`.
+
+  Source: DynaShare (CVPRW 2023), section 3.2, below Eq. 1.
+  Differs: the paper writes [1 - alpha, alpha]; column 0 is execute here.
+  """
+  return jax.nn.sigmoid(logits[..., 0] - logits[..., 1])
+
+
+def init_logits(
+  how: str, tasks: int, blocks: int, key: jax.Array | None = None
+) -> Float[Array, "T L 2"]:
+  """Makes the policy logits at the start of training.
+
+  Args:
+    how: `equal` (alpha 0.5), `all` (logits 3 and -3, alpha 0.9975) or `random`
+      (normal, standard deviation 1e-3).
+    tasks: T.
+    blocks: L.
+    key: needed by `random`.
+
+  Returns:
+    Float32 `[T, L, 2]`.
+
+  Raises:
+    ValueError: unknown `how`, no task or block, or `random` without a key.
+  """
+  if tasks < 1 or blocks < 1:
+    raise ValueError(
+      f"a policy needs at least one task and one block, got {tasks} tasks and "
+      f"{blocks} blocks."
+    )
+  if how == "equal":
+    return jnp.zeros((tasks, blocks, 2), jnp.float32)
+  if how == "all":
+    both = jnp.array([3.0, -3.0], jnp.float32)
+    return jnp.tile(both[None, None], (tasks, blocks, 1))
+  if how == "random":
+    if key is None:
+      raise ValueError("the policy's initialisation `random` needs a key.")
+    return 1e-3 * jax.random.normal(key, (tasks, blocks, 2), jnp.float32)
+  raise ValueError(
+    f"unknown initialisation {how!r} of the policy: use one of "
+    f"{', '.join(INITIAL)}."
+  )
+
+
+def open_mask(blocks: int, opened: int) -> Bool[Array, " L"]:
+  """Says which blocks the curriculum has opened: the deepest first.
+
+  Args:
+    blocks: L.
+    opened: how many; below 0 counts as 0 and above L as L.
+
+  Returns:
+    Bool `[L]`, True for the last `opened` blocks.
+
+  Source: AdaShare (Sun et al. 2020), section 3.2, curriculum learning.
+  """
+  return jnp.arange(blocks) >= blocks - opened
+
+
+def opened(cycle: int, speed: int, blocks: int) -> int:
+  """Counts the blocks that the curriculum has opened.
+
+  Args:
+    cycle: how many stretches of weights and policy went before, from 0.
+    speed: cycles until one more block opens, at least 1.
+    blocks: L.
+
+  Returns:
+    `min(cycle // speed + 1, blocks)`.
+
+  Raises:
+    ValueError: `speed` below 1 or `cycle` below 0.
+
+  Source: authors' code. Differs: AdaShare's paper opens a block an epoch;
+    that is `speed` 1.
+  """
+  if speed < 1:
+    raise ValueError(f"curriculum speed is {speed}: give at least 1 cycle.")
+  if cycle < 0:
+    raise ValueError(f"cycle is {cycle}: cycles count from 0.")
+  return min(cycle // speed + 1, blocks)
+
+
+def temperature(
+  cycle: int, initial: float = 5.0, decay: float = 0.965, floor: float = 1e-3
+) -> float:
+  """Gives the Gumbel softmax temperature of a cycle.
+
+  Args:
+    cycle: how many stretches of weights and policy went before, from 0.
+    initial: temperature of cycle 0, above 0.
+    decay: factor a cycle, in (0, 1].
+    floor: smallest temperature, above 0.
+
+  Returns:
+    `max(initial * decay ** cycle, floor)`.
+
+  Raises:
+    ValueError: an argument outside its range.
+
+  Source: DynaShare (CVPRW 2023), section 4.2: 5, decaying at 0.965.
+  Differs: the paper decays when the baseline's performance is met; as the
+    authors' code does, this decays every cycle. The floor is ours.
+  """
+  if cycle < 0:
+    raise ValueError(f"cycle is {cycle}: cycles count from 0.")
+  if not (initial > 0 and floor > 0 and 0 < decay <= 1):
+    raise ValueError(
+      f"temperature needs initial > 0, floor > 0 and 0 < decay <= 1, got "
+      f"{initial}, {floor} and {decay}."
+    )
+  return max(initial * decay**cycle, floor)
+
+
+def random_routes(
+  key: jax.Array,
+  route: Float[Array, "T L"],
+  count: int,
+  per_task: bool,
+) -> Float[Array, "N T L"]:
+  """Shuffles a route: as many skipped blocks, at random places.
+
+  Args:
+    key: of the shuffling. Result n depends on (`key`, n) alone.
+    route: 0 or 1; for instance the one that a policy was re-trained with.
+    count: how many random routes.
+    per_task: keep every task's number of skipped blocks; otherwise only the
+      number in total.
+
+  Returns:
+    Float32 `[N, T, L]`, 0 or 1.
+
+  Raises:
+    ValueError: `count` is below 1.
+
+  Source: AdaShare (Sun et al. 2020), ablation, the two random policies.
+  """
+  if count < 1:
+    raise ValueError(f"count is {count}: ask for at least one route.")
+  route = jnp.asarray(route, jnp.float32)
+
+  def draw(index: Array) -> Array:
+    folded = jax.random.fold_in(key, index)
+    if per_task:
+      return jax.random.permutation(folded, route, axis=1, independent=True)
+    flat = jax.random.permutation(folded, route.reshape(-1))
+    return flat.reshape(route.shape)
+
+  return jax.vmap(draw)(jnp.arange(count))

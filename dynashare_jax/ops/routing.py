@@ -1,0 +1,113 @@
+"""Which groups of tasks compute which block: the static side of a forward pass.
+
+Tasks start as one group, because they read the same input. As long as every
+task of a group is treated alike by a block, the group stays together and its
+features are computed once. A group splits where its tasks differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+SKIP = 0  # the block is not computed
+RUN = 1  # the block is computed, nothing decides
+GATE = 2  # computed; one decision for the whole group, from its features
+OWN = 3  # computed; every task has a decision of its own, so the group splits
+
+Kinds = tuple[tuple[int, ...], ...]
+
+
+class Step(NamedTuple):
+  """What happens at one block.
+
+  Attributes:
+    groups: tasks of every group; the groups that compute the block come first.
+    parents: for every group, its group before the block.
+    running: how many groups compute the block.
+    kinds: for every running group RUN, GATE or OWN.
+  """
+
+  groups: tuple[tuple[int, ...], ...]
+  parents: tuple[int, ...]
+  running: int
+  kinds: tuple[int, ...]
+
+
+def steps(kinds: Kinds) -> tuple[Step, ...]:
+  """Splits the tasks into groups, block after block.
+
+  Args:
+    kinds: `[L][T]` of SKIP, RUN, GATE, OWN.
+
+  Returns:
+    A step a block.
+
+  Raises:
+    ValueError: no block, no task, or rows of differing length.
+  """
+  if not kinds or not kinds[0]:
+    raise ValueError("A routing needs at least one block and one task.")
+  if len({len(row) for row in kinds}) != 1:
+    raise ValueError("Every block of a routing must name the same tasks.")
+  groups: tuple[tuple[int, ...], ...] = (tuple(range(len(kinds[0]))),)
+  result = []
+  for row in kinds:
+    run: list[tuple[tuple[int, ...], int, int]] = []
+    skip: list[tuple[tuple[int, ...], int, int]] = []
+    for parent, tasks in enumerate(groups):
+      for kind in (RUN, GATE, OWN, SKIP):
+        same = tuple(t for t in tasks if row[t] == kind)
+        if not same:
+          continue
+        if kind == OWN:
+          run.extend(((t,), parent, kind) for t in same)
+        else:
+          (skip if kind == SKIP else run).append((same, parent, kind))
+    merged = run + skip
+    groups = tuple(entry[0] for entry in merged)
+    result.append(
+      Step(
+        groups=groups,
+        parents=tuple(entry[1] for entry in merged),
+        running=len(run),
+        kinds=tuple(entry[2] for entry in run),
+      )
+    )
+  return tuple(result)
+
+
+def all_run(blocks: int, tasks: int) -> Kinds:
+  """Every task executes every block: hard sharing."""
+  return tuple((RUN,) * tasks for _ in range(blocks))
+
+
+def own(blocks: int, tasks: int, shared: int = 0) -> Kinds:
+  """A decision a task from block `shared` on; before it all run together."""
+  return tuple(
+    ((RUN if block < shared else OWN),) * tasks for block in range(blocks)
+  )
+
+
+def fixed(
+  route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool
+) -> Kinds:
+  """The routing of a fixed route `[T][L]`.
+
+  Args:
+    route: 1 where a task executes a block.
+    gated: for every block, whether an instance gate refines the route.
+    train: in training every task draws its own gate noise, so a gated block
+      separates the tasks; at test equal features give equal gates.
+  """
+  gate = OWN if train else GATE
+  return tuple(
+    tuple((gate if gated[l] else RUN) if row[l] else SKIP for row in route)
+    for l in range(len(gated))
+  )
+
+
+def mean_groups(kinds: Kinds) -> float:
+  """Block computations a forward pass makes, divided by tasks times blocks."""
+  plan = steps(kinds)
+  return sum(step.running for step in plan) / (len(kinds) * len(kinds[0]))

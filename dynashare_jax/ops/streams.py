@@ -1,0 +1,22 @@
+"""Random keys as functions of (seed, stream, step): never stored, never split."""
+
+from __future__ import annotations
+
+import zlib
+
+import jax
+
+
+def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
+  """The key of one use of randomness.
+
+  Args:
+    seed: of the run.
+    stream: what the randomness is for, such as `policy` or `dropout`.
+    step: the training step; may be traced.
+
+  Returns:
+    A typed key, the same for the same three arguments, on every device.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
+  return jax.random.fold_in(key, step)

@@ -1,0 +1,192 @@
+"""One look for every figure: quiet axes, readable text, safe colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import pathlib
+from typing import Any
+
+import matplotlib
+from matplotlib import colors
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+import numpy as np
+
+DPI = 144
+INK = "#222222"
+SOFT = "#6b6b6b"
+FAINT = "#c9c9c9"
+EMPTY = "#ececec"
+
+# Okabe and Ito (2008), darkened where a line of it would be too pale on white,
+# and their yellow left out for the same reason.
+PALETTE = (
+    "#0072b2", "#d55e00", "#009e73", "#b5548f", "#d18f00", "#3f9fd6",
+    "#555555", "#7a4fb3",
+)  # fmt: skip
+
+# One hue from paper to ink for probabilities and rates, so that darker always
+# means more likely, and that survives a grey print.
+SEQUENTIAL = colors.LinearSegmentedColormap.from_list(
+    "paper_to_blue", ["#f7f9fb", "#c6dbec", "#7fb2d6", "#2f7ab5", "#0b3c6f"]
+)
+DIVERGING = colors.LinearSegmentedColormap.from_list(
+    "orange_to_blue", ["#b35806", "#f1b26b", "#f7f7f7", "#8fbfdd", "#1f5f99"]
+)
+DEPTH = "cividis"
+
+PHASE_TINTS = {
+    "warmup": "#f3f3f3",
+    "weights": "#e6eff6",
+    "policy": "#fbeddd",
+    "retrain": "#e7f3ec",
+}
+
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.labelsize": 9.0,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+    "savefig.dpi": DPI,
+}
+
+
+@contextlib.contextmanager
+def look() -> Iterator[None]:
+  """Everything drawn and saved within has the house style."""
+  with matplotlib.rc_context(_RC):
+    yield
+
+
+def figure(width: float, height: float) -> Figure:
+  """An empty figure with an Agg canvas and no global state.
+
+  Args:
+    width: inches.
+    height: inches.
+
+  Returns:
+    The figure; call within `look()`.
+  """
+  found = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+  FigureCanvasAgg(found)
+  return found
+
+
+def save(fig: Figure, path: pathlib.Path) -> pathlib.Path:
+  """Writes a figure as PNG at the house resolution, a little air around it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  fig.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.12)
+  return path
+
+
+def colour(index: int) -> str:
+  """Colour of a task or method by its place; repeats after eight."""
+  return PALETTE[index % len(PALETTE)]
+
+
+def line_style(index: int) -> str:
+  """Line style by place: solid for the first eight, then dashed, dotted."""
+  return ("-", "--", ":")[(index // len(PALETTE)) % 3]
+
+
+def class_colours(count: int) -> np.ndarray:
+  """Colours of classes, far apart in hue and lightness.
+
+  Args:
+    count: number of classes, at least 1.
+
+  Returns:
+    RGB [count, 3] in 0..1. The first eight are the house palette.
+  """
+  found = [colors.to_rgb(name) for name in PALETTE[:count]]
+  for place in range(len(found), count):
+    hue = (0.11 + 0.618034 * place) % 1.0
+    value = (0.95, 0.6, 0.8)[place % 3]
+    saturation = (0.45, 0.75, 0.6)[place % 3]
+    found.append(tuple(colors.hsv_to_rgb((hue, saturation, value))))
+  return np.asarray(found, np.float64).reshape(count, 3)
+
+
+def readable(background: Sequence[float]) -> str:
+  """Black or white, whichever reads better on an RGB(A) background."""
+  red, green, blue = background[:3]
+  return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
+
+
+def bare(axes: Axes) -> None:
+  """Removes spines and tick marks, keeps tick labels."""
+  for spine in axes.spines.values():
+    spine.set_visible(False)
+  axes.tick_params(length=0)
+
+
+def spread(
+    places: Sequence[float], gap: float, low: float, high: float
+) -> list[float]:
+  """Moves label places apart to at least a gap, changing them little.
+
+  Args:
+    places: wanted places, any order.
+    gap: least distance of two labels.
+    low: lower end of the room.
+    high: upper end of the room.
+
+  Returns:
+    New places, in the order given. Where the room is too small for the gap,
+    labels share it evenly.
+  """
+  count = len(places)
+  if count < 2:
+    return [min(max(p, low), high) for p in places]
+  gap = min(gap, (high - low) / (count - 1))
+  order = np.argsort(places, kind="stable")
+  moved = np.asarray(places, np.float64)[order]
+  # Labels that collide form a block around their mean; blocks merge in turn.
+  blocks: list[tuple[float, int]] = []
+  for value in moved:
+    centre, size = min(max(float(value), low), high), 1
+    while blocks and (
+        blocks[-1][0] + blocks[-1][1] * gap / 2 > centre - size * gap / 2
+    ):
+      previous, members = blocks.pop()
+      centre = (previous * members + centre * size) / (members + size)
+      size += members
+      half = (size - 1) * gap / 2
+      centre = min(max(centre, low + half), high - half)
+    blocks.append((centre, size))
+  flat: list[float] = []
+  for centre, size in blocks:
+    start = centre - (size - 1) * gap / 2
+    flat += [start + i * gap for i in range(size)]
+  found = [0.0] * count
+  for place, value in zip(order, flat):
+    found[int(place)] = value
+  return found

@@ -1,0 +1,229 @@
+"""Reads the files of a work directory: all that reports and figures know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+Json = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What one training run left on disk.
+
+  Attributes:
+    path: the work directory.
+    results: `results.json`; empty if the run has not finished.
+    policy: `policy.json`; empty for a run without one.
+    config: `config.json`; empty if absent.
+    lines: rows of `metrics.jsonl` in training order, one for each place.
+    predictions: arrays of `predictions.npz`; empty if absent.
+  """
+
+  path: pathlib.Path
+  results: Json
+  policy: Json
+  config: Json
+  lines: tuple[Json, ...]
+  predictions: Mapping[str, np.ndarray]
+
+  @property
+  def tasks(self) -> tuple[str, ...]:
+    """Names of the tasks, in the order of every `[T, ...]` array."""
+    found = [task["name"] for task in self.results.get("tasks") or ()]
+    return tuple(found or self.policy.get("tasks") or ())
+
+  def kind(self, task: str) -> str:
+    """Kind of a task (`segmentation`, `depth`, ...), or an empty string."""
+    return str(self.task(task).get("kind", ""))
+
+  def task(self, name: str) -> Json:
+    """Entry of a task in `results.json`; empty if there is none."""
+    for task in self.results.get("tasks") or ():
+      if task["name"] == name:
+        return dict(task)
+    return {}
+
+  @property
+  def alpha(self) -> np.ndarray | None:
+    """Execution probabilities [T, L] in [0, 1], or None without a policy."""
+    return matrix(self.policy.get("alpha"))
+
+  @property
+  def routes(self) -> np.ndarray | None:
+    """Sampled routes [N, T, L] in {0, 1}, or None."""
+    routes = self.policy.get("routes")
+    if not routes:
+      return None
+    found = np.asarray(routes, np.float64)
+    return found if found.ndim == 3 else None
+
+  @property
+  def chosen(self) -> int:
+    """Index of the kept candidate; 0 if nothing says otherwise."""
+    for source in (self.results, self.policy):
+      if source.get("chosen") is not None:
+        return int(source["chosen"])
+    return 0
+
+  @property
+  def route(self) -> np.ndarray | None:
+    """The kept route [T, L] in {0, 1}, or None."""
+    for candidate in self.results.get("candidates") or ():
+      if candidate.get("index") == self.chosen:
+        found = matrix(candidate.get("route"))
+        if found is not None:
+          return found
+    routes = self.routes
+    if routes is None or not 0 <= self.chosen < len(routes):
+      return None
+    return np.asarray(routes[self.chosen])
+
+  @property
+  def rates(self) -> np.ndarray | None:
+    """Fraction [T, L] of test examples that execute a block, or None."""
+    return matrix((self.results.get("execution") or {}).get("rate"))
+
+  @property
+  def gated(self) -> np.ndarray | None:
+    """Which blocks [L] an instance gate may skip, or None."""
+    gated = self.policy.get("gated")
+    return np.asarray(gated, bool) if gated else None
+
+  @property
+  def target_rates(self) -> np.ndarray | None:
+    """Target rates [L] in [0, 1]; NaN where a block has none; or None."""
+    rates = self.policy.get("target_rates")
+    if not rates:
+      return None
+    return np.asarray([math.nan if r is None else r for r in rates], np.float64)
+
+
+def matrix(value: Any) -> np.ndarray | None:
+  """A nested list as float [T, L]; None if it is not a filled matrix."""
+  if value is None:
+    return None
+  found = np.asarray(value, np.float64)
+  return found if found.ndim == 2 and found.size else None
+
+
+def number(value: Any) -> float:
+  """A JSON value as a float; NaN for null or a missing value."""
+  return math.nan if value is None else float(value)
+
+
+def _read_json(path: pathlib.Path) -> Json:
+  """One JSON object, or an empty one if the file is absent.
+
+  Raises:
+    ValueError: the file is not JSON.
+  """
+  if not path.is_file():
+    return {}
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except json.JSONDecodeError as error:
+    raise ValueError(
+        f"{path} is not valid JSON ({error}). Run the training command again"
+        " to write it anew, or delete the file."
+    ) from error
+  return dict(found or {})
+
+
+def _read_lines(path: pathlib.Path) -> tuple[Json, ...]:
+  """Rows of a JSON-lines file; a torn last line of a killed run is dropped.
+
+  A run that was killed and resumed writes some places twice: the later row
+  counts, at the earlier row's place.
+
+  Raises:
+    ValueError: a line that is not the last one is not JSON.
+  """
+  if not path.is_file():
+    return ()
+  texts = path.read_text(encoding="utf-8").splitlines()
+  rows: dict[tuple[Any, ...], Json] = {}
+  for place, text in enumerate(texts):
+    if not text.strip():
+      continue
+    try:
+      row = json.loads(text)
+    except json.JSONDecodeError as error:
+      if place == len(texts) - 1:
+        break
+      raise ValueError(
+          f"{path}, line {place + 1} is not valid JSON ({error}). Delete that"
+          " line; the report needs no single line."
+      ) from error
+    keys = ("phase", "cycle", "candidate", "step", "kind")
+    rows[tuple(row.get(key) for key in keys)] = row
+  return tuple(rows.values())
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """All arrays of an npz file; empty if absent."""
+  if not path.is_file():
+    return {}
+  with np.load(path) as file:
+    return {name: file[name] for name in file.files}
+
+
+def load(workdir: str | pathlib.Path) -> Run:
+  """Reads a work directory; what is missing is empty.
+
+  Args:
+    workdir: directory of one run.
+
+  Returns:
+    The run.
+
+  Raises:
+    ValueError: no such directory, or a file in it cannot be parsed.
+  """
+  path = pathlib.Path(workdir)
+  if not path.is_dir():
+    raise ValueError(
+        f"There is no work directory {path}. Give the --workdir of a training"
+        " run."
+    )
+  return Run(
+      path=path,
+      results=_read_json(path / "results.json"),
+      policy=_read_json(path / "policy.json"),
+      config=_read_json(path / "config.json"),
+      lines=_read_lines(path / "metrics.jsonl"),
+      predictions=_read_arrays(path / "predictions.npz"),
+  )
+
+
+def select(
+    lines: Sequence[Json], kind: str, key: str | None = None
+) -> list[Json]:
+  """Rows of one kind that have a finite number (or an array) under a key.
+
+  Args:
+    lines: rows of `metrics.jsonl`.
+    kind: `train`, `eval` or `alpha`.
+    key: name within `values`; None takes every row of the kind.
+
+  Returns:
+    The rows, in order.
+  """
+  found = []
+  for row in lines:
+    if row.get("kind") != kind:
+      continue
+    value = (row.get("values") or {}).get(key) if key else ()
+    if value is None:
+      continue
+    if isinstance(value, (int, float)) and not math.isfinite(value):
+      continue
+    found.append(row)
+  return found

@@ -1,0 +1,261 @@
+"""Evaluation of a whole split: sums until the last division."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.data import loader
+from dynashare_jax.models import trunks
+from dynashare_jax.objectives import kinds
+from dynashare_jax.ops import gumbel
+from dynashare_jax.ops import routing
+from dynashare_jax.ops import streams
+
+Values = dict[str, dict[str, float]]
+
+
+class Result(NamedTuple):
+  """What an evaluation found.
+
+  Attributes:
+    metrics: task -> metric -> value.
+    losses: task -> mean loss over its valid labels.
+    rate: `[T, L]`, fraction of examples that execute block l for task t.
+    histogram: `[T, L + 1]`, how many examples execute that many blocks.
+  """
+
+  metrics: Values
+  losses: dict[str, float]
+  rate: np.ndarray
+  histogram: np.ndarray
+
+
+class Evaluator:
+  """Evaluates a network on splits; compiles once a routing."""
+
+  def __init__(
+      self, network: Any, tasks: tuple[types.TaskSpec, ...],
+      gated: tuple[bool, ...], batch_size: int, sharding: Any,
+      planned: bool, sampled_gates: int | None = None
+  ) -> None:
+    """Prepares.
+
+    Args:
+      network: a `models.trunks.Network`.
+      tasks: in order.
+      gated: for every block, whether it has a gate.
+      batch_size: examples a call.
+      sharding: of the batch.
+      planned: compile routes in; else one masked computation serves all.
+      sampled_gates: seed of sampled gate decisions, as the authors evaluate;
+        None takes the likelier decision.
+    """
+    self._network = network
+    self._tasks = tasks
+    self._gated = gated
+    self._batch_size = batch_size
+    self._sharding = sharding
+    self._planned = planned
+    self._seed = sampled_gates
+    self._compiled = functools.lru_cache(maxsize=32)(self._compile)
+
+  def run(
+      self, params: Any, stats: Any, batches: Callable[[], Any], route: Any,
+      use_gates: bool
+  ) -> Result:
+    """Goes once through a split.
+
+    Args:
+      params: of the network.
+      stats: its running batch statistics.
+      batches: gives an iterator of `(arrays, indices [B], present [B])`.
+      route: `[T, L]` of 0 and 1.
+      use_gates: whether instance gates decide.
+
+    Returns:
+      Pooled metrics, whatever the batch size.
+    """
+    route = np.asarray(route)
+    call = self._compiled(self._kinds(route, use_gates), use_gates)
+    totals: Any = None
+    scores: list[Any] = []
+    for number, (arrays, indices, present) in enumerate(batches()):
+      sums, rows = call(params, stats, arrays, indices, present,
+                        jnp.asarray(route, jnp.float32), number)
+      sums = jax.tree.map(_wide, jax.device_get(sums))
+      totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
+      scores.append(jax.device_get(rows))
+    return self._finish(totals, scores)
+
+  def _kinds(self, route: np.ndarray, use_gates: bool) -> routing.Kinds:
+    tasks, blocks = route.shape
+    if bool(route.all()) and not use_gates:
+      return routing.all_run(blocks, tasks)
+    if not self._planned:
+      return routing.own(blocks, tasks)
+    gated = self._gated if use_gates else (False,) * blocks
+    return routing.fixed(route.astype(int).tolist(), gated,
+                         train=self._seed is not None)
+
+  def _compile(self, kinds_: routing.Kinds, use_gates: bool) -> Any:
+    """The jitted evaluation of one batch."""
+    def batch_sums(
+        params: Any, stats: Any, arrays: types.Batch, indices: jax.Array,
+        present: jax.Array, route: jax.Array, number: jax.Array
+    ) -> tuple[Any, Any]:
+      batch = loader.take(arrays, indices, present)
+      batch = jax.lax.with_sharding_constraint(batch, self._sharding)
+      noise = None
+      if self._seed is not None and use_gates:
+        key = streams.stream_key(self._seed, "evaluation", 0)
+        places = number * indices.shape[0] + jnp.arange(indices.shape[0])
+        noise = gumbel.logistic_noise(key, places, route.shape)
+      decisions = trunks.Decisions(kinds_, route, gated=use_gates, noise=noise)
+      logits, signals = self._network.apply(
+          {"params": params, "batch_stats": stats}, batch.inputs, decisions,
+          False)
+      return self._sums(batch, logits, signals.executed)
+
+    return jax.jit(batch_sums)
+
+  def _sums(
+      self, batch: types.Batch, logits: dict[str, jax.Array],
+      executed: jax.Array
+  ) -> tuple[Any, Any]:
+    """Additive sums and row-wise scores of a batch."""
+    sums: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
+    for task in self._tasks:
+      kind = kinds.find(task.kind)
+      args = (task, logits[task.name], batch.targets[task.name],
+              batch.valid[task.name])
+      loss = kind.loss(*args)
+      sums[task.name] = {"metrics": kind.sums(*args), "loss": loss}
+      scores[task.name] = kind.scores(*args)
+    here = batch.present.astype(jnp.float32)
+    blocks = executed.shape[2]
+    counts = jax.nn.one_hot(executed.sum(2).round().astype(jnp.int32),
+                            blocks + 1)
+    sums["executed"] = {
+        "rate": jnp.einsum("tbl,b->tl", executed, here),
+        "histogram": jnp.einsum("tbn,b->tn", counts, here),
+        "examples": here.sum()}
+    return sums, scores
+
+  def _finish(self, totals: Any, scores: list[Any]) -> Result:
+    """The last division."""
+    metrics: Values = {}
+    losses = {}
+    for task in self._tasks:
+      rows = {name: np.concatenate([s[task.name][name] for s in scores])
+              for name in scores[0][task.name]}
+      metrics[task.name] = kinds.find(task.kind).finish(
+          task, totals[task.name]["metrics"], rows)
+      total, count = totals[task.name]["loss"]
+      losses[task.name] = float(total / count) if count else float("nan")
+    executed = totals["executed"]
+    return Result(metrics, losses, executed["rate"] / executed["examples"],
+                  executed["histogram"])
+
+
+def resident_batches(
+    arrays: types.Batch, batch_size: int
+) -> Callable[[], Any]:
+  """Batches of a split that lives on the device."""
+  size = arrays.present.shape[0]
+  indices, present = loader.padded_batches(size, batch_size)
+  return lambda: ((arrays, i, p) for i, p in zip(indices, present, strict=True))
+
+
+def streamed_batches(
+    source: Any, batch_size: int, place: Callable[[Any], Any]
+) -> Callable[[], Any]:
+  """Batches of a split that is read while it is evaluated."""
+  rows = np.arange(batch_size, dtype=np.int32)
+
+  def batches() -> Any:
+    for batch in loader.evaluation_stream(source, batch_size):
+      yield place(batch), rows, np.asarray(batch.present)
+
+  return batches
+
+
+def constants(
+    tasks: tuple[types.TaskSpec, ...], train: types.Batch, test: types.Batch
+) -> Values:
+  """Metrics of the best constant prediction, fitted on the training labels.
+
+  Args:
+    tasks: in order.
+    train: labels to fit on.
+    test: labels to score.
+  """
+  found: Values = {}
+  for task in tasks:
+    kind = kinds.find(task.kind)
+    one = np.asarray(kind.constant(
+        task, train.targets[task.name], train.valid[task.name]))
+    target = np.asarray(test.targets[task.name])
+    valid = np.asarray(test.valid[task.name])
+    totals: Any = None
+    rows: list[Any] = []
+    for begin in range(0, len(target), 256):
+      part, ok = target[begin:begin + 256], valid[begin:begin + 256]
+      shape = ok.shape + one.shape[-1:]
+      logits = jnp.broadcast_to(
+          jnp.asarray(one).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
+      sums = jax.device_get(kind.sums(task, logits, part, ok))
+      sums = jax.tree.map(_wide, sums)
+      totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
+      rows.append(jax.device_get(kind.scores(task, logits, part, ok)))
+    joined = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+    found[task.name] = kind.finish(task, totals, joined)
+  return found
+
+
+def score(
+    tasks: tuple[types.TaskSpec, ...], values: Values, constant: Values
+) -> np.ndarray:
+  """One number a task for model selection, higher is better.
+
+  Percentages count as value / 100, errors as 1 - error / error of the constant
+  prediction; a task's metrics are averaged.
+
+  Args:
+    tasks: in order.
+    values: of the model, on validation.
+    constant: of the best constant prediction, on validation.
+
+  Returns:
+    float32 `[T]`.
+
+  Differs: the authors divide by the test results of a single-task run; this
+  needs no other run.
+  """
+  found = []
+  for task in tasks:
+    parts = []
+    for metric in kinds.find(task.kind).metrics(task):
+      value = values[task.name][metric.name]
+      if metric.higher_is_better:
+        parts.append(value / 100 if metric.unit == "%" else value)
+      else:
+        parts.append(1 - value / max(constant[task.name][metric.name], 1e-9))
+    parts = [p for p in parts if np.isfinite(p)]
+    found.append(np.mean(parts) if parts else 0.0)
+  return np.asarray(found, np.float32)
+
+
+def _wide(leaf: Any) -> Any:
+  """int64 or float64, so that adding many batches loses nothing."""
+  leaf = np.asarray(leaf)
+  return leaf.astype(np.int64 if leaf.dtype.kind in "iub" else np.float64)
+
+

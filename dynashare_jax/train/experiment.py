@@ -1,0 +1,244 @@
+"""Everything that a run is built from, checked before any compute."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.data import loader
+from dynashare_jax.models import backbones
+from dynashare_jax.models import heads
+from dynashare_jax.models import trunks
+from dynashare_jax.objectives import kinds
+from dynashare_jax.ops import policy
+from dynashare_jax.ops import streams
+from dynashare_jax.train import evaluate
+from dynashare_jax.train import mesh as mesh_lib
+from dynashare_jax.train import optim
+from dynashare_jax.train import state as state_lib
+from dynashare_jax.train import step as step_lib
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass
+class Experiment:
+  """A run's parts.
+
+  Attributes:
+    config: the user's.
+    dataset: with its spec.
+    method: with its phases.
+    network: trunk and heads.
+    mesh: devices.
+    blocks: L.
+    gated: for every block, whether it has an instance gate.
+    objective: constants of the loss.
+  """
+
+  config: Any
+  dataset: types.Dataset
+  method: types.Method
+  network: trunks.Network
+  mesh: jax.sharding.Mesh
+  blocks: int
+  gated: tuple[bool, ...]
+  objective: step_lib.Objective
+
+  @property
+  def tasks(self) -> tuple[types.TaskSpec, ...]:
+    """Tasks in order."""
+    return self.dataset.spec.tasks
+
+  @property
+  def total_steps(self) -> int:
+    """Steps of all phases."""
+    return sum(phase.steps for phase in self.method.phases)
+
+  @property
+  def planned(self) -> bool:
+    """Whether routes are compiled in."""
+    return bool(self.config.train.execution == "planned")
+
+  def locate(self, step: int) -> tuple[int, int]:
+    """The phase that a global step belongs to, and its place in it.
+
+    A step that ends a phase belongs to the next; the end of the last phase is
+    `(number of phases, 0)`.
+    """
+    for index, phase in enumerate(self.method.phases):
+      if step < phase.steps:
+        return index, step
+      step -= phase.steps
+    return len(self.method.phases), 0
+
+  def sample_inputs(self) -> Any:
+    """Zeros shaped like two examples' inputs, to make parameters."""
+    spec = self.dataset.spec
+    if spec.table is not None:
+      return {"categorical": jnp.zeros((2, len(spec.table.categorical)),
+                                       jnp.int32),
+              "numeric": jnp.zeros((2, len(spec.table.numeric)))}
+    return jnp.zeros((2,) + tuple(spec.input_shape))
+
+  def fresh(self, stream: str, number: int = 0) -> tuple[Any, Any]:
+    """Newly initialised network parameters and statistics."""
+    key = streams.stream_key(self.config.seed, stream, number)
+    return state_lib.init_network(
+        self.network, self.sample_inputs(), self.blocks, len(self.tasks), key)
+
+  def initial_state(self) -> state_lib.State:
+    """The state before step 0."""
+    params, stats = self.fresh("init")
+    key = streams.stream_key(self.config.seed, "policy_init")
+    logits = policy.init_logits(
+        self.config.policy.init, len(self.tasks), self.blocks, key)
+    if not self.method.learns_policy:
+      logits = jnp.zeros_like(logits)
+    count = max(p.candidate for p in self.method.phases) + 1
+    keep = any(p.start == "policy" for p in self.method.phases)
+    return state_lib.start(params, stats, logits, count, keep)
+
+  def template(self, step: int) -> Any:
+    """Shapes and shardings of the state after `step` steps."""
+    index, offset = self.locate(step)
+    ran = index if offset else index - 1
+    def make() -> state_lib.State:
+      state = self.initial_state()
+      if ran >= 0:
+        state = state.replace(opt=self.optimizer(ran).init(state.params))
+      return state
+    sharding = mesh_lib.replicated(self.mesh)
+    return jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        jax.eval_shape(make))
+
+  def optimizer(self, index: int) -> Any:
+    """The optimiser of a phase."""
+    phase = self.method.phases[index]
+    return optim.make(self.config, phase.optimizer, phase.steps)
+
+  def evaluator(self) -> evaluate.Evaluator:
+    """An evaluator of this network."""
+    config = self.config
+    sampled = config.seed if config.compat.gates == "sampled" else None
+    return evaluate.Evaluator(
+        self.network, self.tasks, self.gated, config.eval.batch_size,
+        mesh_lib.batch_sharding(self.mesh), self.planned, sampled)
+
+
+def build(
+    config: Any, dataset: types.Dataset, make_method: Any,
+    devices: Any = None
+) -> Experiment:
+  """Puts an experiment together.
+
+  Args:
+    config: the user's.
+    dataset: from `data/<name>.py`.
+    make_method: `build` of `methods/<name>.py`.
+    devices: to run on; default all.
+
+  Raises:
+    ValueError: anything in the configuration that cannot run.
+  """
+  spec = dataset.spec
+  if config.model.dtype not in DTYPES:
+    raise ValueError(f"config.model.dtype is {config.model.dtype!r}; it must be"
+                     f" one of {tuple(DTYPES)}.")
+  dtype = DTYPES[config.model.dtype]
+  family = backbones.find(config.model.backbone)
+  first = family.build(config.model, spec, dtype)
+  blocks = first.num_blocks
+  method = make_method(config, spec, blocks)
+  gated = tuple(rate < 1 for rate in method.target_rates or (1.0,) * blocks)
+  if method.columns:
+    trunk: Any = trunks.ColumnTrunk(tuple(
+        family.build(config.model, spec, dtype) for _ in spec.tasks))
+  else:
+    trunk = trunks.SkipTrunk(first, len(spec.tasks), gated, config.gates.hidden,
+                             config.gates.init, dtype)
+  network = trunks.Network(trunk, _heads(config, spec, dtype),
+                           tuple(t.name for t in spec.tasks))
+  mesh = mesh_lib.make_mesh(devices)
+  _check(config, spec, method, mesh)
+  objective = step_lib.Objective(
+      spec.tasks, config.seed,
+      (config.policy.sparsity, config.compat.sparsity),
+      (config.policy.sharing, config.compat.sharing),
+      (config.gates.weight, config.compat.instance),
+      method.target_rates or (1.0,) * blocks, config.gates.temperature)
+  return Experiment(config, dataset, method, network, mesh, blocks, gated,
+                    objective)
+
+
+def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
+  """A head a task."""
+  made = []
+  for task in spec.tasks:
+    kind = kinds.find(task.kind)
+    made.append(heads.build(
+        config.model.head, kind.head_outputs(task), kind.HEAD == "dense",
+        config.model.head_width, dtype, None))
+  return tuple(made)
+
+
+def _check(
+    config: Any, spec: types.DatasetSpec, method: types.Method, mesh: Any
+) -> None:
+  """Refuses what would fail later."""
+  for name in ("temperature", "temperature_floor", "temperature_decay"):
+    if not config.policy[name] > 0:
+      raise ValueError(f"config.policy.{name} must be above 0, but is"
+                       f" {config.policy[name]}.")
+  if not config.gates.temperature > 0:
+    raise ValueError("config.gates.temperature must be above 0, but is"
+                     f" {config.gates.temperature}.")
+  if config.train.execution not in ("planned", "masked"):
+    raise ValueError(f"config.train.execution is {config.train.execution!r};"
+                     " it must be 'planned' or 'masked'.")
+  if config.compat.gates not in ("argmax", "sampled"):
+    raise ValueError(f"config.compat.gates is {config.compat.gates!r}; it must"
+                     " be 'argmax' or 'sampled'.")
+  if config.compat.selection not in ("validation", "test"):
+    raise ValueError(f"config.compat.selection is {config.compat.selection!r};"
+                     " it must be 'validation' or 'test'.")
+  for name in ("log_every", "eval_every", "checkpoint_every",
+               "steps_per_dispatch"):
+    if config.train[name] < 1:
+      raise ValueError(f"config.train.{name} must be at least 1, but is"
+                       f" {config.train[name]}.")
+  processes = jax.process_count()
+  loader.check_divisible(config.train.batch_size, mesh.devices.size, processes)
+  loader.check_divisible(config.eval.batch_size, mesh.devices.size, processes)
+  for index, phase in enumerate(method.phases):
+    optim.make(config, phase.optimizer, phase.steps)
+    size = part_size(config, spec, phase.data)
+    if config.train.batch_size > size:
+      raise ValueError(
+          f"config.train.batch_size={config.train.batch_size} is larger than the"
+          f" {size} examples of phase {index} ({phase.name}, data"
+          f" {phase.data!r}).")
+
+
+def part_size(config: Any, spec: types.DatasetSpec, data: str) -> int:
+  """Training examples that a phase reads."""
+  total = spec.sizes["train"]
+  if data == "train":
+    return total
+  weights, pol = loader.halves(total, config.seed, config.train.weights_share)
+  return len(weights) if data == "weights" else len(pol)
+
+
+def part_indices(config: Any, spec: types.DatasetSpec, data: str) -> np.ndarray:
+  """Which training examples a phase reads, int32."""
+  total = spec.sizes["train"]
+  if data == "train":
+    return np.arange(total, dtype=np.int32)
+  weights, pol = loader.halves(total, config.seed, config.train.weights_share)
+  return weights if data == "weights" else pol

@@ -1,0 +1,104 @@
+"""Batches for the training loop: from the device, or streamed by Grain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.data import loader
+from dynashare_jax.train import evaluate
+from dynashare_jax.train import experiment as experiment_lib
+from dynashare_jax.train import mesh as mesh_lib
+
+
+class Feed:
+  """Gives every phase its batches; a batch is a function of the step alone."""
+
+  def __init__(self, experiment: experiment_lib.Experiment) -> None:
+    """Places resident splits on the devices."""
+    self._experiment = experiment
+    self._config = experiment.config.train
+    self._resident: dict[str, types.Batch] = {}
+    self._orders: dict[int, tuple[np.ndarray, loader.Order]] = {}
+    self._streams: dict[int, tuple[int, Iterator[types.Batch]]] = {}
+
+  def split(self, name: str) -> types.Batch:
+    """A resident split, replicated on all devices."""
+    if name not in self._resident:
+      arrays = self._experiment.dataset.arrays(name)
+      self._resident[name] = mesh_lib.place_replicated(
+          arrays, self._experiment.mesh)
+    return self._resident[name]
+
+  def release(self, name: str) -> None:
+    """Frees a resident split."""
+    self._resident.pop(name, None)
+
+  def _order(self, index: int) -> tuple[np.ndarray, loader.Order]:
+    """Rows of a phase's part of the training data, and their order."""
+    if index not in self._orders:
+      phase = self._experiment.method.phases[index]
+      spec = self._experiment.dataset.spec
+      rows = experiment_lib.part_indices(self._experiment.config, spec,
+                                         phase.data)
+      # Cycles of a search continue one order; every candidate sees the same.
+      self._orders[index] = rows, loader.order(
+          len(rows), self._config.batch_size, self._experiment.config.seed,
+          f"{phase.name}")
+    return self._orders[index]
+
+  def first(self, index: int) -> int:
+    """Where a phase begins in the order of its name."""
+    phases = self._experiment.method.phases
+    phase = phases[index]
+    if phase.candidate >= 0:
+      return 0
+    return sum(p.steps for p in phases[:index] if p.name == phase.name)
+
+  def chunk(
+      self, index: int, offset: int, count: int
+  ) -> tuple[types.Batch, jax.Array]:
+    """Arrays and rows `[count, B]` for some steps of a phase.
+
+    Args:
+      index: of the phase.
+      offset: steps of it that are done.
+      count: steps wanted; must be 1 unless the data are resident.
+    """
+    rows, order = self._order(index)
+    position = self.first(index) + offset
+    if self._config.resident:
+      chosen = rows[order.indices(position, count)]
+      return self.split("train"), jnp.asarray(chosen)
+    if count != 1:
+      raise ValueError("config.train.steps_per_dispatch must be 1 when"
+                       " config.train.resident is False.")
+    batch = self._streamed(index, position)
+    return batch, jnp.arange(self._config.batch_size)[None]
+
+  def _streamed(self, index: int, position: int) -> types.Batch:
+    at, stream = self._streams.get(index, (-1, iter(())))
+    if at != position:
+      rows, order = self._order(index)
+      source = loader.Subset(self._experiment.dataset.source("train"), rows)
+      self._streams.clear()
+      stream = loader.stream(
+          source, order, position, self._config.batch_size,
+          jax.process_index(), jax.process_count(), self._config.threads)
+    batch = next(stream)
+    self._streams[index] = (position + 1, stream)
+    return mesh_lib.place_batch(batch, self._experiment.mesh)
+
+  def evaluation(self, split: str) -> Callable[[], Any]:
+    """Batches of a whole split, in order, the last one padded."""
+    size = self._experiment.config.eval.batch_size
+    if self._config.resident:
+      return evaluate.resident_batches(self.split(split), size)
+    return evaluate.streamed_batches(
+        self._experiment.dataset.source(split), size,
+        lambda batch: mesh_lib.place_batch(batch, self._experiment.mesh))

@@ -1,0 +1,161 @@
+"""Optimisers of the parameter groups, and updates that leave a group alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+GROUPS = ("backbone", "gates", "heads", "policy")
+SCHEDULES = ("constant", "steps", "cosine", "onecycle")
+KINDS = ("sgd", "adam", "adamw")
+
+
+def label(path: tuple[Any, ...]) -> str:
+  """The parameter group of a leaf, from its path in the tree."""
+  names = [str(getattr(p, "key", getattr(p, "name", p))) for p in path]
+  if names[0] == "policy":
+    return "policy"
+  if any(n.startswith("gate_") for n in names):
+    return "gates"
+  if any(n.startswith("heads") for n in names):
+    return "heads"
+  return "backbone"
+
+
+def labels(params: Any) -> Any:
+  """The group of every leaf, as a tree."""
+  return jax.tree_util.tree_map_with_path(lambda p, _: label(p), params)
+
+
+def schedule(settings: Any, rate: float, steps: int) -> optax.Schedule:
+  """A learning-rate schedule.
+
+  Args:
+    settings: `schedule`, and `every`, `factor` (for `steps`) or `warm`
+      (fraction of the phase, for `onecycle`).
+    rate: the highest learning rate.
+    steps: length of the phase.
+
+  Raises:
+    ValueError: an unknown schedule.
+  """
+  if settings.schedule == "constant":
+    return optax.constant_schedule(rate)
+  if settings.schedule == "steps":
+    return optax.exponential_decay(rate, settings.every, settings.factor,
+                                   staircase=True)
+  if settings.schedule == "cosine":
+    return optax.cosine_decay_schedule(rate, max(steps, 1))
+  if settings.schedule == "onecycle":
+    warm = max(int(steps * settings.warm), 1)
+    return optax.warmup_cosine_decay_schedule(
+        rate / 25, rate, warm, max(steps, warm + 1), rate / 1e4)
+  raise ValueError(f"Unknown schedule {settings.schedule!r} in"
+                   f" config.optimizers; it must be one of {SCHEDULES}.")
+
+
+def make(config: Any, name: str, steps: int) -> optax.GradientTransformation:
+  """The optimiser of a phase: Adam for the policy logits, the weights' own.
+
+  Args:
+    config: the run's; `config.optimizers[name]` are the weights' settings and
+      `config.optimizers.policy` the policy's.
+    name: `warmup`, `alternate` or `retrain`.
+    steps: length of the phase, for schedules.
+
+  Returns:
+    An `optax.multi_transform` over `GROUPS`.
+
+  Source: section 5 of the reference semantics (weights and logits have their
+    own optimisers); the coupled weight decay of the authors' Adam is kept for
+    `adam`, `adamw` decouples it.
+  """
+  settings = config.optimizers[name]
+  weights = _weights(settings, settings.lr, steps)
+  heads = _weights(settings, settings.head_lr or settings.lr, steps)
+  pol = config.optimizers.policy
+  logits = optax.chain(
+      optax.add_decayed_weights(pol.weight_decay),
+      optax.scale_by_adam(pol.b1, pol.b2),
+      optax.scale_by_learning_rate(pol.lr))
+  return optax.multi_transform(
+      {"backbone": weights, "gates": weights, "heads": heads,
+       "policy": logits}, labels)
+
+
+def _weights(
+    settings: Any, rate: float, steps: int
+) -> optax.GradientTransformation:
+  """The optimiser of network weights."""
+  rates = schedule(settings, rate, steps)
+  if settings.kind == "sgd":
+    return optax.chain(
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.sgd(rates, momentum=settings.momentum))
+  if settings.kind == "adam":
+    return optax.chain(
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.adam(rates, settings.b1, settings.b2))
+  if settings.kind == "adamw":
+    return optax.adamw(rates, settings.b1, settings.b2,
+                       weight_decay=settings.weight_decay)
+  raise ValueError(f"Unknown optimiser {settings.kind!r} in config.optimizers;"
+                   f" it must be one of {KINDS}.")
+
+
+def split(params: Any, trainable: tuple[str, ...]) -> tuple[Any, Any]:
+  """Parts a tree into what trains and the rest; None stands for absent."""
+  groups = labels(params)
+  moving = jax.tree.map(lambda p, g: p if g in trainable else None, params,
+                        groups)
+  still = jax.tree.map(lambda p, g: None if g in trainable else p, params,
+                       groups)
+  return moving, still
+
+
+def join(moving: Any, still: Any) -> Any:
+  """Puts a split tree together again."""
+  return jax.tree.map(lambda a, b: b if a is None else a, moving, still,
+                      is_leaf=lambda x: x is None)
+
+
+def update(
+    tx: optax.GradientTransformation, grads: Any, opt: Any, params: Any,
+    trainable: tuple[str, ...], open_blocks: jax.Array
+) -> tuple[Any, Any]:
+  """Moves the trainable groups; all others stay bit-identical.
+
+  Zero gradients would not do: Adam and weight decay still move a parameter.
+  So a frozen group keeps its parameters and its optimiser state.
+
+  Args:
+    tx: from `make`.
+    grads: tree like `params`, None where a group is frozen.
+    opt: the optimiser state.
+    params: all parameters.
+    trainable: groups that move.
+    open_blocks: bool `[L]`; policy logits of closed blocks stay as they are.
+
+  Returns:
+    New parameters and optimiser state.
+  """
+  groups = labels(params)
+  full = jax.tree.map(lambda g, p: jnp.zeros_like(p) if g is None else g,
+                      grads, params, is_leaf=lambda x: x is None)
+  moves, new = tx.update(full, opt, params)
+  inner = {group: new.inner_states[group] if group in trainable else state
+           for group, state in opt.inner_states.items()}
+  opened = open_blocks[None, :, None]
+
+  def move(param: jax.Array, delta: jax.Array, group: str) -> jax.Array:
+    if group not in trainable:
+      return param
+    if group == "policy":
+      return jnp.where(opened, param + delta, param)
+    return (param + delta).astype(param.dtype)
+
+  return jax.tree.map(move, params, moves, groups), new._replace(
+      inner_states=inner)

@@ -1,0 +1,266 @@
+"""What a finished run leaves behind for reports: JSON files and predictions."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import resource
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.models import trunks
+from dynashare_jax.objectives import delta
+from dynashare_jax.objectives import kinds
+from dynashare_jax.ops import costs
+from dynashare_jax.ops import policy
+from dynashare_jax.ops import resize
+from dynashare_jax.ops import routing
+from dynashare_jax.train import evaluate
+from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import optim
+from dynashare_jax.train import state as state_lib
+from dynashare_jax.train import workdir as workdir_lib
+
+# Parameters and results of these keys do not describe the authors' behaviour.
+CORRECTED = {
+    "sharing": "paper", "sparsity": "code", "instance": "code",
+    "gates": "argmax", "selection": "validation"}
+
+
+def finish(
+    loop: loop_lib.Loop, state: state_lib.State, corrected: dict[str, str]
+) -> dict[str, Any]:
+  """Evaluates the chosen model once on test and writes everything.
+
+  Args:
+    loop: the loop that trained.
+    state: its final state.
+    corrected: the data set's compat switches with their corrected values.
+
+  Returns:
+    What `results.json` holds.
+  """
+  experiment = loop.experiment
+  chosen = int(np.asarray(state.best.candidate)[0])
+  route = np.asarray(state.routes[chosen])
+  gates = experiment.method.target_rates is not None
+  best = state.best
+  test, validation = (
+      loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split),
+                         route, gates) for split in ("test", "validation"))
+  workdir = loop.workdir
+  _write_policy(loop, state, chosen)
+  _write_predictions(loop, best, route, gates)
+  constant = evaluate.constants(
+      experiment.tasks, experiment.dataset.arrays("train"),
+      experiment.dataset.arrays("test"))
+  results = {
+      "dataset": experiment.dataset.spec.name,
+      "method": experiment.method.name, "seed": experiment.config.seed,
+      "finished": True, "split": "test",
+      "tasks": _tasks(experiment.tasks, test, validation, constant),
+      "parameters": parameters(best.params, best.stats, state.params),
+      "macs": macs(experiment, best.params, best.stats),
+      "execution": _execution(test),
+      "candidates": [loop.candidates[k] for k in sorted(loop.candidates)],
+      "chosen": chosen,
+      "chosen_step": np.asarray(best.step),
+      "delta": _delta(experiment, test, workdir),
+      "timing": _timing(loop),
+      "compat": _changed(experiment.config, corrected),
+      "versions": {"python": sys.version.split()[0], "jax": jax.__version__,
+                   "numpy": np.__version__},
+      "notes": list(experiment.dataset.spec.notes + experiment.method.notes)}
+  workdir_lib.write_json(workdir / "results.json", results)
+  return results
+
+
+def parameters(params: Any, stats: Any, everything: Any) -> dict[str, int]:
+  """Counts parameters by group; running batch statistics apart."""
+  counts = {group: 0 for group in optim.GROUPS}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    counts[optim.label(path)] += leaf.size
+  counts["policy"] = everything["policy"]["logits"].size
+  counts["batch_stats"] = sum(leaf.size for leaf in jax.tree.leaves(stats))
+  return counts
+
+
+def macs(experiment: Any, params: Any, stats: Any) -> dict[str, Any]:
+  """Analytic multiply-accumulates of one example: stem, blocks, heads.
+
+  Counted from the shapes of every convolution and matrix product in the
+  traced computation, all taps included.
+  """
+  tasks, blocks = len(experiment.tasks), experiment.blocks
+  inputs = jax.tree.map(lambda a: a[:1], experiment.sample_inputs())
+  variables = {"params": params, "batch_stats": stats}
+
+  def count(kinds_: routing.Kinds) -> int:
+    decisions = trunks.Decisions(kinds_)
+    return costs.macs(
+        lambda x: experiment.network.apply(variables, x, decisions, False),
+        inputs)
+
+  full = count(routing.all_run(blocks, tasks))
+  if experiment.method.columns:
+    return {"per_example_all_blocks": None, "stem": None, "heads": None,
+            "total": full}
+  per_block = []
+  for block in range(blocks):
+    row = [routing.RUN] * tasks
+    kinds_ = [tuple(row)] * blocks
+    kinds_[block] = (routing.SKIP,) * tasks
+    per_block.append(full - count(tuple(kinds_)))
+  heads = _head_macs(experiment, params)
+  stem = full - sum(per_block) - sum(heads.values())
+  return {"per_example_all_blocks": [per_block] * tasks, "stem": stem,
+          "heads": heads, "total": full}
+
+
+def _head_macs(experiment: Any, params: Any) -> dict[str, int]:
+  """Multiply-accumulates of every head on one example's features."""
+  decisions = trunks.Decisions(
+      routing.all_run(experiment.blocks, len(experiment.tasks)))
+  inputs = jax.tree.map(lambda a: a[:1], experiment.sample_inputs())
+  features = jax.eval_shape(
+      lambda x: experiment.network.apply(
+          {"params": params, "batch_stats": experiment.fresh("init")[1]}, x,
+          decisions, False, method=_features), inputs)
+  found = {}
+  for index, (task, head) in enumerate(
+      zip(experiment.tasks, experiment.network.heads, strict=True)):
+    weights = {"params": params[f"heads_{index}"]}
+    found[task.name] = costs.macs(
+        lambda x, h=head, w=weights: h.apply(w, x, False), features[index])
+  return found
+
+
+def _features(
+    network: trunks.Network, inputs: Any, decisions: trunks.Decisions,
+    train: bool
+) -> list[jax.Array]:
+  return network.trunk(inputs, decisions, train)[0]
+
+
+def _tasks(
+    tasks: tuple[types.TaskSpec, ...], test: evaluate.Result,
+    validation: evaluate.Result, constant: evaluate.Values
+) -> list[dict[str, Any]]:
+  """Metrics of every task."""
+  return [{
+      "name": task.name, "kind": task.kind, "weight": task.weight,
+      "classes": list(task.classes),
+      "metrics": [{
+          "name": m.name, "higher_is_better": m.higher_is_better,
+          "unit": m.unit, "test": test.metrics[task.name][m.name],
+          "validation": validation.metrics[task.name][m.name],
+          "constant": constant[task.name][m.name],
+      } for m in kinds.find(task.kind).metrics(task)]} for task in tasks]
+
+
+def _execution(test: evaluate.Result) -> dict[str, Any]:
+  blocks = test.histogram.shape[1]
+  return {"rate": test.rate, "mean": float(test.rate.mean()),
+          "per_example_hist": {"bins": list(range(blocks)),
+                               "counts": test.histogram}}
+
+
+def _timing(loop: loop_lib.Loop) -> dict[str, Any]:
+  """Seconds of the whole run (all its processes) and medians of a step."""
+  medians = {k: float(np.median(v)) for k, v in loop.step_seconds.items()}
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  scale = 2**30 if sys.platform == "darwin" else 2**20
+  slowest = medians.get("retrain", float("nan"))
+  return {"seconds": loop.spent, "step_seconds": medians,
+          "peak_memory_gb": peak / scale,
+          "examples_per_second": loop.config.train.batch_size / slowest}
+
+
+def _changed(config: Any, corrected: dict[str, str]) -> dict[str, Any]:
+  """Compat switches that are not at their corrected value."""
+  defaults = CORRECTED | corrected
+  return {k: v for k, v in config.compat.items() if defaults.get(k) != v}
+
+
+def _delta(
+    experiment: Any, test: evaluate.Result, workdir: pathlib.Path
+) -> dict[str, Any] | None:
+  """Eqs. 7 and 8 against stored single-task results, if they are named."""
+  if not experiment.config.baseline:
+    return None
+  saved = load_baseline(experiment.config.baseline, experiment.tasks)
+  found = {}
+  for task in experiment.tasks:
+    metrics = kinds.find(task.kind).metrics(task)
+    found[task.name] = delta.delta_task(
+        metrics, test.metrics[task.name], saved[task.name])
+  return {"baseline": str(experiment.config.baseline), "tasks": found,
+          "overall": delta.delta(found)}
+
+
+def load_baseline(
+    folder: str, tasks: tuple[types.TaskSpec, ...]
+) -> dict[str, dict[str, float]]:
+  """Test metrics of a finished run, by task.
+
+  Raises:
+    ValueError: there is no finished run, or it lacks a task.
+  """
+  path = pathlib.Path(folder) / "results.json"
+  if not path.is_file():
+    raise ValueError(f"config.baseline={folder!r}: there is no {path}. Train it"
+                     " first (--config.method=single), or leave it empty.")
+  saved = {t["name"]: {m["name"]: m["test"] for m in t["metrics"]}
+           for t in json.loads(path.read_text())["tasks"]}
+  missing = [t.name for t in tasks if t.name not in saved]
+  if missing:
+    raise ValueError(f"{path} has no results for the tasks {missing}; it has"
+                     f" {sorted(saved)}.")
+  return saved
+
+
+def _write_policy(
+    loop: loop_lib.Loop, state: state_lib.State, chosen: int
+) -> None:
+  experiment = loop.experiment
+  alpha = policy.alpha(state.params["policy"]["logits"])
+  workdir_lib.write_json(loop.workdir / "policy.json", {
+      "tasks": [t.name for t in experiment.tasks],
+      "alpha": np.asarray(alpha) if experiment.method.learns_policy else None,
+      "routes": np.asarray(state.routes).astype(int), "chosen": chosen,
+      "gated": list(experiment.gated),
+      "target_rates": list(experiment.method.target_rates or
+                           (1.0,) * experiment.blocks)})
+
+
+def _write_predictions(
+    loop: loop_lib.Loop, best: state_lib.Best, route: np.ndarray, gates: bool
+) -> None:
+  """Some test examples with truth and prediction, for pictures."""
+  experiment = loop.experiment
+  spec = experiment.dataset.spec
+  count = min(experiment.config.eval.pictures, spec.sizes["test"])
+  if spec.input_kind != "image" or count < 1:
+    return
+  source = experiment.dataset.source("test")
+  examples = [source[i] for i in range(count)]
+  batch = jax.tree.map(lambda *rows: np.stack(rows), *examples)
+  blocks = experiment.blocks
+  decisions = trunks.Decisions(
+      routing.own(blocks, len(spec.tasks)), jnp.asarray(route), gated=gates)
+  logits, _ = experiment.network.apply(
+      {"params": best.params, "batch_stats": best.stats}, batch.inputs,
+      decisions, False)
+  found = {"inputs": batch.inputs}
+  for task in spec.tasks:
+    kind = kinds.find(task.kind)
+    large = resize.enlarge(logits[task.name], batch.valid[task.name].shape[1:])
+    found[f"target/{task.name}"] = batch.targets[task.name]
+    found[f"valid/{task.name}"] = batch.valid[task.name]
+    found[f"prediction/{task.name}"] = np.asarray(kind.predict(task, large))
+  np.savez_compressed(loop.workdir / "predictions.npz", **found)

@@ -1,0 +1,272 @@
+"""The jitted training step of a phase."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dynashare_jax import types
+from dynashare_jax.models import trunks
+from dynashare_jax.objectives import kinds
+from dynashare_jax.objectives import regularisers
+from dynashare_jax.ops import gumbel
+from dynashare_jax.ops import policy
+from dynashare_jax.ops import routing
+from dynashare_jax.ops import streams
+from dynashare_jax.train import optim
+from dynashare_jax.train import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """Everything about a step that is known when it is compiled.
+
+  Attributes:
+    kinds: routing `[L][T]`.
+    trainable: groups that move.
+    sampled: whether the policy is a soft sample; else it is `Inputs.route`.
+    gated: whether instance gates decide.
+    penalties: whether the policy's losses count.
+    optimizer: name of the optimiser settings.
+    steps: length of the phase, for schedules.
+  """
+
+  kinds: routing.Kinds
+  trainable: tuple[str, ...]
+  sampled: bool
+  gated: bool
+  penalties: bool
+  optimizer: str
+  steps: int
+
+
+class Inputs(NamedTuple):
+  """What changes between steps without a new compilation.
+
+  Attributes:
+    step: int32, the first step's global number.
+    temperature: of the policy's Gumbel softmax.
+    opened: bool `[L]`, blocks that the curriculum has opened.
+    route: `[T, L]`, read when the policy is not sampled.
+  """
+
+  step: jax.Array
+  temperature: jax.Array
+  opened: jax.Array
+  route: jax.Array
+
+
+class Objective(NamedTuple):
+  """Constants of the loss.
+
+  Attributes:
+    tasks: in order.
+    seed: of the run.
+    sparsity: weight of Eq. 3, and its form.
+    sharing: weight of Eq. 4, and its form.
+    instance: weight of Eq. 5, and its form.
+    target_rates: `[L]`.
+    gate_temperature: of the gates' gradient.
+  """
+
+  tasks: tuple[types.TaskSpec, ...]
+  seed: int
+  sparsity: tuple[float, str]
+  sharing: tuple[float, str]
+  instance: tuple[float, str]
+  target_rates: tuple[float, ...]
+  gate_temperature: float
+
+
+def task_losses(
+    tasks: tuple[types.TaskSpec, ...], logits: dict[str, jax.Array],
+    batch: types.Batch
+) -> dict[str, jax.Array]:
+  """Mean loss of every task over its valid labels; 0 where there are none."""
+  losses = {}
+  for task in tasks:
+    sums = kinds.find(task.kind).loss(
+        task, logits[task.name], batch.targets[task.name],
+        batch.valid[task.name])
+    losses[task.name] = sums.total / jnp.maximum(sums.count, 1.0)
+  return losses
+
+
+def _decisions(
+    spec: Spec, objective: Objective, params: Any, inputs: Inputs,
+    step: jax.Array, batch_size: int
+) -> trunks.Decisions:
+  """Draws what is random in a step, from (seed, stream, step) alone."""
+  tasks = len(objective.tasks)
+  blocks = len(spec.kinds)
+  if spec.sampled:
+    key = streams.stream_key(objective.seed, "policy", step)
+    drawn = gumbel.soft_decisions(key, params["policy"]["logits"],
+                                  inputs.temperature)
+    drawn = jnp.where(inputs.opened[None, :], drawn, 1.0)
+  else:
+    drawn = inputs.route
+  noise = None
+  if spec.gated:
+    key = streams.stream_key(objective.seed, "gates", step)
+    noise = gumbel.logistic_noise(key, jnp.arange(batch_size), (tasks, blocks))
+  return trunks.Decisions(
+      kinds=spec.kinds, policy=drawn, discrete=not spec.sampled,
+      gated=spec.gated, noise=noise, temperature=objective.gate_temperature)
+
+
+def _penalties(
+    spec: Spec, objective: Objective, params: Any, opened: jax.Array,
+    signals: trunks.Signals, route: jax.Array
+) -> dict[str, jax.Array]:
+  """The regularisers of a step, with their weights."""
+  found = {}
+  if spec.penalties:
+    logits = params["policy"]["logits"]
+    weight, form = objective.sparsity
+    if weight:
+      found["sparsity"] = weight * regularisers.sparsity(logits, opened, form)
+    weight, form = objective.sharing
+    if weight and len(objective.tasks) > 1:
+      found["sharing"] = weight * regularisers.sharing(logits, form)
+  if spec.gated:
+    weight, form = objective.instance
+    targets = jnp.asarray(objective.target_rates)
+    counted = signals.gated & (route > 0)
+    rates = jnp.where(counted, signals.gate.mean(1), targets[None])
+    found["instance"] = weight * regularisers.instance(
+        rates, objective.target_rates, form)
+  return found
+
+
+def loss(
+    network: Any, spec: Spec, objective: Objective, params: Any, stats: Any,
+    batch: types.Batch, inputs: Inputs, step: jax.Array
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+  """Total loss of a batch (Eq. 6), its parts, and the new batch statistics."""
+  size = batch.present.shape[0]
+  decisions = _decisions(spec, objective, params, inputs, step, size)
+  variables = {"params": params["network"], "batch_stats": stats}
+  (logits, signals), changed = network.apply(
+      variables, batch.inputs, decisions, True, mutable=["batch_stats"],
+      rngs={"dropout": streams.stream_key(objective.seed, "dropout", step)})
+  losses = task_losses(objective.tasks, logits, batch)
+  penalties = _penalties(spec, objective, params, inputs.opened, signals,
+                         inputs.route)
+  total = sum(task.weight * losses[task.name] for task in objective.tasks)
+  total = total + sum(penalties.values())
+  parts = {f"loss/{name}": value for name, value in losses.items()}
+  parts.update({f"penalty/{name}": v for name, v in penalties.items()})
+  parts["loss/total"] = jnp.asarray(total)
+  parts["rate"] = signals.executed.mean()
+  return total, (parts, changed.get("batch_stats", stats))
+
+
+def advance(
+    network: Any, tx: optax.GradientTransformation, spec: Spec,
+    objective: Objective, state: state_lib.State, batch: types.Batch,
+    inputs: Inputs, step: jax.Array
+) -> tuple[state_lib.State, dict[str, jax.Array]]:
+  """One update from one batch.
+
+  Batch statistics move only with the backbone: a policy step leaves the
+  network exactly as it was.
+
+  Differs: in the authors' code running statistics also move in policy steps.
+  """
+  moving, still = optim.split(state.params, spec.trainable)
+
+  def objective_of(part: Any) -> Any:
+    return loss(network, spec, objective, optim.join(part, still), state.stats,
+                batch, inputs, step)
+
+  grads, (parts, stats) = jax.grad(objective_of, has_aux=True)(moving)
+  params, opt = optim.update(tx, grads, state.opt, state.params,
+                             spec.trainable, inputs.opened)
+  if "backbone" not in spec.trainable:
+    stats = state.stats
+  return state.replace(params=params, stats=stats, opt=opt), parts
+
+
+def take(arrays: types.Batch, indices: jax.Array, sharding: Any) -> types.Batch:
+  """Rows of a resident split, sharded over the mesh's data axis."""
+  rows = jax.tree.map(lambda a: jnp.take(a, indices, axis=0), arrays)
+  return jax.lax.with_sharding_constraint(rows, sharding)
+
+
+def make(
+    network: Any, tx: optax.GradientTransformation, spec: Spec,
+    objective: Objective, sharding: Any
+) -> Any:
+  """Compiles many steps in one dispatch.
+
+  Returns:
+    `(state, arrays, indices [S, B], inputs) -> (state, parts [S])`, with the
+    old state donated. `arrays` is a whole split (or a single batch) and
+    `indices` the rows of every step.
+  """
+
+  def run(
+      state: state_lib.State, arrays: types.Batch, indices: jax.Array,
+      inputs: Inputs
+  ) -> tuple[state_lib.State, dict[str, jax.Array]]:
+    def one(carry: state_lib.State, row: tuple[jax.Array, jax.Array]) -> Any:
+      step, chosen = row
+      return advance(network, tx, spec, objective, carry,
+                     take(arrays, chosen, sharding), inputs, step)
+
+    count = indices.shape[0]
+    numbers = inputs.step + jnp.arange(count, dtype=jnp.int32)
+    if count == 1:
+      state, parts = one(state, (numbers[0], indices[0]))
+      return state, jax.tree.map(lambda p: p[None], parts)
+    return jax.lax.scan(one, state, (numbers, indices))
+
+  return jax.jit(run, donate_argnums=0)
+
+
+def spec_of(
+    phase: types.Phase, tasks: int, gated: tuple[bool, ...], route: Any,
+    planned: bool, prefixes: tuple[int, ...]
+) -> Spec:
+  """The compiled side of a phase.
+
+  Args:
+    phase: what to run.
+    tasks: T.
+    gated: for every block, whether it has a gate.
+    route: `[T, L]` of the phase's candidate, as nested lists of 0 and 1.
+    planned: compile the route in, so that what it skips is never computed;
+      else every block is computed and masked, and one compilation serves all
+      routes.
+    prefixes: how many first blocks may be shared while the curriculum keeps
+      them closed; every value used is a compilation.
+  """
+  blocks = len(gated)
+  closed = blocks - phase.open_blocks
+  if phase.routing == "all":
+    kinds_ = routing.all_run(blocks, tasks)
+  elif phase.routing == "soft":
+    shared = max((p for p in prefixes if p <= closed), default=0)
+    kinds_ = routing.own(blocks, tasks, shared)
+  elif planned:
+    gates = gated if phase.gated else (False,) * blocks
+    kinds_ = routing.fixed(route, gates, train=True)
+  else:
+    kinds_ = routing.own(blocks, tasks)
+  return Spec(kinds_, phase.trainable, phase.routing == "soft", phase.gated,
+              phase.penalties, phase.optimizer, phase.steps)
+
+
+def inputs_of(
+    phase: types.Phase, step: int, blocks: int, route: Any
+) -> Inputs:
+  """The changing side of a phase."""
+  return Inputs(
+      jnp.asarray(step, jnp.int32), jnp.asarray(phase.temperature, jnp.float32),
+      policy.open_mask(blocks, phase.open_blocks),
+      jnp.asarray(route, jnp.float32))

@@ -1,0 +1,181 @@
+"""The folder of a run: its config, and JSON files that are never half there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+import math
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+
+_ABSENT = "<absent>"
+
+
+def open_workdir(
+  path: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  ignore: Sequence[str] = (),
+  primary: bool = True,
+) -> pathlib.Path:
+  """Creates the folder of a run, or checks that it belongs to this config.
+
+  Args:
+    path: the folder; parents are created.
+    config: the run's whole config (nested; a `ConfigDict` too). The first
+      start writes it to `config.json`, later starts compare with that file.
+    ignore: dotted names that may differ, for example `data_dir` or
+      `train.log_every`; a name stands for all below it, too.
+    primary: whether this process writes (process 0); others only return the
+      path.
+
+  Returns:
+    The absolute path.
+
+  Raises:
+    ValueError: the folder cannot be written; it holds another config, or one
+      that cannot be read.
+  """
+  folder = pathlib.Path(path).expanduser().absolute()
+  if not primary:
+    return folder
+  _check_writable(folder)
+  file = folder / "config.json"
+  wanted = plain(config)
+  if file.exists():
+    _compare(file, wanted, ignore)
+  else:
+    write_json(file, wanted)
+  return folder
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+  """Writes a JSON file so that it is whole or not there, even after a crash.
+
+  Args:
+    path: the file; replaced if it exists.
+    obj: see `plain`; numbers that are not finite become null.
+  """
+  text = json.dumps(plain(obj), indent=2, allow_nan=False) + "\n"
+  write_text(path, text)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file (UTF-8) atomically and durably.
+
+  Args:
+    path: the file; replaced if it exists.
+    text: its content.
+  """
+  target = pathlib.Path(path).absolute()
+  temporary = target.with_name(f".{target.name}.tmp")
+  with open(temporary, "w", encoding="utf-8") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, target)
+
+
+def plain(obj: Any, nan_to_null: bool = True) -> Any:
+  """Copies nested values into what JSON knows.
+
+  Args:
+    obj: dicts (keys become strings), lists, tuples, NumPy and JAX scalars and
+      arrays, paths, anything with `to_dict`, strings, numbers, None.
+    nan_to_null: NaN and infinities become None; else they stay floats.
+
+  Returns:
+    Dicts, lists, strings, numbers, booleans and None; nothing is shared with
+    `obj`.
+
+  Raises:
+    ValueError: a value of another type.
+  """
+  if obj is None or isinstance(obj, (bool, str)):
+    return obj
+  if isinstance(obj, (np.bool_, np.integer, np.floating)):
+    obj = obj.item()
+  if isinstance(obj, (bool, int)):
+    return int(obj) if not isinstance(obj, bool) else obj
+  if isinstance(obj, float):
+    return None if nan_to_null and not math.isfinite(obj) else float(obj)
+  if isinstance(obj, os.PathLike):
+    return os.fspath(obj)
+  if hasattr(obj, "to_dict"):
+    obj = obj.to_dict()
+  if isinstance(obj, Mapping):
+    return {str(key): plain(obj[key], nan_to_null) for key in obj}
+  if isinstance(obj, (list, tuple, set, frozenset)):
+    items = sorted(obj) if isinstance(obj, (set, frozenset)) else obj
+    return [plain(item, nan_to_null) for item in items]
+  if isinstance(obj, (np.ndarray, jax.Array)):
+    array = np.asarray(obj)
+    if array.dtype.kind not in "biufSU":  # bfloat16 and its kin
+      array = array.astype(np.float32)
+    return plain(array.tolist(), nan_to_null)
+  raise ValueError(f"JSON cannot hold {obj!r} of type {type(obj).__name__}.")
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Goes through a nested config.
+
+  Args:
+    config: dicts within dicts.
+    prefix: dotted name of this level.
+
+  Yields:
+    Dotted name and value; an empty dict is a value.
+  """
+  if isinstance(config, Mapping) and (config or not prefix):
+    for key, value in config.items():
+      yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+  else:
+    yield prefix, config
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".check."):
+      pass
+  except OSError as error:
+    reason = error.strerror or str(error)
+    raise ValueError(
+      f"Cannot write to the work directory {folder}: {reason}. Choose another"
+      " --workdir."
+    ) from error
+
+
+def _compare(
+  file: pathlib.Path, wanted: Mapping[str, Any], ignore: Sequence[str]
+) -> None:
+  """Raises ValueError unless the file holds the wanted config."""
+  try:
+    old = dict(flatten(json.loads(file.read_text(encoding="utf-8"))))
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f"Cannot read {file}: {error}. Choose another --workdir, or delete this"
+      " one."
+    ) from error
+  new = dict(flatten(wanted))
+  lines = []
+  for name in sorted(old.keys() | new.keys()):
+    if any(name == i or name.startswith(i + ".") for i in ignore):
+      continue
+    before, now = (_show(values, name) for values in (old, new))
+    if before != now:
+      lines.append(f"  {name}: {before} there, {now} now")
+  if lines:
+    raise ValueError(
+      f"The work directory {file.parent} was made with another config:\n"
+      + "\n".join(lines)
+      + "\nChoose another --workdir, or delete this one."
+    )
+
+
+def _show(values: Mapping[str, Any], name: str) -> str:
+  return json.dumps(values[name]) if name in values else _ABSENT

@@ -1,0 +1,203 @@
+"""Names without logic: what the floors of the house hand to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+PyTree = Any
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+  """One task of a data set.
+
+  Attributes:
+    name: how users, configs and reports call the task.
+    kind: a module of `objectives.kinds` (`segmentation`, `depth`, `normals`,
+      `regression`, `binary`, ...): its loss, metrics and head width.
+    outputs: classes of a classification, labels of a multilabel task, channels
+      of a dense regression. A binary task has 1.
+    weight: factor of the task in the total loss (lambda_k of Eq. 6).
+    classes: names of the classes, where they have some.
+    unit: unit of a regression target, for tables and figures.
+    positive_weight: factor on the positive examples of a binary task's loss.
+  """
+
+  name: str
+  kind: str
+  outputs: int = 1
+  weight: float = 1.0
+  classes: tuple[str, ...] = ()
+  unit: str = ""
+  positive_weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSpec:
+  """Columns of a tabular input.
+
+  Attributes:
+    categorical: names of the categorical columns, in order.
+    cardinalities: codes run from 0 to cardinality - 1; code 0 is "unseen in
+      training".
+    numeric: names of the numeric columns, in order.
+    edges: for every numeric column the ascending bin edges (training
+      quantiles, without repeats) of its piecewise-linear encoding.
+  """
+
+  categorical: tuple[str, ...]
+  cardinalities: tuple[int, ...]
+  numeric: tuple[str, ...]
+  edges: tuple[tuple[float, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+  """What a model and a report must know of a data set.
+
+  Attributes:
+    name: the module `data/<name>.py`.
+    tasks: in the order of every `[T, ...]` array.
+    input_kind: `image` (`[H, W, C]`), `series` (`[time, C]`) or `table` (a
+      dict of `categorical` int32 `[columns]` and `numeric` float32 `[columns]`).
+    input_shape: shape of one example's input; of a table, its number of columns.
+    sizes: number of examples in each split.
+    table: columns, for a table.
+    notes: what the data set found worth telling, one line each.
+  """
+
+  name: str
+  tasks: tuple[TaskSpec, ...]
+  input_kind: str
+  input_shape: tuple[int, ...]
+  sizes: Mapping[str, int]
+  table: TableSpec | None = None
+  notes: tuple[str, ...] = ()
+
+
+class Batch(NamedTuple):
+  """Examples, stacked; also a whole split (leading axis = its examples).
+
+  Attributes:
+    inputs: array, or dict of arrays, leading axis B.
+    targets: for every task `[B, ...]`.
+    valid: for every task, bool of the target's leading axes (`[B]`, or
+      `[B, H, W]` for a dense task): False where there is no label.
+    present: bool `[B]`, False for the padding of a last, partial batch.
+  """
+
+  inputs: PyTree
+  targets: dict[str, Array]
+  valid: dict[str, Array]
+  present: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A data set, as `data/<name>.py: build(config)` returns it.
+
+  Attributes:
+    spec: what it is.
+    arrays: split name -> the whole split as one `Batch` of NumPy arrays.
+    source: split name -> random access to single examples (a `Batch` without
+      the leading axis), for what does not fit into memory.
+  """
+
+  spec: DatasetSpec
+  arrays: Callable[[str], Batch]
+  source: Callable[[str], Sequence[Batch]]
+
+
+class Sums(NamedTuple):
+  """A mean before its division, so that it adds over batches and devices."""
+
+  total: Array
+  count: Array  # type: ignore[assignment]  # hides tuple.count
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """A number of a task that a table shows.
+
+  Attributes:
+    name: for example `miou`.
+    higher_is_better: its direction (l_j of Eq. 7).
+    unit: `%`, `deg`, `m` or empty. Percentages are stored as 0 to 100.
+  """
+
+  name: str
+  higher_is_better: bool
+  unit: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """A stretch of training with its own groups, optimisers, data and losses.
+
+  Attributes:
+    name: `warmup`, `weights`, `policy` or `retrain`, shown to the user.
+    steps: how many.
+    data: `train` (all of it), `weights` or `policy` (its two disjoint parts).
+    trainable: parameter groups that move; all others, with their optimiser
+      state, stay bit-identical.
+    routing: how decisions are made: `all` blocks execute, `soft` samples of the
+      policy, or a fixed `route`.
+    gated: whether instance gates decide and their loss counts.
+    penalties: whether the policy's sparsity and sharing losses count.
+    open_blocks: how many of the last blocks the curriculum has opened.
+    temperature: of the policy's Gumbel softmax.
+    candidate: which sampled route a re-training uses.
+    start: parameters at the phase's beginning: `keep`, `scratch` or `policy`.
+    optimizer: name of the optimiser settings that its groups use.
+    select: whether validation scores of this phase compete for the best model.
+    cycle: how many weight and policy stretches went before.
+  """
+
+  name: str
+  steps: int
+  data: str = "train"
+  trainable: tuple[str, ...] = ("backbone", "heads")
+  routing: str = "all"
+  gated: bool = False
+  penalties: bool = False
+  open_blocks: int = 0
+  temperature: float = 1.0
+  candidate: int = -1
+  start: str = "keep"
+  optimizer: str = "warmup"
+  select: bool = False
+  cycle: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A sharing method, as `methods/<name>.py: build(config, spec, blocks)` gives it.
+
+  Attributes:
+    name: the module's name.
+    phases: in the order in which they run.
+    routes: `(key, alpha [T, L]) -> [N, T, L]`, the routes to re-train, asked
+      once, when the first re-training begins.
+    columns: one backbone a task instead of a shared one; then every task keeps
+      its own best step.
+    learns_policy: whether phases train the task policy.
+    target_rates: execution rate wanted of every block, 1 for a block without
+      gate; None for a method without instance gates.
+    notes: what a report should say of it.
+  """
+
+  name: str
+  phases: tuple[Phase, ...]
+  routes: Callable[[jax.Array, jax.Array], jax.Array]
+  columns: bool = False
+  learns_policy: bool = False
+  target_rates: tuple[float, ...] | None = None
+  notes: tuple[str, ...] = ()

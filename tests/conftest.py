@@ -1,0 +1,48 @@
+"""What every test runs under: see `pytest_configure`."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Before jax is imported, and for the processes that tests start. Tests assume
+# several devices; JAX_PLATFORMS=cuda tries them on an accelerator.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+
+from absl import flags  # noqa: E402
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+# Floors of pure array functions, whose shapes and types are checked.
+_CHECKED = ("dynashare_jax.ops", "dynashare_jax.objectives")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+  parser.addoption(
+      "--no-typecheck", action="store_true",
+      help="do not check annotated shapes and types while the tests run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Four devices, no implicit broadcasting, checked shapes, parsed flags."""
+  jax.config.update("jax_num_cpu_devices", 4)
+  jax.config.update("jax_numpy_rank_promotion", "raise")
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  if not config.getoption("--no-typecheck"):
+    jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> pathlib.Path:
+  """Folder of real data; a test that asks for it is skipped without."""
+  folder = pathlib.Path(
+      os.environ.get("DYNASHARE_DATA", ROOT.parent / "shared" / "data"))
+  if not folder.is_dir():
+    pytest.skip(f"no folder of real data at {folder} (set DYNASHARE_DATA)")
+  return folder

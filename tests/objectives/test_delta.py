@@ -1,0 +1,118 @@
+"""Relative gains: published rows, directions, and what has no gain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dynashare_jax.objectives import delta
+from dynashare_jax.objectives import kinds
+from dynashare_jax.types import Metric
+from dynashare_jax.types import TaskSpec
+
+SEGMENTATION = kinds.find("segmentation").metrics(
+  TaskSpec("seg", "segmentation", 40)
+)
+NORMALS = kinds.find("normals").metrics(TaskSpec("sn", "normals", 3))
+DEPTH = kinds.find("depth").metrics(TaskSpec("depth", "depth", unit="m"))
+
+
+def _values(metrics, row) -> dict[str, float]:
+  """Names a row of a published table."""
+  return dict(zip([metric.name for metric in metrics], row, strict=True))
+
+
+def _row(second, baseline, row) -> tuple[float, float, float]:
+  """Gains of segmentation, of the second task, and overall."""
+  metrics = {"seg": SEGMENTATION, "second": second}
+  parts = [
+    {"seg": _values(SEGMENTATION, r[:2]), "second": _values(second, r[2:])}
+    for r in (row, baseline)
+  ]
+  gains = delta.deltas(metrics, *parts)
+  return gains["seg"], gains["second"], delta.delta(gains)
+
+
+@pytest.mark.parametrize(
+  "row, published",
+  [
+    ((30.2, 61.4, 13.5, 10.3, 53.4, 80.9, 90.3), (6.9, 21.8, 14.4)),
+    ((29.6, 61.3, 16.6, 12.9, 45.0, 72.1, 83.2), (5.6, 6.2, 5.9)),
+    ((22.6, 55.0, 16.9, 13.7, 41.0, 73.1, 84.3), (-12.3, 3.1, -4.6)),
+  ],
+)
+def test_reproduces_rows_of_table_1(row, published):
+  single = (27.8, 58.5, 17.3, 14.4, 37.2, 73.7, 85.1)
+  got = _row(NORMALS, single, row)
+  assert got == pytest.approx(published, abs=0.15)
+
+
+@pytest.mark.parametrize(
+  "row, published",
+  [
+    ((45.0, 75.3, 0.016, 0.33, 74.8, 89.5, 94.7), (6.5, 3.5, 5.0)),
+    ((41.5, 74.9, 0.016, 0.33, 75.5, 89.9, 94.9), (1.8, 3.8, 2.8)),
+    ((37.7, 73.8, 0.018, 0.34, 72.4, 88.3, 94.2), (-3.7, -0.5, -2.1)),
+  ],
+)
+def test_reproduces_rows_of_table_3(row, published):
+  single = (40.2, 74.7, 0.017, 0.33, 70.3, 86.3, 93.3)
+  got = _row(DEPTH, single, row)
+  assert got == pytest.approx(published, abs=0.15)
+
+
+def test_reproduces_the_clinical_table():
+  single = {"pheno": 77.0, "los": 45.0, "decomp": 91.0, "ihm": 86.0}
+  run = {"pheno": 76.5, "los": 71.86, "decomp": 84.98, "ihm": 94.25}
+  metrics = {task: (Metric("auc", True, "%"),) for task in single}
+  gains = delta.deltas(
+    metrics,
+    {task: {"auc": value} for task, value in run.items()},
+    {task: {"auc": value} for task, value in single.items()},
+  )
+  assert gains["los"] == pytest.approx(59.69, abs=0.01)
+  assert delta.delta(gains) == pytest.approx(15.50, abs=0.01)
+
+
+def test_directions_and_negative_baselines():
+  higher, lower = (Metric("k", True),), (Metric("k", False),)
+  assert delta.delta_task(higher, {"k": 3.0}, {"k": 2.0}) == 50.0
+  assert delta.delta_task(lower, {"k": 3.0}, {"k": 2.0}) == -50.0
+  assert delta.delta_task(higher, {"k": 0.1}, {"k": -0.1}) == 200.0
+  assert delta.delta_task(higher, {"k": 2.0}, {"k": 2.0}) == 0.0
+  assert np.isnan(delta.delta_task(higher, {"k": np.nan}, {"k": 2.0}))
+
+
+def test_what_has_no_gain_names_the_metric():
+  metric = (Metric("miou", True),)
+  with pytest.raises(ValueError, match="'seg'.*baseline of metric 'miou' is 0"):
+    delta.deltas({"seg": metric}, {"seg": {"miou": 1}}, {"seg": {"miou": 0}})
+  with pytest.raises(ValueError, match="'miou' is missing from the run"):
+    delta.delta_task(metric, {"iou": 1.0}, {"miou": 1.0})
+  with pytest.raises(ValueError, match="'miou' is missing from the baseline"):
+    delta.delta_task(metric, {"miou": 1.0}, {})
+  with pytest.raises(ValueError, match="'seg' is missing from the baseline"):
+    delta.deltas({"seg": metric}, {"seg": {"miou": 1}}, {})
+  with pytest.raises(ValueError, match="at least one metric"):
+    delta.delta_task((), {}, {})
+  with pytest.raises(ValueError, match="at least one task"):
+    delta.delta({})
+
+
+def test_mean_rank_by_hand():
+  metrics = {"a": (Metric("up", True), Metric("down", False))}
+  methods = {
+    "first": {"a": {"up": 3.0, "down": 1.0}},
+    "second": {"a": {"up": 2.0, "down": 1.0}},
+    "third": {"a": {"up": 2.0, "down": np.nan}},
+  }
+  # up: 1, 2.5, 2.5; down: 1.5, 1.5, 3.
+  assert delta.mean_rank(metrics, methods) == {
+    "first": 1.25,
+    "second": 2.0,
+    "third": 2.75,
+  }
+  with pytest.raises(ValueError, match="'up'.*task 'a' of method 'new'"):
+    delta.mean_rank(metrics, {"new": {}})
+  with pytest.raises(ValueError, match="at least one method"):
+    delta.mean_rank(metrics, {})

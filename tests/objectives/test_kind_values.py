@@ -1,0 +1,234 @@
+"""Hand-worked and reference values of single task kinds."""
+
+from __future__ import annotations
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from dynashare_jax.objectives import kinds
+from dynashare_jax.types import TaskSpec
+
+RNG = np.random.default_rng(3)
+
+
+def _finish(task, logits, target, valid) -> dict[str, float]:
+  """Metrics of one batch."""
+  kind = kinds.find(task.kind)
+  row = (jnp.asarray(logits, jnp.float32), target, valid)
+  parts = [
+    jax.tree.map(np.asarray, part(task, *row))
+    for part in (kind.sums, kind.scores)
+  ]
+  return kind.finish(task, *parts)
+
+
+def _mean(task, logits, target, valid) -> float:
+  """Mean loss of one batch."""
+  total, count = kinds.find(task.kind).loss(
+    task, jnp.asarray(logits, jnp.float32), target, valid
+  )
+  return float(total / count)
+
+
+def test_segmentation_by_hand():
+  task = TaskSpec("seg", "segmentation", 3)
+  target = np.array([[[0, 0, 1], [1, 255, 2]]], np.uint8)
+  predicted = np.array([[[0, 1, 1], [1, 0, 0]]])
+  valid = target != 255
+  logits = 30.0 * np.eye(3)[predicted]
+  # Class 0: 1 hit of 3, class 1: 2 of 3, class 2: 0 of 1; 3 of 5 pixels.
+  got = _finish(task, logits, target, valid)
+  assert got["miou"] == pytest.approx(100 / 3)
+  assert got["pixel_accuracy"] == pytest.approx(60)
+  assert _mean(task, logits, target, valid) == pytest.approx(2 * 30 / 5)
+  # An ignore code counts as not valid, even when the mask forgot it.
+  forgot = np.ones_like(valid)
+  assert _finish(task, logits, target, forgot) == pytest.approx(got)
+  assert _mean(task, logits, target, forgot) == pytest.approx(12)
+
+
+def test_depth_by_hand():
+  task = TaskSpec("depth", "depth", unit="m")
+  target = np.array([[[2.0, 2.0, 4.0, 1.0, 3.0]]], np.float32)
+  logits = np.array([[[2.0, 2.5, 2.5, -1.0, 9.0]]])[..., None]
+  valid = np.array([[[True] * 4 + [False]]])
+  got = _finish(task, logits, target, valid)
+  assert got["abs"] == pytest.approx((0 + 0.5 + 1.5 + 2) / 4)
+  assert got["rel"] == pytest.approx((0 + 0.25 + 0.375 + 2) / 4)
+  # Ratios 1, 1.25, 1.6, and a negative depth that is never within.
+  assert got["delta_1.25"] == pytest.approx(50)
+  assert got["delta_1.25^2"] == pytest.approx(50)
+  assert got["delta_1.25^3"] == pytest.approx(75)
+  assert _mean(task, logits, target, valid) == pytest.approx(1.0)
+  # The channel axis of the labels is optional.
+  assert _finish(task, logits, target[..., None], valid) == pytest.approx(got)
+  assert kinds.find("depth").metrics(task)[0].unit == "m"
+
+
+def test_depth_labels_of_zero_have_no_relative_error():
+  task = TaskSpec("depth", "depth")
+  target = np.array([[[0.0, 2.0]]], np.float32)
+  logits = np.array([[[[1.0], [2.0]]]])
+  got = _finish(task, logits, target, np.ones((1, 1, 2), bool))
+  assert got["abs"] == pytest.approx(0.5)
+  assert got["rel"] == 0.0
+  assert got["delta_1.25"] == 100.0
+
+
+def test_normals_against_exact_angles():
+  task = TaskSpec("sn", "normals", 3)
+  angles = np.deg2rad(RNG.gamma(2.0, 10.0, (2, 30, 40)).clip(0, 179))
+  target = np.zeros((2, 30, 40, 3), np.float32)
+  target[..., 2] = 2.0
+  logits = np.stack([np.sin(angles), 0 * angles, np.cos(angles)], -1)
+  valid = RNG.random((2, 30, 40)) < 0.8
+  got = _finish(task, 0.1 * logits, target, valid)
+  exact = np.rad2deg(angles[valid])
+  assert got["mean"] == pytest.approx(exact.mean(), rel=1e-5)
+  assert got["median"] == pytest.approx(np.median(exact), abs=0.05)
+  for limit in (11.25, 22.5, 30):
+    share = 100 * np.mean(exact <= limit)
+    assert got[f"within_{limit:g}"] == pytest.approx(share, abs=0.05)
+  assert _mean(task, 0.1 * logits, target, valid) == pytest.approx(
+    np.mean(1 - np.cos(angles[valid])), rel=1e-4
+  )
+
+
+def test_normals_do_not_care_about_length_and_survive_zero():
+  task = TaskSpec("sn", "normals", 3)
+  kind = kinds.find("normals")
+  target = jnp.ones((1, 2, 2, 3))
+  valid = jnp.ones((1, 2, 2), bool)
+  zero = jnp.zeros((1, 2, 2, 3))
+  gradient = jax.grad(lambda p: kind.loss(task, p, target, valid).total)(zero)
+  assert np.isfinite(gradient).all()
+  np.testing.assert_allclose(
+    np.linalg.norm(kind.predict(task, 7 * target), axis=-1), 1, rtol=1e-6
+  )
+
+
+def test_regression_by_hand():
+  task = TaskSpec("edges", "regression", unit="px")
+  target = np.array([[[1.0, 2.0], [3.0, 9.0]]], np.float32)
+  valid = np.array([[[True, True], [True, False]]])
+  logits = np.zeros((1, 2, 2, 1))
+  assert _finish(task, logits, target, valid) == pytest.approx({"l1": 2.0})
+  assert _mean(task, logits, target, valid) == pytest.approx(2.0)
+  constant = kinds.find("regression").constant(task, target, valid)
+  assert constant.tolist() == [[[2.0]]]
+
+
+@pytest.mark.parametrize("shape", [(60,), (60, 1)])
+def test_binary_against_sklearn(shape):
+  task = TaskSpec("income", "binary", positive_weight=5.0)
+  target = RNG.integers(0, 2, 60).astype(np.int32)
+  valid = np.arange(60) % 3 != 0
+  logits = RNG.normal(size=60).round(1)
+  got = _finish(task, logits.reshape(shape), target, valid)
+  truth, score = target[valid], logits[valid]
+  assert got == pytest.approx(
+    {
+      "auc": 100 * metrics.roc_auc_score(truth, score),
+      "average_precision": 100 * metrics.average_precision_score(truth, score),
+    }
+  )
+  share = 1 / (1 + np.exp(-score))
+  twin = -5 * truth * np.log(share) - (1 - truth) * np.log(1 - share)
+  assert _mean(task, logits.reshape(shape), target, valid) == pytest.approx(
+    twin.mean(), rel=1e-5
+  )
+
+
+def test_binary_over_time():
+  task = TaskSpec("decompensation", "binary", 4)
+  target = np.array([[0, 1, 0, 1], [1, 0, 0, 0]])
+  valid = np.array([[True, True, True, False], [True, False, False, False]])
+  logits = RNG.normal(size=(2, 4))
+  got = _finish(task, logits, target, valid)
+  twin = metrics.roc_auc_score(target[valid], logits[valid])
+  assert got["auc"] == pytest.approx(100 * twin)
+  constant = kinds.find("binary").constant(task, target, valid)
+  np.testing.assert_allclose(constant, [0.0], atol=1e-7)
+
+
+def test_a_constant_that_always_says_yes_stays_finite():
+  task = TaskSpec("b", "binary")
+  kind = kinds.find("binary")
+  constant = kind.constant(task, np.ones(4), np.ones(4, bool))
+  assert np.isfinite(constant).all() and 15 < float(constant[0]) <= 20
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_multilabel_against_sklearn(single):
+  task = TaskSpec("pheno", "multilabel", 3)
+  target = RNG.integers(0, 2, (50, 3))
+  logits = RNG.normal(size=(50, 3)).round(1)
+  valid = np.arange(50) % 5 != 0
+  keep = np.repeat(valid[:, None], 3, 1)
+  got = _finish(task, logits, target, keep if single else valid)
+  truth, score = target[valid], logits[valid]
+  assert got == pytest.approx(
+    {
+      "auc_macro": 100 * metrics.roc_auc_score(truth, score),
+      "auc_micro": 100 * metrics.roc_auc_score(truth, score, average="micro"),
+      "average_precision": 100 * metrics.average_precision_score(truth, score),
+    }
+  )
+
+
+def test_multilabel_with_single_labels_missing():
+  task = TaskSpec("assays", "multilabel", 2)
+  target = np.array([[0.0, np.nan], [1, 1], [np.nan, 0], [0, 0]], np.float32)
+  valid = ~np.isnan(target)
+  logits = np.array([[-1.0, 9.0], [2, 1], [9, 0], [0, 2]])
+  got = _finish(task, logits, target, valid)
+  assert got["auc_macro"] == pytest.approx(100 * (1.0 + 0.5) / 2)
+  assert np.isfinite(_mean(task, logits, target, valid))
+  constant = kinds.find("multilabel").constant(task, target, valid)
+  np.testing.assert_allclose(constant, np.log([0.5, 0.5]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(90,), (30, 3)])
+def test_multiclass_against_sklearn(shape):
+  task = TaskSpec("los", "multiclass", 4)
+  target = RNG.integers(0, 4, shape)
+  logits = RNG.normal(size=(*shape, 4)) + 2 * np.eye(4)[target]
+  valid = RNG.random(shape) < 0.8
+  got = _finish(task, logits, target, valid)
+  truth, score = target[valid], np.float32(logits[valid])
+  share = np.exp(score) / np.exp(score).sum(-1, keepdims=True)
+  guess, kappa = score.argmax(-1), metrics.cohen_kappa_score
+  assert got == pytest.approx(
+    {
+      "accuracy": 100 * metrics.accuracy_score(truth, guess),
+      "kappa": 100 * kappa(truth, guess),
+      "kappa_linear": 100 * kappa(truth, guess, weights="linear"),
+      "auc_ovo": 100 * metrics.roc_auc_score(truth, share, multi_class="ovo"),
+    }
+  )
+  assert _mean(task, logits, target, valid) == pytest.approx(
+    metrics.log_loss(truth, share), rel=1e-5
+  )
+
+
+def test_class_frequencies_are_the_constant():
+  target = np.array([0, 0, 1, 0, 7])
+  valid = np.ones(5, bool)
+  row = kinds.find("multiclass").constant(
+    TaskSpec("c", "multiclass", 3), target, valid
+  )
+  np.testing.assert_allclose(row, [np.log(0.75), np.log(0.25), -20], rtol=1e-5)
+
+
+def test_half_precision_logits_are_summed_in_float32():
+  task = TaskSpec("seg", "segmentation", 2)
+  target = np.zeros((1, 100, 100), np.int32)
+  logits = jnp.zeros((1, 100, 100, 2), jnp.bfloat16)
+  total, count = kinds.find("segmentation").loss(
+    task, logits, target, target == 0
+  )
+  assert total.dtype == count.dtype == jnp.float32
+  assert float(total) == pytest.approx(1e4 * np.log(2), rel=1e-5)

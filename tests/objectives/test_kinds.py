@@ -1,0 +1,281 @@
+"""The contract that every file of `objectives/kinds` keeps."""
+
+from __future__ import annotations
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from dynashare_jax.objectives import kinds
+from dynashare_jax.types import TaskSpec
+
+RNG = np.random.default_rng(0)
+BATCH, SIZE = 12, (8, 12)
+
+
+def _classes(shape, count):
+  """Class ids in which every class occurs."""
+  ids = np.arange(int(np.prod(shape))) % count
+  return RNG.permutation(ids).reshape(shape).astype(np.int32)
+
+
+# kind -> task, targets, and logits that fit the targets well.
+def _examples():
+  dense = (BATCH, *SIZE)
+  seg, multi = _classes(dense, 5), _classes((BATCH, 3), 4)
+  depth = RNG.uniform(0.5, 9, dense).astype(np.float32)
+  normals = RNG.normal(size=(*dense, 3)).astype(np.float32)
+  maps = RNG.normal(size=(*dense, 2)).astype(np.float32)
+  yes, labels = _classes((BATCH,), 2), _classes((BATCH, 3), 2)
+  spec = TaskSpec
+  return {
+    "segmentation": (spec("s", "segmentation", 5), seg, 4 * np.eye(5)[seg]),
+    "depth": (spec("d", "depth", unit="m"), depth, depth[..., None]),
+    "normals": (spec("n", "normals", 3), normals, 3 * normals),
+    "regression": (spec("r", "regression", 2), maps, maps),
+    "binary": (
+      spec("b", "binary", positive_weight=2.0),
+      yes,
+      8.0 * yes[:, None] - 4,
+    ),
+    "multilabel": (spec("m", "multilabel", 3), labels, 8.0 * labels - 4),
+    "multiclass": (spec("c", "multiclass", 4), multi, 4 * np.eye(4)[multi]),
+  }
+
+
+EXAMPLES = _examples()
+ALL = kinds.available()
+
+
+def _case(name):
+  """Module, task, targets, good logits and a mask with gaps, of a kind."""
+  assert name in EXAMPLES, f"give the new kind {name!r} an entry in EXAMPLES"
+  task, target, logits = EXAMPLES[name]
+  axes = len(SIZE) + 1 if kinds.find(name).HEAD == "dense" else 1
+  valid = np.arange(int(np.prod(target.shape[:axes]))) % 4 != 1
+  valid = valid.reshape(target.shape[:axes])
+  return kinds.find(name), task, target, jnp.float32(logits), valid
+
+
+def _spoiled(target, valid):
+  """The same labels with garbage where they are not valid."""
+  garbage = np.nan if target.dtype.kind == "f" else 255
+  mask = valid.reshape(valid.shape + (1,) * (target.ndim - valid.ndim))
+  return np.where(mask, target, garbage).astype(target.dtype)
+
+
+def _evaluate(kind, task, logits, target, valid, parts=1):
+  """Metrics over a data set, evaluated in some batches."""
+  slices = np.array_split(np.arange(len(target)), parts)
+  rows = [(logits[s], target[s], valid[s]) for s in slices]
+  sums = [kind.sums(task, *row) for row in rows]
+  scores = [kind.scores(task, *row) for row in rows]
+  sums = jax.tree.map(lambda *x: np.sum([np.asarray(v) for v in x], 0), *sums)
+  scores = jax.tree.map(lambda *x: np.concatenate(x), *scores)
+  return kind.finish(task, sums, scores)
+
+
+def _perturbed(logits):
+  noise = jax.random.normal(jax.random.key(0), logits.shape)
+  return logits + 2 * noise
+
+
+def test_every_kind_is_found_and_has_an_example():
+  assert set(EXAMPLES) == set(ALL)
+
+
+def test_unknown_kinds_are_answered_with_the_nearest():
+  with pytest.raises(ValueError, match="binary.*mean 'segmentation'"):
+    kinds.find("segmentaton")
+  with pytest.raises(ValueError, match="unknown task kind '_private'"):
+    kinds.find("_private")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_has_the_members(name):
+  kind, task, _, logits, _ = _case(name)
+  assert kind.HEAD in ("dense", "vector")
+  assert kind.head_outputs(task) == logits.shape[-1]
+  names = [metric.name for metric in kind.metrics(task)]
+  assert names and len(set(names)) == len(names)
+  assert all(" " not in word and "/" not in word for word in names)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_valid_is_exactly_zero(name):
+  kind, task, target, logits, valid = _case(name)
+  nothing = np.zeros_like(valid)
+  spoiled = _spoiled(target, nothing)
+
+  def total(logits):
+    return kind.loss(task, logits, spoiled, nothing).total
+
+  value, gradient = jax.jit(jax.value_and_grad(total))(logits)
+  assert float(value) == 0.0
+  assert float(kind.loss(task, logits, spoiled, nothing).count) == 0.0
+  np.testing.assert_array_equal(gradient, np.zeros(logits.shape))
+  values = _evaluate(kind, task, logits, spoiled, nothing)
+  assert set(values) == {metric.name for metric in kind.metrics(task)}
+  assert all(np.isnan(value) for value in values.values())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_labels_that_are_not_valid_do_not_matter(name):
+  kind, task, target, logits, valid = _case(name)
+  logits = _perturbed(logits)
+  results = []
+  for labels in (target, _spoiled(target, valid)):
+
+    def total(logits, labels=labels):
+      return kind.loss(task, logits, labels, valid).total
+
+    results.append(
+      (
+        jax.value_and_grad(total)(logits),
+        _evaluate(kind, task, logits, labels, valid),
+      )
+    )
+  (value, gradient), metrics = results[0]
+  (other, twin), same = results[1]
+  np.testing.assert_allclose(value, other, rtol=1e-6)
+  np.testing.assert_allclose(gradient, twin, rtol=1e-5, atol=1e-7)
+  assert np.isfinite(gradient).all() and np.any(gradient != 0)
+  assert metrics == pytest.approx(same)
+  # An example without a label gets no gradient at all.
+  nothing = valid.copy()
+  nothing[0] = False
+  masked = jax.grad(lambda x: kind.loss(task, x, target, nothing).total)(logits)
+  assert not np.any(masked[0])
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("parts", [2, 5])
+def test_the_batch_split_does_not_matter(name, parts):
+  kind, task, target, logits, valid = _case(name)
+  logits = _perturbed(logits)
+  whole = kind.loss(task, logits, target, valid)
+  slices = np.array_split(np.arange(BATCH), parts)
+  split = [kind.loss(task, logits[s], target[s], valid[s]) for s in slices]
+  total, count = np.sum(np.asarray(split), axis=0)
+  assert total == pytest.approx(float(whole.total), rel=1e-5)
+  assert count == float(whole.count)
+  expected = _evaluate(kind, task, logits, target, valid)
+  got = _evaluate(kind, task, logits, target, valid, parts)
+  assert got == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_padding_changes_nothing(name):
+  kind, task, target, logits, valid = _case(name)
+  logits = _perturbed(logits)
+  padded = [
+    np.concatenate([x, np.zeros_like(x[:3])]) for x in (logits, target, valid)
+  ]
+  padded[0] = jnp.asarray(padded[0])
+  assert _evaluate(kind, task, *padded) == pytest.approx(
+    _evaluate(kind, task, logits, target, valid), rel=1e-6
+  )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_sums_and_scores_are_jitted_alike_and_count_in_integers(name):
+  kind, task, target, logits, valid = _case(name)
+  logits = _perturbed(logits)
+  for function in (kind.sums, kind.scores):
+    plain = function(task, logits, target, valid)
+    jitted = jax.jit(lambda *x, f=function: f(task, *x))(logits, target, valid)
+    assert plain.keys() == jitted.keys()
+    for key, value in plain.items():
+      np.testing.assert_allclose(value, jitted[key], rtol=1e-5)
+      assert value.dtype in (jnp.int32, jnp.float32, jnp.bool_), key
+      if "count" in key or key in ("confusion", "within", "angles"):
+        assert value.dtype == jnp.int32, key
+  scores = kind.scores(task, logits, target, valid)
+  assert not scores or "valid" in scores
+  assert all(len(leaf) == BATCH for leaf in scores.values())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_good_predictions_beat_the_constant_one(name):
+  kind, task, target, logits, valid = _case(name)
+  constant = kind.constant(task, target, valid)
+  assert constant.dtype == np.float32
+  assert constant.shape[-1] == kind.head_outputs(task)
+  repeated = jnp.broadcast_to(constant[None], (BATCH, *constant.shape))
+  good = _evaluate(kind, task, logits, target, valid)
+  fixed = _evaluate(kind, task, repeated, target, valid)
+  for metric in kind.metrics(task):
+    sign = 1 if metric.higher_is_better else -1
+    assert np.isfinite(fixed[metric.name]), metric
+    assert sign * good[metric.name] > sign * fixed[metric.name], metric
+    if metric.unit == "%" and metric.higher_is_better:
+      assert good[metric.name] == pytest.approx(100.0), metric
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_constant_has_the_least_loss_of_all_constants(name):
+  kind, task, target, logits, valid = _case(name)
+  constant = kind.constant(task, target, valid)
+  # The base rate is the best constant only when both classes weigh the same.
+  task = type(task)(task.name, task.kind, task.outputs)
+
+  def total(single):
+    full = jnp.broadcast_to(single[None], (BATCH, *single.shape))
+    if kind.HEAD == "dense":
+      full = jnp.broadcast_to(full, logits.shape)
+    return float(kind.loss(task, full, target, valid).total)
+
+  least = total(constant)
+  for seed in range(10):
+    shift = np.random.default_rng(seed).normal(size=constant.shape)
+    assert total(constant + np.float32(0.3 * shift)) >= least - 1e-3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_constant_of_no_labels_is_finite(name):
+  kind, task, target, _, valid = _case(name)
+  nothing = np.zeros_like(valid)
+  assert np.isfinite(kind.constant(task, target, nothing)).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_predictions_are_finite_and_one_an_example(name):
+  kind, task, _, logits, _ = _case(name)
+  shown = kind.predict(task, logits)
+  axes = 3 if kind.HEAD == "dense" else 1
+  assert shown.shape[:axes] == logits.shape[:axes]
+  assert np.isfinite(shown).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_step_against_the_gradient_lowers_the_loss(name):
+  kind, task, target, logits, valid = _case(name)
+  logits = _perturbed(logits)
+
+  def mean(logits):
+    total, count = kind.loss(task, logits, target, valid)
+    return total / count
+
+  before, gradient = jax.value_and_grad(mean)(logits)
+  assert float(mean(logits - 0.1 * gradient)) < float(before)
+
+
+@pytest.mark.parametrize(
+  "name", [name for name in ALL if kinds.find(name).HEAD == "dense"]
+)
+@pytest.mark.parametrize("size", [(4, 6), (3, 5), (8, 12)])
+def test_dense_logits_of_any_size(name, size):
+  kind, task, target, _, valid = _case(name)
+  logits = jax.random.normal(
+    jax.random.key(1), (BATCH, *size, kind.head_outputs(task))
+  )
+  total, count = kind.loss(task, logits, target, valid)
+  rows = np.arange(size[0]) * SIZE[0] // size[0]
+  columns = np.arange(size[1]) * SIZE[1] // size[1]
+  index = np.ix_(np.arange(BATCH), rows, columns)
+  twin = kind.loss(task, logits, target[index], valid[index])
+  assert float(total) == pytest.approx(float(twin.total), rel=1e-6)
+  assert float(count) == float(twin.count) > 0
+  values = _evaluate(kind, task, logits, target, valid)
+  assert all(np.isfinite(value) for value in values.values())

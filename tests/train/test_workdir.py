@@ -1,0 +1,106 @@
+"""Tests of the folder of a run."""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from dynashare_jax.train import workdir
+
+CONFIG = {"data": {"name": "rooms", "size": 8}, "seed": 1, "sizes": (1, 2)}
+
+
+def test_same_config_opens_again(tmp_path):
+  path = workdir.open_workdir(tmp_path / "a" / "b", CONFIG)
+  assert path == tmp_path / "a" / "b"
+  assert json.loads((path / "config.json").read_text())["data"]["size"] == 8
+  before = (path / "config.json").stat().st_mtime_ns
+  workdir.open_workdir(path, ml_collections.ConfigDict(CONFIG))
+  assert (path / "config.json").stat().st_mtime_ns == before
+
+
+def test_other_config_names_keys_with_both_values(tmp_path):
+  workdir.open_workdir(tmp_path, CONFIG)
+  other = {"data": {"name": "rooms", "size": 9}, "seed": 1, "extra": {"x": "y"}}
+  with pytest.raises(ValueError) as error:
+    workdir.open_workdir(tmp_path, other)
+  text = str(error.value)
+  assert "data.size: 8 there, 9 now" in text
+  assert "sizes: [1, 2] there, <absent> now" in text
+  assert 'extra.x: <absent> there, "y" now' in text
+  assert "--workdir" in text
+  assert "seed" not in text and "data.name" not in text
+
+
+@pytest.mark.parametrize("ignore", [("data.size",), ("data",)])
+def test_ignored_keys_may_differ(tmp_path, ignore):
+  workdir.open_workdir(tmp_path, CONFIG)
+  other = CONFIG | {"data": {"name": "rooms", "size": 9}}
+  workdir.open_workdir(tmp_path, other, ignore=ignore)
+  with pytest.raises(ValueError, match="seed"):
+    workdir.open_workdir(tmp_path, other | {"seed": 2}, ignore=ignore)
+
+
+def test_not_writable_is_one_clear_error(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ValueError, match="Cannot write.*Choose another"):
+    workdir.open_workdir(tmp_path / "file" / "run", CONFIG)
+
+
+def test_unreadable_config_is_a_clear_error(tmp_path):
+  (tmp_path / "config.json").write_text('{"data"')
+  with pytest.raises(ValueError, match="Cannot read .*config.json"):
+    workdir.open_workdir(tmp_path, CONFIG)
+
+
+def test_other_processes_write_nothing(tmp_path):
+  workdir.open_workdir(tmp_path / "run", CONFIG, primary=False)
+  assert not (tmp_path / "run").exists()
+
+
+def test_write_json_values(tmp_path):
+  path = tmp_path / "x.json"
+  workdir.write_json(
+    path,
+    {
+      "nan": float("nan"),
+      "inf": np.float32(np.inf),
+      "np": np.float32(0.5),
+      "int": np.int64(3),
+      "flag": np.bool_(True),
+      "jax": jnp.float32(0.25),
+      "array": jnp.arange(4).reshape(2, 2),
+      "half": jnp.ones(2, jnp.bfloat16),
+      "holes": np.array([1.0, np.nan]),
+      2: (1, None),
+    },
+  )
+  assert json.loads(path.read_text()) == {
+    "nan": None,
+    "inf": None,
+    "np": 0.5,
+    "int": 3,
+    "flag": True,
+    "jax": 0.25,
+    "array": [[0, 1], [2, 3]],
+    "half": [1.0, 1.0],
+    "holes": [1.0, None],
+    "2": [1, None],
+  }
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+  path = tmp_path / "x.json"
+  workdir.write_json(path, {"a": 1})
+  with pytest.raises(ValueError, match="JSON cannot hold"):
+    workdir.write_json(path, {"a": object()})
+  assert json.loads(path.read_text()) == {"a": 1}
+  assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_plain_can_keep_nan():
+  assert np.isnan(workdir.plain({"a": float("nan")}, nan_to_null=False)["a"])
