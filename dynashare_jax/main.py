@@ -36,18 +36,22 @@ def find_dataset(name: str) -> Any:
   Raises:
     ValueError: there is none of this name; names the nearest.
   """
-  names = sorted(m.name for m in pkgutil.iter_modules(data.__path__))
-  names = [n for n in names if hasattr(_dataset_module(n), "build")]
-  if name not in names:
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"Unknown data set {name!r} in config.dataset.{hint}"
-                     f" Available: {', '.join(names)}.")
-  return _dataset_module(name)
+  files = sorted(m.name for m in pkgutil.iter_modules(data.__path__))
+  if name in files and _is_dataset(name):
+    return importlib.import_module(f"{data.__name__}.{name}")
+  names = [n for n in files if _is_dataset(n)]
+  raise ValueError(f"Unknown data set {name!r} in config.dataset."
+                   f"{_nearest(name, names)} Available: {', '.join(names)}.")
 
 
-def _dataset_module(name: str) -> Any:
-  return importlib.import_module(f"{data.__name__}.{name}")
+def _is_dataset(name: str) -> bool:
+  """Whether a module of `data` builds a data set, and is no part of others."""
+  return hasattr(importlib.import_module(f"{data.__name__}.{name}"), "build")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+  near = difflib.get_close_matches(name, names, 1)
+  return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def build(
@@ -84,7 +88,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     What `results.json` holds.
   """
   experiment, corrected = build(config)
-  folder = workdir_lib.open_workdir(workdir, config.to_dict(), ignore=_FREE)
+  primary = jax.process_index() == 0
+  folder = workdir_lib.open_workdir(workdir, config.to_dict(), _FREE, primary)
   finished = folder / "results.json"
   if finished.is_file() and (folder / "report.md").is_file():
     logging.info("%s is finished; nothing to do.", folder)
@@ -92,8 +97,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   loop = loop_lib.Loop(experiment, folder)
   state = loop.run()
   found = results.finish(loop, state, corrected)
-  from dynashare_jax.report import report
-  report.write_report(folder)
+  if primary:
+    from dynashare_jax.report import report
+    report.write_report(folder)
   return found
 
 
@@ -116,13 +122,17 @@ def summary(found: dict[str, Any], workdir: str) -> str:
   lines = []
   for task in found["tasks"]:
     values = ", ".join(
-        f"{m['name']} {m['test']:.4g} (constant {m['constant']:.4g})"
-        for m in task["metrics"] if m["test"] is not None)
+        f"{m['name']} {_short(m['test'])} (constant {_short(m['constant'])})"
+        for m in task["metrics"])
     lines.append(f"{task['name']}: {values}")
   lines.append(f"executed {100 * found['execution']['mean']:.1f}% of all"
                " (task, block, example) triples")
   lines.append(f"report: {pathlib.Path(workdir) / 'report.md'}")
   return "\n".join(lines)
+
+
+def _short(value: float | None) -> str:
+  return "-" if value is None else f"{value:.4g}"
 
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -149,12 +159,42 @@ def _main(argv: list[str]) -> None:
       raise
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+  except KeyboardInterrupt:
+    print("interrupted: the same command goes on from the last checkpoint in"
+          f" {workdir}", file=sys.stderr)
+    sys.exit(130)
   print(summary(found, workdir))
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses flags; what `config_flags` throws becomes one clear line."""
+  for argument in argv[1:]:
+    if argument.startswith(("--config=", "-config=")):
+      _check_config_file(argument.split("=", 1)[1])
+  try:
+    rest: list[str] = app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
+    print(f"error: in the --config flags: {text}", file=sys.stderr)
+    sys.exit(2)
+  return rest
+
+
+def _check_config_file(name: str) -> None:
+  path = pathlib.Path(name.split(":", 1)[0])
+  if path.is_file():
+    return
+  folder = path.parent
+  files = sorted(str(p) for p in folder.glob("*.py")) if folder.is_dir() else []
+  listed = f" There are: {', '.join(files)}." if files else ""
+  print(f"error: There is no configuration {name!r}."
+        f"{_nearest(str(path), files)}{listed}", file=sys.stderr)
+  sys.exit(2)
 
 
 def cli() -> None:
   """Entry point."""
-  app.run(_main)
+  app.run(_main, flags_parser=_parse)
 
 
 if __name__ == "__main__":

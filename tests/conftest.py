@@ -24,7 +24,7 @@ _CHECKED = ("dynashare_jax.ops", "dynashare_jax.objectives")
 def pytest_addoption(parser: pytest.Parser) -> None:
   parser.addoption(
       "--no-typecheck", action="store_true",
-      help="do not check annotated shapes and types while the tests run")
+      help="do not check annotated shapes and types while tests run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   if not config.getoption("--no-typecheck"):
-    jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")
+    jaxtyping.install_import_hook(_CHECKED, "typechecker.check")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -102,7 +102,9 @@ def render(
     grain = jax.random.normal(noise_key, image.shape)
     image = jnp.clip(image + noise * grain, 0.0, 1.0)
   targets = labels(scene, hit, height, width, tasks)
-  valid = {name: jnp.ones((height, width), bool) for name in tasks}
+  valid: dict[str, types.Array] = {
+    name: jnp.ones((height, width), bool) for name in tasks
+  }
   return types.Batch(image, targets, valid, jnp.ones((), bool))
 
 
@@ -112,7 +114,7 @@ def labels(
   height: int,
   width: int,
   tasks: Sequence[str] = TASKS,
-) -> dict[str, Float[Array, "height width ..."]]:
+) -> dict[str, types.Array]:
   """The labels of a scene.
 
   Args:
@@ -180,14 +182,14 @@ def build(
     sizes=sizes,
     notes=("procedural scenes; segmentation is not balanced over classes",),
   )
-  example = _renderer(
+  compiled = _renderer(
     height,
     width,
     float(config.noise),
     bool(config.shadows),
     tuple(config.tasks),
-    int(config.scene_seed),
   )
+  example = functools.partial(compiled, jax.random.key(int(config.scene_seed)))
   sources = {
     split: _Source(example, _OFFSETS[split], sizes[split])
     for split in types.SPLITS
@@ -242,18 +244,13 @@ class _Source(Sequence[types.Batch]):
 
 @functools.lru_cache(maxsize=16)
 def _renderer(
-  height: int,
-  width: int,
-  noise: float,
-  shadows: bool,
-  tasks: tuple[str, ...],
-  scene_seed: int,
-) -> Callable[[Any], types.Batch]:
-  """Compiled: number of a scene -> the example."""
+  height: int, width: int, noise: float, shadows: bool, tasks: tuple[str, ...]
+) -> Callable[[Array, Any], types.Batch]:
+  """Compiled: (key of all scenes, number of a scene) -> the example."""
 
-  def example(number: Array) -> types.Batch:
-    key = jax.random.fold_in(jax.random.key(scene_seed), number)
-    return render(key, height, width, noise, shadows, tasks)
+  def example(key: Array, number: Array) -> types.Batch:
+    scene_key = jax.random.fold_in(key, number)
+    return render(scene_key, height, width, noise, shadows, tasks)
 
   return jax.jit(example)
 

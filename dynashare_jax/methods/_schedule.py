@@ -27,6 +27,9 @@ def search(config: Any, blocks: int) -> tuple[types.Phase, ...]:
   """
   train, pol = config.train, config.policy
   phases = []
+  if train.warmup_steps < 0:
+    raise ValueError("config.train.warmup_steps must be at least 0, but is"
+                     f" {train.warmup_steps}.")
   if train.warmup_steps:
     phases.append(types.Phase("warmup", train.warmup_steps,
                               trainable=("backbone", "heads")))

@@ -45,8 +45,8 @@ def _imitated(
   """The route `[T, L]` whose number of skipped blocks is kept.
 
   Raises:
-    ValueError: the file is missing or has another shape, or the fraction is
-      outside [0, 1).
+    ValueError: the file is missing or is of another kind of run, or the
+      fraction is outside [0, 1).
   """
   tasks = len(spec.tasks)
   if not config.random.like:
@@ -63,6 +63,10 @@ def _imitated(
     raise ValueError(f"config.random.like={config.random.like!r}: there is no"
                      f" {path}; name the work directory of a finished run.")
   saved = json.loads(path.read_text())
+  names = [task.name for task in spec.tasks]
+  if saved["tasks"] != names:
+    raise ValueError(f"{path} is of the tasks {saved['tasks']}; this run has"
+                     f" {names}.")
   route = np.asarray(saved["routes"][saved["chosen"]], np.float32)
   if route.shape != (tasks, blocks):
     raise ValueError(f"{path} has a route of shape {route.shape}; this run"

@@ -16,14 +16,14 @@ class GroupedBatchNorm(nn.Module):
   groups were passed through the network one after the other.
 
   Attributes:
-    momentum: what one task's update keeps of the running average.
+    momentum: what one update keeps of the running average.
     epsilon: added to the variance.
     dtype: of the output.
 
   Source: He et al. 2016 as used by AdaShare's authors (torch momentum 0.1).
-  Differs: the running average moves once for the tasks' mean, with momentum^n
-    for n tasks, instead of n times in task order, so that the order of the
-    tasks does not matter.
+  Differs: the running average moves once, towards the groups' mean, and keeps
+    momentum^n for n updates, instead of n times in task order, so that the
+    order of the tasks does not matter.
   """
 
   momentum: float = 0.9
@@ -38,8 +38,8 @@ class GroupedBatchNorm(nn.Module):
 
     Args:
       x: `[G, B, ..., C]`.
-      updates: `[G]`, for how many tasks' updates of the running average each
-        group stands; 0 leaves it out.
+      updates: `[G]`, how many updates of the running average each group stands
+        for, fractions too; 0 leaves a group out.
       use_running: normalise by the running average (at test).
     """
     channels = x.shape[-1]

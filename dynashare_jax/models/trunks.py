@@ -70,7 +70,10 @@ class SkipTrunk(nn.Module):
 
   Source: AdaShare (Sun et al. 2020) section 3; DynaShare section 3.4.
   Differs: tasks ride in one batched call, with the batch statistics of each;
-    work that is equal for several tasks is done once.
+    work that is equal for several tasks is done once. A running average of
+    batch statistics makes one update a step with the mean of the n tasks that
+    execute the layer, keeping momentum^(n / tasks), instead of n updates in
+    task order. So hard sharing and an all-ones policy learn the same averages.
   """
 
   backbone: nn.Module
@@ -108,12 +111,10 @@ class SkipTrunk(nn.Module):
       raise ValueError(
           f"The routing has {len(plan)} blocks and {len(decisions.kinds[0])}"
           f" tasks; the trunk has {len(self.gated)} and {self.tasks}.")
-    alone = all(k == routing.RUN for row in decisions.kinds for k in row)
-    first = jnp.full((1,), 1.0 if alone else float(self.tasks))
-    x = self.backbone.stem(inputs, backbones.Pass(train, first))
+    x = self.backbone.stem(inputs, backbones.Pass(train, jnp.ones((1,))))
     collected: list[_BlockSignals] = []
     for block, step in enumerate(plan):
-      x, signals = self._block(block, step, x, decisions, train, alone)
+      x, signals = self._block(block, step, x, decisions, train)
       collected.append(signals)
     x = self.backbone.final(x)
     last = plan[-1].groups
@@ -123,43 +124,40 @@ class SkipTrunk(nn.Module):
 
   def _block(
       self, block: int, step: routing.Step, x: jax.Array,
-      decisions: Decisions, train: bool, alone: bool
+      decisions: Decisions, train: bool
   ) -> tuple[jax.Array, _BlockSignals]:
     """One block for all groups: `[G, B, ...]` to `[G', B, ...]`."""
     x = _pick(x, step.parents)
     batch = x.shape[1]
     signals = _BlockSignals.skipped(self.tasks, batch)
-    share = [1.0 if alone else float(len(g)) for g in step.groups]
     policy = self._policy(block, step, decisions)
-    updates = jnp.asarray(share)
+    updates = jnp.asarray([len(g) / self.tasks for g in step.groups])
+    running = updates[: step.running]
     if policy is not None and decisions.discrete:
-      running = updates[: step.running] * policy
-    else:
-      running = updates[: step.running]
+      running = running * policy
     residual = self.backbone.shortcut(block, x, backbones.Pass(train, updates))
     if not step.running:
       return residual, signals
     head = x[: step.running]
-    pass_ = backbones.Pass(train, running)
-    z = self.backbone.branch(block, head, pass_)
+    z = self.backbone.branch(block, head, backbones.Pass(train, running))
     here = residual[: step.running]
     done = self.backbone.merge(here, z)
     weight = None if policy is None else jnp.broadcast_to(
         policy[:, None], (step.running, batch))
-    if self.gates[block] is not None:
-      # Computed also when gates do not decide, so that init creates it.
-      if decisions.gated or self.is_initializing():
-        score = self.gates[block](head, pass_.updates, not train)
+    asked = decisions.gated and any(k != routing.RUN for k in step.kinds)
+    # Computed also when gates do not decide, so that init creates it.
+    if self.gates[block] is not None and (asked or self.is_initializing()):
+      score = self.gates[block](head, running, not train)
+      if asked:
         gate = self._gate(block, step, score, decisions)
-        if decisions.gated:
-          signals = signals.with_gate(step, score, gate)
-          weight = gate if weight is None else weight * gate
+        signals = signals.with_gate(step, score, gate)
+        weight = gate if weight is None else weight * gate
     signals = signals.with_executed(
         step, jnp.ones((step.running, batch)) if weight is None else weight)
     if weight is not None:
+      # In float32, so that decisions get gradients summed in float32.
       wide = weight.reshape(weight.shape + (1,) * (done.ndim - 2))
-      wide = wide.astype(done.dtype)
-      done = wide * done + (1 - wide) * here
+      done = (wide * done + (1 - wide) * here).astype(done.dtype)
     if step.running < len(step.groups):
       done = jnp.concatenate([done, residual[step.running:]])
     return done, signals
@@ -172,8 +170,8 @@ class SkipTrunk(nn.Module):
       return None
     values = [
         decisions.policy[group[0], block] if kind == routing.OWN else
-        jnp.ones(())
-        for group, kind in zip(step.groups, step.kinds)]
+        jnp.ones(()) for group, kind in
+        zip(step.groups[: step.running], step.kinds, strict=True)]
     return jnp.stack(values)
 
   def _gate(
@@ -202,8 +200,15 @@ class ColumnTrunk(nn.Module):
   def __call__(
       self, inputs: Any, decisions: Decisions, train: bool
   ) -> tuple[list[jax.Array], Signals]:
-    """Runs every column on the same inputs; `decisions` must execute all."""
+    """Runs every column on the same inputs.
+
+    Raises:
+      ValueError: `decisions` do not execute every block for every task.
+    """
     tasks = len(self.columns)
+    if any(k != routing.RUN for row in decisions.kinds for k in row):
+      raise ValueError("Single-task networks execute every block: give them"
+                       " the routing `all_run`.")
     one = jnp.ones((1,))
     features = []
     for column in self.columns:

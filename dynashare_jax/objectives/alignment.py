@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Shaped
 import numpy as np
 
 from dynashare_jax.ops import losses
 from dynashare_jax.ops import resize
+from dynashare_jax.types import Array
 
 
 def labels_at_logits(
@@ -95,7 +97,7 @@ def per_element(
   return jnp.broadcast_to(jnp.expand_dims(valid, axes), shape)
 
 
-def ratio(total: np.ndarray, count: np.ndarray, factor: float = 1.0) -> float:
+def ratio(total: ArrayLike, count: ArrayLike, factor: float = 1.0) -> float:
   """Divides a summed total by its count, in float64.
 
   Args:
@@ -106,6 +108,5 @@ def ratio(total: np.ndarray, count: np.ndarray, factor: float = 1.0) -> float:
   Returns:
     The mean; nan when the count is 0.
   """
-  if float(count) == 0.0:
-    return float("nan")
-  return float(factor * np.float64(total) / np.float64(count))
+  sums = np.asarray(total, np.float64), np.asarray(count, np.float64)
+  return float(factor * sums[0] / sums[1]) if sums[1] else float("nan")

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 import numpy as np
+
+from dynashare_jax.ops import losses
+from dynashare_jax.types import Array
 
 _LEAST_LOG_ALPHA = -16.0
 
@@ -91,20 +94,20 @@ def sharing(
     weights = (blocks - np.arange(blocks)) / blocks
     pairs = 2.0
   elif form == "authors":
-    values = logits[..., 0]
+    values = jnp.asarray(logits)[..., 0]
     weights = (np.arange(blocks) + 1) / blocks
     pairs = 1.0
   else:
     raise _unknown("sharing", form, ("paper", "authors"))
   first, second = np.triu_indices(tasks, 1)
-  apart = jnp.abs(values[first] - values[second])
+  apart = losses.magnitude(values[first] - values[second])
   scaled = jnp.asarray(weights, apart.dtype)[None, :] * apart
   return pairs * jnp.sum(scaled)
 
 
 def instance(
   rates: Float[Array, "T L"],
-  targets: Sequence[float] | Float[Array, " L"],
+  targets: Sequence[float | int] | Float[Array, " L"],
   form: str = "code",
 ) -> Float[Array, ""]:
   """Pulls the execution rates of the gates towards their targets.
@@ -144,9 +147,7 @@ def instance(
   raise _unknown("instance", form, ("code", "paper"))
 
 
-def check_target_rates(
-  targets: float | Sequence[float], blocks: int
-) -> tuple[float, ...]:
+def check_target_rates(targets: object, blocks: int) -> tuple[float, ...]:
   """Brings target rates into the form of one number a block.
 
   Args:
@@ -160,7 +161,7 @@ def check_target_rates(
     ValueError: not a number, another length than L, or a rate outside (0, 1].
   """
   try:
-    array = np.asarray(targets, dtype=np.float64)
+    array = np.asarray(targets, np.float64)
   except (TypeError, ValueError) as error:
     raise ValueError(
       f"target rates must be a number or a sequence of numbers, got "

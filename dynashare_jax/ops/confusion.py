@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Integer, Shaped
 import numpy as np
+
+from dynashare_jax.types import Array
 
 
 def confusion_counts(
-  predicted: Int[Array, "*shape"],
-  target: Int[Array, "*shape"],
+  predicted: Integer[Array, "*shape"],
+  target: Integer[Array, "*shape"],
   valid: Bool[Array, "*shape"],
   classes: int,
-) -> Int[Array, "K K"]:
+) -> Integer[Array, "K K"]:
   """Counts how often each class was taken for each other.
 
   Args:
@@ -35,7 +37,7 @@ def confusion_counts(
   return counts[:-1].reshape(classes, classes)
 
 
-def miou(counts: Int[np.ndarray, "K K"]) -> float:
+def miou(counts: Shaped[np.ndarray, "K K"]) -> float:
   """Averages intersection over union over the classes that occur.
 
   Args:
@@ -57,7 +59,7 @@ def miou(counts: Int[np.ndarray, "K K"]) -> float:
   return float(100.0 * np.mean(hits[occurs] / union[occurs]))
 
 
-def accuracy(counts: Int[np.ndarray, "K K"]) -> float:
+def accuracy(counts: Shaped[np.ndarray, "K K"]) -> float:
   """Gives the fraction of elements whose class is right.
 
   Args:

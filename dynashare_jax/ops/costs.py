@@ -66,5 +66,5 @@ def _product(equation: Any) -> int:
   """Outputs times the contracted sizes."""
   (contract, _), _ = equation.params["dimension_numbers"]
   left = equation.invars[0].aval.shape
-  return math.prod(equation.outvars[0].aval.shape) * math.prod(
-      left[d] for d in contract)
+  summed = math.prod(left[d] for d in contract)
+  return math.prod(equation.outvars[0].aval.shape) * summed

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
+
+from dynashare_jax.types import Array
 
 _TINY = 2.0**-25
 
@@ -22,7 +24,7 @@ def _logistic(key: jax.Array, shape: tuple[int, ...]) -> Array:
   return jnp.log(uniform) - jnp.log1p(-uniform)
 
 
-def _check_temperature(temperature: float | Array) -> None:
+def _check_temperature(temperature: float | int | Array) -> None:
   """Refuses a temperature that is not positive, where it is known."""
   if isinstance(temperature, jax.core.Tracer):
     return
@@ -35,7 +37,7 @@ def _check_temperature(temperature: float | Array) -> None:
 
 def logistic_noise(
   key: jax.Array,
-  examples: Int[Array, " B"],
+  examples: Integer[Array, " B"],
   shape: tuple[int, ...] = (),
 ) -> Float[Array, "B ..."]:
   """Draws noise that belongs to an example, not to its place in a batch.
@@ -64,7 +66,7 @@ def logistic_noise(
 def soft_decisions(
   key: jax.Array,
   logits: Float[Array, "T L 2"],
-  temperature: float | Float[Array, ""],
+  temperature: float | int | Float[Array, ""],
 ) -> Float[Array, "T L"]:
   """Samples relaxed execute decisions of the task policies.
 
@@ -123,7 +125,7 @@ def _binary_jvp(
 def hard_gate(
   score: Float[Array, "*shape"],
   noise: Float[Array, "*shape"] | None,
-  temperature: float | Float[Array, ""] = 1.0,
+  temperature: float | int | Float[Array, ""] = 1.0,
 ) -> Float[Array, "*shape"]:
   """Decides 0 or 1 forward, with the relaxed decision's gradient backward.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Integer, Shaped
 import numpy as np
+
+from dynashare_jax.types import Array
 
 
 def histogram(
@@ -13,7 +15,7 @@ def histogram(
   low: float,
   high: float,
   bins: int,
-) -> Int[Array, " bins"]:
+) -> Integer[Array, " bins"]:
   """Counts values in equal bins.
 
   Args:
@@ -34,7 +36,7 @@ def histogram(
 
 
 def quantile(
-  counts: Int[np.ndarray, " bins"], low: float, high: float, level: float
+  counts: Shaped[np.ndarray, " bins"], low: float, high: float, level: float
 ) -> float:
   """Reads a quantile from a histogram, linearly inside its bin.
 

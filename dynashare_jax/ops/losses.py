@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Integer, Shaped
 
-from dynashare_jax.types import Sums
+from dynashare_jax.types import Array, Sums
 
 _SHORTEST = 1e-6
 
@@ -56,7 +56,7 @@ def cleared(
 
 
 def in_range(
-  labels: Int[Array, "*shape"], valid: Bool[Array, "*shape"], classes: int
+  labels: Integer[Array, "*shape"], valid: Bool[Array, "*shape"], classes: int
 ) -> Bool[Array, "*shape"]:
   """Keeps the labels that are class ids.
 
@@ -73,7 +73,7 @@ def in_range(
 
 
 def cross_entropy(
-  logits: Float[Array, "*shape K"], labels: Int[Array, "*shape"]
+  logits: Float[Array, "*shape K"], labels: Integer[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
   """Computes -log softmax(logits)[label].
 
@@ -116,11 +116,25 @@ def binary_cross_entropy(
   return positive_weight * targets * positive + (1.0 - targets) * negative
 
 
+def magnitude(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """Computes |value|, with gradient 0 at 0 (`jnp.abs` has 1 there)."""
+  return values * jnp.sign(values)
+
+
 def absolute_error(
   predictions: Float[Array, "*shape"], targets: Shaped[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-  """Computes |prediction - target| in float32, in the target's unit."""
-  return jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
+  """Computes |prediction - target| in float32, in the target's unit.
+
+  Args:
+    predictions: any numbers.
+    targets: in the same unit.
+
+  Returns:
+    Float32; the gradient at a perfect prediction is 0.
+  """
+  difference = predictions.astype(jnp.float32) - targets.astype(jnp.float32)
+  return magnitude(difference)
 
 
 def unit(vectors: Float[Array, "*shape C"]) -> Float[Array, "*shape C"]:

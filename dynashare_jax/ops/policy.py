@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float, Shaped
+
+from dynashare_jax.types import Array
 
 INITIAL = ("equal", "all", "random")
 
@@ -134,7 +136,7 @@ def temperature(
 
 def random_routes(
   key: jax.Array,
-  route: Float[Array, "T L"],
+  route: Shaped[Array, "T L"],
   count: int,
   per_task: bool,
 ) -> Float[Array, "N T L"]:

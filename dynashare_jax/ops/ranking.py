@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Shaped
 import numpy as np
 
 NAN = float("nan")
 
 
 def _split(
-  scores: Float[np.ndarray, " N"], targets: Shaped[np.ndarray, " N"]
+  scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Flattens, and refuses NaN scores, which have no rank."""
   scores = np.asarray(scores, np.float64).reshape(-1)
@@ -41,7 +41,7 @@ def _degenerate(scores: np.ndarray, positive: np.ndarray) -> bool:
 
 
 def roc_auc(
-  scores: Float[np.ndarray, " N"], targets: Shaped[np.ndarray, " N"]
+  scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]
 ) -> float:
   """Computes the area under the ROC curve over all examples at once.
 
@@ -71,7 +71,7 @@ def roc_auc(
 
 
 def average_precision(
-  scores: Float[np.ndarray, " N"], targets: Shaped[np.ndarray, " N"]
+  scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]
 ) -> float:
   """Computes the area under the precision-recall steps.
 
@@ -96,7 +96,7 @@ def average_precision(
 
 
 def auc_one_vs_one(
-  scores: Float[np.ndarray, "N K"], targets: Int[np.ndarray, " N"]
+  scores: Shaped[np.ndarray, "N K"], targets: Shaped[np.ndarray, " N"]
 ) -> float:
   """Averages the AUC over all pairs of classes (Hand and Till 2001).
 
@@ -123,7 +123,7 @@ def auc_one_vs_one(
 
 def over_labels(
   metric: Callable[[np.ndarray, np.ndarray], float],
-  scores: Float[np.ndarray, "N K"],
+  scores: Shaped[np.ndarray, "N K"],
   targets: Shaped[np.ndarray, "N K"],
   valid: Bool[np.ndarray, "N K"],
 ) -> float:
@@ -147,7 +147,9 @@ def over_labels(
   return float(np.mean(defined)) if defined else NAN
 
 
-def kappa(counts: Int[np.ndarray, "K K"], weights: str | None = None) -> float:
+def kappa(
+  counts: Shaped[np.ndarray, "K K"], weights: str | None = None
+) -> float:
   """Computes Cohen's kappa: agreement beyond chance.
 
   Args:

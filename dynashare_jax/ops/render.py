@@ -143,7 +143,7 @@ def rotate(
 
 def pixel_slopes(
   camera: Camera, height: int, width: int
-) -> Float[Array, "3 height*width"]:
+) -> Float[Array, "3 pixels"]:
   """Camera-frame directions (x/z, y/z, 1) of the pixel centres, row by row."""
   scale = camera.slope * (2.0 / width)
   x = (jnp.arange(width) + 0.5 - width / 2) * scale

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Float, Shaped
 import numpy as np
+
+from dynashare_jax.types import Array
 
 
 def reduce_nearest(

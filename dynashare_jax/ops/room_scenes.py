@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from dynashare_jax.ops import render, scene_labels, shading
+from dynashare_jax.ops import render
+from dynashare_jax.ops import scene_labels
+from dynashare_jax.ops import shading
 
 SHAPES = 3  # bodies of each shape
 WALL_PATCHES = ("door",) * 2 + ("window",) * 2 + ("picture",) * 3
@@ -48,28 +52,56 @@ def sample(key: Array) -> shading.Scene:
     the origin. Bodies keep to cells of a 3 x 3 grid on the floor and so do not
     touch each other; some float. A body too near the camera is left out.
   """
-  keys = jax.random.split(key, 7)
-  room = jax.random.uniform(keys[0], (3,))
-  high = jnp.array([4.0, 4.0, 2.4]) + room * jnp.array([4.0, 4.0, 1.0])
-  camera = _camera(keys[1], high)
-  balls, boxes, tubes = _bodies(keys[2], high, camera.position)
-  patches = _patches(keys[3], high)
+  bodies, patches = 3 * SHAPES, len(WALL_PATCHES) + 1
+  surfaces = render.PLANES + patches + bodies
+  shapes = {
+    "room": (3,),
+    "camera": (7,),
+    "cells": (9,),
+    "bodies": (9, bodies),
+    "slots": (8,),
+    "patches": (7, patches),
+    "light": (6,),
+    "looks": (11, surfaces),
+  }
+  u = _uniform(key, shapes)
+  high = jnp.array([4.0, 4.0, 2.4]) + u["room"] * jnp.array([4.0, 4.0, 1.0])
+  camera = _camera(u["camera"], high)
   geometry = render.Geometry(
-    jnp.zeros(3), high, balls, boxes, tubes, patches, camera
+    jnp.zeros(3),
+    high,
+    *_bodies(u["cells"], u["bodies"], high, camera.position),
+    _patches(u["slots"], u["patches"], high),
+    camera,
   )
-  light = _light(keys[4], high)
-  return shading.Scene(geometry, _materials(keys[5]), light)
+  light = _light(u["light"], high)
+  return shading.Scene(geometry, _materials(u["looks"]), light)
+
+
+def _uniform(
+  key: Array, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, Array]:
+  """Numbers in [0, 1) of several shapes; one draw compiles much faster."""
+  sizes = [math.prod(shape) for shape in shapes.values()]
+  parts = jnp.split(
+    jax.random.uniform(key, (sum(sizes),)), np.cumsum(sizes)[:-1].tolist()
+  )
+  return {
+    name: part.reshape(shape)
+    for part, (name, shape) in zip(parts, shapes.items(), strict=True)
+  }
 
 
 def _between(
-  share: Float[Array, " *N"], low: Array | float, high: Array | float
+  share: Float[Array, " *N"],
+  low: Array | np.ndarray | float,
+  high: Array | np.ndarray | float,
 ) -> Float[Array, " *N"]:
-  return low + share * (high - low)
+  return jnp.asarray(low + share * (high - low))
 
 
-def _camera(key: Array, high: Float[Array, " 3"]) -> render.Camera:
+def _camera(u: Float[Array, " 7"], high: Float[Array, " 3"]) -> render.Camera:
   """Somewhere off the middle, looking across the room."""
-  u = jax.random.uniform(key, (7,))
   yaw = _between(u[0], -jnp.pi, jnp.pi)
   rotation = render.look(yaw, _between(u[1], -0.38, 0.08))
   ahead = jnp.stack([jnp.cos(yaw), jnp.sin(yaw)])
@@ -84,13 +116,14 @@ def _camera(key: Array, high: Float[Array, " 3"]) -> render.Camera:
 
 
 def _bodies(
-  key: Array, high: Float[Array, " 3"], camera: Float[Array, " 3"]
+  order: Float[Array, " 9"],
+  u: Float[Array, "9 N"],
+  high: Float[Array, " 3"],
+  camera: Float[Array, " 3"],
 ) -> tuple[render.Solids, render.Solids, render.Solids]:
   """Balls, boxes and tubes, each in its own cell of the floor."""
   count = 3 * SHAPES
-  order, rest = jax.random.split(key)
-  cells = jax.random.permutation(order, 9)[:count]
-  u = jax.random.uniform(rest, (9, count))
+  cells = jnp.argsort(order)[:count]
   cell = high[:2] / 3
   radius = _between(u[0], 0.25, jnp.minimum(0.45 * jnp.min(cell), 0.8))
   middle = jnp.stack([cells % 3, cells // 3], axis=1) + 0.5
@@ -120,12 +153,12 @@ def _bodies(
   return part(0), part(1), part(2)
 
 
-def _patches(key: Array, high: Float[Array, " 3"]) -> render.Patches:
+def _patches(
+  order: Float[Array, " 8"], u: Float[Array, "7 D"], high: Float[Array, " 3"]
+) -> render.Patches:
   """Patches on different halves of walls, and a rug on the floor."""
-  order, rest = jax.random.split(key)
   count = len(WALL_PATCHES)
-  slots = jax.random.permutation(order, 8)[:count]
-  u = jax.random.uniform(rest, (7, count + 1))
+  slots = jnp.argsort(order)[:count]
   plane = slots // 2
   length = jnp.where(plane < 2, high[1], high[0])
   names = (*WALL_PATCHES, "rug")
@@ -153,9 +186,8 @@ def _patches(key: Array, high: Float[Array, " 3"]) -> render.Patches:
   )
 
 
-def _light(key: Array, high: Float[Array, " 3"]) -> shading.Light:
+def _light(u: Float[Array, " 6"], high: Float[Array, " 3"]) -> shading.Light:
   """A lamp below the ceiling."""
-  u = jax.random.uniform(key, (6,))
   flat = high[:2] * _between(u[:2], 0.2, 0.8)
   position = jnp.append(flat, high[2] * _between(u[2], 0.85, 0.93))
   warm = _between(u[3], -0.08, 0.12)
@@ -165,12 +197,11 @@ def _light(key: Array, high: Float[Array, " 3"]) -> shading.Light:
   )
 
 
-def _materials(key: Array) -> shading.Materials:
+def _materials(u: Float[Array, "11 M"]) -> shading.Materials:
   """Looks of the planes, the patches and the bodies."""
   names = ["wall"] * 4 + ["floor", "ceiling", *WALL_PATCHES, "rug"]
   names += ["body"] * (3 * SHAPES)
   looks = np.array([_LOOKS[name] for name in names], np.float32).T
-  u = jax.random.uniform(key, (11, len(names)))
   # Walls look alike, but for one room in three whose first wall differs.
   alike = (np.arange(len(names)) < 4) & (np.arange(len(names)) > 0)
   u = jnp.where(alike[None], u[:, 1:2], u)

@@ -44,12 +44,15 @@ def steps(kinds: Kinds) -> tuple[Step, ...]:
     A step a block.
 
   Raises:
-    ValueError: no block, no task, or rows of differing length.
+    ValueError: no block, no task, rows of differing length, or an unknown kind.
   """
   if not kinds or not kinds[0]:
     raise ValueError("A routing needs at least one block and one task.")
   if len({len(row) for row in kinds}) != 1:
     raise ValueError("Every block of a routing must name the same tasks.")
+  unknown = {kind for row in kinds for kind in row} - {SKIP, RUN, GATE, OWN}
+  if unknown:
+    raise ValueError(f"A routing holds SKIP, RUN, GATE and OWN, not {unknown}.")
   groups: tuple[tuple[int, ...], ...] = (tuple(range(len(kinds[0]))),)
   result = []
   for row in kinds:
@@ -99,7 +102,14 @@ def fixed(
     gated: for every block, whether an instance gate refines the route.
     train: in training every task draws its own gate noise, so a gated block
       separates the tasks; at test equal features give equal gates.
+
+  Raises:
+    ValueError: a row of the route has another number of blocks.
   """
+  lengths = {len(row) for row in route}
+  if lengths != {len(gated)}:
+    raise ValueError(f"The route has rows of {sorted(lengths)} blocks; the"
+                     f" network has {len(gated)}.")
   gate = OWN if train else GATE
   return tuple(
     tuple((gate if gated[l] else RUN) if row[l] else SKIP for row in route)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dynashare_jax.ops import render, scene_labels
+from dynashare_jax.ops import render
+from dynashare_jax.ops import scene_labels
 
 TEXTURES = ("plain", "stripes", "checks", "marble", "speckle", "fade")
 

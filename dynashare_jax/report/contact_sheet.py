@@ -93,9 +93,9 @@ def _grid(figure: Figure, count: int, columns: int, tall: float) -> np.ndarray:
     squeeze=False,
     gridspec_kw={"height_ratios": [tall] * count + [KEY]},
   )
-  layout = figure.get_layout_engine()
-  if layout is not None:
-    layout.set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+  figure.set_layout_engine(
+    "constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0
+  )
   for axis in axes.ravel():
     axis.set_axis_off()
   return axes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -123,7 +124,9 @@ class Evaluator:
           False)
       return self._sums(batch, logits, signals.executed)
 
-    return jax.jit(batch_sums)
+    everywhere = jax.sharding.NamedSharding(
+        self._sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.jit(batch_sums, out_shardings=everywhere)
 
   def _sums(
       self, batch: types.Batch, logits: dict[str, jax.Array],
@@ -175,14 +178,17 @@ def resident_batches(
 
 
 def streamed_batches(
-    source: Any, batch_size: int, place: Callable[[Any], Any]
+    source: Any, batch_size: int, place: Callable[[Any], Any],
+    threads: int = 2
 ) -> Callable[[], Any]:
   """Batches of a split that is read while it is evaluated."""
   rows = np.arange(batch_size, dtype=np.int32)
+  every = np.ones((batch_size,), bool)  # The stream has marked its padding.
 
   def batches() -> Any:
-    for batch in loader.evaluation_stream(source, batch_size):
-      yield place(batch), rows, np.asarray(batch.present)
+    for batch in loader.evaluation_stream(
+        source, batch_size, jax.process_index(), jax.process_count(), threads):
+      yield place(batch), rows, every
 
   return batches
 
@@ -206,8 +212,10 @@ def constants(
     valid = np.asarray(test.valid[task.name])
     totals: Any = None
     rows: list[Any] = []
-    for begin in range(0, len(target), 256):
-      part, ok = target[begin:begin + 256], valid[begin:begin + 256]
+    # Logits of so many examples that they stay small.
+    most = max(2**22 // max(math.prod(valid.shape[1:]) * one.shape[-1], 1), 1)
+    for begin in range(0, len(target), most):
+      part, ok = target[begin:begin + most], valid[begin:begin + most]
       shape = ok.shape + one.shape[-1:]
       logits = jnp.broadcast_to(
           jnp.asarray(one).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
@@ -257,5 +265,3 @@ def _wide(leaf: Any) -> Any:
   """int64 or float64, so that adding many batches loses nothing."""
   leaf = np.asarray(leaf)
   return leaf.astype(np.int64 if leaf.dtype.kind in "iub" else np.float64)
-
-

@@ -120,8 +120,32 @@ class Experiment:
 
   def optimizer(self, index: int) -> Any:
     """The optimiser of a phase."""
-    phase = self.method.phases[index]
-    return optim.make(self.config, phase.optimizer, phase.steps)
+    return optim.make(self.config, self.method.phases[index].optimizer,
+                      self.optimizer_steps(index))
+
+  def optimizer_steps(self, index: int) -> int:
+    """How many steps the weights' optimiser of a phase makes in all.
+
+    A re-training has an optimiser of its own; the cycles of a search go on with
+    one, whose schedule must not end with the first cycle.
+    """
+    phases = self.method.phases
+    phase = phases[index]
+    if phase.candidate >= 0:
+      return phase.steps
+    return sum(p.steps for p in phases if p.candidate < 0
+               and p.optimizer == phase.optimizer and "backbone" in p.trainable)
+
+  def sampling_alpha(self, logits: jax.Array) -> jax.Array:
+    """Probabilities that routes are drawn with, `[T, L]`.
+
+    Blocks that the curriculum never opened were executed in all of the search;
+    their logits mean nothing, and they stay.
+    """
+    opened = max((p.open_blocks for p in self.method.phases
+                  if p.routing == "soft"), default=self.blocks)
+    return jnp.where(policy.open_mask(self.blocks, opened)[None],
+                     policy.alpha(logits), 1.0)
 
   def evaluator(self) -> evaluate.Evaluator:
     """An evaluator of this network."""
@@ -173,8 +197,12 @@ def build(
       (config.policy.sharing, config.compat.sharing),
       (config.gates.weight, config.compat.instance),
       method.target_rates or (1.0,) * blocks, config.gates.temperature)
-  return Experiment(config, dataset, method, network, mesh, blocks, gated,
-                    objective)
+  experiment = Experiment(config, dataset, method, network, mesh, blocks,
+                          gated, objective)
+  for index, phase in enumerate(method.phases):
+    optim.make(config, phase.optimizer, experiment.optimizer_steps(index))
+  jax.eval_shape(experiment.initial_state)  # Traces every part of the network.
+  return experiment
 
 
 def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
@@ -192,6 +220,9 @@ def _check(
     config: Any, spec: types.DatasetSpec, method: types.Method, mesh: Any
 ) -> None:
   """Refuses what would fail later."""
+  if not 0 <= config.seed < 2**31:
+    raise ValueError(f"config.seed must be in 0 .. 2^31 - 1, but is"
+                     f" {config.seed}.")
   for name in ("temperature", "temperature_floor", "temperature_decay"):
     if not config.policy[name] > 0:
       raise ValueError(f"config.policy.{name} must be above 0, but is"
@@ -213,11 +244,20 @@ def _check(
     if config.train[name] < 1:
       raise ValueError(f"config.train.{name} must be at least 1, but is"
                        f" {config.train[name]}.")
+  if not config.train.resident and config.train.steps_per_dispatch > 1:
+    raise ValueError("config.train.steps_per_dispatch must be 1 when"
+                     " config.train.resident is False, but is"
+                     f" {config.train.steps_per_dispatch}.")
+  if config.train.threads < 0:
+    raise ValueError("config.train.threads must be at least 0, but is"
+                     f" {config.train.threads}.")
   processes = jax.process_count()
   loader.check_divisible(config.train.batch_size, mesh.devices.size, processes)
   loader.check_divisible(config.eval.batch_size, mesh.devices.size, processes)
   for index, phase in enumerate(method.phases):
-    optim.make(config, phase.optimizer, phase.steps)
+    if phase.steps < 1:
+      raise ValueError(f"Phase {index} ({phase.name}) has {phase.steps} steps;"
+                       " give it at least 1 in config.train.")
     size = part_size(config, spec, phase.data)
     if config.train.batch_size > size:
       raise ValueError(

@@ -13,6 +13,7 @@ from dynashare_jax import types
 from dynashare_jax.data import loader
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
+from dynashare_jax.train import labels
 from dynashare_jax.train import mesh as mesh_lib
 
 
@@ -20,12 +21,36 @@ class Feed:
   """Gives every phase its batches; a batch is a function of the step alone."""
 
   def __init__(self, experiment: experiment_lib.Experiment) -> None:
-    """Places resident splits on the devices."""
+    """Prepares; splits are placed on the devices when they are asked for."""
     self._experiment = experiment
     self._config = experiment.config.train
     self._resident: dict[str, types.Batch] = {}
-    self._orders: dict[int, tuple[np.ndarray, loader.Order]] = {}
+    self._orders: dict[str, tuple[np.ndarray, loader.Order]] = {}
     self._streams: dict[int, tuple[int, Iterator[types.Batch]]] = {}
+
+  def check(self) -> None:
+    """Refuses labels that a task cannot have, in every resident split.
+
+    Streamed batches are checked when they are read.
+
+    Raises:
+      ValueError: see `labels.check`.
+    """
+    dataset = self._experiment.dataset
+    if self._config.resident:
+      for name in types.SPLITS:
+        labels.check(dataset.spec.tasks, dataset.arrays(name), name)
+
+  def labels(self, name: str) -> types.Batch:
+    """All labels of a split in host memory; inputs only if resident."""
+    dataset = self._experiment.dataset
+    if self._config.resident:
+      return dataset.arrays(name)
+    source = dataset.source(name)
+    rows = [source[i]._replace(inputs=()) for i in range(len(source))]
+    batch: types.Batch = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    labels.check(dataset.spec.tasks, batch, name)
+    return batch
 
   def split(self, name: str) -> types.Batch:
     """A resident split, replicated on all devices."""
@@ -41,16 +66,16 @@ class Feed:
 
   def _order(self, index: int) -> tuple[np.ndarray, loader.Order]:
     """Rows of a phase's part of the training data, and their order."""
-    if index not in self._orders:
-      phase = self._experiment.method.phases[index]
+    phase = self._experiment.method.phases[index]
+    if phase.name not in self._orders:
       spec = self._experiment.dataset.spec
       rows = experiment_lib.part_indices(self._experiment.config, spec,
                                          phase.data)
       # Cycles of a search continue one order; every candidate sees the same.
-      self._orders[index] = rows, loader.order(
+      self._orders[phase.name] = rows, loader.order(
           len(rows), self._config.batch_size, self._experiment.config.seed,
-          f"{phase.name}")
-    return self._orders[index]
+          phase.name)
+    return self._orders[phase.name]
 
   def first(self, index: int) -> int:
     """Where a phase begins in the order of its name."""
@@ -76,8 +101,7 @@ class Feed:
       chosen = rows[order.indices(position, count)]
       return self.split("train"), jnp.asarray(chosen)
     if count != 1:
-      raise ValueError("config.train.steps_per_dispatch must be 1 when"
-                       " config.train.resident is False.")
+      raise ValueError(f"A streamed chunk is one step, not {count}.")
     batch = self._streamed(index, position)
     return batch, jnp.arange(self._config.batch_size)[None]
 
@@ -91,6 +115,7 @@ class Feed:
           source, order, position, self._config.batch_size,
           jax.process_index(), jax.process_count(), self._config.threads)
     batch = next(stream)
+    labels.check(self._experiment.tasks, batch, "train")
     self._streams[index] = (position + 1, stream)
     return mesh_lib.place_batch(batch, self._experiment.mesh)
 
@@ -99,6 +124,11 @@ class Feed:
     size = self._experiment.config.eval.batch_size
     if self._config.resident:
       return evaluate.resident_batches(self.split(split), size)
+
+    def place(batch: types.Batch) -> types.Batch:
+      labels.check(self._experiment.tasks, batch, split)
+      return mesh_lib.place_batch(batch, self._experiment.mesh)
+
     return evaluate.streamed_batches(
-        self._experiment.dataset.source(split), size,
-        lambda batch: mesh_lib.place_batch(batch, self._experiment.mesh))
+        self._experiment.dataset.source(split), size, place,
+        self._config.threads)

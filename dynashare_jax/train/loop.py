@@ -22,6 +22,7 @@ from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import feed as feed_lib
 from dynashare_jax.train import logs
 from dynashare_jax.train import mesh as mesh_lib
+from dynashare_jax.train import optim
 from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import step as step_lib
 from dynashare_jax.train import workdir as workdir_lib
@@ -53,6 +54,7 @@ class Loop:
     """Runs all phases that are not done yet; returns the final state."""
     experiment, config = self.experiment, self.config
     began = time.monotonic()
+    self.feed.check()
     with checkpoint.Checkpoints(self.workdir / "checkpoints") as checkpoints:
       step, state = self._restore(checkpoints)
       spent_before = self.spent
@@ -75,12 +77,16 @@ class Loop:
               (stop - offset) * config.train.batch_size)
           self._note_seconds(phase, seconds, stop - offset)
           self._log(log, phase, step, parts, speed)
-          if self._evaluates(phase, stop):
+          saves = self._saves(index, step, stop - offset)
+          evaluates = self._evaluates(phase, stop)
+          if saves or evaluates:
+            self._check_state(phase, step, state)
+          if evaluates:
             state = self._evaluate(log, phase, step, state)
           if phase.name == "policy" and stop == phase.steps:
             log.write(step, phase.name, -1, phase.cycle, "alpha",
                       {"alpha": self._alpha(state)})
-          if self._saves(index, step, stop - offset):
+          if saves:
             self.spent = spent_before + time.monotonic() - began
             checkpoints.save(step, state, self._record(step),
                              float(np.mean(state.best.scores)))
@@ -126,8 +132,8 @@ class Loop:
     before = phases[index - 1] if index else None
     if phase.candidate == 0:
       key = streams.stream_key(self.config.seed, "routes")
-      alpha = policy.alpha(state.params["policy"]["logits"])
-      routes = experiment.method.routes(key, alpha)
+      routes = experiment.method.routes(
+          key, experiment.sampling_alpha(state.params["policy"]["logits"]))
       state = state.replace(routes=jnp.asarray(routes, jnp.float32))
       if state.anchor:
         state = state.replace(anchor=_copy(
@@ -141,11 +147,10 @@ class Loop:
       state = state.replace(
           params={**state.params, "network": start["params"]},
           stats=start["stats"])
-    fresh = (before is None or before.optimizer != phase.optimizer
-             or phase.candidate >= 0)
-    if fresh:
-      opt = experiment.optimizer(index).init(state.params)
-      state = state.replace(opt=opt)
+    if (before is not None and before.optimizer == phase.optimizer
+        and phase.candidate < 0):
+      return state
+    state = state.replace(opt=experiment.optimizer(index).init(state.params))
     return mesh_lib.place_replicated(state, experiment.mesh)
 
   def _next_stop(self, phase: types.Phase, offset: int) -> int:
@@ -167,7 +172,8 @@ class Loop:
     run = self._compiled(step_lib.spec_of(
         phase, len(self.experiment.tasks), self.experiment.gated,
         route.astype(int).tolist(), self.experiment.planned,
-        tuple(self.config.train.shared_prefixes)))
+        tuple(self.config.train.shared_prefixes),
+        self.experiment.optimizer_steps(index)))
     parts = []
     began, timed = time.monotonic(), 0
     most = self.config.train.steps_per_dispatch
@@ -190,7 +196,7 @@ class Loop:
 
   def _compile(self, spec: step_lib.Spec) -> Any:
     experiment = self.experiment
-    tx = step_lib.optim.make(self.config, spec.optimizer, spec.steps)
+    tx = optim.make(self.config, spec.optimizer, spec.steps)
     return step_lib.make(experiment.network, tx, spec, experiment.objective,
                          mesh_lib.batch_sharding(experiment.mesh))
 
@@ -210,9 +216,33 @@ class Loop:
              if not np.isfinite(v[where])] or ["total"]
     raise NonFiniteLossError(
         f"The loss of {', '.join(names)} is not finite at step"
-        f" {first + where + 1}, in phase {_title(phase)}. The last good"
-        f" checkpoint is kept in {self.workdir / 'checkpoints'}. Lower the"
-        " learning rate of this phase (config.optimizers) or check the data.")
+        f" {first + where + 1}, in phase {_title(phase)}. {self._advice()}")
+
+  def _check_state(
+      self, phase: types.Phase, step: int, state: state_lib.State
+  ) -> None:
+    """Stops on parameters that are not finite, before they are kept.
+
+    A gradient can overflow where the loss did not; only the next loss would
+    tell, after the checkpoint.
+    """
+    groups = optim.labels(state.params)
+    found = _finite({"params": state.params, "stats": state.stats})
+    bad = sorted({group for group, good in zip(
+        jax.tree.leaves(groups), jax.tree.leaves(found["params"]), strict=True)
+        if not good})
+    if not all(map(bool, jax.tree.leaves(found["stats"]))):
+      bad.append("batch statistics")
+    if bad:
+      raise NonFiniteLossError(
+          f"The gradient or the parameters of {', '.join(bad)} became not"
+          f" finite at or shortly before step {step}, in phase"
+          f" {_title(phase)}. {self._advice()}")
+
+  def _advice(self) -> str:
+    return (f"The last good checkpoint is kept in"
+            f" {self.workdir / 'checkpoints'}. Lower the learning rate of this"
+            " phase (config.optimizers) or check the data.")
 
   def _note_seconds(
       self, phase: types.Phase, seconds: float, count: int
@@ -268,16 +298,18 @@ class Loop:
     if phase.candidate >= 0:
       return np.asarray(state.routes[phase.candidate])
     if phase.routing == "soft":
-      return (self._alpha(state) >= 0.5).astype(np.float32)
+      opened = np.asarray(
+          policy.open_mask(self.experiment.blocks, phase.open_blocks))
+      chosen = (self._alpha(state) >= 0.5) | ~opened[None]
+      return chosen.astype(np.float32)
     return np.ones_like(self._alpha(state))
 
   def constant(self) -> evaluate.Values:
     """Metrics of the best constant prediction on the selection split."""
     if self._constant is None:
-      dataset = self.experiment.dataset
       self._constant = evaluate.constants(
-          self.experiment.tasks, dataset.arrays("train"),
-          dataset.arrays(self.selection))
+          self.experiment.tasks, self.feed.labels("train"),
+          self.feed.labels(self.selection))
     return self._constant
 
   @property
@@ -354,6 +386,12 @@ def _column(path: Any) -> int:
     if stem in ("columns", "heads") and number.isdigit():
       return int(number)
   return 0
+
+
+@jax.jit
+def _finite(tree: Any) -> Any:
+  """Whether every number of every leaf is finite."""
+  return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
 
 
 def _copy(tree: Any) -> Any:

@@ -40,16 +40,27 @@ def schedule(settings: Any, rate: float, steps: int) -> optax.Schedule:
     steps: length of the phase.
 
   Raises:
-    ValueError: an unknown schedule.
+    ValueError: an unknown schedule, or a setting outside its range.
   """
+  if not 0 <= rate < float("inf"):
+    raise ValueError("A learning rate in config.optimizers must be at least 0"
+                     f" and finite, but is {rate}.")
   if settings.schedule == "constant":
     return optax.constant_schedule(rate)
   if settings.schedule == "steps":
+    if settings.every < 1:
+      raise ValueError("The setting `every` of a schedule 'steps' in"
+                       " config.optimizers must be at least 1, but is"
+                       f" {settings.every}.")
     return optax.exponential_decay(rate, settings.every, settings.factor,
                                    staircase=True)
   if settings.schedule == "cosine":
     return optax.cosine_decay_schedule(rate, max(steps, 1))
   if settings.schedule == "onecycle":
+    if not 0 <= settings.warm < 1:
+      raise ValueError("The setting `warm` of a schedule 'onecycle' in"
+                       " config.optimizers must be in [0, 1), but is"
+                       f" {settings.warm}.")
     warm = max(int(steps * settings.warm), 1)
     return optax.warmup_cosine_decay_schedule(
         rate / 25, rate, warm, max(steps, warm + 1), rate / 1e4)
@@ -64,7 +75,7 @@ def make(config: Any, name: str, steps: int) -> optax.GradientTransformation:
     config: the run's; `config.optimizers[name]` are the weights' settings and
       `config.optimizers.policy` the policy's.
     name: `warmup`, `alternate` or `retrain`.
-    steps: length of the phase, for schedules.
+    steps: how long the optimiser lives, for schedules.
 
   Returns:
     An `optax.multi_transform` over `GROUPS`.
@@ -137,7 +148,8 @@ def update(
     opt: the optimiser state.
     params: all parameters.
     trainable: groups that move.
-    open_blocks: bool `[L]`; policy logits of closed blocks stay as they are.
+    open_blocks: bool `[L]`; policy logits of closed blocks, and their moments,
+      stay as they are.
 
   Returns:
     New parameters and optimiser state.
@@ -149,6 +161,10 @@ def update(
   inner = {group: new.inner_states[group] if group in trainable else state
            for group, state in opt.inner_states.items()}
   opened = open_blocks[None, :, None]
+  if "policy" in trainable:  # Weight decay would move the closed moments.
+    inner["policy"] = jax.tree.map(
+        lambda n, o: jnp.where(opened, n, o) if n.ndim else n,
+        inner["policy"], opt.inner_states["policy"])
 
   def move(param: jax.Array, delta: jax.Array, group: str) -> jax.Array:
     if group not in trainable:

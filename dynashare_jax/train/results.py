@@ -37,6 +37,8 @@ def finish(
 ) -> dict[str, Any]:
   """Evaluates the chosen model once on test and writes everything.
 
+  Only process 0 writes.
+
   Args:
     loop: the loop that trained.
     state: its final state.
@@ -53,39 +55,47 @@ def finish(
   test, validation = (
       loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split),
                          route, gates) for split in ("test", "validation"))
-  workdir = loop.workdir
-  _write_policy(loop, state, chosen)
-  _write_predictions(loop, best, route, gates)
   constant = evaluate.constants(
-      experiment.tasks, experiment.dataset.arrays("train"),
-      experiment.dataset.arrays("test"))
+      experiment.tasks, loop.feed.labels("train"), loop.feed.labels("test"))
+  learnt = experiment.method.learns_policy
   results = {
       "dataset": experiment.dataset.spec.name,
       "method": experiment.method.name, "seed": experiment.config.seed,
       "finished": True, "split": "test",
       "tasks": _tasks(experiment.tasks, test, validation, constant),
-      "parameters": parameters(best.params, best.stats, state.params),
+      "parameters": parameters(
+          best.params, best.stats, state.params["policy"] if learnt else {}),
       "macs": macs(experiment, best.params, best.stats),
       "execution": _execution(test),
       "candidates": [loop.candidates[k] for k in sorted(loop.candidates)],
       "chosen": chosen,
       "chosen_step": np.asarray(best.step),
-      "delta": _delta(experiment, test, workdir),
+      "delta": _delta(experiment, test),
       "timing": _timing(loop),
       "compat": _changed(experiment.config, corrected),
       "versions": {"python": sys.version.split()[0], "jax": jax.__version__,
                    "numpy": np.__version__},
       "notes": list(experiment.dataset.spec.notes + experiment.method.notes)}
-  workdir_lib.write_json(workdir / "results.json", results)
-  return results
+  found: dict[str, Any] = workdir_lib.plain(results)
+  if jax.process_index() == 0:
+    _write_policy(loop, state, chosen)
+    _write_predictions(loop, best, route, gates)
+    workdir_lib.write_json(loop.workdir / "results.json", found)
+  return found
 
 
-def parameters(params: Any, stats: Any, everything: Any) -> dict[str, int]:
-  """Counts parameters by group; running batch statistics apart."""
+def parameters(params: Any, stats: Any, policy_params: Any) -> dict[str, int]:
+  """Counts parameters by group; running batch statistics apart.
+
+  Args:
+    params: of the network.
+    stats: its running batch statistics.
+    policy_params: of the policy; empty when none is learnt.
+  """
   counts = {group: 0 for group in optim.GROUPS}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     counts[optim.label(path)] += leaf.size
-  counts["policy"] = everything["policy"]["logits"].size
+  counts["policy"] = sum(leaf.size for leaf in jax.tree.leaves(policy_params))
   counts["batch_stats"] = sum(leaf.size for leaf in jax.tree.leaves(stats))
   return counts
 
@@ -175,10 +185,11 @@ def _timing(loop: loop_lib.Loop) -> dict[str, Any]:
   medians = {k: float(np.median(v)) for k, v in loop.step_seconds.items()}
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   scale = 2**30 if sys.platform == "darwin" else 2**20
-  slowest = medians.get("retrain", float("nan"))
+  last = medians.get("retrain", 0.0)
+  rate = loop.config.train.batch_size / last if last else float("nan")
   return {"seconds": loop.spent, "step_seconds": medians,
           "peak_memory_gb": peak / scale,
-          "examples_per_second": loop.config.train.batch_size / slowest}
+          "examples_per_second": rate}
 
 
 def _changed(config: Any, corrected: dict[str, str]) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def _changed(config: Any, corrected: dict[str, str]) -> dict[str, Any]:
 
 
 def _delta(
-    experiment: Any, test: evaluate.Result, workdir: pathlib.Path
+    experiment: Any, test: evaluate.Result
 ) -> dict[str, Any] | None:
   """Eqs. 7 and 8 against stored single-task results, if they are named."""
   if not experiment.config.baseline:
@@ -215,13 +226,22 @@ def load_baseline(
   if not path.is_file():
     raise ValueError(f"config.baseline={folder!r}: there is no {path}. Train it"
                      " first (--config.method=single), or leave it empty.")
-  saved = {t["name"]: {m["name"]: m["test"] for m in t["metrics"]}
-           for t in json.loads(path.read_text())["tasks"]}
+  try:
+    saved = {t["name"]: {m["name"]: _number(m["test"]) for m in t["metrics"]}
+             for t in json.loads(path.read_text())["tasks"]}
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f"config.baseline={folder!r}: cannot read {path}"
+                     f" ({type(error).__name__}: {error}).") from error
   missing = [t.name for t in tasks if t.name not in saved]
   if missing:
     raise ValueError(f"{path} has no results for the tasks {missing}; it has"
                      f" {sorted(saved)}.")
   return saved
+
+
+def _number(value: float | None) -> float:
+  """JSON's null back to NaN."""
+  return float("nan") if value is None else float(value)
 
 
 def _write_policy(
@@ -259,7 +279,9 @@ def _write_predictions(
   found = {"inputs": batch.inputs}
   for task in spec.tasks:
     kind = kinds.find(task.kind)
-    large = resize.enlarge(logits[task.name], batch.valid[task.name].shape[1:])
+    large = logits[task.name]
+    if kind.HEAD == "dense":
+      large = resize.enlarge(large, batch.valid[task.name].shape[1:])
     found[f"target/{task.name}"] = batch.targets[task.name]
     found[f"valid/{task.name}"] = batch.valid[task.name]
     found[f"prediction/{task.name}"] = np.asarray(kind.predict(task, large))

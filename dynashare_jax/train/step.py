@@ -32,7 +32,7 @@ class Spec:
     gated: whether instance gates decide.
     penalties: whether the policy's losses count.
     optimizer: name of the optimiser settings.
-    steps: length of the phase, for schedules.
+    steps: how long the optimiser lives, for schedules.
   """
 
   kinds: routing.Kinds
@@ -200,9 +200,16 @@ def take(arrays: types.Batch, indices: jax.Array, sharding: Any) -> types.Batch:
 
 def make(
     network: Any, tx: optax.GradientTransformation, spec: Spec,
-    objective: Objective, sharding: Any
+    objective: Objective, sharding: jax.sharding.NamedSharding
 ) -> Any:
   """Compiles many steps in one dispatch.
+
+  Args:
+    network: a `models.trunks.Network`.
+    tx: from `optim.make`.
+    spec: of the phase; one call compiles one program a number of steps S.
+    objective: constants of the loss.
+    sharding: of the batch; state and results lie on every device.
 
   Returns:
     `(state, arrays, indices [S, B], inputs) -> (state, parts [S])`, with the
@@ -226,14 +233,19 @@ def make(
       return state, jax.tree.map(lambda p: p[None], parts)
     return jax.lax.scan(one, state, (numbers, indices))
 
-  return jax.jit(run, donate_argnums=0)
+  everywhere = jax.sharding.NamedSharding(
+      sharding.mesh, jax.sharding.PartitionSpec())
+  return jax.jit(run, donate_argnums=0, out_shardings=everywhere)
 
 
 def spec_of(
     phase: types.Phase, tasks: int, gated: tuple[bool, ...], route: Any,
-    planned: bool, prefixes: tuple[int, ...]
+    planned: bool, prefixes: tuple[int, ...], steps: int | None = None
 ) -> Spec:
-  """The compiled side of a phase.
+  """The compiled side of a phase; equal for phases that share a program.
+
+  A run compiles the warm-up once, weight and policy steps once for each used
+  prefix, and re-trainings once (masked) or once a route (planned).
 
   Args:
     phase: what to run.
@@ -245,6 +257,7 @@ def spec_of(
       routes.
     prefixes: how many first blocks may be shared while the curriculum keeps
       them closed; every value used is a compilation.
+    steps: how long the phase's optimiser lives; default the phase.
   """
   blocks = len(gated)
   closed = blocks - phase.open_blocks
@@ -259,7 +272,8 @@ def spec_of(
   else:
     kinds_ = routing.own(blocks, tasks)
   return Spec(kinds_, phase.trainable, phase.routing == "soft", phase.gated,
-              phase.penalties, phase.optimizer, phase.steps)
+              phase.penalties, phase.optimizer,
+              phase.steps if steps is None else steps)
 
 
 def inputs_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -14,23 +16,26 @@ from dynashare_jax.types import TaskSpec
 RNG = np.random.default_rng(3)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _batch(task, logits, target, valid):
+  """Loss, sums and scores of one batch, compiled."""
+  kind = kinds.find(task.kind)
+  row = (task, logits, target, valid)
+  return kind.loss(*row), kind.sums(*row), kind.scores(*row)
+
+
 def _finish(task, logits, target, valid) -> dict[str, float]:
   """Metrics of one batch."""
-  kind = kinds.find(task.kind)
   row = (jnp.asarray(logits, jnp.float32), target, valid)
-  parts = [
-    jax.tree.map(np.asarray, part(task, *row))
-    for part in (kind.sums, kind.scores)
-  ]
-  return kind.finish(task, *parts)
+  _, sums, scores = jax.device_get(_batch(task, *row))
+  return kinds.find(task.kind).finish(task, sums, scores)
 
 
 def _mean(task, logits, target, valid) -> float:
   """Mean loss of one batch."""
-  total, count = kinds.find(task.kind).loss(
-    task, jnp.asarray(logits, jnp.float32), target, valid
-  )
-  return float(total / count)
+  row = (jnp.asarray(logits, jnp.float32), target, valid)
+  total, count = _batch(task, *row)[0]
+  return float(total) / float(count)
 
 
 def test_segmentation_by_hand():

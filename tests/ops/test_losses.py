@@ -49,6 +49,15 @@ def test_angle_is_exact_from_0_to_180(degrees):
   assert got == pytest.approx(degrees, abs=2e-4)
 
 
+def test_absolute_error_has_no_gradient_where_it_is_zero():
+  def total(prediction):
+    return losses.absolute_error(prediction, jnp.array([1.0, 2.0, 3.0])).sum()
+
+  value, gradient = jax.value_and_grad(total)(jnp.array([0.5, 2.0, 5.0]))
+  assert float(value) == 2.5
+  assert gradient.tolist() == [-1.0, 0.0, 1.0]
+
+
 def test_masked_counts_integers_exactly():
   valid = jnp.zeros((2000, 100), bool).at[:1234, :7].set(True)
   total, count = losses.masked(jnp.full((2000, 100), jnp.nan), ~valid & valid)

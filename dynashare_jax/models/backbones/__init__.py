@@ -22,7 +22,8 @@ class Pass(NamedTuple):
 
   Attributes:
     train: dropout on, batch statistics in use.
-    updates: `[G]`, how many tasks' running-average updates a group stands for.
+    updates: `[G]`, a group's part of one update of the running averages: the
+      fraction of all tasks that it stands for, 0 if they skip the layer.
   """
 
   train: bool

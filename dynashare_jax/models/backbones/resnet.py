@@ -120,16 +120,11 @@ class BasicBranch(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     d = self.dilation
-    groups, batch = x.shape[:2]
-    x = x.reshape((groups * batch,) + x.shape[2:])
-    x = _conv(self.dims, self.width, 3, self.stride, d, d, self.dtype,
-              "conv_0")(x)
-    x = x.reshape((groups, batch) + x.shape[1:])
-    x = norm.GroupedBatchNorm(dtype=self.dtype, name="norm_0")(
-        x, pass_.updates, not pass_.train)
-    x = nn.relu(x).reshape((groups * batch,) + x.shape[2:])
-    x = _conv(self.dims, self.width, 3, 1, d, d, self.dtype, "conv_1")(x)
-    x = x.reshape((groups, batch) + x.shape[1:])
+    x = _each(_conv(self.dims, self.width, 3, self.stride, d, d, self.dtype,
+                    "conv_0"), x)
+    x = nn.relu(norm.GroupedBatchNorm(dtype=self.dtype, name="norm_0")(
+        x, pass_.updates, not pass_.train))
+    x = _each(_conv(self.dims, self.width, 3, 1, d, d, self.dtype, "conv_1"), x)
     return norm.GroupedBatchNorm(dtype=self.dtype, name="norm_1")(
         x, pass_.updates, not pass_.train)
 
@@ -144,11 +139,8 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    groups, batch = x.shape[:2]
-    x = x.reshape((groups * batch,) + x.shape[2:])
-    x = _conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype,
-              "conv")(x)
-    x = x.reshape((groups, batch) + x.shape[1:])
+    x = _each(_conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype,
+                    "conv"), x)
     return norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(
         x, pass_.updates, not pass_.train)
 
@@ -163,6 +155,22 @@ def _conv(
       kernel_dilation=(dilation,) * dims, padding=((pad, pad),) * dims,
       use_bias=False, dtype=dtype,
       kernel_init=nn.initializers.normal(0.01), name=name)
+
+
+def _each(layer: nn.Module, x: jax.Array) -> jax.Array:
+  """Applies a layer of `[B, ..., C]` to every group of `[G, B, ..., C]`.
+
+  On a CPU one after the other, which was measured faster; elsewhere in one
+  call. There the examples come first in the merged axis: they are what devices
+  split, and a merged axis keeps the split of its first part only. With groups
+  first, every device would gather and compute the whole batch.
+  """
+  groups, batch = x.shape[:2]
+  if groups == 1 or jax.default_backend() == "cpu":
+    return jnp.stack([layer(x[g]) for g in range(groups)])
+  x = x.swapaxes(0, 1).reshape((batch * groups,) + x.shape[2:])
+  x = layer(x)
+  return x.reshape((batch, groups) + x.shape[1:]).swapaxes(0, 1)
 
 
 def max_pool_ceil(x: jax.Array, dims: int) -> jax.Array:

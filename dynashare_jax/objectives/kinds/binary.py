@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Shaped
 import numpy as np
 
 from dynashare_jax.objectives import alignment
 from dynashare_jax.ops import losses
 from dynashare_jax.ops import ranking
-from dynashare_jax.types import Metric, Sums, TaskSpec
+from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 HEAD = "vector"
 
@@ -37,9 +40,9 @@ def _flat(
 
 def loss(
   task: TaskSpec,
-  logits: Float[Array, "B 1"],
-  target: Shaped[Array, " B"],
-  valid: Bool[Array, " B"],
+  logits: Float[Array, "B *outputs"],
+  target: Shaped[Array, "B *time"],
+  valid: Bool[Array, "B *labels"],
 ) -> Sums:
   """Sums the binary cross-entropy of the examples that have a label.
 
@@ -56,16 +59,16 @@ def loss(
   """
   target = losses.cleared(target, valid)
   values = losses.binary_cross_entropy(
-    _flat(logits, target.shape), target, task.positive_weight
+    _flat(logits, target.shape), target, float(task.positive_weight)
   )
   return losses.masked(values, alignment.per_element(valid, target.shape))
 
 
 def sums(
   task: TaskSpec,
-  logits: Float[Array, "B 1"],
-  target: Shaped[Array, " B"],
-  valid: Bool[Array, " B"],
+  logits: Float[Array, "B *outputs"],
+  target: Shaped[Array, "B *time"],
+  valid: Bool[Array, "B *labels"],
 ) -> dict[str, Array]:
   """Returns nothing: a ranking needs all examples."""
   del task, logits, target, valid
@@ -74,9 +77,9 @@ def sums(
 
 def scores(
   task: TaskSpec,
-  logits: Float[Array, "B 1"],
-  target: Shaped[Array, " B"],
-  valid: Bool[Array, " B"],
+  logits: Float[Array, "B *outputs"],
+  target: Shaped[Array, "B *time"],
+  valid: Bool[Array, "B *labels"],
 ) -> dict[str, Array]:
   """Returns log-odds, targets and `valid`, a row an example."""
   del task
@@ -89,19 +92,22 @@ def scores(
 
 
 def finish(
-  task: TaskSpec, sums: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+  task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Ranks all examples at once; percent, nan when one class is missing."""
   del task, sums
   valid = np.asarray(scores["valid"], bool)
-  logit, target = scores["logit"][valid], scores["target"][valid]
+  logit = np.asarray(scores["logit"])[valid]
+  target = np.asarray(scores["target"])[valid]
   return {
     "auc": 100.0 * ranking.roc_auc(logit, target),
     "average_precision": 100.0 * ranking.average_precision(logit, target),
   }
 
 
-def predict(task: TaskSpec, logits: Float[Array, "B 1"]) -> Float[Array, " B"]:
+def predict(
+  task: TaskSpec, logits: Float[Array, "B *outputs"]
+) -> Float[Array, "B *time"]:
   """Returns the probability of the positive class."""
   if task.outputs == 1 and logits.ndim > 1:
     logits = logits[..., 0]
@@ -110,8 +116,8 @@ def predict(task: TaskSpec, logits: Float[Array, "B 1"]) -> Float[Array, " B"]:
 
 def constant(
   task: TaskSpec,
-  target: Shaped[np.ndarray, " N"],
-  valid: Bool[np.ndarray, " N"],
+  target: Shaped[np.ndarray, "N *time"],
+  valid: Bool[np.ndarray, "N *labels"],
 ) -> Float[np.ndarray, " 1"]:
   """Returns the log-odds of the training base rate, within +-20."""
   del task

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
 import numpy as np
 
 from dynashare_jax.objectives import alignment
 from dynashare_jax.ops import losses
-from dynashare_jax.types import Metric, Sums, TaskSpec
+from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 HEAD = "dense"
 _WITHIN = (
@@ -33,7 +36,7 @@ def metrics(task: TaskSpec) -> tuple[Metric, ...]:
 def loss(
   task: TaskSpec,
   logits: Float[Array, "B h w 1"],
-  target: Float[Array, "B H W"],
+  target: Float[Array, "B H W *channel"],
   valid: Bool[Array, "B H W"],
 ) -> Sums:
   """Sums the absolute errors of the pixels that have a depth.
@@ -60,7 +63,7 @@ def loss(
 def sums(
   task: TaskSpec,
   logits: Float[Array, "B h w 1"],
-  target: Float[Array, "B H W"],
+  target: Float[Array, "B H W *channel"],
   valid: Bool[Array, "B H W"],
 ) -> dict[str, Array]:
   """Sums errors and counts ratios of a batch, at the size of the labels.
@@ -91,7 +94,7 @@ def sums(
 def scores(
   task: TaskSpec,
   logits: Float[Array, "B h w 1"],
-  target: Float[Array, "B H W"],
+  target: Float[Array, "B H W *channel"],
   valid: Bool[Array, "B H W"],
 ) -> dict[str, Array]:
   """Returns nothing: the metrics follow from sums."""
@@ -100,7 +103,7 @@ def scores(
 
 
 def finish(
-  task: TaskSpec, sums: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+  task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Divides the sums; shares in percent."""
   del task, scores
@@ -108,7 +111,7 @@ def finish(
     "abs": alignment.ratio(sums["abs"], sums["count"]),
     "rel": alignment.ratio(sums["rel"], sums["positive"]),
   }
-  for (name, _), near in zip(_WITHIN, sums["within"], strict=True):
+  for (name, _), near in zip(_WITHIN, np.asarray(sums["within"]), strict=True):
     values[name] = alignment.ratio(near, sums["positive"], 100.0)
   return values
 
@@ -123,7 +126,7 @@ def predict(
 
 def constant(
   task: TaskSpec,
-  target: Float[np.ndarray, "N H W"],
+  target: Float[np.ndarray, "N H W *channel"],
   valid: Bool[np.ndarray, "N H W"],
 ) -> Float[np.ndarray, "1 1 1"]:
   """Returns the median of the training depths, 0 when there are none."""

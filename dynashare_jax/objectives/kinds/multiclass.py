@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Integer
 import numpy as np
 
 from dynashare_jax.objectives import alignment
@@ -12,7 +15,7 @@ from dynashare_jax.objectives.kinds import segmentation
 from dynashare_jax.ops import confusion
 from dynashare_jax.ops import losses
 from dynashare_jax.ops import ranking
-from dynashare_jax.types import Metric, Sums, TaskSpec
+from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 HEAD = "vector"
 
@@ -35,9 +38,9 @@ def metrics(task: TaskSpec) -> tuple[Metric, ...]:
 
 def loss(
   task: TaskSpec,
-  logits: Float[Array, "B *time K"],
-  target: Int[Array, "B *time"],
-  valid: Bool[Array, "B *time"],
+  logits: Float[Array, "B *steps K"],
+  target: Integer[Array, "B *time"],
+  valid: Bool[Array, "B *labels"],
 ) -> Sums:
   """Sums the cross-entropy of the examples that have a label.
 
@@ -69,9 +72,9 @@ def _aligned(
 
 def sums(
   task: TaskSpec,
-  logits: Float[Array, "B *time K"],
-  target: Int[Array, "B *time"],
-  valid: Bool[Array, "B *time"],
+  logits: Float[Array, "B *steps K"],
+  target: Integer[Array, "B *time"],
+  valid: Bool[Array, "B *labels"],
 ) -> dict[str, Array]:
   """Counts the confusions of a batch."""
   logits, target, valid = _aligned(task, logits, target, valid)
@@ -82,9 +85,9 @@ def sums(
 
 def scores(
   task: TaskSpec,
-  logits: Float[Array, "B *time K"],
-  target: Int[Array, "B *time"],
-  valid: Bool[Array, "B *time"],
+  logits: Float[Array, "B *steps K"],
+  target: Integer[Array, "B *time"],
+  valid: Bool[Array, "B *labels"],
 ) -> dict[str, Array]:
   """Returns probabilities, targets and `valid`, a row an example."""
   logits, target, valid = _aligned(task, logits, target, valid)
@@ -93,10 +96,10 @@ def scores(
 
 
 def finish(
-  task: TaskSpec, sums: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+  task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Computes all metrics, in percent (a kappa of 1 is 100)."""
-  counts = sums["confusion"]
+  counts = np.asarray(sums["confusion"])
   valid = np.asarray(scores["valid"], bool)
   probability = np.asarray(scores["probability"])[valid]
   target = np.asarray(scores["target"])[valid]
@@ -111,7 +114,7 @@ def finish(
 
 def predict(
   task: TaskSpec, logits: Float[Array, "B *time K"]
-) -> Int[Array, "B *time"]:
+) -> Integer[Array, "B *time"]:
   """Returns the most likely class ids, int32."""
   del task
   return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -119,9 +122,9 @@ def predict(
 
 def constant(
   task: TaskSpec,
-  target: Int[np.ndarray, "N *time"],
-  valid: Bool[np.ndarray, "N *time"],
-) -> Float[np.ndarray, "*time K"]:
+  target: Integer[np.ndarray, "N *time"],
+  valid: Bool[np.ndarray, "N *labels"],
+) -> Float[np.ndarray, "*ones K"]:
   """Returns the log frequencies of the classes in the training labels."""
   target = np.asarray(target)
   row = segmentation.log_frequencies(task.outputs, target, valid)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Shaped
 import numpy as np
 
 from dynashare_jax.objectives import alignment
 from dynashare_jax.objectives.kinds import binary
 from dynashare_jax.ops import losses
 from dynashare_jax.ops import ranking
-from dynashare_jax.types import Metric, Sums, TaskSpec
+from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 HEAD = "vector"
 
@@ -35,7 +38,7 @@ def loss(
   task: TaskSpec,
   logits: Float[Array, "B K"],
   target: Shaped[Array, "B K"],
-  valid: Bool[Array, "B *K"],
+  valid: Bool[Array, "B *labels"],
 ) -> Sums:
   """Sums the binary cross-entropy over examples and labels.
 
@@ -52,7 +55,7 @@ def loss(
   """
   target = losses.cleared(target, valid)
   values = losses.binary_cross_entropy(
-    alignment.like(logits, target.shape), target, task.positive_weight
+    alignment.like(logits, target.shape), target, float(task.positive_weight)
   )
   return losses.masked(values, alignment.per_element(valid, target.shape))
 
@@ -61,7 +64,7 @@ def sums(
   task: TaskSpec,
   logits: Float[Array, "B K"],
   target: Shaped[Array, "B K"],
-  valid: Bool[Array, "B *K"],
+  valid: Bool[Array, "B *labels"],
 ) -> dict[str, Array]:
   """Returns nothing: a ranking needs all examples."""
   del task, logits, target, valid
@@ -72,7 +75,7 @@ def scores(
   task: TaskSpec,
   logits: Float[Array, "B K"],
   target: Shaped[Array, "B K"],
-  valid: Bool[Array, "B *K"],
+  valid: Bool[Array, "B *labels"],
 ) -> dict[str, Array]:
   """Returns log-odds, targets and `valid`, each `[B, K]`."""
   del task
@@ -85,7 +88,7 @@ def scores(
 
 
 def finish(
-  task: TaskSpec, sums: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+  task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Ranks all examples at once; percent.
 
@@ -117,7 +120,7 @@ def predict(task: TaskSpec, logits: Float[Array, "B K"]) -> Float[Array, "B K"]:
 def constant(
   task: TaskSpec,
   target: Shaped[np.ndarray, "N K"],
-  valid: Bool[np.ndarray, "N *K"],
+  valid: Bool[np.ndarray, "N *labels"],
 ) -> Float[np.ndarray, " K"]:
   """Returns the log-odds of every label's training base rate."""
   target = np.asarray(target).reshape(-1, task.outputs)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
 import numpy as np
 
 from dynashare_jax.objectives import alignment
 from dynashare_jax.ops import histogram
 from dynashare_jax.ops import losses
-from dynashare_jax.types import Metric, Sums, TaskSpec
+from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 HEAD = "dense"
 _WITHIN = (("within_11.25", 11.25), ("within_22.5", 22.5), ("within_30", 30.0))
@@ -85,15 +88,15 @@ def scores(
 
 
 def finish(
-  task: TaskSpec, sums: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+  task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Divides the sums; the median comes from bins of 0.05 degrees."""
   del task, scores
   values = {
     "mean": alignment.ratio(sums["total"], sums["count"]),
-    "median": histogram.quantile(sums["angles"], 0.0, 180.0, 0.5),
+    "median": histogram.quantile(np.asarray(sums["angles"]), 0.0, 180.0, 0.5),
   }
-  for (name, _), near in zip(_WITHIN, sums["within"], strict=True):
+  for (name, _), near in zip(_WITHIN, np.asarray(sums["within"]), strict=True):
     values[name] = alignment.ratio(near, sums["count"], 100.0)
   return values
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
 import numpy as np
 
 from dynashare_jax.objectives import alignment
 from dynashare_jax.ops import losses
-from dynashare_jax.types import Metric, Sums, TaskSpec
+from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 HEAD = "dense"
 
@@ -25,7 +28,7 @@ def metrics(task: TaskSpec) -> tuple[Metric, ...]:
 
 def _errors(
   logits: Float[Array, "B H W O"],
-  target: Float[Array, "B H W O"],
+  target: Float[Array, "B H W *channels"],
   valid: Bool[Array, "B H W"],
 ) -> tuple[Float[Array, "B H W O"], Bool[Array, "B H W O"]]:
   """Gives absolute errors, and which pixels and channels count."""
@@ -38,7 +41,7 @@ def _errors(
 def loss(
   task: TaskSpec,
   logits: Float[Array, "B h w O"],
-  target: Float[Array, "B H W O"],
+  target: Float[Array, "B H W *channels"],
   valid: Bool[Array, "B H W"],
 ) -> Sums:
   """Sums the absolute errors of the pixels that have a label.
@@ -63,7 +66,7 @@ def loss(
 def sums(
   task: TaskSpec,
   logits: Float[Array, "B h w O"],
-  target: Float[Array, "B H W O"],
+  target: Float[Array, "B H W *channels"],
   valid: Bool[Array, "B H W"],
 ) -> dict[str, Array]:
   """Sums the errors of a batch, at the size of the labels."""
@@ -78,7 +81,7 @@ def sums(
 def scores(
   task: TaskSpec,
   logits: Float[Array, "B h w O"],
-  target: Float[Array, "B H W O"],
+  target: Float[Array, "B H W *channels"],
   valid: Bool[Array, "B H W"],
 ) -> dict[str, Array]:
   """Returns nothing: the metric follows from sums."""
@@ -87,7 +90,7 @@ def scores(
 
 
 def finish(
-  task: TaskSpec, sums: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+  task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Divides the sum by its count."""
   del task, scores
@@ -104,7 +107,7 @@ def predict(
 
 def constant(
   task: TaskSpec,
-  target: Float[np.ndarray, "N H W O"],
+  target: Float[np.ndarray, "N H W *channels"],
   valid: Bool[np.ndarray, "N H W"],
 ) -> Float[np.ndarray, "1 1 O"]:
   """Returns each channel's median over the training labels, or 0."""

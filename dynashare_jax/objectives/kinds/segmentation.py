@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Integer
 import numpy as np
 
 from dynashare_jax.objectives import alignment
 from dynashare_jax.ops import confusion
 from dynashare_jax.ops import losses
-from dynashare_jax.types import Metric, Sums, TaskSpec
+from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 HEAD = "dense"
 
@@ -28,7 +31,7 @@ def metrics(task: TaskSpec) -> tuple[Metric, ...]:
 def loss(
   task: TaskSpec,
   logits: Float[Array, "B h w K"],
-  target: Int[Array, "B H W"],
+  target: Integer[Array, "B H W"],
   valid: Bool[Array, "B H W"],
 ) -> Sums:
   """Sums the cross-entropy of the pixels that have a label.
@@ -52,7 +55,7 @@ def loss(
 def sums(
   task: TaskSpec,
   logits: Float[Array, "B h w K"],
-  target: Int[Array, "B H W"],
+  target: Integer[Array, "B H W"],
   valid: Bool[Array, "B H W"],
 ) -> dict[str, Array]:
   """Counts the confusions of a batch, at the size of the labels."""
@@ -65,7 +68,7 @@ def sums(
 def scores(
   task: TaskSpec,
   logits: Float[Array, "B h w K"],
-  target: Int[Array, "B H W"],
+  target: Integer[Array, "B H W"],
   valid: Bool[Array, "B H W"],
 ) -> dict[str, Array]:
   """Returns nothing: the metrics follow from sums."""
@@ -74,11 +77,11 @@ def scores(
 
 
 def finish(
-  task: TaskSpec, sums: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+  task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Computes the metrics from the summed confusions, in percent."""
   del task, scores
-  counts = sums["confusion"]
+  counts = np.asarray(sums["confusion"])
   return {
     "miou": confusion.miou(counts),
     "pixel_accuracy": confusion.accuracy(counts),
@@ -87,7 +90,7 @@ def finish(
 
 def predict(
   task: TaskSpec, logits: Float[Array, "B h w K"]
-) -> Int[Array, "B h w"]:
+) -> Integer[Array, "B h w"]:
   """Returns the most likely class ids, int32, at the size of the logits."""
   del task
   return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -95,7 +98,7 @@ def predict(
 
 def constant(
   task: TaskSpec,
-  target: Int[np.ndarray, "N H W"],
+  target: Integer[np.ndarray, "N H W"],
   valid: Bool[np.ndarray, "N H W"],
 ) -> Float[np.ndarray, "1 1 K"]:
   """Returns the log frequencies of the classes in the training labels."""

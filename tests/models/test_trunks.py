@@ -1,0 +1,483 @@
+"""The trunk against a slow twin that runs one task after the other."""
+
+from __future__ import annotations
+
+import chex
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from dynashare_jax.models import heads
+from dynashare_jax.models import trunks
+from dynashare_jax.models.backbones import resnet
+from dynashare_jax.ops import gumbel
+from dynashare_jax.ops import routing
+from dynashare_jax.train import mesh as mesh_lib
+
+RNG = np.random.default_rng(0)
+
+
+# The twin: loops over tasks, one network pass a task.
+
+
+def _conv(x, kernel, stride=1, dilation=1, pad=0):
+  """Convolution of `[B, H, W, C]`, tap after tap, in float64."""
+  x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  taps = kernel.shape[0]
+  height, width = (
+    (n - dilation * (taps - 1) - 1) // stride + 1 for n in x.shape[1:3]
+  )
+  out = np.zeros((x.shape[0], height, width, kernel.shape[-1]))
+  for i in range(taps):
+    for j in range(taps):
+      rows = x[:, i * dilation :][:, ::stride][:, :height]
+      part = rows[:, :, j * dilation :][:, :, ::stride][:, :, :width]
+      out += part @ kernel[i, j]
+  return out
+
+
+def _norm(x, params, seen):
+  """Batch norm by this pass's statistics, which it appends to `seen`."""
+  rows = x.reshape(-1, x.shape[-1])
+  mean, var = rows.mean(0), rows.var(0)
+  seen.append((mean, rows.var(0, ddof=1)))
+  return (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+
+
+def _twin(tiny, decisions, gates=None):
+  """Features `[T, ...]` and the statistics that every layer saw, by task.
+
+  Args:
+    decisions: `[T, L]` in [0, 1].
+    gates: `[T, B, L]`, or None.
+  """
+  params = jax.tree.map(np.float64, tiny.variables["params"]["backbone"])
+  seen = {}
+
+  def note(name):
+    return seen.setdefault(name, [])
+
+  plan = [(1, 1), (2, 2), (1, 2)]  # stride and dilation of every block
+  features = []
+  for t in range(tiny.tasks):
+    x = _conv(np.float64(tiny.inputs), params["stem_conv"]["kernel"], 2, 1, 1)
+    x = np.maximum(_norm(x, params["stem_norm"], note("stem_norm")), 0)
+    for block, (stride, dilation) in enumerate(plan):
+      p = params[f"block_{block}"]
+      residual = x
+      if block == 1:  # changes shape
+        q = params["shortcut_1"]
+        residual = _norm(
+          _conv(x, q["conv"]["kernel"], stride), q["norm"], note("shortcut_1")
+        )
+      z = _conv(x, p["conv_0"]["kernel"], stride, dilation, dilation)
+      z = np.maximum(_norm(z, p["norm_0"], note(f"{block}_0")), 0)
+      z = _conv(z, p["conv_1"]["kernel"], 1, dilation, dilation)
+      z = _norm(z, p["norm_1"], note(f"{block}_1"))
+      d = np.full((len(x), 1, 1, 1), decisions[t, block])
+      if gates is not None:
+        d = d * gates[t, :, block].reshape(-1, 1, 1, 1)
+      x = d * np.maximum(residual + z, 0) + (1 - d) * residual
+    features.append(x)
+  return np.stack(features), seen
+
+
+def _moved(seen, executes):
+  """Running mean and variance after one step from 0 and 1."""
+  share = executes / max(executes.sum(), 1e-9)
+  keep = 0.9 ** (executes.sum() / len(executes))
+  mean = sum(w * m for w, (m, _) in zip(share, seen, strict=True))
+  var = sum(w * v for w, (_, v) in zip(share, seen, strict=True))
+  return (1 - keep) * mean, keep + (1 - keep) * var
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3])
+def test_soft_pass_equals_sequential_passes(tiny, tasks):
+  net = tiny(tasks=tasks)
+  decisions = RNG.uniform(size=(tasks, 3)).astype(np.float32)
+  found, signals, stats = net.forward(
+    trunks.Decisions(
+      routing.own(3, tasks), jnp.asarray(decisions), discrete=False
+    )
+  )
+  wanted, seen = _twin(net, decisions)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+    signals.executed, decisions[:, None].repeat(4, 1), rtol=1e-6
+  )
+  assert not signals.gated.any()
+  stats = stats["backbone"]
+  every = np.ones(tasks)
+  for name, where in [
+    ("stem_norm", stats["stem_norm"]),
+    ("shortcut_1", stats["shortcut_1"]["norm"]),
+    ("0_0", stats["block_0"]["norm_0"]),
+    ("2_1", stats["block_2"]["norm_1"]),
+  ]:
+    mean, var = _moved(seen[name], every)
+    np.testing.assert_allclose(where["mean"], mean, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(where["var"], var, rtol=1e-3, atol=1e-5)
+
+
+def test_skipped_is_the_residual_and_executed_has_a_relu(tiny):
+  net = tiny(tasks=2)
+  route = np.array([[1, 0, 0], [0, 1, 1]], np.float32)
+  kinds = routing.fixed(route.astype(int).tolist(), (False,) * 3, True)
+  found, signals, _ = net.forward(trunks.Decisions(kinds))
+  wanted, _ = _twin(net, route)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+  assert found[0].min() < 0 <= found[1].min()
+  np.testing.assert_array_equal(signals.executed, route[:, None].repeat(4, 1))
+
+
+def test_only_executing_tasks_move_running_averages(tiny):
+  net = tiny(tasks=3)
+  route = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1]], np.float32)
+  _, _, stats = net.forward(
+    trunks.Decisions(routing.own(3, 3), jnp.asarray(route))
+  )
+  _, seen = _twin(net, route)
+  for block in range(3):
+    mean, var = _moved(seen[f"{block}_1"], route[:, block])
+    where = stats["backbone"][f"block_{block}"]["norm_1"]
+    np.testing.assert_allclose(where["mean"], mean, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(where["var"], var, rtol=1e-3, atol=1e-5)
+  untouched = stats["backbone"]["block_1"]["norm_0"]
+  assert (untouched["mean"] == 0).all() and (untouched["var"] == 1).all()
+
+
+def test_gated_pass_equals_sequential_passes(tiny):
+  net = tiny(tasks=2, gated=(False, True, True))
+  policy = jnp.asarray([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+  found, signals, _ = net.forward(
+    trunks.Decisions(
+      routing.own(3, 2), policy, gated=True, noise=net.noise()[:, :2]
+    )
+  )
+  gates = np.asarray(signals.gate)
+  assert set(np.unique(gates)) == {0.0, 1.0}
+  np.testing.assert_array_equal(gates[..., 0], 1)
+  np.testing.assert_array_equal(
+    signals.gated, [[False, True, True], [False, True, True]]
+  )
+  np.testing.assert_array_equal(
+    signals.executed, gates * np.asarray(policy)[:, None]
+  )
+  wanted, _ = _twin(net, np.asarray(policy), gates)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
+  net = tiny("mlp", tasks=2, gated=(False, False, True))
+  weights = jnp.asarray(RNG.normal(size=(2, 4, 6)), jnp.float32)
+  noise = net.noise()
+  decisions = trunks.Decisions(
+    routing.own(3, 2), jnp.ones((2, 3)), gated=True, noise=noise,
+    temperature=0.7,
+  )
+  found = net.value(decisions, weights)
+  slope = jax.nn.sigmoid(
+    (found["signals"].relevance[..., 2] + noise[:, :, 2].T) / 0.7
+  )
+  slope = slope * (1 - slope) / 0.7
+
+  def by_gate(extra):  # the features as a smooth function of the gates
+    route = jnp.stack([jnp.ones(4)] * 2)
+    gate = found["signals"].gate[..., 2] + extra
+    total = 0.0
+    for t in range(2):
+      pair = []
+      for last in (0.0, 1.0):
+        policy = jnp.ones((2, 3)).at[:, 2].set(last)
+        x, _, _ = net.trunk.apply(
+          net.variables, net.inputs,
+          trunks.Decisions(routing.own(3, 2), policy), True,
+          mutable=["batch_stats"], method=_before_final,
+        )
+        pair.append(x[t])
+      mixed = gate[t][:, None] * pair[1] + (1 - gate[t])[:, None] * pair[0]
+      done = net.trunk.apply(
+        net.variables, mixed[None],
+        method=lambda trunk, y: trunk.backbone.final(y),
+      )[0]
+      total += jnp.sum(done * weights[t] * route[t][:, None])
+    return total
+
+  wanted = jnp.sum(jax.grad(by_gate)(jnp.zeros((2, 4))) * slope)
+  bias = found["grads"]["gate_2"]["score"]["bias"]
+  np.testing.assert_allclose(bias[1], wanted, rtol=1e-4)
+  np.testing.assert_allclose(bias[0], -wanted, rtol=1e-4)
+  assert all(
+    jnp.abs(g).max() > 0 for g in jax.tree.leaves(found["grads"]["gate_2"])
+    if g.shape != (5,)  # a shift before the batch norm changes nothing
+  )
+
+
+def _before_final(trunk, inputs, decisions, train):
+  """Features of the tasks before the backbone's last layer."""
+  from dynashare_jax.models import backbones
+
+  x = trunk.backbone.stem(inputs, backbones.Pass(train, jnp.ones((1,))))
+  for block, step in enumerate(routing.steps(decisions.kinds)):
+    x, _ = trunk._block(block, step, x, decisions, train)
+  return x, None, None
+
+
+# Limits and invariances.
+
+
+def test_tiny_temperature_gives_the_hard_pass(tiny):
+  net = tiny(tasks=3)
+  logits = jnp.asarray(RNG.normal(size=(3, 3, 2)), jnp.float32)
+  key = jax.random.key(3)
+  soft = gumbel.soft_decisions(key, logits, 1e-6)
+  hard = (gumbel.soft_decisions(key, logits, 1.0) > 0.5).astype(jnp.float32)
+  assert 0 < hard.mean() < 1
+  kinds = routing.own(3, 3)
+  chex.assert_trees_all_close(
+    net.forward(trunks.Decisions(kinds, soft, discrete=False))[0],
+    net.forward(trunks.Decisions(kinds, hard))[0],
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_open_gates_and_an_all_ones_policy_are_hard_sharing(tiny, train):
+  net = tiny(tasks=3, gated=(False, True, True))
+  params = dict(net.variables["params"])
+  for gate in ("gate_1", "gate_2"):
+    score = params[gate]["score"] | {"bias": jnp.asarray([-100.0, 100.0])}
+    params[gate] = params[gate] | {"score": score}
+  hard, _, hard_stats = net.forward(
+    trunks.Decisions(routing.all_run(3, 3)), train, params
+  )
+  chex.assert_trees_all_equal(hard[0], hard[1], hard[2])
+  open_, signals, open_stats = net.forward(
+    trunks.Decisions(
+      routing.own(3, 3), jnp.ones((3, 3)), gated=True,
+      noise=net.noise() if train else None,
+    ),
+    train, params,
+  )
+  assert (signals.executed == 1).all()
+  chex.assert_trees_all_close(open_, hard, rtol=1e-5, atol=1e-5)
+  chex.assert_trees_all_close(
+    open_stats["backbone"], hard_stats["backbone"], rtol=1e-5, atol=1e-6
+  )
+
+
+def test_one_task_is_the_single_column(tiny):
+  net = tiny(tasks=1)
+  weights = jnp.asarray(RNG.normal(size=(1, 4, 2, 3, 6)), jnp.float32)
+  column = trunks.ColumnTrunk((net.trunk.backbone.clone(parent=None),))
+  variables = jax.tree.map(
+    lambda x: x,
+    {k: {"columns_0": v["backbone"]} for k, v in net.variables.items()},
+  )
+
+  def loss(params):
+    (features, signals), stats = column.apply(
+      variables | {"params": params}, net.inputs,
+      trunks.Decisions(routing.all_run(3, 1)), True, mutable=["batch_stats"],
+    )
+    return jnp.sum(features[0] * weights[0]), (features[0], signals, stats)
+
+  grads, (features, signals, stats) = jax.grad(loss, has_aux=True)(
+    variables["params"]
+  )
+  found = net.value(
+    trunks.Decisions(routing.own(3, 1), jnp.ones((1, 3))), weights
+  )
+  chex.assert_trees_all_close(found["features"][0], features, rtol=1e-5)
+  chex.assert_trees_all_close(
+    found["grads"]["backbone"], grads["columns_0"], rtol=1e-3, atol=1e-4
+  )
+  chex.assert_trees_all_close(
+    found["stats"]["backbone"], stats["batch_stats"]["columns_0"], rtol=1e-5
+  )
+  chex.assert_trees_all_equal(found["signals"].executed, signals.executed)
+
+
+def test_columns_refuse_a_route(tiny):
+  column = trunks.ColumnTrunk((tiny("mlp").trunk.backbone.clone(parent=None),))
+  with pytest.raises(ValueError, match="all_run"):
+    column.init(
+      jax.random.key(0), jnp.ones((2, 5)),
+      trunks.Decisions(routing.own(3, 1)), False,
+    )
+
+
+def test_order_of_the_tasks_does_not_matter(tiny):
+  net = tiny(tasks=3, gated=(False, False, True))
+  order = jnp.asarray([2, 0, 1])
+  policy = jnp.asarray(RNG.integers(0, 2, (3, 3)), jnp.float32)
+  policy = policy.at[0].set(1.0).at[1, 2].set(1.0)
+  weights = jnp.asarray(RNG.normal(size=(3, 4, 2, 3, 6)), jnp.float32)
+  noise = net.noise()
+
+  def run(policy, noise, weights):
+    return net.value(
+      trunks.Decisions(routing.own(3, 3), policy, gated=True, noise=noise),
+      weights,
+    )
+
+  straight = run(policy, noise, weights)
+  turned = run(policy[order], noise[:, order], weights[order])
+  for name in ("features", "policy_grads"):
+    chex.assert_trees_all_close(
+      turned[name], straight[name][order], rtol=1e-4, atol=1e-4
+    )
+  for name in ("grads", "stats"):
+    chex.assert_trees_all_close(
+      turned[name], straight[name], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_test_time_features_belong_to_the_example(tiny):
+  net = tiny(tasks=2, gated=(False, True, True))
+  _, _, stats = net.forward(
+    trunks.Decisions(routing.all_run(3, 2)), train=True
+  )
+  kinds = routing.fixed([[1, 1, 0], [1, 1, 1]], net.trunk.gated, train=False)
+
+  def run(rows):
+    features, signals = net.trunk.apply(
+      {"params": net.variables["params"], "batch_stats": stats | {
+        k: v for k, v in net.variables["batch_stats"].items()
+        if k not in stats}},
+      net.inputs[rows], trunks.Decisions(kinds, gated=True), False,
+    )
+    return jnp.stack(features, 1), jnp.moveaxis(signals.gate, 1, 0)
+
+  whole = run(slice(0, 4))
+  parts = [run(slice(0, 1)), run(slice(1, 4))]
+  chex.assert_trees_all_close(
+    whole, jax.tree.map(lambda *x: jnp.concatenate(x), *parts), rtol=1e-5
+  )
+
+
+def _sharded_step(net, weights):
+  """A jitted training pass, gradients and all."""
+
+  def run(inputs, noise):
+    def loss(params):
+      (features, signals), stats = net.trunk.apply(
+        net.variables | {"params": params}, inputs,
+        trunks.Decisions(
+          routing.own(3, 2), jnp.ones((2, 3)), gated=True, noise=noise
+        ),
+        True, mutable=["batch_stats"],
+      )
+      return jnp.sum(jnp.stack(features) * weights), (features, signals, stats)
+
+    return jax.grad(loss, has_aux=True)(net.variables["params"])
+
+  return jax.jit(run)
+
+
+@pytest.mark.parametrize("way", ["in turn", "in one call"])
+def test_four_devices_compute_what_one_does(tiny, monkeypatch, way):
+  if len(jax.devices()) < 4:
+    pytest.skip("needs four devices")
+  if way == "in one call":  # as on an accelerator
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  net = tiny(tasks=2, gated=(False, True, True))
+  weights = jnp.asarray(RNG.normal(size=(2, 4, 2, 3, 6)), jnp.float32)
+  step = _sharded_step(net, weights)
+  noise = net.noise()[:, :2]
+  grads, (features, signals, stats) = step(net.inputs, noise)
+  mesh = mesh_lib.make_mesh(jax.devices()[:4])
+  inputs, split = mesh_lib.place_batch((net.inputs, noise), mesh)
+  compiled = step.lower(inputs, split).compile()
+  found = compiled(inputs, split)
+  chex.assert_trees_all_equal(
+    np.asarray(found[1][1].gate), np.asarray(signals.gate)
+  )
+  chex.assert_trees_all_close(
+    jax.device_get(found[1]), jax.device_get((features, signals, stats)),
+    rtol=1e-4, atol=1e-4,
+  )
+  chex.assert_trees_all_close(
+    jax.device_get(found[0]), jax.device_get(grads), rtol=1e-3, atol=1e-3
+  )
+  # A device computes its own examples only.
+  assert "all-gather(" not in compiled.as_text()
+  assert "all-to-all(" not in compiled.as_text()
+
+
+def test_bfloat16_stays_near_float32(tiny):
+  exact = tiny(tasks=2)
+  rough = tiny(tasks=2, dtype=jnp.bfloat16)
+  assert all(
+    leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(rough.variables)
+  )
+  decisions = trunks.Decisions(
+    routing.own(3, 2), jnp.full((2, 3), 0.6), discrete=False
+  )
+  features, _, stats = rough.forward(decisions)
+  wanted, _, _ = exact.forward(decisions)
+  assert features.dtype == jnp.bfloat16
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(stats))
+  error = jnp.abs(features.astype(jnp.float32) - wanted)
+  assert error.mean() < 0.02 * jnp.abs(wanted).mean()
+  head = heads.build("linear", 3, True, 8, jnp.bfloat16, "head")
+  logits, _ = head.init_with_output(jax.random.key(0), features[0], False)
+  assert logits.dtype == jnp.float32
+
+
+def test_the_network_names_its_predictions(tiny):
+  net = tiny(tasks=2)
+  network = trunks.Network(
+    net.trunk.clone(parent=None),
+    (heads.LinearHead(3, True), heads.LinearHead(1, False)), ("one", "two"),
+  )
+  shapes, _ = jax.eval_shape(
+    lambda: network.init_with_output(
+      jax.random.key(0), net.inputs,
+      trunks.Decisions(routing.all_run(3, 2)), False,
+    )[0]
+  )
+  assert {k: v.shape for k, v in shapes.items()} == {
+    "one": (4, 2, 3, 3), "two": (4, 1)}
+
+
+def test_a_routing_of_another_size_is_refused(tiny):
+  net = tiny("mlp", tasks=2)
+  with pytest.raises(ValueError, match="4 blocks and 2 tasks.*3 and 2"):
+    net.forward(trunks.Decisions(routing.all_run(4, 2)))
+
+
+def test_a_threshold_closes_gates(tiny):
+  net = tiny("mlp", tasks=2, gated=(False, True, True))
+  kinds = routing.fixed([[1] * 3] * 2, net.trunk.gated, train=False)
+  signals = net.forward(trunks.Decisions(kinds, gated=True), False)[1]
+  middle = float(jnp.median(signals.relevance[0, :, 1]))
+  found = net.forward(
+    trunks.Decisions(
+      kinds, gated=True, threshold=jnp.asarray([0.0, middle, 1e9])
+    ),
+    False,
+  )[1].gate
+  np.testing.assert_array_equal(
+    found[0, :, 1], signals.relevance[0, :, 1] > middle
+  )
+  assert (found[..., 2] == 0).all()
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_layers_treat_groups_apart_in_either_way(monkeypatch, groups):
+  layer = resnet._conv(2, 3, 3, 2, 1, 1, jnp.float32, None)
+  x = jax.random.normal(jax.random.key(0), (groups, 2, 5, 6, 4))
+  variables = layer.init(jax.random.key(1), x[0])
+
+  def run():
+    return resnet._each(layer.bind(variables), x)
+
+  in_turn = run()
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  chex.assert_trees_all_close(in_turn, run(), rtol=1e-5, atol=1e-6)
+  for g in range(groups):
+    chex.assert_trees_all_close(
+      in_turn[g], layer.apply(variables, x[g]), rtol=1e-5, atol=1e-6
+    )

@@ -1,0 +1,159 @@
+"""Tests of the house: who may import whom, and which names stand where."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+import functools
+import importlib
+import pathlib
+import pkgutil
+import re
+
+import pytest
+
+import dynashare_jax
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "dynashare_jax"
+FLOORS = {
+  "types": 0,
+  "ops": 1,
+  "data": 2,
+  "models": 2,
+  "objectives": 3,
+  "methods": 4,
+  "train": 5,
+  "infer": 5,
+  "report": 5,
+  "main": 6,
+  "benchmark": 6,
+  "export": 6,
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = sorted(
+  module.name
+  for module in pkgutil.walk_packages(dynashare_jax.__path__, "dynashare_jax.")
+)
+# Of one floor, and yet strangers: a report is made of files.
+APART = {
+  "train": ("report",),
+  "infer": ("report",),
+  "report": ("train", "infer"),
+}
+
+
+def name_of(path: pathlib.Path) -> str:
+  """`dynashare_jax/ops/policy.py` is `dynashare_jax.ops.policy`."""
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+  """Yields line and full name of everything a file imports, anywhere in it."""
+  for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    if isinstance(node, ast.Import):
+      for alias in node.names:
+        yield node.lineno, alias.name
+    elif isinstance(node, ast.ImportFrom):
+      base = node.module or ""
+      if node.level:
+        package = name_of(path).split(".")
+        if path.name != "__init__.py":
+          package.pop()
+        base = ".".join([*package[: len(package) - node.level + 1], base])
+      for alias in node.names:
+        yield node.lineno, f"{base.strip('.')}.{alias.name}"
+
+
+def floor(module: str) -> int:
+  """Floor of a module of the package; the package itself is the ground."""
+  parts = module.split(".")
+  return FLOORS[parts[1]] if len(parts) > 1 else 0
+
+
+def own(name: str) -> bool:
+  return name == "dynashare_jax" or name.startswith("dynashare_jax.")
+
+
+def test_every_folder_has_a_floor():
+  found = {name.split(".")[1] for name in MODULES}
+  assert found <= set(FLOORS), f"give a floor to {found - set(FLOORS)}"
+  # A folder without __init__.py would be left out of an installation.
+  assert {name_of(path) for path in FILES} == {"dynashare_jax", *MODULES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_downwards(path):
+  here = floor(name_of(path))
+  if path == PACKAGE / "__init__.py":
+    here = -1  # imports nothing of the package
+  for line, name in imports_of(path):
+    if own(name):
+      assert floor(name) <= here, f"{path}:{line} imports {name}, a floor above"
+
+
+@pytest.mark.parametrize("folder", APART)
+def test_training_and_report_stay_apart(folder):
+  for path in (PACKAGE / folder).rglob("*.py"):
+    for line, name in imports_of(path):
+      strange = own(name) and name.split(".")[1] in APART[folder]
+      assert not strange, f"{path}:{line} imports {name}"
+
+
+@pytest.mark.parametrize(
+  "path", sorted((ROOT / "configs").rglob("*.py")), ids=lambda p: p.stem
+)
+def test_configs_import_nothing_of_the_package(path):
+  assert [name for _, name in imports_of(path) if own(name)] == []
+
+
+@functools.cache
+def chosen_names() -> frozenset[str]:
+  """Names of the methods and data sets, each a file with a `build`."""
+  return frozenset(
+    path.stem
+    for folder in ("data", "methods")
+    for path in (PACKAGE / folder).glob("*.py")
+    if re.search(r"^def build\(", path.read_text(), re.MULTILINE)
+  )
+
+
+def test_there_are_methods_and_data_sets():
+  assert {"dynashare", "single", "rooms", "census"} <= chosen_names()
+
+
+@pytest.mark.parametrize(
+  "path",
+  [p for f in ("train", "infer") for p in sorted((PACKAGE / f).rglob("*.py"))],
+  ids=name_of,
+)
+def test_trainer_names_no_method_and_no_data_set(path):
+  tree = ast.parse(path.read_text())
+  texts = {
+    node.body[0].value
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    and node.body
+    and isinstance(node.body[0], ast.Expr)
+  }  # docstrings may
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Constant) and node not in texts:
+      assert node.value not in chosen_names(), f"{path}:{node.lineno}"
+  for line, name in imports_of(path):
+    if own(name):
+      parts = name.split(".")
+      assert parts[1] != "methods", f"{path}:{line} imports {name}"
+      assert parts[1] != "data" or parts[-1] not in chosen_names(), (
+        f"{path}:{line} imports {name}"
+      )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_imports(name):
+  importlib.import_module(name)
+
+
+def test_there_is_no_drawer_for_everything():
+  for path in FILES:
+    assert path.stem not in ("utils", "util", "helpers", "misc", "common"), path

@@ -1,0 +1,160 @@
+"""A complete run of a second: tiny data, tiny networks, every phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+import pathlib
+import runpy
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from dynashare_jax import data
+from dynashare_jax import main
+from dynashare_jax.train import experiment as experiment_lib
+from dynashare_jax.train import logs
+from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import results
+from dynashare_jax.train import state as state_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = pathlib.Path(__file__).parent / "tiny"
+
+_VALUES = {
+    "dataset": "stripes", "method": "dynashare",
+    "model.backbone": "mlp", "model.blocks": (3,), "model.width": 8,
+    "model.hidden": 8, "model.dropout": 0.1, "model.stem": "small",
+    "model.head": "linear", "model.dtype": "float32",
+    "policy.curriculum_speed": 1, "policy.candidates": 2,
+    "policy.init": "equal", "policy.sparsity": 0.05, "policy.sharing": 0.05,
+    "policy.temperature": 5.0, "policy.temperature_decay": 0.8,
+    "gates.target_rates": (1.0, 0.6, 0.6), "gates.weight": 1.0,
+    "train.batch_size": 8, "train.steps": 8, "train.warmup_steps": 4,
+    "train.cycles": 2, "train.weight_steps": 3, "train.policy_steps": 2,
+    "train.retrain_steps": 6, "train.retrain_from": "policy",
+    "train.weights_share": 0.75, "train.execution": "masked",
+    "train.shared_prefixes": (0,), "train.steps_per_dispatch": 1,
+    "train.resident": True, "train.log_every": 2, "train.eval_every": 3,
+    "train.checkpoint_every": 3, "train.threads": 1, "eval.batch_size": 8,
+    "eval.pictures": 2, "optimizers.warmup.kind": "adamw",
+    "optimizers.warmup.schedule": "cosine", "optimizers.warmup.lr": 0.01,
+    "optimizers.alternate.kind": "sgd", "optimizers.alternate.lr": 0.01,
+    "optimizers.alternate.schedule": "constant",
+    "optimizers.retrain.kind": "adam", "optimizers.retrain.lr": 0.01,
+    "optimizers.retrain.schedule": "onecycle", "optimizers.policy.lr": 0.1,
+}
+
+
+class Run(NamedTuple):
+  """A finished run.
+
+  Attributes:
+    folder: its work directory.
+    experiment: its parts.
+    loop: that trained it.
+    state: the last one.
+    found: what `results.json` holds.
+  """
+
+  folder: pathlib.Path
+  experiment: experiment_lib.Experiment
+  loop: loop_lib.Loop
+  state: state_lib.State
+  found: dict[str, Any]
+
+  @property
+  def lines(self) -> list[dict[str, Any]]:
+    """Metric lines without what measures time."""
+    lines = logs.read(self.folder)
+    for line in lines:
+      line["values"].pop("examples_per_second", None)
+    return lines
+
+  @property
+  def losses(self) -> np.ndarray:
+    """Total loss of every training line."""
+    return np.array([line["values"]["loss/total"] for line in self.lines
+                     if line["kind"] == "train"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stripes_is_found():
+  """Adds the tiny data set to those that `--config.dataset` can name."""
+  data.__path__.append(str(TINY))
+  before = jax.config.jax_persistent_cache_min_compile_time_secs
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  yield
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+  data.__path__.remove(str(TINY))
+
+
+def _config(**values: Any) -> ml_collections.ConfigDict:
+  config = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]()
+  module = runpy.run_path(str(TINY / "stripes.py"))
+  config.data = ml_collections.ConfigDict(module["defaults"]())
+  for name, value in {**_VALUES, **{
+      k.replace("__", "."): v for k, v in values.items()}}.items():
+    group, _, last = name.rpartition(".")
+    node = config
+    for part in group.split(".") if group else ():
+      node = node[part]
+    assert last in node, name
+    node[last] = value
+  return config
+
+
+@pytest.fixture(scope="session")
+def config() -> Callable[..., ml_collections.ConfigDict]:
+  """Makes a configuration: `config(method="hard", train__steps=3)`."""
+  return _config
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., experiment_lib.Experiment]:
+  """Puts an experiment together on some CPU devices (default one)."""
+  def make(devices: int = 1, **values: Any) -> experiment_lib.Experiment:
+    return main.build(_config(**values), jax.devices()[:devices])[0]
+  return make
+
+
+@pytest.fixture(scope="session")
+def train(build) -> Callable[..., Run]:
+  """Trains to the end in a folder; goes on where it stands."""
+  def run(folder: pathlib.Path, devices: int = 1, **values: Any) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    experiment = build(devices, **values)
+    loop = loop_lib.Loop(experiment, folder)
+    state = loop.run()
+    return Run(folder, experiment, loop, state,
+               results.finish(loop, state, {}))
+  return run
+
+
+@pytest.fixture(scope="session")
+def whole(train, tmp_path_factory) -> Callable[..., Run]:
+  """The uninterrupted run of a configuration, trained once a session."""
+  kept: dict[str, Run] = {}
+
+  def find(**values: Any) -> Run:
+    name = json.dumps(values, sort_keys=True)
+    if name not in kept:
+      kept[name] = train(tmp_path_factory.mktemp("whole"), **values)
+    return kept[name]
+  return find
+
+
+@pytest.fixture(scope="session")
+def same_bits() -> Callable[[Any, Any], None]:
+  """Asserts that two trees hold the same bits."""
+  def check(got: Any, want: Any) -> None:
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got),
+                            jax.tree.leaves(want), strict=True):
+      a, b = np.asarray(a), np.asarray(b)
+      assert a.dtype == b.dtype and a.shape == b.shape, path
+      assert a.tobytes() == b.tobytes(), jax.tree_util.keystr(path)
+  return check
