@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from dynashare_jax import data
 from dynashare_jax import methods
 from dynashare_jax import types
+from dynashare_jax.report import report
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
@@ -98,8 +99,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   state = loop.run()
   found = results.finish(loop, state, corrected)
   if primary:
-    from dynashare_jax.report import report
-    report.write_report(folder)
+      report.write_report(folder)
   return found
 
 
@@ -110,7 +110,7 @@ def default_workdir(config: ml_collections.ConfigDict) -> str:
 
 def use_compilation_cache() -> None:
   """Keeps compiled programs, so that a second start is quick."""
-  if jax.config.jax_compilation_cache_dir is None:
+  if jax.config.values["jax_compilation_cache_dir"] is None:
     home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
     jax.config.update("jax_compilation_cache_dir",
                       os.path.join(home, "dynashare_jax"))

@@ -16,7 +16,7 @@ class Gate(nn.Module):
 
   Attributes:
     hidden: width of the hidden layer.
-    init: `half` starts near one half open, as the code of DynaShare's authors;
+    start: `half` starts near one half open, as the code of DynaShare's authors;
       `open` starts about 87% open (bias 0.1 and 2), as Convnet-AIG.
     dtype: compute type.
 
@@ -26,7 +26,7 @@ class Gate(nn.Module):
   """
 
   hidden: int = 16
-  init: str = "half"
+  start: str = "half"
   dtype: norm.Dtype = jnp.float32
 
   @nn.compact
@@ -40,16 +40,16 @@ class Gate(nn.Module):
       updates: see `GroupedBatchNorm`.
       use_running: see `GroupedBatchNorm`.
     """
-    if self.init not in GATE_INITS:
+    if self.start not in GATE_INITS:
       raise ValueError(
-          f"gates.init is {self.init!r}; it must be one of {GATE_INITS}."
+          f"gates.init is {self.start!r}; it must be one of {GATE_INITS}."
       )
     pooled = x.mean(tuple(range(2, x.ndim - 1))) if x.ndim > 3 else x
     h = nn.Dense(self.hidden, dtype=self.dtype, name="reduce")(pooled)
     h = norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(
         h, updates, use_running
     )
-    is_open = self.init == "open"
+    is_open = self.start == "open"
     out = nn.Dense(
         2,
         dtype=jnp.float32,

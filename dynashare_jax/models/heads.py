@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -55,7 +57,7 @@ class AsppHead(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """`[B, ..., C]` to `[B, ..., outputs]`."""
     dims = x.ndim - 2
-    total = None
+    total: Any = None
     for index, rate in enumerate(self.rates):
       h = nn.Conv(self.width, (3,) * dims, kernel_dilation=(rate,) * dims,
                   padding=((rate, rate),) * dims, dtype=self.dtype,
@@ -71,7 +73,7 @@ class AsppHead(nn.Module):
 
 def build(
     kind: str, outputs: int, dense: bool, width: int, dtype: norm.Dtype,
-    name: str
+    name: str | None
 ) -> nn.Module:
   """Makes a task's head; `aspp` is for dense predictions, others get `linear`.
 

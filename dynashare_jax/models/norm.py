@@ -78,8 +78,8 @@ class GroupedBatchNorm(nn.Module):
     share = (updates / jnp.maximum(total, 1e-9))[:, None]
     keep = jnp.power(self.momentum, total)
     unbiased = var * (count / max(count - 1, 1))
-    old_mean = self.get_variable("batch_stats", "mean")
-    old_var = self.get_variable("batch_stats", "var")
+    old_mean: jax.Array = self.get_variable("batch_stats", "mean")
+    old_var: jax.Array = self.get_variable("batch_stats", "var")
     new_mean = keep * old_mean + (1 - keep) * (share * mean).sum(0)
     new_var = keep * old_var + (1 - keep) * (share * unbiased).sum(0)
     self.put_variable("batch_stats", "mean", new_mean)

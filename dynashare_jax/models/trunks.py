@@ -85,7 +85,7 @@ class SkipTrunk(nn.Module):
 
   def setup(self) -> None:
     """Creates one gate a gated block."""
-    self.gates = [
+    self.gates: list[Any] = [
         gates.Gate(self.gate_hidden, self.gate_init, self.dtype,
                    name=f"gate_{l}") if gated else None
         for l, gated in enumerate(self.gated)]
@@ -262,11 +262,15 @@ class _BlockSignals(NamedTuple):
     return cls([jnp.ones((batch,))] * tasks, [False] * tasks, [zeros] * tasks,
                [zeros] * tasks)
 
+  def _copy(self) -> _BlockSignals:
+    return _BlockSignals(list(self.gate), list(self.gated),
+                         list(self.executed), list(self.relevance))
+
   def with_gate(
       self, step: routing.Step, score: jax.Array, gate: jax.Array
   ) -> _BlockSignals:
     """Writes the groups' gates to their tasks."""
-    new = _BlockSignals(*(list(field) for field in self))
+    new = self._copy()
     for g in range(step.running):
       for t in step.groups[g]:
         new.gate[t], new.relevance[t] = gate[g], score[g]
@@ -277,7 +281,7 @@ class _BlockSignals(NamedTuple):
       self, step: routing.Step, executed: jax.Array
   ) -> _BlockSignals:
     """Writes what the groups executed to their tasks."""
-    new = _BlockSignals(*(list(field) for field in self))
+    new = self._copy()
     for g in range(step.running):
       for t in step.groups[g]:
         new.executed[t] = executed[g]

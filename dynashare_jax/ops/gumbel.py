@@ -16,7 +16,7 @@ from dynashare_jax.types import Array
 _TINY = 2.0**-25
 
 
-def _logistic(key: jax.Array, shape: tuple[int, ...]) -> Array:
+def _logistic(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Draws float32 logistic noise that is finite for every draw."""
   uniform = jax.random.uniform(key, shape, jnp.float32)
   # 1 - 2**-24 is the largest float32 below 1: both ends stay finite.
@@ -39,7 +39,7 @@ def logistic_noise(
   key: jax.Array,
   examples: Integer[Array, " B"],
   shape: tuple[int, ...] = (),
-) -> Float[Array, "B ..."]:
+) -> Float[jax.Array, "B ..."]:
   """Draws noise that belongs to an example, not to its place in a batch.
 
   Args:
@@ -57,7 +57,7 @@ def logistic_noise(
   Differs: one logistic draw replaces two Gumbel draws; same distribution.
   """
 
-  def draw(example: Array) -> Array:
+  def draw(example: Array) -> jax.Array:
     return _logistic(jax.random.fold_in(key, example), shape)
 
   return jax.vmap(draw)(jnp.asarray(examples))
@@ -67,7 +67,7 @@ def soft_decisions(
   key: jax.Array,
   logits: Float[Array, "T L 2"],
   temperature: float | int | Float[Array, ""],
-) -> Float[Array, "T L"]:
+) -> Float[jax.Array, "T L"]:
   """Samples relaxed execute decisions of the task policies.
 
   Args:
@@ -91,7 +91,7 @@ def soft_decisions(
   _check_temperature(temperature)
   tasks, blocks = logits.shape[:2]
 
-  def draw(task: Array, block: Array) -> Array:
+  def draw(task: Array, block: Array) -> jax.Array:
     return _logistic(
       jax.random.fold_in(jax.random.fold_in(key, task), block), ()
     )
@@ -105,7 +105,7 @@ def soft_decisions(
 
 
 @jax.custom_jvp
-def _binary(score: Array, temperature: Array) -> Array:
+def _binary(score: jax.Array, temperature: jax.Array) -> jax.Array:
   """Forward a step function, backward the sigmoid at this temperature."""
   del temperature
   return (score > 0).astype(score.dtype)
@@ -113,8 +113,9 @@ def _binary(score: Array, temperature: Array) -> Array:
 
 @_binary.defjvp
 def _binary_jvp(
-  primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
+  primals: tuple[jax.Array, jax.Array],
+  tangents: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
   """Passes tangents through the relaxed decision."""
   score, temperature = primals
   soft = jax.nn.sigmoid(score / temperature)
@@ -126,7 +127,7 @@ def hard_gate(
   score: Float[Array, "*shape"],
   noise: Float[Array, "*shape"] | None,
   temperature: float | int | Float[Array, ""] = 1.0,
-) -> Float[Array, "*shape"]:
+) -> Float[jax.Array, "*shape"]:
   """Decides 0 or 1 forward, with the relaxed decision's gradient backward.
 
   Args:
@@ -156,7 +157,7 @@ def sample_routes(
   key: jax.Array,
   alpha: Float[Array, "T L"],
   count: int,
-) -> Shaped[Array, "N T L"]:
+) -> Shaped[jax.Array, "N T L"]:
   """Samples discrete routes of a policy.
 
   Args:
@@ -177,7 +178,7 @@ def sample_routes(
   if count < 1:
     raise ValueError(f"count is {count}: sample at least one route.")
 
-  def draw(index: Array) -> Array:
+  def draw(index: Array) -> jax.Array:
     uniform = jax.random.uniform(
       jax.random.fold_in(key, index), alpha.shape, jnp.float32
     )

@@ -11,7 +11,7 @@ from dynashare_jax.types import Array
 INITIAL = ("equal", "all", "random")
 
 
-def alpha(logits: Float[Array, "T L 2"]) -> Float[Array, "T L"]:
+def alpha(logits: Float[Array, "T L 2"]) -> Float[jax.Array, "T L"]:
   """Turns policy logits into the probability of executing a block.
 
   Args:
@@ -28,7 +28,7 @@ def alpha(logits: Float[Array, "T L 2"]) -> Float[Array, "T L"]:
 
 def init_logits(
   how: str, tasks: int, blocks: int, key: jax.Array | None = None
-) -> Float[Array, "T L 2"]:
+) -> Float[jax.Array, "T L 2"]:
   """Makes the policy logits at the start of training.
 
   Args:
@@ -64,7 +64,7 @@ def init_logits(
   )
 
 
-def open_mask(blocks: int, opened: int) -> Bool[Array, " L"]:
+def open_mask(blocks: int, opened: int) -> Bool[jax.Array, " L"]:
   """Says which blocks the curriculum has opened: the deepest first.
 
   Args:
@@ -139,7 +139,7 @@ def random_routes(
   route: Shaped[Array, "T L"],
   count: int,
   per_task: bool,
-) -> Float[Array, "N T L"]:
+) -> Float[jax.Array, "N T L"]:
   """Shuffles a route: as many skipped blocks, at random places.
 
   Args:
@@ -161,7 +161,7 @@ def random_routes(
     raise ValueError(f"count is {count}: ask for at least one route.")
   route = jnp.asarray(route, jnp.float32)
 
-  def draw(index: Array) -> Array:
+  def draw(index: Array) -> jax.Array:
     folded = jax.random.fold_in(key, index)
     if per_task:
       return jax.random.permutation(folded, route, axis=1, independent=True)

@@ -124,7 +124,7 @@ def _penalties(
     signals: trunks.Signals, route: jax.Array
 ) -> dict[str, jax.Array]:
   """The regularisers of a step, with their weights."""
-  found = {}
+  found: dict[str, Any] = {}
   if spec.penalties:
     logits = params["policy"]["logits"]
     weight, form = objective.sparsity
@@ -157,7 +157,7 @@ def loss(
   losses = task_losses(objective.tasks, logits, batch)
   penalties = _penalties(spec, objective, params, inputs.opened, signals,
                          inputs.route)
-  total = sum(task.weight * losses[task.name] for task in objective.tasks)
+  total: Any = sum(task.weight * losses[task.name] for task in objective.tasks)
   total = total + sum(penalties.values())
   parts = {f"loss/{name}": value for name, value in losses.items()}
   parts.update({f"penalty/{name}": v for name, v in penalties.items()})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 import pytest
 
 from dynashare_jax.models import trunks
@@ -46,34 +48,75 @@ class Tiny:
     variables = dict(self.variables)
     if params is not None:
       variables["params"] = params
-    (features, signals), changed = self.trunk.apply(
-      variables, self.inputs, decisions, train, mutable=["batch_stats"]
+    frozen, moving = _split(decisions)
+    return _jitted_forward(
+      self.trunk, frozen, train, variables, self.inputs, moving
     )
-    return jnp.stack(features), signals, changed.get("batch_stats", {})
 
   def value(
     self, decisions: trunks.Decisions, weights: jax.Array
   ) -> dict[str, Any]:
     """All that training sees: features, gradients, statistics, signals."""
-
-    def loss(params: Any, policy: Any) -> Any:
-      features, signals, stats = self.forward(
-        decisions._replace(policy=policy), params=params
-      )
-      return jnp.sum(features * weights), (features, signals, stats)
-
-    (_, (features, signals, stats)), grads = jax.value_and_grad(
-      loss, (0, 1), has_aux=True
-    )(self.variables["params"], decisions.policy)
-    return {
-      "features": features,
-      "signals": signals,
-      "stats": stats,
-      "grads": grads[0],
-      "policy_grads": grads[1],
-    }
+    frozen, moving = _split(decisions)
+    return _value(
+      self.trunk, frozen, self.variables, self.inputs, moving, weights
+    )
 
 
+def _split(decisions: trunks.Decisions) -> tuple[Any, Any]:
+  """What is known when a pass is compiled, and the arrays."""
+  arrays = {
+    k: getattr(decisions, k) for k in ("policy", "noise", "threshold")
+  }
+  frozen = decisions._replace(policy=None, noise=None, threshold=None)
+  return frozen, arrays
+
+
+# Compiling takes most of the time of these tests.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def _forward(
+  trunk: Any, frozen: Any, train: bool, variables: Any, inputs: Any, moving: Any
+) -> Any:
+  (features, signals), changed = trunk.apply(
+    variables, inputs, frozen._replace(**moving), train, mutable=["batch_stats"]
+  )
+  return jnp.stack(features), signals, changed.get("batch_stats", {})
+
+
+_jitted_forward = jax.jit(
+  _forward, static_argnums=(0, 1, 2), compiler_options=QUICK
+)
+
+
+@functools.partial(
+  jax.jit, static_argnums=(0, 1), compiler_options=QUICK
+)
+def _value(
+  trunk: Any, frozen: Any, variables: Any, inputs: Any, moving: Any,
+  weights: Any
+) -> dict[str, Any]:
+  def loss(params: Any, policy: Any) -> Any:
+    features, signals, stats = _forward(
+      trunk, frozen, True, variables | {"params": params}, inputs,
+      moving | {"policy": policy},
+    )
+    return jnp.sum(features * weights), (features, signals, stats)
+
+  grads, (features, signals, stats) = jax.grad(loss, (0, 1), has_aux=True)(
+    variables["params"], moving["policy"]
+  )
+  return {
+    "features": features,
+    "signals": signals,
+    "stats": stats,
+    "grads": grads[0],
+    "policy_grads": grads[1],
+  }
+
+
+@functools.lru_cache(maxsize=None)
 def _make(
   kind: str = "image",
   tasks: int = 3,
@@ -93,20 +136,27 @@ def _make(
     )
     shape = (BATCH, 8, 12, 3)
   trunk = trunks.SkipTrunk(backbone, tasks, gated, gate_hidden=5, dtype=dtype)
-  inputs = jax.random.normal(jax.random.key(1), shape)
-  variables = trunk.init(
-    jax.random.key(2), inputs, trunks.Decisions(routing.all_run(3, tasks)),
-    False,
+  rng = np.random.default_rng(1)
+  inputs = jnp.asarray(rng.normal(size=shape), jnp.float32)
+  shapes = jax.eval_shape(
+    lambda: trunk.init(
+      jax.random.key(0), inputs, trunks.Decisions(routing.all_run(3, tasks)),
+      False,
+    )
   )
-  leaves, tree = jax.tree.flatten(variables["params"])
-  leaves = [
-    0.3 * jax.random.normal(jax.random.key(10 + n), leaf.shape)
-    + (1.0 if leaf.ndim == 1 else 0.0)
-    for n, leaf in enumerate(leaves)
-  ]
-  return Tiny(
-    trunk, inputs, {**variables, "params": jax.tree.unflatten(tree, leaves)}
+  params = jax.tree.map(
+    lambda leaf: jnp.asarray(
+      rng.normal(1.0 if leaf.ndim == 1 else 0.0, 0.3, leaf.shape), leaf.dtype
+    ),
+    shapes["params"],
   )
+  stats = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: jnp.full(
+      leaf.shape, float("var" in jax.tree_util.keystr(path)), leaf.dtype
+    ),
+    shapes.get("batch_stats", {}),
+  )
+  return Tiny(trunk, inputs, {"params": params, "batch_stats": stats})
 
 
 @pytest.fixture(scope="session")

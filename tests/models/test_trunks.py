@@ -16,6 +16,7 @@ from dynashare_jax.ops import routing
 from dynashare_jax.train import mesh as mesh_lib
 
 RNG = np.random.default_rng(0)
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 # The twin: loops over tasks, one network pass a task.
@@ -182,29 +183,21 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
   )
   slope = slope * (1 - slope) / 0.7
 
-  def by_gate(extra):  # the features as a smooth function of the gates
-    route = jnp.stack([jnp.ones(4)] * 2)
-    gate = found["signals"].gate[..., 2] + extra
-    total = 0.0
-    for t in range(2):
-      pair = []
-      for last in (0.0, 1.0):
-        policy = jnp.ones((2, 3)).at[:, 2].set(last)
-        x, _, _ = net.trunk.apply(
-          net.variables, net.inputs,
-          trunks.Decisions(routing.own(3, 2), policy), True,
-          mutable=["batch_stats"], method=_before_final,
-        )
-        pair.append(x[t])
-      mixed = gate[t][:, None] * pair[1] + (1 - gate[t])[:, None] * pair[0]
-      done = net.trunk.apply(
-        net.variables, mixed[None],
-        method=lambda trunk, y: trunk.backbone.final(y),
-      )[0]
-      total += jnp.sum(done * weights[t] * route[t][:, None])
-    return total
+  def along(gate):
+    """What every example's loss gains when gates open from `gate` on."""
+    last = jnp.asarray([[0.0, 0.0, 1.0]] * 2)
 
-  wanted = jnp.sum(jax.grad(by_gate)(jnp.zeros((2, 4))) * slope)
+    def by_policy(policy):
+      features, _, _ = net.forward(
+        trunks.Decisions(routing.own(3, 2), policy, discrete=False)
+      )
+      return jnp.sum(features * weights, -1)
+
+    start = jnp.ones((2, 3)).at[:, 2].set(gate)
+    return jax.jvp(by_policy, (start,), (last,))[1]
+
+  gate = found["signals"].gate[..., 2]
+  wanted = jnp.sum(jnp.where(gate > 0, along(1.0), along(0.0)) * slope)
   bias = found["grads"]["gate_2"]["score"]["bias"]
   np.testing.assert_allclose(bias[1], wanted, rtol=1e-4)
   np.testing.assert_allclose(bias[0], -wanted, rtol=1e-4)
@@ -212,16 +205,6 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
     jnp.abs(g).max() > 0 for g in jax.tree.leaves(found["grads"]["gate_2"])
     if g.shape != (5,)  # a shift before the batch norm changes nothing
   )
-
-
-def _before_final(trunk, inputs, decisions, train):
-  """Features of the tasks before the backbone's last layer."""
-  from dynashare_jax.models import backbones
-
-  x = trunk.backbone.stem(inputs, backbones.Pass(train, jnp.ones((1,))))
-  for block, step in enumerate(routing.steps(decisions.kinds)):
-    x, _ = trunk._block(block, step, x, decisions, train)
-  return x, None, None
 
 
 # Limits and invariances.
@@ -271,10 +254,9 @@ def test_one_task_is_the_single_column(tiny):
   net = tiny(tasks=1)
   weights = jnp.asarray(RNG.normal(size=(1, 4, 2, 3, 6)), jnp.float32)
   column = trunks.ColumnTrunk((net.trunk.backbone.clone(parent=None),))
-  variables = jax.tree.map(
-    lambda x: x,
-    {k: {"columns_0": v["backbone"]} for k, v in net.variables.items()},
-  )
+  variables = {
+    k: {"columns_0": v["backbone"]} for k, v in net.variables.items()
+  }
 
   def loss(params):
     (features, signals), stats = column.apply(
@@ -283,9 +265,9 @@ def test_one_task_is_the_single_column(tiny):
     )
     return jnp.sum(features[0] * weights[0]), (features[0], signals, stats)
 
-  grads, (features, signals, stats) = jax.grad(loss, has_aux=True)(
-    variables["params"]
-  )
+  grads, (features, signals, stats) = jax.jit(
+    jax.grad(loss, has_aux=True), compiler_options=QUICK
+  )(variables["params"])
   found = net.value(
     trunks.Decisions(routing.own(3, 1), jnp.ones((1, 3))), weights
   )
@@ -337,21 +319,23 @@ def test_order_of_the_tasks_does_not_matter(tiny):
 def test_test_time_features_belong_to_the_example(tiny):
   net = tiny(tasks=2, gated=(False, True, True))
   _, _, stats = net.forward(
-    trunks.Decisions(routing.all_run(3, 2)), train=True
+    trunks.Decisions(
+      routing.own(3, 2), jnp.ones((2, 3)), gated=True,
+      noise=net.noise(),
+    )
   )
   kinds = routing.fixed([[1, 1, 0], [1, 1, 1]], net.trunk.gated, train=False)
 
-  def run(rows):
+  @jax.jit
+  def run(inputs):
     features, signals = net.trunk.apply(
-      {"params": net.variables["params"], "batch_stats": stats | {
-        k: v for k, v in net.variables["batch_stats"].items()
-        if k not in stats}},
-      net.inputs[rows], trunks.Decisions(kinds, gated=True), False,
+      net.variables | {"batch_stats": stats}, inputs,
+      trunks.Decisions(kinds, gated=True), False,
     )
     return jnp.stack(features, 1), jnp.moveaxis(signals.gate, 1, 0)
 
-  whole = run(slice(0, 4))
-  parts = [run(slice(0, 1)), run(slice(1, 4))]
+  whole = run(net.inputs)
+  parts = [run(net.inputs[:1]), run(net.inputs[1:])]
   chex.assert_trees_all_close(
     whole, jax.tree.map(lambda *x: jnp.concatenate(x), *parts), rtol=1e-5
   )
@@ -373,7 +357,7 @@ def _sharded_step(net, weights):
 
     return jax.grad(loss, has_aux=True)(net.variables["params"])
 
-  return jax.jit(run)
+  return jax.jit(run, compiler_options=QUICK)
 
 
 @pytest.mark.parametrize("way", ["in turn", "in one call"])

@@ -75,6 +75,13 @@ class Run(NamedTuple):
     return lines
 
   @property
+  def results(self) -> dict[str, Any]:
+    """The file `results.json` without what measures time."""
+    found = json.loads((self.folder / "results.json").read_text())
+    del found["timing"]
+    return found
+
+  @property
   def losses(self) -> np.ndarray:
     """Total loss of every training line."""
     return np.array([line["values"]["loss/total"] for line in self.lines
@@ -123,11 +130,30 @@ def build() -> Callable[..., experiment_lib.Experiment]:
 
 @pytest.fixture(scope="session")
 def train(build) -> Callable[..., Run]:
-  """Trains to the end in a folder; goes on where it stands."""
-  def run(folder: pathlib.Path, devices: int = 1, **values: Any) -> Run:
+  """Trains to the end in a folder; goes on where it stands.
+
+  `like` lends the compiled programs of a run with the same configuration, and
+  `before_chunk(loop, step)` is called before the next steps.
+  """
+  def run(
+      folder: pathlib.Path, devices: int = 1, like: Run | None = None,
+      before_chunk: Callable[[loop_lib.Loop, int], None] | None = None,
+      **values: Any
+  ) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     experiment = build(devices, **values)
     loop = loop_lib.Loop(experiment, folder)
+    if like is not None:
+      loop._compiled = like.loop._compiled
+      loop.evaluator = like.loop.evaluator
+    if before_chunk is not None:
+      advance = loop._advance
+
+      def watched(index, offset, count, step, state):
+        before_chunk(loop, step)
+        return advance(index, offset, count, step, state)
+
+      loop._advance = watched
     state = loop.run()
     return Run(folder, experiment, loop, state,
                results.finish(loop, state, {}))
@@ -145,6 +171,18 @@ def whole(train, tmp_path_factory) -> Callable[..., Run]:
       kept[name] = train(tmp_path_factory.mktemp("whole"), **values)
     return kept[name]
   return find
+
+
+@pytest.fixture(scope="session")
+def same_run(same_bits) -> Callable[[Run, Run], None]:
+  """Asserts that two runs left the same behind, but for their times."""
+  def check(got: Run, want: Run) -> None:
+    same_bits(got.state, want.state)
+    assert json.dumps(got.lines) == json.dumps(want.lines)
+    assert got.results == want.results
+    files = [(r.folder / "policy.json").read_text() for r in (got, want)]
+    assert files[0] == files[1]
+  return check
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,8 @@ class ResNet(nn.Module):
     self.stem_conv = _conv(self.dims, self.widths[0], kernel, 2, 1, pad,
                            self.dtype, "stem_conv")
     self.stem_norm = norm.GroupedBatchNorm(dtype=self.dtype, name="stem_norm")
-    bodies, projections = [], []
+    bodies: list[nn.Module] = []
+    projections: list[nn.Module | None] = []
     channels = self.widths[0]
     for s, count in enumerate(self.blocks):
       width, dilation = self.widths[s], self.dilations[s]
@@ -203,7 +204,7 @@ def build(
     ValueError: lists of segments that differ in length, no block, an unknown
       stem, or a stem that does not fit the data.
   """
-  lists = {k: tuple(config[k]) for k in
+  lists: dict[str, Any] = {k: tuple(config[k]) for k in
            ("blocks", "widths", "strides", "dilations")}
   if len({len(v) for v in lists.values()}) != 1:
     raise ValueError(
