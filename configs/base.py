@@ -49,6 +49,9 @@ def get_config() -> ml_collections.ConfigDict:
   gates.hidden = 16
   gates.init = "half"  # or open (87% open)
   gates.temperature = 1.0
+  # Last fraction of a re-training in which the gates' noise falls to 0, so
+  # that the rates hold for the decisions at test too; 0.0 as in the papers.
+  gates.noise_fades = 0.0
 
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated

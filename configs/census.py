@@ -26,24 +26,25 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.model.backbone = "mlp"
   config.model.blocks = (8,)
+  config.model.dropout = 0.2
 
-  config.policy.sparsity = 0.02
+  config.policy.sparsity = 0.01
   config.policy.sharing = 0.01
   config.policy.curriculum_speed = 1
   config.policy.temperature_decay = 0.85
   config.policy.candidates = 2
 
   config.gates.target_rates = (1.0, 1.0, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7)
-  config.gates.weight = 1.0
+  config.gates.noise_fades = 0.5
 
   train = config.train
   train.batch_size = 1024
-  train.steps = 1950  # ten epochs
+  train.steps = 3510  # 18 epochs
   train.warmup_steps = 780
   train.cycles = 12
   train.weight_steps = 40
   train.policy_steps = 10
-  train.retrain_steps = 1170
+  train.retrain_steps = 2340
   train.retrain_from = "policy"
   train.steps_per_dispatch = 65
   train.shared_prefixes = (0, 4)
@@ -54,7 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   for name in ("warmup", "retrain"):
     config.optimizers[name].update(
-        kind="adamw", lr=1e-3, b1=0.9, weight_decay=1e-2,
+        kind="adamw", lr=2e-3, b1=0.9, weight_decay=1e-2,
         schedule="onecycle")
   config.optimizers.alternate.update(kind="adamw", lr=3e-4, b1=0.9)
   config.optimizers.policy.lr = 0.05

@@ -28,22 +28,23 @@ def get_config() -> ml_collections.ConfigDict:
   config.policy.sharing = 0.05
   config.policy.curriculum_speed = 1
   config.policy.temperature_decay = 0.8
-  config.policy.candidates = 3
+  config.policy.candidates = 2
 
   config.gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.7, 0.7)
+  config.gates.noise_fades = 0.5
 
   train = config.train
   train.batch_size = 16
-  train.steps = 800
-  train.warmup_steps = 300
-  train.cycles = 10
+  train.steps = 640
+  train.warmup_steps = 240
+  train.cycles = 8
   train.weight_steps = 20
   train.policy_steps = 10
-  train.retrain_steps = 300
+  train.retrain_steps = 240
   train.retrain_from = "policy"
   train.execution = "masked"
   train.log_every = 20
-  train.eval_every = 100
+  train.eval_every = 80
   train.checkpoint_every = 200
   config.eval.batch_size = 32
 

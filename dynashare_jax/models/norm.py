@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-Dtype = jnp.dtype | type
+Dtype = DTypeLike
 
 
 class GroupedBatchNorm(nn.Module):

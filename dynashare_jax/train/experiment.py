@@ -230,6 +230,9 @@ def _check(
   if not config.gates.temperature > 0:
     raise ValueError("config.gates.temperature must be above 0, but is"
                      f" {config.gates.temperature}.")
+  if not 0 <= config.gates.noise_fades <= 1:
+    raise ValueError("config.gates.noise_fades must be in [0, 1], but is"
+                     f" {config.gates.noise_fades}.")
   if config.train.execution not in ("planned", "masked"):
     raise ValueError(f"config.train.execution is {config.train.execution!r};"
                      " it must be 'planned' or 'masked'.")

@@ -181,8 +181,9 @@ class Loop:
     while done < count:
       size = min(most, count - done)
       arrays, rows = self.feed.chunk(index, offset + done, size)
-      inputs = step_lib.inputs_of(phase, step + done, self.experiment.blocks,
-                                  route)
+      inputs = step_lib.inputs_of(
+          phase, offset + done, step + done, self.experiment.blocks, route,
+          self.config.gates.noise_fades)
       state, found = run(state, arrays, rows, inputs)
       parts.append(found)
       done += size

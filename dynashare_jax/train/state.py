@@ -54,7 +54,7 @@ class State(struct.PyTreeNode):
 def init_network(
     network: Any, inputs: Any, blocks: int, tasks: int, key: jax.Array
 ) -> tuple[Any, Any]:
-  """Fresh parameters and batch statistics.
+  """Fresh parameters and batch statistics, in one compiled call.
 
   Args:
     network: a `models.trunks.Network`.
@@ -64,7 +64,9 @@ def init_network(
     key: of the initialisation.
   """
   decisions = trunks.Decisions(routing.all_run(blocks, tasks))
-  variables = network.init({"params": key}, inputs, decisions, False)
+  # Compiled, the forward pass that only tells shapes is left out.
+  make = jax.jit(lambda k: network.init({"params": k}, inputs, decisions, False))
+  variables = make(key)
   return variables["params"], variables.get("batch_stats", {})
 
 

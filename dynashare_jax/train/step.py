@@ -52,12 +52,15 @@ class Inputs(NamedTuple):
     temperature: of the policy's Gumbel softmax.
     opened: bool `[L]`, blocks that the curriculum has opened.
     route: `[T, L]`, read when the policy is not sampled.
+    fade: int32 `[2]`, the steps between which the gates' noise falls from full
+      to none; equal numbers keep it full.
   """
 
   step: jax.Array
   temperature: jax.Array
   opened: jax.Array
   route: jax.Array
+  fade: jax.Array
 
 
 class Objective(NamedTuple):
@@ -114,9 +117,17 @@ def _decisions(
   if spec.gated:
     key = streams.stream_key(objective.seed, "gates", step)
     noise = gumbel.logistic_noise(key, jnp.arange(batch_size), (tasks, blocks))
+    noise = noise * _noise_scale(inputs.fade, step)
   return trunks.Decisions(
       kinds=spec.kinds, policy=drawn, discrete=not spec.sampled,
       gated=spec.gated, noise=noise, temperature=objective.gate_temperature)
+
+
+def _noise_scale(fade: jax.Array, step: jax.Array) -> jax.Array:
+  """1 until `fade[0]`, then linearly to 0 at `fade[1]`; 1 if they are equal."""
+  span = fade[1] - fade[0]
+  left = (fade[1] - 1 - step) / jnp.maximum(span, 1)
+  return jnp.where(span > 0, jnp.clip(left, 0.0, 1.0), 1.0)
 
 
 def _penalties(
@@ -277,10 +288,22 @@ def spec_of(
 
 
 def inputs_of(
-    phase: types.Phase, step: int, blocks: int, route: Any
+    phase: types.Phase, offset: int, step: int, blocks: int, route: Any,
+    fading: float = 0.0
 ) -> Inputs:
-  """The changing side of a phase."""
+  """The changing side of a phase.
+
+  Args:
+    phase: what runs.
+    offset: steps of the phase that are done.
+    step: global steps that are done.
+    blocks: L.
+    route: `[T, L]` of the phase's candidate.
+    fading: last fraction of the phase in which the gates' noise falls to 0.
+  """
+  end = step - offset + phase.steps
+  begin = end - int(round(fading * phase.steps))
   return Inputs(
       jnp.asarray(step, jnp.int32), jnp.asarray(phase.temperature, jnp.float32),
       policy.open_mask(blocks, phase.open_blocks),
-      jnp.asarray(route, jnp.float32))
+      jnp.asarray(route, jnp.float32), jnp.asarray([begin, end], jnp.int32))

@@ -251,8 +251,8 @@ def test_open_gates_and_an_all_ones_policy_are_hard_sharing(tiny, train):
 
 
 def test_one_task_is_the_single_column(tiny):
-  net = tiny(tasks=1)
-  weights = jnp.asarray(RNG.normal(size=(1, 4, 2, 3, 6)), jnp.float32)
+  net = tiny("series", tasks=1)
+  weights = jnp.asarray(RNG.normal(size=(1, 4, 3, 6)), jnp.float32)
   column = trunks.ColumnTrunk((net.trunk.backbone.clone(parent=None),))
   variables = {
     k: {"columns_0": v["backbone"]} for k, v in net.variables.items()
@@ -291,11 +291,11 @@ def test_columns_refuse_a_route(tiny):
 
 
 def test_order_of_the_tasks_does_not_matter(tiny):
-  net = tiny(tasks=3, gated=(False, False, True))
+  net = tiny("series", tasks=3, gated=(False, False, True))
   order = jnp.asarray([2, 0, 1])
   policy = jnp.asarray(RNG.integers(0, 2, (3, 3)), jnp.float32)
   policy = policy.at[0].set(1.0).at[1, 2].set(1.0)
-  weights = jnp.asarray(RNG.normal(size=(3, 4, 2, 3, 6)), jnp.float32)
+  weights = jnp.asarray(RNG.normal(size=(3, 4, 3, 6)), jnp.float32)
   noise = net.noise()
 
   def run(policy, noise, weights):
@@ -366,8 +366,8 @@ def test_four_devices_compute_what_one_does(tiny, monkeypatch, way):
     pytest.skip("needs four devices")
   if way == "in one call":  # as on an accelerator
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  net = tiny(tasks=2, gated=(False, True, True))
-  weights = jnp.asarray(RNG.normal(size=(2, 4, 2, 3, 6)), jnp.float32)
+  net = tiny("series", tasks=2, gated=(False, True, True))
+  weights = jnp.asarray(RNG.normal(size=(2, 4, 3, 6)), jnp.float32)
   step = _sharded_step(net, weights)
   noise = net.noise()[:, :2]
   grads, (features, signals, stats) = step(net.inputs, noise)

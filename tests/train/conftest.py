@@ -26,13 +26,13 @@ TINY = pathlib.Path(__file__).parent / "tiny"
 
 _VALUES = {
     "dataset": "stripes", "method": "dynashare",
-    "model.backbone": "mlp", "model.blocks": (3,), "model.width": 8,
-    "model.hidden": 8, "model.dropout": 0.1, "model.stem": "small",
+    "model.backbone": "mlp", "model.blocks": (2,), "model.width": 8,
+    "model.hidden": 8, "model.dropout": 0.0, "model.stem": "small",
     "model.head": "linear", "model.dtype": "float32",
     "policy.curriculum_speed": 1, "policy.candidates": 2,
     "policy.init": "equal", "policy.sparsity": 0.05, "policy.sharing": 0.05,
     "policy.temperature": 5.0, "policy.temperature_decay": 0.8,
-    "gates.target_rates": (1.0, 0.6, 0.6), "gates.weight": 1.0,
+    "gates.target_rates": (1.0, 0.6), "gates.weight": 1.0,
     "train.batch_size": 8, "train.steps": 8, "train.warmup_steps": 4,
     "train.cycles": 2, "train.weight_steps": 3, "train.policy_steps": 2,
     "train.retrain_steps": 6, "train.retrain_from": "policy",
@@ -94,7 +94,9 @@ def stripes_is_found():
   data.__path__.append(str(TINY))
   before = jax.config.jax_persistent_cache_min_compile_time_secs
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_disable_most_optimizations", True)  # Compile quickly.
   yield
+  jax.config.update("jax_disable_most_optimizations", False)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
   data.__path__.remove(str(TINY))
 

@@ -1,0 +1,343 @@
+"""The contract of every method file, found and tested unasked."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import runpy
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from dynashare_jax import methods
+from dynashare_jax import types
+from dynashare_jax.ops import policy
+from dynashare_jax.train import optim
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
+NAMES = methods.available()
+BLOCKS = 8
+
+
+def _config(name: str = "rooms", **values: Any) -> ml_collections.ConfigDict:
+  """A config file's values; `train__cycles=3` sets `config.train.cycles`."""
+  config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+  config.train.update(
+    steps=50, warmup_steps=7, cycles=4, weight_steps=3, policy_steps=2,
+    retrain_steps=11,
+  )
+  config.policy.update(candidates=3, curriculum_speed=1)
+  for path, value in values.items():
+    place: Any = config
+    *folders, last = path.split("__")
+    for folder in folders:
+      place = place[folder]
+    assert last in place
+    place[last] = value
+  return config
+
+
+def _spec(count: int = 3) -> types.DatasetSpec:
+  tasks = tuple(
+    types.TaskSpec(f"task_{t}", "binary") for t in range(count)
+  )
+  return types.DatasetSpec("toy", tasks, "image", (8, 8, 3), {"train": 64})
+
+
+def _build(
+  method: str, config: Any = None, tasks: int = 3, blocks: int = BLOCKS
+) -> types.Method:
+  if config is None:
+    config = _config()
+  return methods.find(method).build(config, _spec(tasks), blocks)
+
+
+# What every method promises.
+
+
+@pytest.mark.parametrize("base", ["base", "rooms", "census"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_builds_every_method(name, base):
+  assert _build(name, _config(base)).name == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_phases_are_valid(name):
+  config, method = _config(), _build(name)
+  assert method.phases and method.phases[-1].select
+  for phase in method.phases:
+    assert phase.name in ("warmup", "weights", "policy", "retrain")
+    assert phase.steps >= 1
+    assert phase.data in ("train", "weights", "policy")
+    assert phase.trainable and set(phase.trainable) <= set(optim.GROUPS)
+    assert phase.routing in ("all", "soft", "route")
+    assert phase.start in ("keep", "scratch", "policy")
+    assert phase.optimizer in ("warmup", "alternate", "retrain")
+    assert phase.optimizer in config.optimizers
+    assert phase.temperature > 0
+    assert 0 <= phase.open_blocks <= BLOCKS
+    assert not phase.penalties or "policy" in phase.trainable
+    assert phase.gated == ("gates" in phase.trainable)
+    assert phase.select == (phase.candidate >= 0)
+    assert phase.routing != "route" or phase.candidate >= 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_belong_to_the_method(name):
+  method = _build(name)
+  trained = {group for phase in method.phases for group in phase.trainable}
+  assert {"backbone", "heads"} <= trained
+  assert ("policy" in trained) == method.learns_policy
+  assert ("gates" in trained) == (method.target_rates is not None)
+  if method.target_rates is not None:
+    assert len(method.target_rates) == BLOCKS
+    assert all(0 < rate <= 1 for rate in method.target_rates)
+  for phase in method.phases:  # the policy and the weights never together
+    assert not {"policy", "backbone"} <= set(phase.trainable)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_candidates_are_numbered_and_have_routes(name):
+  method = _build(name)
+  numbers = [p.candidate for p in method.phases if p.candidate >= 0]
+  assert numbers == list(range(len(numbers))) and numbers
+  alpha = jax.random.uniform(jax.random.key(1), (3, BLOCKS))
+  routes = method.routes(jax.random.key(0), alpha)
+  assert routes.shape == (len(numbers), 3, BLOCKS)
+  assert set(np.unique(routes)) <= {0.0, 1.0}
+  np.testing.assert_array_equal(
+    routes, method.routes(jax.random.key(0), alpha)
+  )
+  if not method.learns_policy:  # nothing that was not learnt is read
+    np.testing.assert_array_equal(
+      routes, method.routes(jax.random.key(0), 1 - alpha)
+    )
+
+
+@pytest.mark.parametrize("name", ["adashare", "dynashare"])
+def test_routes_follow_the_policy(name):
+  alpha = jnp.asarray([[0.0] * BLOCKS, [1.0] * BLOCKS, [0.5] * BLOCKS])
+  config = _config(policy__candidates=200)
+  routes = _build(name, config).routes(jax.random.key(0), alpha)
+  assert routes.shape == (200, 3, BLOCKS)
+  assert (routes[:, 0] == 0).all() and (routes[:, 1] == 1).all()
+  assert abs(float(routes[:, 2].mean()) - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("name, steps", [
+  ("hard", 50), ("single", 50), ("random_policy", 3 * 11),
+  ("adashare", 7 + 4 * (3 + 2) + 3 * 11),
+  ("dynashare", 7 + 4 * (3 + 2) + 3 * 11),
+])
+def test_steps_add_up(name, steps):
+  assert sum(phase.steps for phase in _build(name).phases) == steps
+
+
+# The search.
+
+
+@pytest.mark.parametrize("name", ["adashare", "dynashare"])
+def test_the_search_alternates_and_opens_blocks(name):
+  config = _config(
+    policy__curriculum_speed=2, policy__temperature=4.0,
+    policy__temperature_decay=0.5, policy__temperature_floor=0.7,
+    train__cycles=6)
+  phases = _build(name, config).phases
+  search = [p for p in phases if p.name in ("weights", "policy")]
+  assert phases[0].name == "warmup" and phases[0].routing == "all"
+  assert [p.name for p in search] == ["weights", "policy"] * 6
+  assert [p.cycle for p in search] == sorted(list(range(6)) * 2)
+  for phase in search:
+    assert phase.routing == "soft" and not phase.gated
+    assert phase.open_blocks == phase.cycle // 2 + 1
+    assert phase.temperature == max(4.0 * 0.5**phase.cycle, 0.7)
+    assert phase.data == phase.name
+    assert phase.penalties == (phase.name == "policy")
+    assert phase.trainable == (
+      ("policy",) if phase.name == "policy" else ("backbone", "heads"))
+
+
+def test_a_curriculum_of_no_speed_opens_all_blocks():
+  phases = _build("adashare", _config(policy__curriculum_speed=0)).phases
+  assert {p.open_blocks for p in phases if p.routing == "soft"} == {BLOCKS}
+
+
+def test_a_search_without_warmup():
+  assert _build("adashare", _config(train__warmup_steps=0)).phases[
+    0].name == "weights"
+
+
+@pytest.mark.parametrize("start", ["scratch", "policy"])
+def test_where_retrainings_start(start):
+  config = _config(train__retrain_from=start)
+  for name in ("adashare", "dynashare"):
+    phases = [p for p in _build(name, config).phases if p.candidate >= 0]
+    assert {p.start for p in phases} == {start}
+  for name in ("random_policy",):  # there is no search to go on from
+    assert {p.start for p in _build(name, config).phases} == {"scratch"}
+
+
+# Ablations are configurations.
+
+
+def test_dynashare_without_gates_is_adashare():
+  ada, dyna = _build("adashare"), _build("dynashare")
+  assert dyna.phases[:-3] == ada.phases[:-3]
+  assert ada.target_rates is None and not any(p.gated for p in ada.phases)
+  assert all(p.gated for p in dyna.phases[-3:])
+  key, alpha = jax.random.key(0), jnp.full((3, BLOCKS), 0.5)
+  np.testing.assert_array_equal(
+    ada.routes(key, alpha), dyna.routes(key, alpha))
+
+
+def test_dynashare_without_policy_gates_every_block():
+  method = _build("dynashare", _config(policy__use=False))
+  assert [p.name for p in method.phases] == ["retrain"]
+  assert method.phases[0].gated and not method.learns_policy
+  assert method.phases[0].start == "scratch"
+  routes = method.routes(jax.random.key(0), jnp.zeros((3, BLOCKS)))
+  assert routes.shape == (1, 3, BLOCKS) and (routes == 1).all()
+  assert method.notes
+
+
+def test_dynashare_without_policy_takes_one_task():
+  method = _build("dynashare", _config(policy__use=False), tasks=1)
+  assert method.routes(jax.random.key(0), jnp.zeros((1, 8))).shape == (1, 1, 8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_task_needs_no_sharing_loss(name):
+  assert _build(name, _config(policy__sharing=0.0), tasks=1).phases
+
+
+def test_one_target_rate_serves_all_blocks():
+  config = _config()
+  del config.gates["target_rates"]
+  config.gates.target_rates = 0.5
+  assert _build("dynashare", config).target_rates == (0.5,) * BLOCKS
+
+
+# Random policies.
+
+
+@pytest.mark.parametrize("per_task", [False, True])
+@pytest.mark.parametrize("skip", [0.0, 0.3, 0.5, 0.95])
+def test_random_routes_skip_the_wanted_fraction(skip, per_task):
+  config = _config(random__skip=skip, random__per_task=per_task)
+  method = _build("random_policy", config)
+  routes = np.asarray(method.routes(jax.random.key(0), jnp.zeros((3, 8))))
+  assert ((1 - routes).sum((1, 2)) == round(skip * 24)).all()
+  if per_task:
+    by_task = (1 - routes).sum(2)
+    assert (by_task.max(1) - by_task.min(1) <= 1).all()
+  if 0 < skip < 0.9:
+    assert len(np.unique(routes.reshape(3, -1), axis=0)) == 3
+
+
+def _finished(folder: pathlib.Path, **changes: Any) -> str:
+  route = np.ones((3, BLOCKS), int)
+  route[0, 2:7] = 0
+  route[1, 4] = 0
+  saved = {
+    "tasks": ["task_0", "task_1", "task_2"],
+    "routes": [np.ones_like(route).tolist(), route.tolist()], "chosen": 1,
+  } | changes
+  (folder / "policy.json").write_text(json.dumps(saved))
+  return str(folder)
+
+
+def test_random_routes_imitate_a_finished_run(tmp_path):
+  folder = _finished(tmp_path)
+  for per_task in (True, False):
+    config = _config(random__like=folder, random__per_task=per_task)
+    method = _build("random_policy", config)
+    routes = np.asarray(method.routes(jax.random.key(0), jnp.zeros((3, 8))))
+    skipped = (1 - routes).sum(2)
+    assert (skipped.sum(1) == 6).all()
+    assert (skipped == [5, 1, 0]).all() == per_task
+    assert "skip 6 of 24" in method.notes[0]
+
+
+@pytest.mark.parametrize("changes, message", [
+  ({"routes": [[[1] * 4] * 3] * 2}, r"shape \(3, 4\).*\(3, 8\)"),
+  ({"tasks": ["task_1", "task_0", "task_2"]}, "is of the tasks"),
+])
+def test_another_kind_of_run_is_not_imitated(tmp_path, changes, message):
+  config = _config(random__like=_finished(tmp_path, **changes))
+  with pytest.raises(ValueError, match=message):
+    _build("random_policy", config)
+
+
+def test_a_missing_run_is_not_imitated(tmp_path):
+  config = _config(random__like=str(tmp_path / "no"))
+  with pytest.raises(ValueError, match="there is no .*policy.json"):
+    _build("random_policy", config)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("name, near", [
+  ("dynashar", "dynashare"), ("adashar", "adashare"), ("Hard", "hard")])
+def test_an_unknown_method_names_the_nearest(name, near):
+  with pytest.raises(ValueError, match=rf"'{name}'.*Did you mean '{near}'\?"):
+    methods.find(name)
+
+
+def test_a_method_unlike_all_names_what_there_is():
+  with pytest.raises(ValueError, match="Available: adashare, dynashare"):
+    methods.find("zzzzzz")
+
+
+def test_private_files_are_no_methods():
+  assert not any(name.startswith("_") for name in NAMES)
+  with pytest.raises(ValueError, match="Unknown method"):
+    methods.find("_schedule")
+
+
+@pytest.mark.parametrize("method, path, value, message", [
+  ("hard", "train__steps", 0, "train.steps must be at least 1"),
+  ("single", "train__steps", -3, "train.steps must be at least 1"),
+  ("adashare", "train__cycles", 0, "train.cycles must be at least 1"),
+  ("dynashare", "train__cycles", -1, "train.cycles must be at least 1"),
+  ("adashare", "train__warmup_steps", -1, "warmup_steps must be at least 0"),
+  ("adashare", "train__weight_steps", 0, "weight_steps must be at least 1"),
+  ("adashare", "train__policy_steps", 0, "policy_steps must be at least 1"),
+  ("adashare", "train__retrain_steps", 0, "retrain_steps must be at least 1"),
+  ("adashare", "policy__candidates", 0, "candidates must be at least 1"),
+  ("dynashare", "policy__candidates", 0, "candidates must be at least 1"),
+  ("random_policy", "policy__candidates", 0, "candidates must be at least 1"),
+  ("dynashare", "train__retrain_from", "best", "retrain_from is 'best'"),
+  ("random_policy", "random__skip", 1.0, r"random.skip must be in \[0, 1\)"),
+  ("random_policy", "random__skip", -0.1, r"random.skip must be in \[0, 1\)"),
+  ("random_policy", "random__skip", float("nan"), r"must be in \[0, 1\)"),
+  ("adashare", "policy__temperature", 0.0, "temperature needs initial > 0"),
+  ("adashare", "policy__temperature_decay", 1.5, "decay <= 1"),
+  ("adashare", "policy__curriculum_speed", -1, "speed"),
+  ("dynashare", "gates__target_rates", (0.5,) * 7, "7.*for 8 blocks"),
+  ("dynashare", "gates__target_rates", (1.0,) * 7 + (0.0,), "block 7 is 0.0"),
+  ("dynashare", "gates__target_rates", (1.0,) * 7 + (1.1,), "block 7 is 1.1"),
+])
+def test_a_value_without_sense_is_refused(method, path, value, message):
+  with pytest.raises(ValueError, match=message):
+    _build(method, _config(**{path: value}))
+
+
+@pytest.mark.parametrize("name", ["adashare", "dynashare"])
+def test_one_task_cannot_share(name):
+  with pytest.raises(ValueError, match="only one task.*policy.sharing=0.0"):
+    _build(name, tasks=1)
+
+
+def test_defaults_of_the_base_config_reach_the_policy():
+  phases = _build("dynashare", _config("base")).phases
+  config = _config("base")
+  soft = [p for p in phases if p.routing == "soft"]
+  assert soft[0].temperature == config.policy.temperature
+  assert soft[-1].temperature == policy.temperature(
+    3, config.policy.temperature, config.policy.temperature_decay,
+    config.policy.temperature_floor)

@@ -1,0 +1,101 @@
+"""Heads: shapes, counts and precision of predictions."""
+
+from __future__ import annotations
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from dynashare_jax.models import heads
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 40])
+def test_aspp_parameters_as_in_the_reference(classes):
+  head = heads.build("aspp", classes, True, 1024, jnp.float32, None)
+  shapes = jax.eval_shape(
+    lambda: head.init(jax.random.key(0), jnp.zeros((1, 5, 5, 512)), False)
+  )
+  count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  assert count == 23_076_864 + 4100 * classes
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 3), (2, 7, 9, 3)])
+def test_aspp_is_the_sum_of_dilated_branches(shape):
+  head = heads.AsppHead(2, width=4, rates=(1, 3))
+  x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+  found, variables = head.init_with_output(jax.random.key(0), x, False)
+  params = variables["params"]
+  assert found.shape == shape[:-1] + (2,)
+  wanted = np.zeros(found.shape)
+  names = ("NHWC", "HWIO", "NHWC") if len(shape) == 4 else ("NHC", "HIO", "NHC")
+  for index, rate in enumerate((1, 3)):
+    dims = len(shape) - 2
+    p = params[f"dilated_{index}"]
+    h = jax.lax.conv_general_dilated(
+      x, p["kernel"], (1,) * dims, [(rate, rate)] * dims,
+      rhs_dilation=(rate,) * dims, dimension_numbers=names,
+    )
+    h = np.maximum(np.asarray(h) + np.asarray(p["bias"]), 0)
+    p = params[f"hidden_{index}"]
+    h = np.maximum(h @ np.asarray(p["kernel"]) + np.asarray(p["bias"]), 0)
+    p = params[f"output_{index}"]
+    wanted = wanted + h @ np.asarray(p["kernel"]) + np.asarray(p["bias"])
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_aspp_drops_out_in_training_only():
+  head = heads.AsppHead(2, width=16, rates=(1,))
+  x = jnp.ones((1, 5, 5, 3))
+  variables = head.init(jax.random.key(0), x, False)
+  run = lambda train, seed: head.apply(
+    variables, x, train, rngs={"dropout": jax.random.key(seed)})
+  np.testing.assert_array_equal(run(False, 0), run(False, 1))
+  assert jnp.abs(run(True, 0) - run(True, 1)).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+  "shape, dense, wanted",
+  [((2, 4), False, (2, 3)), ((2, 5, 4), False, (2, 3)),
+   ((2, 5, 6, 4), False, (2, 3)), ((2, 5, 6, 4), True, (2, 5, 6, 3))],
+)
+def test_linear_shapes(shape, dense, wanted):
+  x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+  found, variables = heads.LinearHead(3, dense).init_with_output(
+    jax.random.key(0), x, False
+  )
+  assert found.shape == wanted
+  p = variables["params"]["linear"]
+  mean = x if dense else x.reshape(2, -1, 4).mean(1)
+  np.testing.assert_allclose(
+    found, mean @ p["kernel"] + p["bias"][(None,) * (found.ndim - 1)],
+    rtol=1e-4, atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize("kind", heads.HEADS)
+def test_the_last_layer_is_float32(kind):
+  head = heads.build(kind, 2, True, 8, jnp.bfloat16, None)
+  x = jnp.asarray(RNG.normal(size=(1, 5, 5, 3)), jnp.bfloat16)
+  found, variables = head.init_with_output(jax.random.key(0), x, False)
+  assert found.dtype == jnp.float32
+  assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(variables))
+  exact = heads.build(kind, 2, True, 8, jnp.float32, None).apply(
+    variables, x.astype(jnp.float32), False
+  )
+  np.testing.assert_allclose(found, exact, rtol=0.05, atol=0.03)
+  if kind == "linear":  # nothing is rounded
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+
+def test_vectors_get_a_linear_head():
+  assert isinstance(
+    heads.build("aspp", 2, False, 8, jnp.float32, None), heads.LinearHead
+  )
+
+
+def test_an_unknown_head_is_refused():
+  with pytest.raises(ValueError, match="head is 'asp'.*'linear', 'aspp'"):
+    heads.build("asp", 2, True, 8, jnp.float32, None)

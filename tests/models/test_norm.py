@@ -1,0 +1,141 @@
+"""Batch norm with the statistics of every group."""
+
+from __future__ import annotations
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from dynashare_jax.models import norm
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(2.0, 3.0, (2, 4, 3, 5)).astype(np.float32)
+PARAMS = {
+  "scale": jnp.asarray(RNG.normal(size=5), jnp.float32),
+  "bias": jnp.asarray(RNG.normal(size=5), jnp.float32),
+}
+STATS = {
+  "mean": jnp.asarray(RNG.normal(size=5), jnp.float32),
+  "var": jnp.asarray(RNG.uniform(1, 2, size=5), jnp.float32),
+}
+
+
+def _run(x, updates, use_running=False, dtype=jnp.float32, mutable=True):
+  module = norm.GroupedBatchNorm(dtype=dtype)
+  y, changed = module.apply(
+    {"params": PARAMS, "batch_stats": STATS}, jnp.asarray(x),
+    jnp.asarray(updates, jnp.float32), use_running,
+    mutable=["batch_stats"] if mutable else [],
+  )
+  return y, changed.get("batch_stats")
+
+
+def test_every_group_is_normalised_by_itself():
+  y, _ = _run(X, [1, 1])
+  for g in range(2):
+    rows = np.float64(X[g]).reshape(-1, 5)
+    wanted = (X[g] - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+    wanted = wanted * np.asarray(PARAMS["scale"]) + np.asarray(PARAMS["bias"])
+    np.testing.assert_allclose(y[g], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "updates", [[1, 1], [0.5, 0.5], [2, 1], [0, 1], [1 / 3, 0]]
+)
+def test_running_averages_keep_momentum_to_the_power_of_the_updates(updates):
+  _, stats = _run(X, updates)
+  rows = np.float64(X).reshape(2, -1, 5)
+  share = np.asarray(updates)[:, None] / sum(updates)
+  keep = 0.9 ** sum(updates)
+  mean = (share * rows.mean(1)).sum(0)
+  var = (share * rows.var(1, ddof=1)).sum(0)
+  np.testing.assert_allclose(
+    stats["mean"], keep * np.asarray(STATS["mean"]) + (1 - keep) * mean,
+    rtol=1e-4,
+  )
+  np.testing.assert_allclose(
+    stats["var"], keep * np.asarray(STATS["var"]) + (1 - keep) * var, rtol=1e-4
+  )
+
+
+def test_no_update_leaves_the_running_averages_bit_identical():
+  _, stats = _run(X, [0, 0])
+  for name, value in STATS.items():
+    np.testing.assert_array_equal(stats[name], value)
+
+
+def test_a_group_that_stands_for_two_is_two_equal_groups():
+  one = _run(X, [2, 1])[1]
+  three = _run(X[[0, 0, 1]], [1, 1, 1])[1]
+  for name in STATS:
+    np.testing.assert_allclose(one[name], three[name], rtol=1e-5)
+
+
+def test_one_group_is_flax_batch_norm():
+  y, stats = _run(X[:1], [1])
+  module = nn.BatchNorm(use_running_average=False, momentum=0.9)
+  wanted, changed = module.apply(
+    {"params": PARAMS, "batch_stats": STATS}, X[0], mutable=["batch_stats"]
+  )
+  np.testing.assert_allclose(y[0], wanted, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    stats["mean"], changed["batch_stats"]["mean"], rtol=1e-5
+  )
+  # flax keeps the biased variance, torch (and this) the unbiased one.
+  gain = np.asarray(stats["var"]) - 0.9 * np.asarray(STATS["var"])
+  biased = np.asarray(changed["batch_stats"]["var"]) - 0.9 * np.asarray(
+    STATS["var"]
+  )
+  np.testing.assert_allclose(gain, biased * 12 / 11, rtol=1e-3)
+
+
+def test_at_test_the_running_averages_count_alone():
+  y, _ = _run(X, [1, 1], use_running=True, mutable=False)
+  wanted = (X - np.asarray(STATS["mean"])) / np.sqrt(
+    np.asarray(STATS["var"]) + 1e-5
+  ) * np.asarray(PARAMS["scale"]) + np.asarray(PARAMS["bias"])
+  np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_training_without_mutable_averages_still_runs():
+  np.testing.assert_array_equal(
+    _run(X, [1, 1], mutable=False)[0], _run(X, [1, 1])[0]
+  )
+
+
+def test_a_constant_channel_gives_the_bias_and_finite_gradients():
+  x = jnp.full((1, 4, 5), 7.0)
+  y, _ = _run(x, [1])
+  np.testing.assert_allclose(
+    y, np.broadcast_to(PARAMS["bias"], y.shape), atol=1e-3
+  )
+  grads = jax.grad(lambda x: _run(x, [1])[0].sum())(x)
+  assert np.isfinite(grads).all()
+
+
+def test_running_averages_get_no_gradient():
+  def through(x):
+    return _run(x, [1, 1])[1]["mean"].sum()
+
+  assert (jax.grad(through)(jnp.asarray(X)) == 0).all()
+
+
+def test_statistics_are_float32_under_bfloat16():
+  x = jnp.asarray(X + 100, jnp.bfloat16)
+  y, stats = _run(x, [1, 1], dtype=jnp.bfloat16)
+  assert y.dtype == jnp.bfloat16
+  assert stats["var"].dtype == jnp.float32
+  exact, _ = _run(x.astype(jnp.float32), [1, 1])
+  np.testing.assert_allclose(
+    np.asarray(y, np.float32), exact, rtol=0.01, atol=0.01
+  )
+
+
+def test_initialisation_moves_nothing():
+  variables = norm.GroupedBatchNorm().init(
+    jax.random.key(0), jnp.asarray(X), jnp.ones((2,)), False
+  )
+  assert (variables["batch_stats"]["mean"] == 0).all()
+  assert (variables["batch_stats"]["var"] == 1).all()

@@ -1,0 +1,231 @@
+"""The reference network: its sizes, its counts, its costs."""
+
+from __future__ import annotations
+
+import functools
+import runpy
+from typing import Any
+import pathlib
+
+import jax
+from jax import numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from dynashare_jax import types
+from dynashare_jax.models import backbones
+from dynashare_jax.models import norm
+from dynashare_jax.models import trunks
+from dynashare_jax.models.backbones import resnet
+from dynashare_jax.ops import costs
+from dynashare_jax.ops import routing
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WIDTHS, STRIDES, DILATIONS = (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4)
+R18, R34 = (2, 2, 2, 2), (3, 4, 6, 3)
+
+
+def _net(
+  blocks: tuple[int, ...], dims: int = 2, stem: str = "deeplab"
+) -> resnet.ResNet:
+  return resnet.ResNet(dims, blocks, WIDTHS, STRIDES, DILATIONS, stem)
+
+
+@functools.lru_cache(maxsize=None)
+def _variables(blocks: tuple[int, ...], gated: bool) -> Any:
+  """Shapes of parameters and running averages; nothing is computed."""
+  count = sum(blocks)
+  trunk = trunks.SkipTrunk(_net(blocks), 1, (gated,) * count)
+  return jax.eval_shape(
+    lambda: trunk.init(
+      jax.random.key(0), jnp.zeros((1, 33, 33, 3)),
+      trunks.Decisions(routing.all_run(count, 1)), False,
+    )
+  )
+
+
+def _size(tree: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+  "blocks, trainable, whole, gates",
+  [(R18, 11_176_512, 11_186_132, 24_208),
+   (R34, 21_284_672, 21_301_732, 54_560)],
+)
+def test_parameters_as_in_the_reference(blocks, trainable, whole, gates):
+  found = _variables(blocks, gated=False)
+  assert _size(found["params"]) == trainable
+  norms = len(jax.tree.leaves(found["batch_stats"])) // 2
+  # torch counts batches in every norm.
+  assert trainable + _size(found["batch_stats"]) + norms == whole
+  assert norms == 1 + 2 * sum(blocks) + 3
+  gated = _variables(blocks, gated=True)
+  assert _size(gated["params"]) - trainable == gates
+
+
+@pytest.mark.parametrize(
+  "size, stem, features",
+  [((321, 321), (81, 81), (41, 41)), ((224, 224), (57, 57), (29, 29)),
+   ((480, 640), (121, 161), (61, 81)), ((256, 512), (65, 129), (33, 65))],
+)
+def test_sizes_of_images(size, stem, features):
+  assert _sizes(_net(R18), (1, *size, 3)) == [stem] * 3 + [features] * 6
+
+
+@pytest.mark.parametrize(
+  "length, channels, sizes", [(170, 76, (43, 22)), (482, 1, (121, 61))]
+)
+def test_sizes_of_series(length, channels, sizes):
+  found = _sizes(_net(R18, 1, "series"), (1, length, channels))
+  assert found == [(sizes[0],)] * 3 + [(sizes[1],)] * 6
+
+
+def test_series_lengths_before_the_subsampling():
+  net = _net(R18, 1, "series")
+  for length, half in [(170, 85), (482, 241)]:
+    shape = jax.eval_shape(
+      lambda n=length: net.init_with_output(
+        jax.random.key(0), jnp.zeros((1, n, 3)),
+        method=lambda m, x: m.stem_conv(x),
+      )[0]
+    ).shape
+    assert shape == (1, half, 64)
+
+
+def _sizes(net: resnet.ResNet, shape: tuple[int, ...]) -> list[Any]:
+  """Sizes of the maps after the stem and after every block."""
+  found = []
+
+  def run(module: resnet.ResNet, x: jax.Array) -> jax.Array:
+    pass_ = backbones.Pass(False, jnp.ones((1,)))
+    y = module.stem(x, pass_)
+    found.append(y.shape[2:-1])
+    for block in range(module.num_blocks):
+      residual = module.shortcut(block, y, pass_)
+      y = module.merge(residual, module.branch(block, y, pass_))
+      found.append(y.shape[2:-1])
+    return module.final(y)
+
+  jax.eval_shape(
+    lambda: net.init_with_output(
+      jax.random.key(0), jnp.zeros(shape), method=run
+    )
+  )
+  return found
+
+
+@pytest.mark.parametrize(
+  "blocks, skipped, paper",
+  [(R18, ((2,), (6,)), 18.4815), (R34, ((6, 7, 9, 13), (3, 10)), 33.3458)],
+)
+def test_multiply_accumulates_of_the_papers_policies(blocks, skipped, paper):
+  count = sum(blocks)
+  trunk = trunks.SkipTrunk(_net(blocks), 1, (False,) * count)
+  total = 0
+  for skips in skipped:  # the papers add up the tasks' passes
+    route = [[int(block + 1 not in skips) for block in range(count)]]
+    kinds = routing.fixed(route, (False,) * count, train=False)
+    total += costs.macs(
+      lambda v, x, kinds=kinds: trunk.apply(
+        v, x, trunks.Decisions(kinds), False
+      ),
+      _variables(blocks, gated=False),
+      jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),
+    )
+  assert round(total / 1e9, 4) == paper
+
+
+def test_only_blocks_that_change_something_have_a_shortcut():
+  names = _variables(R34, gated=False)["params"]["backbone"]
+  assert sorted(n for n in names if "shortcut" in n) == [
+    "shortcut_13", "shortcut_3", "shortcut_7"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 9, 112, 161])
+def test_max_pool_rounds_up_as_torch_does(size):
+  x = np.random.default_rng(size).normal(size=(2, size, 3)).astype(np.float32)
+  found = resnet.max_pool_ceil(jnp.asarray(x), 1)
+  wanted, start = [], -1
+  while start < size:  # a window begins in the input or the padding before
+    wanted.append(x[:, max(start, 0): start + 3].max(1))
+    if start + 3 >= size + 1:  # and one that reaches the end is the last
+      break
+    start += 2
+  np.testing.assert_array_equal(found, np.stack(wanted, 1))
+
+
+def test_max_pool_in_two_dimensions_has_no_empty_window():
+  for height, width in [(4, 5), (5, 4), (6, 6)]:
+    x = jnp.full((1, height, width, 1), -5.0)
+    found = resnet.max_pool_ceil(x, 2)
+    assert found.shape == (1, height // 2 + 1, width // 2 + 1, 1)
+    assert (found == -5).all()
+
+
+def test_initial_weights_are_small():
+  conv = resnet._conv(2, 64, 3, 1, 1, 1, jnp.float32, None)
+  kernel = conv.init(jax.random.key(0), jnp.zeros((1, 5, 5, 32)))["params"]
+  assert set(kernel) == {"kernel"}
+  assert abs(float(kernel["kernel"].std()) - 0.01) < 2e-4
+
+
+def _config(**values: Any) -> ml_collections.ConfigDict:
+  model = runpy.run_path(str(ROOT / "configs" / "base.py"))[
+    "get_config"]().model
+  model.update(values)
+  return model
+
+
+def _spec(kind: str, shape: tuple[int, ...]) -> types.DatasetSpec:
+  return types.DatasetSpec("toy", (), kind, shape, {"train": 1})
+
+
+def test_the_default_config_is_the_reference():
+  found = resnet.build(_config(), _spec("image", (9, 9, 3)), jnp.float32)
+  assert found == _net(R18).clone(parent=None)
+  assert found.num_blocks == 8
+
+
+def test_series_and_tables_are_one_dimensional():
+  for kind in ("series", "table"):
+    found = resnet.build(
+      _config(stem="series"), _spec(kind, (9, 3)), jnp.float32
+    )
+    assert found.dims == 1
+
+
+@pytest.mark.parametrize(
+  "values, message",
+  [
+    ({"blocks": (2, 2)}, "same number of segments"),
+    ({"blocks": (0, 2, 2, 2)}, "at least one block a segment"),
+    ({"blocks": (), "widths": (), "strides": (), "dilations": ()},
+     "at least one block"),
+    ({"stem": "large"}, "config.model.stem is 'large'"),
+    ({"stem": "series"}, "cannot read images"),
+  ],
+)
+def test_a_config_without_sense_is_refused(values, message):
+  with pytest.raises(ValueError, match=message):
+    resnet.build(_config(**values), _spec("image", (9, 9, 3)), jnp.float32)
+
+
+def test_an_unknown_backbone_names_the_nearest():
+  with pytest.raises(ValueError, match=r"'resnt'.*Did you mean 'resnet'\?"):
+    backbones.find("resnt")
+  assert backbones.available() == ("mlp", "resnet")
+  for name in backbones.available():
+    assert callable(backbones.find(name).build)
+
+
+def test_norms_keep_float32_under_bfloat16():
+  found = norm.GroupedBatchNorm(dtype=jnp.bfloat16)
+  x = jnp.ones((1, 2, 3), jnp.bfloat16)
+  y, variables = found.init_with_output(
+    jax.random.key(0), x, jnp.ones((1,)), False
+  )
+  assert y.dtype == jnp.bfloat16
+  assert {v.dtype for v in jax.tree.leaves(variables)} == {
+    jnp.dtype("float32")}

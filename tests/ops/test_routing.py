@@ -1,0 +1,115 @@
+"""Groups of tasks, block after block."""
+
+from __future__ import annotations
+
+import hypothesis
+from hypothesis import strategies as st
+import pytest
+
+from dynashare_jax.ops import routing
+from dynashare_jax.ops.routing import GATE
+from dynashare_jax.ops.routing import OWN
+from dynashare_jax.ops.routing import RUN
+from dynashare_jax.ops.routing import SKIP
+
+
+def test_hard_sharing_keeps_one_group():
+  for step in routing.steps(routing.all_run(3, 4)):
+    assert step == routing.Step(((0, 1, 2, 3),), (0,), 1, (RUN,))
+
+
+def test_own_splits_into_tasks_after_the_shared_blocks():
+  plan = routing.steps(routing.own(4, 3, shared=2))
+  assert [len(step.groups) for step in plan] == [1, 1, 3, 3]
+  assert plan[2] == routing.Step(((0,), (1,), (2,)), (0, 0, 0), 3, (OWN,) * 3)
+  assert plan[3].parents == (0, 1, 2)
+
+
+def test_a_route_worked_by_hand():
+  # Task 0 and 2 run block 0, task 1 skips it; then 0 and 1 run, 2 skips.
+  plan = routing.steps(((RUN, SKIP, RUN), (RUN, RUN, SKIP)))
+  assert plan[0] == routing.Step(((0, 2), (1,)), (0, 0), 1, (RUN,))
+  assert plan[1] == routing.Step(((0,), (1,), (2,)), (0, 1, 0), 2, (RUN, RUN))
+
+
+def test_tasks_that_skipped_apart_never_join_again():
+  plan = routing.steps(((RUN, SKIP), (SKIP, SKIP), (RUN, RUN)))
+  assert [step.groups for step in plan] == [((0,), (1,))] * 3
+  assert plan[1].running == 0 and plan[1].kinds == ()
+  assert plan[2].parents == (0, 1)
+
+
+def test_a_gate_asks_once_a_group():
+  plan = routing.steps(((GATE, GATE, SKIP), (GATE, GATE, GATE)))
+  assert plan[0] == routing.Step(((0, 1), (2,)), (0, 0), 1, (GATE,))
+  assert plan[1].kinds == (GATE, GATE)
+
+
+def test_fixed_routes_split_at_gates_in_training_only():
+  route = [[1, 1, 0], [1, 1, 1]]
+  gated = (False, True, True)
+  assert routing.fixed(route, gated, train=True) == (
+    (RUN, RUN), (OWN, OWN), (SKIP, OWN))
+  assert routing.fixed(route, gated, train=False) == (
+    (RUN, RUN), (GATE, GATE), (SKIP, GATE))
+
+
+def test_mean_groups():
+  assert routing.mean_groups(routing.all_run(5, 4)) == 1 / 4
+  assert routing.mean_groups(routing.own(5, 4)) == 1
+  assert routing.mean_groups(routing.own(4, 2, shared=3)) == 5 / 8
+  assert routing.mean_groups(((SKIP, RUN), (SKIP, SKIP))) == 1 / 4
+
+
+kinds = st.integers(1, 5).flatmap(
+  lambda tasks: st.lists(
+    st.lists(
+      st.sampled_from([SKIP, RUN, GATE, OWN]), min_size=tasks, max_size=tasks
+    ),
+    min_size=1, max_size=5,
+  )
+)
+
+
+@hypothesis.settings(max_examples=100, derandomize=True, database=None)
+@hypothesis.given(kinds)
+def test_groups_part_the_tasks_by_their_history(rows):
+  plan = routing.steps(tuple(tuple(row) for row in rows))
+  before = ((tuple(range(len(rows[0])))),)
+  for row, step in zip(rows, plan, strict=True):
+    assert sorted(sum(step.groups, ())) == list(range(len(row)))
+    assert len(step.kinds) == step.running <= len(step.groups)
+    for g, (tasks, parent) in enumerate(
+      zip(step.groups, step.parents, strict=True)
+    ):
+      assert set(tasks) <= set(before[parent])
+      assert len({row[t] for t in tasks}) == 1
+      assert (row[tasks[0]] != SKIP) == (g < step.running)
+      if g < step.running:
+        assert step.kinds[g] == row[tasks[0]]
+      if row[tasks[0]] == OWN:
+        assert len(tasks) == 1
+      else:  # nobody who was treated alike is left out
+        alike = {t for t in before[parent] if row[t] == row[tasks[0]]}
+        assert set(tasks) == alike
+    before = step.groups
+
+
+@pytest.mark.parametrize(
+  "rows, message",
+  [
+    ((), "at least one block"),
+    (((),), "at least one block and one task"),
+    (((RUN,), (RUN, RUN)), "same tasks"),
+    (((RUN, 7),), r"not \{7\}"),
+  ],
+)
+def test_a_routing_without_sense_is_refused(rows, message):
+  with pytest.raises(ValueError, match=message):
+    routing.steps(rows)
+
+
+@pytest.mark.parametrize("route", [[[1, 1], [1, 1, 1]], [[1] * 4] * 2])
+def test_a_route_of_another_length_is_refused(route):
+  with pytest.raises(ValueError, match="the network has 3"):
+    routing.fixed(route, (False,) * 3, True)

@@ -1,0 +1,158 @@
+"""A run stopped anywhere and started again ends as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from absl import logging
+import jax
+import numpy as np
+import pytest
+
+from dynashare_jax.train import checkpoint
+from dynashare_jax.train import results
+
+HERE = pathlib.Path(__file__).parent
+# Of the tiny run: warm-up 0-4, cycles 4-9 and 9-14, candidates 14-20 and 20-26.
+STOPS = (0, 4, 7, 9, 14, 17, 20, 24)
+
+
+class Stop(Exception):
+  """Raised in the middle of a run."""
+
+
+def _stop_at(step, error=Stop):
+  def hook(loop, now):
+    if now >= step:
+      raise error(f"at {step}")
+  return hook
+
+
+def _steps(folder):
+  with checkpoint.Checkpoints(folder / "checkpoints", read_only=True) as found:
+    return found.latest_step()
+
+
+def test_one_stop_after_another_changes_nothing(
+    train, whole, same_run, tmp_path, monkeypatch):
+  """At phase borders, in their middle, at candidates' starts, at the end."""
+  want = whole()
+  for stop in STOPS:
+    with pytest.raises(Stop):
+      train(tmp_path, like=want, before_chunk=_stop_at(stop))
+  assert _steps(tmp_path) == 24
+  finish = results.finish
+
+  def fail(*unused):
+    raise Stop("trained, but nothing is written")
+
+  monkeypatch.setattr(results, "finish", fail)
+  with pytest.raises(Stop):
+    train(tmp_path, like=want)
+  monkeypatch.setattr(results, "finish", finish)
+
+  def never(loop, step):
+    raise AssertionError("a trained run must not train again")
+
+  same_run(train(tmp_path, like=want, before_chunk=never), want)
+
+
+@pytest.mark.parametrize("stop", STOPS[1:])
+def test_every_stop_has_a_checkpoint_close_before(
+    train, whole, same_run, tmp_path, stop):
+  want = whole()
+  with pytest.raises(Stop):
+    train(tmp_path, like=want, before_chunk=_stop_at(stop))
+  saved = _steps(tmp_path)
+  assert saved is not None and saved <= stop
+  assert stop - saved <= 3
+  starts = []
+  got = train(tmp_path, like=want,
+              before_chunk=lambda loop, step: starts.append(step))
+  assert starts[0] == saved
+  same_run(got, want)
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(train, whole, same_run, tmp_path):
+  want = whole()
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path, like=want, before_chunk=_stop_at(17, KeyboardInterrupt))
+  assert _steps(tmp_path) == 16
+  assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+  same_run(train(tmp_path, like=want), want)
+
+
+@pytest.mark.parametrize("damage", ["state", "record"])
+def test_damaged_checkpoint_falls_back(
+    train, whole, same_run, tmp_path, damage, monkeypatch):
+  """To the step before; the way from there is the same."""
+  want = whole()
+  with pytest.raises(Stop):
+    train(tmp_path, like=want, before_chunk=_stop_at(18))
+  latest = _steps(tmp_path)
+  folder = tmp_path / "checkpoints" / str(latest) / damage
+  file = max((p for p in folder.rglob("*") if p.is_file()),
+             key=lambda p: p.stat().st_size)
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 64
+  file.write_bytes(data)
+  warned = []
+  monkeypatch.setattr(logging, "warning", lambda *args: warned.append(args))
+  starts = []
+  got = train(tmp_path, like=want,
+              before_chunk=lambda loop, step: starts.append(step))
+  assert warned and starts[0] < latest
+  same_run(got, want)
+
+
+def test_checkpoint_of_another_network_is_refused(train, whole, tmp_path):
+  want = whole()
+  with pytest.raises(Stop):
+    train(tmp_path, like=want, before_chunk=_stop_at(9))
+  with pytest.raises(ValueError, match="does not fit.*saved float32"):
+    train(tmp_path, model__width=9)
+
+
+def test_killed_runs_go_on(whole, same_bits, tmp_path):
+  """`kill -9` at three moments that nothing in the run can foresee."""
+  folder = tmp_path / "run"
+  environment = os.environ | {
+      "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+      "PYTHONPATH": str(HERE.parents[1])}
+  command = [sys.executable, str(HERE / "tiny" / "start.py"), str(folder)]
+  moments = random.Random(7)
+  for lines in (3, 9, 16):
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE,
+                          text=True) as process:
+      _wait_for(folder / "metrics.jsonl", lines, process)
+      time.sleep(moments.uniform(0, 0.1))
+      assert process.poll() is None, process.stderr.read()
+      os.kill(process.pid, signal.SIGKILL)
+  done = subprocess.run(command, env=environment, check=False, text=True,
+                        capture_output=True)
+  assert done.returncode == 0, done.stderr
+  want = whole()
+  got = want._replace(folder=folder)
+  assert got.lines == want.lines
+  assert got.results == want.results
+  with checkpoint.Checkpoints(folder / "checkpoints", read_only=True) as found:
+    step, state, _ = found.restore(want.state)
+  assert step == 26
+  same_bits(jax.tree.map(np.asarray, state),
+            jax.tree.map(np.asarray, want.state))
+
+
+def _wait_for(file, lines, process):
+  """Until a file has so many lines."""
+  for _ in range(6000):
+    if file.exists() and file.read_bytes().count(b"\n") >= lines:
+      return
+    assert process.poll() is None, process.stderr.read()
+    time.sleep(0.02)
+  raise AssertionError(f"{file} never had {lines} lines")

@@ -1,0 +1,37 @@
+"""Trains the tiny run in a process of its own: `start.py FOLDER`."""
+
+from __future__ import annotations
+
+import pathlib
+import runpy
+import sys
+import time
+
+from absl import flags
+import jax
+
+from dynashare_jax import data
+from dynashare_jax import main
+from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import results
+
+if __name__ == "__main__":
+  here = pathlib.Path(__file__).parent
+  flags.FLAGS.mark_as_parsed()
+  jax.config.update("jax_num_cpu_devices", 4)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_disable_most_optimizations", True)
+  data.__path__.append(str(here))
+  config = runpy.run_path(str(here.parent / "conftest.py"))["_config"]()
+  experiment = main.build(config, jax.devices()[:1])[0]
+  folder = pathlib.Path(sys.argv[1])
+  folder.mkdir(parents=True, exist_ok=True)
+  loop = loop_lib.Loop(experiment, folder)
+  write = loop._log
+
+  def slowly(*args):
+    write(*args)
+    time.sleep(0.1)  # So that a kill has something to hit.
+
+  loop._log = slowly
+  results.finish(loop, loop.run(), {})
