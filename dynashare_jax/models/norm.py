@@ -5,6 +5,7 @@ from __future__ import annotations
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 Dtype = DTypeLike
 

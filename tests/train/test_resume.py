@@ -63,7 +63,7 @@ def test_one_stop_after_another_changes_nothing(
   same_run(train(tmp_path, like=want, before_chunk=never), want)
 
 
-@pytest.mark.parametrize("stop", STOPS[1:])
+@pytest.mark.parametrize("stop", [7, 20])
 def test_every_stop_has_a_checkpoint_close_before(
     train, whole, same_run, tmp_path, stop):
   want = whole()
@@ -97,7 +97,9 @@ def test_damaged_checkpoint_falls_back(
     train(tmp_path, like=want, before_chunk=_stop_at(18))
   latest = _steps(tmp_path)
   folder = tmp_path / "checkpoints" / str(latest) / damage
-  file = max((p for p in folder.rglob("*") if p.is_file()),
+  # Array data lie in folders `d`; beside them are descriptions.
+  file = max((p for p in folder.rglob("*") if p.is_file()
+              and (damage == "record" or p.parent.name == "d")),
              key=lambda p: p.stat().st_size)
   data = bytearray(file.read_bytes())
   data[len(data) // 2] ^= 64

@@ -1,0 +1,342 @@
+"""Tests of the loop: what a whole run does, and how it refuses to go on."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dynashare_jax import main
+from dynashare_jax.data import loader
+from dynashare_jax.models import trunks
+from dynashare_jax.objectives import kinds
+from dynashare_jax.ops import policy
+from dynashare_jax.ops import routing
+from dynashare_jax.train import checkpoint
+from dynashare_jax.train import evaluate
+from dynashare_jax.train import experiment as experiment_lib
+from dynashare_jax.train import loop as loop_lib
+
+HARD = {"method": "hard", "train__log_every": 1, "train__checkpoint_every": 1,
+        "train__eval_every": 4}
+
+
+def _close(run, other, tolerance):
+  """Losses of every training line and the routes agree."""
+  np.testing.assert_allclose(run.losses, other.losses, tolerance)
+  np.testing.assert_array_equal(run.state.routes, other.state.routes)
+
+
+def test_phases_follow_one_another(whole):
+  run = whole()
+  lines = run.lines
+  seen = [(line["phase"], line["cycle"], line["candidate"], line["step"])
+          for line in lines if line["kind"] == "train"]
+  assert [s for s in seen if s[0] != "retrain"] == [
+      ("warmup", 0, -1, 2), ("warmup", 0, -1, 4),
+      ("weights", 0, -1, 6), ("weights", 0, -1, 7), ("policy", 0, -1, 9),
+      ("weights", 1, -1, 11), ("weights", 1, -1, 12), ("policy", 1, -1, 14)]
+  assert [s[3] for s in seen if s[2] == 0] == [16, 17, 18, 20]
+  assert [s[3] for s in seen if s[2] == 1] == [22, 23, 24, 26]
+  assert [line["step"] for line in lines if line["kind"] == "alpha"] == [9, 14]
+  evaluated = [(line["phase"], line["step"]) for line in lines
+               if line["kind"] == "eval"]
+  assert evaluated == [("warmup", 4), ("policy", 14), ("retrain", 17),
+                       ("retrain", 20), ("retrain", 23), ("retrain", 26)]
+  temperatures = {line["cycle"]: line["values"]["temperature"]
+                  for line in lines if "temperature" in line["values"]}
+  assert temperatures == {0: 5.0, 1: 4.0}
+
+
+def test_the_best_on_validation_is_kept(whole):
+  run = whole()
+  scores = {line["step"]: line["values"]["score"] for line in run.lines
+            if line["kind"] == "eval" and line["phase"] == "retrain"}
+  best = max(scores.values())
+  first = min(step for step, score in scores.items() if score == best)
+  np.testing.assert_array_equal(run.state.best.step, [first] * 2)
+  candidate = 0 if first <= 20 else 1
+  np.testing.assert_array_equal(run.state.best.candidate, [candidate] * 2)
+  np.testing.assert_allclose(run.state.best.scores.mean(), best, 1e-6)
+  assert run.found["chosen"] == candidate
+  by_candidate = [c["score"] for c in run.found["candidates"]]
+  assert by_candidate == [max(v for s, v in scores.items() if s <= 20),
+                          max(v for s, v in scores.items() if s > 20)]
+  routes = [c["route"] for c in run.found["candidates"]]
+  np.testing.assert_array_equal(routes, run.state.routes)
+
+
+def test_every_program_is_compiled_once(train, tmp_path, monkeypatch):
+  """No phase compiles again because types or places of the state change."""
+  made = []
+  make = loop_lib.step_lib.make
+
+  def noted(*args):
+    made.append(make(*args))
+    return made[-1]
+
+  monkeypatch.setattr(loop_lib.step_lib, "make", noted)
+  train(tmp_path, train__cycles=2)
+  # Warm-up, weights, policy, re-training (masked: one for both candidates).
+  assert [f._cache_size() for f in made] == [1, 1, 1, 1]
+
+
+def test_hard_sharing_equals_a_loop_by_hand(build, train, tmp_path):
+  """Adam on the weighted sum of losses, batch after batch, nothing else."""
+  values = HARD | {"optimizers__retrain__schedule": "constant",
+                   "optimizers__retrain__weight_decay": 0.0, "train__steps": 4}
+  experiment = build(**values)
+  state = experiment.initial_state()
+  params = state.params["network"]
+  tx = optax.adam(0.01, 0.5, 0.999)
+  opt = tx.init(params)
+  arrays = experiment.dataset.arrays("train")
+  rows = loader.order(64, 8, 0, "retrain").indices(0, 4)
+  decisions = trunks.Decisions(routing.all_run(2, 2))
+
+  @jax.jit
+  def total(params, batch):
+    logits, _ = experiment.network.apply(
+        {"params": params}, batch.inputs, decisions, True)
+    parts = [kinds.find(t.kind).loss(
+        t, logits[t.name], batch.targets[t.name], batch.valid[t.name])
+        for t in experiment.tasks]
+    return sum(t.weight * p.total / p.count
+               for t, p in zip(experiment.tasks, parts, strict=True))
+
+  losses = []
+  for chosen in rows:
+    value, grads = jax.value_and_grad(total)(params, loader.take(arrays, chosen))
+    moves, opt = tx.update(grads, opt)
+    params = optax.apply_updates(params, moves)
+    losses.append(value)
+  run = train(tmp_path, **values)
+  np.testing.assert_allclose(run.losses, losses, 1e-5)
+  for a, b in zip(jax.tree.leaves(run.state.params["network"]),
+                  jax.tree.leaves(params), strict=True):
+    np.testing.assert_allclose(a, b, 1e-3, 1e-5)
+
+
+def test_steps_per_dispatch_changes_nothing_but_rounding(
+    train, whole, tmp_path):
+  """Also when chunks end within a phase: log_every cuts them at 2."""
+  _close(train(tmp_path, train__steps_per_dispatch=2), whole(), 1e-5)
+
+
+def test_streamed_equals_resident(train, whole, tmp_path, same_run):
+  run = train(tmp_path, train__resident=False)
+  _close(run, whole(), 1e-6)
+  same_run(run, whole())
+
+
+def test_four_devices_equal_one(train, whole, tmp_path):
+  run = train(tmp_path, devices=4, model__dropout=0.0)
+  assert run.experiment.mesh.devices.size == 4
+  _close(run, whole(), 1e-5)
+  for task, other in zip(run.found["tasks"], whole().found["tasks"],
+                         strict=True):
+    for metric, twin in zip(task["metrics"], other["metrics"], strict=True):
+      np.testing.assert_allclose(metric["test"], twin["test"], 1e-3)
+
+
+def test_bfloat16_trains(train, tmp_path):
+  run = train(tmp_path, model__dtype="bfloat16", **HARD)
+  assert np.isfinite(run.losses).all()
+  assert {leaf.dtype for leaf in jax.tree.leaves(run.state.params)} == {
+      np.dtype("float32")}
+
+
+def test_single_tasks_do_not_touch_one_another(whole):
+  """New labels for task b leave every loss and metric of task a alone."""
+  run = whole(method="single", train__steps=6)
+  other = whole(method="single", train__steps=6, data__seed_b=1)
+  for line, twin in zip(run.lines, other.lines, strict=True):
+    for name, value in line["values"].items():
+      if name == "loss/a" or name.startswith("a/"):
+        assert value == twin["values"][name], name
+  b = [[line["values"]["loss/b"] for line in r.lines] for r in (run, other)]
+  assert b[0] != b[1]
+  assert run.found["tasks"][0] == other.found["tasks"][0]
+
+
+def test_single_keeps_every_task_at_its_own_best(whole):
+  run = whole(method="single", train__steps=6)
+  loop, tasks = run.loop, run.experiment.tasks
+  curves = []
+  for line in run.lines:
+    if line["kind"] == "eval":
+      values = {t.name: {k.split("/")[1]: v for k, v in line["values"].items()
+                         if k.startswith(t.name + "/")} for t in tasks}
+      curves.append(evaluate.score(tasks, values, loop.constant()))
+  steps = [line["step"] for line in run.lines if line["kind"] == "eval"]
+  best = np.argmax(curves, axis=0)
+  np.testing.assert_array_equal(run.state.best.step, np.array(steps)[best])
+  np.testing.assert_allclose(run.state.best.scores, np.max(curves, 0), 1e-6)
+
+
+def test_columns_are_kept_apart(whole):
+  """Task b wins: its column and head are replaced, those of a are not."""
+  run = whole(method="single", train__steps=6)
+  state = run.state.replace(params=jax.tree.map(
+      lambda p: jnp.full_like(p, 7), run.state.params))
+  old = np.asarray(state.best.scores)
+  best = run.loop._better(state, old + np.array([-1, 1], np.float32),
+                          run.experiment.method.phases[0], 99)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(best.params):
+    name = jax.tree_util.keystr(path)
+    mine = "columns_1" in name or "heads_1" in name
+    assert mine == bool((leaf == 7).all()), name
+  np.testing.assert_array_equal(best.step, [run.state.best.step[0], 99])
+  np.testing.assert_allclose(best.scores, [old[0], old[1] + 1], 1e-6)
+
+
+def test_blocks_that_never_opened_are_never_skipped(build, whole):
+  """The curriculum opens one of two blocks; the other has no policy yet."""
+  experiment = build(train__cycles=1)
+  logits = jnp.full((2, 2, 2), 0.0).at[..., 1].set(50.0)
+  alpha = np.asarray(experiment.sampling_alpha(logits))
+  np.testing.assert_allclose(alpha, [[1, 0], [1, 0]], atol=1e-6)
+  loop = loop_lib.Loop(experiment, whole().folder)
+  state = whole().state
+  state = state.replace(params={**state.params, "policy": {"logits": logits}})
+  searching = next(p for p in experiment.method.phases if p.name == "policy")
+  np.testing.assert_array_equal(loop.route(searching, state), [[1, 0], [1, 0]])
+  np.testing.assert_allclose(
+      build().sampling_alpha(logits), policy.alpha(logits))
+
+
+def test_schedules_of_a_search_last_for_all_its_cycles(build):
+  """Not for the first cycle alone: the optimiser goes on."""
+  experiment = build(optimizers__alternate__schedule="cosine")
+  lengths = [experiment.optimizer_steps(index)
+             for index in range(len(experiment.method.phases))]
+  assert lengths == [4, 6, 6, 6, 6, 6, 6]
+
+
+def _spoiled(config, folder, row, value=np.nan):
+  """A loop whose training example `row` has a bad input, and the input."""
+  experiment = main.build(config, jax.devices()[:1])[0]
+  inputs = experiment.dataset.arrays("train").inputs
+  kept = inputs[row].copy()
+  inputs[row] = value
+  return loop_lib.Loop(experiment, folder), (inputs, row, kept)
+
+
+def test_nan_stops_and_the_last_good_checkpoint_goes_on(
+    config, train, tmp_path, same_bits):
+  values = HARD | {"train__steps": 8}
+  rows = loader.order(64, 8, 0, "retrain").indices(4)[0]
+  loop, _ = _spoiled(config(**values), tmp_path / "bad", rows[2])
+  with pytest.raises(loop_lib.NonFiniteLossError) as error:
+    loop.run()
+  text = str(error.value)
+  assert "of a, b " in text and "step 5" in text and "retrain 0" in text
+  with checkpoint.Checkpoints(tmp_path / "bad" / "checkpoints") as found:
+    step, state, _ = found.restore(loop.experiment.template)
+  assert step == 4
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+  want = train(tmp_path / "good", **values)
+  got = train(tmp_path / "bad", **values)
+  same_bits(got.state, want.state)
+
+
+def test_parameters_that_overflow_are_never_saved(config, tmp_path):
+  """The loss of the step is still finite; what it leads to is not."""
+  values = config(**HARD | {
+      "optimizers__retrain__kind": "sgd", "optimizers__retrain__lr": 3e38,
+      "optimizers__retrain__schedule": "constant"})
+  loop = loop_lib.Loop(main.build(values, jax.devices()[:1])[0], tmp_path)
+  with pytest.raises(loop_lib.NonFiniteLossError, match="before step 1, in"):
+    for leaf in jax.tree.leaves(loop.run().params):
+      assert np.isfinite(leaf).all()
+  with checkpoint.Checkpoints(tmp_path / "checkpoints") as found:
+    assert found.latest_step() is None
+
+
+@pytest.mark.parametrize("values, message", [
+    (dict(train__batch_size=6, devices=4), "6 cannot be split.*4 devices"),
+    (dict(eval__batch_size=6, devices=4), "6 cannot be split.*4 devices"),
+    (dict(gates__target_rates=(1.0, 0.0)), "block 1 is 0.0"),
+    (dict(gates__target_rates=(1.0, 1.5)), "block 1 is 1.5"),
+    (dict(gates__target_rates=(1.0,)), "for 2 blocks"),
+    (dict(policy__temperature=0.0), "policy.temperature must be above 0"),
+    (dict(policy__temperature_floor=-1.0), "temperature_floor must be above"),
+    (dict(gates__temperature=0.0), "gates.temperature must be above 0"),
+    (dict(model__blocks=(0,)), "blocks must add up to at least 1"),
+    (dict(data__tasks=("a",)), "only one task"),
+    (dict(train__cycles=0), "train.cycles must be at least 1"),
+    (dict(train__warmup_steps=-3), "warmup.*has -3 steps"),
+    (dict(train__batch_size=32), "larger than the 16 examples"),
+    (dict(train__weights_share=1.0), "both parts need an example"),
+    (dict(train__execution="fast"), "'planned' or 'masked'"),
+    (dict(train__log_every=0), "log_every must be at least 1"),
+    (dict(train__resident=False, train__steps_per_dispatch=2),
+     "must be 1 when config.train.resident is False"),
+    (dict(model__dtype="float16"), "dtype is 'float16'"),
+    (dict(model__backbone="mpl"), "Did you mean 'mlp'"),
+    (dict(model__head="lnear"), "head is 'lnear'"),
+    (dict(gates__init="shut"), "gates.init is 'shut'"),
+    (dict(policy__init="none"), "initialisation 'none'"),
+    (dict(method="adashre"), "Did you mean 'adashare'"),
+    (dict(dataset="strips"), "Did you mean 'stripes'"),
+    (dict(optimizers__retrain__kind="sgdd"), "Unknown optimiser 'sgdd'"),
+    (dict(optimizers__alternate__schedule="cos"), "Unknown schedule 'cos'"),
+    (dict(seed=-1), "config.seed must be in"),
+    (dict(compat__gates="x"), "compat.gates is 'x'"),
+    (dict(baseline="/nowhere"), "there is no /nowhere/results.json"),
+])
+def test_bad_configurations_are_refused_before_any_work(
+    build, values, message):
+  with pytest.raises(ValueError, match=message):
+    build(**values)
+
+
+@pytest.mark.parametrize("split, task, value, message", [
+    ("train", "a", 2, "Task 'a' has 1 labels in the split 'train'.*: 2;"),
+    ("validation", "b", 3, "Task 'b' has 1 .* 'validation'.*: 3;.*0 to 2"),
+    ("test", "b", -1, "Task 'b' has 1 .* 'test'.*: -1;"),
+    ("train", "a", np.nan, "Task 'a' has 1 labels in the split 'train'.*nan"),
+])
+@pytest.mark.parametrize("resident", [True, False])
+def test_labels_out_of_range_are_refused(
+    build, tmp_path, split, task, value, message, resident):
+  """Resident splits before the first step, streamed ones when they are read."""
+  experiment = build(data__bad=(split, task, float(value)),
+                     train__resident=resident)
+  loop = loop_lib.Loop(experiment, tmp_path)
+  with pytest.raises(ValueError, match=message):
+    if resident:
+      loop.run()
+    else:
+      for _ in loop.feed.evaluation(split)():
+        pass
+  assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_labels_that_are_not_valid_may_be_anything(build):
+  experiment = build(data__bad=("train", "b", 255.0))
+  batch = experiment.dataset.arrays("train")
+  batch.valid["b"][3] = False
+  loop_lib.Loop(experiment, "unused").feed.check()
+
+
+def test_locate(build):
+  experiment = build()
+  assert [experiment.locate(step) for step in (0, 3, 4, 13, 14, 25, 26)] == [
+      (0, 0), (0, 3), (1, 0), (4, 1), (5, 0), (6, 5), (7, 0)]
+
+
+def test_cycles_of_a_search_continue_one_order(build):
+  """Weight steps of cycle 1 see the batches after those of cycle 0."""
+  loop = loop_lib.Loop(build(), "unused")
+  rows = experiment_lib.part_indices(
+      loop.config, loop.experiment.dataset.spec, "weights")
+  order = loader.order(48, 8, 0, "weights")
+  _, first = loop.feed.chunk(1, 2, 1)
+  _, second = loop.feed.chunk(3, 0, 1)
+  np.testing.assert_array_equal(first, rows[order.indices(2)])
+  np.testing.assert_array_equal(second, rows[order.indices(3)])
+  np.testing.assert_array_equal(loop.feed.chunk(5, 1, 1)[1],
+                                loop.feed.chunk(6, 1, 1)[1])
