@@ -75,6 +75,7 @@ class DilatedHead(nn.Module):
     self.linear = nn.Linear(STEPS, 1)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """`[B, 512, 61]` to `[B]`."""
     total = sum(branch(x) for branch in self.branches)
     return self.linear(total.flatten(1)).squeeze(-1)
 
@@ -87,6 +88,7 @@ class LinearHead(nn.Module):
     self.linear = nn.Linear(WIDTHS[-1], 1)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """`[B, 512, positions]` to `[B]`."""
     return self.linear(x.mean(-1)).squeeze(-1)
 
 

@@ -47,10 +47,10 @@ def get_config() -> ml_collections.ConfigDict:
   gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.55, 0.55, 0.55, 0.55)
   gates.weight = 25.0  # of Eq. 5
   gates.hidden = 16
-  gates.init = "half"  # or open (87% open)
+  gates.init = "half"  # or open (87% open), spread (differs by example)
   gates.temperature = 1.0
   # Last fraction of a re-training in which the gates' noise falls to 0, so
-  # that the rates hold for the decisions at test too; 0.0 as in the papers.
+  # that the rates hold for the decisions at test too; 0.0: never, the papers.
   gates.noise_fades = 0.0
 
   config.random = random = ml_collections.ConfigDict()
@@ -104,6 +104,7 @@ def optimizer(kind: str, schedule: str = "steps") -> ml_collections.ConfigDict:
       kind=kind,  # sgd, adam, adamw
       lr=1e-3,
       head_lr=0.0,  # of the heads; 0: as lr
+      gate_lr=0.0,  # of the gates, constant, with Adam; 0: as the backbone
       weight_decay=1e-4,
       momentum=0.9,
       b1=0.5,

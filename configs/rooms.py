@@ -1,6 +1,6 @@
 """DynaShare on Rooms, the built-in procedural scenes: the quick first run.
 
-  python -m dynashare_jax.main --config=configs/rooms.py
+Command: python -m dynashare_jax.main --config=configs/rooms.py
 """
 
 import os
@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.policy.candidates = 2
 
   config.gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.7, 0.7)
+  config.gates.init = "spread"
   config.gates.noise_fades = 0.5
 
   train = config.train
@@ -51,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   for name in ("warmup", "retrain"):
     config.optimizers[name].update(
         kind="adamw", lr=3e-3, b1=0.9, schedule="onecycle")
+  config.optimizers.retrain.gate_lr = 0.01
   config.optimizers.alternate.update(kind="sgd", lr=0.01)
   config.optimizers.policy.lr = 0.05
   return config

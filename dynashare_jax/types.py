@@ -67,8 +67,8 @@ class DatasetSpec:
     name: the module `data/<name>.py`.
     tasks: in the order of every `[T, ...]` array.
     input_kind: `image` (`[H, W, C]`), `series` (`[time, C]`) or `table` (a
-      dict of `categorical` int32 `[columns]` and `numeric` float32 `[columns]`).
-    input_shape: shape of one example's input; of a table, its number of columns.
+      dict of `categorical` int32 and `numeric` float32, each `[columns]`).
+    input_shape: of one example's input; of a table, its number of columns.
     sizes: number of examples in each split.
     table: columns, for a table.
     notes: what the data set found worth telling, one line each.
@@ -179,7 +179,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """A sharing method, as `methods/<name>.py: build(config, spec, blocks)` gives it.
+  """A sharing method, as `build` of `methods/<name>.py` gives it.
 
   Attributes:
     name: the module's name.

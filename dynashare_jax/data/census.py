@@ -18,8 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import difflib
 from typing import Any, NamedTuple, overload
 
-from jaxtyping import Float
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 import numpy as np
 

@@ -14,8 +14,7 @@ import itertools
 import pathlib
 from typing import Any, NamedTuple
 
-from jaxtyping import Float
-from jaxtyping import Int
+from jaxtyping import Float, Int
 import numpy as np
 
 # Names of the 42 fields of a line, in the order of the files.

@@ -22,7 +22,7 @@ from dynashare_jax.ops import policy
 
 def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
   """Re-training of random routes from scratch."""
-  tasks = len(spec.tasks)
+  len(spec.tasks)
   route = _imitated(config, spec, blocks)
   count = config.policy.candidates
 
@@ -33,10 +33,17 @@ def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
   return types.Method(
       name="random_policy", routes=routes,
       phases=_schedule.retrain(config, count, gated=False, can_keep=False),
-      notes=(f"Random routes that skip {int(tasks * blocks - route.sum())} of"
-             f" {tasks * blocks} blocks,"
-             f" {'as many for each task' if config.random.per_task else 'in all'}"
-             " as the imitated route.",))
+      notes=(_note(route, config.random.per_task),))
+
+
+def _note(route: np.ndarray, per_task: bool) -> str:
+  """What a report should say of the routes."""
+  skipped = (1 - route).sum(1).astype(int)
+  if per_task:
+    share = ", ".join(str(n) for n in skipped)
+    return f"Random routes: the tasks skip {share} of {route.shape[1]} blocks."
+  return (f"Random routes that skip {skipped.sum()} of {route.size} (task,"
+          " block) pairs.")
 
 
 def _imitated(

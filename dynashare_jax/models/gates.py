@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dynashare_jax.models import norm
 
-GATE_INITS = ("half", "open")
+GATE_INITS = ("half", "open", "spread")
 
 
 class Gate(nn.Module):
@@ -17,7 +17,9 @@ class Gate(nn.Module):
   Attributes:
     hidden: width of the hidden layer.
     start: `half` starts near one half open, as the code of DynaShare's authors;
-      `open` starts about 87% open (bias 0.1 and 2), as Convnet-AIG.
+      `open` starts about 87% open (bias 0.1 and 2), as Convnet-AIG; `spread`
+      starts near one half open with scores that differ between examples, so
+      that gates can become deterministic without treating all alike.
     dtype: compute type.
 
   Source: DynaShare section 3.2; Veit and Belongie 2018.
@@ -50,11 +52,12 @@ class Gate(nn.Module):
         h, updates, use_running
     )
     is_open = self.start == "open"
+    spread = {"half": 0.01, "open": 0.001, "spread": 0.5}[self.start]
     out = nn.Dense(
         2,
         dtype=jnp.float32,
         name="score",
-        kernel_init=nn.initializers.normal(0.001 if is_open else 0.01),
+        kernel_init=nn.initializers.normal(spread),
         bias_init=_open_bias if is_open else nn.initializers.zeros,
     )(nn.relu(h).astype(jnp.float32))
     return out[..., 1] - out[..., 0]

@@ -58,7 +58,11 @@ class GroupedBatchNorm(nn.Module):
     wide = x.astype(jnp.float32)
     axes = tuple(range(1, x.ndim - 1))
     mean = wide.mean(axes)
-    var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0.0)
+    if len(axes) == 1:
+      # Examples alone differ little, beside their mean: a gate's input.
+      var = jnp.square(wide - mean[:, None]).mean(axes)
+    else:
+      var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0.0)
     if not self.is_initializing():
       self._update(mean, var, updates, x.size // (x.shape[0] * channels))
     factor = jax.lax.rsqrt(var + self.epsilon) * scale[None]

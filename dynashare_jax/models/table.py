@@ -11,7 +11,7 @@ from dynashare_jax import types
 
 
 def _bins(spec: types.TableSpec) -> tuple[np.ndarray, np.ndarray]:
-  """Lower edges and inverse widths `[columns, bins]`; unused bins are 0 wide."""
+  """Lower edges and inverse widths `[columns, bins]`; 0 for unused bins."""
   most = max((len(e) for e in spec.edges), default=2) - 1
   low = np.zeros((len(spec.edges), max(most, 1)), np.float32)
   scale = np.zeros_like(low)

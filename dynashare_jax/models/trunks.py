@@ -1,4 +1,4 @@
-"""Trunks: how the blocks of a backbone turn an input into every task's features."""
+"""Trunks: how a backbone's blocks turn an input into every task's features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random keys as functions of (seed, stream, step): never stored, never split."""
+"""Random keys, functions of (seed, stream, step): never stored nor split."""
 
 from __future__ import annotations
 

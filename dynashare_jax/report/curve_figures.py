@@ -9,12 +9,17 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import LogLocator
+from matplotlib.ticker import NullLocator
 import numpy as np
 
 from dynashare_jax.report import style
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
+
+_STRIPES = 20  # more stretches than this are one band
+_SPARSE = 9  # fewer points than this are marked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,7 @@ def spans(rows: Sequence[dict[str, Any]]) -> tuple[Span, ...]:
       start = pieces[-1][3] if pieces else step
       pieces.append((phase, cycle, start, step))
   found: list[Span] = []
-  for phase, cycle, first, last in pieces:
+  for phase, _, first, last in pieces:
     part = (phase, first, last)
     mixed = phase in ("weights", "policy")
     if found and mixed and found[-1].stretches[-1][0] in ("weights", "policy"):
@@ -107,7 +112,10 @@ def _named(span: Span) -> Span:
 def shade(axes: Axes, parts: Sequence[Span], labels: bool) -> None:
   """Tints the phases and, if asked, names them above the axes."""
   for part in parts:
-    for phase, first, last in part.stretches:
+    stretches: tuple[tuple[str, float, float], ...] = part.stretches
+    if len(stretches) > _STRIPES:  # one band, not a barcode
+      stretches = (("policy", part.first, part.last),)
+    for phase, first, last in stretches:
       axes.axvspan(
           first, last, color=style.PHASE_TINTS.get(phase, "#f3f3f3"),
           linewidth=0, zorder=0,
@@ -190,7 +198,9 @@ def metrics(run: workdir_lib.Run) -> Figure | None:
   fig = style.figure(3.2 * columns + 0.3, 2.4 * lines + 0.2)
   grid = fig.subplots(lines, columns, squeeze=False, sharex=True).ravel()
   parts = spans(rows)
-  for axes, (place, name, metric, key) in zip(grid, found):
+  for axes, (place, name, metric, key) in zip(
+      grid, found, strict=False
+  ):
     shade(axes, parts, labels=False)
     _draw(axes, rows, "eval", key, place, run.chosen)
     column = tables.Column(
@@ -200,10 +210,12 @@ def metrics(run: workdir_lib.Run) -> Figure | None:
     constant = workdir_lib.number(metric.get("constant"))
     if math.isfinite(constant):
       axes.axhline(constant, color=style.SOFT, linewidth=0.9, linestyle="--")
+      under = constant > sum(axes.get_ylim()) / 2
       axes.annotate(
-          "constant predictor", (1, constant), (-3, 3), fontsize=7.5,
+          "constant predictor", (1, constant), (-3, -4 if under else 3),
           xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-          ha="right", color=style.SOFT,
+          ha="right", va="top" if under else "bottom", fontsize=7.5,
+          color=style.SOFT,
       )  # fmt: skip
     axes.set_xlim(parts[0].first, parts[-1].last)
     axes.tick_params(labelbottom=True)
@@ -263,7 +275,8 @@ def _draw(
   second = [r for r in chosen_rows if int(r.get("candidate", -1)) == chosen]
   for part in (first, second):
     curve = _curve(part, kind, key)
-    mark = "o" if 0 < len(curve) < 3 else ""
+    # Few points: show where something was measured, the line only joins them.
+    mark = "o" if len(curve) < _SPARSE else ""
     axes.plot(
         curve[:, 0], curve[:, 1], dashes, color=colour, linewidth=1.9,
         marker=mark, markersize=3,
@@ -299,7 +312,7 @@ def _end_labels(
   height = axes.get_window_extent().height / style.DPI * 72
   gap = 11.5 / max(height, 1.0)
   for (name, _, place), where in zip(
-      ends, style.spread(wanted, gap, 0.02, 0.98)
+      ends, style.spread(wanted, gap, 0.02, 0.98), strict=True
   ):
     axes.text(
         1.01, where, name, va="center", fontsize=8.5, fontweight="bold",

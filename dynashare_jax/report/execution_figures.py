@@ -39,11 +39,13 @@ def execution(run: workdir_lib.Run) -> Figure | None:
   names = run.tasks
   counts, places = _histogram(run)
   left = max(3.6, 0.42 * blocks + 0.6)
-  fig = style.figure(left + (3.0 if counts is not None else 0), 1.25 * tasks + 1)
+  right = 3.0 if counts is not None else 0.0
+  fig = style.figure(left + right, 1.25 * tasks + 1)
   grid = fig.subplots(
       tasks, 1 if counts is None else 2, squeeze=False, sharex="col",
       width_ratios=[left] if counts is None else [left, 2.8],
   )  # fmt: skip
+  fig.get_layout_engine().set(wspace=0.06, hspace=0.04)
   for task in range(tasks):
     _rates(grid[task, 0], run, task, names[task])
     if counts is not None:
@@ -108,6 +110,7 @@ def _rates(axes: Axes, run: workdir_lib.Run, task: int, name: str) -> None:
   axes.set_xlim(-0.6, blocks - 0.4)
   axes.set_ylim(0, 1.24)
   axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+  axes.spines["left"].set_bounds(0, 1)
   axes.set_xticks(range(blocks))
   axes.set_title(name)
   axes.tick_params(axis="x", length=0)
@@ -146,16 +149,17 @@ def _counts(
   step = float(np.min(np.diff(places))) if len(places) > 1 else 1.0
   axes.bar(places, share, width=0.86 * step, color=colour)
   mean = float((places * share).sum())
-  axes.axvline(mean, color=style.INK, linewidth=1.0)
+  top = max(float(share.max()), 1e-9)
+  axes.plot(
+      [mean], [1.1 * top], "v", color=style.INK, markersize=4.5, clip_on=False
+  )
   axes.text(
-      mean, 1.0, f" mean {mean:.1f}", va="top", fontsize=8,
-      ha="left" if mean < places.mean() else "right",
-      transform=axes.get_xaxis_transform(),
-  )  # fmt: skip
-  axes.set_ylim(0, 1.25 * max(float(share.max()), 1e-9))
+      mean, 1.17 * top, f"mean {mean:.1f}", va="bottom", ha="center", fontsize=8
+  )
+  axes.set_ylim(0, 1.38 * top)
   axes.set_yticks([])
   axes.spines["left"].set_visible(False)
-  if len(places) <= 20:
-    axes.set_xticks(places)
-    axes.set_xticklabels([f"{p:g}" for p in places])
+  shown = places[:: -(-len(places) // 10)]
+  axes.set_xticks(shown)
+  axes.set_xticklabels([f"{p:g}" for p in shown])
   axes.tick_params(axis="x", length=0)

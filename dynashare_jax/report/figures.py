@@ -70,8 +70,9 @@ PLOTS = (
     Plot(
         "learning_curves",
         "Learning curves",
-        "Shaded bands are phases. Bold is the kept candidate; thin lines are"
-        " the others, moved to the same start.",
+        "Shaded bands are phases (grey warm-up, blue weights, orange policy,"
+        " green re-training). Bold is the kept candidate; thin lines are the"
+        " others, moved to the same start.",
         curve_figures.losses,
     ),
     Plot(
@@ -85,7 +86,8 @@ PLOTS = (
         "predictions",
         "Predictions",
         "Test examples: input, then label and prediction of every task, on the"
-        " same colours. Light grey has no label.",
+        " same colours. Light grey has no label. A legend names the 20 largest"
+        " classes of these examples.",
         prediction_figures.predictions,
     ),
 )

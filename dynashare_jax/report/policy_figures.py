@@ -38,8 +38,11 @@ def policy(run: workdir_lib.Run) -> Figure | None:
   width = _CELL * blocks + 0.75
   height = _CELL * tasks + 0.75
   if beside:
-    fig = style.figure(1.0 + 2 * width, height + 0.1)
-    grid = fig.subplots(1, 2, squeeze=False).ravel()
+    fig = style.figure(1.4 + 2 * width, height + 0.1)
+    grid = fig.subplots(
+        1, 2, squeeze=False, width_ratios=[blocks, blocks + 1]
+    ).ravel()
+    fig.get_layout_engine().set(wspace=0.06)
   else:
     fig = style.figure(1.2 + width, height * len(parts) + 0.1)
     grid = fig.subplots(len(parts), 1, squeeze=False).ravel()
@@ -48,6 +51,8 @@ def policy(run: workdir_lib.Run) -> Figure | None:
     part = axes.pop(0)
     heat(part, alpha, style.SEQUENTIAL, (0.0, 1.0))
     part.set_title("Probability of executing a block")
+    if len(parts) == 2 and not beside:
+      part.set_xlim(-0.5, blocks + 0.5)  # as wide as the route below it
     _block_axis(part, names, blocks)
   if route is not None:
     part = axes.pop(0)
@@ -93,7 +98,7 @@ def heat(
       )  # fmt: skip
   axes.set_xlim(-0.5, columns - 0.5)
   axes.set_ylim(rows - 0.5, -0.5)
-  axes.set_aspect("equal")
+  axes.set_aspect("equal", anchor="W")
   style.bare(axes)
 
 
@@ -124,7 +129,7 @@ def squares(axes: Axes, route: np.ndarray) -> None:
     )  # fmt: skip
   axes.set_xlim(-0.5, blocks + 0.5)
   axes.set_ylim(tasks - 0.5, -0.5)
-  axes.set_aspect("equal")
+  axes.set_aspect("equal", anchor="W")
   style.bare(axes)
 
 
@@ -222,6 +227,7 @@ def evolution(run: workdir_lib.Run) -> Figure | None:
   panel = max(2.0, 0.2 * blocks + 0.7)
   fig = style.figure(3.3 * columns + 0.6, panel * lines + 0.5)
   grid = fig.subplots(lines, columns, squeeze=False, sharex=True)
+  fig.get_layout_engine().set(wspace=0.05, hspace=0.05)
   edges = _edges(steps)
   mesh = None
   for task, axes in enumerate(grid.ravel()):
@@ -234,10 +240,12 @@ def evolution(run: workdir_lib.Run) -> Figure | None:
     )  # fmt: skip
     _evolution_axis(axes, names[task], alphas[-1, task], run.route, task)
     if task % columns == 0:
-      axes.set_ylabel("block")
+      axes.set_ylabel("block, 0 nearest the input")
+    else:
+      axes.tick_params(labelleft=False)
+    axes.tick_params(labelbottom=True)
     if task + columns >= tasks:
       axes.set_xlabel("step")
-      axes.tick_params(labelbottom=True)
   bar = fig.colorbar(
       mesh, ax=grid.ravel().tolist(), shrink=0.8, aspect=28, pad=0.02
   )

@@ -80,7 +80,8 @@ def _metrics(run: workdir_lib.Run) -> str:
           *(workdir_lib.number(metric[k]) for k in
             ("test", "validation", "constant"))))
   columns = (
-      tables.Column("task", align="left"), tables.Column("metric", align="left"),
+      tables.Column("task", align="left"),
+      tables.Column("metric", align="left"),
       tables.Column("unit", align="left"), tables.Column("test"),
       tables.Column("validation"), tables.Column("constant prediction"))
   return "## Metrics\n\n" + tables.markdown(tables.Table(columns, tuple(rows)))
@@ -98,8 +99,8 @@ def _delta(run: workdir_lib.Run) -> str:
   rows.append(("mean", tables.Cell(workdir_lib.number(found["overall"]),
                                    digits=2, signed=True)))
   return ("## Delta over single-task networks\n\nMean relative change of a"
-          " task's metrics, positive is better (DynaShare Eqs. 7 and 8), against"
-          f" `{found['baseline']}`.\n\n"
+          " task's metrics, positive is better (DynaShare Eqs. 7 and 8),"
+          f" against `{found['baseline']}`.\n\n"
           + tables.markdown(tables.Table(columns, tuple(rows))))
 
 
@@ -145,8 +146,8 @@ def _candidates(run: workdir_lib.Run) -> str:
     rows.append((name, workdir_lib.number(candidate["score"]),
                  f"{sum(map(sum, route))} of {sum(map(len, route))}", drawn))
   return ("## Candidates\n\nRoutes sampled from the policy; validation chose."
-          " The score is the mean over tasks of their metrics (percentages / 100,"
-          " errors as 1 - error / error of the constant prediction).\n\n"
+          " The score is the mean over tasks of their metrics (percentages"
+          " / 100, errors as 1 - error / error of the constant prediction).\n\n"
           + tables.markdown(tables.Table(columns, tuple(rows))))
 
 
@@ -173,10 +174,11 @@ def _macs(run: workdir_lib.Run) -> str:
   heads = sum(macs["heads"].values())
   apart = float(blocks.sum() + rates.shape[0] * macs["stem"] + heads)
   used = float((blocks * rates).sum() + rates.shape[0] * macs["stem"] + heads)
-  return (f"\n\nMultiply-accumulates of one example, a pass a task as the papers"
-          f" count: {used / 1e6:,.2f} M executed of {apart / 1e6:,.2f} M with all"
-          f" blocks ({100 * used / apart:.1f}%). Hard sharing, one pass for all"
-          f" tasks: {macs['total'] / 1e6:,.2f} M.")
+  share = 100 * used / apart
+  return ("\n\nMultiply-accumulates of one example, a pass a task as the"
+          f" papers count: {used / 1e6:,.2f} M executed of"
+          f" {apart / 1e6:,.2f} M with all blocks ({share:.1f}%). Hard sharing,"
+          f" one pass for all tasks: {macs['total'] / 1e6:,.2f} M.")
 
 
 def _timing(run: workdir_lib.Run) -> str:
@@ -185,9 +187,10 @@ def _timing(run: workdir_lib.Run) -> str:
   steps = ", ".join(f"{name} {1000 * workdir_lib.number(seconds):.0f} ms"
                     for name, seconds in timing["step_seconds"].items())
   versions = ", ".join(f"{k} {v}" for k, v in run.results["versions"].items())
-  return (f"## Time\n\n{workdir_lib.number(timing['seconds']):,.0f} s of training"
-          f" and validation; median step: {steps}. Peak memory"
-          f" {workdir_lib.number(timing['peak_memory_gb']):.2f} GB. {versions}.")
+  seconds = workdir_lib.number(timing["seconds"])
+  memory = workdir_lib.number(timing["peak_memory_gb"])
+  return (f"## Time\n\n{seconds:,.0f} s of training and validation; median"
+          f" step: {steps}. Peak memory {memory:.2f} GB. {versions}.")
 
 
 def _notes(run: workdir_lib.Run) -> str:

@@ -124,7 +124,8 @@ def class_colours(count: int) -> np.ndarray:
     count: number of classes, at least 1.
 
   Returns:
-    RGB [count, 3] in 0..1. The first eight are the house palette.
+    RGB [count, 3] in 0..1. The first eight are the house palette, softened
+    because they fill large areas.
   """
   found = [colors.to_rgb(name) for name in PALETTE[:count]]
   for place in range(len(found), count):
@@ -132,13 +133,13 @@ def class_colours(count: int) -> np.ndarray:
     value = (0.95, 0.6, 0.8)[place % 3]
     saturation = (0.45, 0.75, 0.6)[place % 3]
     found.append(tuple(colors.hsv_to_rgb((hue, saturation, value))))
-  return np.asarray(found, np.float64).reshape(count, 3)
+  return 0.84 * np.asarray(found, np.float64).reshape(count, 3) + 0.16
 
 
 def readable(background: Sequence[float]) -> str:
   """Black or white, whichever reads better on an RGB(A) background."""
   red, green, blue = background[:3]
-  return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
+  return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.52 else INK
 
 
 def bare(axes: Axes) -> None:
@@ -187,6 +188,6 @@ def spread(
     start = centre - (size - 1) * gap / 2
     flat += [start + i * gap for i in range(size)]
   found = [0.0] * count
-  for place, value in zip(order, flat):
+  for place, value in zip(order, flat, strict=True):
     found[int(place)] = value
   return found

@@ -194,19 +194,25 @@ def markdown(table: Table, bold_best: bool = True) -> str:
   body = []
   for i, row in enumerate(table.rows):
     texts = [format_entry(entry).replace("|", "\\|") for entry in row]
-    body.append([f"**{t}**" if i in b else t for t, b in zip(texts, best)])
+    marks = [i in rows for rows in best]
+    body.append(
+        [f"**{t}**" if m else t for t, m in zip(texts, marks, strict=True)]
+    )
   head = [heading(column).replace("|", "\\|") for column in table.columns]
-  widths = [max(3, *map(len, texts)) for texts in zip(head, *body)]
+  widths = [max(3, *map(len, texts)) for texts in zip(head, *body, strict=True)]
   right = [column.align == "right" for column in table.columns]
 
   def line(texts: Sequence[str]) -> str:
     cells = [
         t.rjust(w) if r else t.ljust(w)
-        for t, w, r in zip(texts, widths, right)
+        for t, w, r in zip(texts, widths, right, strict=True)
     ]
     return "| " + " | ".join(cells) + " |"
 
-  rule = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, right)]
+  rule = [
+      "-" * (w - 1) + (":" if r else "-")
+      for w, r in zip(widths, right, strict=True)
+  ]
   return "\n".join([line(head), line(rule), *map(line, body)])
 
 
@@ -228,14 +234,14 @@ def csv_text(table: Table) -> str:
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   head = []
-  for column, wide in zip(table.columns, spread):
+  for column, wide in zip(table.columns, spread, strict=True):
     name = f"{column.group}/" if column.group else ""
     name += heading(column, arrow=False)
     head += [name, f"{name} std"] if wide else [name]
   writer.writerow(head)
   for row in table.rows:
     fields: list[str] = []
-    for entry, wide in zip(row, spread):
+    for entry, wide in zip(row, spread, strict=True):
       text = entry if isinstance(entry, str) else _plain(_value(entry))
       std = entry.std if isinstance(entry, Cell) else None
       fields += [text, "" if std is None else _plain(std)] if wide else [text]
@@ -265,7 +271,7 @@ def escape_latex(text: str) -> str:
 
 
 def latex(table: Table, caption: str = "", label: str = "") -> str:
-  """A table as LaTeX (`booktabs`), groups of columns under one heading.
+  r"""A table as LaTeX (`booktabs`), groups of columns under one heading.
 
   Args:
     table: the table.
@@ -273,7 +279,7 @@ def latex(table: Table, caption: str = "", label: str = "") -> str:
     label: label of the float.
 
   Returns:
-    Text with a newline at the end. It needs `\\usepackage{booktabs}` only.
+    Text with a newline at the end. It needs `\usepackage{booktabs}` only.
   """
   best = best_rows(table)
   spec = "".join("r" if c.align == "right" else "l" for c in table.columns)
@@ -285,7 +291,11 @@ def latex(table: Table, caption: str = "", label: str = "") -> str:
   ]
   for i, row in enumerate(table.rows):
     texts = [escape_latex(format_entry(entry)) for entry in row]
-    texts = [rf"\textbf{{{t}}}" if i in b else t for t, b in zip(texts, best)]
+    marks = [i in rows for rows in best]
+    texts = [
+        rf"\textbf{{{t}}}" if m else t
+        for t, m in zip(texts, marks, strict=True)
+    ]
     lines.append(" & ".join(texts) + r" \\")
   lines += [r"\bottomrule", r"\end{tabular}"]
   if caption:

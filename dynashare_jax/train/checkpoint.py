@@ -93,6 +93,7 @@ class Checkpoints:
     if not read_only:
       self._directory.mkdir(parents=True, exist_ok=True)
       self._empty_trash()
+      self._clear_unfinished()
     self._manager = ocp.CheckpointManager(
       self._directory,
       item_names=("state", "record"),
@@ -104,7 +105,7 @@ class Checkpoints:
           ]
         ),
         todelete_subdir=None if read_only else _TRASH,
-        cleanup_tmp_directories=not read_only,
+        cleanup_tmp_directories=False,  # `_clear_unfinished` does, at once.
         create=False,
         read_only=read_only,
       ),
@@ -403,6 +404,12 @@ class Checkpoints:
     trash = self._directory / _TRASH
     if trash.is_dir():
       for path in trash.iterdir():
+        shutil.rmtree(path, ignore_errors=True)
+
+  def _clear_unfinished(self) -> None:
+    """Deletes the temporary folders of saves that a kill interrupted."""
+    if jax.process_index() == 0:
+      for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

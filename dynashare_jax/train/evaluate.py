@@ -20,6 +20,7 @@ from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
 
 Values = dict[str, dict[str, float]]
+_LOGITS = 2**22  # most numbers that a constant prediction is repeated to
 
 
 class Result(NamedTuple):
@@ -212,8 +213,7 @@ def constants(
     valid = np.asarray(test.valid[task.name])
     totals: Any = None
     rows: list[Any] = []
-    # Logits of so many examples that they stay small.
-    most = max(2**22 // max(math.prod(valid.shape[1:]) * one.shape[-1], 1), 1)
+    most = max(_LOGITS // max(math.prod(valid.shape[1:]) * one.shape[-1], 1), 1)
     for begin in range(0, len(target), most):
       part, ok = target[begin:begin + most], valid[begin:begin + most]
       shape = ok.shape + one.shape[-1:]

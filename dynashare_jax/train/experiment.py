@@ -171,10 +171,8 @@ def build(
   Raises:
     ValueError: anything in the configuration that cannot run.
   """
+  _check_values(config)
   spec = dataset.spec
-  if config.model.dtype not in DTYPES:
-    raise ValueError(f"config.model.dtype is {config.model.dtype!r}; it must be"
-                     f" one of {tuple(DTYPES)}.")
   dtype = DTYPES[config.model.dtype]
   family = backbones.find(config.model.backbone)
   first = family.build(config.model, spec, dtype)
@@ -216,10 +214,11 @@ def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
   return tuple(made)
 
 
-def _check(
-    config: Any, spec: types.DatasetSpec, method: types.Method, mesh: Any
-) -> None:
-  """Refuses what would fail later."""
+def _check_values(config: Any) -> None:
+  """Refuses values that are wrong whatever the data set and the method."""
+  if config.model.dtype not in DTYPES:
+    raise ValueError(f"config.model.dtype is {config.model.dtype!r}; it must be"
+                     f" one of {tuple(DTYPES)}.")
   if not 0 <= config.seed < 2**31:
     raise ValueError(f"config.seed must be in 0 .. 2^31 - 1, but is"
                      f" {config.seed}.")
@@ -254,6 +253,12 @@ def _check(
   if config.train.threads < 0:
     raise ValueError("config.train.threads must be at least 0, but is"
                      f" {config.train.threads}.")
+
+
+def _check(
+    config: Any, spec: types.DatasetSpec, method: types.Method, mesh: Any
+) -> None:
+  """Refuses phases and batches that cannot run."""
   processes = jax.process_count()
   loader.check_divisible(config.train.batch_size, mesh.devices.size, processes)
   loader.check_divisible(config.eval.batch_size, mesh.devices.size, processes)
@@ -264,8 +269,8 @@ def _check(
     size = part_size(config, spec, phase.data)
     if config.train.batch_size > size:
       raise ValueError(
-          f"config.train.batch_size={config.train.batch_size} is larger than the"
-          f" {size} examples of phase {index} ({phase.name}, data"
+          f"config.train.batch_size={config.train.batch_size} is larger than"
+          f" the {size} examples of phase {index} ({phase.name}, data"
           f" {phase.data!r}).")
 
 

@@ -122,7 +122,9 @@ class MetricLog:
 
   def _open(self) -> None:
     self._folder.mkdir(parents=True, exist_ok=True)
-    self._file = open(self._path, "a", encoding="utf-8")
+    self._file = open(  # noqa: SIM115  # stays open between lines
+      self._path, "a", encoding="utf-8"
+    )
     folder = self._folder / "tensorboard"
     before = len(list(folder.iterdir())) if folder.is_dir() else 0
     self._events = tensorboardX.SummaryWriter(

@@ -266,7 +266,7 @@ class Loop:
     log.write(step, phase.name, phase.candidate, phase.cycle, "train", values)
 
   def _evaluates(self, phase: types.Phase, offset: int) -> bool:
-    """Whether validation is due: in selecting phases, and when a search ends."""
+    """Whether validation is due: when selecting, and when a search ends."""
     if offset == phase.steps:
       return phase.select or phase.name == "warmup" or (
           phase.name == "policy" and self._last_cycle(phase))
@@ -403,7 +403,9 @@ def _title(phase: types.Phase) -> str:
   """A phase as the user sees it."""
   if phase.candidate >= 0:
     return f"{phase.name} {phase.candidate}"
-  return f"{phase.name} {phase.cycle}" if phase.routing == "soft" else phase.name
+  if phase.routing == "soft":
+    return f"{phase.name} {phase.cycle}"
+  return phase.name
 
 
 def _task_losses(parts: dict[str, np.ndarray]) -> dict[str, float]:

@@ -87,13 +87,16 @@ def make(config: Any, name: str, steps: int) -> optax.GradientTransformation:
   settings = config.optimizers[name]
   weights = _weights(settings, settings.lr, steps)
   heads = _weights(settings, settings.head_lr or settings.lr, steps)
+  gates = weights
+  if settings.gate_lr:
+    gates = optax.adam(settings.gate_lr, settings.b1, settings.b2)
   pol = config.optimizers.policy
   logits = optax.chain(
       optax.add_decayed_weights(pol.weight_decay),
       optax.scale_by_adam(pol.b1, pol.b2),
       optax.scale_by_learning_rate(pol.lr))
   return optax.multi_transform(
-      {"backbone": weights, "gates": weights, "heads": heads,
+      {"backbone": weights, "gates": gates, "heads": heads,
        "policy": logits}, labels)
 
 

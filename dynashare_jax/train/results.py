@@ -8,6 +8,7 @@ import resource
 import sys
 from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,7 +93,7 @@ def parameters(params: Any, stats: Any, policy_params: Any) -> dict[str, int]:
     stats: its running batch statistics.
     policy_params: of the policy; empty when none is learnt.
   """
-  counts = {group: 0 for group in optim.GROUPS}
+  counts = dict.fromkeys(optim.GROUPS, 0)
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     counts[optim.label(path)] += leaf.size
   counts["policy"] = sum(leaf.size for leaf in jax.tree.leaves(policy_params))
@@ -201,15 +202,22 @@ def _changed(config: Any, corrected: dict[str, str]) -> dict[str, Any]:
 def _delta(
     experiment: Any, test: evaluate.Result
 ) -> dict[str, Any] | None:
-  """Eqs. 7 and 8 against stored single-task results, if they are named."""
+  """Eqs. 7 and 8 against stored single-task results, if they are named.
+
+  A task whose baseline has a metric of 0 has no relative change: NaN.
+  """
   if not experiment.config.baseline:
     return None
   saved = load_baseline(experiment.config.baseline, experiment.tasks)
   found = {}
   for task in experiment.tasks:
     metrics = kinds.find(task.kind).metrics(task)
-    found[task.name] = delta.delta_task(
-        metrics, test.metrics[task.name], saved[task.name])
+    try:
+      found[task.name] = delta.delta_task(
+          metrics, test.metrics[task.name], saved[task.name])
+    except ValueError as error:
+      logging.warning("No Delta for %s: %s", task.name, error)
+      found[task.name] = float("nan")
   return {"baseline": str(experiment.config.baseline), "tasks": found,
           "overall": delta.delta(found)}
 

@@ -8,8 +8,8 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from dynashare_jax.ops import routing
 from dynashare_jax.models import trunks
+from dynashare_jax.ops import routing
 
 
 class Best(struct.PyTreeNode):
@@ -65,7 +65,8 @@ def init_network(
   """
   decisions = trunks.Decisions(routing.all_run(blocks, tasks))
   # Compiled, the forward pass that only tells shapes is left out.
-  make = jax.jit(lambda k: network.init({"params": k}, inputs, decisions, False))
+  make = jax.jit(
+      lambda k: network.init({"params": k}, inputs, decisions, False))
   variables = make(key)
   return variables["params"], variables.get("batch_stats", {})
 

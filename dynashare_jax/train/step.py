@@ -299,10 +299,11 @@ def inputs_of(
     step: global steps that are done.
     blocks: L.
     route: `[T, L]` of the phase's candidate.
-    fading: last fraction of the phase in which the gates' noise falls to 0.
+    fading: last fraction of the phase in which the gates' noise falls from
+      full to none; 0 keeps it full.
   """
   end = step - offset + phase.steps
-  begin = end - int(round(fading * phase.steps))
+  begin = end - round(fading * phase.steps)
   return Inputs(
       jnp.asarray(step, jnp.int32), jnp.asarray(phase.temperature, jnp.float32),
       policy.open_mask(blocks, phase.open_blocks),

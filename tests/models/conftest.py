@@ -116,17 +116,24 @@ def _value(
   }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _make(
   kind: str = "image",
   tasks: int = 3,
-  gated: tuple[bool, ...] = (False, False, False),
+  gated: tuple[bool, ...] | None = None,
   dtype: Any = jnp.float32,
 ) -> Tiny:
-  """A tiny trunk with parameters that are nowhere 0 or 1."""
+  """A tiny trunk with parameters that are nowhere 0 or 1.
+
+  Its last block but one changes the features' shape. A trunk has a block for
+  every entry of `gated`: two (`short` only) or three.
+  """
   if kind == "mlp":
     backbone: Any = mlp.ResidualMlp(3, width=6, hidden=8, dropout=0.0)
     shape: tuple[int, ...] = (BATCH, 5)
+  elif kind == "short":
+    backbone = resnet.ResNet(1, (1, 1), (4, 6), (1, 2), (1, 2), "series")
+    shape = (BATCH, 22, 2)
   elif kind == "series":
     backbone = resnet.ResNet(1, (1, 2), (4, 6), (1, 2), (1, 2), "series")
     shape = (BATCH, 22, 2)
@@ -135,12 +142,15 @@ def _make(
       2, (1, 2), (4, 6), (1, 2), (1, 2), "small", dtype=dtype
     )
     shape = (BATCH, 8, 12, 3)
+  blocks = backbone.num_blocks
+  gated = gated or (False,) * blocks
   trunk = trunks.SkipTrunk(backbone, tasks, gated, gate_hidden=5, dtype=dtype)
   rng = np.random.default_rng(1)
   inputs = jnp.asarray(rng.normal(size=shape), jnp.float32)
   shapes = jax.eval_shape(
     lambda: trunk.init(
-      jax.random.key(0), inputs, trunks.Decisions(routing.all_run(3, tasks)),
+      jax.random.key(0), inputs,
+      trunks.Decisions(routing.all_run(blocks, tasks)),
       False,
     )
   )

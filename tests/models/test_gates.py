@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -12,25 +14,35 @@ from dynashare_jax.ops import gumbel
 
 RNG = np.random.default_rng(1)
 
+# Compiling takes most of the time of these tests.
+QUICK = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
 
 def _gate(x, init="half", seed=0, **kwargs):
   gate = gates.Gate(start=init, **kwargs)
-  variables = gate.init(
-    jax.random.key(seed), x, jnp.ones((x.shape[0],)), False
-  )
+  variables = QUICK(
+    lambda key: gate.init(key, x, jnp.ones((x.shape[0],)), False)
+  )(jax.random.key(seed))
   return gate, variables
 
 
 def _score(gate, variables, x, use_running=False):
-  return gate.apply(
-    variables, x, jnp.ones((x.shape[0],)), use_running,
-    mutable=["batch_stats"],
-  )[0]
+  return QUICK(
+    lambda variables, x: gate.apply(
+      variables, x, jnp.ones((x.shape[0],)), use_running,
+      mutable=["batch_stats"],
+    )[0]
+  )(variables, x)
 
 
 @pytest.mark.parametrize("channels", [64, 512])
 def test_parameters_as_in_the_reference(channels):
-  shapes = jax.eval_shape(lambda: _gate(jnp.ones((1, 2, 3, 3, channels)))[1])
+  x = jnp.ones((1, 2, 3, 3, channels))
+  shapes = jax.eval_shape(
+    lambda: gates.Gate().init(jax.random.key(0), x, jnp.ones((1,)), False)
+  )
   count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
   assert count == 16 * channels + 16 + 32 + 34
 
@@ -100,7 +112,7 @@ def test_how_gates_start(init, low, high):
 
 
 def test_an_unknown_start_is_refused():
-  with pytest.raises(ValueError, match="gates.init is 'closed'.*'half', 'open'"):
+  with pytest.raises(ValueError, match="init is 'closed'.*'half', 'open'"):
     _gate(jnp.ones((1, 2, 3)), "closed")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -10,6 +12,17 @@ import pytest
 from dynashare_jax.models import heads
 
 RNG = np.random.default_rng(0)
+
+# Compiling takes most of the time of these tests.
+QUICK = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def _start(head, x):
+  return QUICK(lambda key: head.init_with_output(key, x, False))(
+    jax.random.key(0)
+  )
 
 
 @pytest.mark.parametrize("classes", [1, 3, 40])
@@ -26,7 +39,7 @@ def test_aspp_parameters_as_in_the_reference(classes):
 def test_aspp_is_the_sum_of_dilated_branches(shape):
   head = heads.AsppHead(2, width=4, rates=(1, 3))
   x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
-  found, variables = head.init_with_output(jax.random.key(0), x, False)
+  found, variables = _start(head, x)
   params = variables["params"]
   assert found.shape == shape[:-1] + (2,)
   wanted = np.zeros(found.shape)
@@ -49,9 +62,14 @@ def test_aspp_is_the_sum_of_dilated_branches(shape):
 def test_aspp_drops_out_in_training_only():
   head = heads.AsppHead(2, width=16, rates=(1,))
   x = jnp.ones((1, 5, 5, 3))
-  variables = head.init(jax.random.key(0), x, False)
-  run = lambda train, seed: head.apply(
-    variables, x, train, rngs={"dropout": jax.random.key(seed)})
+  _, variables = _start(head, x)
+
+  @functools.partial(QUICK, static_argnums=0)
+  def run(train, seed):
+    return head.apply(
+      variables, x, train, rngs={"dropout": jax.random.key(seed)}
+    )
+
   np.testing.assert_array_equal(run(False, 0), run(False, 1))
   assert jnp.abs(run(True, 0) - run(True, 1)).max() > 1e-4
 
@@ -63,9 +81,7 @@ def test_aspp_drops_out_in_training_only():
 )
 def test_linear_shapes(shape, dense, wanted):
   x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
-  found, variables = heads.LinearHead(3, dense).init_with_output(
-    jax.random.key(0), x, False
-  )
+  found, variables = _start(heads.LinearHead(3, dense), x)
   assert found.shape == wanted
   p = variables["params"]["linear"]
   mean = x if dense else x.reshape(2, -1, 4).mean(1)
@@ -79,11 +95,12 @@ def test_linear_shapes(shape, dense, wanted):
 def test_the_last_layer_is_float32(kind):
   head = heads.build(kind, 2, True, 8, jnp.bfloat16, None)
   x = jnp.asarray(RNG.normal(size=(1, 5, 5, 3)), jnp.bfloat16)
-  found, variables = head.init_with_output(jax.random.key(0), x, False)
+  found, variables = _start(head, x)
   assert found.dtype == jnp.float32
   assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(variables))
-  exact = heads.build(kind, 2, True, 8, jnp.float32, None).apply(
-    variables, x.astype(jnp.float32), False
+  exact_head = heads.build(kind, 2, True, 8, jnp.float32, None)
+  exact = QUICK(lambda v, x: exact_head.apply(v, x, False))(
+    variables, x.astype(jnp.float32)
   )
   np.testing.assert_allclose(found, exact, rtol=0.05, atol=0.03)
   if kind == "linear":  # nothing is rounded

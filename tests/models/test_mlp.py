@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from jax import numpy as jnp
 import ml_collections
@@ -14,6 +16,11 @@ from dynashare_jax.models.backbones import mlp
 
 TABLE = types.TableSpec(("a", "b"), (3, 4), ("x",), ((0.0, 1.0, 4.0),))
 PASS = backbones.Pass(False, jnp.ones((1,)))
+
+# Compiling takes most of the time of these tests.
+QUICK = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
 def _forward(module, inputs, pass_=PASS):
@@ -34,9 +41,9 @@ def _layer_norm(x, p):
 def test_blocks_equal_their_formula():
   net = mlp.ResidualMlp(2, width=6, hidden=9)
   x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
-  found, variables = net.init_with_output(
-    jax.random.key(0), jnp.asarray(x), method=_forward
-  )
+  found, variables = QUICK(
+    lambda key: net.init_with_output(key, jnp.asarray(x), method=_forward)
+  )(jax.random.key(0))
   p = jax.tree.map(np.float64, variables["params"])
   y = x.reshape(4, 6) @ p["project"]["kernel"] + p["project"]["bias"]
   for block in range(2):
@@ -62,7 +69,9 @@ def test_tables_are_read_by_their_columns():
   net = mlp.ResidualMlp(1, width=6, hidden=9, table_spec=TABLE, embedding=5)
   inputs = {
     "categorical": jnp.zeros((2, 2), jnp.int32), "numeric": jnp.ones((2, 1))}
-  params = net.init(jax.random.key(0), inputs, method=_forward)["params"]
+  params = jax.eval_shape(
+    lambda: net.init(jax.random.key(0), inputs, method=_forward)
+  )["params"]
   assert params["columns"]["codes"]["embedding"]["embedding"].shape == (7, 5)
   assert params["project"]["kernel"].shape == (2 * 5 + 2, 6)
 
@@ -70,18 +79,20 @@ def test_tables_are_read_by_their_columns():
 def test_dropout_draws_in_training_only():
   net = mlp.ResidualMlp(1, width=6, hidden=64, dropout=0.5)
   x = jnp.ones((2, 3))
-  variables = net.init(jax.random.key(0), x, method=_forward)
-  train = backbones.Pass(True, jnp.ones((1,)))
+  variables = QUICK(lambda key: net.init(key, x, method=_forward))(
+    jax.random.key(0)
+  )
 
-  def run(pass_, seed):
+  @functools.partial(QUICK, static_argnums=0)
+  def run(train, seed):
     return net.apply(
-      variables, x, pass_, method=_forward,
+      variables, x, PASS._replace(train=train), method=_forward,
       rngs={"dropout": jax.random.key(seed)},
     )
 
-  np.testing.assert_array_equal(run(PASS, 0), run(PASS, 1))
-  assert jnp.abs(run(train, 0) - run(train, 1)).max() > 1e-3
-  np.testing.assert_array_equal(run(train, 0), run(train, 0))
+  np.testing.assert_array_equal(run(False, 0), run(False, 1))
+  assert jnp.abs(run(True, 0) - run(True, 1)).max() > 1e-3
+  np.testing.assert_array_equal(run(True, 0), run(True, 0))
 
 
 def _config(**values):

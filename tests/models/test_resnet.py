@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 import runpy
 from typing import Any
-import pathlib
 
 import jax
 from jax import numpy as jnp
@@ -32,7 +32,7 @@ def _net(
   return resnet.ResNet(dims, blocks, WIDTHS, STRIDES, DILATIONS, stem)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _variables(blocks: tuple[int, ...], gated: bool) -> Any:
   """Shapes of parameters and running averages; nothing is computed."""
   count = sum(blocks)

@@ -76,6 +76,7 @@ def results(
       "macs": {
           "per_example_all_blocks": [[1.0e9] * 8] * 3, "stem": 2.0e8,
           "heads": {"segmentation": 3e8, "normals": 3e8, "depth": 2e8},
+          "total": 9.0e9,
       },
       "execution": {
           "rate": RATE, "mean": 0.55,
@@ -173,7 +174,9 @@ def lines() -> list[dict[str, Any]]:
   return found
 
 
-def pictures(count: int = 3, height: int = 48, width: int = 64) -> dict[str, Any]:
+def pictures(
+    count: int = 3, height: int = 48, width: int = 64
+) -> dict[str, Any]:
   """predictions.npz of a box room, its predictions slightly wrong."""
   rng = np.random.default_rng(0)
   rows, columns = np.mgrid[0:height, 0:width]

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from dynashare_jax import main
 from dynashare_jax.data import loader
 from dynashare_jax.models import trunks
 from dynashare_jax.objectives import kinds
@@ -19,14 +18,11 @@ from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 
-HARD = {"method": "hard", "train__log_every": 1, "train__checkpoint_every": 1,
-        "train__eval_every": 4}
-
-
-def _close(run, other, tolerance):
-  """Losses of every training line and the routes agree."""
-  np.testing.assert_allclose(run.losses, other.losses, tolerance)
-  np.testing.assert_array_equal(run.state.routes, other.state.routes)
+HARD = {"method": "hard", "train__steps": 6, "train__eval_every": 3,
+        "train__log_every": 1, "train__checkpoint_every": 1,
+        "optimizers__retrain__schedule": "constant",
+        "optimizers__retrain__weight_decay": 0.0}
+SHORT = {"train__warmup_steps": 0, "train__cycles": 1, "policy__candidates": 1}
 
 
 def test_phases_follow_one_another(whole):
@@ -78,26 +74,25 @@ def test_every_program_is_compiled_once(train, tmp_path, monkeypatch):
     return made[-1]
 
   monkeypatch.setattr(loop_lib.step_lib, "make", noted)
-  train(tmp_path, train__cycles=2)
+  train(tmp_path)
   # Warm-up, weights, policy, re-training (masked: one for both candidates).
   assert [f._cache_size() for f in made] == [1, 1, 1, 1]
 
 
-def test_hard_sharing_equals_a_loop_by_hand(build, train, tmp_path):
+def test_hard_sharing_equals_a_loop_by_hand(build, whole):
   """Adam on the weighted sum of losses, batch after batch, nothing else."""
-  values = HARD | {"optimizers__retrain__schedule": "constant",
-                   "optimizers__retrain__weight_decay": 0.0, "train__steps": 4}
-  experiment = build(**values)
+  experiment = build(**HARD)
   state = experiment.initial_state()
   params = state.params["network"]
   tx = optax.adam(0.01, 0.5, 0.999)
   opt = tx.init(params)
   arrays = experiment.dataset.arrays("train")
-  rows = loader.order(64, 8, 0, "retrain").indices(0, 4)
+  rows = loader.order(64, 8, 0, "retrain").indices(0, 6)
   decisions = trunks.Decisions(routing.all_run(2, 2))
 
   @jax.jit
-  def total(params, batch):
+  @jax.value_and_grad
+  def value_and_grad(params, batch):
     logits, _ = experiment.network.apply(
         {"params": params}, batch.inputs, decisions, True)
     parts = [kinds.find(t.kind).loss(
@@ -108,11 +103,11 @@ def test_hard_sharing_equals_a_loop_by_hand(build, train, tmp_path):
 
   losses = []
   for chosen in rows:
-    value, grads = jax.value_and_grad(total)(params, loader.take(arrays, chosen))
+    value, grads = value_and_grad(params, loader.take(arrays, chosen))
     moves, opt = tx.update(grads, opt)
     params = optax.apply_updates(params, moves)
     losses.append(value)
-  run = train(tmp_path, **values)
+  run = whole(**HARD)
   np.testing.assert_allclose(run.losses, losses, 1e-5)
   for a, b in zip(jax.tree.leaves(run.state.params["network"]),
                   jax.tree.leaves(params), strict=True):
@@ -121,21 +116,42 @@ def test_hard_sharing_equals_a_loop_by_hand(build, train, tmp_path):
 
 def test_steps_per_dispatch_changes_nothing_but_rounding(
     train, whole, tmp_path):
-  """Also when chunks end within a phase: log_every cuts them at 2."""
-  _close(train(tmp_path, train__steps_per_dispatch=2), whole(), 1e-5)
+  """Also where they do not divide what lies between two logs."""
+  run = train(tmp_path, **HARD | {"train__steps_per_dispatch": 2,
+                                  "train__log_every": 3})
+  wanted = whole(**HARD)
+  np.testing.assert_allclose(run.losses, wanted.losses.reshape(2, 3).mean(1),
+                             1e-5)
+  for a, b in zip(jax.tree.leaves(run.state), jax.tree.leaves(wanted.state),
+                  strict=True):
+    np.testing.assert_allclose(a, b, 1e-3, 1e-5)
 
 
 def test_streamed_equals_resident(train, whole, tmp_path, same_run):
-  run = train(tmp_path, train__resident=False)
-  _close(run, whole(), 1e-6)
-  same_run(run, whole())
+  run = train(tmp_path, train__resident=False, **HARD)
+  same_run(run, whole(**HARD))
+
+
+def test_streamed_batches_equal_resident_ones(build, same_bits):
+  """In every phase, also when one starts in the middle."""
+  resident, streamed = (
+      loop_lib.Loop(build(train__resident=r), "unused").feed
+      for r in (True, False))
+  for index, offset in ((0, 0), (1, 0), (1, 1), (2, 0), (3, 2), (4, 0), (5, 3)):
+    batch, rows = streamed.chunk(index, offset, 1)
+    arrays, wanted = resident.chunk(index, offset, 1)
+    np.testing.assert_array_equal(rows, np.arange(8)[None])
+    same_bits(jax.device_get(batch), loader.take(
+        jax.device_get(arrays), np.asarray(wanted[0])))
 
 
 def test_four_devices_equal_one(train, whole, tmp_path):
-  run = train(tmp_path, devices=4, model__dropout=0.0)
+  run = train(tmp_path, devices=4, **SHORT)
+  wanted = whole(**SHORT)
   assert run.experiment.mesh.devices.size == 4
-  _close(run, whole(), 1e-5)
-  for task, other in zip(run.found["tasks"], whole().found["tasks"],
+  np.testing.assert_allclose(run.losses, wanted.losses, 1e-5)
+  np.testing.assert_array_equal(run.state.routes, wanted.state.routes)
+  for task, other in zip(run.found["tasks"], wanted.found["tasks"],
                          strict=True):
     for metric, twin in zip(task["metrics"], other["metrics"], strict=True):
       np.testing.assert_allclose(metric["test"], twin["test"], 1e-3)
@@ -215,39 +231,29 @@ def test_schedules_of_a_search_last_for_all_its_cycles(build):
   assert lengths == [4, 6, 6, 6, 6, 6, 6]
 
 
-def _spoiled(config, folder, row, value=np.nan):
-  """A loop whose training example `row` has a bad input, and the input."""
-  experiment = main.build(config, jax.devices()[:1])[0]
-  inputs = experiment.dataset.arrays("train").inputs
-  kept = inputs[row].copy()
-  inputs[row] = value
-  return loop_lib.Loop(experiment, folder), (inputs, row, kept)
-
-
 def test_nan_stops_and_the_last_good_checkpoint_goes_on(
-    config, train, tmp_path, same_bits):
-  values = HARD | {"train__steps": 8}
-  rows = loader.order(64, 8, 0, "retrain").indices(4)[0]
-  loop, _ = _spoiled(config(**values), tmp_path / "bad", rows[2])
+    build, train, whole, tmp_path, same_run):
+  """An input of the fifth batch is NaN, and then it is corrected."""
+  experiment = build(**HARD)
+  row = loader.order(64, 8, 0, "retrain").indices(4)[0, 2]
+  experiment.dataset.arrays("train").inputs[row] = np.nan
+  loop = loop_lib.Loop(experiment, tmp_path)
   with pytest.raises(loop_lib.NonFiniteLossError) as error:
     loop.run()
   text = str(error.value)
   assert "of a, b " in text and "step 5" in text and "retrain 0" in text
-  with checkpoint.Checkpoints(tmp_path / "bad" / "checkpoints") as found:
+  with checkpoint.Checkpoints(tmp_path / "checkpoints") as found:
     step, state, _ = found.restore(loop.experiment.template)
   assert step == 4
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-  want = train(tmp_path / "good", **values)
-  got = train(tmp_path / "bad", **values)
-  same_bits(got.state, want.state)
+  same_run(train(tmp_path, **HARD), whole(**HARD))
 
 
-def test_parameters_that_overflow_are_never_saved(config, tmp_path):
+def test_parameters_that_overflow_are_never_saved(build, tmp_path):
   """The loss of the step is still finite; what it leads to is not."""
-  values = config(**HARD | {
+  loop = loop_lib.Loop(build(**HARD | {
       "optimizers__retrain__kind": "sgd", "optimizers__retrain__lr": 3e38,
-      "optimizers__retrain__schedule": "constant"})
-  loop = loop_lib.Loop(main.build(values, jax.devices()[:1])[0], tmp_path)
+      "optimizers__retrain__weight_decay": 100.0}), tmp_path)
   with pytest.raises(loop_lib.NonFiniteLossError, match="before step 1, in"):
     for leaf in jax.tree.leaves(loop.run().params):
       assert np.isfinite(leaf).all()
@@ -267,7 +273,7 @@ def test_parameters_that_overflow_are_never_saved(config, tmp_path):
     (dict(model__blocks=(0,)), "blocks must add up to at least 1"),
     (dict(data__tasks=("a",)), "only one task"),
     (dict(train__cycles=0), "train.cycles must be at least 1"),
-    (dict(train__warmup_steps=-3), "warmup.*has -3 steps"),
+    (dict(train__warmup_steps=-3), "warmup.* -3"),
     (dict(train__batch_size=32), "larger than the 16 examples"),
     (dict(train__weights_share=1.0), "both parts need an example"),
     (dict(train__execution="fast"), "'planned' or 'masked'"),

@@ -98,12 +98,12 @@ def test_damaged_checkpoint_falls_back(
   latest = _steps(tmp_path)
   folder = tmp_path / "checkpoints" / str(latest) / damage
   # Array data lie in folders `d`; beside them are descriptions.
-  file = max((p for p in folder.rglob("*") if p.is_file()
-              and (damage == "record" or p.parent.name == "d")),
-             key=lambda p: p.stat().st_size)
-  data = bytearray(file.read_bytes())
-  data[len(data) // 2] ^= 64
-  file.write_bytes(data)
+  for file in folder.rglob("*"):
+    if file.is_file() and (damage == "record" or file.parent.name == "d"):
+      data = bytearray(file.read_bytes())
+      for place in range(len(data) // 2, len(data), 50):
+        data[place] ^= 64
+      file.write_bytes(data)
   warned = []
   monkeypatch.setattr(logging, "warning", lambda *args: warned.append(args))
   starts = []
@@ -122,14 +122,13 @@ def test_checkpoint_of_another_network_is_refused(train, whole, tmp_path):
 
 
 def test_killed_runs_go_on(whole, same_bits, tmp_path):
-  """`kill -9` at three moments that nothing in the run can foresee."""
+  """`kill -9` at moments that nothing in the run can foresee."""
   folder = tmp_path / "run"
-  environment = os.environ | {
-      "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-      "PYTHONPATH": str(HERE.parents[1])}
+  want = whole()
+  environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
   command = [sys.executable, str(HERE / "tiny" / "start.py"), str(folder)]
   moments = random.Random(7)
-  for lines in (3, 9, 16):
+  for lines in (4, 13):
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE,
                           text=True) as process:
       _wait_for(folder / "metrics.jsonl", lines, process)
@@ -139,7 +138,6 @@ def test_killed_runs_go_on(whole, same_bits, tmp_path):
   done = subprocess.run(command, env=environment, check=False, text=True,
                         capture_output=True)
   assert done.returncode == 0, done.stderr
-  want = whole()
   got = want._replace(folder=folder)
   assert got.lines == want.lines
   assert got.results == want.results

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,8 +60,8 @@ class Stepper:
 @pytest.fixture(scope="module")
 def dyna(build):
   # Random logits: the sharing penalty pulls at closed blocks, too.
-  return build(policy__init="random", model__dropout=0.1,
-               optimizers__policy__weight_decay=0.5, **THREE)
+  return build(policy__init="random", optimizers__policy__weight_decay=0.5,
+               **THREE)
 
 
 def _groups(state):
@@ -142,8 +144,9 @@ def _total(experiment, parts, step=0):
       for key, value in parts.items() if key not in ("loss/total", "rate"))
 
 
-def test_loss_of_a_policy_step_by_hand(dyna):
+def test_loss_of_a_policy_step_by_hand(build):
   """Sampled decisions, task losses and penalties, one after the other."""
+  dyna = build(policy__init="random", model__dropout=0.1, **THREE)
   stepper = Stepper(dyna, "policy", cycle=1)
   before = stepper.start()
   logits, params, stats = jax.device_get(
@@ -186,6 +189,17 @@ def test_instance_penalty_counts_executed_gates_only(dyna):
       parts["penalty/instance"][0], 2 * 0.4**2 / 3, 1e-5)
   np.testing.assert_allclose(parts["rate"][0], 4 / 6, 1e-6)
   np.testing.assert_allclose(parts["loss/total"][0], _total(dyna, parts), 1e-5)
+
+
+def test_gate_noise_fades_at_the_end_of_its_phase(dyna):
+  """Full for 6 steps of 10, then 3/4, 1/2, 1/4 and none; else always full."""
+  phase = dataclasses.replace(dyna.method.phases[-1], steps=10)
+  for fading, wanted in ((0.4, [1] * 6 + [0.75, 0.5, 0.25, 0]), (0.0, [1] * 10),
+                         (1.0, np.arange(10)[::-1] / 10)):
+    inputs = step_lib.inputs_of(phase, 3, 103, 3, ROUTE, fading)
+    found = [step_lib._noise_scale(inputs.fade, jnp.int32(100 + i))
+             for i in range(10)]
+    np.testing.assert_allclose(found, wanted, 1e-6)
 
 
 def test_planned_and_masked_steps_agree(build):

@@ -67,7 +67,9 @@ class ResidualMlp(nn.Module):
     del block, pass_
     return x
 
-  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+  def branch(
+      self, block: int, x: jax.Array, pass_: backbones.Pass
+  ) -> jax.Array:
     """The block's layers, before the addition."""
     return self.bodies[block](x, pass_)
 
@@ -90,6 +92,7 @@ class MlpBranch(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+    """`[G, B, ..., C]` to `[G, B, ..., width]`."""
     h = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
     h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="widen")(h))
     h = nn.Dropout(self.dropout, deterministic=not pass_.train)(h)

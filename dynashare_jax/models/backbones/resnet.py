@@ -96,7 +96,9 @@ class ResNet(nn.Module):
     projection = self.projections[block]
     return x if projection is None else projection(x, pass_)
 
-  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+  def branch(
+      self, block: int, x: jax.Array, pass_: backbones.Pass
+  ) -> jax.Array:
     """The block's convolutions, before the addition."""
     return self.bodies[block](x, pass_)
 
@@ -120,6 +122,7 @@ class BasicBranch(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+    """`[G, B, ..., C]` to `[G, B, ..., width]`."""
     d = self.dilation
     x = _each(_conv(self.dims, self.width, 3, self.stride, d, d, self.dtype,
                     "conv_0"), x)
@@ -140,6 +143,7 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+    """`[G, B, ..., C]` to `[G, B, ..., width]`."""
     x = _each(_conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype,
                     "conv"), x)
     return norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(

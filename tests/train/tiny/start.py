@@ -19,7 +19,8 @@ if __name__ == "__main__":
   here = pathlib.Path(__file__).parent
   flags.FLAGS.mark_as_parsed()
   jax.config.update("jax_num_cpu_devices", 4)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  # Read what the tests have compiled; a kill must not leave half an entry.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
   jax.config.update("jax_disable_most_optimizations", True)
   data.__path__.append(str(here))
   config = runpy.run_path(str(here.parent / "conftest.py"))["_config"]()

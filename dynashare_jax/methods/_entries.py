@@ -1,0 +1,95 @@
+"""Lists of methods for comparisons, some with settings of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from dynashare_jax import methods
+
+_RESERVED = {"method": "--methods", "seed": "--seeds"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """A row of the table: a method, perhaps with settings of its own.
+
+  Attributes:
+    label: name of the row and of the folders.
+    method: a file of `methods`.
+    overrides: `name=value` of the configuration.
+  """
+
+  label: str
+  method: str
+  overrides: tuple[str, ...] = ()
+
+
+def parse(text: str) -> tuple[Entry, ...]:
+  """Reads `--methods`.
+
+  Args:
+    text: entries with commas between them: `method`, or
+      `label=method+name=value+name=value` for a method with other settings.
+      Commas within brackets belong to a value.
+
+  Returns:
+    The entries in the order given.
+
+  Raises:
+    ValueError: an unknown method, settings without a label, a label that
+      cannot be a folder's name or comes twice, or no entry.
+  """
+  entries = tuple(_entry(part) for part in _split(text) if part)
+  if not entries:
+    raise ValueError(
+      "--methods is empty. Name at least one of"
+      f" {', '.join(methods.available())}."
+    )
+  labels = [entry.label for entry in entries]
+  twice = [label for label in labels if labels.count(label) > 1]
+  if twice:
+    raise ValueError(
+      f"--methods has the label {twice[0]!r} twice. Give each entry a label of"
+      " its own, as in other=adashare+policy.candidates=1."
+    )
+  return entries
+
+
+def _split(text: str) -> list[str]:
+  """Parts between the commas that are in no bracket."""
+  parts, depth = [""], 0
+  for letter in text:
+    depth += (letter in "([{") - (letter in ")]}")
+    if letter == "," and depth <= 0:
+      parts.append("")
+    else:
+      parts[-1] += letter
+  return [part.strip() for part in parts]
+
+
+def _entry(text: str) -> Entry:
+  # A plus sign of a number (1e+3) is followed by no name.
+  head, *overrides = re.split(r"\+(?=[A-Za-z_][\w.]*=)", text)
+  label, equals, method = head.partition("=")
+  method = method if equals else label
+  methods.find(method)  # raises if there is none
+  if overrides and not equals:
+    raise ValueError(
+      f"The entry {text!r} of --methods has settings but no label. Write"
+      f" LABEL={text}."
+    )
+  if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", label):
+    raise ValueError(
+      f"The label {label!r} in --methods names a folder: use letters, digits,"
+      " '_', '-' and '.' only."
+    )
+  for override in overrides:
+    refuse_reserved(override.partition("=")[0])
+  return Entry(label, method, tuple(overrides))
+
+
+def refuse_reserved(name: str) -> None:
+  """Raises ValueError for a value that the list and the seeds decide."""
+  if name in _RESERVED:
+    raise ValueError(f"Leave config.{name} out: {_RESERVED[name]} sets it.")

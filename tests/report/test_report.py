@@ -1,0 +1,111 @@
+"""The report of a run: numbers, warning, links, and what may be missing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from dynashare_jax.report import report
+
+
+def copy(workdir, target, **changes):
+  """The run's results with some top-level values changed, alone."""
+  results = json.loads((workdir / "results.json").read_text()) | changes
+  (target / "results.json").write_text(json.dumps(results))
+  return target
+
+
+def table(text, title):
+  """Cells of the first table under a heading."""
+  part = text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+  rows = [line for line in part.splitlines() if line.startswith("|")]
+  return [[c.strip() for c in row.strip("|").split("|")]
+          for row in (rows[0], *rows[2:])]
+
+
+@pytest.fixture(scope="module")
+def text(workdir, tmp_path_factory):
+  """The report of a run with every file."""
+  target = copy(workdir, tmp_path_factory.mktemp("report"))
+  for name in ("policy.json", "metrics.jsonl", "predictions.npz"):
+    (target / name).write_bytes((workdir / name).read_bytes())
+  path = report.write_report(target)
+  assert path == target / "report.md"
+  found = path.read_text(encoding="utf-8")
+  links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", found)
+  assert len(links) == 7 and all((target / link).is_file() for link in links)
+  return found
+
+
+def test_the_headline_names_the_run_and_what_it_reached(text):
+  assert text.startswith("# dynashare on rooms, seed 0\n")
+  line = text.splitlines()[2]
+  assert "segmentation miou 40.00 %" in line and "8.000 %" in line
+  assert "depth abs 0.5000 m" in line and "55.0%" in line
+
+
+def test_metrics_on_both_splits_beside_a_constant(text):
+  rows = table(text, "Metrics")
+  assert ["normals", "mean ↓", "deg", "20.00", "20.20", "38.00"] in rows
+  assert ["segmentation", "miou ↑", "%", "40.00", "40.40", "8.000"] in rows
+  assert len(rows) == 1 + 5
+
+
+def test_delta_of_every_task_and_overall(text):
+  rows = table(text, "Delta over single-task networks")
+  assert rows[1:] == [["segmentation", "+4.00"], ["normals", "+3.00"],
+                      ["depth", "−1.00"], ["mean", "+2.00"]]
+  assert "../single-0" in text
+
+
+def test_execution_rates_and_targets_of_gated_blocks(text):
+  rows = table(text, "Execution rate")
+  assert rows[1] == ["segmentation", "100", "100", "0", "100", "58", "0", "51",
+                     "62", "58.9"]
+  assert rows[-1] == ["target"] + ["–"] * 4 + ["55"] * 4 + ["–"]
+
+
+def test_candidates_with_the_kept_one_marked(text):
+  rows = table(text, "Candidates")
+  assert [row[0] for row in rows[1:]] == ["0", "1 (kept)", "2"]
+  assert rows[2][1] == "**0.6800**" and rows[2][2] == "17 of 24"
+
+
+def test_parameters_with_and_without_heads(text):
+  rows = dict(table(text, "Size")[1:])
+  assert rows["without heads"] == "11,024,256"
+  assert rows["with heads"] == "13,024,256"
+  assert rows["batch-norm buffers (not trained)"] == "9,600"
+
+
+def test_selection_on_test_is_warned_of_before_any_number(workdir, tmp_path):
+  plain = report.write_report(copy(workdir, tmp_path)).read_text()
+  assert "test split" not in plain.split("## Metrics")[0]
+  warned = report.write_report(
+      copy(workdir, tmp_path, compat={"selection": "test"})).read_text()
+  top = warned.split("## Metrics")[0]
+  assert "selected on the test split" in top and "red" in top
+
+
+def test_missing_parts_are_skipped(workdir, tmp_path):
+  found = report.write_report(
+      copy(workdir, tmp_path, delta=None, candidates=[], macs=None, notes=[]))
+  text = found.read_text()
+  for title in ("Delta", "Candidates", "Notes", "Learning curves",
+                "Predictions"):
+    assert f"## {title}" not in text
+  assert "Multiply-accumulates" not in text
+
+
+def test_a_metric_without_a_value_prints_a_dash(workdir, tmp_path):
+  tasks = json.loads((workdir / "results.json").read_text())["tasks"]
+  tasks[0]["metrics"][0]["test"] = None
+  text = report.write_report(copy(workdir, tmp_path, tasks=tasks)).read_text()
+  assert table(text, "Metrics")[1][3] == "–"
+
+
+def test_an_unfinished_run_says_what_to_do(tmp_path):
+  with pytest.raises(ValueError, match="has not finished"):
+    report.write_report(tmp_path)

@@ -1,0 +1,212 @@
+"""Tests of the command line: one clear error, one run a work directory."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types as python_types
+
+import jax
+import pytest
+
+from dynashare_jax import data
+from dynashare_jax import main
+from dynashare_jax import report
+from dynashare_jax.train import loop as loop_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Runs the command line in forks of one process: importing takes a while.
+_FORKS = """
+import json, os, sys
+from dynashare_jax import main
+for arguments in json.loads(sys.argv[1]):
+  sys.stdout.write("\\0")
+  sys.stdout.flush()
+  child = os.fork()
+  if not child:
+    os.dup2(1, 2)
+    sys.argv = ["main", *arguments]
+    main.cli()
+  print("status", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+_CASES = {
+    "field": (["--config=configs/rooms.py", "--config.train.stepz=3"],
+              'Did you mean "steps" instead of "stepz"'),
+    "group": (["--config=configs/rooms.py", "--config.modle.width=3"],
+              'Did you mean "model" instead of "modle"'),
+    "text for a number": (
+        ["--config=configs/rooms.py", "--config.train.steps=many"],
+        "config.train.steps=many: invalid"),
+    "fraction for a number": (
+        ["--config=configs/rooms.py", "--config.train.steps=1.5"],
+        "config.train.steps=1.5: invalid"),
+    "flag": (["--config=configs/rooms.py", "--workdirr=x"],
+             "Did you mean: workdir"),
+    "file": (["--config=configs/romms.py"],
+             "no configuration 'configs/romms.py'. Did you mean"
+             " 'configs/rooms.py'"),
+    "method": (["--config=configs/rooms.py", "--config.method=dynashaer"],
+               "error: Unknown method 'dynashaer' in config.method. Did you"
+               " mean 'dynashare'"),
+    "data set": (["--config=configs/rooms.py", "--config.dataset=room"],
+                 "error: Unknown data set 'room' in config.dataset. Did you"
+                 " mean 'rooms'"),
+    "task": (["--config=configs/rooms.py", "--config.data.tasks=('dept',)"],
+             "'depth'"),
+    "nothing": ([], "--config=configs/rooms.py"),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+  """The helpers of the tests of training, with their data set."""
+  path = ROOT / "tests" / "train" / "conftest.py"
+  spec = importlib.util.spec_from_file_location("tiny_helpers", path)
+  helpers = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(helpers)
+  data.__path__.append(str(helpers.TINY))
+  yield helpers
+  data.__path__.remove(str(helpers.TINY))
+
+
+@pytest.fixture
+def config(tiny, monkeypatch):
+  """A run of two steps, and a report that costs nothing."""
+  stub = python_types.ModuleType("dynashare_jax.report.report")
+  stub.write_report = lambda folder: (folder / "report.md").write_text("# Run")
+  monkeypatch.setitem(sys.modules, stub.__name__, stub)
+  monkeypatch.setattr(report, "report", stub, raising=False)
+  return tiny._config(method="hard", train__steps=2, train__eval_every=2)
+
+
+@pytest.fixture(scope="module")
+def answers():
+  """What the command line says to every case, with its exit status."""
+  done = subprocess.run(
+      [sys.executable, "-c", _FORKS,
+       json.dumps([arguments for arguments, _ in _CASES.values()])],
+      cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+      capture_output=True, check=True)
+  return dict(zip(_CASES, done.stdout.split("\0")[1:], strict=True))
+
+
+@pytest.mark.parametrize("case", _CASES)
+def test_wrong_flags_end_in_one_clear_message(answers, case):
+  text = answers[case]
+  assert _CASES[case][1] in text
+  assert "Traceback" not in text
+  assert "status 0" not in text and "status" in text
+
+
+def test_a_run_writes_its_results_and_is_not_repeated(
+    config, tmp_path, monkeypatch):
+  found = main.run(config, str(tmp_path / "run"))
+  assert found["finished"]
+  assert (tmp_path / "run" / "report.md").is_file()
+  monkeypatch.setattr(loop_lib.Loop, "run", None)
+  assert main.run(config, str(tmp_path / "run")) == found
+  text = main.summary(found, "run")
+  assert "a: auc" in text and "b: accuracy" in text and "report.md" in text
+
+
+def test_report_is_made_again_without_training(config, tmp_path, monkeypatch):
+  """A run that was killed between its results and its report."""
+  folder = tmp_path / "run"
+  main.run(config, str(folder))
+  before = json.loads((folder / "results.json").read_text())
+  (folder / "report.md").unlink()
+
+  def never(*unused):
+    raise AssertionError("must not train")
+
+  monkeypatch.setattr(loop_lib.Loop, "_advance", never)
+  after = main.run(config, str(folder))
+  assert (folder / "report.md").is_file()
+  assert {k: v for k, v in after.items() if k != "timing"} == {
+      k: v for k, v in before.items() if k != "timing"}
+
+
+def test_work_directory_of_another_config_is_refused(config, tmp_path):
+  folder = str(tmp_path / "run")
+  (tmp_path / "run").mkdir()
+  other = config.copy_and_resolve_references()
+  other.seed = 7
+  other.model.width = 16
+  main.workdir_lib.open_workdir(folder, other.to_dict())
+  with pytest.raises(ValueError) as error:
+    main.run(config, folder)
+  text = str(error.value)
+  assert "model.width: 16 there, 8 now" in text
+  assert "seed: 7 there, 0 now" in text
+  assert "batch_size" not in text
+
+
+def test_where_the_data_are_may_change(config, tmp_path):
+  """A run may go on on another machine."""
+  folder = str(tmp_path / "run")
+  other = config.copy_and_resolve_references()
+  other.data_dir = "/somewhere/else"
+  other.train.threads = 9
+  main.workdir_lib.open_workdir(folder, other.to_dict())
+  assert main.run(config, folder)["finished"]
+
+
+def test_wrong_config_leaves_no_work_directory(config, tmp_path):
+  """So that the corrected command is not refused."""
+  config.gates.temperature = 0.0
+  with pytest.raises(ValueError, match=r"gates\.temperature"):
+    main.run(config, str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()
+
+
+def test_folder_that_cannot_be_written(config, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ValueError, match="Cannot write to the work directory"):
+    main.run(config, str(tmp_path / "file" / "run"))
+
+
+def _end(monkeypatch, capsys, tmp_path, error):
+  """Exit status and message when a run raises."""
+  def run(config, workdir):
+    raise error
+
+  monkeypatch.setattr(main, "run", run)
+  monkeypatch.setattr(main, "use_compilation_cache", lambda: None)
+  monkeypatch.setattr(main, "_CONFIG", python_types.SimpleNamespace(value={}))
+  monkeypatch.setattr(
+      main, "_WORKDIR", python_types.SimpleNamespace(value=str(tmp_path)))
+  with pytest.raises(SystemExit) as stop:
+    main._main(["main"])
+  return stop.value.code, capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+  code, text = _end(monkeypatch, capsys, tmp_path, KeyboardInterrupt())
+  assert code == 130
+  assert "the same command goes on" in text and str(tmp_path) in text
+
+
+def test_errors_are_one_line(monkeypatch, capsys, tmp_path):
+  monkeypatch.delenv("DYNASHARE_TRACEBACK", raising=False)
+  error = loop_lib.NonFiniteLossError("the loss of a is not finite")
+  code, text = _end(monkeypatch, capsys, tmp_path, error)
+  assert code == 2
+  assert text == "error: the loss of a is not finite\n"
+
+
+def test_summary_shows_undefined_metrics():
+  metric = {"name": "auc", "test": None, "constant": None}
+  found = {"tasks": [{"name": "a", "metrics": [metric]}],
+           "execution": {"mean": 0.5}}
+  assert "a: auc - (constant -)" in main.summary(found, "run")
+
+
+def test_devices_of_the_tests():
+  """The batch of this file's run is split over all of them."""
+  assert jax.device_count() == 4

@@ -1,0 +1,177 @@
+"""Tests of evaluation: the same numbers however a split is cut."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynashare_jax import types
+from dynashare_jax.models import trunks
+from dynashare_jax.ops import routing
+from dynashare_jax.train import evaluate
+from dynashare_jax.train import mesh as mesh_lib
+
+ROUTE = np.array([[1, 1], [0, 1]], np.float32)
+TASKS = (types.TaskSpec("a", "segmentation", 3),
+         types.TaskSpec("b", "depth", 1, unit="m"))
+
+
+@pytest.fixture(scope="module")
+def parts(build):
+  """An experiment, its network's variables and a validation split."""
+  experiment = build()
+  state = experiment.initial_state()
+  return (experiment, state.params["network"], state.stats,
+          experiment.dataset.arrays("validation"))
+
+
+def _evaluator(parts, batch_size, planned=False, sampled=None):
+  experiment = parts[0]
+  return evaluate.Evaluator(
+      experiment.network, experiment.tasks, experiment.gated, batch_size,
+      mesh_lib.batch_sharding(experiment.mesh), planned, sampled)
+
+
+def _run(parts, batch_size, route=ROUTE, gates=True, arrays=None, **options):
+  _, params, stats, own = parts
+  return _evaluator(parts, batch_size, **options).run(
+      params, stats, evaluate.resident_batches(arrays or own, batch_size),
+      route, gates)
+
+
+def _same(a, b, tolerance=1e-5):
+  for x, y in zip(jax.tree.leaves(a._asdict()), jax.tree.leaves(b._asdict()),
+                  strict=True):
+    np.testing.assert_allclose(x, y, tolerance)
+
+
+def test_any_batch_size_gives_the_same(parts):
+  """20 examples: without padding, with some, and in one batch too large."""
+  want = _run(parts, 20)
+  for batch_size in (8, 32):
+    _same(_run(parts, batch_size), want)
+
+
+def test_padding_never_counts(parts):
+  """Padding repeats example 0: spoil it, and only its own share may change."""
+  _, _, _, arrays = parts
+  rows = np.arange(1, 20)
+  without = jax.tree.map(lambda a: a[rows], arrays)
+  alone = _run(parts, 8, arrays=without)  # 19 examples, 5 of padding.
+  _same(alone, _run(parts, 20, arrays=without))
+  assert alone.histogram.sum(1).tolist() == [19, 19]
+
+
+def test_streamed_split_gives_the_same(parts):
+  experiment, params, stats, _ = parts
+  source = experiment.dataset.source("validation")
+  batches = evaluate.streamed_batches(
+      source, 8, lambda b: mesh_lib.place_batch(b, experiment.mesh), threads=1)
+  _same(_evaluator(parts, 8).run(params, stats, batches, ROUTE, True),
+        _run(parts, 8), 1e-7)
+
+
+def _with_bias(parts, bias):
+  """The gate of block 1 forced open or shut."""
+  experiment, params, stats, arrays = parts
+  score = {**params["trunk"]["gate_1"]["score"],
+           "bias": jnp.array([-bias, bias])}
+  gate = {**params["trunk"]["gate_1"], "score": score}
+  changed = {**params, "trunk": {**params["trunk"], "gate_1": gate}}
+  return experiment, changed, stats, arrays
+
+
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("bias, rate, counts", [
+    (50.0, [[1, 1], [0, 1]], [[0, 0, 20], [0, 20, 0]]),
+    (-50.0, [[1, 0], [0, 0]], [[0, 20, 0], [20, 0, 0]]),
+])
+def test_execution_by_hand(parts, planned, bias, rate, counts):
+  result = _run(_with_bias(parts, bias), 8, planned=planned)
+  np.testing.assert_array_equal(result.rate, rate)
+  np.testing.assert_array_equal(result.histogram, counts)
+
+
+def test_execution_without_gates_is_the_route(parts):
+  result = _run(_with_bias(parts, -50.0), 8, gates=False)
+  np.testing.assert_array_equal(result.rate, ROUTE)
+
+
+def test_execution_counts_the_gates_decisions(parts):
+  """Example by example, as the network itself tells."""
+  experiment, params, stats, arrays = parts
+  # At its start every gate is almost undecided: some examples open it.
+  decisions = trunks.Decisions(
+      routing.own(2, 2), jnp.asarray(ROUTE), gated=True)
+  _, signals = experiment.network.apply(
+      {"params": params, "batch_stats": stats}, arrays.inputs, decisions, False)
+  executed = np.asarray(signals.executed)
+  result = _run(parts, 8)
+  np.testing.assert_allclose(result.rate, executed.mean(1), 1e-6)
+  for task in range(2):
+    np.testing.assert_array_equal(
+        result.histogram[task],
+        np.bincount(executed[task].sum(1).astype(int), minlength=3))
+
+
+@pytest.mark.parametrize("gates", [False, True])
+def test_planned_equals_masked(parts, gates):
+  _same(_run(parts, 8, gates=gates, planned=True),
+        _run(parts, 8, gates=gates), 1e-4)
+
+
+def test_sampled_gates_do_not_depend_on_the_batch(parts):
+  """`compat.gates = sampled`: the noise belongs to the example."""
+  _same(_run(parts, 8, sampled=3), _run(parts, 20, sampled=3))
+
+
+def test_score_by_hand():
+  """Percentages over 100; errors as 1 - error / the constant's error."""
+  values = {"a": {"miou": 40.0, "pixel_accuracy": 60.0},
+            "b": {"abs": 0.5, "rel": 0.1}}
+  constant = {"a": {"miou": 10.0, "pixel_accuracy": 30.0},
+              "b": {"abs": 2.0, "rel": 0.2}}
+  names = {m.name: m for m in evaluate.kinds.find("depth").metrics(TASKS[1])}
+  expected = []
+  for name, metric in names.items():
+    values["b"].setdefault(name, 80.0)
+    constant["b"].setdefault(name, 50.0)
+    value, fixed = values["b"][name], constant["b"][name]
+    expected.append(value / 100 if metric.higher_is_better
+                    else 1 - value / fixed)
+  assert {"abs", "rel"} <= set(names)
+  np.testing.assert_allclose(evaluate.score(TASKS, values, constant),
+                             [0.5, np.mean(expected)], 1e-6)
+
+
+def test_score_leaves_out_what_is_not_defined():
+  values = {"a": {"miou": 40.0, "pixel_accuracy": float("nan")}}
+  np.testing.assert_allclose(evaluate.score(TASKS[:1], values, values), [0.4])
+  values["a"]["miou"] = float("nan")
+  np.testing.assert_array_equal(evaluate.score(TASKS[:1], values, values), [0])
+
+
+def test_constant_prediction_by_hand():
+  """The commonest class everywhere, the median depth everywhere."""
+  target = np.array([[[0, 0], [1, 2]]] * 3, np.int32)
+  depth = np.array([[[1.0, 2.0], [2.0, 4.0]]] * 3, np.float32)
+  valid = np.ones((3, 2, 2), bool)
+  batch = types.Batch((), {"a": target, "b": depth}, {"a": valid, "b": valid},
+                      np.ones(3, bool))
+  found = evaluate.constants(TASKS, batch, batch)
+  np.testing.assert_allclose(found["a"]["pixel_accuracy"], 50.0)
+  np.testing.assert_allclose(found["a"]["miou"], 50 / 3, 1e-5)
+  np.testing.assert_allclose(found["b"]["abs"], (1 + 0 + 0 + 2) / 4, 1e-5)
+
+
+def test_constant_prediction_of_large_maps_is_cut(monkeypatch):
+  """Cut into single examples it gives the same as at once."""
+  rng = np.random.default_rng(0)
+  target = rng.integers(0, 3, (5, 4, 4)).astype(np.int32)
+  valid = rng.uniform(size=(5, 4, 4)) > 0.2
+  batch = types.Batch((), {"a": target}, {"a": valid}, np.ones(5, bool))
+  want = evaluate.constants(TASKS[:1], batch, batch)
+  monkeypatch.setattr(evaluate, "_LOGITS", 1)
+  assert evaluate.constants(TASKS[:1], batch, batch) == want

@@ -1,0 +1,162 @@
+"""Tests of what a finished run leaves behind."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dynashare_jax import types
+from dynashare_jax.train import results
+
+TASKS = (types.TaskSpec("a", "binary"),)
+
+
+def _baseline(folder, tasks):
+  folder.mkdir(exist_ok=True)
+  (folder / "results.json").write_text(json.dumps({"tasks": tasks}))
+  return str(folder)
+
+
+def test_files_of_a_finished_run(whole):
+  run = whole()
+  found = json.loads((run.folder / "results.json").read_text())
+  assert found == run.found
+  assert found["finished"] and found["split"] == "test"
+  assert [t["name"] for t in found["tasks"]] == ["a", "b"]
+  for task in found["tasks"]:
+    for metric in task["metrics"]:
+      assert np.isfinite([metric[k] for k in ("test", "validation",
+                                              "constant")]).all()
+  assert [c["index"] for c in found["candidates"]] == [0, 1]
+  assert found["timing"]["seconds"] > 0
+  assert set(found["timing"]["step_seconds"]) == {
+      "warmup", "weights", "policy", "retrain"}
+  written = json.loads((run.folder / "policy.json").read_text())
+  assert np.shape(written["alpha"]) == (2, 2)
+  assert written["chosen"] == found["chosen"]
+  assert written["gated"] == [False, True]
+  assert written["target_rates"] == [1.0, 0.6]
+  np.testing.assert_array_equal(written["routes"], run.state.routes)
+
+
+def test_the_chosen_model_is_the_one_that_was_validated(whole):
+  """Its validation metrics are those of its best line in the log."""
+  run = whole()
+  step = int(run.state.best.step[0])
+  line = next(line["values"] for line in run.lines
+              if line["kind"] == "eval" and line["step"] == step)
+  for task in run.found["tasks"]:
+    for metric in task["metrics"]:
+      np.testing.assert_allclose(
+          metric["validation"], line[f"{task['name']}/{metric['name']}"], 1e-6)
+
+
+def test_execution_of_the_test_split(whole):
+  found = whole().found["execution"]
+  counts = np.array(found["per_example_hist"]["counts"])
+  assert found["per_example_hist"]["bins"] == [0, 1, 2]
+  assert counts.sum(1).tolist() == [24, 24]
+  executed = (counts * np.arange(3)).sum(1) / 24
+  np.testing.assert_allclose(np.sum(found["rate"], 1), executed, 1e-6)
+  np.testing.assert_allclose(found["mean"], np.mean(found["rate"]), 1e-6)
+
+
+def test_parameters_by_hand(whole):
+  """MLP of width and hidden width 8, 6 inputs, heads of 1 and 3."""
+  found = whole().found["parameters"]
+  dense = lambda a, b: a * b + b
+  block = 2 * 8 + dense(8, 8) + dense(8, 8)
+  column = dense(6, 8) + 2 * block + 2 * 8
+  gate = dense(8, 16) + 2 * 16 + dense(16, 2)
+  assert found == {"backbone": column, "gates": gate, "policy": 2 * 2 * 2,
+                   "heads": dense(8, 1) + dense(8, 3), "batch_stats": 2 * 16}
+  single = whole(method="single", train__steps=6).found["parameters"]
+  assert single["backbone"] == 2 * column
+  assert single["policy"] == single["gates"] == 0
+
+
+def test_macs_by_hand(whole):
+  found = whole().found["macs"]
+  assert found["per_example_all_blocks"] == [[128, 128], [128, 128]]
+  assert found["stem"] == 6 * 8
+  assert found["heads"] == {"a": 8, "b": 24}
+  assert found["total"] == 48 + 2 * 128 + 32
+  single = whole(method="single", train__steps=6).found["macs"]
+  assert single["total"] == 2 * (48 + 2 * 128) + 32
+  assert single["per_example_all_blocks"] is None
+
+
+def test_pictures_of_a_dense_data_set(train, tmp_path):
+  """And a whole run of a convolutional network, its routes compiled in."""
+  run = train(tmp_path, method="random_policy", data__images=True,
+              model__backbone="resnet", model__blocks=(1, 1),
+              model__widths=(4, 4), model__strides=(1, 1),
+              model__dilations=(1, 1), train__execution="planned",
+              policy__candidates=1, train__retrain_steps=4)
+  saved = np.load(tmp_path / "predictions.npz")
+  assert saved["inputs"].shape == (2, 8, 8, 3)
+  for name in ("a", "b"):
+    assert saved[f"valid/{name}"].shape == (2, 8, 8)
+    assert saved[f"target/{name}"].shape == (2, 8, 8)
+    assert saved[f"prediction/{name}"].shape == (2, 8, 8)
+  assert saved["prediction/a"].dtype.kind == "i"
+  assert np.sum(run.state.routes) == 4 - round(0.3 * 4)
+  assert json.loads((tmp_path / "policy.json").read_text())["alpha"] is None
+  assert run.found["execution"]["mean"] == np.mean(run.state.routes)
+
+
+def test_vectors_have_no_pictures(whole):
+  assert not (whole().folder / "predictions.npz").exists()
+
+
+def test_delta_against_stored_single_task_results(whole, tmp_path):
+  run = whole()
+  saved = [dict(t, metrics=[dict(m, test=m["test"] / 2) for m in t["metrics"]])
+           for t in run.found["tasks"]]
+  config = run.experiment.config.copy_and_resolve_references()
+  config.baseline = _baseline(tmp_path / "single", saved)
+  stand_in = type("Stub", (), {"config": config,
+                               "tasks": run.experiment.tasks})()
+  metrics = {t["name"]: {m["name"]: m["test"] for m in t["metrics"]}
+             for t in run.found["tasks"]}
+  test = results.evaluate.Result(metrics, {}, np.ones(1), np.ones(1))
+  found = results._delta(stand_in, test)
+  signs = [np.sign([m["test"] for m in t["metrics"]])
+           for t in run.found["tasks"]]
+  assert found["tasks"]["a"] == pytest.approx(100 * signs[0].mean())
+  assert found["tasks"]["b"] == pytest.approx(100 * signs[1].mean())
+  assert found["overall"] == pytest.approx(
+      np.mean(list(found["tasks"].values())))
+
+
+def test_baseline_must_be_a_finished_run_of_these_tasks(tmp_path):
+  with pytest.raises(ValueError, match="Train it first"):
+    results.load_baseline(str(tmp_path / "nothing"), TASKS)
+  other = _baseline(tmp_path / "other", [{"name": "b", "metrics": []}])
+  with pytest.raises(ValueError, match=r"no results for the tasks \['a'\]"):
+    results.load_baseline(other, TASKS)
+  (tmp_path / "other" / "results.json").write_text("{")
+  with pytest.raises(ValueError, match="cannot read"):
+    results.load_baseline(other, TASKS)
+
+
+def test_baseline_reads_null_as_nan(tmp_path):
+  folder = _baseline(tmp_path / "single", [
+      {"name": "a", "metrics": [{"name": "auc", "test": None}]}])
+  assert np.isnan(results.load_baseline(folder, TASKS)["a"]["auc"])
+
+
+def test_only_changed_switches_are_reported(config):
+  values = config(compat__selection="test")
+  assert results._changed(values, {}) == {"selection": "test"}
+
+
+def test_count_of_parameters_is_that_of_the_tree(whole):
+  best = whole().state.best
+  found = results.parameters(best.params, best.stats, {})
+  total = sum(leaf.size for leaf in jax.tree.leaves(best.params))
+  assert found["backbone"] + found["gates"] + found["heads"] == total
+  assert found["policy"] == 0
