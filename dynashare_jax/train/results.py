@@ -279,8 +279,11 @@ def _write_predictions(
   examples = [source[i] for i in range(count)]
   batch = jax.tree.map(lambda *rows: np.stack(rows), *examples)
   blocks = experiment.blocks
+  whole = bool(route.all()) and not gates
+  make = routing.all_run if whole else routing.own
   decisions = trunks.Decisions(
-      routing.own(blocks, len(spec.tasks)), jnp.asarray(route), gated=gates)
+      make(blocks, len(spec.tasks)), None if whole else jnp.asarray(route),
+      gated=gates)
   logits, _ = experiment.network.apply(
       {"params": best.params, "batch_stats": best.stats}, batch.inputs,
       decisions, False)
