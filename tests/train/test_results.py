@@ -108,6 +108,16 @@ def test_pictures_of_a_dense_data_set(train, tmp_path):
   assert run.found["execution"]["mean"] == np.mean(run.state.routes)
 
 
+def test_pictures_of_single_task_networks(train, tmp_path):
+  """Columns execute every block, so nothing decides in their pictures."""
+  train(tmp_path, method="single", data__images=True, train__steps=2,
+        model__backbone="resnet", model__blocks=(1, 1), model__widths=(4, 4),
+        model__strides=(1, 1), model__dilations=(1, 1))
+  saved = np.load(tmp_path / "predictions.npz")
+  for name in ("a", "b"):
+    assert saved[f"prediction/{name}"].shape[:3] == (2, 8, 8)
+
+
 def test_vectors_have_no_pictures(whole):
   assert not (whole().folder / "predictions.npz").exists()
 
