@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.widths = (16, 32, 48, 64)
   config.model.stem = "small"
 
-  config.policy.sparsity = 0.05
+  config.policy.sparsity = 0.005
   config.policy.sharing = 0.05
   config.policy.curriculum_speed = 1
   config.policy.temperature_decay = 0.8
