@@ -114,7 +114,7 @@ def instance(
 
   Args:
     rates: fraction in [0, 1] of the batch whose gate of task t is open at
-      block l, whatever the task's route.
+      block l. Give the target where the route of t skips l: it then counts 0.
     targets: wanted fractions in (0, 1]; 1 means that the block has no gate.
     form: `code`, the sum over gated blocks of (target - rate)^2, over L,
       summed over tasks; or `paper`, the sum over gated blocks of
