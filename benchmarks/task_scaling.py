@@ -4,7 +4,8 @@
 
 Times the search's weight step (soft decisions, each task its own, with none and
 with four shared first blocks) and the re-training step (a random route a task,
-instance gates, compiled in) on random data, with the small conv net of
+with instance gates; the MLP's routes are compiled in, the conv net's are
+masked, as the configurations say) on random data, with the small conv net of
 configs/rooms.py (48x64 pixels) and with the MLP of configs/census.py. Notes the
 compile time and the scratch memory of every compiled step, too.
 
@@ -56,7 +57,6 @@ def compile_step(model: str, phase: str, prefix: int, tasks: int) -> Point:
   config = cases.load_config(model)
   if model == "rooms":
     config.train.batch_size = 8
-    config.train.execution = "planned"
     dataset = cases.scenes(64, tasks)
   else:
     config.train.batch_size = 512
@@ -159,7 +159,7 @@ def main() -> None:
   parser.add_argument("--models", nargs="+", choices=tuple(MODELS),
                       default=list(MODELS))
   parser.add_argument("--tasks", nargs="+", type=int, default=[2, 4, 8, 16])
-  parser.add_argument("--repeats", type=int, default=7, help="rounds")
+  parser.add_argument("--repeats", type=int, default=5, help="rounds")
   parser.add_argument("--threads", type=int, default=1, help="cores to use")
   arguments = parser.parse_args()
   timing.pin(arguments.threads)
