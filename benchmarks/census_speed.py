@@ -192,7 +192,8 @@ def page(
   it takes on {arguments.threads} idle core(s).
 - Default model: {arguments.steps} steps a dispatch, the whole split on the
   device. PyTorch and our 1-D ResNet: {arguments.authors_batch} examples a step
-  (the authors use 450, which takes about a minute a step). {check}
+  (the authors use 450; by the figures below that is a minute or more of
+  processor time a step, and was not timed). {check}
 - The authors' layout has {backbone:,} trainable numbers in its backbone, as
   theirs has. Here it skips what a fixed route skips and has no instance gates:
   both make it faster than their code. Our re-training has gates.
