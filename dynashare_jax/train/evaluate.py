@@ -85,7 +85,7 @@ class Evaluator:
       Pooled metrics, whatever the batch size.
     """
     route = np.asarray(route)
-    call = self._compiled(self._kinds(route, use_gates), use_gates)
+    call = self._compiled(self.kinds(route, use_gates), use_gates)
     totals: Any = None
     scores: list[Any] = []
     for number, (arrays, indices, present) in enumerate(batches()):
@@ -96,7 +96,8 @@ class Evaluator:
       scores.append(jax.device_get(rows))
     return self._finish(totals, scores)
 
-  def _kinds(self, route: np.ndarray, use_gates: bool) -> routing.Kinds:
+  def kinds(self, route: np.ndarray, use_gates: bool) -> routing.Kinds:
+    """The routing that evaluates a route `[T, L]`."""
     tasks, blocks = route.shape
     if bool(route.all()) and not use_gates:
       return routing.all_run(blocks, tasks)
@@ -112,6 +113,7 @@ class Evaluator:
         params: Any, stats: Any, arrays: types.Batch, indices: jax.Array,
         present: jax.Array, route: jax.Array, number: jax.Array
     ) -> tuple[Any, Any]:
+      """Sums and scores of the rows `indices` of a split."""
       batch = loader.take(arrays, indices, present)
       batch = jax.lax.with_sharding_constraint(batch, self._sharding)
       noise = None

@@ -278,12 +278,8 @@ def _write_predictions(
   source = experiment.dataset.source("test")
   examples = [source[i] for i in range(count)]
   batch = jax.tree.map(lambda *rows: np.stack(rows), *examples)
-  blocks = experiment.blocks
-  whole = bool(route.all()) and not gates
-  make = routing.all_run if whole else routing.own
   decisions = trunks.Decisions(
-      make(blocks, len(spec.tasks)), None if whole else jnp.asarray(route),
-      gated=gates)
+      loop.evaluator.kinds(route, gates), jnp.asarray(route), gated=gates)
   logits, _ = experiment.network.apply(
       {"params": best.params, "batch_stats": best.stats}, batch.inputs,
       decisions, False)

@@ -232,6 +232,7 @@ def make(
       state: state_lib.State, arrays: types.Batch, indices: jax.Array,
       inputs: Inputs
   ) -> tuple[state_lib.State, dict[str, jax.Array]]:
+    """Steps through the rows of `indices`, one update each."""
     def one(carry: state_lib.State, row: tuple[jax.Array, jax.Array]) -> Any:
       step, chosen = row
       return advance(network, tx, spec, objective, carry,
