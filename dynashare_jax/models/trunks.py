@@ -120,7 +120,8 @@ class SkipTrunk(nn.Module):
     last = plan[-1].groups
     of_task = [next(g for g, ts in enumerate(last) if t in ts)
                for t in range(self.tasks)]
-    return [x[g] for g in of_task], _stack(collected)
+    features = _split(x)
+    return [features[g][0] for g in of_task], _stack(collected)
 
   def _block(
       self, block: int, step: routing.Step, x: jax.Array,
@@ -305,4 +306,14 @@ def _pick(x: jax.Array, parents: tuple[int, ...]) -> jax.Array:
     return x
   if x.shape[0] == 1:
     return jnp.broadcast_to(x, (len(parents),) + x.shape[1:])
-  return jnp.stack([x[p] for p in parents])
+  groups = _split(x)
+  return jnp.concatenate([groups[p] for p in parents])
+
+
+def _split(x: jax.Array) -> list[jax.Array]:
+  """`[G, ...]` to G arrays `[1, ...]`.
+
+  One split, because every `x[g]` would have a gradient of the size of x:
+  work with the square of the number of tasks.
+  """
+  return jax.lax.split(x, [1] * x.shape[0])

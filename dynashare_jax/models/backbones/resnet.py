@@ -172,7 +172,9 @@ def _each(layer: nn.Module, x: jax.Array) -> jax.Array:
   """
   groups, batch = x.shape[:2]
   if groups == 1 or jax.default_backend() == "cpu":
-    return jnp.stack([layer(x[g]) for g in range(groups)])
+    # One split: every `x[g]` would have a gradient of the size of x.
+    parts = jax.lax.split(x, [1] * groups)
+    return jnp.stack([layer(part[0]) for part in parts])
   x = x.swapaxes(0, 1).reshape((batch * groups,) + x.shape[2:])
   x = layer(x)
   return x.reshape((batch, groups) + x.shape[1:]).swapaxes(0, 1)
