@@ -24,6 +24,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from dynashare_jax import lookup
 from dynashare_jax import main as main_lib
 from dynashare_jax.methods import _entries
 from dynashare_jax.report import comparison
@@ -109,7 +110,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
     near = sorted(map(str, file.parent.glob("*.py")))
     listed = f" There are: {', '.join(near)}." if near else ""
     raise ValueError(
-      f"There is no configuration {path!r}.{main_lib._nearest(str(file), near)}"
+      f"There is no configuration {path!r}.{lookup.hint(str(file), near)}"
       f"{listed}"
     )
   _check_names(path, overrides)
@@ -124,7 +125,7 @@ def _check_names(path: str, overrides: Sequence[str]) -> None:
     name = override.partition("=")[0]
     if name not in names:
       raise ValueError(
-        f"There is no config.{name} in {path}.{main_lib._nearest(name, names)}"
+        f"There is no config.{name} in {path}.{lookup.hint(name, names)}"
       )
 
 

@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dynashare_jax"
 FLOORS = {
   "types": 0,
+  "lookup": 0,
   "ops": 1,
   "data": 2,
   "models": 2,

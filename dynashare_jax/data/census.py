@@ -15,13 +15,13 @@ authors' code has "never married": the same AUC).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-import difflib
 from typing import Any, NamedTuple, overload
 
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 import numpy as np
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import census_columns as columns_lib
 from dynashare_jax.data import census_encoding as encoding
@@ -362,8 +362,7 @@ def _is_authors(compat_config: ConfigDict, switch: str) -> bool:
 
 def _refuse(field: str, value: str, known: Sequence[str]) -> None:
   """Raises for an unknown name and suggests the nearest known one."""
-  near = difflib.get_close_matches(str(value).lower(), known, 1, 0.0)
   raise ValueError(
-    f"{field} has '{value}', which census does not know. Did you mean"
-    f" '{near[0]}'? Known are {', '.join(known)}."
+    f"{field} has '{value}', which census does not know."
+    f"{lookup.hint(value.lower(), known, 0.0)} Known are {', '.join(known)}."
   )

@@ -12,7 +12,6 @@ Use `render` to make scenes of any size on the fly, under `jit` and `vmap`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import difflib
 import functools
 import threading
 from typing import Any
@@ -23,6 +22,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 import numpy as np
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.ops import render as tracer
 from dynashare_jax.ops import room_scenes
@@ -298,11 +298,9 @@ def _check_tasks(config: ConfigDict) -> None:
     raise ValueError(f"rooms: data.tasks is empty; choose from {TASKS}")
   for name in config.tasks:
     if name not in TASKS:
-      near = difflib.get_close_matches(str(name), TASKS, n=1, cutoff=0.4)
-      hint = f" Did you mean {near[0]!r}?" if near else ""
       raise ValueError(
         f"rooms: unknown task {name!r} in data.tasks;"
-        f" valid are {', '.join(TASKS)}.{hint}"
+        f" valid are {', '.join(TASKS)}.{lookup.hint(name, TASKS, 0.4)}"
       )
   if len(set(config.tasks)) < len(config.tasks):
     raise ValueError(

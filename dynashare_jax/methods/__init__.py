@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
+
+from dynashare_jax import lookup
 
 
 def available() -> tuple[str, ...]:
@@ -22,8 +23,7 @@ def find(name: str) -> ModuleType:
   """
   names = available()
   if name not in names:
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"Unknown method {name!r} in config.method.{hint}"
+    raise ValueError(f"Unknown method {name!r} in config.method."
+                     f"{lookup.hint(name, names)}"
                      f" Available: {', '.join(names)}.")
   return importlib.import_module(f"{__name__}.{name}")

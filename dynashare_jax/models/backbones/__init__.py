@@ -8,13 +8,14 @@ A file `<name>.py` has `build(config, spec, dtype) -> nn.Module`. The module has
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
 from typing import NamedTuple
 
 import jax
+
+from dynashare_jax import lookup
 
 
 class Pass(NamedTuple):
@@ -43,10 +44,8 @@ def find(name: str) -> ModuleType:
   """
   names = available()
   if name not in names:
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
-        f"Unknown backbone {name!r} in config.model.backbone.{hint}"
-        f" Available: {', '.join(names)}."
+        f"Unknown backbone {name!r} in config.model.backbone."
+        f"{lookup.hint(name, names)} Available: {', '.join(names)}."
     )
   return importlib.import_module(f"{__name__}.{name}")

@@ -19,10 +19,11 @@ the contract tests find it.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
+
+from dynashare_jax import lookup
 
 
 def available() -> tuple[str, ...]:
@@ -45,9 +46,8 @@ def find(kind: str) -> ModuleType:
   """
   names = available()
   if kind not in names:
-    near = difflib.get_close_matches(str(kind), names, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
-      f"unknown task kind {kind!r}: there are {', '.join(names)}.{hint}"
+      f"unknown task kind {kind!r}: there are {', '.join(names)}."
+      f"{lookup.hint(kind, names)}"
     )
   return importlib.import_module(f"{__name__}.{kind}")

@@ -1,0 +1,18 @@
+"""Look-ups by name that tell a mistyped name what it may have meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import difflib
+
+
+def hint(name: object, names: Iterable[str], cutoff: float = 0.6) -> str:
+  """` Did you mean 'x'?` with the nearest of `names`, or nothing.
+
+  Args:
+    name: what was asked for.
+    names: what there is.
+    cutoff: how alike they must be, 0 (anything) to 1 (equal).
+  """
+  near = difflib.get_close_matches(str(name), list(names), 1, cutoff)
+  return f" Did you mean {near[0]!r}?" if near else ""
