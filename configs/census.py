@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.policy.candidates = 2
 
   config.gates.target_rates = (1.0, 1.0, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7)
+  config.gates.init = "spread"
   config.gates.noise_fades = 0.5
 
   train = config.train
@@ -57,6 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizers[name].update(
         kind="adamw", lr=2e-3, b1=0.9, weight_decay=1e-2,
         schedule="onecycle")
+  config.optimizers.retrain.gate_lr = 0.01
   config.optimizers.alternate.update(kind="adamw", lr=3e-4, b1=0.9)
   config.optimizers.policy.lr = 0.05
   return config
