@@ -45,6 +45,10 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.gates = gates = ml_collections.ConfigDict()
   gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.55, 0.55, 0.55, 0.55)
+  # fixed: as above; sampled: every step draws one rate from sampled_range for
+  # all gated blocks and tells it to the gates: one network for all budgets.
+  gates.target_rate = "fixed"
+  gates.sampled_range = (0.2, 1.0)
   gates.weight = 25.0  # of Eq. 5
   gates.hidden = 16
   gates.init = "half"  # or open (87% open), spread (differs by example)

@@ -21,19 +21,23 @@ class Gate(nn.Module):
       starts near one half open with scores that differ between examples, so
       that gates can become deterministic without treating all alike.
     dtype: compute type.
+    told: whether the hidden layer also reads the target rate, so that one
+      network can serve many rates.
 
   Source: DynaShare section 3.2; Veit and Belongie 2018.
   Differs: pools over the whole map; the authors' code pools over its left
-    square only.
+    square only. A told target rate is ours.
   """
 
   hidden: int = 16
   start: str = "half"
   dtype: norm.Dtype = jnp.float32
+  told: bool = False
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, updates: jax.Array, use_running: bool
+      self, x: jax.Array, updates: jax.Array, use_running: bool,
+      target: jax.Array | None = None
   ) -> jax.Array:
     """Returns the score `[G, B]`, positive where the block should run.
 
@@ -41,6 +45,8 @@ class Gate(nn.Module):
       x: the block's input `[G, B, ..., C]`.
       updates: see `GroupedBatchNorm`.
       use_running: see `GroupedBatchNorm`.
+      target: the rate wanted, in (0, 1], a scalar; None is 1. Unread unless
+        `told`.
     """
     if self.start not in GATE_INITS:
       raise ValueError(
@@ -51,6 +57,11 @@ class Gate(nn.Module):
     h = norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(
         h, updates, use_running
     )
+    if self.told:
+      rate = jnp.ones((1,)) if target is None else jnp.reshape(target, (1,))
+      shift = nn.Dense(self.hidden, dtype=self.dtype, use_bias=False,
+                       name="rate")(rate.astype(self.dtype) - 0.5)
+      h = h + shift[None, None]
     is_open = self.start == "open"
     spread = {"half": 0.01, "open": 0.001, "spread": 0.5}[self.start]
     out = nn.Dense(

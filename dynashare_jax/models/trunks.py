@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dynashare_jax.models import backbones
 from dynashare_jax.models import gates
 from dynashare_jax.models import norm
+from dynashare_jax.ops import compaction
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
 
@@ -30,6 +31,10 @@ class Decisions(NamedTuple):
       choice.
     temperature: of the gates' straight-through gradient.
     threshold: score that a gate must exceed, `[L]` or None for 0.
+    target: the execution rate wanted, in (0, 1], read by gates that are told
+      it (`SkipTrunk.gate_told`); else None.
+    compaction: how examples that skip a block are left out of its computation,
+      at test with discrete decisions; None computes and masks them.
   """
 
   kinds: routing.Kinds
@@ -39,6 +44,8 @@ class Decisions(NamedTuple):
   noise: jax.Array | None = None
   temperature: float = 1.0
   threshold: jax.Array | None = None
+  target: jax.Array | None = None
+  compaction: compaction.Compaction | None = None
 
 
 class Signals(NamedTuple):
@@ -67,6 +74,7 @@ class SkipTrunk(nn.Module):
     gate_hidden: width of a gate's hidden layer.
     gate_init: see `models.gates.Gate`.
     dtype: compute type.
+    gate_told: whether gates are told the target rate, see `models.gates.Gate`.
 
   Source: AdaShare (Sun et al. 2020) section 3; DynaShare section 3.4.
   Differs: tasks ride in one batched call, with the batch statistics of each;
@@ -82,12 +90,13 @@ class SkipTrunk(nn.Module):
   gate_hidden: int = 16
   gate_init: str = "half"
   dtype: norm.Dtype = jnp.float32
+  gate_told: bool = False
 
   def setup(self) -> None:
     """Creates one gate a gated block."""
     self.gates: list[Any] = [
         gates.Gate(self.gate_hidden, self.gate_init, self.dtype,
-                   name=f"gate_{l}") if gated else None
+                   self.gate_told, name=f"gate_{l}") if gated else None
         for l, gated in enumerate(self.gated)]
 
   def __call__(
@@ -140,28 +149,55 @@ class SkipTrunk(nn.Module):
     if not step.running:
       return residual, signals
     head = x[: step.running]
-    z = self.backbone.branch(block, head, backbones.Pass(train, running))
     here = residual[: step.running]
-    done = self.backbone.merge(here, z)
     weight = None if policy is None else jnp.broadcast_to(
         policy[:, None], (step.running, batch))
     asked = decisions.gated and any(k != routing.RUN for k in step.kinds)
     # Computed also when gates do not decide, so that init creates it.
     if self.gates[block] is not None and (asked or self.is_initializing()):
-      score = self.gates[block](head, running, not train)
+      score = self.gates[block](head, running, not train, decisions.target)
       if asked:
         gate = self._gate(block, step, score, decisions)
         signals = signals.with_gate(step, score, gate)
         weight = gate if weight is None else weight * gate
     signals = signals.with_executed(
         step, jnp.ones((step.running, batch)) if weight is None else weight)
-    if weight is not None:
-      # In float32, so that decisions get gradients summed in float32.
-      wide = weight.reshape(weight.shape + (1,) * (done.ndim - 2))
-      done = (wide * done + (1 - wide) * here).astype(done.dtype)
+    if (weight is not None and decisions.compaction is not None
+        and decisions.discrete and not train):
+      done = self._compacted(block, head, here, weight, decisions.compaction)
+    else:
+      z = self.backbone.branch(block, head, backbones.Pass(train, running))
+      done = self.backbone.merge(here, z)
+      if weight is not None:
+        # In float32, so that decisions get gradients summed in float32.
+        wide = weight.reshape(weight.shape + (1,) * (done.ndim - 2))
+        done = (wide * done + (1 - wide) * here).astype(done.dtype)
     if step.running < len(step.groups):
       done = jnp.concatenate([done, residual[step.running:]])
     return done, signals
+
+  def _compacted(
+      self, block: int, x: jax.Array, residual: jax.Array, weight: jax.Array,
+      how: compaction.Compaction
+  ) -> jax.Array:
+    """The block for those (group, example) rows alone that execute it.
+
+    Rows of all groups are compacted together: at test a row does not depend on
+    the others.
+    """
+    backbone, variables = self.backbone.unbind()
+
+    def executed(rows: jax.Array, rest: jax.Array) -> jax.Array:
+      z = backbone.apply(
+          variables, block, rows[None],
+          backbones.Pass(False, jnp.ones((1,))), method="branch")
+      done: Any = backbone.apply(variables, rest, z[0], method="merge")
+      return done
+
+    flat = lambda a: a.reshape((-1,) + a.shape[2:])
+    done = compaction.run(executed, flat(x), flat(residual),
+                          flat(weight) > 0, how)
+    return done.reshape(residual.shape)
 
   def _policy(
       self, block: int, step: routing.Step, decisions: Decisions
@@ -316,4 +352,4 @@ def _split(x: jax.Array) -> list[jax.Array]:
   One split, because every `x[g]` would have a gradient of the size of x:
   work with the square of the number of tasks.
   """
-  return jax.lax.split(x, [1] * x.shape[0])
+  return list(jax.lax.split(x, [1] * x.shape[0]))

@@ -45,7 +45,8 @@ class Evaluator:
   def __init__(
       self, network: Any, tasks: tuple[types.TaskSpec, ...],
       gated: tuple[bool, ...], batch_size: int, sharding: Any,
-      planned: bool, sampled_gates: int | None = None
+      planned: bool, sampled_gates: int | None = None,
+      target_rate: float = 1.0
   ) -> None:
     """Prepares.
 
@@ -58,6 +59,7 @@ class Evaluator:
       planned: compile routes in; else one masked computation serves all.
       sampled_gates: seed of sampled gate decisions, as the authors evaluate;
         None takes the likelier decision.
+      target_rate: what gates are told that read it.
     """
     self._network = network
     self._tasks = tasks
@@ -66,11 +68,12 @@ class Evaluator:
     self._sharding = sharding
     self._planned = planned
     self._seed = sampled_gates
+    self._target_rate = target_rate
     self._compiled = functools.lru_cache(maxsize=32)(self._compile)
 
   def run(
       self, params: Any, stats: Any, batches: Callable[[], Any], route: Any,
-      use_gates: bool
+      use_gates: bool, threshold: Any = None, target_rate: float | None = None
   ) -> Result:
     """Goes once through a split.
 
@@ -80,17 +83,23 @@ class Evaluator:
       batches: gives an iterator of `(arrays, indices [B], present [B])`.
       route: `[T, L]` of 0 and 1.
       use_gates: whether instance gates decide.
+      threshold: score `[L]` that gates must exceed; default 0.
+      target_rate: what gates are told; default the evaluator's.
 
     Returns:
       Pooled metrics, whatever the batch size.
     """
     route = np.asarray(route)
     call = self._compiled(self.kinds(route, use_gates), use_gates)
+    knobs = (
+        np.zeros(route.shape[1:], np.float32) if threshold is None else
+        np.asarray(threshold, np.float32),
+        np.float32(self._target_rate if target_rate is None else target_rate))
     totals: Any = None
     scores: list[Any] = []
     for number, (arrays, indices, present) in enumerate(batches()):
       sums, rows = call(params, stats, arrays, indices, present,
-                        jnp.asarray(route, jnp.float32), number)
+                        jnp.asarray(route, jnp.float32), knobs, number)
       sums = jax.tree.map(_wide, jax.device_get(sums))
       totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
       scores.append(jax.device_get(rows))
@@ -111,7 +120,8 @@ class Evaluator:
     """The jitted evaluation of one batch."""
     def batch_sums(
         params: Any, stats: Any, arrays: types.Batch, indices: jax.Array,
-        present: jax.Array, route: jax.Array, number: jax.Array
+        present: jax.Array, route: jax.Array,
+        knobs: tuple[jax.Array, jax.Array], number: jax.Array
     ) -> tuple[Any, Any]:
       """Sums and scores of the rows `indices` of a split."""
       batch = loader.take(arrays, indices, present)
@@ -121,7 +131,10 @@ class Evaluator:
         key = streams.stream_key(self._seed, "evaluation", 0)
         places = number * indices.shape[0] + jnp.arange(indices.shape[0])
         noise = gumbel.logistic_noise(key, places, route.shape)
-      decisions = trunks.Decisions(kinds_, route, gated=use_gates, noise=noise)
+      threshold, target = knobs
+      decisions = trunks.Decisions(
+          kinds_, route, gated=use_gates, noise=noise, threshold=threshold,
+          target=target)
       logits, signals = self._network.apply(
           {"params": params, "batch_stats": stats}, batch.inputs, decisions,
           False)

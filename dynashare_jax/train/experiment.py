@@ -153,7 +153,17 @@ class Experiment:
     sampled = config.seed if config.compat.gates == "sampled" else None
     return evaluate.Evaluator(
         self.network, self.tasks, self.gated, config.eval.batch_size,
-        mesh_lib.batch_sharding(self.mesh), self.planned, sampled)
+        mesh_lib.batch_sharding(self.mesh), self.planned, sampled,
+        self.target_rate)
+
+  @property
+  def target_rate(self) -> float:
+    """The rate that gates are told at test, unless another is asked for.
+
+    The mean of the gated blocks' target rates; 1 without gates.
+    """
+    rates = [r for r in self.objective.target_rates if r < 1]
+    return float(np.mean(rates)) if rates else 1.0
 
 
 def build(
@@ -184,7 +194,7 @@ def build(
         family.build(config.model, spec, dtype) for _ in spec.tasks))
   else:
     trunk = trunks.SkipTrunk(first, len(spec.tasks), gated, config.gates.hidden,
-                             config.gates.init, dtype)
+                             config.gates.init, dtype, _sampled(config))
   network = trunks.Network(trunk, _heads(config, spec, dtype),
                            tuple(t.name for t in spec.tasks))
   mesh = mesh_lib.make_mesh(devices)
@@ -194,13 +204,19 @@ def build(
       (config.policy.sparsity, config.compat.sparsity),
       (config.policy.sharing, config.compat.sharing),
       (config.gates.weight, config.compat.instance),
-      method.target_rates or (1.0,) * blocks, config.gates.temperature)
+      method.target_rates or (1.0,) * blocks, config.gates.temperature,
+      tuple(config.gates.sampled_range) if _sampled(config) else None)
   experiment = Experiment(config, dataset, method, network, mesh, blocks,
                           gated, objective)
   for index, phase in enumerate(method.phases):
     optim.make(config, phase.optimizer, experiment.optimizer_steps(index))
   jax.eval_shape(experiment.initial_state)  # Traces every part of the network.
   return experiment
+
+
+def _sampled(config: Any) -> bool:
+  """Whether every training step draws a target rate of its own."""
+  return bool(config.gates.target_rate == "sampled")
 
 
 def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
@@ -232,6 +248,7 @@ def _check_values(config: Any) -> None:
   if not 0 <= config.gates.noise_fades <= 1:
     raise ValueError("config.gates.noise_fades must be in [0, 1], but is"
                      f" {config.gates.noise_fades}.")
+  _check_sampled_rates(config.gates)
   if config.train.execution not in ("planned", "masked"):
     raise ValueError(f"config.train.execution is {config.train.execution!r};"
                      " it must be 'planned' or 'masked'.")
@@ -253,6 +270,17 @@ def _check_values(config: Any) -> None:
   if config.train.threads < 0:
     raise ValueError("config.train.threads must be at least 0, but is"
                      f" {config.train.threads}.")
+
+
+def _check_sampled_rates(gates: Any) -> None:
+  """Refuses an unknown kind of target rate and an empty range."""
+  if gates.target_rate not in ("fixed", "sampled"):
+    raise ValueError(f"config.gates.target_rate is {gates.target_rate!r}; it"
+                     " must be 'fixed' or 'sampled'.")
+  bounds = tuple(gates.sampled_range)
+  if len(bounds) != 2 or not 0 < bounds[0] < bounds[1] <= 1:
+    raise ValueError("config.gates.sampled_range must be (low, high) with"
+                     f" 0 < low < high <= 1, but is {bounds}.")
 
 
 def _check(

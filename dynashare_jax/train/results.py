@@ -279,7 +279,8 @@ def _write_predictions(
   examples = [source[i] for i in range(count)]
   batch = jax.tree.map(lambda *rows: np.stack(rows), *examples)
   decisions = trunks.Decisions(
-      loop.evaluator.kinds(route, gates), jnp.asarray(route), gated=gates)
+      loop.evaluator.kinds(route, gates), jnp.asarray(route), gated=gates,
+      target=jnp.float32(experiment.target_rate))
   logits, _ = experiment.network.apply(
       {"params": best.params, "batch_stats": best.stats}, batch.inputs,
       decisions, False)

@@ -74,6 +74,8 @@ class Objective(NamedTuple):
     instance: weight of Eq. 5, and its form.
     target_rates: `[L]`.
     gate_temperature: of the gates' gradient.
+    sampled_rates: every step draws one target rate for all gated blocks from
+      this range, and tells it to the gates; None: `target_rates`.
   """
 
   tasks: tuple[types.TaskSpec, ...]
@@ -83,6 +85,7 @@ class Objective(NamedTuple):
   instance: tuple[float, str]
   target_rates: tuple[float, ...]
   gate_temperature: float
+  sampled_rates: tuple[float, float] | None = None
 
 
 def task_losses(
@@ -113,14 +116,19 @@ def _decisions(
     drawn = jnp.where(inputs.opened[None, :], drawn, 1.0)
   else:
     drawn = inputs.route
-  noise = None
+  noise, target = None, None
   if spec.gated:
     key = streams.stream_key(objective.seed, "gates", step)
     noise = gumbel.logistic_noise(key, jnp.arange(batch_size), (tasks, blocks))
     noise = noise * _noise_scale(inputs.fade, step)
+    if objective.sampled_rates is not None:
+      low, high = objective.sampled_rates
+      key = streams.stream_key(objective.seed, "target_rate", step)
+      target = jax.random.uniform(key, (), jnp.float32, low, high)
   return trunks.Decisions(
       kinds=spec.kinds, policy=drawn, discrete=not spec.sampled,
-      gated=spec.gated, noise=noise, temperature=objective.gate_temperature)
+      gated=spec.gated, noise=noise, temperature=objective.gate_temperature,
+      target=target)
 
 
 def _noise_scale(fade: jax.Array, step: jax.Array) -> jax.Array:
@@ -132,7 +140,7 @@ def _noise_scale(fade: jax.Array, step: jax.Array) -> jax.Array:
 
 def _penalties(
     spec: Spec, objective: Objective, params: Any, opened: jax.Array,
-    signals: trunks.Signals, route: jax.Array
+    signals: trunks.Signals, route: jax.Array, target: jax.Array | None
 ) -> dict[str, jax.Array]:
   """The regularisers of a step, with their weights."""
   found: dict[str, Any] = {}
@@ -147,10 +155,12 @@ def _penalties(
   if spec.gated:
     weight, form = objective.instance
     targets = jnp.asarray(objective.target_rates)
+    if target is not None:
+      targets = jnp.where(targets < 1, target, 1.0)
     counted = signals.gated & (route > 0)
     rates = jnp.where(counted, signals.gate.mean(1), targets[None])
     found["instance"] = weight * regularisers.instance(
-        rates, objective.target_rates, form)
+        rates, targets, form)
   return found
 
 
@@ -167,7 +177,7 @@ def loss(
       rngs={"dropout": streams.stream_key(objective.seed, "dropout", step)})
   losses = task_losses(objective.tasks, logits, batch)
   penalties = _penalties(spec, objective, params, inputs.opened, signals,
-                         inputs.route)
+                         inputs.route, decisions.target)
   total: Any = sum(task.weight * losses[task.name] for task in objective.tasks)
   total = total + sum(penalties.values())
   parts = {f"loss/{name}": value for name, value in losses.items()}

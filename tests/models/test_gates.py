@@ -121,3 +121,27 @@ def test_scores_are_float32_under_bfloat16():
   gate, variables = _gate(x, dtype=jnp.bfloat16)
   assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(variables))
   assert _score(gate, variables, x).dtype == jnp.float32
+
+
+def test_a_told_gate_follows_the_target_rate():
+  """With its rate weights at 0 it is the plain gate; with others it moves."""
+  x = jnp.asarray(RNG.normal(size=(2, 6, 4)), jnp.float32)
+  plain, variables = _gate(x, hidden=5)
+  told = gates.Gate(hidden=5, told=True)
+  params = dict(variables["params"])
+
+  def score(weights, target):
+    every = {**variables, "params": params | {"rate": {"kernel": weights}}}
+    return QUICK(lambda v, t: told.apply(
+        v, x, jnp.ones((2,)), False, t, mutable=["batch_stats"])[0])(
+            every, target)
+
+  want = _score(plain, variables, x)
+  np.testing.assert_allclose(
+      score(jnp.zeros((1, 5)), jnp.float32(0.3)), want, 1e-6, 1e-7)
+  weights = jnp.ones((1, 5))
+  np.testing.assert_allclose(
+      score(weights, jnp.float32(0.5)), want, 1e-6, 1e-7)
+  assert (np.abs(score(weights, jnp.float32(0.9)) - want) > 1e-4).any()
+  np.testing.assert_allclose(  # untold, it is asked for everything
+      score(weights, None), score(weights, jnp.float32(1.0)), 1e-6, 1e-7)

@@ -284,6 +284,8 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     (dict(model__backbone="mpl"), "Did you mean 'mlp'"),
     (dict(model__head="lnear"), "head is 'lnear'"),
     (dict(gates__init="shut"), "gates.init is 'shut'"),
+    (dict(gates__target_rate="drawn"), "must be 'fixed' or 'sampled'"),
+    (dict(gates__sampled_range=(0.5, 0.5)), "0 < low < high <= 1"),
     (dict(policy__init="none"), "initialisation 'none'"),
     (dict(method="adashre"), "Did you mean 'adashare'"),
     (dict(dataset="strips"), "Did you mean 'stripes'"),

@@ -191,6 +191,28 @@ def test_instance_penalty_counts_executed_gates_only(dyna):
   np.testing.assert_allclose(parts["loss/total"][0], _total(dyna, parts), 1e-5)
 
 
+def test_sampled_target_rate_is_told_and_aimed_at(build):
+  """Forced open, two gates cost (rate - 1)^2 of the rate that was drawn."""
+  experiment = build(
+      gates__target_rate="sampled", gates__sampled_range=(0.2, 0.5), **THREE)
+  stepper = Stepper(experiment, "retrain", ROUTE)
+  penalties = []
+  for first in range(3):
+    state = stepper.start()
+    network = state.params["network"]
+    for gate in ("gate_1", "gate_2"):
+      network["trunk"][gate]["score"]["bias"] = jnp.array([-50.0, 50.0])
+      assert network["trunk"][gate]["rate"]["kernel"].shape == (1, 16)
+    _, parts = stepper(state, first=first)
+    key = streams.stream_key(experiment.config.seed, "target_rate", first)
+    rate = jax.random.uniform(key, (), jnp.float32, 0.2, 0.5)
+    np.testing.assert_allclose(
+        parts["penalty/instance"][0] / experiment.objective.instance[0],
+        2 * (1 - rate)**2 / 3, 1e-5)
+    penalties.append(float(parts["penalty/instance"][0]))
+  assert len(set(penalties)) == 3  # A rate a step.
+
+
 def test_gate_noise_fades_at_the_end_of_its_phase(dyna):
   """Full for 6 steps of 10, then 3/4, 1/2, 1/4 and none; else always full."""
   phase = dataclasses.replace(dyna.method.phases[-1], steps=10)

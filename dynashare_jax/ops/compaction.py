@@ -1,0 +1,132 @@
+"""Computes a function for those rows alone that need it, in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+ROWS = "rows"
+BUCKETS = "buckets"
+HOWS = (ROWS, BUCKETS)
+
+Function = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Compaction(NamedTuple):
+  """How rows that need nothing are left out.
+
+  Attributes:
+    how: `rows` asks every row in turn (conditional execution, the only sense
+      for one row); `buckets` gathers the rows that execute into the smallest
+      of a few static sizes and scatters them back.
+    buckets: how many sizes above 0; the last one holds all rows, so that none
+      is ever dropped.
+  """
+
+  how: str = BUCKETS
+  buckets: int = 8
+
+
+def sizes(rows: int, buckets: int) -> tuple[int, ...]:
+  """Ascending bucket sizes, evenly spaced, from 0 to all rows.
+
+  Args:
+    rows: N.
+    buckets: how many above 0; fewer where N is smaller.
+
+  Raises:
+    ValueError: `buckets` is below 1.
+  """
+  if buckets < 1:
+    raise ValueError(f"Compaction needs at least 1 bucket, not {buckets}.")
+  count = min(buckets, rows)
+  return (0, *(-(-rows * k // count) for k in range(1, count + 1)))
+
+
+def run(
+  function: Function,
+  x: Float[Array, "N *features"],
+  other: Float[Array, "N *others"],
+  keep: Bool[Array, " N"],
+  compaction: Compaction,
+) -> Float[Array, "N *others"]:
+  """Rows of `function(x, other)` where `keep`, of `other` elsewhere.
+
+  Args:
+    function: maps rows `[n, ...]` of `x` and `other` to rows shaped as those
+      of `other`, each row by itself (batch norm in inference form); pure.
+    x: rows that it reads.
+    other: what a row is that is left out.
+    keep: which rows to compute.
+    compaction: how.
+
+  Returns:
+    The same numbers as `where(keep, function(x, other), other)`, up to the
+    order of floating-point sums, which may depend on the number of rows.
+
+  Raises:
+    ValueError: an unknown way.
+  """
+  if compaction.how == ROWS:
+    return _rows(function, x, other, keep)
+  if compaction.how == BUCKETS:
+    return _buckets(function, x, other, keep, compaction.buckets)
+  raise ValueError(
+    f"Compaction is {compaction.how!r}; it must be one of {HOWS}."
+  )
+
+
+def _rows(
+  function: Function, x: jax.Array, other: jax.Array, keep: jax.Array
+) -> jax.Array:
+  """One conditional a row: what is left out costs nothing."""
+
+  def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    features, rest, wanted = row
+    return jax.lax.cond(
+      wanted,
+      lambda: function(features[None], rest[None])[0],
+      lambda: rest,
+    )
+
+  if x.shape[0] == 1:
+    return one((x[0], other[0], keep[0]))[None]
+  return jax.lax.map(one, (x, other, keep))
+
+
+def _buckets(
+  function: Function,
+  x: jax.Array,
+  other: jax.Array,
+  keep: jax.Array,
+  buckets: int,
+) -> jax.Array:
+  """Gathers, computes, scatters; the first size that holds all kept rows."""
+  offered = sizes(x.shape[0], buckets)
+  order = jnp.argsort(~keep, stable=True)  # kept rows first, in their order
+
+  def of_size(size: int) -> Callable[[], jax.Array]:
+    def whole() -> jax.Array:
+      done = function(x, other)
+      wide = keep.reshape(keep.shape + (1,) * (done.ndim - 1))
+      return jnp.where(wide, done, other)
+
+    def part() -> jax.Array:
+      chosen = order[:size]
+      rest = jnp.take(other, chosen, axis=0, unique_indices=True)
+      done = function(jnp.take(x, chosen, axis=0, unique_indices=True), rest)
+      wanted = keep[chosen]
+      wide = wanted.reshape(wanted.shape + (1,) * (done.ndim - 1))
+      done = jnp.where(wide, done, rest)
+      return other.at[chosen].set(done, unique_indices=True)
+
+    if size == 0:
+      return lambda: other
+    return whole if size == x.shape[0] else part
+
+  index = jnp.searchsorted(jnp.asarray(offered), keep.sum())
+  return jax.lax.switch(index, [of_size(size) for size in offered])
