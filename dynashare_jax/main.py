@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import os
@@ -19,8 +18,10 @@ import ml_collections
 from ml_collections import config_flags
 
 from dynashare_jax import data
+from dynashare_jax import lookup
 from dynashare_jax import methods
 from dynashare_jax import types
+from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.report import report
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
@@ -42,17 +43,12 @@ def find_dataset(name: str) -> Any:
     return importlib.import_module(f"{data.__name__}.{name}")
   names = [n for n in files if _is_dataset(n)]
   raise ValueError(f"Unknown data set {name!r} in config.dataset."
-                   f"{_nearest(name, names)} Available: {', '.join(names)}.")
+                   f"{lookup.hint(name, names)} Available: {', '.join(names)}.")
 
 
 def _is_dataset(name: str) -> bool:
   """Whether a module of `data` builds a data set, and is no part of others."""
   return hasattr(importlib.import_module(f"{data.__name__}.{name}"), "build")
-
-
-def _nearest(name: str, names: list[str]) -> str:
-  near = difflib.get_close_matches(name, names, 1)
-  return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def build(
@@ -101,6 +97,32 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   if primary:
       report.write_report(folder)
   return found
+
+
+def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
+  """Reads the chosen model of a finished run from its folder alone.
+
+  Args:
+    workdir: of the run.
+    data_dir: where the data lie now; default where they lay in training.
+
+  Raises:
+    ValueError: the folder holds no finished run.
+  """
+  file = pathlib.Path(workdir) / "config.json"
+  if not file.is_file():
+    raise ValueError(f"{workdir} is no work directory: there is no"
+                     f" {file.name} in it.")
+  stored = json.loads(file.read_text(encoding="utf-8"))
+  config = ml_collections.ConfigDict(stored | {"baseline": ""})
+  if data_dir:
+    config.data_dir = data_dir
+  try:
+    experiment, _ = build(config)
+  except (AttributeError, KeyError) as error:
+    raise ValueError(f"{file} was written by another version: {error}."
+                     ) from error
+  return trained_lib.restore(experiment, workdir)
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
@@ -188,7 +210,7 @@ def _check_config_file(name: str) -> None:
   files = sorted(str(p) for p in folder.glob("*.py")) if folder.is_dir() else []
   listed = f" There are: {', '.join(files)}." if files else ""
   print(f"error: There is no configuration {name!r}."
-        f"{_nearest(str(path), files)}{listed}", file=sys.stderr)
+        f"{lookup.hint(str(path), files)}{listed}", file=sys.stderr)
   sys.exit(2)
 
 

@@ -1,0 +1,84 @@
+"""How much a plan computes: analytic multiply-accumulates of an example."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dynashare_jax.infer import plan as plan_lib
+from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.ops import costs
+
+
+class Work(NamedTuple):
+  """Multiply-accumulates of one example on a plan.
+
+  Attributes:
+    fixed: what every example needs: stem, shortcuts, gates, heads and blocks
+      without a gate.
+    gated: `(task, block, amount)` for every computation behind a gate; `task`
+      is the first of the group that shares it.
+  """
+
+  fixed: int
+  gated: tuple[tuple[int, int, int], ...]
+
+  @property
+  def full(self) -> int:
+    """With all gates open."""
+    return self.fixed + sum(amount for _, _, amount in self.gated)
+
+  def at(self, rate: np.ndarray) -> float:
+    """With execution rates `[T, L]`, the mean over examples."""
+    return self.fixed + sum(
+      amount * float(rate[task, block]) for task, block, amount in self.gated
+    )
+
+  def share(self, rate: np.ndarray) -> float:
+    """The same as a fraction of `full`, in (0, 1]."""
+    return self.at(rate) / self.full
+
+
+def of_plan(trained: trained_lib.Trained) -> Work:
+  """The work of a trained model on its plan."""
+  plan = trained.plan
+  full = total(trained, trained_lib.PLANNED)
+  amounts = branches(trained)
+  gated = tuple(
+    (group[0], block, amounts[block])
+    for block, step in enumerate(plan.steps)
+    if plan.gated[block]
+    for group in step.groups[: step.running]
+  )
+  return Work(full - sum(amount for _, _, amount in gated), gated)
+
+
+def total(
+  trained: trained_lib.Trained, execution: trained_lib.Execution
+) -> int:
+  """Multiply-accumulates of an example; masked work counts as computed."""
+  run = trained.forward(execution._replace(compaction=None))
+  return costs.macs(run, trained.variables, one_example(trained))
+
+
+def branches(trained: trained_lib.Trained) -> tuple[int, ...]:
+  """Multiply-accumulates of every block's branch, for one example and task."""
+  plan = trained.plan
+  blocks = len(plan.gated)
+  inputs = one_example(trained)
+
+  def count(skipped: int) -> int:
+    row = [int(block != skipped) for block in range(blocks)]
+    every = plan_lib.make(plan.tasks, [row] * len(plan.tasks))
+    run = trained_lib.forward(trained.experiment.network, every)
+    return costs.macs(run, trained.variables, inputs)
+
+  full = count(blocks)
+  return tuple(full - count(block) for block in range(blocks))
+
+
+def one_example(trained: trained_lib.Trained) -> Any:
+  """Zeros shaped like one example's inputs, leading axis 1."""
+  return jax.tree.map(lambda a: a[:1], trained.experiment.sample_inputs())
