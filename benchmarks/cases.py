@@ -180,7 +180,8 @@ class Stepper:
     rows = dataset.spec.sizes["train"]
     order = np.random.default_rng(2).integers(0, rows, self.examples, np.int32)
     self._rows = jnp.asarray(order.reshape(steps, -1))
-    self._inputs = step_lib.inputs_of(chosen, 0, 0, blocks, route)
+    self._inputs = step_lib.inputs_of(chosen, config.seed, 0, 0, blocks,
+                                      route)
     began = time.process_time()
     self._run = run.lower(self._state, self._arrays, self._rows,
                           self._inputs).compile()

@@ -7,11 +7,13 @@ import zlib
 import jax
 
 
-def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
+def stream_key(
+  seed: int | jax.Array, stream: str, step: int | jax.Array = 0
+) -> jax.Array:
   """The key of one use of randomness.
 
   Args:
-    seed: of the run.
+    seed: of the run; may be traced.
     stream: what the randomness is for, such as `policy` or `dropout`.
     step: the training step; may be traced.
 

@@ -200,7 +200,7 @@ def build(
   mesh = mesh_lib.make_mesh(devices)
   _check(config, spec, method, mesh)
   objective = step_lib.Objective(
-      spec.tasks, config.seed,
+      spec.tasks,
       (config.policy.sparsity, config.compat.sparsity),
       (config.policy.sharing, config.compat.sharing),
       (config.gates.weight, config.compat.instance),

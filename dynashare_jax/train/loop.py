@@ -182,8 +182,8 @@ class Loop:
       size = min(most, count - done)
       arrays, rows = self.feed.chunk(index, offset + done, size)
       inputs = step_lib.inputs_of(
-          phase, offset + done, step + done, self.experiment.blocks, route,
-          self.config.gates.noise_fades)
+          phase, self.config.seed, offset + done, step + done,
+          self.experiment.blocks, route, self.config.gates.noise_fades)
       state, found = run(state, arrays, rows, inputs)
       parts.append(found)
       done += size

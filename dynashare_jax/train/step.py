@@ -48,6 +48,7 @@ class Inputs(NamedTuple):
   """What changes between steps without a new compilation.
 
   Attributes:
+    seed: int32, of the run.
     step: int32, the first step's global number.
     temperature: of the policy's Gumbel softmax.
     opened: bool `[L]`, blocks that the curriculum has opened.
@@ -56,6 +57,7 @@ class Inputs(NamedTuple):
       to none; equal numbers keep it full.
   """
 
+  seed: jax.Array
   step: jax.Array
   temperature: jax.Array
   opened: jax.Array
@@ -68,7 +70,6 @@ class Objective(NamedTuple):
 
   Attributes:
     tasks: in order.
-    seed: of the run.
     sparsity: weight of Eq. 3, and its form.
     sharing: weight of Eq. 4, and its form.
     instance: weight of Eq. 5, and its form.
@@ -79,7 +80,6 @@ class Objective(NamedTuple):
   """
 
   tasks: tuple[types.TaskSpec, ...]
-  seed: int
   sparsity: tuple[float, str]
   sharing: tuple[float, str]
   instance: tuple[float, str]
@@ -110,7 +110,7 @@ def _decisions(
   tasks = len(objective.tasks)
   blocks = len(spec.kinds)
   if spec.sampled:
-    key = streams.stream_key(objective.seed, "policy", step)
+    key = streams.stream_key(inputs.seed, "policy", step)
     drawn = gumbel.soft_decisions(key, params["policy"]["logits"],
                                   inputs.temperature)
     drawn = jnp.where(inputs.opened[None, :], drawn, 1.0)
@@ -118,12 +118,12 @@ def _decisions(
     drawn = inputs.route
   noise, target = None, None
   if spec.gated:
-    key = streams.stream_key(objective.seed, "gates", step)
+    key = streams.stream_key(inputs.seed, "gates", step)
     noise = gumbel.logistic_noise(key, jnp.arange(batch_size), (tasks, blocks))
     noise = noise * _noise_scale(inputs.fade, step)
     if objective.sampled_rates is not None:
       low, high = objective.sampled_rates
-      key = streams.stream_key(objective.seed, "target_rate", step)
+      key = streams.stream_key(inputs.seed, "target_rate", step)
       target = jax.random.uniform(key, (), jnp.float32, low, high)
   return trunks.Decisions(
       kinds=spec.kinds, policy=drawn, discrete=not spec.sampled,
@@ -174,7 +174,7 @@ def loss(
   variables = {"params": params["network"], "batch_stats": stats}
   (logits, signals), changed = network.apply(
       variables, batch.inputs, decisions, True, mutable=["batch_stats"],
-      rngs={"dropout": streams.stream_key(objective.seed, "dropout", step)})
+      rngs={"dropout": streams.stream_key(inputs.seed, "dropout", step)})
   losses = task_losses(objective.tasks, logits, batch)
   penalties = _penalties(spec, objective, params, inputs.opened, signals,
                          inputs.route, decisions.target)
@@ -299,13 +299,14 @@ def spec_of(
 
 
 def inputs_of(
-    phase: types.Phase, offset: int, step: int, blocks: int, route: Any,
-    fading: float = 0.0
+    phase: types.Phase, seed: int, offset: int, step: int, blocks: int,
+    route: Any, fading: float = 0.0
 ) -> Inputs:
   """The changing side of a phase.
 
   Args:
     phase: what runs.
+    seed: of the run; part of no compiled program.
     offset: steps of the phase that are done.
     step: global steps that are done.
     blocks: L.
@@ -316,6 +317,7 @@ def inputs_of(
   end = step - offset + phase.steps
   begin = end - round(fading * phase.steps)
   return Inputs(
-      jnp.asarray(step, jnp.int32), jnp.asarray(phase.temperature, jnp.float32),
+      jnp.asarray(seed, jnp.int32), jnp.asarray(step, jnp.int32),
+      jnp.asarray(phase.temperature, jnp.float32),
       policy.open_mask(blocks, phase.open_blocks),
       jnp.asarray(route, jnp.float32), jnp.asarray([begin, end], jnp.int32))

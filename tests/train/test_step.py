@@ -53,7 +53,8 @@ class Stepper:
     if rows is None:
       rows = (np.arange(count * size).reshape(count, size) + first * size) % 64
     inputs = step_lib.inputs_of(
-        self.phase, first, first, self.experiment.blocks, self.route)
+        self.phase, self.experiment.config.seed, first, first,
+        self.experiment.blocks, self.route)
     return self.jitted(state, batch, jnp.asarray(rows, jnp.int32), inputs)
 
 
@@ -218,7 +219,7 @@ def test_gate_noise_fades_at_the_end_of_its_phase(dyna):
   phase = dataclasses.replace(dyna.method.phases[-1], steps=10)
   for fading, wanted in ((0.4, [1] * 6 + [0.75, 0.5, 0.25, 0]), (0.0, [1] * 10),
                          (1.0, np.arange(10)[::-1] / 10)):
-    inputs = step_lib.inputs_of(phase, 3, 103, 3, ROUTE, fading)
+    inputs = step_lib.inputs_of(phase, 0, 3, 103, 3, ROUTE, fading)
     found = [step_lib._noise_scale(inputs.fade, jnp.int32(100 + i))
              for i in range(10)]
     np.testing.assert_allclose(found, wanted, 1e-6)
