@@ -61,12 +61,16 @@ def _unit(metric: dict[str, Any]) -> str:
 
 
 def _warning(run: workdir_lib.Run) -> str:
-  """Says loudly when models were chosen on test."""
+  """Says loudly, in red, when models were chosen on test.
+
+  A caution of GitHub's Markdown, which drops colours of HTML, and a red mark
+  for other viewers.
+  """
   if run.results["compat"].get("selection") != "test":
     return ""
-  return ('<span style="color:red">**The model was selected on the test split'
-          " (config.compat.selection = test): these numbers are optimistic and"
-          " not comparable with others.**</span>")
+  return ("> [!CAUTION]\n> \N{LARGE RED CIRCLE} **The model was selected on the"
+          " test split (config.compat.selection = test): these numbers are"
+          " optimistic and not comparable with others.**")
 
 
 def _metrics(run: workdir_lib.Run) -> str:

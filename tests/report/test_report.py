@@ -86,7 +86,7 @@ def test_selection_on_test_is_warned_of_before_any_number(workdir, tmp_path):
   warned = report.write_report(
       copy(workdir, tmp_path, compat={"selection": "test"})).read_text()
   top = warned.split("## Metrics")[0]
-  assert "selected on the test split" in top and "red" in top
+  assert "selected on the test split" in top and "> [!CAUTION]\n> 🔴" in top
 
 
 def test_missing_parts_are_skipped(workdir, tmp_path):
