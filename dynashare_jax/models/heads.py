@@ -34,6 +34,42 @@ class LinearHead(nn.Module):
         x.astype(jnp.float32))
 
 
+class DilatedConv(nn.Module):
+  """A 3-wide dilated convolution that keeps the size of its map.
+
+  Taps that lie in the padding wherever the kernel is put are not computed: a
+  dilation as large as the map leaves the middle tap alone. PyTorch's CPU
+  kernels leave such taps out too; XLA does not by itself.
+
+  Attributes:
+    features: channels of the output.
+    rate: dilation, and the padding on every side.
+    dtype: compute type.
+  """
+
+  features: int
+  rate: int
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`[B, ..., C]` to `[B, ..., features]`."""
+    sizes = x.shape[1:-1]
+    dims = len(sizes)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(),
+                        (3,) * dims + (x.shape[-1], self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    reach = [self.rate < size for size in sizes]
+    taps = kernel[tuple(slice(None) if far else slice(1, 2) for far in reach)]
+    spatial = "HW"[:dims]
+    out = jax.lax.conv_general_dilated(
+        x.astype(self.dtype), taps.astype(self.dtype), (1,) * dims,
+        [(self.rate, self.rate) if far else (0, 0) for far in reach],
+        rhs_dilation=(self.rate,) * dims,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"))
+    return out + bias.astype(self.dtype).reshape((1,) * (dims + 1) + (-1,))
+
+
 class AsppHead(nn.Module):
   """Four dilated branches, summed.
 
@@ -56,12 +92,9 @@ class AsppHead(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """`[B, ..., C]` to `[B, ..., outputs]`."""
-    dims = x.ndim - 2
     total: Any = None
     for index, rate in enumerate(self.rates):
-      h = nn.Conv(self.width, (3,) * dims, kernel_dilation=(rate,) * dims,
-                  padding=((rate, rate),) * dims, dtype=self.dtype,
-                  name=f"dilated_{index}")(x)
+      h = DilatedConv(self.width, rate, self.dtype, name=f"dilated_{index}")(x)
       h = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(h))
       h = nn.Dense(self.width, dtype=self.dtype, name=f"hidden_{index}")(h)
       h = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(h))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dynashare_jax.models import heads
+from dynashare_jax.ops import costs
 
 RNG = np.random.default_rng(0)
 
@@ -35,16 +36,21 @@ def test_aspp_parameters_as_in_the_reference(classes):
   assert count == 23_076_864 + 4100 * classes
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 3), (2, 7, 9, 3)])
-def test_aspp_is_the_sum_of_dilated_branches(shape):
-  head = heads.AsppHead(2, width=4, rates=(1, 3))
+@pytest.mark.parametrize(
+  "shape, rates",
+  [((2, 9, 3), (1, 3)), ((2, 7, 9, 3), (1, 3)),
+   # Taps of 8 and 24 fall into the padding along one axis or both.
+   ((2, 7, 9, 3), (8, 24)), ((2, 6, 3), (5, 6))],
+)
+def test_aspp_is_the_sum_of_dilated_branches(shape, rates):
+  head = heads.AsppHead(2, width=4, rates=rates)
   x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
   found, variables = _start(head, x)
   params = variables["params"]
   assert found.shape == shape[:-1] + (2,)
   wanted = np.zeros(found.shape)
   names = ("NHWC", "HWIO", "NHWC") if len(shape) == 4 else ("NHC", "HIO", "NHC")
-  for index, rate in enumerate((1, 3)):
+  for index, rate in enumerate(rates):
     dims = len(shape) - 2
     p = params[f"dilated_{index}"]
     h = jax.lax.conv_general_dilated(
@@ -57,6 +63,16 @@ def test_aspp_is_the_sum_of_dilated_branches(shape):
     p = params[f"output_{index}"]
     wanted = wanted + h @ np.asarray(p["kernel"]) + np.asarray(p["bias"])
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_taps_that_never_touch_the_map_are_not_computed():
+  """On a map of 5 x 9, dilation 6 keeps 1 x 3 taps, dilation 9 the middle."""
+  x = jax.ShapeDtypeStruct((1, 5, 9, 4), jnp.float32)
+  for rate, taps in ((4, 9), (6, 3), (9, 1)):
+    layer = heads.DilatedConv(8, rate)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    assert params["params"]["kernel"].shape == (3, 3, 4, 8)
+    assert costs.macs(layer.apply, params, x) == 45 * taps * 4 * 8
 
 
 def test_aspp_drops_out_in_training_only():
