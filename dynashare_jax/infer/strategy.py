@@ -1,0 +1,182 @@
+"""Which way of gated execution to take, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import json
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.ops import compaction as compaction_lib
+from dynashare_jax.train import workdir as workdir_lib
+
+FILE = "execution.json"
+Compaction = compaction_lib.Compaction
+
+# What `tune` tries: name -> way.
+WAYS: Mapping[str, Compaction | None] = {
+  "masked": None,
+  "rows": Compaction(compaction_lib.ROWS),
+  "buckets": Compaction(compaction_lib.BUCKETS, 8),
+}
+
+
+def choose(
+  batch: int, platform: str, tuned: Mapping[str, Any] | None = None
+) -> Compaction | None:
+  """The way for a batch size on a device.
+
+  Without measurements of the device: batch 1 executes its gated blocks
+  conditionally; on a CPU larger batches are compacted into buckets (measured:
+  docs/benchmarks). On an accelerator they are compacted from 8 examples on and
+  masked below, which is a guess: nothing was measured there yet, so tune.
+
+  Args:
+    batch: examples a call, at least 1.
+    platform: `cpu`, `gpu`, `cuda`, `tpu`.
+    tuned: what `tune` found on a device of this platform.
+
+  Returns:
+    The compaction, or None for computing and masking.
+
+  Raises:
+    ValueError: `batch` is below 1.
+  """
+  if batch < 1:
+    raise ValueError(f"The batch size is {batch}; it must be at least 1.")
+  if tuned and tuned["platform"] == platform and tuned["choices"]:
+    sizes = sorted(int(size) for size in tuned["choices"])
+    nearest = min(sizes, key=lambda size: (abs(size - batch), size))
+    # One row has no buckets, and a choice for it means nothing for more.
+    if (nearest == 1) == (batch == 1):
+      return WAYS[tuned["choices"][str(nearest)]]
+  if batch == 1:
+    return WAYS["rows"]
+  if platform == "cpu" or batch >= 8:
+    return WAYS["buckets"]
+  return None
+
+
+def tune(
+  trained: trained_lib.Trained,
+  batches: Mapping[int, Any],
+  threshold: Any = None,
+  repeats: int = 7,
+) -> dict[str, Any]:
+  """Times every way on this device, in alternation, and keeps the quickest.
+
+  Args:
+    trained: a model with gates.
+    batches: for every batch size, that many examples' inputs. Take real ones:
+      what gates skip decides.
+    threshold: score `[L]` that gates must exceed; None is 0.
+    repeats: rounds.
+
+  Returns:
+    `platform`, `device`, `choices` (batch size -> name of the way) and
+    `seconds` (batch size -> name -> median seconds of a call).
+
+  Raises:
+    ValueError: the model has no gates, or no batch size is given.
+  """
+  if not any(trained.gated):
+    raise ValueError(
+      "This model has no instance gates: there is nothing to choose."
+    )
+  if not batches:
+    raise ValueError("Name at least one batch size to tune for.")
+  choices, seconds = {}, {}
+  for size, inputs in sorted(batches.items()):
+    ways = {
+      name: way for name, way in WAYS.items()
+      if not (size == 1 and name == "buckets")
+    }
+    found = _time(trained, ways, inputs, threshold, repeats)
+    seconds[str(size)] = found
+    choices[str(size)] = min(found, key=lambda name: found[name])
+  device = jax.devices()[0]
+  return {
+    "platform": device.platform,
+    "device": device.device_kind,
+    "choices": choices,
+    "seconds": seconds,
+  }
+
+
+def _time(
+  trained: trained_lib.Trained,
+  ways: Mapping[str, Compaction | None],
+  inputs: Any,
+  threshold: Any,
+  repeats: int,
+) -> dict[str, float]:
+  """Median seconds of a call of each way; they take turns."""
+  placed = jax.device_put((trained.variables, inputs))
+  calls = {}
+  for name, way in ways.items():
+    run = trained.forward(trained_lib.Execution(compaction=way), threshold)
+    calls[name] = jax.jit(run).lower(*placed).compile()
+    jax.block_until_ready(calls[name](*placed))
+  spent: dict[str, list[float]] = {name: [] for name in calls}
+  for _ in range(repeats):
+    for name, call in calls.items():
+      began = time.perf_counter()
+      jax.block_until_ready(call(*placed))
+      spent[name].append(time.perf_counter() - began)
+  return {name: statistics.median(values) for name, values in spent.items()}
+
+
+def save(tuned: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Path:
+  """Writes what `tune` found beside the checkpoint; returns the file."""
+  file = pathlib.Path(workdir) / FILE
+  workdir_lib.write_json(file, dict(tuned))
+  return file
+
+
+def load(workdir: str | pathlib.Path) -> dict[str, Any] | None:
+  """What `tune` found for this run, or None.
+
+  Raises:
+    ValueError: the file cannot be read.
+  """
+  file = pathlib.Path(workdir) / FILE
+  if not file.is_file():
+    return None
+  try:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    known = all(way in WAYS for way in found["choices"].values())
+    if not known or not isinstance(found["platform"], str):
+      raise KeyError("choices")
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
+    raise ValueError(
+      f"{file} is not what a tuning writes ({error}); delete it and tune again."
+    ) from error
+  return found
+
+
+def examples(arrays: Any, sizes: Sequence[int]) -> dict[int, Any]:
+  """The first examples' inputs of a split, for every batch size it can fill.
+
+  Args:
+    arrays: inputs of a split, leading axis its examples.
+    sizes: batch sizes.
+
+  Raises:
+    ValueError: a size is larger than the split.
+  """
+  total = len(jax.tree.leaves(arrays)[0])
+  for size in sizes:
+    if not 1 <= size <= total:
+      raise ValueError(
+        f"A batch of {size} cannot be taken from {total} examples."
+      )
+  return {
+    size: jax.tree.map(lambda a, n=size: np.asarray(a[:n]), arrays)
+    for size in sizes
+  }

@@ -1,0 +1,135 @@
+"""Which way of gated execution is taken, and that a measurement decides."""
+
+from __future__ import annotations
+
+import pathlib
+import types as python_types
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from dynashare_jax import types
+from dynashare_jax.infer import strategy
+from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.models import heads
+from dynashare_jax.models import trunks
+from dynashare_jax.models.backbones import mlp
+from dynashare_jax.ops import compaction
+from dynashare_jax.ops import routing
+
+ROUTE = np.array([[1, 1, 1], [1, 1, 0]])
+
+
+@pytest.fixture(scope="module")
+def trained():
+  """Two tasks on a tiny MLP whose last two blocks have gates."""
+  gated = (False, True, True)
+  trunk = trunks.SkipTrunk(mlp.ResidualMlp(3, width=6, hidden=8), 2, gated,
+                           gate_init="spread")
+  network = trunks.Network(
+    trunk, (heads.LinearHead(1, False), heads.LinearHead(2, False)),
+    ("a", "b"))
+  inputs = jnp.ones((4, 5))
+  variables = network.init(
+    jax.random.key(0), inputs, trunks.Decisions(routing.all_run(3, 2)), False)
+  experiment = python_types.SimpleNamespace(
+    network=network, gated=gated, blocks=3, target_rate=0.5,
+    tasks=(types.TaskSpec("a", "binary"), types.TaskSpec("b", "binary")),
+    method=python_types.SimpleNamespace(columns=False))
+  return trained_lib.Trained(
+    experiment, variables["params"], variables["batch_stats"], ROUTE, True,
+    pathlib.Path(), 1)
+
+
+def test_one_example_is_conditional_and_many_are_compacted():
+  assert strategy.choose(1, "cpu") == compaction.Compaction("rows")
+  assert strategy.choose(2, "cpu") == compaction.Compaction("buckets", 8)
+  assert strategy.choose(32, "gpu") == compaction.Compaction("buckets", 8)
+  assert strategy.choose(4, "gpu") is None
+  with pytest.raises(ValueError, match="is 0; it must be at least 1"):
+    strategy.choose(0, "cpu")
+
+
+def test_a_measurement_of_this_platform_decides():
+  tuned = {"platform": "cpu", "choices": {"1": "masked", "8": "rows",
+                                          "32": "masked"}}
+  assert strategy.choose(1, "cpu", tuned) is None
+  assert strategy.choose(9, "cpu", tuned) == compaction.Compaction("rows")
+  assert strategy.choose(30, "cpu", tuned) is None
+  # Nothing was measured near 2: batch 1 says nothing of it.
+  assert strategy.choose(2, "cpu", tuned) == compaction.Compaction("buckets", 8)
+  assert strategy.choose(1, "gpu", tuned) == compaction.Compaction("rows")
+
+
+def test_tuning_takes_the_quickest(trained, monkeypatch):
+  """The clock is ours: rows take 3, masked 1, buckets 2 seconds."""
+  spent = {"rows": 3.0, "masked": 1.0, "buckets": 2.0}
+  now = [0.0]
+  order = []
+  real = strategy.WAYS
+
+  def clock():
+    return now[0]
+
+
+  def compiled(self, execution=None, threshold=None):
+    name = next(k for k, v in real.items() if v == execution.compaction)
+
+    def run(variables, inputs):
+      jax.debug.callback(lambda: order.append(name))
+      return inputs * 1
+
+    return run
+
+  monkeypatch.setattr(trained_lib.Trained, "forward", compiled)
+  blocked = strategy.jax.block_until_ready
+
+  def wait(found):
+    blocked(found)
+    jax.effects_barrier()
+    now[0] += spent[order[-1]]
+    return found
+
+  monkeypatch.setattr(strategy.jax, "block_until_ready", wait)
+  monkeypatch.setattr(strategy.time, "perf_counter", clock)
+  found = strategy.tune(
+    trained, {1: np.ones((1, 5)), 4: np.ones((4, 5))}, repeats=3)
+  assert found["choices"] == {"1": "masked", "4": "masked"}
+  assert found["seconds"]["4"] == spent
+  assert found["seconds"]["1"] == {"rows": 3.0, "masked": 1.0}
+  assert found["platform"] == "cpu"
+
+
+def test_all_ways_compute_the_same(trained):
+  inputs = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+  want = None
+  for way in strategy.WAYS.values():
+    run = trained.forward(trained_lib.Execution(compaction=way))
+    logits, signals = jax.jit(run)(trained.variables, inputs)
+    found = [*logits.values(), signals.executed]
+    want = found if want is None else want
+    for a, b in zip(found, want, strict=True):
+      np.testing.assert_allclose(a, b, 1e-5, 1e-6)
+
+
+def test_what_was_tuned_is_kept_beside_the_checkpoint(trained, tmp_path):
+  assert strategy.load(tmp_path) is None
+  found = strategy.tune(trained, {1: np.ones((1, 5))}, repeats=1)
+  strategy.save(found, tmp_path)
+  assert strategy.load(tmp_path) == found
+  (tmp_path / strategy.FILE).write_text('{"platform": "cpu"}')
+  with pytest.raises(ValueError, match="delete it and tune again"):
+    strategy.load(tmp_path)
+
+
+def test_refuses_what_cannot_be_tuned(trained):
+  plain = trained_lib.dataclasses.replace(trained, gates=False)
+  with pytest.raises(ValueError, match="no instance gates"):
+    strategy.tune(plain, {1: np.ones((1, 5))})
+  with pytest.raises(ValueError, match="at least one batch size"):
+    strategy.tune(trained, {})
+  with pytest.raises(ValueError, match="batch of 5 cannot be taken from 4"):
+    strategy.examples(np.ones((4, 5)), (1, 5))
+  assert strategy.examples(np.ones((4, 5)), (1, 3))[3].shape == (3, 5)
