@@ -21,7 +21,10 @@ def get_config() -> ml_collections.ConfigDict:
   model.backbone = "resnet"  # a file of models/backbones
   model.dtype = "float32"  # or bfloat16; parameters stay float32
   model.blocks = (2, 2, 2, 2)  # of every segment
+  model.block = "basic"  # or bottleneck: 4 times as many channels come out
+  model.norm = "batch"  # or group: for small batches
   model.widths = (64, 128, 256, 512)
+  model.width_factor = 1.0  # multiplies all widths
   model.strides = (1, 2, 1, 1)
   model.dilations = (1, 1, 2, 4)
   model.stem = "deeplab"  # or small, series

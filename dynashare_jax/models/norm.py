@@ -2,12 +2,63 @@
 
 from __future__ import annotations
 
+import math
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 Dtype = DTypeLike
+
+
+NORMS = ("batch", "group")
+
+
+def layer(kind: str, dtype: Dtype, name: str) -> nn.Module:
+  """A normalisation layer called with `(x, updates, use_running)`.
+
+  Args:
+    kind: `batch` (`GroupedBatchNorm`) or `group` (`ExampleNorm`).
+    dtype: of the output.
+    name: of the layer.
+
+  Raises:
+    ValueError: an unknown kind.
+  """
+  if kind == "batch":
+    return GroupedBatchNorm(dtype=dtype, name=name)
+  if kind == "group":
+    return ExampleNorm(dtype=dtype, name=name)
+  raise ValueError(f"config.model.norm is {kind!r}; it must be one of {NORMS}.")
+
+
+class ExampleNorm(nn.Module):
+  """Group norm: every example by itself, so that small batches are no worse.
+
+  Attributes:
+    channel_groups: groups of channels; fewer where they do not divide C.
+    epsilon: added to the variance.
+    dtype: of the output.
+
+  Source: Wu and He 2018.
+  """
+
+  channel_groups: int = 32
+  epsilon: float = 1e-5
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, updates: jax.Array, use_running: bool
+  ) -> jax.Array:
+    """Normalises `[G, B, ..., C]`; there are no running statistics."""
+    del updates, use_running
+    norm = nn.GroupNorm(
+        num_groups=math.gcd(self.channel_groups, x.shape[-1]),
+        epsilon=self.epsilon, dtype=self.dtype, name="groups",
+        reduction_axes=tuple(range(2, x.ndim)))
+    return norm(x)
 
 
 class GroupedBatchNorm(nn.Module):

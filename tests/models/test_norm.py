@@ -166,3 +166,27 @@ def test_initialisation_moves_nothing():
   )
   assert (variables["batch_stats"]["mean"] == 0).all()
   assert (variables["batch_stats"]["var"] == 1).all()
+
+
+def test_group_norm_normalises_every_example_by_itself():
+  """Groups of two channels, over the example's positions."""
+  x = np.random.default_rng(0).normal(2, 3, size=(2, 3, 5, 4))
+  layer = norm.ExampleNorm(channel_groups=2)
+  variables = layer.init(
+    jax.random.key(0), jnp.asarray(x, jnp.float32), jnp.ones((2,)), False)
+  assert set(variables) == {"params"}
+  parts = x.reshape(2, 3, 5, 2, 2)
+  mean = parts.mean((2, 4), keepdims=True)
+  wanted = (parts - mean) / np.sqrt(parts.var((2, 4), keepdims=True) + 1e-5)
+  for training in (True, False):
+    found = layer.apply(
+      variables, jnp.asarray(x, jnp.float32), jnp.ones((2,)), training)
+    np.testing.assert_allclose(
+      found, wanted.reshape(x.shape), rtol=1e-4, atol=1e-5)
+
+
+def test_group_norm_takes_fewer_groups_where_they_do_not_divide():
+  layer = norm.ExampleNorm()
+  x = jnp.ones((1, 2, 48))
+  found = layer.init_with_output(jax.random.key(0), x, jnp.ones((1,)), False)
+  assert found[0].shape == x.shape  # gcd(32, 48) = 16 groups

@@ -23,20 +23,26 @@ from dynashare_jax.ops import routing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WIDTHS, STRIDES, DILATIONS = (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4)
-R18, R34 = (2, 2, 2, 2), (3, 4, 6, 3)
+R18, R34, R101 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 23, 3)
 
 
 def _net(
-  blocks: tuple[int, ...], dims: int = 2, stem: str = "deeplab"
+  blocks: tuple[int, ...], dims: int = 2, stem: str = "deeplab",
+  kind: str = "basic", norm_kind: str = "batch"
 ) -> resnet.ResNet:
-  return resnet.ResNet(dims, blocks, WIDTHS, STRIDES, DILATIONS, stem)
+  return resnet.ResNet(dims, blocks, WIDTHS, STRIDES, DILATIONS, stem,
+                       block_kind=kind, norm_kind=norm_kind)
 
 
 @functools.cache
-def _variables(blocks: tuple[int, ...], gated: bool) -> Any:
+def _variables(
+  blocks: tuple[int, ...], gated: bool, kind: str = "basic",
+  norm_kind: str = "batch"
+) -> Any:
   """Shapes of parameters and running averages; nothing is computed."""
   count = sum(blocks)
-  trunk = trunks.SkipTrunk(_net(blocks), 1, (gated,) * count)
+  net = _net(blocks, kind=kind, norm_kind=norm_kind)
+  trunk = trunks.SkipTrunk(net, 1, (gated,) * count)
   return jax.eval_shape(
     lambda: trunk.init(
       jax.random.key(0), jnp.zeros((1, 33, 33, 3)),
@@ -63,6 +69,24 @@ def test_parameters_as_in_the_reference(blocks, trainable, whole, gates):
   assert norms == 1 + 2 * sum(blocks) + 3
   gated = _variables(blocks, gated=True)
   assert _size(gated["params"]) - trainable == gates
+
+
+@pytest.mark.parametrize(
+  "blocks, trainable, whole",
+  [(R34, 23_508_032, 23_561_205), (R101, 42_500_160, 42_605_608)],
+)
+def test_bottleneck_parameters_as_in_the_reference(blocks, trainable, whole):
+  found = _variables(blocks, gated=False, kind="bottleneck")
+  assert _size(found["params"]) == trainable
+  norms = len(jax.tree.leaves(found["batch_stats"])) // 2
+  assert trainable + _size(found["batch_stats"]) + norms == whole
+  assert norms == 1 + 3 * sum(blocks) + 4  # the first segment is projected too
+
+
+def test_group_norm_has_as_many_parameters_and_no_statistics():
+  found = _variables(R18, gated=False, norm_kind="group")
+  assert _size(found["params"]) == 11_176_512
+  assert not found.get("batch_stats")
 
 
 @pytest.mark.parametrize(
@@ -188,6 +212,37 @@ def test_the_default_config_is_the_reference():
   assert found.num_blocks == 8
 
 
+def test_a_width_factor_multiplies_all_widths():
+  found = resnet.build(
+    _config(width_factor=0.25), _spec("image", (9, 9, 3)), jnp.float32)
+  assert found.widths == (16, 32, 64, 128)
+
+
+def test_a_bottleneck_equals_its_layers_by_hand():
+  """The first convolution strides; dilation is the second one's alone."""
+  branch = resnet.BottleneckBranch(1, 2, 2, 3, jnp.float32)
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(1, 2, 9, 5))
+  pass_ = backbones.Pass(False, jnp.ones((1,)))
+  shapes = jax.eval_shape(lambda: branch.init(jax.random.key(0), x, pass_))
+  variables = jax.tree.map(
+    lambda leaf: rng.uniform(0.5, 1.5, leaf.shape), shapes)
+  p, s = variables["params"], variables["batch_stats"]
+
+  def normed(y, index):
+    q, t = p[f"norm_{index}"], s[f"norm_{index}"]
+    return (y - t["mean"]) / np.sqrt(t["var"] + 1e-5) * q["scale"] + q["bias"]
+
+  y = np.maximum(normed(x[0][:, ::2] @ p["conv_0"]["kernel"][0], 0), 0)
+  wide = np.pad(y, ((0, 0), (3, 3), (0, 0)))
+  kernel = p["conv_1"]["kernel"]
+  y = sum(wide[:, 3 * k : 3 * k + 5] @ kernel[k] for k in range(3))
+  y = normed(np.maximum(normed(y, 1), 0) @ p["conv_2"]["kernel"][0], 2)
+  found = branch.apply(variables, jnp.asarray(x, jnp.float32), pass_)
+  assert found.shape == (1, 2, 5, 8)
+  np.testing.assert_allclose(found[0], y, rtol=1e-4)
+
+
 def test_series_and_tables_are_one_dimensional():
   for kind in ("series", "table"):
     found = resnet.build(
@@ -205,6 +260,9 @@ def test_series_and_tables_are_one_dimensional():
      "at least one block"),
     ({"stem": "large"}, "config.model.stem is 'large'"),
     ({"stem": "series"}, "cannot read images"),
+    ({"block": "wide"}, "config.model.block is 'wide'; it must be one of"),
+    ({"norm": "layer"}, "config.model.norm is 'layer'; it must be one of"),
+    ({"width_factor": 0.0}, "config.model.width_factor must be above 0"),
   ],
 )
 def test_a_config_without_sense_is_refused(values, message):

@@ -15,15 +15,17 @@ from dynashare_jax.models import norm
 from dynashare_jax.models import table
 
 STEMS = ("deeplab", "small", "series")
+BLOCKS = ("basic", "bottleneck")
+EXPANSION = 4  # of a bottleneck's output over its width
 
 
 class ResNet(nn.Module):
-  """A ResNet of basic blocks, in one or two dimensions.
+  """A ResNet of basic or bottleneck blocks, in one or two dimensions.
 
   Attributes:
     dims: 2 for images `[B, H, W, C]`, 1 for series `[B, time, C]`.
     blocks: blocks of every segment.
-    widths: channels of every segment.
+    widths: channels of every segment; a bottleneck gives 4 times as many.
     strides: stride of every segment's first block.
     dilations: dilation of every 3-wide convolution of a segment.
     stem_kind: `deeplab` (7-wide, stride 2, then 3-wide max pooling with
@@ -31,6 +33,8 @@ class ResNet(nn.Module):
       stride 2, then every second step).
     table_spec: columns, if the input is a table: every column becomes a step.
     dtype: compute type; parameters stay float32.
+    block_kind: `basic` (ResNet-18 and 34) or `bottleneck` (50 and 101).
+    norm_kind: see `models.norm.layer`.
 
   Source: reference semantics of AdaShare's Deeplab-ResNet.
   """
@@ -43,6 +47,8 @@ class ResNet(nn.Module):
   stem_kind: str = "deeplab"
   table_spec: types.TableSpec | None = None
   dtype: norm.Dtype = jnp.float32
+  block_kind: str = "basic"
+  norm_kind: str = "batch"
 
   @property
   def num_blocks(self) -> int:
@@ -57,23 +63,26 @@ class ResNet(nn.Module):
     pad = {"deeplab": 3, "small": 1, "series": 0}[self.stem_kind]
     self.stem_conv = _conv(self.dims, self.widths[0], kernel, 2, 1, pad,
                            self.dtype, "stem_conv")
-    self.stem_norm = norm.GroupedBatchNorm(dtype=self.dtype, name="stem_norm")
+    self.stem_norm = norm.layer(self.norm_kind, self.dtype, "stem_norm")
     bodies: list[nn.Module] = []
     projections: list[nn.Module | None] = []
     channels = self.widths[0]
+    wide = self.block_kind == "bottleneck"
+    branch: Any = BottleneckBranch if wide else BasicBranch
     for s, count in enumerate(self.blocks):
       width, dilation = self.widths[s], self.dilations[s]
       for b in range(count):
         stride = self.strides[s] if b == 0 else 1
         bodies.append(
-            BasicBranch(self.dims, width, stride, dilation, self.dtype,
-                        name=f"block_{len(bodies)}"))
-        needs = b == 0 and (stride != 1 or channels != width
+            branch(self.dims, width, stride, dilation, self.dtype,
+                   self.norm_kind, name=f"block_{len(bodies)}"))
+        out = width * EXPANSION if wide else width
+        needs = b == 0 and (stride != 1 or channels != out
                             or dilation in (2, 4))
         projections.append(
-            Projection(self.dims, width, stride, self.dtype,
+            Projection(self.dims, out, stride, self.dtype, self.norm_kind,
                        name=f"shortcut_{len(projections)}") if needs else None)
-      channels = width
+      channels = out
     self.bodies = bodies
     self.projections = projections
 
@@ -119,6 +128,7 @@ class BasicBranch(nn.Module):
   stride: int
   dilation: int
   dtype: norm.Dtype
+  norm_kind: str = "batch"
 
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
@@ -126,11 +136,40 @@ class BasicBranch(nn.Module):
     d = self.dilation
     x = _each(_conv(self.dims, self.width, 3, self.stride, d, d, self.dtype,
                     "conv_0"), x)
-    x = nn.relu(norm.GroupedBatchNorm(dtype=self.dtype, name="norm_0")(
+    x = nn.relu(norm.layer(self.norm_kind, self.dtype, "norm_0")(
         x, pass_.updates, not pass_.train))
     x = _each(_conv(self.dims, self.width, 3, 1, d, d, self.dtype, "conv_1"), x)
-    return norm.GroupedBatchNorm(dtype=self.dtype, name="norm_1")(
+    return norm.layer(self.norm_kind, self.dtype, "norm_1")(
         x, pass_.updates, not pass_.train)
+
+
+class BottleneckBranch(nn.Module):
+  """1-wide, 3-wide and 1-wide convolutions, each with a norm.
+
+  The first one has the stride, as in AdaShare's Deeplab-ResNet-101.
+  """
+
+  dims: int
+  width: int
+  stride: int
+  dilation: int
+  dtype: norm.Dtype
+  norm_kind: str = "batch"
+
+  @nn.compact
+  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
+    """`[G, B, ..., C]` to `[G, B, ..., 4 width]`."""
+    d = self.dilation
+    plan = ((self.width, 1, self.stride, 1, 0), (self.width, 3, 1, d, d),
+            (self.width * EXPANSION, 1, 1, 1, 0))
+    for index, (width, kernel, stride, dilation, pad) in enumerate(plan):
+      x = _each(_conv(self.dims, width, kernel, stride, dilation, pad,
+                      self.dtype, f"conv_{index}"), x)
+      x = norm.layer(self.norm_kind, self.dtype, f"norm_{index}")(
+          x, pass_.updates, not pass_.train)
+      if index < len(plan) - 1:
+        x = nn.relu(x)
+    return x
 
 
 class Projection(nn.Module):
@@ -140,13 +179,14 @@ class Projection(nn.Module):
   width: int
   stride: int
   dtype: norm.Dtype
+  norm_kind: str = "batch"
 
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """`[G, B, ..., C]` to `[G, B, ..., width]`."""
     x = _each(_conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype,
                     "conv"), x)
-    return norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(
+    return norm.layer(self.norm_kind, self.dtype, "norm")(
         x, pass_.updates, not pass_.train)
 
 
@@ -208,7 +248,8 @@ def build(
 
   Raises:
     ValueError: lists of segments that differ in length, no block, an unknown
-      stem, or a stem that does not fit the data.
+      stem, block or norm, a stem that does not fit the data, or a width factor
+      that is not above 0.
   """
   lists: dict[str, Any] = {k: tuple(config[k]) for k in
            ("blocks", "widths", "strides", "dilations")}
@@ -227,5 +268,15 @@ def build(
   if dims == 2 and config.stem == "series":
     raise ValueError("config.model.stem='series' cannot read images; use"
                      " 'deeplab' or 'small'.")
+  for name, known in (("block", BLOCKS), ("norm", norm.NORMS)):
+    if config[name] not in known:
+      raise ValueError(f"config.model.{name} is {config[name]!r}; it must be"
+                       f" one of {known}.")
+  if not config.width_factor > 0:
+    raise ValueError("config.model.width_factor must be above 0, but is"
+                     f" {config.width_factor}.")
+  lists["widths"] = tuple(max(round(w * config.width_factor), 1)
+                          for w in lists["widths"])
   return ResNet(dims=dims, stem_kind=config.stem, table_spec=spec.table,
-                dtype=dtype, **lists)
+                dtype=dtype, block_kind=config.block, norm_kind=config.norm,
+                **lists)
