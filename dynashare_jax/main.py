@@ -25,6 +25,7 @@ from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.report import report
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import outline
 from dynashare_jax.train import results
 from dynashare_jax.train import workdir as workdir_lib
 
@@ -51,6 +52,21 @@ def _is_dataset(name: str) -> bool:
   return hasattr(importlib.import_module(f"{data.__name__}.{name}"), "build")
 
 
+def _dataset_module(config: ml_collections.ConfigDict) -> Any:
+  """The module of the config's data set, whose fields `config.data` has.
+
+  Raises:
+    ValueError: no such data set, or a field is missing.
+  """
+  module = find_dataset(config.dataset)
+  missing = sorted(set(module.defaults()) - set(config.data))
+  if missing:
+    raise ValueError(
+        f"config.data lacks {', '.join(missing)}, which {config.dataset} needs:"
+        " start from a configuration that is made for it.")
+  return module
+
+
 def build(
     config: ml_collections.ConfigDict, devices: Any = None
 ) -> tuple[experiment_lib.Experiment, dict[str, str]]:
@@ -65,7 +81,7 @@ def build(
     values.
   """
   method = methods.find(config.method)
-  module = find_dataset(config.dataset)
+  module = _dataset_module(config)
   dataset: types.Dataset = module.build(
       config.data, config.compat, config.data_dir or None, config.seed)
   experiment = experiment_lib.build(config, dataset, method.build, devices)
@@ -97,6 +113,30 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   if primary:
       report.write_report(folder)
   return found
+
+
+def describe(
+    config: ml_collections.ConfigDict, route: str | None = None
+) -> str:
+  """What a run would do and how large it is; no step is run.
+
+  A data set with a function `outline(config.data, config.compat)` that returns
+  its `DatasetSpec` need not be on disk.
+
+  Args:
+    config: the run's.
+    route: see `--route`.
+  """
+  module = _dataset_module(config)
+  if hasattr(module, "outline"):
+    dataset = outline.without_data(module.outline(config.data, config.compat))
+  else:
+    dataset = module.build(
+        config.data, config.compat, config.data_dir or None, config.seed)
+  experiment = experiment_lib.build(
+      config, dataset, methods.find(config.method).build)
+  chosen = None if route is None else outline.read_route(route)
+  return outline.describe(experiment, chosen)
 
 
 def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
@@ -160,6 +200,13 @@ def _short(value: float | None) -> str:
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File with the configuration; any value of it can be set"
     " as --config.name=value.", lock_config=True)
+_DESCRIBE = flags.DEFINE_bool(
+    "describe", False, "Print phases, shapes, parameters and multiply-"
+    "accumulates, and stop: nothing is read where the data set's shape is"
+    " known beforehand, and no step is run.")
+_ROUTE = flags.DEFINE_string(
+    "route", None, "With --describe: a route to count too, a row of 0 and 1 a"
+    " task, such as 10111111,11111011.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. Default: runs/<data set>/<method>-"
     "<seed>. The same command again resumes.")
@@ -175,6 +222,9 @@ def _main(argv: list[str]) -> None:
   use_compilation_cache()
   workdir = _WORKDIR.value or default_workdir(config)
   try:
+    if _DESCRIBE.value:
+      print(describe(config, _ROUTE.value))
+      return
     found = run(config, workdir)
   except (ValueError, OSError, FloatingPointError) as error:
     if os.environ.get("DYNASHARE_TRACEBACK"):

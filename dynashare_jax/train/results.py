@@ -89,7 +89,7 @@ def parameters(params: Any, stats: Any, policy_params: Any) -> dict[str, int]:
   """Counts parameters by group; running batch statistics apart.
 
   Args:
-    params: of the network.
+    params: of the network; shapes are enough.
     stats: its running batch statistics.
     policy_params: of the policy; empty when none is learnt.
   """
@@ -105,7 +105,8 @@ def macs(experiment: Any, params: Any, stats: Any) -> dict[str, Any]:
   """Analytic multiply-accumulates of one example: stem, blocks, heads.
 
   Counted from the shapes of every convolution and matrix product in the
-  traced computation, all taps included.
+  traced computation, all taps included. Shapes of `params` and `stats` are
+  enough.
   """
   tasks, blocks = len(experiment.tasks), experiment.blocks
   inputs = jax.tree.map(lambda a: a[:1], experiment.sample_inputs())
@@ -114,8 +115,8 @@ def macs(experiment: Any, params: Any, stats: Any) -> dict[str, Any]:
   def count(kinds_: routing.Kinds) -> int:
     decisions = trunks.Decisions(kinds_)
     return costs.macs(
-        lambda x: experiment.network.apply(variables, x, decisions, False),
-        inputs)
+        lambda v, x: experiment.network.apply(v, x, decisions, False),
+        variables, inputs)
 
   full = count(routing.all_run(blocks, tasks))
   if experiment.method.columns:
@@ -127,27 +128,26 @@ def macs(experiment: Any, params: Any, stats: Any) -> dict[str, Any]:
     kinds_ = [tuple(row)] * blocks
     kinds_[block] = (routing.SKIP,) * tasks
     per_block.append(full - count(tuple(kinds_)))
-  heads = _head_macs(experiment, params)
+  heads = _head_macs(experiment, variables)
   stem = full - sum(per_block) - sum(heads.values())
   return {"per_example_all_blocks": [per_block] * tasks, "stem": stem,
           "heads": heads, "total": full}
 
 
-def _head_macs(experiment: Any, params: Any) -> dict[str, int]:
+def _head_macs(experiment: Any, variables: Any) -> dict[str, int]:
   """Multiply-accumulates of every head on one example's features."""
   decisions = trunks.Decisions(
       routing.all_run(experiment.blocks, len(experiment.tasks)))
   inputs = jax.tree.map(lambda a: a[:1], experiment.sample_inputs())
   features = jax.eval_shape(
-      lambda x: experiment.network.apply(
-          {"params": params, "batch_stats": experiment.fresh("init")[1]}, x,
-          decisions, False, method=_features), inputs)
+      lambda v, x: experiment.network.apply(
+          v, x, decisions, False, method=_features), variables, inputs)
   found = {}
   for index, (task, head) in enumerate(
       zip(experiment.tasks, experiment.network.heads, strict=True)):
-    weights = {"params": params[f"heads_{index}"]}
+    weights = {"params": variables["params"][f"heads_{index}"]}
     found[task.name] = costs.macs(
-        lambda x, h=head, w=weights: h.apply(w, x, False), features[index])
+        lambda w, x, h=head: h.apply(w, x, False), weights, features[index])
   return found
 
 

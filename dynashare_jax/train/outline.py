@@ -1,0 +1,200 @@
+"""What a run will do and how large it is, without data and without a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.models import backbones
+from dynashare_jax.models import trunks
+from dynashare_jax.ops import routing
+from dynashare_jax.train import experiment as experiment_lib
+from dynashare_jax.train import results
+
+
+def describe(
+    experiment: experiment_lib.Experiment, route: Any = None
+) -> str:
+  """Phases, shapes, parameters and multiply-accumulates as text.
+
+  Args:
+    experiment: of a configuration; its data are not read.
+    route: `[T, L]` of 0 and 1, whose multiply-accumulates are told too.
+
+  Raises:
+    ValueError: a route of another shape or with other values.
+  """
+  state = jax.eval_shape(experiment.initial_state)
+  parts = [_head(experiment), _phases(experiment), _shapes(experiment, state),
+           _parameters(experiment, state), _macs(experiment, state, route)]
+  return "\n\n".join(parts)
+
+
+def read_route(text: str) -> np.ndarray:
+  """Reads a route such as `10111111,11111011`: a row a task.
+
+  Raises:
+    ValueError: rows of several lengths, or other letters than 0 and 1.
+  """
+  rows = text.replace(" ", "").split(",")
+  if set("".join(rows)) - set("01") or len({len(row) for row in rows}) != 1:
+    raise ValueError(f"The route {text!r} must be rows of 0 and 1 of one"
+                     " length, a row a task, with commas between them.")
+  return np.asarray([[int(letter) for letter in row] for row in rows])
+
+
+def _head(experiment: experiment_lib.Experiment) -> str:
+  spec = experiment.dataset.spec
+  size = " x ".join(map(str, spec.input_shape))
+  lines = [f"{experiment.method.name} on {spec.name}:"
+           f" {spec.input_kind} {size}, {len(spec.tasks)} tasks"]
+  for task in spec.tasks:
+    outputs = f", {task.outputs} outputs" if task.outputs > 1 else ""
+    lines.append(f"  {task.name}: {task.kind}{outputs}, weight {task.weight:g}")
+  lines += [f"  note: {note}" for note in spec.notes + experiment.method.notes]
+  return "\n".join(lines)
+
+
+def _phases(experiment: experiment_lib.Experiment) -> str:
+  """One row for equal phases in turn."""
+  rows = [["phase", "steps", "data", "trains", "blocks", "optimiser"]]
+  counts: dict[tuple[str, ...], list[int]] = {}
+  for phase in experiment.method.phases:
+    blocks = {"all": "all", "soft": "soft sample of the policy",
+              "route": "a sampled route"}[phase.routing]
+    if phase.gated:
+      blocks += " + gates"
+    row = (phase.name, phase.data, ", ".join(phase.trainable), blocks,
+           phase.optimizer)
+    counts.setdefault(row, []).append(phase.steps)
+  for (name, *rest), steps in counts.items():
+    times = f"{len(steps)} x {steps[0]}" if len(steps) > 1 else str(steps[0])
+    rows.append([name, times, *rest])
+  batch = experiment.config.train.batch_size
+  return (f"Phases, {experiment.total_steps:,} steps of {batch} examples in"
+          f" all\n{_table(rows)}")
+
+
+def _shapes(experiment: experiment_lib.Experiment, state: Any) -> str:
+  """Sizes of the features of one example, block by block."""
+  inputs = jax.tree.map(lambda a: a[:1], experiment.sample_inputs())
+  variables = {"params": state.params["network"], "batch_stats": state.stats}
+
+  def features(network: Any, x: Any) -> list[jax.Array]:
+    columns = getattr(network.trunk, "columns", None)
+    backbone = columns[0] if columns else network.trunk.backbone
+    pass_ = backbones.Pass(False, jax.numpy.ones((1,)))
+    found = [backbone.stem(x, pass_)]
+    for block in range(backbone.num_blocks):
+      rest = backbone.shortcut(block, found[-1], pass_)
+      found.append(backbone.merge(
+          rest, backbone.branch(block, found[-1], pass_)))
+    return found
+
+  shapes = jax.eval_shape(
+      lambda v, x: experiment.network.apply(v, x, method=features), variables,
+      inputs)
+  logits = jax.eval_shape(
+      lambda v, x: experiment.network.apply(
+          v, x, trunks.Decisions(_all(experiment)), False)[0],
+      variables, inputs)
+  rows = [["features", "shape"]]
+  rows.append(["stem", _size(shapes[0].shape[2:])])
+  for block, found in enumerate(shapes[1:]):
+    gate = " (gate)" if experiment.gated[block] else ""
+    rows.append([f"block {block}{gate}", _size(found.shape[2:])])
+  rows += [[name, _size(found.shape[1:])] for name, found in logits.items()]
+  return "Shapes of one example\n" + _table(rows)
+
+
+def _parameters(experiment: experiment_lib.Experiment, state: Any) -> str:
+  learnt = experiment.method.learns_policy
+  counts = results.parameters(
+      state.params["network"], state.stats,
+      state.params["policy"] if learnt else {})
+  rows = [["parameters", "number"]]
+  buffers = counts.pop("batch_stats")
+  rows += [[name, f"{count:,}"] for name, count in counts.items()]
+  rows.append(["all that train", f"{sum(counts.values()):,}"])
+  rows.append(["batch-norm buffers (not trained)", f"{buffers:,}"])
+  return _table(rows)
+
+
+def _macs(
+    experiment: experiment_lib.Experiment, state: Any, route: Any
+) -> str:
+  """Multiply-accumulates of an example, all taps counted."""
+  found = results.macs(experiment, state.params["network"], state.stats)
+  rows = [["multiply-accumulates of an example", "millions"]]
+  tasks = experiment.tasks
+  if found["stem"] is None:
+    rows.append([f"{len(tasks)} networks with heads", _mega(found["total"])])
+    return _table(rows)
+  blocks = found["per_example_all_blocks"][0]
+  rows.append(["stem and shortcuts", _mega(found["stem"])])
+  rows += [[f"block {i}", _mega(count)] for i, count in enumerate(blocks)]
+  rows += [[f"head {name}", _mega(n)] for name, n in found["heads"].items()]
+  heads = sum(found["heads"].values())
+  one = found["stem"] + sum(blocks)
+  rows.append(["every block once, all heads (hard sharing)",
+               _mega(one + heads)])
+  rows.append(["a pass a task, all blocks, all heads (masked)",
+               _mega(one * len(tasks) + heads)])
+  chosen = np.ones((len(tasks), experiment.blocks), int)
+  if route is not None:
+    chosen = np.asarray(route)
+    _check_route(chosen, experiment)
+    plan = routing.steps(routing.fixed(
+        chosen.tolist(), (False,) * experiment.blocks, train=False))
+    once = sum(step.running * blocks[i] for i, step in enumerate(plan))
+    rows.append(["the route's plan, all heads", _mega(
+        found["stem"] + once + heads)])
+  papers = len(tasks) * found["stem"] + int((chosen * np.asarray(blocks)).sum())
+  what = "the route" if route is not None else "all blocks"
+  rows.append([f"{what} by the papers' convention (a pass a task, no heads)",
+               _mega(papers)])
+  return _table(rows)
+
+
+def _check_route(
+    route: np.ndarray, experiment: experiment_lib.Experiment
+) -> None:
+  wanted = (len(experiment.tasks), experiment.blocks)
+  if route.shape != wanted:
+    raise ValueError(f"The route has {route.shape[0]} tasks and"
+                     f" {route.shape[1]} blocks; this network has {wanted[0]}"
+                     f" and {wanted[1]}.")
+
+
+def _all(experiment: experiment_lib.Experiment) -> routing.Kinds:
+  return routing.all_run(experiment.blocks, len(experiment.tasks))
+
+
+def _mega(count: int) -> str:
+  return f"{count / 1e6:,.2f}"
+
+
+def _size(shape: Sequence[int]) -> str:
+  return " x ".join(map(str, shape))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+  """Columns of even width; the first row is a heading."""
+  wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  lines = ["  " + "  ".join(
+      cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip()
+      for row in rows]
+  lines.insert(1, "  " + "  ".join("-" * width for width in wide))
+  return "\n".join(lines)
+
+
+def without_data(spec: types.DatasetSpec) -> types.Dataset:
+  """A data set that can be described but not read."""
+  def refuse(split: str) -> Any:
+    raise ValueError(f"The {split} split of {spec.name} was not opened: this is"
+                     " a description only.")
+  return types.Dataset(spec, refuse, refuse)
