@@ -1,0 +1,238 @@
+"""Finds gate thresholds that meet a budget, without any training.
+
+  python -m dynashare_jax.calibrate --workdir=runs/rooms/dynashare-0 \
+      --budget=0.6 --unit=flops
+  python -m dynashare_jax.calibrate --workdir=runs/rooms/dynashare-0 --curve
+
+The first writes `<workdir>/budgets/flops-0.6.json`, whose thresholds
+`infer.trained.Trained.forward` takes. The second writes `budget.md`,
+`budget.csv` and `figures/budget.png`: metrics against budgets.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+import sys
+import time
+from typing import Any
+
+from absl import logging
+import jax
+
+from dynashare_jax import main as main_lib
+from dynashare_jax import types
+from dynashare_jax.infer import calibrate
+from dynashare_jax.infer import settings
+from dynashare_jax.objectives import kinds
+from dynashare_jax.report import budget as report_budget
+from dynashare_jax.train import workdir as files
+
+_BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def one(
+  calibrator: calibrate.Calibrator, budget: settings.Budget
+) -> pathlib.Path:
+  """Meets a budget, writes the setting and prints a summary.
+
+  Args:
+    calibrator: of the trained model.
+    budget: to meet.
+
+  Returns:
+    The file `<workdir>/budgets/<unit>-<value>.json`.
+
+  Raises:
+    ValueError: the budget is out of reach.
+  """
+  setting = calibrator.meet(budget, test=True)
+  path = _write(calibrator, setting)
+  print(summary(setting, calibrator.trained.tasks))
+  return path
+
+
+def curve(
+  calibrator: calibrate.Calibrator, unit: str, budgets: Sequence[float] = ()
+) -> pathlib.Path:
+  """Meets many budgets; writes settings, table and figure.
+
+  Args:
+    calibrator: of the trained model.
+    unit: of the budgets.
+    budgets: default 0.3, 0.4, ... 0.9, for times as shares of the time with
+      all gates open. Those out of reach are left out with a line that says so;
+      the lowest and the highest in reach are always included.
+
+  Returns:
+    Path of `budget.md`.
+  """
+  trained = calibrator.trained
+  reach = calibrator.reach(unit)
+  scale = reach[1] if unit == settings.MS else 1.0
+  wanted = sorted(set(budgets or [share * scale for share in _BUDGETS]))
+  for value in wanted:
+    settings.Budget(value, unit)  # raises where it is none
+  left = [v for v in wanted if not reach[0] <= v <= reach[1]]
+  if left:
+    print(f"left out: {', '.join(f'{v:g}' for v in left)} {unit}; in reach are"
+          f" {reach[0]:.4g} to {reach[1]:.4g}")  # fmt: skip
+  # A budget nearer than the tolerance would find what the ends found.
+  near = [v for v in wanted if v not in left and all(
+    abs(v - end) > calibrate.TOLERANCE * end for end in reach)]  # fmt: skip
+  found: list[settings.Setting] = []
+  for value in (reach[0], *near, reach[1]):
+    found += calibrate.curve(calibrator, [settings.Budget(value, unit)])
+    _write(calibrator, found[-1])
+    print(summary(found[-1], trained.tasks).splitlines()[0], flush=True)
+  files.write_json(
+    trained.workdir / report_budget.CURVE,
+    {
+      "unit": unit, "batch": calibrator.batch,
+      "device": jax.local_devices()[0].device_kind,
+      "reach": reach, "left_out": left, "tasks": _tasks(trained.tasks),
+      "settings": found, "default": calibrator.default(test=True),
+    })  # fmt: skip
+  return report_budget.write(trained.workdir)
+
+
+def _write(
+  calibrator: calibrate.Calibrator, setting: settings.Setting
+) -> pathlib.Path:
+  """Writes a setting beside the checkpoint; other budgets' files stay."""
+  trained = calibrator.trained
+  folder = trained.workdir / "budgets"
+  folder.mkdir(exist_ok=True)
+  path = folder / f"{setting.unit}-{setting.budget:.4g}.json"
+  about = {"step": trained.step, "route": trained.route,
+           "gated": trained.gated}  # fmt: skip
+  files.write_json(path, setting.to_dict() | about)
+  return path
+
+
+def _tasks(tasks: Sequence[types.TaskSpec]) -> list[dict[str, Any]]:
+  """Names and metrics, as results name them."""
+  return [
+    {"name": task.name, "metrics": [
+      {"name": m.name, "higher_is_better": m.higher_is_better, "unit": m.unit}
+      for m in kinds.find(task.kind).metrics(task)]}
+    for task in tasks
+  ]  # fmt: skip
+
+
+def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
+  """Lines for the terminal: budget, what was met, metrics on test.
+
+  Args:
+    setting: with its budget, measured on test.
+    tasks: in order.
+  """
+  assert setting.test is not None and setting.budget is not None
+  met = f"{setting.met():.4g} on validation"
+  if setting.unit == settings.MS:
+    met = (f"{setting.met():.4g} measured ({setting.predicted_ms:.4g}"
+           f" predicted), batch {setting.batch}")  # fmt: skip
+  else:
+    met += f", {setting.met('test'):.4g} on test"
+  lines = [f"budget {setting.budget:.4g} {setting.unit}: {met}"]
+  for split in ("validation", "test"):
+    found = getattr(setting, split)
+    lines.append(
+      f"{split}: {100 * found.rate:.1f}% of all (task, block, example) triples"
+      f" executed, {100 * found.flops:.1f}% of the multiply-accumulates"
+      f" (standard error {100 * found.error:.2f}%)")
+  lines.append(f"validation score: {setting.validation.score:.4f}")
+  for task in tasks:
+    values = setting.test.metrics[task.name]
+    shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items())
+    lines.append(f"{task.name} on test: {shown}")
+  return "\n".join(lines)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m dynashare_jax.calibrate", allow_abbrev=False,
+    description="Finds gate thresholds that meet a budget on validation.",
+  )  # fmt: skip
+  parser.add_argument(
+    "--workdir", required=True, help="folder of a finished run with gates")
+  parser.add_argument(
+    "--budget", type=float, help="for example 0.6; in milliseconds for ms")
+  parser.add_argument(
+    "--unit", default=settings.FLOPS, choices=settings.UNITS,
+    help="executed share of (task, block, example) triples, share of the"
+    " multiply-accumulates with all gates open, or milliseconds of a batch"
+    " (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--batch", type=int, default=8,
+    help="examples of the batch that is timed (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--curve", action="store_true",
+    help="a table and a figure of metrics against budgets")  # fmt: skip
+  parser.add_argument(
+    "--budgets", default="",
+    help="of the curve, with commas (default: 0.3,0.4, ... 0.9; for ms these"
+    " are shares of the time with all gates open)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--data_dir", default="",
+    help="where the data lie (default: as in training)")  # fmt: skip
+  return parser.parse_args(list(argv))
+
+
+def run(argv: Sequence[str]) -> pathlib.Path:
+  """Does what the command line says.
+
+  Args:
+    argv: arguments without the program's name.
+
+  Returns:
+    The setting's file, or `budget.md` of a curve.
+
+  Raises:
+    ValueError: in the arguments or the work directory, before anything is
+      evaluated; or a budget out of reach.
+  """
+  arguments = _parse(argv)
+  if arguments.curve == (arguments.budget is not None):
+    raise ValueError("Give either --budget=VALUE or --curve.")
+  try:
+    many = [float(v) for v in arguments.budgets.split(",") if v.strip()]
+  except ValueError as error:
+    raise ValueError(
+      f"--budgets must be numbers with commas, not {arguments.budgets!r}."
+    ) from error
+  if many and not arguments.curve:
+    raise ValueError("--budgets belongs to --curve; give --budget=VALUE.")
+  wanted = [
+    settings.Budget(value, arguments.unit)
+    for value in (many if arguments.curve else [arguments.budget])
+  ]
+  trained = main_lib.load(arguments.workdir, arguments.data_dir)
+  calibrator = calibrate.Calibrator(trained, arguments.batch)
+  if arguments.curve:
+    return curve(calibrator, arguments.unit, many)
+  return one(calibrator, wanted[0])
+
+
+def cli(argv: Sequence[str] | None = None) -> None:
+  """Entry point; exits with 2 after an error, 130 after an interruption."""
+  logging.set_verbosity(logging.ERROR)
+  main_lib.use_compilation_cache()
+  start = time.monotonic()
+  try:
+    path = run(sys.argv[1:] if argv is None else argv)
+  except (ValueError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("interrupted: budgets written so far stay.", file=sys.stderr)
+    sys.exit(130)
+  print(f"{path} ({time.monotonic() - start:,.0f} s)")
+
+
+if __name__ == "__main__":
+  cli()

@@ -1,0 +1,362 @@
+"""A budget at run time: gate thresholds that make one checkpoint cost less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import functools
+import itertools
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynashare_jax.data import loader
+from dynashare_jax.infer import closing
+from dynashare_jax.infer import settings
+from dynashare_jax.infer import strategy
+from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.infer import work as work_lib
+from dynashare_jax.train import evaluate
+from dynashare_jax.train import feed as feed_lib
+from dynashare_jax.train import mesh as mesh_lib
+
+TOLERANCE = 0.002  # relative distance to a budget that ends a search
+_PATH_EXAMPLES = 512  # that the order of closing is found on
+_TRIES = 24  # evaluations of a search
+_TIMED = 16  # batches that a time is measured on
+_ROUNDS = 9  # alternated repeats of a time
+_REFINED = 3  # corrections of a predicted time
+_TIME_TOLERANCE = 0.02
+
+
+class Calibrator:
+  """Finds settings of a trained model by measuring whole evaluations.
+
+  One scalar moves all gated blocks along a path from "all closed" (0) to "all
+  open" (1). Earlier blocks change what later gates see, so a place on the path
+  is always evaluated end to end; what was evaluated once is kept.
+
+  Source: ours. The path closes first what costs the least validation score
+    for the multiply-accumulates it saves, a quartile of a block's scores at a
+    time. Gates that were trained for a range of told rates instead go through
+    that range with threshold 0, and shift all scores alike beyond its ends.
+  """
+
+  def __init__(self, trained: trained_lib.Trained, batch: int = 8) -> None:
+    """Prepares; evaluates nothing yet.
+
+    Args:
+      trained: with instance gates.
+      batch: examples of the batch that is timed for budgets in `ms`.
+
+    Raises:
+      ValueError: no gate decides anything in this model, or `batch` does not
+        fit the validation split.
+    """
+    self.trained = trained
+    self.batch = batch
+    experiment = trained.experiment
+    _check(trained, batch)
+    self.work = work_lib.of_plan(trained)
+    self._feed = feed_lib.Feed(experiment)
+    self._evaluator = evaluate.Evaluator(
+      experiment.network, experiment.tasks, trained.gated,
+      experiment.config.eval.batch_size,
+      mesh_lib.batch_sharding(experiment.mesh), True, None,
+      experiment.target_rate)  # fmt: skip
+    self._seen: dict[str, dict[float, settings.Measured]] = {}
+
+  def knobs(self, position: float) -> closing.Knobs:
+    """Thresholds `[L]` and told rate at a place of the path.
+
+    Args:
+      position: in [0, 1]; 0 closes and 1 opens every gate, exactly.
+    """
+    return self._path(position)
+
+  def measure(
+    self, position: float, split: str = "validation"
+  ) -> settings.Measured:
+    """Cost and metrics at a place of the path; remembered.
+
+    Args:
+      position: in [0, 1].
+      split: of the data.
+    """
+    seen = self._seen.setdefault(split, {})
+    if position not in seen:
+      seen[position] = self._evaluate(self.knobs(position), split)
+    return seen[position]
+
+  def reach(self, unit: str) -> tuple[float, float]:
+    """The lowest and the highest budget of a unit: all closed, all open."""
+    if unit == settings.MS:
+      closed, opened = self._anchors
+      return closed, opened
+    lowest, highest = self.measure(0.0), self.measure(1.0)
+    return _cost(lowest, unit), _cost(highest, unit)
+
+  def meet(
+    self, budget: settings.Budget, test: bool = False
+  ) -> settings.Setting:
+    """The setting that meets a budget on validation.
+
+    Args:
+      budget: to meet.
+      test: whether to measure the found setting on test, too.
+
+    Raises:
+      ValueError: the budget is out of reach; says what is in reach.
+    """
+    low, high = self.reach(budget.unit)
+    _check_reach(budget, low, high)
+    if budget.unit == settings.MS:
+      return self._meet_ms(budget, test)
+    return self._setting(budget, self._find(budget.unit, budget.value), test)
+
+  def default(self, test: bool = False) -> settings.Setting:
+    """The model as trained: thresholds 0 and the run's own target rate."""
+    knobs = np.zeros(len(self.trained.gated)), self._target
+
+    def whole(split: str) -> settings.Measured:
+      error = self._error(knobs, split)
+      return self._evaluate(knobs, split)._replace(error=error)
+
+    return settings.Setting(
+      settings.FLOPS, None, tuple(map(float, knobs[0])), knobs[1],
+      whole("validation"), whole("test") if test else None)  # fmt: skip
+
+  def _setting(
+    self, budget: settings.Budget, position: float, test: bool, **times: Any
+  ) -> settings.Setting:
+    threshold, target = self.knobs(position)
+    return settings.Setting(
+      budget.unit, budget.value, tuple(map(float, threshold)), target,
+      self._whole(position, "validation"),
+      self._whole(position, "test") if test else None, **times)  # fmt: skip
+
+  def _whole(self, position: float, split: str) -> settings.Measured:
+    """What was measured, with its standard error."""
+    error = self._error(self.knobs(position), split)
+    return self.measure(position, split)._replace(error=error)
+
+  def _error(self, knobs: closing.Knobs, split: str) -> float:
+    """Standard error of the mean share of work, over a split's examples."""
+    args = np.asarray(knobs[0], np.float32), np.float32(knobs[1])
+    found = []
+    for arrays, indices, present in self._feed.evaluation(split)():
+      inputs = loader.take(arrays, indices, present).inputs
+      executed = np.asarray(
+        self._executed(self.trained.variables, inputs, *args))
+      amounts = np.zeros(executed.shape[1])
+      for task, block, amount in self.work.gated:
+        amounts += amount * executed[task, :, block]
+      found.append(amounts[np.asarray(present)] / self.work.full)
+    shares = np.concatenate(found)
+    return float(shares.std() / math.sqrt(len(shares)))
+
+  @functools.cached_property
+  def _executed(self) -> Any:
+    """`(variables, inputs, thresholds, told rate)` to `[T, B, L]`, jitted."""
+    def run(variables: Any, inputs: Any, threshold: Any, target: Any) -> Any:
+      forward = self.trained.forward(threshold=threshold, target_rate=target)
+      return forward(variables, inputs)[1].executed
+
+    return jax.jit(run)
+
+  def _find(self, unit: str, goal: float) -> float:
+    """A position whose cost on validation is within the tolerance of a goal.
+
+    Where the cost jumps over the goal, the nearest that there is.
+    """
+    costs = {p: _cost(self.measure(p), unit) for p in (0.0, 1.0)}
+    costs |= {p: _cost(m, unit) for p, m in self._seen["validation"].items()}
+    for _ in range(_TRIES):
+      near = min(abs(cost - goal) for cost in costs.values())
+      pair = next(
+        (pair for pair in itertools.pairwise(sorted(costs))
+         if costs[pair[0]] <= goal <= costs[pair[1]]), None)  # fmt: skip
+      if near <= TOLERANCE * goal or pair is None or pair[1] - pair[0] < 1e-6:
+        break
+      low, high = (costs[p] for p in pair)
+      share = min(max((goal - low) / (high - low), 0.1), 0.9)
+      place = pair[0] + share * (pair[1] - pair[0])
+      costs[place] = _cost(self.measure(place), unit)
+    return min(costs, key=lambda p: abs(costs[p] - goal))
+
+  def _evaluate(
+    self, knobs: closing.Knobs, split: str, batches: Any = None
+  ) -> settings.Measured:
+    trained = self.trained
+    found = self._evaluator.run(
+      trained.params, trained.stats, batches or self._feed.evaluation(split),
+      trained.route, True, knobs[0], knobs[1])  # fmt: skip
+    score = evaluate.score(trained.tasks, found.metrics, self._constant)
+    return settings.Measured(
+      float(found.rate.mean()), float(self.work.share(found.rate)),
+      float(score.mean()), found.metrics)  # fmt: skip
+
+  @functools.cached_property
+  def _constant(self) -> evaluate.Values:
+    """Metrics of the best constant prediction, on validation."""
+    return evaluate.constants(
+      self.trained.tasks, self._feed.labels("train"),
+      self._feed.labels("validation"))  # fmt: skip
+
+  @functools.cached_property
+  def _path(self) -> closing.Path:
+    trained = self.trained
+    told, target = trained.experiment.objective.sampled_rates, self._target
+    if told is not None:
+      return closing.told(trained.gated, *told)
+    quartiles = closing.quartiles(trained, self._some_batches)
+
+    def try_levels(levels: np.ndarray) -> tuple[float, float]:
+      knobs = closing.thresholds(levels, quartiles), target
+      found = self._evaluate(knobs, "validation", self._some_batches)
+      return found.flops, found.score
+
+    asked = sorted({block for _, block, _ in self.work.gated})
+    nodes = closing.order(try_levels, asked, len(trained.gated))
+    return closing.along(nodes[::-1], quartiles, target)
+
+  @property
+  def _target(self) -> float:
+    """What gates are told that read it, in the run's own setting."""
+    return self.trained.experiment.target_rate
+
+  def _some_batches(self) -> Any:
+    """Batches of the first examples of validation."""
+    size = self.trained.experiment.config.eval.batch_size
+    count = -(-_PATH_EXAMPLES // size)
+    return itertools.islice(self._feed.evaluation("validation")(), count)
+
+  @functools.cached_property
+  def _anchors(self) -> tuple[float, float]:
+    """Milliseconds with all gates closed and with all open."""
+    closed, opened = self._clock([self.knobs(0.0), self.knobs(1.0)])
+    if closed >= opened:
+      raise ValueError(
+        f"Closing all gates saves no time on this device at batch {self.batch}:"
+        f" {closed:.3g} ms, all open {opened:.3g} ms. Give the budget in"
+        f" {settings.RATE} or {settings.FLOPS}."
+      )
+    return closed, opened
+
+  def _meet_ms(self, budget: settings.Budget, test: bool) -> settings.Setting:
+    """Predicts the time from the work, measures, and corrects.
+
+    Time is a + b * work between all closed and all open; a place that was
+    measured becomes a corner of that line.
+    """
+    ends = [self.measure(p).flops for p in (0.0, 1.0)]
+    line = list(zip(self._anchors, ends, strict=True))
+    best: tuple[float, float, float, float] | None = None
+    for _ in range(_REFINED):
+      times, shares = zip(*sorted(line), strict=True)
+      goal = float(np.interp(budget.value, times, shares))
+      position = self._find(settings.FLOPS, goal)
+      share = self.measure(position).flops
+      predicted = float(np.interp(share, sorted(shares), sorted(times)))
+      closed, ms, opened = self._clock(
+        [self.knobs(p) for p in (0.0, position, 1.0)])  # fmt: skip
+      found = abs(ms - budget.value), position, ms, predicted
+      best = found if best is None else min(best, found)
+      if best[0] <= _TIME_TOLERANCE * budget.value:
+        break
+      line = [(closed, ends[0]), (opened, ends[1])]
+      line += [(ms, share)] if closed < ms < opened else []
+    assert best is not None
+    return self._setting(budget, best[1], test, batch=self.batch, ms=best[2],
+                         predicted_ms=best[3])  # fmt: skip
+
+  def _clock(self, knobs: Sequence[closing.Knobs]) -> list[float]:
+    """Median milliseconds of a batch for every setting, in alternation."""
+    run, variables, batches = self._timed
+    spent: list[list[float]] = [[] for _ in knobs]
+    for number in range(_ROUNDS + 1):
+      for place, (threshold, target) in enumerate(knobs):
+        args = np.asarray(threshold, np.float32), np.float32(target)
+        start = time.perf_counter()
+        for inputs in batches:
+          jax.block_until_ready(run(variables, inputs, *args))
+        if number:  # the first round compiles and warms up
+          spent[place].append(time.perf_counter() - start)
+    return [1000 * float(np.median(s)) / len(batches) for s in spent]
+
+  @functools.cached_property
+  def _timed(self) -> tuple[Any, Any, list[Any]]:
+    """The jitted gated execution, its variables, and batches, on one device."""
+    trained, device = self.trained, jax.local_devices()[0]
+    way = strategy.choose(
+      self.batch, device.platform, strategy.load(trained.workdir))
+    execution = trained_lib.Execution(compaction=way)
+
+    def run(variables: Any, inputs: Any, threshold: Any, target: Any) -> Any:
+      return trained.forward(execution, threshold, target)(variables, inputs)[0]
+
+    source = trained.experiment.dataset.source("validation")
+    count = min(len(source) // self.batch, _TIMED)
+    batches = [
+      jax.tree.map(
+        lambda *rows: jax.device_put(np.stack(rows), device),
+        *(source[k * self.batch + i].inputs for i in range(self.batch)))
+      for k in range(count)
+    ]  # fmt: skip
+    return jax.jit(run), jax.device_put(trained.variables, device), batches
+
+
+def curve(
+  calibrator: Calibrator, budgets: Sequence[settings.Budget]
+) -> tuple[settings.Setting, ...]:
+  """Settings for several budgets, each measured on validation and test.
+
+  Args:
+    calibrator: of the trained model.
+    budgets: to meet; a place that one evaluated serves the others.
+
+  Raises:
+    ValueError: a budget is out of reach.
+  """
+  return tuple(calibrator.meet(budget, test=True) for budget in budgets)
+
+
+def _check(trained: trained_lib.Trained, batch: int) -> None:
+  """Refuses models without gates, and batches that cannot be made."""
+  name = trained.experiment.method.name
+  if not trained.gates or not any(trained.gated):
+    raise ValueError(
+      f"{trained.workdir} was trained with the method {name!r} without instance"
+      " gates: nothing can be calibrated. Its cost is fixed by its route."
+    )
+  route = np.asarray(trained.route)
+  if not route[:, np.asarray(trained.gated)].any():
+    raise ValueError(
+      f"The route of {trained.workdir} skips every block that has a gate:"
+      " nothing can be calibrated."
+    )
+  size = trained.experiment.dataset.spec.sizes["validation"]
+  if not 1 <= batch <= size:
+    raise ValueError(
+      f"The batch must have 1 to {size} examples, as many as the validation"
+      f" split, not {batch}."
+    )
+
+
+def _check_reach(budget: settings.Budget, low: float, high: float) -> None:
+  """Refuses a budget that no threshold meets; rounding is forgiven."""
+  if low * (1 - TOLERANCE) <= budget.value <= high * (1 + TOLERANCE):
+    return
+  what = "below" if budget.value < low else "above"
+  limit = "lowest" if budget.value < low else "highest"
+  raise ValueError(
+    f"A budget of {budget.value:g} {budget.unit} is {what} the {limit} in"
+    f" reach: {math.ceil(1e4 * low) / 1e4:.4f} with all gates closed to"
+    f" {math.floor(1e4 * high) / 1e4:.4f} with all open. Choose one between."
+  )
+
+
+def _cost(found: settings.Measured, unit: str) -> float:
+  return found.rate if unit == settings.RATE else found.flops

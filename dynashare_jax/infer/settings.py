@@ -1,0 +1,131 @@
+"""Budgets of an execution, and the settings that meet them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+from dynashare_jax.train import evaluate
+
+RATE = "rate"
+FLOPS = "flops"
+MS = "ms"
+UNITS = (RATE, FLOPS, MS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """What an execution may cost.
+
+  Attributes:
+    value: the most, above 0.
+    unit: `rate` (mean share of executed (task, block, example) triples, all
+      tasks times all blocks being 1), `flops` (share of the multiply-
+      accumulates of the route's plan with all gates open) or `ms`
+      (milliseconds of a batch, gated execution, this device).
+
+  Raises:
+    ValueError: an unknown unit, or a value that is not above 0.
+  """
+
+  value: float
+  unit: str = FLOPS
+
+  def __post_init__(self) -> None:
+    """Checks both."""
+    if self.unit not in UNITS:
+      raise ValueError(
+        f"The unit of a budget is {self.unit!r}; it must be one of {UNITS}."
+      )
+    if not (math.isfinite(self.value) and self.value > 0):
+      raise ValueError(f"A budget must be above 0, but is {self.value}.")
+
+
+class Measured(NamedTuple):
+  """What a setting costs and gives on one split.
+
+  Attributes:
+    rate: executed share of all (task, block, example) triples.
+    flops: share of the multiply-accumulates with all gates open.
+    score: mean over tasks of the score that selects models, see
+      `train.evaluate.score`.
+    metrics: task -> metric -> value.
+    error: standard error of `flops` over the split's examples: how far the
+      mean of other data of the same size will easily be; NaN if not computed.
+  """
+
+  rate: float
+  flops: float
+  score: float
+  metrics: evaluate.Values
+  error: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """Gate thresholds and what they were measured to do.
+
+  Attributes:
+    unit: of the budget.
+    budget: that was asked for; None for the setting as trained.
+    thresholds: `[L]` scores that gates must exceed; 0 at blocks without one.
+    target_rate: what gates are told that read it.
+    validation: on the split that the thresholds were found on.
+    test: held out, never used to choose; None if it was not read.
+    batch: examples of the batch that was timed; None unless the unit is `ms`.
+    ms: measured milliseconds of it.
+    predicted_ms: milliseconds that were expected before.
+  """
+
+  unit: str
+  budget: float | None
+  thresholds: tuple[float, ...]
+  target_rate: float
+  validation: Measured
+  test: Measured | None = None
+  batch: int | None = None
+  ms: float | None = None
+  predicted_ms: float | None = None
+
+  def met(self, split: str = "validation") -> float:
+    """What was measured in the budget's unit; a time is of validation."""
+    if self.unit == MS:
+      return math.nan if self.ms is None else self.ms
+    found = self.validation if split == "validation" else self.test
+    if found is None:
+      raise ValueError(f"This setting was not measured on {split}.")
+    return found.rate if self.unit == RATE else found.flops
+
+  def to_dict(self) -> dict[str, Any]:
+    """Everything as plain data, for JSON."""
+    found = dataclasses.asdict(self)
+    for split in ("validation", "test"):
+      value = getattr(self, split)
+      found[split] = None if value is None else value._asdict()
+    return found
+
+
+def read(path: str | pathlib.Path) -> tuple[tuple[float, ...], float]:
+  """Reads what `Trained.forward` takes from a written setting.
+
+  Args:
+    path: a file of `<workdir>/budgets`.
+
+  Returns:
+    `threshold` `[L]` and `target_rate`.
+
+  Raises:
+    ValueError: there is no such file, or it holds no setting.
+  """
+  file = pathlib.Path(path)
+  try:
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    return tuple(map(float, saved["thresholds"])), float(saved["target_rate"])
+  except (OSError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{file} holds no budget setting ({type(error).__name__}: {error})."
+      " Write one with python -m dynashare_jax.calibrate."
+    ) from error
