@@ -3,10 +3,14 @@
   python -m dynashare_jax.calibrate --workdir=runs/rooms/dynashare-0 \
       --budget=0.6 --unit=flops
   python -m dynashare_jax.calibrate --workdir=runs/rooms/dynashare-0 --curve
+  python -m dynashare_jax.calibrate --workdir=runs/rooms/dynashare-0 \
+      --tune=1,8,32
 
 The first writes `<workdir>/budgets/flops-0.6.json`, whose thresholds
 `infer.trained.Trained.forward` takes. The second writes `budget.md`,
-`budget.csv` and `figures/budget.png`: metrics against budgets.
+`budget.csv` and `figures/budget.png`: metrics against budgets. The third times
+the ways of gated execution at these batch sizes on this device and writes
+`execution.json`, which `infer.strategy.choose` follows from then on.
 """
 
 from __future__ import annotations
@@ -20,11 +24,14 @@ from typing import Any
 
 from absl import logging
 import jax
+import numpy as np
 
 from dynashare_jax import main as main_lib
 from dynashare_jax import types
 from dynashare_jax.infer import calibrate
 from dynashare_jax.infer import settings
+from dynashare_jax.infer import strategy
+from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.objectives import kinds
 from dynashare_jax.report import budget as report_budget
 from dynashare_jax.train import workdir as files
@@ -95,6 +102,35 @@ def curve(
       "settings": found, "default": calibrator.default(test=True),
     })  # fmt: skip
   return report_budget.write(trained.workdir)
+
+
+def tune(
+  trained: trained_lib.Trained, sizes: Sequence[int]
+) -> pathlib.Path:
+  """Times the ways of gated execution on this device; writes and prints.
+
+  Args:
+    trained: with instance gates.
+    sizes: batch sizes.
+
+  Returns:
+    `<workdir>/execution.json`.
+
+  Raises:
+    ValueError: no gates, or a batch that the validation split cannot fill.
+  """
+  source = trained.experiment.dataset.source("validation")
+  if not sizes or not 1 <= min(sizes) <= max(sizes) <= len(source):
+    raise ValueError(
+      f"--tune must name batch sizes from 1 to {len(source)}, the size of the"
+      f" validation split, not {','.join(map(str, sizes))}.")  # fmt: skip
+  rows = [source[i].inputs for i in range(max(sizes))]
+  inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+  found = strategy.tune(trained, strategy.examples(inputs, sizes))
+  for size, seconds in found["seconds"].items():
+    shown = ", ".join(f"{n} {1000 * s:.4g} ms" for n, s in seconds.items())
+    print(f"batch {size}: {found['choices'][size]} is quickest ({shown})")
+  return strategy.save(found, trained.workdir)
 
 
 def _write(
@@ -178,9 +214,24 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     " are shares of the time with all gates open)",
   )  # fmt: skip
   parser.add_argument(
+    "--tune", default="",
+    help="time the ways of gated execution at these batch sizes, with commas,"
+    " and keep the quickest for this device",
+  )  # fmt: skip
+  parser.add_argument(
     "--data_dir", default="",
     help="where the data lie (default: as in training)")  # fmt: skip
   return parser.parse_args(list(argv))
+
+
+def _numbers(text: str, name: str) -> list[float]:
+  """Numbers with commas between them."""
+  try:
+    return [float(value) for value in text.split(",") if value.strip()]
+  except ValueError as error:
+    raise ValueError(
+      f"--{name} must be numbers with commas, not {text!r}."
+    ) from error
 
 
 def run(argv: Sequence[str]) -> pathlib.Path:
@@ -190,28 +241,27 @@ def run(argv: Sequence[str]) -> pathlib.Path:
     argv: arguments without the program's name.
 
   Returns:
-    The setting's file, or `budget.md` of a curve.
+    The setting's file, `budget.md` of a curve, or `execution.json`.
 
   Raises:
     ValueError: in the arguments or the work directory, before anything is
       evaluated; or a budget out of reach.
   """
   arguments = _parse(argv)
-  if arguments.curve == (arguments.budget is not None):
-    raise ValueError("Give either --budget=VALUE or --curve.")
-  try:
-    many = [float(v) for v in arguments.budgets.split(",") if v.strip()]
-  except ValueError as error:
-    raise ValueError(
-      f"--budgets must be numbers with commas, not {arguments.budgets!r}."
-    ) from error
+  asked = (arguments.budget is not None, arguments.curve, bool(arguments.tune))
+  if sum(asked) != 1:
+    raise ValueError("Give one of --budget=VALUE, --curve and --tune=SIZES.")
+  many = _numbers(arguments.budgets, "budgets")
   if many and not arguments.curve:
     raise ValueError("--budgets belongs to --curve; give --budget=VALUE.")
+  sizes = [int(size) for size in _numbers(arguments.tune, "tune")]
   wanted = [
     settings.Budget(value, arguments.unit)
-    for value in (many if arguments.curve else [arguments.budget])
+    for value in (many if asked[1] else [arguments.budget] if asked[0] else [])
   ]
   trained = main_lib.load(arguments.workdir, arguments.data_dir)
+  if arguments.tune:
+    return tune(trained, sizes)
   calibrator = calibrate.Calibrator(trained, arguments.batch)
   if arguments.curve:
     return curve(calibrator, arguments.unit, many)

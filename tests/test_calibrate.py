@@ -15,6 +15,7 @@ from dynashare_jax import calibrate
 from dynashare_jax import data
 from dynashare_jax import main
 from dynashare_jax.infer import settings
+from dynashare_jax.infer import strategy
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
 from dynashare_jax.train import workdir as workdir_lib
@@ -106,7 +107,7 @@ def test_bad_arguments_are_one_line(run, capsys):
   text = _error(capsys, f"--workdir={run}", "--budget=0.001")
   assert text.startswith("error: A budget of 0.001 flops is below the lowest")
   text = _error(capsys, f"--workdir={run}")
-  assert text == "error: Give either --budget=VALUE or --curve.\n"
+  assert "error: Give one of --budget=VALUE, --curve and --tune=SIZES" in text
   text = _error(capsys, f"--workdir={run}", "--curve", "--budgets=a")
   assert "--budgets must be numbers" in text
   text = _error(capsys, f"--workdir={run}", "--budget=0")
@@ -123,3 +124,16 @@ def test_a_run_without_gates_is_told_so(run, capsys, monkeypatch):
   monkeypatch.setattr(main, "load", lambda *_: ungated)
   text = _error(capsys, f"--workdir={run}", "--budget=0.5")
   assert text.startswith("error: ") and "without instance gates" in text
+
+
+def test_tuning_is_kept_beside_the_checkpoint(run, capsys):
+  calibrate.cli([f"--workdir={run}", "--tune=1,4"])
+  saved = strategy.load(run)
+  assert set(saved["choices"]) == {"1", "4"}
+  assert set(saved["seconds"]["4"]) == {"masked", "rows", "buckets"}
+  quickest = min(saved["seconds"]["4"], key=saved["seconds"]["4"].get)
+  assert saved["choices"]["4"] == quickest
+  assert f"batch 4: {quickest} is quickest" in capsys.readouterr().out
+  assert strategy.choose(4, "cpu", saved) == strategy.WAYS[quickest]
+  message = _error(capsys, f"--workdir={run}", "--tune=1,400")
+  assert "batch sizes from 1 to 200, the size of the validation" in message
