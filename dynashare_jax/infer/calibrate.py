@@ -290,8 +290,7 @@ class Calibrator:
   def _timed(self) -> tuple[Any, Any, list[Any]]:
     """The jitted gated execution, its variables, and batches, on one device."""
     trained, device = self.trained, jax.local_devices()[0]
-    way = strategy.choose(
-      self.batch, device.platform, strategy.load(trained.workdir))
+    way = strategy.of(trained, self.batch, device.platform)
     execution = trained_lib.Execution(compaction=way)
 
     def run(variables: Any, inputs: Any, threshold: Any, target: Any) -> Any:

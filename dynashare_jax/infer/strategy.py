@@ -23,24 +23,30 @@ Compaction = compaction_lib.Compaction
 WAYS: Mapping[str, Compaction | None] = {
   "masked": None,
   "rows": Compaction(compaction_lib.ROWS),
-  "buckets": Compaction(compaction_lib.BUCKETS, 8),
+  "buckets": Compaction(compaction_lib.BUCKETS, 16),
 }
 
 
 def choose(
-  batch: int, platform: str, tuned: Mapping[str, Any] | None = None
+  batch: int,
+  platform: str,
+  tuned: Mapping[str, Any] | None = None,
+  input_kind: str = "image",
 ) -> Compaction | None:
   """The way for a batch size on a device.
 
   Without measurements of the device: batch 1 executes its gated blocks
-  conditionally; on a CPU larger batches are compacted into buckets (measured:
-  docs/benchmarks). On an accelerator they are compacted from 8 examples on and
-  masked below, which is a guess: nothing was measured there yet, so tune.
+  conditionally. On a CPU so does every example of a larger batch of images or
+  series, whose blocks are work enough by themselves; rows of tables are
+  compacted into buckets (measured: docs/benchmarks). On an accelerator all are
+  compacted from 8 examples on and masked below, which is a guess: nothing was
+  measured there yet, so tune.
 
   Args:
     batch: examples a call, at least 1.
     platform: `cpu`, `gpu`, `cuda`, `tpu`.
     tuned: what `tune` found on a device of this platform.
+    input_kind: of the data set, see `types.DatasetSpec`.
 
   Returns:
     The compaction, or None for computing and masking.
@@ -56,11 +62,20 @@ def choose(
     # One row has no buckets, and a choice for it means nothing for more.
     if (nearest == 1) == (batch == 1):
       return WAYS[tuned["choices"][str(nearest)]]
-  if batch == 1:
+  if batch == 1 or (platform == "cpu" and input_kind != "table"):
     return WAYS["rows"]
   if platform == "cpu" or batch >= 8:
     return WAYS["buckets"]
   return None
+
+
+def of(
+  trained: trained_lib.Trained, batch: int, platform: str
+) -> Compaction | None:
+  """The way for a trained model, with what its folder says was tuned."""
+  return choose(
+    batch, platform, load(trained.workdir),
+    trained.experiment.dataset.spec.input_kind)  # fmt: skip
 
 
 def tune(

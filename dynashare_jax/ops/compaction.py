@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -31,11 +31,11 @@ class Compaction(NamedTuple):
   buckets: int = 8
 
 
-def sizes(rows: int, buckets: int) -> tuple[int, ...]:
+def sizes(rows: Any, buckets: int) -> tuple[Any, ...]:
   """Ascending bucket sizes, evenly spaced, from 0 to all rows.
 
   Args:
-    rows: N.
+    rows: N; may be a symbolic size of `jax.export` that is at least `buckets`.
     buckets: how many above 0; fewer where N is smaller.
 
   Raises:
@@ -109,7 +109,7 @@ def _buckets(
   offered = sizes(x.shape[0], buckets)
   order = jnp.argsort(~keep, stable=True)  # kept rows first, in their order
 
-  def of_size(size: int) -> Callable[[], jax.Array]:
+  def of_size(size: Any) -> Callable[[], jax.Array]:
     def whole() -> jax.Array:
       done = function(x, other)
       wide = keep.reshape(keep.shape + (1,) * (done.ndim - 1))

@@ -36,6 +36,8 @@ def trained():
     jax.random.key(0), inputs, trunks.Decisions(routing.all_run(3, 2)), False)
   experiment = python_types.SimpleNamespace(
     network=network, gated=gated, blocks=3, target_rate=0.5,
+    dataset=python_types.SimpleNamespace(
+      spec=types.DatasetSpec("toy", (), "table", (5,), {})),
     tasks=(types.TaskSpec("a", "binary"), types.TaskSpec("b", "binary")),
     method=python_types.SimpleNamespace(columns=False))
   return trained_lib.Trained(
@@ -45,8 +47,10 @@ def trained():
 
 def test_one_example_is_conditional_and_many_are_compacted():
   assert strategy.choose(1, "cpu") == compaction.Compaction("rows")
-  assert strategy.choose(2, "cpu") == compaction.Compaction("buckets", 8)
-  assert strategy.choose(32, "gpu") == compaction.Compaction("buckets", 8)
+  assert strategy.choose(2, "cpu") == compaction.Compaction("rows")
+  buckets = compaction.Compaction("buckets", 16)
+  assert strategy.choose(2, "cpu", input_kind="table") == buckets
+  assert strategy.choose(32, "gpu") == buckets
   assert strategy.choose(4, "gpu") is None
   with pytest.raises(ValueError, match="is 0; it must be at least 1"):
     strategy.choose(0, "cpu")
@@ -59,7 +63,7 @@ def test_a_measurement_of_this_platform_decides():
   assert strategy.choose(9, "cpu", tuned) == compaction.Compaction("rows")
   assert strategy.choose(30, "cpu", tuned) is None
   # Nothing was measured near 2: batch 1 says nothing of it.
-  assert strategy.choose(2, "cpu", tuned) == compaction.Compaction("buckets", 8)
+  assert strategy.choose(2, "cpu", tuned) == compaction.Compaction("rows")
   assert strategy.choose(1, "gpu", tuned) == compaction.Compaction("rows")
 
 
@@ -133,3 +137,10 @@ def test_refuses_what_cannot_be_tuned(trained):
   with pytest.raises(ValueError, match="batch of 5 cannot be taken from 4"):
     strategy.examples(np.ones((4, 5)), (1, 5))
   assert strategy.examples(np.ones((4, 5)), (1, 3))[3].shape == (3, 5)
+
+
+def test_a_models_way_follows_its_data_and_its_folder(trained, tmp_path):
+  here = trained_lib.dataclasses.replace(trained, workdir=tmp_path)
+  assert strategy.of(here, 8, "cpu") == strategy.WAYS["buckets"]  # a table
+  strategy.save({"platform": "cpu", "choices": {"8": "masked"}}, tmp_path)
+  assert strategy.of(here, 8, "cpu") is None

@@ -1,0 +1,394 @@
+"""What a trained model costs: parameters, work, memory and measured time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dynashare_jax.infer import strategy
+from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.infer import work
+from dynashare_jax.train import optim
+
+ALL = "all tasks"
+MASKED = "masked"
+PLANNED = "planned"
+GATED = "planned + gated"
+SEPARATE = "single-task networks"
+WAYS = (MASKED, PLANNED, GATED, SEPARATE)
+
+
+class Parameters(NamedTuple):
+  """Numbers that an execution reads, by group.
+
+  Attributes:
+    backbone: stem, blocks and shortcuts.
+    gates: instance gates.
+    heads: of the tasks.
+    batch_stats: running averages of batch norms and gates, not trainable.
+  """
+
+  backbone: int
+  gates: int
+  heads: int
+  batch_stats: int
+
+
+class Times(NamedTuple):
+  """Seconds of repeated calls with one batch size.
+
+  Attributes:
+    seconds: of every call, at least one.
+    activations: bytes of activations and scratch memory of the program,
+      without parameters, inputs and results.
+  """
+
+  seconds: tuple[float, ...]
+  activations: int
+
+  @property
+  def median(self) -> float:
+    """Of the calls, in seconds."""
+    return statistics.median(self.seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """The cost of one way of execution.
+
+  Attributes:
+    scope: a task's name, or `ALL`.
+    way: one of `WAYS`.
+    parameters: that it reads.
+    macs: analytic multiply-accumulates of an example; with gates the mean at
+      the rates that were given.
+    xla_macs: half the operations that XLA counts for an example, before its
+      optimisations; None with gates, where it counts every branch of a
+      conditional. It leaves out taps in the padding and counts elementwise
+      work.
+    times: batch size -> what was measured.
+  """
+
+  scope: str
+  way: str
+  parameters: Parameters
+  macs: float
+  xla_macs: float | None
+  times: Mapping[int, Times] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """A model and a way to execute it.
+
+  Attributes:
+    scope: a task's name, or `ALL`.
+    way: one of `WAYS`.
+    model: of the tasks in scope alone.
+    macs: see `Cost`.
+  """
+
+  scope: str
+  way: str
+  model: trained_lib.Trained
+  macs: float
+
+  def forward(self, batch: int) -> trained_lib.Forward:
+    """The forward pass for a batch size; only gated execution depends on it."""
+    how = trained_lib.Execution(planned=self.way != MASKED)
+    if self.way == GATED:
+      platform = jax.devices()[0].platform
+      how = how._replace(compaction=strategy.of(self.model, batch, platform))
+    return self.model.forward(how)
+
+
+def alone(trained: trained_lib.Trained, task: int) -> trained_lib.Trained:
+  """The same model with one of its tasks: one row of the route and one head.
+
+  Args:
+    trained: of several tasks, or of one network a task.
+    task: index of the task.
+  """
+  experiment = trained.experiment
+  network = experiment.network
+  if experiment.method.columns:
+    trunk = network.trunk.clone(columns=(network.trunk.columns[task],))
+  else:
+    trunk = network.trunk.clone(tasks=1)
+  spec = dataclasses.replace(
+    experiment.dataset.spec, tasks=(experiment.tasks[task],)
+  )
+  parts = dataclasses.replace(
+    experiment,
+    dataset=dataclasses.replace(experiment.dataset, spec=spec),
+    network=network.clone(
+      trunk=trunk, heads=(network.heads[task],), names=(network.names[task],)
+    ),
+  )
+  return dataclasses.replace(
+    trained,
+    experiment=parts,
+    params=_only(trained.params, task),
+    stats=_only(trained.stats, task),
+    route=trained.route[task : task + 1],
+  )
+
+
+def _only(tree: Mapping[str, Any], task: int) -> dict[str, Any]:
+  """Leaves of one task, named as in a network of one task."""
+  found = {}
+  for name, leaf in tree.items():
+    stem, _, number = name.rpartition("_")
+    if stem in ("heads", "columns"):
+      if int(number) == task:
+        found[f"{stem}_0"] = leaf
+    else:
+      found[name] = _only(leaf, task) if name == "trunk" else leaf
+  return found
+
+
+def subjects(
+  trained: trained_lib.Trained,
+  rate: np.ndarray | None = None,
+  separate: trained_lib.Trained | None = None,
+) -> tuple[Subject, ...]:
+  """Everything to measure: all tasks together, then every task alone.
+
+  Args:
+    trained: the model.
+    rate: execution rates `[T, L]` of its gates, for the expected work; default
+      all gates open.
+    separate: a network a task, to compare with; its weights do not matter.
+
+  Returns:
+    Masked, planned and, with gates, gated execution; and the separate
+    networks. A model that is itself a network a task has these alone.
+  """
+  columns = trained.experiment.method.columns
+  if columns:
+    separate = trained
+  scopes: list[tuple[str, int | None]] = [(ALL, None)]
+  if len(trained.tasks) > 1:
+    scopes += [(task.name, t) for t, task in enumerate(trained.tasks)]
+  found: list[Subject] = []
+  for scope, task in scopes:
+    here = rate if rate is None or task is None else rate[task : task + 1]
+    if not columns:
+      found += _shared(scope, _cut(trained, task), here)
+    if separate is not None:
+      found.append(_subject(scope, SEPARATE, _cut(separate, task)))
+  return tuple(found)
+
+
+def _cut(
+  trained: trained_lib.Trained, task: int | None
+) -> trained_lib.Trained:
+  """The model with one of its tasks, or with all for None."""
+  return trained if task is None else alone(trained, task)
+
+
+def _subject(scope: str, way: str, model: trained_lib.Trained) -> Subject:
+  how = trained_lib.Execution(planned=way != MASKED)
+  return Subject(scope, way, model, work.total(model, how))
+
+
+def _shared(
+  scope: str, model: trained_lib.Trained, rate: np.ndarray | None
+) -> list[Subject]:
+  """The ways of a model whose tasks share a backbone."""
+  found = [_subject(scope, way, model) for way in (MASKED, PLANNED)]
+  plan = work.of_plan(model)
+  if plan.gated:
+    macs = float(plan.full) if rate is None else plan.at(rate)
+    found.append(Subject(scope, GATED, model, macs))
+  return found
+
+
+def parameters(forward: trained_lib.Forward, model: Any, inputs: Any) -> Any:
+  """Counts the parameters that a forward pass reads.
+
+  Args:
+    forward: pure.
+    model: its variables: `params` and `batch_stats`.
+    inputs: of some examples.
+
+  Returns:
+    `Parameters`. What the traced computation never touches, such as a block
+    that every task skips, does not count.
+  """
+  traced = jax.make_jaxpr(forward)(model, inputs).jaxpr
+  read = {id(v) for equation in traced.eqns for v in equation.invars}
+  counts = dict.fromkeys(Parameters._fields, 0)
+  leaves = jax.tree_util.tree_leaves_with_path(model)
+  for (path, leaf), variable in zip(leaves, traced.invars, strict=False):
+    if id(variable) in read:
+      group = str(path[0].key)
+      group = optim.label(path[1:]) if group == "params" else group
+      counts[group] += leaf.size
+  return Parameters(**counts)
+
+
+def xla_macs(forward: Callable[..., Any], *args: Any) -> float:
+  """Half the floating-point operations that XLA counts; nothing is compiled.
+
+  Args:
+    forward: pure.
+    *args: of it.
+
+  Returns:
+    XLA counts 2 for a multiply-accumulate, leaves out those that meet padding,
+    and counts elementwise work, too. A conditional counts all its branches.
+  """
+  counted: Any = jax.jit(forward).lower(*args).cost_analysis()
+  return float(counted["flops"]) / 2
+
+
+def static(subject: Subject) -> Cost:
+  """Everything that needs no clock."""
+  model = subject.model
+  one = work.one_example(model)
+  run = subject.forward(1)
+  return Cost(
+    subject.scope,
+    subject.way,
+    parameters(run, model.variables, one),
+    subject.macs,
+    None if subject.way == GATED else xla_macs(run, model.variables, one),
+  )
+
+
+def measure(
+  chosen: Sequence[Subject],
+  examples: Any,
+  batches: Sequence[int],
+  repeats: int,
+  tell: Callable[[str], None] = lambda text: None,
+) -> tuple[Cost, ...]:
+  """Measures everything on this machine's default device.
+
+  Calls of one batch size take turns, round by round; round r reads the r-th
+  batch of the examples, because gates make times depend on them.
+
+  Args:
+    chosen: see `subjects`.
+    examples: real inputs; leading axis at least the largest batch size.
+    batches: batch sizes, without repeats.
+    repeats: rounds.
+    tell: is told what is done now.
+
+  Returns:
+    One cost for each of `chosen`.
+
+  Raises:
+    ValueError: no batch size, one below 1, no round, or too few examples.
+  """
+  total = len(jax.tree.leaves(examples)[0])
+  if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
+    raise ValueError(
+      f"The batch sizes are {list(batches)}: give at least one, each at least"
+      " 1 and only once."
+    )
+  if repeats < 1:
+    raise ValueError(f"The number of repeats is {repeats}; it must be at"
+                     " least 1.")
+  if max(batches) > total:
+    raise ValueError(
+      f"A batch of {max(batches)} cannot be taken from {total} examples: give"
+      " smaller batch sizes."
+    )
+  found = [static(subject) for subject in chosen]
+  times: list[dict[int, Times]] = [{} for _ in chosen]
+  for batch in batches:
+    tell(f"batch {batch}: compiling {len(chosen)} programs")
+    for kept, measured in zip(
+      times, _time(chosen, examples, batch, repeats), strict=True
+    ):
+      kept[batch] = measured
+  return tuple(
+    dataclasses.replace(cost, times=kept)
+    for cost, kept in zip(found, times, strict=True)
+  )
+
+
+def _time(
+  chosen: Sequence[Subject], examples: Any, batch: int, repeats: int
+) -> list[Times]:
+  """All subjects with one batch size, in turn."""
+  total = len(jax.tree.leaves(examples)[0])
+  parts = [
+    jax.device_put(jax.tree.map(lambda a, i=i: a[i : i + batch], examples))
+    for i in range(0, total - batch + 1, batch)
+  ][:repeats]
+  calls = []
+  for subject in chosen:
+    variables = jax.device_put(subject.model.variables)
+    run = jax.jit(subject.forward(batch)).lower(variables, parts[0]).compile()
+    jax.block_until_ready(run(variables, parts[0]))
+    calls.append((run, variables))
+  seconds: list[list[float]] = [[] for _ in chosen]
+  for place in range(repeats):
+    for spent, (run, variables) in zip(seconds, calls, strict=True):
+      began = time.perf_counter()
+      jax.block_until_ready(run(variables, parts[place % len(parts)]))
+      spent.append(time.perf_counter() - began)
+  return [
+    Times(tuple(spent), _activations(run))
+    for spent, (run, _) in zip(seconds, calls, strict=True)
+  ]
+
+
+def _activations(compiled: Any) -> int:
+  """Bytes of a program's temporary buffers; 0 where it does not tell."""
+  memory = compiled.memory_analysis()
+  return int(memory.temp_size_in_bytes) if memory else 0
+
+
+class Block(NamedTuple):
+  """The work of one block.
+
+  Attributes:
+    macs: multiply-accumulates of its branch, for one example.
+    masked: how often masked execution computes it for an example.
+    planned: how often its plan does.
+    gated: how often with gates, the mean over examples; None without gates in
+      the model.
+  """
+
+  macs: int
+  masked: int
+  planned: int
+  gated: float | None
+
+
+def blocks(
+  trained: trained_lib.Trained, rate: np.ndarray | None = None
+) -> tuple[Block, ...]:
+  """The work of every block, for all tasks.
+
+  Args:
+    trained: a model whose tasks share a backbone.
+    rate: execution rates `[T, L]`; default all gates open.
+
+  Raises:
+    ValueError: it is a network a task, which has no plan.
+  """
+  if trained.experiment.method.columns:
+    raise ValueError("Single-task networks execute every block: they have no"
+                     " plan to list.")
+  plan = trained.plan
+  amounts = work.branches(trained)
+  found = []
+  for block, step in enumerate(plan.steps):
+    first = [group[0] for group in step.groups[: step.running]]
+    open_ = [1.0 if rate is None else float(rate[t, block]) for t in first]
+    gated = sum(open_) if plan.gated[block] else float(step.running)
+    found.append(Block(
+      amounts[block], len(plan.tasks), step.running,
+      gated if any(plan.gated) else None))  # fmt: skip
+  return tuple(found)

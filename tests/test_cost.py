@@ -1,0 +1,147 @@
+"""Tests of the command line that tells costs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import runpy
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from dynashare_jax import cost
+from dynashare_jax import data
+from dynashare_jax import main
+from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import results
+from dynashare_jax.train import workdir as workdir_lib
+
+TRAIN = pathlib.Path(__file__).parent / "train"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stripes():
+  data.__path__.append(str(TRAIN / "tiny"))
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+  data.__path__.remove(str(TRAIN / "tiny"))
+
+
+def _train(folder, **values):
+  """A finished run of a second."""
+  config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"](**values)
+  folder = workdir_lib.open_workdir(folder, config.to_dict())
+  loop = loop_lib.Loop(main.build(config)[0], folder)
+  results.finish(loop, loop.run(), {})
+  return folder
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+  return _train(tmp_path_factory.mktemp("single"), method="single")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  return _train(
+    tmp_path_factory.mktemp("run"), policy__candidates=1, train__cycles=1,
+    gates__target_rates=(0.6, 0.6), policy__use=False)  # fmt: skip
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(trained, folder)
+  return folder
+
+
+def _rows(folder):
+  with open(folder / "cost.csv", encoding="utf-8") as file:
+    return list(csv.DictReader(file))
+
+
+def _error(capsys, *arguments):
+  with pytest.raises(SystemExit) as found:
+    cost.cli(arguments)
+  assert found.value.code == 2
+  return capsys.readouterr().err
+
+
+def test_a_run_tells_its_cost(run, single, capsys):
+  before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+  cost.cli([
+    f"--workdir={run}", "--batches=1,5", "--repeats=2",
+    f"--baseline={single}"])  # fmt: skip
+  shown = capsys.readouterr().out
+  page = (run / "cost.md").read_text()
+  assert shown.strip() == page.strip()
+  assert "Run: dynashare on stripes, seed 0; 2 tasks, 2 blocks." in page
+  assert "batch 1: one condition a row" in page
+  assert (run / "figures" / "cost.png").is_file()
+  assert before == {p: p.read_bytes() for p in before}  # nothing else changes
+  rows = _rows(run)
+  assert {row["batch"] for row in rows} == {"1", "5"}
+  both = [row for row in rows if row["batch"] == "1"]
+  assert {row["execution"] for row in both if row["scope"] == "all tasks"} == {
+    "masked", "planned", "planned + gated", "single-task networks"}
+  work = {r["execution"]: float(r["macs"]) for r in both
+          if r["scope"] == "all tasks"}  # fmt: skip
+  rate = np.asarray(
+    json.loads((run / "results.json").read_text())["execution"]["rate"])
+  # Every task executes every block: computed once on the plan. Two blocks with
+  # a branch of 2 * 8 * 8; what gates close is left out.
+  assert work["masked"] > work["planned"]
+  assert work["planned"] - work["planned + gated"] == pytest.approx(
+    128 * (2 - rate[0].sum()))
+  values = json.loads((single / "results.json").read_text())["tasks"]
+  for task in values:
+    found = [r for r in both if r["scope"] == task["name"]
+             and r["execution"] == "single-task networks"]  # fmt: skip
+    assert float(found[0]["metric_value"]) == task["metrics"][0]["test"]
+    assert float(found[0]["gates"]) == 0
+
+
+def test_a_baseline_that_is_gone_leaves_metrics_out(run):
+  stored = json.loads((run / "config.json").read_text())
+  stored["baseline"] = str(run / "gone")
+  (run / "config.json").write_text(json.dumps(stored))
+  cost.run([f"--workdir={run}", "--batches=2", "--repeats=1"])
+  assert [r["metric_value"] for r in _rows(run)
+          if r["scope"] == "a" and r["execution"] == "single-task networks"
+          ] == [""]
+
+
+def test_single_task_networks_are_their_own_baseline(single, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(single, folder)
+  text = cost.run([f"--workdir={folder}", "--batches=1", "--repeats=1"])
+  assert "## Blocks" not in text and "Masked:" not in text
+  assert {row["execution"] for row in _rows(folder)} == {
+    "single-task networks"}
+  values = [row["metric_value"] for row in _rows(folder)]
+  assert values[0] == "" and all(values[1:])
+
+
+@pytest.mark.parametrize(
+  "text", ["", "0", "1,1", "1,x", "1;2", "-3"])
+def test_batch_sizes_that_are_none(text, capsys):
+  assert _error(capsys, "--workdir=x", f"--batches={text}") == (
+    f"error: --batches is {text!r}; give different numbers of at least 1 with"
+    " commas, as in 1,8,32.\n")  # fmt: skip
+
+
+def test_other_errors_are_one_line(run, capsys, tmp_path):
+  assert _error(capsys, "--workdir=x", "--repeats=0") == (
+    "error: --repeats is 0; it must be at least 1.\n")
+  assert _error(capsys, f"--workdir={tmp_path / 'no'}").startswith(
+    f"error: {tmp_path / 'no'} is no work directory")
+  assert _error(capsys, f"--workdir={run}", "--batches=25").endswith(
+    "error: A batch of 25 cannot be taken from the 24 test examples: give"
+    " smaller --batches.\n")  # fmt: skip
+  assert "there is no" in _error(
+    capsys, f"--workdir={run}", "--batches=1", f"--baseline={tmp_path}")
+  assert not (run / "cost.md").exists()
