@@ -1,0 +1,89 @@
+"""What `manifest.json` says of an exported model's inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import pathlib
+from typing import Any
+
+from dynashare_jax import types
+
+Json = dict[str, Any]
+
+
+def results(workdir: pathlib.Path) -> Json:
+  """Task -> its metrics as `results.json` of a finished run names them."""
+  text = (workdir / "results.json").read_text(encoding="utf-8")
+  return {task["name"]: task["metrics"] for task in json.loads(text)["tasks"]}
+
+
+def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
+  """Names, shapes of one example and dtypes of the inputs.
+
+  Args:
+    spec: of the data set.
+    arrays: name -> what has the shape `(batch, ...)` and the dtype that the
+      network reads.
+
+  Returns:
+    `kind`, `unit`, `arrays`: name -> `shape`, `dtypes` (the network's first);
+    of a table also `codes` and `numbers`: array -> its columns.
+  """
+  image = spec.input_kind == "image"
+  found: Json = {
+    "kind": spec.input_kind,
+    "unit": "uint8 in 0..255, or float32 in 0..1" if image else "",
+    "arrays": {
+      name: {
+        "shape": list(array.shape[1:]),
+        "dtypes": [array.dtype.name] + ["uint8"] * image,
+      }
+      for name, array in arrays.items()
+    },
+  }
+  if spec.table is not None:
+    found["codes"] = {
+      "categorical": [
+        {"name": name, "codes": count}
+        for name, count in zip(
+          spec.table.categorical, spec.table.cardinalities, strict=True
+        )
+      ]
+    }
+    found["numbers"] = {"numeric": list(spec.table.numeric)}
+  return found
+
+
+def task(
+  spec: types.TaskSpec,
+  output: Any,
+  results: Mapping[str, Any],
+  budget: Mapping[str, Any] | None,
+) -> Json:
+  """A task's output, and how well it did on validation and test.
+
+  Args:
+    spec: the task.
+    output: what has the shape and dtype of its prediction.
+    results: see `results`.
+    budget: the setting that is exported, whose own measurements count; None
+      is the model as trained.
+  """
+  names = ("name", "unit", "higher_is_better", "validation", "test")
+  metrics = [{n: m.get(n) for n in names} for m in results.get(spec.name, ())]
+  if budget is not None:
+    for split in ("validation", "test"):
+      measured = (budget.get(split) or {}).get("metrics") or {}
+      for metric in metrics:
+        metric[split] = measured.get(spec.name, {}).get(metric["name"])
+  batch, *rest = output.shape
+  return {
+    "name": spec.name,
+    "kind": spec.kind,
+    "classes": list(spec.classes),
+    "unit": spec.unit,
+    "shape": [str(batch), *rest],
+    "dtype": output.dtype.name,
+    "metrics": metrics,
+  }
