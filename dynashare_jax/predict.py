@@ -140,13 +140,19 @@ def _read_image(file: pathlib.Path, height: int, width: int) -> np.ndarray:
 def _read_table(
   model: infer.Artefact, source: pathlib.Path
 ) -> dict[str, np.ndarray]:
-  """A CSV file with a header as codes int32 and numbers float32."""
+  """A CSV file with a header as codes int32 and numbers float32.
+
+  Columns whose values the manifest knows hold those texts (code 0 is any other
+  text: unseen in training); the others hold codes.
+  """
   spec = model.manifest["inputs"]
+  coded = spec["codes"]["categorical"]
   names = {
-    "categorical": [c["name"] for c in spec["codes"]["categorical"]],
+    "categorical": [c["name"] for c in coded],
     "numeric": spec["numbers"]["numeric"],
   }
-  makers: dict[str, Any] = {"categorical": int, "numeric": float}
+  makers: dict[str, Any] = dict.fromkeys(names["numeric"], float)
+  makers |= {c["name"]: _coder(c.get("values", ())) for c in coded}
   arrays: dict[str, list[list[Any]]] = {name: [] for name in names}
   with open(source, encoding="utf-8-sig", newline="") as file:
     reader = csv.DictReader(file, skipinitialspace=True)
@@ -160,7 +166,7 @@ def _read_table(
     for row in reader:
       for name, columns in names.items():
         arrays[name].append([
-          _cell(source, reader.line_num, row, column, makers[name])
+          _cell(source, reader.line_num, row, column, makers[column])
           for column in columns
         ])
   if not arrays["numeric"]:
@@ -174,6 +180,20 @@ def _read_table(
   }  # fmt: skip
 
 
+def _coder(values: Sequence[str]) -> Any:
+  """Turns a cell into a code."""
+  if not values:
+    return int
+  codes = {value: 1 + index for index, value in enumerate(values)}
+
+  def code(cell: str) -> int:
+    if cell is None:
+      raise TypeError("no cell")
+    return codes.get(cell.strip(), 0)
+
+  return code
+
+
 def _cell(
   source: pathlib.Path, line: int, row: Mapping[str, Any], column: str,
   make: Any
@@ -181,7 +201,7 @@ def _cell(
   try:
     return make(row[column])
   except (TypeError, ValueError) as error:
-    wanted = "a code" if make is int else "a number"
+    wanted = "a number" if make is float else "a code or a text"
     raise ValueError(
       f"{source}, line {line}, column {column!r}: {row[column]!r} is not"
       f" {wanted}."

@@ -51,12 +51,15 @@ class TableSpec:
     numeric: names of the numeric columns, in order.
     edges: for every numeric column the ascending bin edges (training
       quantiles, without repeats) of its piecewise-linear encoding.
+    values: for every categorical column the texts of the codes 1, 2, ...; empty
+      where inputs come as codes.
   """
 
   categorical: tuple[str, ...]
   cardinalities: tuple[int, ...]
   numeric: tuple[str, ...]
   edges: tuple[tuple[float, ...], ...]
+  values: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from dynashare_jax import infer
 from dynashare_jax import predict
 from dynashare_jax.infer import artefact
 
@@ -133,6 +134,20 @@ def test_a_table_becomes_a_table(table, tmp_path):
   rich = [float(row["rich"]) for row in rows]
   np.testing.assert_allclose(rich, 1 / (1 + np.exp([-0.5, 0, 2])), rtol=1e-5)
   assert rows[2]["many x"] == "-2" and rows[2]["many y"] == "2"
+
+
+def test_texts_become_the_codes_of_training(table, tmp_path):
+  """Known texts are codes 1 and 2 in their order; any other is 0, unseen."""
+  model = infer.load(table)
+  column = model.manifest["inputs"]["codes"]["categorical"][0]
+  column["values"] = ["0", "Prof school"]
+  source = tmp_path / "in.csv"
+  source.write_text("age,job,pay\n0,Prof school,0\n0, 0 ,0\n0,2,0\n")
+  found = predict._read_table(model, source)
+  np.testing.assert_array_equal(found["categorical"], [[2], [1], [0]])
+  source.write_text("age,pay,job\n0,0\n")
+  with pytest.raises(ValueError, match="line 2, column 'job': None is not a"):
+    predict._read_table(model, source)
 
 
 def test_many_rows_keep_their_order(table, tmp_path, monkeypatch):

@@ -56,11 +56,13 @@ def fit_table(
     raise ValueError(f"config.data.bins is {bins}; it must be 1 or more.")
   numeric = _numeric(instance_weight)
   categorical = columns_lib.CATEGORICAL
+  values = tuple(train.categories(c) for c in categorical)
   return types.TableSpec(
     categorical=categorical,
-    cardinalities=tuple(1 + len(train.categories(c)) for c in categorical),
+    cardinalities=tuple(1 + len(known) for known in values),
     numeric=numeric,
     edges=tuple(quantile_edges(train.number(c), bins) for c in numeric),
+    values=values,
   )
 
 

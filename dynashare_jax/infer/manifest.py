@@ -28,7 +28,8 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
 
   Returns:
     `kind`, `unit`, `arrays`: name -> `shape`, `dtypes` (the network's first);
-    of a table also `codes` and `numbers`: array -> its columns.
+    of a table also `codes` and `numbers`: array -> its columns. A column of
+    codes has the `values` that the codes 1, 2, ... stand for, if it knows them.
   """
   image = spec.input_kind == "image"
   found: Json = {
@@ -43,11 +44,12 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
     },
   }
   if spec.table is not None:
+    values = spec.table.values or ((),) * len(spec.table.categorical)
     found["codes"] = {
       "categorical": [
-        {"name": name, "codes": count}
-        for name, count in zip(
-          spec.table.categorical, spec.table.cardinalities, strict=True
+        {"name": name, "codes": count, "values": list(known)}
+        for name, count, known in zip(
+          spec.table.categorical, spec.table.cardinalities, values, strict=True
         )
       ]
     }

@@ -132,6 +132,22 @@ def test_outputs_are_the_checkpoints_at_any_batch(kind, request, tmp_path):
   assert 0 < seen[-1] < 1
 
 
+def test_buckets_of_a_symbolic_batch_drop_nobody(vectors, tmp_path):
+  tuned = {"platform": "cpu", "device": "x", "choices": {"8": "buckets"},
+           "seconds": {}}  # fmt: skip
+  file = strategy.save(tuned, vectors.workdir)
+  budget = _budget(_balanced(vectors))
+  model = _written(tmp_path, export.choose(vectors, budget=budget))
+  file.unlink()
+  assert [least for least, _ in model.programs] == [1, 2, 8]
+  for count in (2, 11):
+    inputs = _inputs(vectors, count)
+    want, executed = _reference(vectors, inputs, budget)
+    found = model.run(inputs)
+    np.testing.assert_array_equal(found.executed, executed)
+    np.testing.assert_allclose(found.predictions["a"], want["a"], atol=1e-5)
+
+
 def test_uint8_images_are_scaled_inside(images, tmp_path):
   model = _written(tmp_path, export.choose(images))
   raw = (255 * _inputs(images, 2)).round().astype(np.uint8)
@@ -217,19 +233,21 @@ def test_all_platforms_lie_in_one_file(vectors):
   assert index["manifest"]["platforms"] == ["cpu", "cuda", "tpu"]
 
 
-def test_execution_follows_strategy_and_tuning(vectors, images):
-  ways = lambda model, platform: [
-    (p.smallest, None if p.way is None else p.way.how)
-    for p in export._programs(model, [platform])]
-  plain = export.choose(vectors)
-  assert ways(plain, "cpu") == [(1, "rows")]
-  assert ways(plain, "tpu") == [(1, "rows"), (2, None), (8, "buckets")]
-  assert ways(export.choose(images), "cpu") == [(1, "rows")]
-  file = strategy.save(
-    {"platform": "cpu", "device": "x", "choices": {"8": "masked"},
-     "seconds": {}}, vectors.workdir)  # fmt: skip
-  assert ways(plain, "cpu") == [(1, "rows"), (2, None)]
-  assert ways(plain, "tpu") == [(1, "rows"), (2, None), (8, "buckets")]
+def test_execution_follows_strategy_and_tuning(vectors):
+  ways = lambda platform: [
+    (p.smallest, p.way)
+    for p in export._programs(export.choose(vectors), [platform])]
+  rows, (how, buckets) = strategy.WAYS["rows"], strategy.WAYS["buckets"]
+  assert ways("cpu") == [(1, rows)]
+  apart = [(1, rows), (2, None), (8, (how, min(8, buckets)))]
+  assert ways("tpu") == ways("cuda") == apart
+  choices = {"platform": "gpu", "device": "x", "seconds": {}}
+  file = strategy.save(choices | {"choices": {"8": "masked"}}, vectors.workdir)
+  assert ways("cuda") == [(1, rows), (2, None)]
+  assert ways("tpu") == apart
+  # A symbolic batch must be known to fill every bucket.
+  strategy.save(choices | {"choices": {"4": "buckets"}}, vectors.workdir)
+  assert ways("cuda") == [(1, rows), (2, (how, 2)), (8, (how, 8))]
   file.unlink()
 
 
