@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,10 +25,23 @@ from dynashare_jax.train import mesh as mesh_lib
 TOLERANCE = 0.002  # relative distance to a budget that ends a search
 _PATH_EXAMPLES = 512  # that the order of closing is found on
 _TRIES = 24  # evaluations of a search
+_HELD = 3  # blocks that are held back where the cost jumps
 _TIMED = 16  # batches that a time is measured on
 _ROUNDS = 9  # alternated repeats of a time
 _REFINED = 3  # corrections of a predicted time
 _TIME_TOLERANCE = 0.02
+
+
+class Place(NamedTuple):
+  """A place on the path, perhaps off it by some blocks that are held back.
+
+  Attributes:
+    position: in [0, 1]; 0 closes and 1 opens every gate, exactly.
+    held: `(block, threshold)` of blocks that do not follow the path.
+  """
+
+  position: float
+  held: tuple[tuple[int, float], ...] = ()
 
 
 class Calibrator:
@@ -36,7 +49,9 @@ class Calibrator:
 
   One scalar moves all gated blocks along a path from "all closed" (0) to "all
   open" (1). Earlier blocks change what later gates see, so a place on the path
-  is always evaluated end to end; what was evaluated once is kept.
+  is always evaluated end to end; what was evaluated once is kept. Where many
+  examples have one and the same score, the cost jumps: that block is then held
+  at the cheaper side, and the blocks that the path opens next fill the gap.
 
   Source: ours. The path closes first what costs the least validation score
     for the multiply-accumulates it saves, a quartile of a block's scores at a
@@ -66,36 +81,36 @@ class Calibrator:
       experiment.config.eval.batch_size,
       mesh_lib.batch_sharding(experiment.mesh), True, None,
       experiment.target_rate)  # fmt: skip
-    self._seen: dict[str, dict[float, settings.Measured]] = {}
+    self._seen: dict[str, dict[Place, settings.Measured]] = {}
 
-  def knobs(self, position: float) -> closing.Knobs:
-    """Thresholds `[L]` and told rate at a place of the path.
-
-    Args:
-      position: in [0, 1]; 0 closes and 1 opens every gate, exactly.
-    """
-    return self._path(position)
+  def knobs(self, place: Place) -> closing.Knobs:
+    """Thresholds `[L]` and told rate at a place."""
+    thresholds, target = self._path(place.position)
+    thresholds = np.array(thresholds)
+    for block, threshold in place.held:
+      thresholds[block] = threshold
+    return thresholds, target
 
   def measure(
-    self, position: float, split: str = "validation"
+    self, place: Place, split: str = "validation"
   ) -> settings.Measured:
-    """Cost and metrics at a place of the path; remembered.
+    """Cost and metrics at a place; remembered.
 
     Args:
-      position: in [0, 1].
+      place: where.
       split: of the data.
     """
     seen = self._seen.setdefault(split, {})
-    if position not in seen:
-      seen[position] = self._evaluate(self.knobs(position), split)
-    return seen[position]
+    if place not in seen:
+      seen[place] = self._evaluate(self.knobs(place), split)
+    return seen[place]
 
   def reach(self, unit: str) -> tuple[float, float]:
     """The lowest and the highest budget of a unit: all closed, all open."""
     if unit == settings.MS:
       closed, opened = self._anchors
       return closed, opened
-    lowest, highest = self.measure(0.0), self.measure(1.0)
+    lowest, highest = map(self.measure, _ENDS)
     return _cost(lowest, unit), _cost(highest, unit)
 
   def meet(
@@ -129,18 +144,18 @@ class Calibrator:
       whole("validation"), whole("test") if test else None)  # fmt: skip
 
   def _setting(
-    self, budget: settings.Budget, position: float, test: bool, **times: Any
+    self, budget: settings.Budget, place: Place, test: bool, **times: Any
   ) -> settings.Setting:
-    threshold, target = self.knobs(position)
+    threshold, target = self.knobs(place)
     return settings.Setting(
       budget.unit, budget.value, tuple(map(float, threshold)), target,
-      self._whole(position, "validation"),
-      self._whole(position, "test") if test else None, **times)  # fmt: skip
+      self._whole(place, "validation"),
+      self._whole(place, "test") if test else None, **times)  # fmt: skip
 
-  def _whole(self, position: float, split: str) -> settings.Measured:
+  def _whole(self, place: Place, split: str) -> settings.Measured:
     """What was measured, with its standard error."""
-    error = self._error(self.knobs(position), split)
-    return self.measure(position, split)._replace(error=error)
+    error = self._error(self.knobs(place), split)
+    return self.measure(place, split)._replace(error=error)
 
   def _error(self, knobs: closing.Knobs, split: str) -> float:
     """Standard error of the mean share of work, over a split's examples."""
@@ -166,13 +181,41 @@ class Calibrator:
 
     return jax.jit(run)
 
-  def _find(self, unit: str, goal: float) -> float:
-    """A position whose cost on validation is within the tolerance of a goal.
+  def _find(self, unit: str, goal: float) -> Place:
+    """A place whose cost on validation is within the tolerance of a goal.
 
-    Where the cost jumps over the goal, the nearest that there is.
+    Where that cannot be had, the nearest that there is.
     """
-    costs = {p: _cost(self.measure(p), unit) for p in (0.0, 1.0)}
-    costs |= {p: _cost(m, unit) for p, m in self._seen["validation"].items()}
+    place, gap = self._search(unit, goal, *_ENDS)
+    found = [place]
+    for _ in range(_HELD):
+      if gap is None:
+        break
+      low, high = gap
+      moved = np.abs(self.knobs(low)[0] - self.knobs(high)[0])
+      block = int(moved.argmax())
+      held = *low.held, (block, float(self.knobs(low)[0][block]))
+      place, gap = self._search(
+        unit, goal, Place(high.position, held), Place(1.0, held))
+      found.append(place)
+    return min(
+      found, key=lambda p: abs(_cost(self.measure(p), unit) - goal))
+
+  def _search(
+    self, unit: str, goal: float, begin: Place, end: Place
+  ) -> tuple[Place, tuple[Place, Place] | None]:
+    """Bisects between two places that hold the same blocks.
+
+    Returns:
+      The nearest place, and the two places between which the cost jumps over
+      the goal; None if it does not.
+    """
+    held = begin.held
+    costs = {p.position: _cost(self.measure(p), unit) for p in (begin, end)}
+    costs |= {p.position: _cost(m, unit)
+              for p, m in self._seen["validation"].items()
+              if p.held == held and begin.position <= p.position}
+    pair = None
     for _ in range(_TRIES):
       near = min(abs(cost - goal) for cost in costs.values())
       pair = next(
@@ -182,9 +225,13 @@ class Calibrator:
         break
       low, high = (costs[p] for p in pair)
       share = min(max((goal - low) / (high - low), 0.1), 0.9)
-      place = pair[0] + share * (pair[1] - pair[0])
-      costs[place] = _cost(self.measure(place), unit)
-    return min(costs, key=lambda p: abs(costs[p] - goal))
+      position = pair[0] + share * (pair[1] - pair[0])
+      costs[position] = _cost(self.measure(Place(position, held)), unit)
+    nearest = min(costs, key=lambda p: abs(costs[p] - goal))
+    met = abs(costs[nearest] - goal) <= TOLERANCE * goal
+    if met or pair is None:
+      return Place(nearest, held), None
+    return Place(nearest, held), (Place(pair[0], held), Place(pair[1], held))
 
   def _evaluate(
     self, knobs: closing.Knobs, split: str, batches: Any = None
@@ -236,7 +283,7 @@ class Calibrator:
   @functools.cached_property
   def _anchors(self) -> tuple[float, float]:
     """Milliseconds with all gates closed and with all open."""
-    closed, opened = self._clock([self.knobs(0.0), self.knobs(1.0)])
+    closed, opened = self._clock(list(map(self.knobs, _ENDS)))
     if closed >= opened:
       raise ValueError(
         f"Closing all gates saves no time on this device at batch {self.batch}:"
@@ -251,18 +298,18 @@ class Calibrator:
     Time is a + b * work between all closed and all open; a place that was
     measured becomes a corner of that line.
     """
-    ends = [self.measure(p).flops for p in (0.0, 1.0)]
+    ends = [self.measure(p).flops for p in _ENDS]
     line = list(zip(self._anchors, ends, strict=True))
-    best: tuple[float, float, float, float] | None = None
+    best: tuple[float, Place, float, float] | None = None
     for _ in range(_REFINED):
       times, shares = zip(*sorted(line), strict=True)
       goal = float(np.interp(budget.value, times, shares))
-      position = self._find(settings.FLOPS, goal)
-      share = self.measure(position).flops
+      place = self._find(settings.FLOPS, goal)
+      share = self.measure(place).flops
       predicted = float(np.interp(share, sorted(shares), sorted(times)))
       closed, ms, opened = self._clock(
-        [self.knobs(p) for p in (0.0, position, 1.0)])  # fmt: skip
-      found = abs(ms - budget.value), position, ms, predicted
+        [self.knobs(p) for p in (_ENDS[0], place, _ENDS[1])])  # fmt: skip
+      found = abs(ms - budget.value), place, ms, predicted
       best = found if best is None else min(best, found)
       if best[0] <= _TIME_TOLERANCE * budget.value:
         break
@@ -305,6 +352,9 @@ class Calibrator:
       for k in range(count)
     ]  # fmt: skip
     return jax.jit(run), jax.device_put(trained.variables, device), batches
+
+
+_ENDS = (Place(0.0), Place(1.0))
 
 
 def curve(

@@ -99,7 +99,8 @@ def table(curve: Mapping[str, Any]) -> tables.Table:
     tables.Column("standard error", None, "%", group="test"),
   ]
   columns += [
-    tables.Column(m["name"], m["higher_is_better"], m["unit"], task["name"])
+    tables.Column(f"{task['name']} {m['name']}", m["higher_is_better"],
+                  m["unit"], task["name"])
     for task in curve["tasks"] for m in task["metrics"]
   ]  # fmt: skip
   columns.append(tables.Column("score", True, group="validation"))

@@ -175,7 +175,8 @@ def test_a_batch_that_cannot_be_made_is_refused(batch):
 
 def test_told_gates_use_the_told_rate_first():
   calibrator = calibrate.Calibrator(_trained(gates__target_rate="sampled"))
-  inside = [calibrator.measure(p).flops for p in (1 / 3, 2 / 3)]
+  inside = [calibrator.measure(calibrate.Place(p)).flops
+            for p in (1 / 3, 2 / 3)]  # fmt: skip
   value = float(np.mean(inside))
   setting = calibrator.meet(Budget(value))
   assert setting.validation.flops == pytest.approx(value, rel=0.01)
@@ -235,3 +236,24 @@ def test_a_setting_survives_its_file(calibrator, tmp_path):
   threshold, target = settings.read(path)
   assert threshold == setting.thresholds
   assert target == setting.target_rate
+
+
+def test_equal_scores_are_bridged_by_other_blocks():
+  """Of 8 kinds of examples, one block alone can only split off whole kinds."""
+  trained = _trained()
+  experiment = trained.experiment
+  batch = experiment.dataset.arrays("validation")
+  tied = batch._replace(inputs=np.asarray(batch.inputs)[np.arange(600) % 8])
+  arrays = lambda split: (
+    tied if split == "validation" else experiment.dataset.arrays(split))
+  dataset = dataclasses.replace(experiment.dataset, arrays=arrays)
+  calibrator = calibrate.Calibrator(dataclasses.replace(
+    trained, experiment=dataclasses.replace(experiment, dataset=dataset)))
+  alone, bridged = [], []
+  for goal in np.linspace(0.62, 0.95, 8):
+    place, _ = calibrator._search("flops", goal, *calibrate._ENDS)
+    alone.append(abs(calibrator.measure(place).flops - goal))
+    setting = calibrator.meet(Budget(goal))
+    bridged.append(abs(setting.validation.flops - goal))
+  assert all(b <= a for a, b in zip(alone, bridged, strict=True))
+  assert np.mean(bridged) < 0.6 * np.mean(alone)
