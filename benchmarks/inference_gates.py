@@ -49,15 +49,14 @@ Conv net as above; gates on the last half of the blocks with thresholds at
 which {100 * inference_cases.RATE:.0f}% of the (group, example) rows of 64
 images execute a block. 1 is the same plan with gates computed and all rows
 masked. The ideal takes what the gates skip off the analytic work, at the rate
-that the timed examples have. Bold: what `infer.strategy.choose` takes.
+that the timed examples have. Bold: what `infer.strategy` takes untuned.
 
 {chr(10).join(parts)}"""
-  platform = jax.default_backend()
   targets = []
   for batch, least in ((1, 0.95), (16, 0.85), (32, 0.85)):
     if batch not in saved:
       continue
-    reached = [v[_default(batch, platform)] for v in saved[batch]]
+    reached = [v[_default(model, batch)] for v in saved[batch]]
     targets.append(measures.Target(
         f"gated, batch {batch}: at least {100 * least:.0f}% of the ideal"
         " saving", " and ".join(f"{100 * r:.0f}%" for r in reached),
@@ -69,9 +68,9 @@ that the timed examples have. Bold: what `infer.strategy.choose` takes.
   return measures.Section("Gated execution", text, tuple(targets))
 
 
-def _default(batch: int, platform: str) -> str:
+def _default(model: trained_lib.Trained, batch: int) -> str:
   """Name of the way that the package takes."""
-  return _name(strategy.choose(batch, platform))
+  return _name(strategy.of(model, batch, jax.default_backend()))
 
 
 def _name(way: compaction_lib.Compaction | None) -> str:
@@ -85,10 +84,10 @@ def ways(
     options: measures.Options
 ) -> tuple[list[list[str]], dict[str, float], bool]:
   """Table lines of one batch size, saving by way, and whether all agree."""
-  platform = jax.default_backend()
+  default = _default(model, batch)
   chosen: dict[str, Any] = {w: c for w, c in inference_cases.WAYS.items()
                           if batch > 1 or w == "rows"}
-  chosen |= {_default(batch, platform): strategy.choose(batch, platform)}
+  chosen |= {default: strategy.of(model, batch, jax.default_backend())}
   chosen.pop(_REFERENCE, None)
   executions = {"masked": MASKED, _REFERENCE: PLANNED}
   executions |= {w: PLANNED._replace(compaction=c) for w, c in chosen.items()}
@@ -108,7 +107,7 @@ def ways(
     if name in chosen:
       saved[name] = (1 - statistics.median(ratio)) / (1 - share)
     seconds = [s / run.examples for s in options.seconds(timed[name])]
-    shown = f"**{name}**" if name == _default(batch, platform) else name
+    shown = f"**{name}**" if name == default else name
     lines.append([
         shown, str(batch),
         f"{rate[:, np.asarray(model.gated)][asked].mean():.3f}",

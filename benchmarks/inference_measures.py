@@ -21,6 +21,7 @@ import timing
 
 from dynashare_jax import infer
 from dynashare_jax.infer import export
+from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.infer import work
 
@@ -107,10 +108,11 @@ def census_inputs(model: trained_lib.Trained) -> Any:
 
 def planned(options: Options) -> Section:
   """Target a: planned against masked execution, and against PyTorch."""
-  draws = [(0.3, 0), (1 / 3, 1), (0.4, 2)]
+  draws = [(1 / 3, 0), (1 / 3, 1), (3 / 8, 2)]  # whole pairs: 33%, 33%, 38%
   sizes = (1,) if options.quick else (1, 8)
   inputs = inference_cases.images(max(sizes), *SIZE)
-  lines, against, faster = [], [], []
+  lines, against = [], []
+  faster: dict[str, list[float]] = {}
   for skip, seed in draws[:1] if options.quick else draws:
     chosen = inference_cases.route(TASKS, BLOCKS, skip, seed)
     model = rooms(chosen, False)
@@ -125,34 +127,41 @@ def planned(options: Options) -> Section:
       torch_runs = _torch_cases(model, batch)
       timed = timing.alternate(runs | torch_runs, options.repeats)
       ratio = options.ratios(timed["planned"], timed["masked"])
-      quickest = min(torch_runs, key=lambda n: statistics.median(
-          options.seconds(timed[n])))
-      gain = options.ratios(timed[quickest], timed["planned"])
+      gains = {name: options.ratios(timed[name], timed["planned"])
+               for name in torch_runs}
       against.append(statistics.median(ratio) / share)
-      faster.append(statistics.median(gain))
+      for name, gain in gains.items():
+        faster.setdefault(name, []).append(statistics.median(gain))
       lines.append([
           f"{TASKS * BLOCKS - chosen.sum()} of {TASKS * BLOCKS} skipped,"
           f" seed {seed}", str(batch), f"{share:.3f}", timing.spread(ratio),
-          f"{against[-1]:.3f}", timing.spread(gain),
-          quickest.removeprefix("PyTorch "), f"{difference:.0e}"])
+          f"{against[-1]:.3f}", *map(timing.spread, gains.values()),
+          f"{difference:.0e}"])
   head = ["(task, block) pairs", "batch", "work, planned / masked",
           "time, planned / masked", "time ratio / work ratio",
-          "times faster than PyTorch", "its memory layout",
+          "times faster than PyTorch, NCHW", "than PyTorch, NHWC",
           "largest difference"]
   text = f"""\
 Deeplab-style ResNet-18, {SIZE[0]}x{SIZE[1]}, three dense tasks, linear heads,
 no gates. PyTorch computes the same network the authors' way (all tasks in
-sequence, all blocks, masked), in its quicker memory layout. The last column is
-planned against masked logits, relative to the largest.
+sequence, all blocks, masked), in its default memory layout and in the one that
+is quicker on CPUs. The last column is planned against masked logits, relative
+to the largest.
 
 {timing.table(head, lines)}"""
   return Section("Planned execution", text, (
       Target("planned: time ratio within 8% of the ratio of the work (masked ="
              " 1)", f"{min(against):.3f} to {max(against):.3f} of it",
              max(against) <= 1.08),
-      Target("planned: at least 1.3 times faster than PyTorch the authors' way",
-             f"{min(faster):.2f} to {max(faster):.2f} times",
-             min(faster) >= 1.3)))
+      *(Target(
+          "planned: at least 1.3 times faster than PyTorch the authors' way,"
+          f" {_LAYOUTS[name]}", f"{min(gain):.2f} to {max(gain):.2f} times",
+          min(gain) >= 1.3) for name, gain in faster.items())))
+
+
+_LAYOUTS = {
+    "PyTorch NCHW": "in its default memory layout (NCHW)",
+    "PyTorch NHWC": "in its quicker memory layout (NHWC), a stricter reading"}
 
 
 def _torch_cases(
@@ -246,7 +255,7 @@ def artefact(options: Options) -> Section:
   ratios = []
   for batch in (1, 8):
     here = jax.device_put({"image": inputs[:batch]})
-    way = export._way(chosen, batch, infer.artefact.platform())
+    way = strategy.of(model, batch, jax.default_backend())
     own = jax.jit(lambda w, x, way=way: chosen.forward(w, x, way))
     calls = {
         "checkpoint": lambda own=own, x=here: jax.block_until_ready(

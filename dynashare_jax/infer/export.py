@@ -35,6 +35,7 @@ _KNOWN = ("cpu", "cuda", "rocm", "tpu")
 _OF_TASK = re.compile(
   r"(?P<owner>\w+/(heads|trunk/columns))_(?P<row>\d+)(?P<rest>/.*)")
 _SMALLEST = (1, 2, 8)  # batches from which another way of execution may pay
+_SMALLEST_TABLES = (1, 1024)
 
 Way = compaction_lib.Compaction | None
 
@@ -304,10 +305,12 @@ def _programs(model: Model, platforms: Sequence[str]) -> list[Program]:
   """One for all platforms and batches, or for those that execute alike."""
   if not any(model.plan.gated):
     return [Program(tuple(platforms), 1)]
+  table = model.spec.input_kind == "table"
+  smallest = _SMALLEST_TABLES if table else _SMALLEST
   groups: dict[tuple[tuple[int, Way], ...], list[str]] = {}
   for name in platforms:
     ways: list[tuple[int, Way]] = []
-    for least in _SMALLEST:
+    for least in smallest:
       way = _way(model, least, name)
       if not ways or ways[-1][1] != way:
         ways.append((least, way))

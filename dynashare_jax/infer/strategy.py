@@ -19,6 +19,8 @@ from dynashare_jax.train import workdir as workdir_lib
 FILE = "execution.json"
 Compaction = compaction_lib.Compaction
 
+_MANY_ROWS = 1024  # of a table, from which compaction pays on a CPU
+
 # What `tune` tries: name -> way.
 WAYS: Mapping[str, Compaction | None] = {
   "masked": None,
@@ -35,12 +37,12 @@ def choose(
 ) -> Compaction | None:
   """The way for a batch size on a device.
 
-  Without measurements of the device: batch 1 executes its gated blocks
-  conditionally. On a CPU so does every example of a larger batch of images or
-  series, whose blocks are work enough by themselves; rows of tables are
-  compacted into buckets (measured: docs/benchmarks). On an accelerator all are
-  compacted from 8 examples on and masked below, which is a guess: nothing was
-  measured there yet, so tune.
+  Without measurements of the device, on a CPU: images and series execute their
+  gated blocks conditionally, example by example, whatever the batch. Rows of
+  tables are compacted into buckets where there are many; a few are masked,
+  because their blocks cost less than asking (measured: docs/benchmarks). On an
+  accelerator: conditional execution at batch 1, buckets from 8 examples on and
+  masked between, which is a guess: nothing was measured there yet, so tune.
 
   Args:
     batch: examples a call, at least 1.
@@ -62,11 +64,11 @@ def choose(
     # One row has no buckets, and a choice for it means nothing for more.
     if (nearest == 1) == (batch == 1):
       return WAYS[tuned["choices"][str(nearest)]]
-  if batch == 1 or (platform == "cpu" and input_kind != "table"):
+  if platform == "cpu" and input_kind == "table":
+    return WAYS["buckets"] if batch >= _MANY_ROWS else None
+  if batch == 1 or platform == "cpu":
     return WAYS["rows"]
-  if platform == "cpu" or batch >= 8:
-    return WAYS["buckets"]
-  return None
+  return WAYS["buckets"] if batch >= 8 else None
 
 
 def of(

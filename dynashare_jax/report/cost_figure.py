@@ -116,10 +116,10 @@ def _panel(axes: Axes, score: Score, points: Sequence[Point]) -> None:
     if not math.isfinite(value):
       if together:
         axes.axvline(middle, color=colour, linewidth=1.2, linestyle="--")
-        axes.text(
-          middle, 0.03, f" {middle:.3g} ms, metric unknown", rotation=90,
-          transform=axes.get_xaxis_transform(), ha="right", va="bottom",
-          fontsize=7.5, color=colour,
+        axes.annotate(
+          f"{middle:.3g} ms, metric unknown", (middle, 0.03), (4, 0),
+          xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+          rotation=90, ha="left", va="bottom", fontsize=7.5, color=colour,
         )  # fmt: skip
       continue
     axes.errorbar(
@@ -128,15 +128,24 @@ def _panel(axes: Axes, score: Score, points: Sequence[Point]) -> None:
       markerfacecolor=colour if together else "white", markeredgewidth=1.3,
       elinewidth=1.0, zorder=4 if together else 3,
     )  # fmt: skip
-    if together:
-      axes.annotate(
-        f"{middle:.3g} ms", (middle, value), (0, 8), rotation=45,
-        textcoords="offset points", fontsize=8, color=colour,
-        rotation_mode="anchor",
-      )  # fmt: skip
+  _labels(axes, score, [p for p in points if p[1]])
   better = tables.UP if score.higher_is_better else tables.DOWN
   axes.set_title(score.task)
   axes.set_ylabel(f"{score.metric} {better}")
+
+
+def _labels(axes: Axes, score: Score, points: Sequence[Point]) -> None:
+  """Milliseconds above the points, kept apart along the axis."""
+  known = [p for p in points if math.isfinite(score.of(p[0]))]
+  right = axes.get_xlim()[1]
+  middles = [middle for _, _, (_, middle, _) in known]
+  places = style.spread(middles, 0.085 * right, 0.0, right)
+  for (way, _, _), middle, place in zip(known, middles, places, strict=True):
+    axes.annotate(
+      f"{middle:.3g} ms", (place, score.of(way)), (0, 9), rotation=55,
+      textcoords="offset points", rotation_mode="anchor", fontsize=8,
+      color=style.colour(cost_lib.WAYS.index(way)),
+    )  # fmt: skip
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:

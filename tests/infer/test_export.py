@@ -290,7 +290,7 @@ def test_tables_are_described_by_their_columns(vectors):
     vectors, experiment=experiment, params=params, stats=stats, gates=False)
   told, packed = export.export(export.choose(trained), ("cpu",))
   assert told["inputs"]["codes"] == {"categorical": [
-    {"name": "job", "codes": 4}]}
+    {"name": "job", "codes": 4, "values": []}]}
   assert told["inputs"]["numbers"] == {"numeric": ["age", "pay"]}
   assert told["inputs"]["arrays"] == {
     "categorical": {"shape": [1], "dtypes": ["int32"]},

@@ -49,7 +49,9 @@ def test_one_example_is_conditional_and_many_are_compacted():
   assert strategy.choose(1, "cpu") == compaction.Compaction("rows")
   assert strategy.choose(2, "cpu") == compaction.Compaction("rows")
   buckets = compaction.Compaction("buckets", 16)
-  assert strategy.choose(2, "cpu", input_kind="table") == buckets
+  assert strategy.choose(1024, "cpu", input_kind="table") == buckets
+  assert strategy.choose(1023, "cpu", input_kind="table") is None
+  assert strategy.choose(1, "gpu", input_kind="table").how == "rows"
   assert strategy.choose(32, "gpu") == buckets
   assert strategy.choose(4, "gpu") is None
   with pytest.raises(ValueError, match="is 0; it must be at least 1"):
@@ -141,6 +143,6 @@ def test_refuses_what_cannot_be_tuned(trained):
 
 def test_a_models_way_follows_its_data_and_its_folder(trained, tmp_path):
   here = trained_lib.dataclasses.replace(trained, workdir=tmp_path)
-  assert strategy.of(here, 8, "cpu") == strategy.WAYS["buckets"]  # a table
+  assert strategy.of(here, 4096, "cpu") == strategy.WAYS["buckets"]  # a table
   strategy.save({"platform": "cpu", "choices": {"8": "masked"}}, tmp_path)
   assert strategy.of(here, 8, "cpu") is None
