@@ -100,7 +100,7 @@ def table(curve: Mapping[str, Any]) -> tables.Table:
   ]
   columns += [
     tables.Column(f"{task['name']} {m['name']}", m["higher_is_better"],
-                  m["unit"], task["name"])
+                  m["unit"], group="test")
     for task in curve["tasks"] for m in task["metrics"]
   ]  # fmt: skip
   columns.append(tables.Column("score", True, group="validation"))

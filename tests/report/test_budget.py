@@ -71,15 +71,15 @@ def test_table_has_a_row_a_budget_and_the_model_as_trained(make):
   assert float(third["test/executed (%)"]) == pytest.approx(63)
   assert float(third["test/multiply-accumulates (%)"]) == pytest.approx(70)
   assert float(third["test/standard error (%)"]) == pytest.approx(0.4)
-  assert float(third["segmentation/miou (%)"]) == pytest.approx(34)
-  assert float(third["depth/abs (m)"]) == pytest.approx(0.5 / 0.85)
+  assert float(third["test/segmentation miou (%)"]) == pytest.approx(34)
+  assert float(third["test/depth abs (m)"]) == pytest.approx(0.5 / 0.85)
   assert float(third["validation/score"]) == pytest.approx(0.425)
   assert rows[-1]["budget (%)"] == "as trained"
   assert float(rows[-1]["met/test (%)"]) == pytest.approx(80)
   text = path.read_text()
   assert "22.0 % with all gates closed to 100.0 % with all open" in text
   assert "Out of reach and left out: 10.0 %." in text
-  assert "abs (m) ↓" in text and "(figures/budget.png)" in text
+  assert "depth abs (m) ↓" in text and "(figures/budget.png)" in text
   assert (folder / "figures" / "budget.png").stat().st_size > 10_000
 
 
