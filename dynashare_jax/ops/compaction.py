@@ -110,6 +110,8 @@ def _buckets(
   order = jnp.argsort(~keep, stable=True)  # kept rows first, in their order
 
   def of_size(size: Any) -> Callable[[], jax.Array]:
+    """The computation of one bucket: nothing, some rows, or all."""
+
     def whole() -> jax.Array:
       done = function(x, other)
       wide = keep.reshape(keep.shape + (1,) * (done.ndim - 1))

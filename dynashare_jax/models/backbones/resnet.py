@@ -120,8 +120,8 @@ class ResNet(nn.Module):
     return x
 
 
-class BasicBranch(nn.Module):
-  """conv, batch norm, ReLU, conv, batch norm."""
+class _Branch(nn.Module):
+  """Convolutions, each with a norm, and a ReLU between them."""
 
   dims: int
   width: int
@@ -130,46 +130,43 @@ class BasicBranch(nn.Module):
   dtype: norm.Dtype
   norm_kind: str = "batch"
 
+  def layers(self) -> tuple[tuple[int, int, int, int], ...]:
+    """Channels, width, stride and dilation of every convolution."""
+    raise NotImplementedError
+
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """`[G, B, ..., C]` to `[G, B, ..., width]`."""
-    d = self.dilation
-    x = _each(_conv(self.dims, self.width, 3, self.stride, d, d, self.dtype,
-                    "conv_0"), x)
-    x = nn.relu(norm.layer(self.norm_kind, self.dtype, "norm_0")(
-        x, pass_.updates, not pass_.train))
-    x = _each(_conv(self.dims, self.width, 3, 1, d, d, self.dtype, "conv_1"), x)
-    return norm.layer(self.norm_kind, self.dtype, "norm_1")(
-        x, pass_.updates, not pass_.train)
+    """`[G, B, ..., C]` to `[G, B, ..., channels of the last layer]`."""
+    for index, (width, kernel, stride, dilation) in enumerate(self.layers()):
+      if index:
+        x = nn.relu(x)
+      x = _each(_conv(self.dims, width, kernel, stride, dilation,
+                      dilation * (kernel // 2), self.dtype, f"conv_{index}"), x)
+      x = norm.layer(self.norm_kind, self.dtype, f"norm_{index}")(
+          x, pass_.updates, not pass_.train)
+    return x
 
 
-class BottleneckBranch(nn.Module):
-  """1-wide, 3-wide and 1-wide convolutions, each with a norm.
+class BasicBranch(_Branch):
+  """Two 3-wide convolutions."""
+
+  def layers(self) -> tuple[tuple[int, int, int, int], ...]:
+    """The first one has the stride; both are dilated."""
+    return ((self.width, 3, self.stride, self.dilation),
+            (self.width, 3, 1, self.dilation))
+
+
+class BottleneckBranch(_Branch):
+  """1-wide, 3-wide and 1-wide convolutions; 4 times `width` come out.
 
   The first one has the stride, as in AdaShare's Deeplab-ResNet-101.
   """
 
-  dims: int
-  width: int
-  stride: int
-  dilation: int
-  dtype: norm.Dtype
-  norm_kind: str = "batch"
-
-  @nn.compact
-  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """`[G, B, ..., C]` to `[G, B, ..., 4 width]`."""
-    d = self.dilation
-    plan = ((self.width, 1, self.stride, 1, 0), (self.width, 3, 1, d, d),
-            (self.width * EXPANSION, 1, 1, 1, 0))
-    for index, (width, kernel, stride, dilation, pad) in enumerate(plan):
-      x = _each(_conv(self.dims, width, kernel, stride, dilation, pad,
-                      self.dtype, f"conv_{index}"), x)
-      x = norm.layer(self.norm_kind, self.dtype, f"norm_{index}")(
-          x, pass_.updates, not pass_.train)
-      if index < len(plan) - 1:
-        x = nn.relu(x)
-    return x
+  def layers(self) -> tuple[tuple[int, int, int, int], ...]:
+    """The 3-wide one alone is dilated."""
+    return ((self.width, 1, self.stride, 1),
+            (self.width, 3, 1, self.dilation),
+            (self.width * EXPANSION, 1, 1, 1))
 
 
 class Projection(nn.Module):
