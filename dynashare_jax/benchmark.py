@@ -24,6 +24,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from dynashare_jax import command as command_lib
 from dynashare_jax import lookup
 from dynashare_jax import main as main_lib
 from dynashare_jax.methods import _entries
@@ -342,14 +343,10 @@ def run(argv: Sequence[str]) -> pathlib.Path:
 
 def cli(argv: Sequence[str] | None = None) -> None:
   """Entry point; exits with 2 after an error, 130 after an interruption."""
-  try:
-    table = run(sys.argv[1:] if argv is None else argv)
-  except (ValueError, OSError, RuntimeError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted: the same command goes on.", file=sys.stderr)
-    sys.exit(130)
+  table = command_lib.run(
+    lambda: run(sys.argv[1:] if argv is None else argv),
+    "the same command goes on.", (ValueError, OSError, RuntimeError),
+  )  # fmt: skip
   print(f"table: {table}")
 
 

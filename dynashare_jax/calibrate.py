@@ -26,6 +26,7 @@ from absl import logging
 import jax
 import numpy as np
 
+from dynashare_jax import command
 from dynashare_jax import main as main_lib
 from dynashare_jax import types
 from dynashare_jax.infer import calibrate
@@ -271,16 +272,11 @@ def run(argv: Sequence[str]) -> pathlib.Path:
 def cli(argv: Sequence[str] | None = None) -> None:
   """Entry point; exits with 2 after an error, 130 after an interruption."""
   logging.set_verbosity(logging.ERROR)
-  main_lib.use_compilation_cache()
+  command.use_compilation_cache()
   start = time.monotonic()
-  try:
-    path = run(sys.argv[1:] if argv is None else argv)
-  except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted: budgets written so far stay.", file=sys.stderr)
-    sys.exit(130)
+  path = command.run(
+    lambda: run(sys.argv[1:] if argv is None else argv),
+    "budgets written so far stay.")  # fmt: skip
   print(f"{path} ({time.monotonic() - start:,.0f} s)")
 
 

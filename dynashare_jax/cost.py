@@ -22,6 +22,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from dynashare_jax import command
 from dynashare_jax import main as main_lib
 from dynashare_jax import methods
 from dynashare_jax.infer import cost as cost_lib
@@ -220,16 +221,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def cli(argv: Sequence[str] | None = None) -> None:
   """Entry point; exits with 2 after an error, 130 after an interruption."""
-  main_lib.use_compilation_cache()
-  try:
-    text = run(sys.argv[1:] if argv is None else argv)
-  except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted: nothing was written.", file=sys.stderr)
-    sys.exit(130)
-  print(text)
+  command.use_compilation_cache()
+  print(command.run(
+    lambda: run(sys.argv[1:] if argv is None else argv),
+    "nothing was written."))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import time
 
 from absl import logging
 
+from dynashare_jax import command
 from dynashare_jax import main as main_lib
 from dynashare_jax.infer import export
 
@@ -79,14 +80,9 @@ def cli(argv: Sequence[str] | None = None) -> None:
   """Entry point; exits with 2 after an error, 130 after an interruption."""
   logging.set_verbosity(logging.ERROR)
   start = time.monotonic()
-  try:
-    path = run(sys.argv[1:] if argv is None else argv)
-  except (ValueError, OSError, ImportError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted: nothing was written.", file=sys.stderr)
-    sys.exit(130)
+  path = command.run(
+    lambda: run(sys.argv[1:] if argv is None else argv),
+    "nothing was written.", (ValueError, OSError, ImportError))  # fmt: skip
   print(f"{path} ({path.stat().st_size / 1e6:.1f} MB,"
         f" {time.monotonic() - start:.0f} s)")  # fmt: skip
 

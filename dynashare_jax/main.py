@@ -17,6 +17,7 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
+from dynashare_jax import command
 from dynashare_jax import data
 from dynashare_jax import lookup
 from dynashare_jax import methods
@@ -170,15 +171,6 @@ def default_workdir(config: ml_collections.ConfigDict) -> str:
   return os.path.join("runs", config.dataset, f"{config.method}-{config.seed}")
 
 
-def use_compilation_cache() -> None:
-  """Keeps compiled programs, so that a second start is quick."""
-  if jax.config.values["jax_compilation_cache_dir"] is None:
-    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    jax.config.update("jax_compilation_cache_dir",
-                      os.path.join(home, "dynashare_jax"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
 def summary(found: dict[str, Any], workdir: str) -> str:
   """A few lines for the terminal: every metric on test, where the report is."""
   lines = []
@@ -219,23 +211,18 @@ def _main(argv: list[str]) -> None:
   if config is None:
     raise app.UsageError("Name a configuration: --config=configs/rooms.py")
   logging.set_verbosity(logging.WARNING)
-  use_compilation_cache()
+  command.use_compilation_cache()
   workdir = _WORKDIR.value or default_workdir(config)
-  try:
+
+  def work() -> str:
     if _DESCRIBE.value:
-      print(describe(config, _ROUTE.value))
-      return
-    found = run(config, workdir)
-  except (ValueError, OSError, FloatingPointError) as error:
-    if os.environ.get("DYNASHARE_TRACEBACK"):
-      raise
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted: the same command goes on from the last checkpoint in"
-          f" {workdir}", file=sys.stderr)
-    sys.exit(130)
-  print(summary(found, workdir))
+      return describe(config, _ROUTE.value)
+    return summary(run(config, workdir), workdir)
+
+  errors = (ValueError, OSError, FloatingPointError)
+  print(command.run(
+      work, f"the same command goes on from the last checkpoint in {workdir}",
+      () if os.environ.get("DYNASHARE_TRACEBACK") else errors))
 
 
 def _parse(argv: list[str]) -> list[str]:

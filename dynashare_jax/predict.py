@@ -13,16 +13,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 import csv
-import os
 import pathlib
 import sys
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
 
+from dynashare_jax import command
 from dynashare_jax import infer
 from dynashare_jax.report import prediction_pictures
 
@@ -301,25 +300,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   return parser.parse_args(list(argv))
 
 
-def _use_compilation_cache() -> None:
-  """Keeps compiled programs, so that a second start is quick."""
-  if jax.config.values["jax_compilation_cache_dir"] is None:
-    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    jax.config.update("jax_compilation_cache_dir",
-                      os.path.join(home, "dynashare_jax"))  # fmt: skip
-
-
 def cli(argv: Sequence[str] | None = None) -> None:
   """Entry point; exits with 2 after an error, 130 after an interruption."""
-  _use_compilation_cache()
-  try:
-    written = run(sys.argv[1:] if argv is None else argv)
-  except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted: files written so far stay.", file=sys.stderr)
-    sys.exit(130)
+  command.use_compilation_cache()
+  written = command.run(
+    lambda: run(sys.argv[1:] if argv is None else argv),
+    "files written so far stay.")  # fmt: skip
   for path in written:
     print(path)
 

@@ -27,6 +27,7 @@ FLOORS = {
   "train": 5,
   "infer": 5,
   "report": 5,
+  "command": 6,
   "main": 6,
   "benchmark": 6,
   "cost": 6,

@@ -13,6 +13,7 @@ import types as python_types
 import jax
 import pytest
 
+from dynashare_jax import command
 from dynashare_jax import data
 from dynashare_jax import main
 from dynashare_jax import report
@@ -177,7 +178,7 @@ def _end(monkeypatch, capsys, tmp_path, error):
     raise error
 
   monkeypatch.setattr(main, "run", run)
-  monkeypatch.setattr(main, "use_compilation_cache", lambda: None)
+  monkeypatch.setattr(command, "use_compilation_cache", lambda: None)
   monkeypatch.setattr(main, "_CONFIG", python_types.SimpleNamespace(value={}))
   monkeypatch.setattr(
       main, "_WORKDIR", python_types.SimpleNamespace(value=str(tmp_path)))
