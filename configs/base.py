@@ -32,6 +32,11 @@ def get_config() -> ml_collections.ConfigDict:
   model.hidden = 256  # mlp: inside a block
   model.embedding = 8  # mlp: of a categorical column
   model.dropout = 0.1  # mlp
+  # Subtracted from and then divided into RGB pictures in 0 .. 1.
+  model.mean = (0.0, 0.0, 0.0)
+  model.std = (1.0, 1.0, 1.0)
+  model.weights = ""  # file to start from, see docs/weights.md
+  model.weights_family = "auto"  # or torchvision, timm, adashare, dynashare
   model.head = "linear"  # or aspp
   model.head_width = 1024  # of an aspp head
 
@@ -75,6 +80,9 @@ def get_config() -> ml_collections.ConfigDict:
   train.retrain_steps = 20000  # of every candidate
   train.retrain_from = "scratch"  # or policy: the search's weights
   train.weights_share = 0.8  # of the training data; the policy gets the rest
+  # Size at which dense losses are taken: logits, as the authors, from reduced
+  # labels; labels, from enlarged logits.
+  train.loss_at = "logits"
   train.execution = "planned"  # or masked: one compilation for all routes
   train.shared_prefixes = (0,)  # closed first blocks computed once for all
   train.steps_per_dispatch = 1
@@ -83,6 +91,7 @@ def get_config() -> ml_collections.ConfigDict:
   train.eval_every = 400
   train.checkpoint_every = 1000
   train.threads = 2  # that load ahead, when not resident
+  train.workers = 0  # processes that load ahead, when not resident
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch_size = 32

@@ -31,7 +31,8 @@ from dynashare_jax.train import results
 from dynashare_jax.train import workdir as workdir_lib
 
 # Values that may change between the starts of one run.
-_FREE = ("baseline", "data_dir", "train.threads", "train.resident")
+_FREE = ("baseline", "data_dir", "train.threads", "train.workers",
+         "train.resident")
 
 
 def find_dataset(name: str) -> Any:

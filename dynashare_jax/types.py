@@ -29,6 +29,8 @@ class TaskSpec:
     classes: names of the classes, where they have some.
     unit: unit of a regression target, for tables and figures.
     positive_weight: factor on the positive examples of a binary task's loss.
+    metrics: how a dense task is scored: `pooled` over all pixels, or as the
+      `authors` do (see `objectives.kinds`).
   """
 
   name: str
@@ -38,6 +40,7 @@ class TaskSpec:
   classes: tuple[str, ...] = ()
   unit: str = ""
   positive_weight: float = 1.0
+  metrics: str = "pooled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,8 @@ class DatasetSpec:
     sizes: number of examples in each split.
     table: columns, for a table.
     notes: what the data set found worth telling, one line each.
+    crop: height and width of a training example where augmentation cuts it out
+      of the whole picture; None where all examples have `input_shape`.
   """
 
   name: str
@@ -84,6 +89,7 @@ class DatasetSpec:
   sizes: Mapping[str, int]
   table: TableSpec | None = None
   notes: tuple[str, ...] = ()
+  crop: tuple[int, int] | None = None
 
 
 class Batch(NamedTuple):
@@ -112,11 +118,14 @@ class Dataset:
     arrays: split name -> the whole split as one `Batch` of NumPy arrays.
     source: split name -> random access to single examples (a `Batch` without
       the leading axis), for what does not fit into memory.
+    augment: how training examples are varied, a `data.transforms.Augmentation`;
+      None leaves them as they are.
   """
 
   spec: DatasetSpec
   arrays: Callable[[str], Batch]
   source: Callable[[str], Sequence[Batch]]
+  augment: Any = None
 
 
 class Sums(NamedTuple):

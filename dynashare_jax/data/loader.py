@@ -7,7 +7,7 @@ streamed, in one process or many.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import functools
 from typing import Any
 import zlib
@@ -34,9 +34,22 @@ class Order:
   def __init__(self, size: int, batch_size: int, seed: int, stream: str):
     self.size = size
     self.batch_size = batch_size
+    self._seed = seed
+    self._stream = stream
+    self._cache()
+
+  def _cache(self) -> None:
     self._epoch = functools.lru_cache(maxsize=4)(
-      functools.partial(_permutation, size, seed, stream)
+      functools.partial(_permutation, self.size, self._seed, self._stream)
     )
+
+  def __getstate__(self) -> dict[str, Any]:
+    """Without the cache, which cannot go to a worker process."""
+    return {k: v for k, v in vars(self).items() if k != "_epoch"}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    vars(self).update(state)
+    self._cache()
 
   def indices(
     self, start_step: int, count: int = 1
@@ -197,6 +210,8 @@ def stream(
   process_index: int = 0,
   process_count: int = 1,
   threads: int = 2,
+  workers: int = 0,
+  vary: Callable[[Batch, int], Batch] | None = None,
 ) -> Iterator[Batch]:
   """Loads training batches without end, for what does not fit into memory.
 
@@ -211,6 +226,10 @@ def stream(
     process_index: which part to load.
     process_count: in how many parts a batch is split.
     threads: that load ahead; 0 loads when asked.
+    workers: processes that load ahead; 0 loads in this one. Source and `vary`
+      must then be picklable. The batches are the same.
+    vary: changes an example, given its place in the order (step times batch
+      size plus row); None leaves it.
 
   Returns:
     Endless iterator of NumPy batches with B / process_count examples.
@@ -231,8 +250,8 @@ def stream(
     )
   check_divisible(batch, process_count, process_count)
   local = batch // process_count
-  rows = _Rows(source, indices_order, process_index * local, local)
-  return _iterate(rows, local, start_step, threads)
+  rows = _Rows(source, indices_order, process_index * local, local, vary)
+  return _iterate(rows, local, start_step, threads, workers)
 
 
 def evaluation_stream(
@@ -241,6 +260,7 @@ def evaluation_stream(
   process_index: int = 0,
   process_count: int = 1,
   threads: int = 2,
+  workers: int = 0,
 ) -> Iterator[Batch]:
   """Loads every example once, in order, the last batch filled up.
 
@@ -250,6 +270,7 @@ def evaluation_stream(
     process_index: which part to load.
     process_count: in how many parts a batch is split.
     threads: that load ahead; 0 loads when asked.
+    workers: see `stream`.
 
   Returns:
     Iterator of NumPy batches; padding as in `take(..., present=...)`.
@@ -261,7 +282,7 @@ def evaluation_stream(
   local = global_batch // process_count
   blocks = _Blocks(*padded_batches(len(source), global_batch))
   rows = _Rows(source, blocks, process_index * local, local)
-  batches = _iterate(rows, local, 0, threads)
+  batches = _iterate(rows, local, 0, threads, workers)
   return (
     _mask(batch, blocks.present[step][rows.first : rows.first + local])
     for step, batch in enumerate(batches)
@@ -315,11 +336,13 @@ class _Rows:
     places: Order | _Blocks,
     first: int,
     local: int,
+    vary: Callable[[Batch, int], Batch] | None = None,
   ):
     self.first = first
     self._source = source
     self._places = places
     self._local = local
+    self._vary = vary
 
   def __len__(self) -> int:
     steps = getattr(self._places, "steps", 2**40)
@@ -328,21 +351,27 @@ class _Rows:
   def __getitem__(self, index: int) -> Batch:
     step, row = divmod(index, self._local)
     place = step * self._places.batch_size + self.first + row
-    return self._source[self._places.at(place)]
+    example = self._source[self._places.at(place)]
+    return example if self._vary is None else self._vary(example, place)
 
 
 def _iterate(
-  rows: _Rows, local: int, start_step: int, threads: int
+  rows: _Rows, local: int, start_step: int, threads: int, workers: int
 ) -> Iterator[Batch]:
-  """Stacks rows to batches, in threads."""
-  batches = grain.MapDataset.source(rows).batch(local, batch_fn=_stack)
+  """Stacks rows to batches, in threads of this process or of workers."""
+  batches = grain.MapDataset.source(rows).batch(local, batch_fn=stack)
   options = grain.ReadOptions(
     num_threads=threads, prefetch_buffer_size=2 * threads
   )
-  return iter(batches[start_step:].to_iter_dataset(options))
+  ahead = batches[start_step:].to_iter_dataset(options)
+  if workers:
+    processes = grain.MultiprocessingOptions(num_workers=workers)
+    ahead = ahead.mp_prefetch(processes)
+  return iter(ahead)
 
 
-def _stack(examples: Sequence[Batch]) -> Batch:
+def stack(examples: Sequence[Batch]) -> Batch:
+  """Puts single examples together, along a new leading axis."""
   return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 

@@ -195,7 +195,7 @@ def resident_batches(
 
 def streamed_batches(
     source: Any, batch_size: int, place: Callable[[Any], Any],
-    threads: int = 2
+    threads: int = 2, workers: int = 0
 ) -> Callable[[], Any]:
   """Batches of a split that is read while it is evaluated."""
   rows = np.arange(batch_size, dtype=np.int32)
@@ -203,7 +203,8 @@ def streamed_batches(
 
   def batches() -> Any:
     for batch in loader.evaluation_stream(
-        source, batch_size, jax.process_index(), jax.process_count(), threads):
+        source, batch_size, jax.process_index(), jax.process_count(), threads,
+        workers):
       yield place(batch), rows, every
 
   return batches

@@ -77,20 +77,27 @@ class Experiment:
       step -= phase.steps
     return len(self.method.phases), 0
 
-  def sample_inputs(self) -> Any:
-    """Zeros shaped like two examples' inputs, to make parameters."""
+  def sample_inputs(self, cropped: bool = False) -> Any:
+    """Zeros shaped like two examples' inputs.
+
+    Args:
+      cropped: as training sees them; else whole pictures.
+    """
     spec = self.dataset.spec
     if spec.table is not None:
       return {"categorical": jnp.zeros((2, len(spec.table.categorical)),
                                        jnp.int32),
               "numeric": jnp.zeros((2, len(spec.table.numeric)))}
+    if cropped and spec.crop is not None:
+      return jnp.zeros((2, *spec.crop, *spec.input_shape[2:]))
     return jnp.zeros((2,) + tuple(spec.input_shape))
 
   def fresh(self, stream: str, number: int = 0) -> tuple[Any, Any]:
     """Newly initialised network parameters and statistics."""
     key = streams.stream_key(self.config.seed, stream, number)
     return state_lib.init_network(
-        self.network, self.sample_inputs(), self.blocks, len(self.tasks), key)
+        self.network, self.sample_inputs(cropped=True), self.blocks,
+        len(self.tasks), key)
 
   def initial_state(self) -> state_lib.State:
     """The state before step 0."""
@@ -205,7 +212,8 @@ def build(
       (config.policy.sharing, config.compat.sharing),
       (config.gates.weight, config.compat.instance),
       method.target_rates or (1.0,) * blocks, config.gates.temperature,
-      tuple(config.gates.sampled_range) if _sampled(config) else None)
+      tuple(config.gates.sampled_range) if _sampled(config) else None,
+      config.train.loss_at == "labels")
   experiment = Experiment(config, dataset, method, network, mesh, blocks,
                           gated, objective)
   for index, phase in enumerate(method.phases):
@@ -252,6 +260,12 @@ def _check_values(config: Any) -> None:
   if config.train.execution not in ("planned", "masked"):
     raise ValueError(f"config.train.execution is {config.train.execution!r};"
                      " it must be 'planned' or 'masked'.")
+  if config.train.loss_at not in ("logits", "labels"):
+    raise ValueError(f"config.train.loss_at is {config.train.loss_at!r}; it"
+                     " must be 'logits' or 'labels'.")
+  if config.train.workers < 0:
+    raise ValueError("config.train.workers must be at least 0, but is"
+                     f" {config.train.workers}.")
   if config.compat.gates not in ("argmax", "sampled"):
     raise ValueError(f"config.compat.gates is {config.compat.gates!r}; it must"
                      " be 'argmax' or 'sampled'.")

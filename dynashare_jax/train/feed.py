@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import functools
 from typing import Any
 
 import jax
@@ -87,23 +88,42 @@ class Feed:
 
   def chunk(
       self, index: int, offset: int, count: int
-  ) -> tuple[types.Batch, jax.Array]:
-    """Arrays and rows `[count, B]` for some steps of a phase.
+  ) -> tuple[types.Batch, jax.Array, Any]:
+    """What some steps of a phase train on.
 
     Args:
       index: of the phase.
       offset: steps of it that are done.
       count: steps wanted; must be 1 unless the data are resident.
+
+    Returns:
+      Arrays, rows `[count, B]` of them, and draws `[count, B]` of what the step
+      has yet to vary: None without augmentation, and when the data are
+      streamed, which varies them on the host.
     """
     rows, order = self._order(index)
     position = self.first(index) + offset
     if self._config.resident:
       chosen = rows[order.indices(position, count)]
-      return self.split("train"), jnp.asarray(chosen)
+      return (self.split("train"), jnp.asarray(chosen),
+              self._draws(index, position, count))
     if count != 1:
       raise ValueError(f"A streamed chunk is one step, not {count}.")
     batch = self._streamed(index, position)
-    return batch, jnp.arange(self._config.batch_size)[None]
+    return batch, jnp.arange(self._config.batch_size)[None], None
+
+  def _draws(self, index: int, position: int, count: int) -> Any:
+    augment = self._experiment.dataset.augment
+    if augment is None:
+      return None
+    size = self._config.batch_size
+    places = position * size + np.arange(count * size).reshape(count, size)
+    return augment.draw(*self._vary_stream(index), places)
+
+  def _vary_stream(self, index: int) -> tuple[int, str]:
+    """Seed and stream of a phase's augmentation."""
+    phase = self._experiment.method.phases[index]
+    return self._experiment.config.seed, f"augment/{phase.name}"
 
   def _streamed(self, index: int, position: int) -> types.Batch:
     at, stream = self._streams.get(index, (-1, iter(())))
@@ -113,11 +133,19 @@ class Feed:
       self._streams.clear()
       stream = loader.stream(
           source, order, position, self._config.batch_size,
-          jax.process_index(), jax.process_count(), self._config.threads)
+          jax.process_index(), jax.process_count(), self._config.threads,
+          self._config.workers, self._vary(index))
     batch = next(stream)
     labels.check(self._experiment.tasks, batch, "train")
     self._streams[index] = (position + 1, stream)
     return mesh_lib.place_batch(batch, self._experiment.mesh)
+
+  def _vary(self, index: int) -> Any:
+    """How the host varies the streamed examples of a phase."""
+    augment = self._experiment.dataset.augment
+    if augment is None:
+      return None
+    return functools.partial(_varied, augment, *self._vary_stream(index))
 
   def evaluation(self, split: str) -> Callable[[], Any]:
     """Batches of a whole split, in order, the last one padded."""
@@ -131,4 +159,13 @@ class Feed:
 
     return evaluate.streamed_batches(
         self._experiment.dataset.source(split), size, place,
-        self._config.threads)
+        self._config.threads, self._config.workers)
+
+
+def _varied(
+    augment: Any, seed: int, stream: str, example: types.Batch, place: int
+) -> types.Batch:
+  """One example at its place in the order; worker processes call it."""
+  draw = augment.draw(seed, stream, np.asarray(place))
+  varied: types.Batch = augment.example(example, draw)
+  return varied

@@ -180,11 +180,11 @@ class Loop:
     done = 0
     while done < count:
       size = min(most, count - done)
-      arrays, rows = self.feed.chunk(index, offset + done, size)
+      arrays, rows, draws = self.feed.chunk(index, offset + done, size)
       inputs = step_lib.inputs_of(
           phase, self.config.seed, offset + done, step + done,
           self.experiment.blocks, route, self.config.gates.noise_fades)
-      state, found = run(state, arrays, rows, inputs)
+      state, found = run(state, arrays, rows, inputs, draws)
       parts.append(found)
       done += size
       if done == size and count > size:  # The first call may compile.
@@ -199,7 +199,8 @@ class Loop:
     experiment = self.experiment
     tx = optim.make(self.config, spec.optimizer, spec.steps)
     return step_lib.make(experiment.network, tx, spec, experiment.objective,
-                         mesh_lib.batch_sharding(experiment.mesh))
+                         mesh_lib.batch_sharding(experiment.mesh),
+                         experiment.dataset.augment)
 
   def _check_finite(
       self, phase: types.Phase, first: int, parts: dict[str, np.ndarray]

@@ -15,6 +15,7 @@ from dynashare_jax.objectives import kinds
 from dynashare_jax.objectives import regularisers
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import policy
+from dynashare_jax.ops import resize
 from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
 from dynashare_jax.train import optim
@@ -77,6 +78,8 @@ class Objective(NamedTuple):
     gate_temperature: of the gates' gradient.
     sampled_rates: every step draws one target rate for all gated blocks from
       this range, and tells it to the gates; None: `target_rates`.
+    at_labels: whether dense losses are taken at the size of the labels, from
+      enlarged logits; else at that of the logits, from reduced labels.
   """
 
   tasks: tuple[types.TaskSpec, ...]
@@ -86,18 +89,29 @@ class Objective(NamedTuple):
   target_rates: tuple[float, ...]
   gate_temperature: float
   sampled_rates: tuple[float, float] | None = None
+  at_labels: bool = False
 
 
 def task_losses(
     tasks: tuple[types.TaskSpec, ...], logits: dict[str, jax.Array],
-    batch: types.Batch
+    batch: types.Batch, at_labels: bool = False
 ) -> dict[str, jax.Array]:
-  """Mean loss of every task over its valid labels; 0 where there are none."""
+  """Mean loss of every task over its valid labels; 0 where there are none.
+
+  Args:
+    tasks: in order.
+    logits: of every task.
+    batch: with its labels.
+    at_labels: see `Objective`.
+  """
   losses = {}
   for task in tasks:
-    sums = kinds.find(task.kind).loss(
-        task, logits[task.name], batch.targets[task.name],
-        batch.valid[task.name])
+    kind = kinds.find(task.kind)
+    found: types.Array = logits[task.name]
+    valid = batch.valid[task.name]
+    if at_labels and kind.HEAD == "dense":
+      found = resize.enlarge(found, (valid.shape[1], valid.shape[2]))
+    sums = kind.loss(task, found, batch.targets[task.name], valid)
     losses[task.name] = sums.total / jnp.maximum(sums.count, 1.0)
   return losses
 
@@ -175,7 +189,7 @@ def loss(
   (logits, signals), changed = network.apply(
       variables, batch.inputs, decisions, True, mutable=["batch_stats"],
       rngs={"dropout": streams.stream_key(inputs.seed, "dropout", step)})
-  losses = task_losses(objective.tasks, logits, batch)
+  losses = task_losses(objective.tasks, logits, batch, objective.at_labels)
   penalties = _penalties(spec, objective, params, inputs.opened, signals,
                          inputs.route, decisions.target)
   total: Any = sum(task.weight * losses[task.name] for task in objective.tasks)
@@ -221,7 +235,8 @@ def take(arrays: types.Batch, indices: jax.Array, sharding: Any) -> types.Batch:
 
 def make(
     network: Any, tx: optax.GradientTransformation, spec: Spec,
-    objective: Objective, sharding: jax.sharding.NamedSharding
+    objective: Objective, sharding: jax.sharding.NamedSharding,
+    augment: Any = None
 ) -> Any:
   """Compiles many steps in one dispatch.
 
@@ -231,29 +246,35 @@ def make(
     spec: of the phase; one call compiles one program a number of steps S.
     objective: constants of the loss.
     sharding: of the batch; state and results lie on every device.
+    augment: how examples are varied, see `types.Dataset`.
 
   Returns:
-    `(state, arrays, indices [S, B], inputs) -> (state, parts [S])`, with the
-    old state donated. `arrays` is a whole split (or a single batch) and
-    `indices` the rows of every step.
+    `(state, arrays, indices [S, B], inputs, draws) -> (state, parts [S])`, with
+    the old state donated. `arrays` is a whole split (or a single batch),
+    `indices` the rows of every step, and `draws` what is random of each row's
+    augmentation (default None: rows are taken as they are).
   """
 
   def run(
       state: state_lib.State, arrays: types.Batch, indices: jax.Array,
-      inputs: Inputs
+      inputs: Inputs, draws: Any = None
   ) -> tuple[state_lib.State, dict[str, jax.Array]]:
     """Steps through the rows of `indices`, one update each."""
-    def one(carry: state_lib.State, row: tuple[jax.Array, jax.Array]) -> Any:
-      step, chosen = row
-      return advance(network, tx, spec, objective, carry,
-                     take(arrays, chosen, sharding), inputs, step)
+    def one(carry: state_lib.State, row: Any) -> Any:
+      step, chosen, draw = row
+      batch = take(arrays, chosen, sharding)
+      if draw is not None:
+        batch = jax.lax.with_sharding_constraint(
+            augment.batch(batch, draw), sharding)
+      return advance(network, tx, spec, objective, carry, batch, inputs, step)
 
     count = indices.shape[0]
     numbers = inputs.step + jnp.arange(count, dtype=jnp.int32)
     if count == 1:
-      state, parts = one(state, (numbers[0], indices[0]))
+      first = jax.tree.map(lambda a: a[0], (numbers, indices, draws))
+      state, parts = one(state, first)
       return state, jax.tree.map(lambda p: p[None], parts)
-    return jax.lax.scan(one, state, (numbers, indices))
+    return jax.lax.scan(one, state, (numbers, indices, draws))
 
   everywhere = jax.sharding.NamedSharding(
       sharding.mesh, jax.sharding.PartitionSpec())

@@ -287,3 +287,19 @@ def test_norms_keep_float32_under_bfloat16():
   assert y.dtype == jnp.bfloat16
   assert {v.dtype for v in jax.tree.leaves(variables)} == {
     jnp.dtype("float32")}
+
+
+def test_pictures_are_normalised_before_the_stem():
+  """The mean gives what black gives without it; std divides."""
+  def features(value, **changes):
+    config = _config(**changes)
+    network = resnet.build(config, _spec("image", (8, 8, 3)), jnp.float32)
+    x = jnp.full((1, 8, 8, 3), value)
+    pass_ = backbones.Pass(False, jnp.ones((1,)))
+    variables = network.init(jax.random.key(0), x, pass_, method="stem")
+    return network.apply(variables, x, pass_, method="stem")
+  plain = features(0.25)
+  np.testing.assert_allclose(
+      features(0.75, mean=(0.25,) * 3, std=(2.0,) * 3), plain, rtol=1e-6)
+  with pytest.raises(ValueError, match="config.model.mean and std must be thr"):
+    features(0.5, mean=(0.1,))

@@ -138,8 +138,8 @@ def test_streamed_batches_equal_resident_ones(build, same_bits):
       loop_lib.Loop(build(train__resident=r), "unused").feed
       for r in (True, False))
   for index, offset in ((0, 0), (1, 0), (1, 1), (2, 0), (3, 2), (4, 0), (5, 3)):
-    batch, rows = streamed.chunk(index, offset, 1)
-    arrays, wanted = resident.chunk(index, offset, 1)
+    batch, rows, _ = streamed.chunk(index, offset, 1)
+    arrays, wanted, _ = resident.chunk(index, offset, 1)
     np.testing.assert_array_equal(rows, np.arange(8)[None])
     same_bits(jax.device_get(batch), loader.take(
         jax.device_get(arrays), np.asarray(wanted[0])))
@@ -342,8 +342,8 @@ def test_cycles_of_a_search_continue_one_order(build):
   rows = experiment_lib.part_indices(
       loop.config, loop.experiment.dataset.spec, "weights")
   order = loader.order(48, 8, 0, "weights")
-  _, first = loop.feed.chunk(1, 2, 1)
-  _, second = loop.feed.chunk(3, 0, 1)
+  _, first, _ = loop.feed.chunk(1, 2, 1)
+  _, second, _ = loop.feed.chunk(3, 0, 1)
   np.testing.assert_array_equal(first, rows[order.indices(2)])
   np.testing.assert_array_equal(second, rows[order.indices(3)])
   np.testing.assert_array_equal(loop.feed.chunk(5, 1, 1)[1],

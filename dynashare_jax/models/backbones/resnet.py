@@ -35,6 +35,8 @@ class ResNet(nn.Module):
     dtype: compute type; parameters stay float32.
     block_kind: `basic` (ResNet-18 and 34) or `bottleneck` (50 and 101).
     norm_kind: see `models.norm.layer`.
+    mean: subtracted from the colours of pictures in 0..1.
+    std: then divided into them.
 
   Source: reference semantics of AdaShare's Deeplab-ResNet.
   """
@@ -49,6 +51,8 @@ class ResNet(nn.Module):
   dtype: norm.Dtype = jnp.float32
   block_kind: str = "basic"
   norm_kind: str = "batch"
+  mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+  std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
   @property
   def num_blocks(self) -> int:
@@ -89,6 +93,10 @@ class ResNet(nn.Module):
   def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
     """First layers: inputs `[B, ...]` to features `[1, B, ..., C]`."""
     x = inputs if self.table_spec is None else self.columns(inputs)
+    if self.dims == 2 and (any(self.mean) or set(self.std) != {1.0}):
+      shape = (1,) * (x.ndim - 1) + (-1,)
+      x = ((x - jnp.asarray(self.mean).reshape(shape))
+           / jnp.asarray(self.std).reshape(shape))
     x = x.astype(self.dtype)
     x = self.stem_conv(x)[None]
     x = nn.relu(self.stem_norm(x, pass_.updates, not pass_.train))
@@ -272,8 +280,13 @@ def build(
   if not config.width_factor > 0:
     raise ValueError("config.model.width_factor must be above 0, but is"
                      f" {config.width_factor}.")
+  mean, std = tuple(config.mean), tuple(config.std)
+  if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    raise ValueError("config.model.mean and std must be three numbers, for red,"
+                     f" green and blue, and std above 0; they are {mean} and"
+                     f" {std}.")
   lists["widths"] = tuple(max(round(w * config.width_factor), 1)
                           for w in lists["widths"])
   return ResNet(dims=dims, stem_kind=config.stem, table_spec=spec.table,
                 dtype=dtype, block_kind=config.block, norm_kind=config.norm,
-                **lists)
+                mean=mean, std=std, **lists)

@@ -1,0 +1,110 @@
+"""Reads pictures and arrays from disk; every error names the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+
+def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
+  """Reads a PNG, JPEG or TIFF.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    uint8 `[H, W, 3]` for colour (alpha is dropped, palettes of photographs are
+    resolved), `[H, W]` uint8, uint16 or int32 for one channel; a palette
+    picture of a label map gives its indices.
+
+  Raises:
+    ValueError: the file is missing or no picture that can be read.
+  """
+  try:
+    with Image.open(path) as picture:
+      wanted = {"RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LA": "L",
+                "1": "L"}.get(picture.mode, picture.mode)
+      array = np.asarray(picture.convert(wanted))
+  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    raise _unreadable(path, error) from error
+  return array.astype(np.uint16) if array.dtype == ">u2" else array
+
+
+def read_colour(path: str | os.PathLike[str]) -> np.ndarray:
+  """Reads a picture as RGB uint8 `[H, W, 3]`; grey is repeated.
+
+  Raises:
+    ValueError: see `read_picture`.
+  """
+  try:
+    with Image.open(path) as picture:
+      return np.asarray(picture.convert("RGB"))
+  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    raise _unreadable(path, error) from error
+
+
+def read_array(path: str | os.PathLike[str]) -> np.ndarray:
+  """Reads a `.npy` file, never a pickle.
+
+  Raises:
+    ValueError: the file is missing or damaged, or holds Python objects.
+  """
+  try:
+    array: np.ndarray = np.load(path, allow_pickle=False)
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise _unreadable(path, error) from error
+  if not isinstance(array, np.ndarray):
+    raise ValueError(f"{path} is no .npy file with one array.")
+  return array
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    ValueError: it is missing or damaged.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise _unreadable(path, error) from error
+
+
+def resize_colour(
+    image: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+  """Resizes a photograph bilinearly; when it shrinks, over all its pixels.
+
+  Args:
+    image: uint8 `[H, W, 3]`.
+    size: (height, width).
+  """
+  if image.shape[:2] == tuple(size):
+    return image
+  picture = Image.fromarray(image)
+  return np.asarray(picture.resize((size[1], size[0]),
+                                   Image.Resampling.BILINEAR))
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Resizes labels `[H, W, ...]` to (height, width); the nearest, not mixed."""
+  if labels.shape[:2] == tuple(size):
+    return labels
+  rows, columns = (
+      np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64),
+                 old - 1) for old, new in zip(labels.shape[:2], size,
+                                              strict=True))
+  return labels[rows][:, columns]
+
+
+def _unreadable(path: Any, error: Exception) -> ValueError:
+  if isinstance(error, FileNotFoundError):
+    return ValueError(f"There is no file {os.fspath(path)}.")
+  return ValueError(f"Cannot read {os.fspath(path)}"
+                    f" ({type(error).__name__}: {error}).")

@@ -1,0 +1,246 @@
+"""Augmentation of pictures with dense labels, on the host or the device.
+
+What is random of an example is a `Draw`, a pure function of (seed, stream,
+position in the order of training); applying it is a pure function of the
+example. So a resumed run, another number of processes, workers or devices, and
+data in memory or streamed all see the same examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from types import ModuleType
+from typing import Any, NamedTuple
+import zlib
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Int
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.types import Array
+
+_GREY = (0.299, 0.587, 0.114)  # luminance of RGB (ITU-R BT.601)
+
+
+class Draw(NamedTuple):
+  """What is random of some examples.
+
+  Attributes:
+    scale: float32 `[...]`, factor on the picture's size.
+    mirror: bool `[...]`, left and right exchanged.
+    row: float32 `[...]` in [0, 1), where the crop lies between top and bottom.
+    column: the same between left and right.
+    colour: float32 `[..., 3]`, factors of brightness, contrast, saturation.
+  """
+
+  scale: Array
+  mirror: Array
+  row: Array
+  column: Array
+  colour: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """Random scale, mirror, crop and colour of examples with dense labels.
+
+  Attributes:
+    tasks: of the data set; their kinds say how labels change.
+    crop: height and width of what comes out.
+    scales: lowest and highest factor on the picture's size.
+    mirror: whether half of the examples are mirrored.
+    jitter: colour factors lie within 1 - jitter and 1 + jitter; 0 for none.
+    depth_scaled: whether enlarging a picture divides its depths, as coming
+      nearer would; the authors leave them.
+    normals_negated: whether mirroring negates the x component of normals; the
+      authors leave it on NYU v2.
+
+  Source: AdaShare's data loaders (scale 0.5 to 1.5, mirror, centre pad, random
+    crop); the picture bilinear, labels nearest.
+  """
+
+  tasks: tuple[types.TaskSpec, ...]
+  crop: tuple[int, int]
+  scales: tuple[float, float] = (0.5, 1.5)
+  mirror: bool = True
+  jitter: float = 0.0
+  depth_scaled: bool = True
+  normals_negated: bool = True
+
+  def __post_init__(self) -> None:
+    """Refuses what cannot be drawn.
+
+    Raises:
+      ValueError: a crop below 1 pixel, scales that are not 0 < low <= high, or
+        a jitter outside [0, 1].
+    """
+    if min(self.crop) < 1:
+      raise ValueError(f"The crop {self.crop} must be a height and a width of"
+                       " at least 1 pixel.")
+    if not 0 < self.scales[0] <= self.scales[1]:
+      raise ValueError(f"The scales {self.scales} must be (low, high) with 0 <"
+                       " low <= high.")
+    if not 0 <= self.jitter <= 1:
+      raise ValueError(f"The jitter must be in [0, 1], but is {self.jitter}.")
+
+  def draw(
+      self, seed: int, stream: str, positions: Int[np.ndarray, "..."]
+  ) -> Draw:
+    """Draws for places in the order of training.
+
+    Args:
+      seed: of the run.
+      stream: a name; other names give other draws.
+      positions: step times batch size plus row.
+
+    Returns:
+      Arrays whose leading axes are those of `positions`.
+    """
+    places = np.asarray(positions, np.int64)
+    uniform = np.stack([_uniforms(seed, stream, int(p)) for p in places.flat]
+                       or [np.zeros((7,))])[: places.size]
+    uniform = uniform.reshape((*places.shape, 7))
+    low, high = self.scales
+    part = lambda i: uniform[..., i].astype(np.float32)
+    # float32 may round a number just below 1 up to it.
+    inside = lambda i: np.minimum(part(i), np.float32(1 - 2**-24))
+    return Draw(
+        np.float32(low) + part(0) * np.float32(high - low),
+        (uniform[..., 1] < 0.5) & self.mirror, inside(2), inside(3),
+        (1 + self.jitter * (2 * uniform[..., 4:] - 1)).astype(np.float32))
+
+  def example(self, example: types.Batch, draw: Draw) -> types.Batch:
+    """Varies one example on the host.
+
+    Args:
+      example: a `Batch` of NumPy arrays without the leading axis; inputs
+        `[H, W, 3]`. Labels of the whole example (`valid` a scalar) stay.
+      draw: without axes.
+
+    Returns:
+      The example at the size of the crop. Pixels outside of the picture are
+      black and have no label.
+    """
+    return self._apply(example, draw, np)
+
+  def batch(self, batch: types.Batch, draws: Draw) -> types.Batch:
+    """Varies a batch in a traced function.
+
+    Args:
+      batch: leading axis B.
+      draws: leading axis B.
+
+    Returns:
+      What `example` gives for each, up to rounding.
+    """
+    one = lambda example, draw: self._apply(example, draw, jnp)
+    varied: types.Batch = jax.vmap(one)(batch, draws)
+    return varied
+
+  def _apply(
+      self, example: types.Batch, draw: Draw, xp: ModuleType
+  ) -> types.Batch:
+    height, width = example.inputs.shape[:2]
+    rows = _axis(xp, height, self.crop[0], draw.scale, draw.row, False)
+    columns = _axis(xp, width, self.crop[1], draw.scale, draw.column,
+                    draw.mirror)
+    inside = rows.inside[:, None] & columns.inside[None, :]
+    picture = _bilinear(xp, example.inputs, rows, columns)
+    if self.jitter:
+      picture = _coloured(xp, picture, inside, draw.colour)
+    picture = xp.where(inside[..., None], picture, xp.float32(0))
+    targets, valid = dict(example.targets), dict(example.valid)
+    for task in self.tasks:
+      if valid[task.name].ndim < 2:
+        continue
+      known = _nearest(xp, valid[task.name], rows, columns) & inside
+      label = _nearest(xp, targets[task.name], rows, columns)
+      label = self._label(xp, task, label, draw)
+      extra = (1,) * (label.ndim - 2)
+      targets[task.name] = xp.where(
+          inside.reshape(inside.shape + extra), label,
+          xp.zeros((), label.dtype))
+      valid[task.name] = known
+    return example._replace(inputs=picture, targets=targets, valid=valid)
+
+  def _label(
+      self, xp: ModuleType, task: types.TaskSpec, label: Any, draw: Draw
+  ) -> Any:
+    """What scaling and mirroring do to the values of labels."""
+    if task.kind == "depth" and self.depth_scaled:
+      return label / draw.scale
+    if task.kind == "normals" and self.normals_negated:
+      signs = xp.where(draw.mirror, xp.float32(-1), xp.float32(1))
+      return xp.concatenate([label[..., :1] * signs, label[..., 1:]], -1)
+    return label
+
+
+class _Axis(NamedTuple):
+  """Where the pixels of a crop come from, along one axis."""
+
+  inside: Any  # bool [crop]
+  nearest: Any  # int32 [crop]
+  low: Any  # int32 [crop], the neighbour above or left
+  high: Any
+  weight: Any  # float32 [crop], of the other neighbour
+
+
+def _axis(
+    xp: ModuleType, size: int, crop: int, scale: Any, place: Any, mirror: Any
+) -> _Axis:
+  """Scales an axis, pads both its ends to the crop, and cuts the crop out."""
+  scaled = xp.maximum(xp.floor(xp.float32(size) * scale + xp.float32(0.5)),
+                      xp.float32(1))
+  padded = xp.maximum(scaled, xp.float32(crop))
+  before = xp.floor((padded - scaled) / 2)
+  offset = xp.floor(place * (padded - xp.float32(crop) + 1))
+  at = xp.arange(crop, dtype=xp.float32) + offset - before
+  inside = (at >= 0) & (at < scaled)
+  at = xp.where(mirror, scaled - 1 - at, at)
+  centre = (at + xp.float32(0.5)) * (xp.float32(size) / scaled)
+  limit = lambda i: xp.clip(i, 0, size - 1).astype(xp.int32)
+  low = xp.floor(centre - xp.float32(0.5))
+  weight = (centre - xp.float32(0.5) - low).astype(xp.float32)
+  return _Axis(inside, limit(xp.floor(centre)), limit(low), limit(low + 1),
+               weight)
+
+
+def _nearest(xp: ModuleType, labels: Any, rows: _Axis, columns: _Axis) -> Any:
+  """Picks labels; they are never mixed."""
+  return xp.take(xp.take(labels, rows.nearest, axis=0), columns.nearest, axis=1)
+
+
+def _bilinear(xp: ModuleType, image: Any, rows: _Axis, columns: _Axis) -> Any:
+  """Mixes the four neighbours, first by rows; edges repeat."""
+  image = image.astype(xp.float32)
+  weight = rows.weight[:, None, None]
+  image = (xp.take(image, rows.low, axis=0) * (1 - weight)
+           + xp.take(image, rows.high, axis=0) * weight)
+  weight = columns.weight[None, :, None]
+  return (xp.take(image, columns.low, axis=1) * (1 - weight)
+          + xp.take(image, columns.high, axis=1) * weight)
+
+
+def _coloured(xp: ModuleType, image: Any, inside: Any, factors: Any) -> Any:
+  """Brightness, then contrast about the mean grey, then saturation."""
+  weights = xp.asarray(_GREY, xp.float32)[None, None]
+  image = image * factors[0]
+  grey = (image * weights).sum(-1)
+  count = xp.maximum(inside.sum(), 1).astype(xp.float32)
+  mean = xp.where(inside, grey, xp.float32(0)).sum() / count
+  image = mean + (image - mean) * factors[1]
+  grey = (image * weights).sum(-1)[..., None]
+  return xp.clip(grey + (image - grey) * factors[2], 0, 1)
+
+
+def _uniforms(seed: int, stream: str, position: int) -> np.ndarray:
+  """Seven numbers in [0, 1), the same with every NumPy version.
+
+  NumPy promises stable raw bits of Philox, but not of what is made of them.
+  """
+  entropy = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF,
+             zlib.crc32(stream.encode()), position]
+  bits = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(7)
+  return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
