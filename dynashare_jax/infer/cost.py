@@ -354,7 +354,8 @@ class Block(NamedTuple):
 
   Attributes:
     macs: multiply-accumulates of its branch, for one example.
-    masked: how often masked execution computes it for an example.
+    masked: how often masked execution computes it for an example: for every
+      task, but the first block, whose input is the same for all, once.
     planned: how often its plan does.
     gated: how often with gates, the mean over examples; None without gates in
       the model.
@@ -389,6 +390,6 @@ def blocks(
     open_ = [1.0 if rate is None else float(rate[t, block]) for t in first]
     gated = sum(open_) if plan.gated[block] else float(step.running)
     found.append(Block(
-      amounts[block], len(plan.tasks), step.running,
+      amounts[block], len(plan.tasks) if block else 1, step.running,
       gated if any(plan.gated) else None))  # fmt: skip
   return tuple(found)

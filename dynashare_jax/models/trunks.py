@@ -78,7 +78,8 @@ class SkipTrunk(nn.Module):
 
   Source: AdaShare (Sun et al. 2020) section 3; DynaShare section 3.4.
   Differs: tasks ride in one batched call, with the batch statistics of each;
-    work that is equal for several tasks is done once. A running average of
+    work that is equal for several tasks is done once, so the first block always
+    is. A running average of
     batch statistics makes one update a step with the mean of the n tasks that
     execute the layer, keeping momentum^(n / tasks), instead of n updates in
     task order. So hard sharing and an all-ones policy learn the same averages.
@@ -137,7 +138,6 @@ class SkipTrunk(nn.Module):
       decisions: Decisions, train: bool
   ) -> tuple[jax.Array, _BlockSignals]:
     """One block for all groups: `[G, B, ...]` to `[G', B, ...]`."""
-    x = _pick(x, step.parents)
     batch = x.shape[1]
     signals = _BlockSignals.skipped(self.tasks, batch)
     policy = self._policy(block, step, decisions)
@@ -145,29 +145,38 @@ class SkipTrunk(nn.Module):
     running = updates[: step.running]
     if policy is not None and decisions.discrete:
       running = running * policy
-    residual = self.backbone.shortcut(block, x, backbones.Pass(train, updates))
+    # Groups that part here still have equal inputs: one computation for all.
+    parents, place = _distinct(step.parents)
+    x = _pick(x, parents)
+    below = self.backbone.shortcut(
+        block, x, backbones.Pass(train, _total(updates, place)))
+    residual = _pick(below, place)
     if not step.running:
       return residual, signals
-    head = x[: step.running]
-    here = residual[: step.running]
+    parents, place = _distinct(place[: step.running])
+    head = _pick(x, parents)
+    moves = _total(running, place)
     weight = None if policy is None else jnp.broadcast_to(
         policy[:, None], (step.running, batch))
     asked = decisions.gated and any(k != routing.RUN for k in step.kinds)
     # Computed also when gates do not decide, so that init creates it.
     if self.gates[block] is not None and (asked or self.is_initializing()):
-      score = self.gates[block](head, running, not train, decisions.target)
+      score = self.gates[block](head, moves, not train, decisions.target)
       if asked:
+        score = _pick(score, place)
         gate = self._gate(block, step, score, decisions)
         signals = signals.with_gate(step, score, gate)
         weight = gate if weight is None else weight * gate
     signals = signals.with_executed(
         step, jnp.ones((step.running, batch)) if weight is None else weight)
+    here = residual[: step.running]
     if (weight is not None and decisions.compaction is not None
         and decisions.discrete and not train):
-      done = self._compacted(block, head, here, weight, decisions.compaction)
+      done = self._compacted(block, _pick(head, place), here, weight,
+                             decisions.compaction)
     else:
-      z = self.backbone.branch(block, head, backbones.Pass(train, running))
-      done = self.backbone.merge(here, z)
+      z = self.backbone.branch(block, head, backbones.Pass(train, moves))
+      done = _pick(self.backbone.merge(_pick(below, parents), z), place)
       if weight is not None:
         # In float32, so that decisions get gradients summed in float32.
         wide = weight.reshape(weight.shape + (1,) * (done.ndim - 2))
@@ -334,6 +343,23 @@ def _stack(blocks: list[_BlockSignals]) -> Signals:
       jnp.asarray([b.gated for b in blocks]).T,
       join(lambda b: b.executed),
       join(lambda b: b.relevance))
+
+
+def _distinct(
+    places: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """The distinct numbers, ascending, and where each number is among them."""
+  distinct = tuple(sorted(set(places)))
+  return distinct, tuple(distinct.index(p) for p in places)
+
+
+def _total(updates: jax.Array, places: tuple[int, ...]) -> jax.Array:
+  """Updates of a running average, added up over groups of equal features."""
+  if places == tuple(range(len(places))):
+    return updates
+  return jnp.stack([
+      jnp.stack([updates[g] for g, p in enumerate(places) if p == place]).sum()
+      for place in range(max(places) + 1)])
 
 
 def _pick(x: jax.Array, parents: tuple[int, ...]) -> jax.Array:

@@ -88,7 +88,7 @@ def test_work_and_parameters_by_hand(model, separate):
   one, two = FIRST + LAST + BODY, FIRST + LAST + 2 * BODY
   wanted = {
     ("all tasks", "masked"): (
-      STEM + 4 * BRANCH + 2 * GATE + both, (two, GATE_SIZE, sizes, 32)),
+      STEM + 3 * BRANCH + 2 * GATE + both, (two, GATE_SIZE, sizes, 32)),
     ("all tasks", "planned"): (
       STEM + 2 * BRANCH + GATE + both, (two, GATE_SIZE, sizes, 32)),
     ("all tasks", "planned + gated"): (
@@ -157,7 +157,7 @@ def test_all_ways_predict_the_same(model, inputs):
 
 def test_blocks_by_hand(model):
   assert cost.blocks(model, np.asarray([[1, 0.25], [1, 0]])) == (
-    cost.Block(BRANCH, 2, 1, 1.0), cost.Block(BRANCH, 2, 1, 0.25))
+    cost.Block(BRANCH, 1, 1, 1.0), cost.Block(BRANCH, 2, 1, 0.25))
   ungated = trained_lib.Trained(**{**vars(model), "gates": False})
   assert cost.blocks(ungated)[1] == cost.Block(BRANCH, 2, 1, None)
 
