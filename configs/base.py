@@ -19,7 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.model = model = ml_collections.ConfigDict()
   model.backbone = "resnet"  # a file of models/backbones
-  model.dtype = "float32"  # or bfloat16; parameters stay float32
+  # Of the computation; parameters stay float32. auto: bfloat16 on accelerators.
+  model.dtype = "float32"  # or bfloat16, auto
   model.blocks = (2, 2, 2, 2)  # of every segment
   model.block = "basic"  # or bottleneck: 4 times as many channels come out
   model.norm = "batch"  # or group: for small batches
@@ -96,6 +97,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval = ml_collections.ConfigDict()
   config.eval.batch_size = 32
   config.eval.pictures = 4  # test examples drawn in the report
+  # Predictions are averaged over the pictures at these scales, each mirrored
+  # too if flip. Dense tasks only.
+  config.eval.flip = False
+  config.eval.scales = (1.0,)
 
   config.optimizers = ml_collections.ConfigDict()
   config.optimizers.warmup = optimizer(kind="adam")
@@ -111,6 +116,7 @@ def get_config() -> ml_collections.ConfigDict:
   compat.instance = "code"  # or paper: Eq. 5
   compat.gates = "argmax"  # at test; or sampled
   compat.selection = "validation"  # or test
+  compat.metrics = "pooled"  # over all pixels; or authors
   return config
 
 

@@ -157,6 +157,7 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
                      f" {file.name} in it.")
   stored = json.loads(file.read_text(encoding="utf-8"))
   config = ml_collections.ConfigDict(stored | {"baseline": ""})
+  config.model.weights = ""  # The checkpoint has its own.
   if data_dir:
     config.data_dir = data_dir
   try:

@@ -18,6 +18,7 @@ from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.infer import work as work_lib
+from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import feed as feed_lib
 from dynashare_jax.train import mesh as mesh_lib
@@ -248,9 +249,11 @@ class Calibrator:
   @functools.cached_property
   def _constant(self) -> evaluate.Values:
     """Metrics of the best constant prediction, on validation."""
+    config = self.trained.experiment.config
     return evaluate.constants(
-      self.trained.tasks, self._feed.labels("train"),
-      self._feed.labels("validation"))  # fmt: skip
+      self.trained.tasks, *constants.labels(
+        self.trained.experiment.dataset, "validation", config.train.resident,
+        config.eval.batch_size))  # fmt: skip
 
   @functools.cached_property
   def _path(self) -> closing.Path:

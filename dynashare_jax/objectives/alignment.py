@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from jax import numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Integer, Shaped
 import numpy as np
 
 from dynashare_jax.ops import losses
 from dynashare_jax.ops import resize
-from dynashare_jax.types import Array
+from dynashare_jax.types import Array, TaskSpec
 
 
 def labels_at_logits(
@@ -33,7 +33,34 @@ def labels_at_logits(
   return losses.cleared(target, valid), valid
 
 
+def by_authors(task: TaskSpec) -> bool:
+  """Whether a task is scored as the authors' code scores."""
+  return task.metrics == "authors"
+
+
+def enlarged(
+  task: TaskSpec, logits: Float[Array, "B h w O"], size: tuple[int, int]
+) -> Float[Array, "B H W O"]:
+  """Enlarges logits as a task's metrics want them.
+
+  Args:
+    task: says how it is scored.
+    logits: dense prediction of any size.
+    size: (H, W) of the labels.
+
+  Returns:
+    Logits of that size, same dtype.
+
+  Differs: bilinear; the authors repeat the nearest logits, and so does a task
+    with `metrics = "authors"`.
+  """
+  if by_authors(task):
+    return resize.enlarge_nearest(logits, size)
+  return resize.enlarge(logits, size)
+
+
 def logits_at_labels(
+  task: TaskSpec,
   logits: Float[Array, "B h w O"],
   target: Shaped[Array, "B H W *channels"],
   valid: Bool[Array, "B H W"],
@@ -45,6 +72,7 @@ def logits_at_labels(
   """Enlarges logits to the size of the labels, for the metrics.
 
   Args:
+    task: says how it is scored.
     logits: dense prediction.
     target: labels; what is not valid may be anything, even NaN.
     valid: which labels count.
@@ -54,8 +82,36 @@ def logits_at_labels(
   """
   valid = jnp.asarray(valid)
   size = (valid.shape[1], valid.shape[2])
-  large = resize.enlarge(logits.astype(jnp.float32), size)
+  large = enlarged(task, logits.astype(jnp.float32), size)
   return large, losses.cleared(target, valid), valid
+
+
+def batch_mean(
+  total: Float[Array, ""],
+  count: Integer[Array, ""],
+  present: Bool[Array, " B"] | None,
+  examples: int,
+) -> dict[str, Array]:
+  """Weighs a batch's mean with its number of examples, as the authors do.
+
+  Args:
+    total: sum over the elements of the batch that count.
+    count: how many they are.
+    present: False for padding examples, which weigh nothing; None without any.
+    examples: B, used where `present` is None.
+
+  Returns:
+    `mean`, float32, the mean times its weight; `examples`, int32, the weight.
+    Both add over batches. A batch in which nothing counts weighs nothing.
+
+  Differs: the authors get NaN from a batch in which nothing counts.
+  """
+  weight = jnp.int32(examples)
+  if present is not None:
+    weight = jnp.sum(present, dtype=jnp.int32)
+  weight = jnp.where(count > 0, weight, 0)
+  mean = total / jnp.maximum(count, 1).astype(jnp.float32)
+  return {"mean": mean * weight.astype(jnp.float32), "examples": weight}
 
 
 def one_channel(array: Shaped[Array, "..."], axes: int) -> Shaped[Array, "..."]:

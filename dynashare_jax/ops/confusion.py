@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jax import numpy as jnp
-from jaxtyping import Bool, Integer, Shaped
+from jaxtyping import Bool, Float, Integer, Shaped
 import numpy as np
 
 from dynashare_jax.types import Array
@@ -37,26 +37,57 @@ def confusion_counts(
   return counts[:-1].reshape(classes, classes)
 
 
-def miou(counts: Shaped[np.ndarray, "K K"]) -> float:
-  """Averages intersection over union over the classes that occur.
+def iou(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
+  """Gives intersection over union of every class.
 
   Args:
     counts: row = target, column = prediction.
 
   Returns:
-    Percent, 0 to 100; nan when nothing was counted. A class that was labelled
-    or predicted (union above 0) counts, one that was neither does not.
-
-  Differs: the authors' code averages only classes with a correct pixel, which
-    forgives a class that is always missed.
+    Float64 in 0 to 1; nan for a class that was neither labelled nor predicted.
   """
   counts = np.asarray(counts, np.float64)
   hits = np.diagonal(counts)
   union = counts.sum(0) + counts.sum(1) - hits
   occurs = union > 0
-  if not occurs.any():
+  return np.where(occurs, hits / np.where(occurs, union, 1.0), np.nan)
+
+
+def shares(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
+  """Gives the fraction of labels that each class has.
+
+  Args:
+    counts: row = target, column = prediction.
+
+  Returns:
+    Float64 in 0 to 1, sum 1; nan when nothing was counted.
+  """
+  labels = np.asarray(counts, np.float64).sum(1)
+  total = labels.sum()
+  return labels / total if total else np.full(labels.shape, np.nan)
+
+
+def miou(counts: Shaped[np.ndarray, "K K"], only_hit: bool = False) -> float:
+  """Averages intersection over union over the classes that occur.
+
+  Args:
+    counts: row = target, column = prediction.
+    only_hit: leave out classes without a single correct element, as the
+      authors do.
+
+  Returns:
+    Percent, 0 to 100; nan when no class counts. A class that was labelled
+    or predicted (union above 0) counts, one that was neither does not.
+
+  Differs: the authors' code averages only classes with a correct pixel, which
+    forgives a class that is always missed: `only_hit`,
+    `config.compat.metrics = "authors"`.
+  """
+  values = iou(counts)
+  chosen = values > 0 if only_hit else ~np.isnan(values)
+  if not chosen.any():
     return float("nan")
-  return float(100.0 * np.mean(hits[occurs] / union[occurs]))
+  return float(100.0 * np.mean(values[chosen]))
 
 
 def accuracy(counts: Shaped[np.ndarray, "K K"]) -> float:
@@ -69,7 +100,7 @@ def accuracy(counts: Shaped[np.ndarray, "K K"]) -> float:
     Percent, 0 to 100; nan when nothing was counted.
 
   Differs: the authors' pixel accuracy averages batches, and counts unlabelled
-    Cityscapes pixels as errors.
+    Cityscapes pixels as errors; see `objectives.kinds.segmentation.sums`.
   """
   counts = np.asarray(counts, np.float64)
   total = counts.sum()

@@ -15,8 +15,9 @@ def reduce_nearest(
 ) -> Shaped[Array, "B h w *channels"]:
   """Picks the labels that belong to a coarser grid.
 
-  Row i of h takes row floor(i * H / h), the rule of PyTorch's nearest
-  interpolation; columns alike. Labels are never mixed.
+  Row i of h takes row floor(i * (H / h)), the rule of PyTorch's nearest
+  interpolation to its rounding in float32; columns alike. Labels are never
+  mixed.
 
   Args:
     labels: class ids, values or a bool mask.
@@ -30,10 +31,18 @@ def reduce_nearest(
   height, width = labels.shape[1:3]
   if (height, width) == tuple(size):
     return labels
-  rows = np.arange(size[0]) * height // size[0]
-  columns = np.arange(size[1]) * width // size[1]
-  picked = jnp.take(labels, jnp.asarray(rows), axis=1)
-  return jnp.take(picked, jnp.asarray(columns), axis=2)
+  picked = jnp.take(labels, jnp.asarray(_nearest(height, size[0])), axis=1)
+  return jnp.take(picked, jnp.asarray(_nearest(width, size[1])), axis=2)
+
+
+def _nearest(length: int, wanted: int) -> np.ndarray:
+  """Which of `length` places each of `wanted` places takes, as PyTorch does.
+
+  The product is rounded in float32: 11 of 22 takes 12 of 26, not 13.
+  """
+  scale = np.float32(length) / np.float32(wanted)
+  places = np.floor(np.arange(wanted, dtype=np.float32) * scale)
+  return np.minimum(places, length - 1).astype(np.int32)
 
 
 def enlarge(
@@ -42,15 +51,33 @@ def enlarge(
   """Resizes dense logits bilinearly, pixel centres at half integers.
 
   Args:
+    logits: of any size, or pictures.
+    size: (H, W) of the labels; may be smaller, then without antialiasing.
+
+  Returns:
+    Logits of that size, same dtype.
+
+  Differs: the authors' code repeats the nearest logits for its metrics, see
+    `enlarge_nearest`.
+  """
+  if logits.shape[1:3] == tuple(size):
+    return logits
+  shape = (logits.shape[0], *size, logits.shape[-1])
+  return jax.image.resize(logits, shape, "linear", antialias=False)
+
+
+def enlarge_nearest(
+  logits: Float[Array, "B h w O"], size: tuple[int, int]
+) -> Float[Array, "B H W O"]:
+  """Repeats dense logits, by the rule of `reduce_nearest`.
+
+  Args:
     logits: of any size.
     size: (H, W) of the labels.
 
   Returns:
     Logits of that size, same dtype.
 
-  Differs: the authors' code repeats the nearest logits for its metrics.
+  Source: authors' code, which enlarges so for its metrics.
   """
-  if logits.shape[1:3] == tuple(size):
-    return logits
-  shape = (logits.shape[0], *size, logits.shape[-1])
-  return jax.image.resize(logits, shape, "linear", antialias=False)
+  return reduce_nearest(logits, size)

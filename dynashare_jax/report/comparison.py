@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
 
 from dynashare_jax.objectives import delta
+from dynashare_jax.report import class_comparison
 from dynashare_jax.report import comparison_figure
+from dynashare_jax.report import example_figures
 from dynashare_jax.report import gains
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
 
 DELTA = "Delta"
 COST = "cost"
+_FIGURES = (
+  ("classes", "Classes",
+   "Intersection over union of every class, the most frequent class first."),
+  ("examples", "Examples",
+   "Predictions for the same test examples; of every method the run with the"
+   " lowest seed. Light grey has no label."),
+)  # fmt: skip
 
 
 def compare(runs: gains.Runs) -> tables.Table:
@@ -57,7 +66,11 @@ def write(
   command: str = "",
   notes: Sequence[str] = (),
 ) -> pathlib.Path:
-  """Writes `table.md`, `table.csv`, `table.tex` and `delta.png`.
+  """Writes `table.md`, `table.csv`, `table.tex` and figures.
+
+  The figures are `delta.png`, `classes-<task>.png` of segmentations whose runs
+  tell classes apart, and `examples-<task>.png` of tasks whose runs drew the
+  same examples.
 
   Args:
     runs: label -> its finished runs, one a seed.
@@ -81,8 +94,10 @@ def write(
   shown.pop(gains.baseline(runs) or "", None)
   if not comparison_figure.write(shown, picture):
     picture.unlink(missing_ok=True)
+  figures = {"classes": class_comparison.write(runs, target),
+             "examples": example_figures.write(runs, target)}
   path = target / "table.md"
-  text = _markdown(table, runs, command, notes, picture.is_file())
+  text = _markdown(table, runs, command, notes, picture.is_file(), figures)
   path.write_text(text, encoding="utf-8")
   return path
 
@@ -226,6 +241,7 @@ def _markdown(
   command: str,
   notes: Sequence[str],
   picture: bool,
+  figures: Mapping[str, Mapping[str, pathlib.Path]],
 ) -> str:
   """Overview first, then a table a task."""
   first = gains.first(runs).results
@@ -243,6 +259,11 @@ def _markdown(
     parts.append("![Delta of every method](delta.png)")
   for task in gains.metrics(gains.first(runs)):
     parts.append(f"## {task}\n\n" + tables.markdown(_part(table, (task,))))
+    parts += [
+      f"![{title} of {task}]({figures[kind][task].name})\n\n{text}"
+      for kind, title, text in _FIGURES
+      if task in figures[kind]
+    ]
   lines = [f"* {note}" for note in [*notes, *_own_notes(runs)]]
   if lines:
     parts.append("## Notes\n\n" + "\n".join(lines))

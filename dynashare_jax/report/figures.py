@@ -8,6 +8,7 @@ import pathlib
 
 from matplotlib.figure import Figure as Drawing
 
+from dynashare_jax.report import classes
 from dynashare_jax.report import curve_figures
 from dynashare_jax.report import execution_figures
 from dynashare_jax.report import policy_figures
@@ -86,9 +87,17 @@ PLOTS = (
         "predictions",
         "Predictions",
         "Test examples: input, then label and prediction of every task, on the"
-        " same colours. Light grey has no label. A legend names the 20 largest"
-        " classes of these examples.",
+        " same colours, and where the prediction is wrong. Light grey has no"
+        " label. A legend names the 20 largest classes of these examples.",
         prediction_figures.predictions,
+    ),
+    Plot(
+        "classes",
+        "Classes",
+        "Classes of the segmentation on test, the most frequent first. Left:"
+        " their share of the labelled pixels. Right: intersection over union;"
+        " the dashed line is its mean over the classes that occur.",
+        classes.figure,
     ),
 )
 

@@ -6,6 +6,7 @@ import math
 import pathlib
 from typing import Any
 
+from dynashare_jax.report import classes
 from dynashare_jax.report import figures
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
@@ -31,7 +32,8 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
         " same training command again; it resumes.")
   drawn = figures.write_figures(run)
   sections = [
-      _headline(run), _warning(run), _metrics(run), _delta(run),
+      _headline(run), _warning(run), _metrics(run), classes.section(run),
+      _delta(run),
       _execution(run), _candidates(run), _parameters(run), _timing(run),
       _notes(run), *(_figure(run, written) for written in drawn)]
   path = run.path / "report.md"

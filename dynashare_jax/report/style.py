@@ -36,6 +36,8 @@ DIVERGING = colors.LinearSegmentedColormap.from_list(
     "orange_to_blue", ["#b35806", "#f1b26b", "#f7f7f7", "#8fbfdd", "#1f5f99"]
 )
 DEPTH = "cividis"
+ERROR = "magma"  # no error is dark, so that pale is free for "no label"
+WRONG = (0.86, 0.16, 0.13)
 
 PHASE_TINTS = {
     "warmup": "#f3f3f3",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -24,7 +24,8 @@ class Run:
     policy: `policy.json`; empty for a run without one.
     config: `config.json`; empty if absent.
     lines: rows of `metrics.jsonl` in training order, one for each place.
-    predictions: arrays of `predictions.npz`; empty if absent.
+    predictions: arrays of `predictions.npz`, each read when it is asked for;
+      empty if absent.
   """
 
   path: pathlib.Path
@@ -167,12 +168,30 @@ def _read_lines(path: pathlib.Path) -> tuple[Json, ...]:
   return tuple(rows.values())
 
 
-def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """All arrays of an npz file; empty if absent."""
-  if not path.is_file():
-    return {}
-  with np.load(path) as file:
-    return {name: file[name] for name in file.files}
+class _Arrays(Mapping[str, np.ndarray]):
+  """Arrays of an npz file, read when they are asked for; none if absent."""
+
+  def __init__(self, path: pathlib.Path) -> None:
+    self._path = path
+    self._names: tuple[str, ...] = ()
+    if path.is_file():
+      with np.load(path) as file:
+        self._names = tuple(file.files)
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    if name not in self._names:
+      raise KeyError(name)
+    with np.load(self._path) as file:
+      return np.asarray(file[name])
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._names)
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def __contains__(self, name: object) -> bool:
+    return name in self._names
 
 
 def load(workdir: str | pathlib.Path) -> Run:
@@ -199,7 +218,7 @@ def load(workdir: str | pathlib.Path) -> Run:
       policy=_read_json(path / "policy.json"),
       config=_read_json(path / "config.json"),
       lines=_read_lines(path / "metrics.jsonl"),
-      predictions=_read_arrays(path / "predictions.npz"),
+      predictions=_Arrays(path / "predictions.npz"),
   )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import functools
 import math
 from typing import Any, NamedTuple
@@ -14,7 +14,9 @@ import numpy as np
 from dynashare_jax import types
 from dynashare_jax.data import loader
 from dynashare_jax.models import trunks
+from dynashare_jax.objectives import alignment
 from dynashare_jax.objectives import kinds
+from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
@@ -31,22 +33,32 @@ class Result(NamedTuple):
     losses: task -> mean loss over its valid labels.
     rate: `[T, L]`, fraction of examples that execute block l for task t.
     histogram: `[T, L + 1]`, how many examples execute that many blocks.
+    details: task -> name -> numbers, of kinds that have more to tell than
+      their metrics, such as `iou` of every class.
   """
 
   metrics: Values
   losses: dict[str, float]
   rate: np.ndarray
   histogram: np.ndarray
+  details: Mapping[str, Mapping[str, np.ndarray]] = {}
 
 
 class Evaluator:
-  """Evaluates a network on splits; compiles once a routing."""
+  """Evaluates a network on splits; compiles once a routing.
+
+  Predictions of several views of a picture (other scales, mirrored) are
+  averaged; execution rates and histograms are those of the first view. Losses
+  are then taken at the size of the labels; of a single plain view at the size
+  of the logits.
+  """
 
   def __init__(
       self, network: Any, tasks: tuple[types.TaskSpec, ...],
       gated: tuple[bool, ...], batch_size: int, sharding: Any,
       planned: bool, sampled_gates: int | None = None,
-      target_rate: float = 1.0
+      target_rate: float = 1.0,
+      views: tuple[views_lib.View, ...] = (views_lib.PLAIN,)
   ) -> None:
     """Prepares.
 
@@ -60,6 +72,8 @@ class Evaluator:
       sampled_gates: seed of sampled gate decisions, as the authors evaluate;
         None takes the likelier decision.
       target_rate: what gates are told that read it.
+      views: of the pictures, whose predictions are averaged; all tasks must
+        be dense, unless it is the plain one alone (see `objectives.views`).
     """
     self._network = network
     self._tasks = tasks
@@ -69,6 +83,7 @@ class Evaluator:
     self._planned = planned
     self._seed = sampled_gates
     self._target_rate = target_rate
+    self._views = views
     self._compiled = functools.lru_cache(maxsize=32)(self._compile)
 
   def run(
@@ -135,14 +150,36 @@ class Evaluator:
       decisions = trunks.Decisions(
           kinds_, route, gated=use_gates, noise=noise, threshold=threshold,
           target=target)
-      logits, signals = self._network.apply(
-          {"params": params, "batch_stats": stats}, batch.inputs, decisions,
-          False)
+      logits, signals = self.logits(params, stats, batch.inputs, decisions,
+                                    dense_sizes(batch))
       return self._sums(batch, logits, signals.executed)
 
     everywhere = jax.sharding.NamedSharding(
         self._sharding.mesh, jax.sharding.PartitionSpec())
     return jax.jit(batch_sums, out_shardings=everywhere)
+
+  def logits(
+      self, params: Any, stats: Any, inputs: Any, decisions: trunks.Decisions,
+      sizes: Mapping[str, tuple[int, int]]
+  ) -> tuple[dict[str, jax.Array], Any]:
+    """What the network says of inputs, averaged over the views.
+
+    Args:
+      params: of the network.
+      stats: its running batch statistics.
+      inputs: `[B, ...]`.
+      decisions: of the routing; the same for every view.
+      sizes: of every dense task's labels, (H, W).
+
+    Returns:
+      Logits of every task (of averaged views: at the size of the labels), and
+      the signals of the first view.
+    """
+    def apply(inputs: Any) -> Any:
+      return self._network.apply({"params": params, "batch_stats": stats},
+                                 inputs, decisions, False)
+
+    return views_lib.averaged(self._tasks, self._views, apply, inputs, sizes)
 
   def _sums(
       self, batch: types.Batch, logits: dict[str, jax.Array],
@@ -156,7 +193,8 @@ class Evaluator:
       args = (task, logits[task.name], batch.targets[task.name],
               batch.valid[task.name])
       loss = kind.loss(*args)
-      sums[task.name] = {"metrics": kind.sums(*args), "loss": loss}
+      sums[task.name] = {"metrics": kind.sums(*args, batch.present),
+                         "loss": loss}
       scores[task.name] = kind.scores(*args)
     here = batch.present.astype(jnp.float32)
     blocks = executed.shape[2]
@@ -172,16 +210,27 @@ class Evaluator:
     """The last division."""
     metrics: Values = {}
     losses = {}
+    details = {}
     for task in self._tasks:
+      kind = kinds.find(task.kind)
       rows = {name: np.concatenate([s[task.name][name] for s in scores])
               for name in scores[0][task.name]}
-      metrics[task.name] = kinds.find(task.kind).finish(
-          task, totals[task.name]["metrics"], rows)
+      sums = totals[task.name]["metrics"]
+      metrics[task.name] = kind.finish(task, sums, rows)
+      if hasattr(kind, "details"):
+        details[task.name] = kind.details(task, sums)
       total, count = totals[task.name]["loss"]
       losses[task.name] = float(total / count) if count else float("nan")
     executed = totals["executed"]
     return Result(metrics, losses, executed["rate"] / executed["examples"],
-                  executed["histogram"])
+                  executed["histogram"], details)
+
+
+def dense_sizes(batch: types.Batch) -> dict[str, tuple[int, int]]:
+  """Height and width of the labels of every task that has pixels."""
+  shapes = {name: valid.shape for name, valid in batch.valid.items()}
+  return {name: (shape[1], shape[2]) for name, shape in shapes.items()
+          if len(shape) > 2}
 
 
 def resident_batches(
@@ -211,37 +260,72 @@ def streamed_batches(
 
 
 def constants(
-    tasks: tuple[types.TaskSpec, ...], train: types.Batch, test: types.Batch
+    tasks: tuple[types.TaskSpec, ...], train: types.Batch,
+    test_batches: types.Batch | Iterable[types.Batch]
 ) -> Values:
   """Metrics of the best constant prediction, fitted on the training labels.
 
   Args:
     tasks: in order.
-    train: labels to fit on.
-    test: labels to score.
+    train: labels to fit on: all of them, or some that stand for all.
+    test_batches: labels to score, in batches or as one whole split; inputs are
+      not read (`train.constants` gives both without whole splits). Tasks that
+      are scored as the authors do need the batches of the evaluation, because
+      their values depend on them.
+
+  Returns:
+    Task -> metric -> value.
+
+  Raises:
+    ValueError: no batch to score.
   """
+  fitted = {task.name: np.asarray(kinds.find(task.kind).constant(
+      task, train.targets[task.name], train.valid[task.name]))
+            for task in tasks}
+  if isinstance(test_batches, types.Batch):
+    test_batches = (test_batches,)
+  totals: dict[str, Any] = {}
+  rows: dict[str, list[Any]] = {task.name: [] for task in tasks}
+  for batch in test_batches:
+    for task in tasks:
+      for sums, scores in _constant_sums(task, fitted[task.name], batch):
+        before = totals.get(task.name)
+        totals[task.name] = (sums if before is None
+                             else jax.tree.map(np.add, before, sums))
+        rows[task.name].append(scores)
+  if not totals:
+    raise ValueError("There are no labels to score a constant prediction on.")
   found: Values = {}
   for task in tasks:
-    kind = kinds.find(task.kind)
-    one = np.asarray(kind.constant(
-        task, train.targets[task.name], train.valid[task.name]))
-    target = np.asarray(test.targets[task.name])
-    valid = np.asarray(test.valid[task.name])
-    totals: Any = None
-    rows: list[Any] = []
-    most = max(_LOGITS // max(math.prod(valid.shape[1:]) * one.shape[-1], 1), 1)
-    for begin in range(0, len(target), most):
-      part, ok = target[begin:begin + most], valid[begin:begin + most]
-      shape = ok.shape + one.shape[-1:]
-      logits = jnp.broadcast_to(
-          jnp.asarray(one).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
-      sums = jax.device_get(kind.sums(task, logits, part, ok))
-      sums = jax.tree.map(_wide, sums)
-      totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
-      rows.append(jax.device_get(kind.scores(task, logits, part, ok)))
-    joined = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
-    found[task.name] = kind.finish(task, totals, joined)
+    joined = {name: np.concatenate([r[name] for r in rows[task.name]])
+              for name in rows[task.name][0]}
+    found[task.name] = kinds.find(task.kind).finish(
+        task, totals[task.name], joined)
   return found
+
+
+def _constant_sums(
+    task: types.TaskSpec, one: np.ndarray, batch: types.Batch
+) -> Iterator[tuple[Any, Any]]:
+  """Sums and scores of a constant on a batch, in parts that fit into memory.
+
+  A task that is scored as the authors do is not cut: batches count there.
+  """
+  kind = kinds.find(task.kind)
+  target = np.asarray(batch.targets[task.name])
+  valid = np.asarray(batch.valid[task.name])
+  present = np.asarray(batch.present)
+  most = max(_LOGITS // max(math.prod(valid.shape[1:]) * one.shape[-1], 1), 1)
+  if alignment.by_authors(task):
+    most = len(target)
+  for begin in range(0, len(target), most):
+    part = slice(begin, begin + most)
+    shape = valid[part].shape + one.shape[-1:]
+    logits = jnp.broadcast_to(
+        jnp.asarray(one).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
+    args = (task, logits, target[part], valid[part])
+    sums = jax.device_get(kind.sums(*args, present[part]))
+    yield jax.tree.map(_wide, sums), jax.device_get(kind.scores(*args))
 
 
 def score(

@@ -14,7 +14,9 @@ from dynashare_jax.data import loader
 from dynashare_jax.models import backbones
 from dynashare_jax.models import heads
 from dynashare_jax.models import trunks
+from dynashare_jax.models import weights
 from dynashare_jax.objectives import kinds
+from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.ops import policy
 from dynashare_jax.ops import streams
 from dynashare_jax.train import evaluate
@@ -24,6 +26,7 @@ from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import step as step_lib
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+AUTO = "auto"  # bfloat16 on accelerators, where it is fast; else float32
 
 
 @dataclasses.dataclass
@@ -39,6 +42,8 @@ class Experiment:
     blocks: L.
     gated: for every block, whether it has an instance gate.
     objective: constants of the loss.
+    loaded: weights to start from, where `config.model.weights` names some; what
+      they do not fill is a shape.
   """
 
   config: Any
@@ -49,11 +54,18 @@ class Experiment:
   blocks: int
   gated: tuple[bool, ...]
   objective: step_lib.Objective
+  loaded: weights.Loaded | None = None
 
   @property
   def tasks(self) -> tuple[types.TaskSpec, ...]:
     """Tasks in order."""
     return self.dataset.spec.tasks
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """What data set, method and loaded weights had to say."""
+    of_weights = self.loaded.notes if self.loaded else ()
+    return self.dataset.spec.notes + self.method.notes + of_weights
 
   @property
   def total_steps(self) -> int:
@@ -93,11 +105,19 @@ class Experiment:
     return jnp.zeros((2,) + tuple(spec.input_shape))
 
   def fresh(self, stream: str, number: int = 0) -> tuple[Any, Any]:
-    """Newly initialised network parameters and statistics."""
+    """Newly initialised network parameters and statistics.
+
+    Those of `config.model.weights` take the place of random ones.
+    """
     key = streams.stream_key(self.config.seed, stream, number)
-    return state_lib.init_network(
+    made = state_lib.init_network(
         self.network, self.sample_inputs(cropped=True), self.blocks,
         len(self.tasks), key)
+    if self.loaded is None:
+      return made
+    return jax.tree.map(
+        lambda new, old: jnp.asarray(new) if isinstance(new, np.ndarray)
+        else old, (self.loaded.params, self.loaded.stats), made)
 
   def initial_state(self) -> state_lib.State:
     """The state before step 0."""
@@ -107,6 +127,8 @@ class Experiment:
         self.config.policy.init, len(self.tasks), self.blocks, key)
     if not self.method.learns_policy:
       logits = jnp.zeros_like(logits)
+    elif self.loaded is not None and self.loaded.logits is not None:
+      logits = jnp.asarray(self.loaded.logits)
     count = max(p.candidate for p in self.method.phases) + 1
     keep = any(p.start == "policy" for p in self.method.phases)
     return state_lib.start(params, stats, logits, count, keep)
@@ -155,13 +177,22 @@ class Experiment:
                      policy.alpha(logits), 1.0)
 
   def evaluator(self) -> evaluate.Evaluator:
-    """An evaluator of this network."""
+    """An evaluator of this network.
+
+    Raises:
+      ValueError: `config.eval` asks for views that the data or tasks forbid.
+    """
     config = self.config
     sampled = config.seed if config.compat.gates == "sampled" else None
+    views = views_lib.listed(
+        tuple(config.eval.scales), bool(config.eval.flip),
+        config.compat.get("depth", "scaled") == "scaled",
+        config.compat.get("mirror", "negated") == "negated")
+    views_lib.check(self.tasks, self.dataset.spec.input_kind, views)
     return evaluate.Evaluator(
         self.network, self.tasks, self.gated, config.eval.batch_size,
         mesh_lib.batch_sharding(self.mesh), self.planned, sampled,
-        self.target_rate)
+        self.target_rate, views)
 
   @property
   def target_rate(self) -> float:
@@ -189,8 +220,9 @@ def build(
     ValueError: anything in the configuration that cannot run.
   """
   _check_values(config)
+  dataset = _scored(dataset, config.compat.metrics)
   spec = dataset.spec
-  dtype = DTYPES[config.model.dtype]
+  dtype = _dtype(config.model.dtype)
   family = backbones.find(config.model.backbone)
   first = family.build(config.model, spec, dtype)
   blocks = first.num_blocks
@@ -218,8 +250,29 @@ def build(
                           gated, objective)
   for index, phase in enumerate(method.phases):
     optim.make(config, phase.optimizer, experiment.optimizer_steps(index))
-  jax.eval_shape(experiment.initial_state)  # Traces every part of the network.
+  # Traces every part of the network.
+  state = jax.eval_shape(experiment.initial_state)
+  if config.model.weights:
+    experiment.loaded = weights.load(
+        config.model.weights, config.model.weights_family,
+        state.params["network"], state.stats, config.model)
+  experiment.evaluator()
   return experiment
+
+
+def _scored(dataset: types.Dataset, how: str) -> types.Dataset:
+  """The data set with the metrics of its tasks pooled or as the authors'."""
+  spec = dataset.spec
+  tasks = tuple(dataclasses.replace(t, metrics=how) for t in spec.tasks)
+  return dataclasses.replace(
+      dataset, spec=dataclasses.replace(spec, tasks=tasks))
+
+
+def _dtype(name: str) -> Any:
+  """Compute type of a configuration."""
+  if name == AUTO:
+    name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  return DTYPES[name]
 
 
 def _sampled(config: Any) -> bool:
@@ -240,9 +293,9 @@ def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
 
 def _check_values(config: Any) -> None:
   """Refuses values that are wrong whatever the data set and the method."""
-  if config.model.dtype not in DTYPES:
+  if config.model.dtype not in (*DTYPES, AUTO):
     raise ValueError(f"config.model.dtype is {config.model.dtype!r}; it must be"
-                     f" one of {tuple(DTYPES)}.")
+                     f" one of {(*DTYPES, AUTO)}.")
   if not 0 <= config.seed < 2**31:
     raise ValueError(f"config.seed must be in 0 .. 2^31 - 1, but is"
                      f" {config.seed}.")
@@ -272,6 +325,10 @@ def _check_values(config: Any) -> None:
   if config.compat.selection not in ("validation", "test"):
     raise ValueError(f"config.compat.selection is {config.compat.selection!r};"
                      " it must be 'validation' or 'test'.")
+  if config.compat.metrics not in kinds.METRICS:
+    raise ValueError(f"config.compat.metrics is {config.compat.metrics!r}; it"
+                     f" must be one of {kinds.METRICS}.")
+  views_lib.check_scales(tuple(config.eval.scales))
   for name in ("log_every", "eval_every", "checkpoint_every",
                "steps_per_dispatch"):
     if config.train[name] < 1:

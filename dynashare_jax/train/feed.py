@@ -42,17 +42,6 @@ class Feed:
       for name in types.SPLITS:
         labels.check(dataset.spec.tasks, dataset.arrays(name), name)
 
-  def labels(self, name: str) -> types.Batch:
-    """All labels of a split in host memory; inputs only if resident."""
-    dataset = self._experiment.dataset
-    if self._config.resident:
-      return dataset.arrays(name)
-    source = dataset.source(name)
-    rows = [source[i]._replace(inputs=()) for i in range(len(source))]
-    batch: types.Batch = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    labels.check(dataset.spec.tasks, batch, name)
-    return batch
-
   def split(self, name: str) -> types.Batch:
     """A resident split, replicated on all devices."""
     if name not in self._resident:

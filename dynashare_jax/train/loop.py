@@ -17,6 +17,7 @@ from dynashare_jax import types
 from dynashare_jax.ops import policy
 from dynashare_jax.ops import streams
 from dynashare_jax.train import checkpoint
+from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import feed as feed_lib
@@ -310,8 +311,9 @@ class Loop:
     """Metrics of the best constant prediction on the selection split."""
     if self._constant is None:
       self._constant = evaluate.constants(
-          self.experiment.tasks, self.feed.labels("train"),
-          self.feed.labels(self.selection))
+          self.experiment.tasks, *constants.labels(
+              self.experiment.dataset, self.selection,
+              self.config.train.resident, self.config.eval.batch_size))
     return self._constant
 
   @property

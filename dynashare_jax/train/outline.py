@@ -55,7 +55,7 @@ def _head(experiment: experiment_lib.Experiment) -> str:
   for task in spec.tasks:
     outputs = f", {task.outputs} outputs" if task.outputs > 1 else ""
     lines.append(f"  {task.name}: {task.kind}{outputs}, weight {task.weight:g}")
-  lines += [f"  note: {note}" for note in spec.notes + experiment.method.notes]
+  lines += [f"  note: {note}" for note in experiment.notes]
   return "\n".join(lines)
 
 

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.data import loader
 from dynashare_jax.models import trunks
+from dynashare_jax.objectives import alignment
 from dynashare_jax.objectives import delta
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import costs
 from dynashare_jax.ops import policy
-from dynashare_jax.ops import resize
 from dynashare_jax.ops import routing
+from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import optim
@@ -30,7 +32,7 @@ from dynashare_jax.train import workdir as workdir_lib
 # Parameters and results of these keys do not describe the authors' behaviour.
 CORRECTED = {
     "sharing": "paper", "sparsity": "code", "instance": "code",
-    "gates": "argmax", "selection": "validation"}
+    "gates": "argmax", "selection": "validation", "metrics": "pooled"}
 
 
 def finish(
@@ -56,8 +58,9 @@ def finish(
   test, validation = (
       loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split),
                          route, gates) for split in ("test", "validation"))
-  constant = evaluate.constants(
-      experiment.tasks, loop.feed.labels("train"), loop.feed.labels("test"))
+  constant = evaluate.constants(experiment.tasks, *constants.labels(
+      experiment.dataset, "test", experiment.config.train.resident,
+      experiment.config.eval.batch_size))
   learnt = experiment.method.learns_policy
   results = {
       "dataset": experiment.dataset.spec.name,
@@ -76,7 +79,7 @@ def finish(
       "compat": _changed(experiment.config, corrected),
       "versions": {"python": sys.version.split()[0], "jax": jax.__version__,
                    "numpy": np.__version__},
-      "notes": list(experiment.dataset.spec.notes + experiment.method.notes)}
+      "notes": [*experiment.notes, *_views_note(experiment.config.eval)]}
   found: dict[str, Any] = workdir_lib.plain(results)
   if jax.process_index() == 0:
     _write_policy(loop, state, chosen)
@@ -171,7 +174,24 @@ def _tasks(
           "unit": m.unit, "test": test.metrics[task.name][m.name],
           "validation": validation.metrics[task.name][m.name],
           "constant": constant[task.name][m.name],
-      } for m in kinds.find(task.kind).metrics(task)]} for task in tasks]
+      } for m in kinds.find(task.kind).metrics(task)],
+      **_details(test, task.name)} for task in tasks]
+
+
+def _details(test: evaluate.Result, task: str) -> dict[str, Any]:
+  """What a kind tells beyond its metrics, on test; null where not defined."""
+  found = test.details.get(task)
+  return {"details": dict(found)} if found else {}
+
+
+def _views_note(settings: Any) -> list[str]:
+  """Tells when predictions are averages over views."""
+  scales = ", ".join(f"{scale:g}" for scale in settings.scales)
+  if not settings.flip and tuple(settings.scales) == (1.0,):
+    return []
+  mirrored = ", each also mirrored" if settings.flip else ""
+  return [f"Predictions are averaged over pictures at the scales"
+          f" {scales}{mirrored} (config.eval)."]
 
 
 def _execution(test: evaluate.Result) -> dict[str, Any]:
@@ -276,21 +296,35 @@ def _write_predictions(
   if spec.input_kind != "image" or count < 1:
     return
   source = experiment.dataset.source("test")
-  examples = [source[i] for i in range(count)]
-  batch = jax.tree.map(lambda *rows: np.stack(rows), *examples)
+  batch = loader.stack([source[i] for i in range(count)])
   decisions = trunks.Decisions(
       loop.evaluator.kinds(route, gates), jnp.asarray(route), gated=gates,
       target=jnp.float32(experiment.target_rate))
-  logits, _ = experiment.network.apply(
-      {"params": best.params, "batch_stats": best.stats}, batch.inputs,
-      decisions, False)
-  found = {"inputs": batch.inputs}
+  sizes = evaluate.dense_sizes(batch)
+  logits, _ = loop.evaluator.logits(
+      best.params, best.stats, batch.inputs, decisions, sizes)
+  found = {"inputs": np.round(255 * np.clip(batch.inputs, 0, 1)).astype(
+      np.uint8)}  # RGB in 0 .. 1
   for task in spec.tasks:
     kind = kinds.find(task.kind)
-    large = logits[task.name]
+    large: Any = logits[task.name]
     if kind.HEAD == "dense":
-      large = resize.enlarge(large, batch.valid[task.name].shape[1:])
-    found[f"target/{task.name}"] = batch.targets[task.name]
+      large = alignment.enlarged(task, large, sizes[task.name])
+    found[f"target/{task.name}"] = _small(batch.targets[task.name])
     found[f"valid/{task.name}"] = batch.valid[task.name]
-    found[f"prediction/{task.name}"] = np.asarray(kind.predict(task, large))
+    found[f"prediction/{task.name}"] = _small(kind.predict(task, large))
   np.savez_compressed(loop.workdir / "predictions.npz", **found)
+
+
+def _small(array: types.Array) -> np.ndarray:
+  """Half precision and 16-bit integers, where the numbers fit: for pictures."""
+  array = np.asarray(array)
+  kind = np.dtype({"f": np.float16, "i": np.int16}.get(array.dtype.kind,
+                                                       array.dtype))
+  if array.dtype.itemsize <= kind.itemsize or not array.size:
+    return array
+  limit = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
+  finite = array[np.isfinite(array)]
+  fits = not finite.size or (finite.min() >= limit.min
+                             and finite.max() <= limit.max)
+  return array.astype(kind) if fits else array

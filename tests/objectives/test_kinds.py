@@ -269,9 +269,54 @@ def test_a_step_against_the_gradient_lowers_the_loss(name):
   assert float(after) < float(before)
 
 
-@pytest.mark.parametrize(
-  "name", [name for name in ALL if kinds.find(name).HEAD == "dense"]
-)
+DENSE = [name for name in ALL if kinds.find(name).HEAD == "dense"]
+
+
+def test_only_dense_kinds_average_views():
+  for name in ALL:
+    for member in ("restored", "votes", "elected"):
+      assert hasattr(kinds.find(name), member) == (name in DENSE), name
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_one_view_alone_scores_as_its_logits(name):
+  kind, task, target, logits, valid = _case(name)
+  logits = _perturbed(logits)
+  assert kind.restored(task, logits, 1.0, 1.0) is logits
+  votes = kind.votes(task, logits.astype(jnp.bfloat16))
+  assert votes.dtype == jnp.float32 and votes.shape == logits.shape
+  back = kind.elected(task, kind.votes(task, logits))
+  assert back.dtype == jnp.float32 and back.shape == logits.shape
+  got = _evaluate(kind, task, back, target, valid)
+  assert got == pytest.approx(
+    _evaluate(kind, task, logits, target, valid), rel=1e-4
+  )
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_views_that_agree_are_their_own_mean(name):
+  """And a view is restored by the inverse of what it does to labels."""
+  kind, task, _, logits, _ = _case(name)
+  changed = kind.restored(task, logits, 0.5, -1.0)
+  np.testing.assert_allclose(
+    kind.restored(task, changed, 2.0, -1.0), logits, rtol=1e-6
+  )
+  once = kind.votes(task, kind.elected(task, kind.votes(task, logits)))
+  np.testing.assert_allclose(once, kind.votes(task, logits), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_present_changes_nothing_that_is_pooled(name):
+  kind, task, target, logits, valid = _case(name)
+  present = np.arange(BATCH) % 2 == 0
+  plain = kind.sums(task, logits, target, valid)
+  told = kind.sums(task, logits, target, valid, present)
+  assert plain.keys() == told.keys()
+  for key, value in plain.items():
+    np.testing.assert_array_equal(value, told[key])
+
+
+@pytest.mark.parametrize("name", DENSE)
 @pytest.mark.parametrize("size", [(4, 6), (3, 5), (8, 12)])
 def test_dense_logits_of_any_size(name, size):
   kind, task, target, _, valid = _case(name)

@@ -54,7 +54,26 @@ def test_miou_by_hand():
   assert confusion.accuracy(counts) == pytest.approx(100 * 4 / 7)
 
 
+def test_iou_and_shares_of_every_class_by_hand():
+  counts = np.array([[3, 1, 0, 0], [1, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
+  # Class 2 is labelled and never hit, class 3 does not occur.
+  np.testing.assert_allclose(confusion.iou(counts), [3 / 7, 1 / 3, 0, np.nan])
+  np.testing.assert_allclose(confusion.shares(counts), [0.5, 0.25, 0.25, 0])
+  mean = 100 * np.nanmean(confusion.iou(counts))
+  assert confusion.miou(counts) == pytest.approx(mean)
+
+
+def test_miou_of_the_authors_forgives_a_class_that_is_always_missed():
+  counts = np.array([[3, 0, 0], [0, 1, 0], [4, 0, 0]])
+  assert confusion.miou(counts) == pytest.approx(100 * (3 / 7 + 1 + 0) / 3)
+  hit = confusion.miou(counts, only_hit=True)
+  assert hit == pytest.approx(100 * (3 / 7 + 1) / 2)
+  assert np.isnan(confusion.miou(counts - np.diag([3, 1, 0]), only_hit=True))
+
+
 def test_nothing_counted_is_nan():
+  assert np.isnan(confusion.iou(np.zeros((3, 3)))).all()
+  assert np.isnan(confusion.shares(np.zeros((3, 3)))).all()
   assert np.isnan(confusion.miou(np.zeros((3, 3))))
   assert np.isnan(confusion.accuracy(np.zeros((3, 3))))
 

@@ -44,8 +44,30 @@ def test_logits_against_bilinear_twin():
     np.testing.assert_allclose(large, _linear(columns, 13), atol=1e-5)
 
 
+def test_rounding_is_that_of_pytorch():
+  """Where i * (H / h) is whole, float32 may fall just below it."""
+  rows = jnp.arange(26)[None, :, None]
+  got = resize.reduce_nearest(rows, (22, 1))[0, :, 0]
+  assert got[11] == 12  # not 13; as torch.nn.functional.interpolate says
+  pair = jnp.arange(2.0)[None, None, :, None]
+  large = resize.enlarge_nearest(pair, (1, 282))[0, 0, :, 0]
+  assert large[140:143].tolist() == [0.0, 0.0, 1.0]  # exactly, 141 takes 1
+
+
+@pytest.mark.parametrize("size", [(13, 20), (41, 41), (61, 81), (4, 5)])
+def test_nearest_logits_against_a_slow_twin(size):
+  logits = np.random.default_rng(0).normal(size=(2, 4, 5, 3))
+  got = resize.enlarge_nearest(jnp.asarray(logits, jnp.float32), size)
+  assert got.shape == (2, *size, 3)
+  for row in range(size[0]):
+    for column in range(size[1]):
+      source = logits[:, row * 4 // size[0], column * 5 // size[1]]
+      np.testing.assert_allclose(got[:, row, column], source, rtol=1e-6)
+
+
 def test_equal_sizes_change_nothing():
   logits = jnp.ones((1, 4, 4, 2))
+  assert resize.enlarge_nearest(logits, (4, 4)) is logits
   assert resize.enlarge(logits, (4, 4)) is logits
   labels = jnp.ones((1, 4, 4), jnp.int32)
   assert resize.reduce_nearest(labels, (4, 4)) is labels

@@ -56,6 +56,11 @@ def results(
                   metric("miou", True, "%", 40.0 * factor, 8.0),
                   metric("pixel_accuracy", True, "%", 70.0 * factor, 45.0),
               ],
+              "details": {
+                  "iou": [50.0 * factor, 60.0 * factor, 30.0 * factor,
+                          10.0 * factor, None, 40.0 * factor],
+                  "share": [45.0, 30.0, 12.0, 2.995, 0.0, 10.005],
+              },
           },
           {
               "name": "normals", "kind": "normals", "weight": 20.0,

@@ -175,7 +175,7 @@ def test_predictions_hide_what_has_no_label_and_share_the_depth_scale(run):
   with style.look():
     figure = prediction_figures.predictions(run)
   shown = [axes for axes in figure.axes if axes.images]
-  assert len(shown) == 3 * 7
+  assert len(shown) == 3 * 10
   label = next(
       a.images[0].get_array() for a in shown[3:]
       if np.asarray(a.images[0].get_array())[0, 0, 0] == pytest.approx(0.93)
@@ -199,7 +199,7 @@ def test_predictions_do_without_inputs_or_masks(workdir, tmp_path, drop):
   with style.look():
     figure = prediction_figures.predictions(workdir_lib.load(tmp_path))
   pictures = sum(bool(axes.images) for axes in figure.axes)
-  assert pictures == (12 if drop == "inputs" else 14)
+  assert pictures == (18 if drop == "inputs" else 20)
 
 
 def test_labels_are_spread_without_leaving_the_room():

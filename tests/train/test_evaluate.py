@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from dynashare_jax import types
 from dynashare_jax.models import trunks
+from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.ops import routing
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import mesh as mesh_lib
@@ -175,3 +179,150 @@ def test_constant_prediction_of_large_maps_is_cut(monkeypatch):
   want = evaluate.constants(TASKS[:1], batch, batch)
   monkeypatch.setattr(evaluate, "_LOGITS", 1)
   assert evaluate.constants(TASKS[:1], batch, batch) == want
+
+
+class _Signals(NamedTuple):
+  executed: jax.Array
+
+
+class _Linear:
+  """A stand-in for a network: logits are the picture itself, halved in size.
+
+  Its gate executes block 1 for pictures whose left upper corner is bright.
+  """
+
+  def apply(self, variables, inputs, decisions, train):
+    del decisions, train
+    small = inputs[:, ::2, ::2]
+    ramp = jnp.linspace(0, 1, small.shape[2])[None, None, :, None]
+    mixed = variables["params"] * (small + ramp)
+    open_ = (inputs[:, 0, 0, 0] > 0.5).astype(jnp.float32)
+    executed = jnp.stack([jnp.ones_like(open_), open_], -1)[None]
+    executed = jnp.broadcast_to(executed, (2, *executed.shape[1:]))
+    return ({"a": mixed, "b": mixed[..., :1]},
+            _Signals(executed))
+
+
+def _pictures(size=10, void=0):
+  rng = np.random.default_rng(7)
+  shape = (size, 8, 12)
+  target = rng.integers(0, 3, shape).astype(np.int32)
+  valid = rng.random(shape) > 0.2
+  valid[: size // 2, :6] = False  # Examples differ in how much is labelled.
+  if void:
+    target = np.where(valid, target, void).astype(np.int32)
+  return types.Batch(
+      rng.random((*shape, 3)).astype(np.float32),
+      {"a": target, "b": rng.uniform(0.5, 2, shape).astype(np.float32)},
+      {"a": valid, "b": valid}, np.ones(size, bool))
+
+
+def _pictured(parts, arrays, batch_size, seen=(views_lib.PLAIN,),
+              tasks=TASKS):
+  evaluator = evaluate.Evaluator(
+      _Linear(), tasks, (False, False), batch_size,
+      mesh_lib.batch_sharding(parts[0].mesh), False, views=seen)
+  return evaluator.run(
+      jnp.float32(3.0), {}, evaluate.resident_batches(arrays, batch_size),
+      np.ones((2, 2)), False)
+
+
+def test_views_score_as_the_averaged_predictions(parts):
+  """Against the averages, put together outside of the evaluation."""
+  arrays = _pictures()
+  seen = views_lib.listed((1.0, 0.5), True)
+  got = _pictured(parts, arrays, 10, seen)
+  network = _Linear()
+  totals = dict.fromkeys("ab", 0.0)
+  for view in seen:
+    logits, _ = network.apply({"params": 3.0},
+                              views_lib.seen(view, arrays.inputs), None, False)
+    for task in TASKS:
+      totals[task.name] += np.asarray(views_lib.votes(
+          task, view, logits[task.name], (8, 12)))
+  guess = totals["a"].argmax(-1)
+  keep = arrays.valid["a"]
+  right = (guess == arrays.targets["a"])[keep].mean()
+  assert got.metrics["a"]["pixel_accuracy"] == pytest.approx(100 * right)
+  error = np.abs(totals["b"][..., 0] / 4 - arrays.targets["b"])[keep].mean()
+  assert got.metrics["b"]["abs"] == pytest.approx(error, rel=1e-5)
+  plain = _pictured(parts, arrays, 10)
+  assert plain.metrics["b"]["abs"] != pytest.approx(error, rel=1e-3)
+
+
+def test_views_do_not_depend_on_the_batch_and_keep_the_first_ones_gates(parts):
+  arrays = _pictures()
+  several = views_lib.listed((0.5, 1.0), True)
+  _same(_pictured(parts, arrays, 4, several),
+        _pictured(parts, arrays, 10, several))
+  bright = (arrays.inputs[:, 0, 0, 0] > 0.5).mean()
+  mirrored = (arrays.inputs[:, 0, -1, 0] > 0.5).mean()
+  assert bright != mirrored
+  got = _pictured(parts, arrays, 4, several)
+  np.testing.assert_allclose(got.rate, [[1, bright]] * 2, 1e-6)
+
+
+def test_one_plain_view_compiles_to_the_network_alone(parts):
+  arrays = _pictures()
+  text = {}
+  for name, options in (("views", {"views": views_lib.listed((1.0,), False)}),
+                        ("none", {})):
+    evaluator = evaluate.Evaluator(
+        _Linear(), TASKS, (False, False), 4,
+        mesh_lib.batch_sharding(parts[0].mesh), False, **options)
+    route = np.ones((2, 2))
+    call = evaluator._compiled(evaluator.kinds(route, False), False)
+    text[name] = call.lower(
+        jnp.float32(1), {}, arrays, np.arange(4), np.ones(4, bool),
+        jnp.asarray(route, jnp.float32),
+        (np.zeros(2, np.float32), np.float32(1)), 0).as_text()
+  assert text["views"] == text["none"]
+
+
+def test_details_of_every_class_are_those_of_the_whole_split(parts):
+  arrays = _pictures()
+  got = _pictured(parts, arrays, 4)
+  assert set(got.details) == {"a"}
+  labels = arrays.targets["a"][arrays.valid["a"]]
+  np.testing.assert_allclose(
+      got.details["a"]["share"], 100 * np.bincount(labels) / labels.size)
+  assert np.nanmean(got.details["a"]["iou"]) == pytest.approx(
+      got.metrics["a"]["miou"])
+
+
+@pytest.mark.parametrize("void", [-1, 255])
+def test_the_authors_metrics_depend_on_the_batch_but_never_on_padding(
+    parts, void):
+  """10 examples: two batches of 5, or 3 of 4 with two of padding."""
+  authors = tuple(dataclasses.replace(t, metrics="authors") for t in TASKS)
+  arrays = _pictures(void=void)
+  run = lambda size: _pictured(parts, arrays, size, tasks=authors).metrics
+  guess = np.asarray(_Linear().apply({"params": 3.0}, arrays.inputs, None,
+                                     False)[0]["a"]).argmax(-1)
+  guess = guess.repeat(2, 1).repeat(2, 2)
+  kept = arrays.targets["a"] < 3
+  right = guess == arrays.targets["a"]
+  for size in (4, 5, 10, 16):
+    cuts = [slice(i, i + size) for i in range(0, 10, size)]
+    means = [right[c][kept[c]].mean() for c in cuts]
+    weights = [len(right[c]) for c in cuts]
+    assert run(size)["a"]["pixel_accuracy"] == pytest.approx(
+        100 * np.average(means, weights=weights), rel=1e-5)
+  for task, values in run(10).items():
+    assert run(16)[task] == pytest.approx(values)
+  assert run(4)["b"]["abs"] != pytest.approx(run(10)["b"]["abs"], rel=1e-4)
+  ours = [_pictured(parts, arrays, size).metrics["b"] for size in (4, 10)]
+  assert ours[0] == pytest.approx(ours[1], rel=1e-5)
+
+
+def test_views_that_cannot_be_are_refused_before_compute(build):
+  """By the experiment: vectors have no views, scales must be real."""
+  with pytest.raises(ValueError, match="need pictures, but the inputs are of"
+                                       " the kind 'series'"):
+    build(eval__flip=True).evaluator()
+  with pytest.raises(ValueError, match="scales must be one or more different"
+                                       " numbers above 0, but is"):
+    build(eval__scales=(1.0, -1.0))
+  with pytest.raises(ValueError, match="config.compat.metrics is 'ours'; it"
+                                       " must be one of"):
+    build(compat__metrics="ours")

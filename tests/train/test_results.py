@@ -106,6 +106,20 @@ def test_pictures_of_a_dense_data_set(train, tmp_path):
   assert np.sum(run.state.routes) == 4 - round(0.3 * 4)
   assert json.loads((tmp_path / "policy.json").read_text())["alpha"] is None
   assert run.found["execution"]["mean"] == np.mean(run.state.routes)
+  found = {t["name"]: t for t in run.found["tasks"]}
+  assert "details" not in found["b"]
+  test = run.experiment.dataset.arrays("test")
+  labels = test.targets["a"][test.valid["a"]]
+  np.testing.assert_allclose(
+      found["a"]["details"]["share"], 100 * np.bincount(labels) / labels.size)
+  iou = [v for v in found["a"]["details"]["iou"] if v is not None]
+  assert np.mean(iou) == pytest.approx(found["a"]["metrics"][0]["test"])
+  # Small files: pictures as bytes, numbers in half precision.
+  assert saved["inputs"].dtype == np.uint8
+  np.testing.assert_allclose(saved["inputs"] / 255, test.inputs[:2],
+                             atol=0.5 / 255 + 1e-6)
+  assert saved["target/b"].dtype == np.float16
+  np.testing.assert_allclose(saved["target/b"], test.targets["b"][:2], 1e-3)
 
 
 def test_pictures_of_single_task_networks(train, tmp_path):
@@ -116,6 +130,41 @@ def test_pictures_of_single_task_networks(train, tmp_path):
   saved = np.load(tmp_path / "predictions.npz")
   for name in ("a", "b"):
     assert saved[f"prediction/{name}"].shape[:3] == (2, 8, 8)
+
+
+def test_averaged_views_are_in_results_and_pictures(train, tmp_path):
+  """A whole run that looks at two scales, each also mirrored."""
+  settings = dict(
+      method="hard", data__images=True, train__steps=2,
+      model__backbone="resnet", model__blocks=(1, 1), model__widths=(4, 4),
+      model__strides=(1, 1), model__dilations=(1, 1))
+  plain = train(tmp_path / "plain", **settings)
+  views = train(tmp_path / "views", eval__flip=True, eval__scales=(0.5, 1.0),
+                **settings)
+  note = ("Predictions are averaged over pictures at the scales 0.5, 1, each"
+          " also mirrored (config.eval).")
+  assert note in views.found["notes"] and note not in plain.found["notes"]
+  depths = [np.load(r.folder / "predictions.npz")["prediction/b"].astype(float)
+            for r in (plain, views)]
+  truth = views.experiment.dataset.arrays("test")
+  assert depths[0].shape == depths[1].shape == (2, 8, 8)
+  assert np.abs(depths[0] - depths[1]).max() > 1e-3
+  # The pictures show what was scored.
+  found = views.loop.evaluator.run(
+      views.state.best.params, views.state.best.stats,
+      results.evaluate.resident_batches(
+          jax.tree.map(lambda leaf: leaf[:2], truth), 2),
+      np.ones((2, 2)), False)
+  error = np.abs(depths[1] - truth.targets["b"][:2])[truth.valid["b"][:2]]
+  assert found.metrics["b"]["abs"] == pytest.approx(error.mean(), rel=1e-3)
+
+
+def test_small_numbers_keep_what_half_precision_cannot_hold():
+  large = np.array([1.0, 1e6], np.float32)
+  assert results._small(large) is large
+  assert results._small(np.array([7, 2**20])).dtype == np.int64
+  assert results._small(np.array([7, -1], np.int32)).dtype == np.int16
+  assert results._small(np.array([np.nan, 2.5], np.float32)).dtype == np.float16
 
 
 def test_vectors_have_no_pictures(whole):

@@ -6,15 +6,32 @@ A kind is a module with
 * `head_outputs(task)`: O,
 * `loss(task, logits, target, valid)`: `Sums` of the training loss,
 * `metrics(task)`: the names and directions of its metrics,
-* `sums(task, logits, target, valid)`: leaves of a batch that add,
+* `sums(task, logits, target, valid, present=None)`: leaves of a batch that add,
 * `scores(task, logits, target, valid)`: leaves of a batch that concatenate,
 * `finish(task, sums, scores)`: metric values from all batches,
 * `predict(task, logits)`: what a picture or a table of predictions shows,
 * `constant(task, target, valid)`: logits of the best constant prediction, for
   one example, with axes of length 1 where it repeats.
 
-`valid` must be False for padding examples too. A new file here is a new kind;
-the contract tests find it.
+and, if it has more to tell than its metrics,
+
+* `details(task, sums)`: name -> numbers of all batches, for `results.json`.
+
+A dense kind also says how its predictions from several views of a picture are
+averaged (see `objectives.views`):
+
+* `restored(task, logits, distance, sideways)`: logits as they would be of the
+  picture itself; factors on depths and on x components of directions,
+* `votes(task, logits)`: float32 `[B, h, w, O]` whose mean over views counts,
+* `elected(task, mean)`: logits that stand for such a mean; of the votes of a
+  single view they score as its own logits do.
+
+`valid` must be False for padding examples too. `present` (bool `[B]`, None
+without any) tells them apart from examples without a label, which matters for
+one thing alone: a dense task with `TaskSpec.metrics = "authors"` is scored as
+the authors' code scores, where batches are averaged and some unlabelled pixels
+count. Then the values depend on the batch size; `pooled` values never do. A new
+file here is a new kind; the contract tests find it.
 """
 
 from __future__ import annotations
@@ -24,6 +41,8 @@ import pkgutil
 from types import ModuleType
 
 from dynashare_jax import lookup
+
+METRICS = ("pooled", "authors")  # values of TaskSpec.metrics
 
 
 def available() -> tuple[str, ...]:

@@ -65,30 +65,55 @@ def sums(
   logits: Float[Array, "B h w 1"],
   target: Float[Array, "B H W *channel"],
   valid: Bool[Array, "B H W"],
+  present: Bool[Array, " B"] | None = None,
 ) -> dict[str, Array]:
   """Sums errors and counts ratios of a batch, at the size of the labels.
 
+  Args:
+    task: the task.
+    logits: depth at any size; it is enlarged.
+    target: depth.
+    valid: which pixels have a depth.
+    present: False for padding examples.
+
+  Returns:
+    Sums over pixels; as the authors score, also the batch's mean errors.
+
   Differs: in the authors' code a negative prediction counts as within every
     ratio; here a prediction that is not positive is within none. Labels that
-    are not positive have no relative error and no ratio.
+    are not positive have no relative error and no ratio. The authors average
+    the mean errors of batches, weighted by their number of examples, and
+    enlarge by the nearest rule. `config.compat.metrics = "authors"` does all
+    three.
   """
-  logits, target, valid = alignment.logits_at_labels(logits, target, valid)
+  logits, target, valid = alignment.logits_at_labels(
+    task, logits, target, valid
+  )
   predicted = predict(task, logits)
+  authors = alignment.by_authors(task)
   target = alignment.one_channel(target, 3).astype(jnp.float32)
   errors = jnp.abs(predicted - target)
   positive = valid & (target > 0)
   depth = jnp.where(positive, target, 1.0)
-  possible = positive & (predicted > 0)
+  # A negative ratio is below every limit; a prediction of 0 is infinitely far.
+  possible = positive & (predicted != 0 if authors else predicted > 0)
   guess = jnp.where(possible, predicted, 1.0)
   ratios = jnp.maximum(guess / depth, depth / guess)
   within = [possible & (ratios <= limit) for _, limit in _WITHIN]
-  return {
+  found = {
     "abs": losses.total(errors, valid),
     "count": jnp.sum(valid, dtype=jnp.int32),
     "rel": losses.total(errors / depth, positive),
     "positive": jnp.sum(positive, dtype=jnp.int32),
     "within": jnp.stack([jnp.sum(near, dtype=jnp.int32) for near in within]),
   }
+  if authors:
+    for name, number in (("abs", "count"), ("rel", "positive")):
+      mean = alignment.batch_mean(
+        found[name], found[number], present, len(target)
+      )
+      found |= {f"{name}_{key}": value for key, value in mean.items()}
+  return found
 
 
 def scores(
@@ -106,10 +131,13 @@ def finish(
   task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Divides the sums; shares in percent."""
-  del task, scores
+  del scores
+  parts = (("abs", "count"), ("rel", "positive"))
+  if alignment.by_authors(task):
+    parts = (("abs_mean", "abs_examples"), ("rel_mean", "rel_examples"))
   values = {
-    "abs": alignment.ratio(sums["abs"], sums["count"]),
-    "rel": alignment.ratio(sums["rel"], sums["positive"]),
+    name: alignment.ratio(sums[total], sums[count])
+    for name, (total, count) in zip(("abs", "rel"), parts, strict=True)
   }
   for (name, _), near in zip(_WITHIN, np.asarray(sums["within"]), strict=True):
     values[name] = alignment.ratio(near, sums["positive"], 100.0)
@@ -122,6 +150,44 @@ def predict(
   """Returns depth in the target's unit, at the size of the logits."""
   del task
   return alignment.one_channel(logits, 3).astype(jnp.float32)
+
+
+def restored(
+  task: TaskSpec,
+  logits: Float[Array, "B h w 1"],
+  distance: float,
+  sideways: float,
+) -> Float[Array, "B h w 1"]:
+  """Brings depths back to the picture.
+
+  Args:
+    task: the task.
+    logits: depths seen in a view.
+    distance: factor on them, for example 2 for a picture enlarged twice, which
+      shows things at half their distance.
+    sideways: does not matter.
+
+  Returns:
+    Depths of the picture itself.
+  """
+  del task, sideways
+  return logits if distance == 1.0 else logits * distance
+
+
+def votes(
+  task: TaskSpec, logits: Float[Array, "B h w 1"]
+) -> Float[Array, "B h w 1"]:
+  """Returns the depths, float32."""
+  del task
+  return logits.astype(jnp.float32)
+
+
+def elected(
+  task: TaskSpec, mean: Float[Array, "B h w 1"]
+) -> Float[Array, "B h w 1"]:
+  """Returns the mean depths."""
+  del task
+  return mean
 
 
 def constant(

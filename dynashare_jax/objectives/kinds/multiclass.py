@@ -75,8 +75,10 @@ def sums(
   logits: Float[Array, "B *steps K"],
   target: Integer[Array, "B *time"],
   valid: Bool[Array, "B *labels"],
+  present: Bool[Array, " B"] | None = None,
 ) -> dict[str, Array]:
   """Counts the confusions of a batch."""
+  del present
   logits, target, valid = _aligned(task, logits, target, valid)
   predicted = predict(task, logits)
   counts = confusion.confusion_counts(predicted, target, valid, task.outputs)

@@ -62,10 +62,17 @@ def sums(
   logits: Float[Array, "B h w 3"],
   target: Float[Array, "B H W 3"],
   valid: Bool[Array, "B H W"],
+  present: Bool[Array, " B"] | None = None,
 ) -> dict[str, Array]:
-  """Sums and counts the angles of a batch, at the size of the labels."""
-  del task
-  logits, target, valid = alignment.logits_at_labels(logits, target, valid)
+  """Sums and counts the angles of a batch, at the size of the labels.
+
+  Differs: bilinear directions; the authors repeat the nearest ones
+    (`config.compat.metrics = "authors"`). Both pool all pixels.
+  """
+  del present
+  logits, target, valid = alignment.logits_at_labels(
+    task, logits, target, valid
+  )
   angles = losses.angle(logits, target)
   within = [valid & (angles <= limit) for _, limit in _WITHIN]
   return {
@@ -107,6 +114,45 @@ def predict(
   """Returns unit vectors at the size of the logits."""
   del task
   return losses.unit(logits)
+
+
+def restored(
+  task: TaskSpec,
+  logits: Float[Array, "B h w 3"],
+  distance: float,
+  sideways: float,
+) -> Float[Array, "B h w 3"]:
+  """Turns the x component (the first; x points right) back.
+
+  Args:
+    task: the task.
+    logits: directions seen in a view, left and right already exchanged.
+    distance: does not matter.
+    sideways: factor on x, -1 for what was seen mirrored.
+
+  Returns:
+    Directions in the picture itself.
+  """
+  del task, distance
+  if sideways == 1.0:
+    return logits
+  factors = jnp.asarray([sideways, 1.0, 1.0], logits.dtype)
+  return logits * factors[None, None, None]
+
+
+def votes(
+  task: TaskSpec, logits: Float[Array, "B h w 3"]
+) -> Float[Array, "B h w 3"]:
+  """Returns unit vectors."""
+  return predict(task, logits)
+
+
+def elected(
+  task: TaskSpec, mean: Float[Array, "B h w 3"]
+) -> Float[Array, "B h w 3"]:
+  """Returns the mean vector: its length does not matter."""
+  del task
+  return mean
 
 
 def constant(

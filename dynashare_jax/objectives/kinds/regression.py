@@ -68,14 +68,35 @@ def sums(
   logits: Float[Array, "B h w O"],
   target: Float[Array, "B H W *channels"],
   valid: Bool[Array, "B H W"],
+  present: Bool[Array, " B"] | None = None,
 ) -> dict[str, Array]:
-  """Sums the errors of a batch, at the size of the labels."""
-  logits, target, valid = alignment.logits_at_labels(logits, target, valid)
+  """Sums the errors of a batch, at the size of the labels.
+
+  Args:
+    task: its `outputs` is the number of channels.
+    logits: values at any size; they are enlarged.
+    target: values.
+    valid: which pixels have a label.
+    present: False for padding examples.
+
+  Returns:
+    Sums over values; as the authors score, also the batch's mean error.
+
+  Differs: the authors average the means of batches, weighted by their number
+    of examples, and enlarge by the nearest rule
+    (`config.compat.metrics = "authors"`).
+  """
+  logits, target, valid = alignment.logits_at_labels(
+    task, logits, target, valid
+  )
   count = jnp.sum(valid, dtype=jnp.int32) * task.outputs
-  return {
+  found = {
     "l1": losses.total(*_errors(logits, target, valid)),
     "count": count,
   }
+  if alignment.by_authors(task):
+    found |= alignment.batch_mean(found["l1"], count, present, len(target))
+  return found
 
 
 def scores(
@@ -93,7 +114,9 @@ def finish(
   task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Divides the sum by its count."""
-  del task, scores
+  del scores
+  if alignment.by_authors(task):
+    return {"l1": alignment.ratio(sums["mean"], sums["examples"])}
   return {"l1": alignment.ratio(sums["l1"], sums["count"])}
 
 
@@ -103,6 +126,33 @@ def predict(
   """Returns the values; one channel without its axis."""
   values = logits.astype(jnp.float32)
   return values[..., 0] if task.outputs == 1 else values
+
+
+def restored(
+  task: TaskSpec,
+  logits: Float[Array, "B h w O"],
+  distance: float,
+  sideways: float,
+) -> Float[Array, "B h w O"]:
+  """Returns the values: they do not change with the view."""
+  del task, distance, sideways
+  return logits
+
+
+def votes(
+  task: TaskSpec, logits: Float[Array, "B h w O"]
+) -> Float[Array, "B h w O"]:
+  """Returns the values, float32."""
+  del task
+  return logits.astype(jnp.float32)
+
+
+def elected(
+  task: TaskSpec, mean: Float[Array, "B h w O"]
+) -> Float[Array, "B h w O"]:
+  """Returns the mean values."""
+  del task
+  return mean
 
 
 def constant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Integer
@@ -57,12 +58,43 @@ def sums(
   logits: Float[Array, "B h w K"],
   target: Integer[Array, "B H W"],
   valid: Bool[Array, "B H W"],
+  present: Bool[Array, " B"] | None = None,
 ) -> dict[str, Array]:
-  """Counts the confusions of a batch, at the size of the labels."""
-  logits, target, valid = alignment.logits_at_labels(logits, target, valid)
+  """Counts the confusions of a batch, at the size of the labels.
+
+  Args:
+    task: its `outputs` is K.
+    logits: at any size; they are enlarged.
+    target: class ids; outside 0 .. K-1 they count as not valid.
+    valid: which pixels have a label.
+    present: False for padding examples.
+
+  Returns:
+    The confusions; as the authors score, also the batch's pixel accuracy.
+
+  Differs: bilinear logits, all pixels pooled. The authors' pixel accuracy
+    averages batches, weighted by their number of examples, and counts every
+    pixel whose label is below K: a void label below 0 (-1 of Cityscapes) is
+    an error, one of K or more (255) is left out. `config.compat.metrics =
+    "authors"` does that with nearest logits; what is not valid but holds a
+    class id stays left out.
+  """
+  raw = jnp.asarray(target)
+  logits, target, valid = alignment.logits_at_labels(
+    task, logits, target, valid
+  )
   predicted = predict(task, logits)
   counts = confusion.confusion_counts(predicted, target, valid, task.outputs)
-  return {"confusion": counts}
+  found = {"confusion": counts}
+  if alignment.by_authors(task):
+    void = raw < 0
+    if present is not None:
+      void &= present[:, None, None]
+    labelled = losses.in_range(raw, valid, task.outputs)
+    scored = jnp.sum(void | labelled, dtype=jnp.int32)
+    right = jnp.trace(counts).astype(jnp.float32)
+    found |= alignment.batch_mean(right, scored, present, len(raw))
+  return found
 
 
 def scores(
@@ -80,11 +112,38 @@ def finish(
   task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
   """Computes the metrics from the summed confusions, in percent."""
-  del task, scores
+  del scores
+  counts = np.asarray(sums["confusion"])
+  authors = alignment.by_authors(task)
+  accuracy = confusion.accuracy(counts)
+  if authors:
+    accuracy = alignment.ratio(sums["mean"], sums["examples"], 100.0)
+  return {
+    "miou": confusion.miou(counts, only_hit=authors),
+    "pixel_accuracy": accuracy,
+  }
+
+
+def details(
+  task: TaskSpec, sums: Mapping[str, ArrayLike]
+) -> dict[str, np.ndarray]:
+  """Tells every class apart.
+
+  Args:
+    task: the task.
+    sums: of all batches.
+
+  Returns:
+    `iou`: percent, nan for a class that was neither labelled nor predicted;
+    `share`: percent of the labelled pixels that have the class. Each `[K]`.
+
+  Source: AdaShare (Sun et al. 2020), Fig. 6.
+  """
+  del task
   counts = np.asarray(sums["confusion"])
   return {
-    "miou": confusion.miou(counts),
-    "pixel_accuracy": confusion.accuracy(counts),
+    "iou": 100.0 * confusion.iou(counts),
+    "share": 100.0 * confusion.shares(counts),
   }
 
 
@@ -94,6 +153,33 @@ def predict(
   """Returns the most likely class ids, int32, at the size of the logits."""
   del task
   return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+def restored(
+  task: TaskSpec,
+  logits: Float[Array, "B h w K"],
+  distance: float,
+  sideways: float,
+) -> Float[Array, "B h w K"]:
+  """Returns the logits: a class does not change with the view."""
+  del task, distance, sideways
+  return logits
+
+
+def votes(
+  task: TaskSpec, logits: Float[Array, "B h w K"]
+) -> Float[Array, "B h w K"]:
+  """Returns the probabilities of the classes, float32."""
+  del task
+  return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+
+
+def elected(
+  task: TaskSpec, mean: Float[Array, "B h w K"]
+) -> Float[Array, "B h w K"]:
+  """Returns the logarithm of mean probabilities, at least about -87."""
+  del task
+  return jnp.log(jnp.maximum(mean, jnp.finfo(jnp.float32).tiny))
 
 
 def constant(

@@ -1,0 +1,220 @@
+"""Several views of the same pictures, and the average of what is seen in them.
+
+A view is a picture at another scale, perhaps mirrored. What a network says of
+it is brought back to the picture itself and averaged with the other views, in
+the way of the task's kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Float
+
+from dynashare_jax.objectives import alignment
+from dynashare_jax.objectives import kinds
+from dynashare_jax.ops import resize
+from dynashare_jax.types import Array, TaskSpec
+
+
+class View(NamedTuple):
+  """One way to look at a picture.
+
+  Attributes:
+    scale: factor on its height and width.
+    mirrored: whether left and right are exchanged.
+    distance: factor on depths seen in it that gives those of the picture
+      itself: a picture enlarged twice shows things at half their distance, so
+      its factor is 2.
+    sideways: factor, 1 or -1, on the x component of directions seen in it.
+  """
+
+  scale: float = 1.0
+  mirrored: bool = False
+  distance: float = 1.0
+  sideways: float = 1.0
+
+
+PLAIN = View()
+
+
+def listed(
+  scales: Sequence[float],
+  flip: bool,
+  depth_scaled: bool = True,
+  normals_negated: bool = True,
+) -> tuple[View, ...]:
+  """Lists the views to average.
+
+  Args:
+    scales: factors on height and width, above 0.
+    flip: whether every scale is looked at mirrored too.
+    depth_scaled: whether the network has learnt that an enlarged picture shows
+      things nearer; the authors scale pictures without their depths.
+    normals_negated: whether it has learnt that mirroring negates the x
+      component of directions; the authors leave it on NYU v2.
+
+  Returns:
+    The views. The first one is not mirrored and has scale 1, or the first
+    scale if there is no 1.
+
+  Raises:
+    ValueError: no scale, or one that is not a number above 0.
+  """
+  check_scales(scales)
+  first = 1.0 if 1.0 in scales else scales[0]
+  ordered = [first, *(s for s in scales if s != first)]
+  sides = (False, True) if flip else (False,)
+  return tuple(
+    View(
+      float(scale),
+      mirrored,
+      float(scale) if depth_scaled else 1.0,
+      -1.0 if mirrored and normals_negated else 1.0,
+    )
+    for scale in ordered
+    for mirrored in sides
+  )
+
+
+def check_scales(scales: Sequence[float]) -> None:
+  """Refuses scales that no picture can have.
+
+  Raises:
+    ValueError: none at all, one that is not a number above 0, or one twice.
+  """
+  good = all(math.isfinite(scale) and scale > 0 for scale in scales)
+  if not scales or not good or len(set(scales)) < len(scales):
+    raise ValueError(
+      "config.eval.scales must be one or more different numbers above 0, but"
+      f" is {tuple(scales)}."
+    )
+
+
+def check(
+  tasks: Iterable[TaskSpec], input_kind: str, views: Sequence[View]
+) -> None:
+  """Refuses views that the data or the tasks do not allow.
+
+  Args:
+    tasks: of the data set.
+    input_kind: of its inputs.
+    views: as `listed` gives them.
+
+  Raises:
+    ValueError: other views than the plain one, of inputs that are not pictures
+      or for a task without an answer for every pixel.
+  """
+  if tuple(views) == (PLAIN,):
+    return
+  advice = "; set config.eval.flip = False and config.eval.scales = (1.0,)."
+  if input_kind != "image":
+    raise ValueError(
+      "config.eval.flip and config.eval.scales need pictures, but the inputs"
+      f" are of the kind {input_kind!r}{advice}"
+    )
+  for task in tasks:
+    if kinds.find(task.kind).HEAD != "dense":
+      raise ValueError(
+        "config.eval.flip and config.eval.scales average predictions of pixels,"
+        f" but the task {task.name!r} of the kind {task.kind!r} has one for"
+        f" every example{advice}"
+      )
+
+
+def seen(
+  view: View, images: Float[Array, "B H W C"]
+) -> Float[Array, "B h w C"]:
+  """Looks at pictures.
+
+  Args:
+    view: how.
+    images: pictures.
+
+  Returns:
+    Pictures of round(scale * size), at least 1 pixel, bilinear as in training,
+    mirrored if the view is.
+  """
+  height, width = (max(round(view.scale * n), 1) for n in images.shape[1:3])
+  images = resize.enlarge(images, (height, width))
+  return images[:, :, ::-1] if view.mirrored else images
+
+
+def averaged(
+  tasks: Sequence[TaskSpec],
+  views: Sequence[View],
+  apply: Callable[[Any], tuple[dict[str, Any], Any]],
+  inputs: Any,
+  sizes: Mapping[str, tuple[int, int]],
+) -> tuple[dict[str, Any], Any]:
+  """Averages what a network says of several views, in a traced function.
+
+  Args:
+    tasks: all dense, unless the plain view is the only one.
+    views: as `listed` gives them.
+    apply: inputs -> logits of every task, and anything else.
+    inputs: pictures; anything for the plain view.
+    sizes: of every task's labels, (H, W).
+
+  Returns:
+    Logits of every task: of the plain view alone the network's own, else at
+    the size of the labels. And what else `apply` gave for the first view.
+  """
+  if tuple(views) == (PLAIN,):
+    return apply(inputs)
+  totals: dict[str, Any] = {}
+  rest: Any = None
+  for place, view in enumerate(views):
+    if place:
+      # One view after the other, so that memory is needed for one alone.
+      inputs, totals = jax.lax.optimization_barrier((inputs, totals))
+    logits, more = apply(seen(view, inputs))
+    for task in tasks:
+      vote = votes(task, view, logits[task.name], sizes[task.name])
+      totals[task.name] = totals[task.name] + vote if place else vote
+    rest = rest if place else more
+  count = len(views)
+  return {t.name: elected(t, totals[t.name], count) for t in tasks}, rest
+
+
+def votes(
+  task: TaskSpec,
+  view: View,
+  logits: Float[Array, "B h w O"],
+  size: tuple[int, int],
+) -> Float[Array, "B H W O"]:
+  """Brings what was seen in a view back to the picture.
+
+  Args:
+    task: a dense one.
+    view: that was looked at.
+    logits: of the network, of any size.
+    size: (H, W) of the labels.
+
+  Returns:
+    Float32 that is averaged over views: class probabilities, unit vectors,
+    depths, values.
+  """
+  kind = kinds.find(task.kind)
+  upright = logits[:, :, ::-1] if view.mirrored else logits
+  restored = kind.restored(task, upright, view.distance, view.sideways)
+  return kind.votes(task, alignment.enlarged(task, restored, size))
+
+
+def elected(
+  task: TaskSpec, total: Float[Array, "B H W O"], count: int
+) -> Float[Array, "B H W O"]:
+  """Gives the logits of an average.
+
+  Args:
+    task: a dense one.
+    total: sum of the views' votes.
+    count: how many views.
+
+  Returns:
+    Float32 logits that stand for the mean of the views.
+  """
+  return kinds.find(task.kind).elected(task, total / count)
