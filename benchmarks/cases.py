@@ -33,9 +33,10 @@ CENSUS_TASKS = ("income", "marital", "education")
 EXAMPLES = 199_523  # of the Census training file
 
 
-def load_config(name: str) -> Any:
-  """Reads a file of `configs/`."""
-  return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+def load_config(name: str, *setting: str) -> Any:
+  """Reads a file of `configs/`; a setting is what follows the colon."""
+  path = str(ROOT / "configs" / f"{name}.py")
+  return runpy.run_path(path)["get_config"](*setting)
 
 
 def _dataset(

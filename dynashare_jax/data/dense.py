@@ -223,8 +223,10 @@ def splits(
     return ({"train": train, "validation": test, "test": test},
             "validation is the test split (compat.selection)")
   if keys.get("validation"):
-    return ({"train": train, "validation": tuple(keys["validation"]),
-             "test": test}, "official validation split")
+    validation = tuple(keys["validation"])
+    return ({"train": train, "validation": validation, "test": test},
+            "validation and test are the same examples" if validation == test
+            else "official validation split")
   if config.validation == "train":
     rest, part = loader.halves(
         len(train), config.split_seed, 1 - config.validation_share)

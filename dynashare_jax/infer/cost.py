@@ -252,7 +252,7 @@ def xla_macs(forward: Callable[..., Any], *args: Any) -> float:
 def static(subject: Subject) -> Cost:
   """Everything that needs no clock."""
   model = subject.model
-  one = work.one_example(model)
+  one = model.experiment.one_example()
   run = subject.forward(1)
   return Cost(
     subject.scope,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dynashare_jax.infer import plan as plan_lib
@@ -60,14 +59,14 @@ def total(
 ) -> int:
   """Multiply-accumulates of an example; masked work counts as computed."""
   run = trained.forward(execution._replace(compaction=None))
-  return costs.macs(run, trained.variables, one_example(trained))
+  return costs.macs(run, trained.variables, trained.experiment.one_example())
 
 
 def branches(trained: trained_lib.Trained) -> tuple[int, ...]:
   """Multiply-accumulates of every block's branch, for one example and task."""
   plan = trained.plan
   blocks = len(plan.gated)
-  inputs = one_example(trained)
+  inputs = trained.experiment.one_example()
 
   def count(skipped: int) -> int:
     row = [int(block != skipped) for block in range(blocks)]
@@ -77,8 +76,3 @@ def branches(trained: trained_lib.Trained) -> tuple[int, ...]:
 
   full = count(blocks)
   return tuple(full - count(block) for block in range(blocks))
-
-
-def one_example(trained: trained_lib.Trained) -> Any:
-  """Zeros shaped like one example's inputs, leading axis 1."""
-  return jax.tree.map(lambda a: a[:1], trained.experiment.sample_inputs())

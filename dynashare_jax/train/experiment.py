@@ -61,6 +61,16 @@ class Experiment:
     """Tasks in order."""
     return self.dataset.spec.tasks
 
+  def one_example(self, size: tuple[int, int] | None = None) -> Any:
+    """Zeros shaped like one example's inputs, leading axis 1.
+
+    Args:
+      size: height and width, for pictures of another size than the data's.
+    """
+    if size is not None:
+      return jnp.zeros((1, *size, *self.dataset.spec.input_shape[2:]))
+    return jax.tree.map(lambda a: a[:1], self.sample_inputs())
+
   @property
   def notes(self) -> tuple[str, ...]:
     """What data set, method and loaded weights had to say."""

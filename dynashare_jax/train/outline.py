@@ -15,6 +15,8 @@ from dynashare_jax.ops import routing
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import results
 
+PAPERS_SIZE = (224, 224)  # at which the papers count multiply-accumulates
+
 
 def describe(
     experiment: experiment_lib.Experiment, route: Any = None
@@ -81,7 +83,7 @@ def _phases(experiment: experiment_lib.Experiment) -> str:
 
 def _shapes(experiment: experiment_lib.Experiment, state: Any) -> str:
   """Sizes of the features of one example, block by block."""
-  inputs = jax.tree.map(lambda a: a[:1], experiment.sample_inputs())
+  inputs = experiment.one_example()
   variables = {"params": state.params["network"], "batch_stats": state.stats}
 
   def features(network: Any, x: Any) -> list[jax.Array]:
@@ -153,11 +155,21 @@ def _macs(
     once = sum(step.running * blocks[i] for i, step in enumerate(plan))
     rows.append(["the route's plan, all heads", _mega(
         found["stem"] + once + heads)])
-  papers = len(tasks) * found["stem"] + int((chosen * np.asarray(blocks)).sum())
   what = "the route" if route is not None else "all blocks"
   rows.append([f"{what} by the papers' convention (a pass a task, no heads)",
-               _mega(papers)])
+               _mega(_papers(found, chosen))])
+  if experiment.dataset.spec.input_kind == "image":
+    small = results.macs(
+        experiment, state.params["network"], state.stats, PAPERS_SIZE)
+    rows.append([f"the same at {_size(PAPERS_SIZE)}, the papers' figure",
+                 _mega(_papers(small, chosen))])
   return _table(rows)
+
+
+def _papers(found: dict[str, Any], chosen: np.ndarray) -> int:
+  """The papers' count: a pass a task, no heads, skipped blocks free."""
+  blocks = np.asarray(found["per_example_all_blocks"][0])
+  return int(len(chosen) * found["stem"] + (chosen * blocks).sum())
 
 
 def _check_route(

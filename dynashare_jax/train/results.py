@@ -104,15 +104,24 @@ def parameters(params: Any, stats: Any, policy_params: Any) -> dict[str, int]:
   return counts
 
 
-def macs(experiment: Any, params: Any, stats: Any) -> dict[str, Any]:
+def macs(
+    experiment: Any, params: Any, stats: Any,
+    size: tuple[int, int] | None = None
+) -> dict[str, Any]:
   """Analytic multiply-accumulates of one example: stem, blocks, heads.
 
   Counted from the shapes of every convolution and matrix product in the
   traced computation, all taps included. Shapes of `params` and `stats` are
   enough.
+
+  Args:
+    experiment: whose network is counted.
+    params: of the network.
+    stats: its running batch statistics.
+    size: height and width, for pictures of another size than the data's.
   """
   tasks, blocks = len(experiment.tasks), experiment.blocks
-  inputs = jax.tree.map(lambda a: a[:1], experiment.sample_inputs())
+  inputs = experiment.one_example(size)
   variables = {"params": params, "batch_stats": stats}
 
   def count(kinds_: routing.Kinds) -> int:
@@ -131,17 +140,18 @@ def macs(experiment: Any, params: Any, stats: Any) -> dict[str, Any]:
     kinds_ = [tuple(row)] * blocks
     kinds_[block] = (routing.SKIP,) * tasks
     per_block.append(full - count(tuple(kinds_)))
-  heads = _head_macs(experiment, variables)
+  heads = _head_macs(experiment, variables, inputs)
   stem = full - sum(per_block) - sum(heads.values())
   return {"per_example_all_blocks": [per_block] * tasks, "stem": stem,
           "heads": heads, "total": full}
 
 
-def _head_macs(experiment: Any, variables: Any) -> dict[str, int]:
+def _head_macs(
+    experiment: Any, variables: Any, inputs: Any
+) -> dict[str, int]:
   """Multiply-accumulates of every head on one example's features."""
   decisions = trunks.Decisions(
       routing.all_run(experiment.blocks, len(experiment.tasks)))
-  inputs = jax.tree.map(lambda a: a[:1], experiment.sample_inputs())
   features = jax.eval_shape(
       lambda v, x: experiment.network.apply(
           v, x, decisions, False, method=_features), variables, inputs)

@@ -59,6 +59,9 @@ def test_an_official_validation_split_is_kept():
   dataset = _build(keys=KEYS | {"validation": ("20", "21")})
   assert dataset.source("validation").keys == ("20", "21")
   assert dataset.source("train").keys == KEYS["train"]
+  assert dataset.spec.notes[1] == "official validation split"
+  same = _build(keys=KEYS | {"validation": KEYS["test"]})
+  assert same.spec.notes[1] == "validation and test are the same examples"
 
 
 def test_the_authors_select_on_test():

@@ -81,7 +81,7 @@ def test_without_gates_everything_is_fixed(model):
 def test_rates_are_linear_between_two_traced_ends(model, route):
   made = model(route)
   found = work.of_plan(made)
-  inputs = work.one_example(made)
+  inputs = made.experiment.one_example()
   rate = np.asarray(route, float)
   count = lambda trained, how: costs.macs(
     trained.forward(how), trained.variables, inputs
@@ -122,6 +122,6 @@ def test_branches_of_one_example(model):
 
 def test_one_example_has_one_row(model):
   made = model([[1, 1], [1, 1]])
-  inputs = jax.tree.leaves(work.one_example(made))
+  inputs = jax.tree.leaves(made.experiment.one_example())
   assert [leaf.shape for leaf in inputs] == [(1, 6)]
   assert plan_lib.make(("a", "b"), made.route, made.gated) == made.plan
