@@ -24,7 +24,7 @@ TASKS = (types.TaskSpec("depth", "depth", unit="m"),)
 @pytest.fixture(scope="module")
 def make(config):
   """An experiment on 20 pictures of 10 x 12, cropped to 8 x 8."""
-  def build(**values):
+  def build(devices=1, **values):
     settings = config(**{
         "method": "hard", "model.backbone": "resnet",
         "model.widths": (4,), "model.blocks": (1,), "model.strides": (1,),
@@ -42,7 +42,7 @@ def make(config):
     dataset = types.Dataset(spec, arrays, sources.__getitem__,
                             transforms.Augmentation(TASKS, (8, 8)))
     return experiment_lib.build(
-        settings, dataset, methods.find("hard").build, jax.devices()[:1])
+        settings, dataset, methods.find("hard").build, jax.devices()[:devices])
   return build
 
 
@@ -89,18 +89,19 @@ def test_workers_give_the_same_batches(make):
 
 
 def test_training_and_evaluation_have_their_own_sizes(make, tmp_path):
-  """Trains on crops, evaluates whole pictures; both ways end the same."""
+  """Trains on crops, evaluates whole pictures; all ways end the same."""
   losses = []
-  for resident in (True, False):
-    loop = loop_lib.Loop(make(**{"train.resident": resident}),
-                         tmp_path / str(resident))
+  for number, (devices, resident) in enumerate(
+      ((1, True), (1, False), (4, True), (4, False))):
+    loop = loop_lib.Loop(make(devices, **{"train.resident": resident}),
+                         tmp_path / str(number))
     loop.workdir.mkdir()
     state = loop.run()
     result = loop.evaluator.run(
         state.best.params, state.best.stats, loop.feed.evaluation("test"),
         np.ones((1, 1)), False)
     losses.append(result.losses["depth"])
-  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+  np.testing.assert_allclose(losses[1:], losses[:1] * 3, rtol=1e-4)
 
 
 def test_the_loss_may_be_taken_at_the_labels(make):
