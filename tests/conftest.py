@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import os
 import pathlib
 
@@ -46,3 +47,15 @@ def data_folder() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f"no folder of real data at {folder} (set DYNASHARE_DATA)")
   return folder
+
+
+@pytest.fixture(scope="module")
+def stripes() -> Iterator[None]:
+  """Lets the tiny data set of the training tests be found by its name."""
+  from dynashare_jax import data  # After the hook that checks shapes.
+  tiny = str(ROOT / "tests" / "train" / "tiny")
+  data.__path__.append(tiny)
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+  data.__path__.remove(tiny)

@@ -8,12 +8,10 @@ import pathlib
 import runpy
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
 from dynashare_jax import cost
-from dynashare_jax import data
 from dynashare_jax import main
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
@@ -22,13 +20,7 @@ from dynashare_jax.train import workdir as workdir_lib
 TRAIN = pathlib.Path(__file__).parent / "train"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def stripes():
-  data.__path__.append(str(TRAIN / "tiny"))
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-  data.__path__.remove(str(TRAIN / "tiny"))
+pytestmark = pytest.mark.usefixtures("stripes")
 
 
 def _train(folder, **values):

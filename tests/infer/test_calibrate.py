@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax import data
 from dynashare_jax import main
 from dynashare_jax.infer import calibrate
 from dynashare_jax.infer import closing
@@ -24,14 +23,7 @@ ROUTE = np.array([[1, 1, 1, 1], [1, 1, 0, 1]])
 Budget = settings.Budget
 
 
-@pytest.fixture(scope="module", autouse=True)
-def stripes():
-  """Lets the tiny data set of the training tests be found by name."""
-  data.__path__.append(str(TRAIN / "tiny"))
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-  data.__path__.remove(str(TRAIN / "tiny"))
+pytestmark = pytest.mark.usefixtures("stripes")
 
 
 def _trained(route=ROUTE, gates=True, **values):
