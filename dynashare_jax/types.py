@@ -29,6 +29,9 @@ class TaskSpec:
     classes: names of the classes, where they have some.
     unit: unit of a regression target, for tables and figures.
     positive_weight: factor on the positive examples of a binary task's loss.
+    class_weights: factor on the loss of every class of a segmentation; empty
+      weighs all the same.
+    inverse: whether a depth task's values grow with nearness (disparity).
     metrics: how a dense task is scored: `pooled` over all pixels, or as the
       `authors` do (see `objectives.kinds`).
   """
@@ -40,6 +43,8 @@ class TaskSpec:
   classes: tuple[str, ...] = ()
   unit: str = ""
   positive_weight: float = 1.0
+  class_weights: tuple[float, ...] = ()
+  inverse: bool = False
   metrics: str = "pooled"
 
 

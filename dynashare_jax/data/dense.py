@@ -279,5 +279,3 @@ def _check_switches(switches: Any) -> None:
 def _size(shape: tuple[int, ...]) -> str:
   return " x ".join(map(str, shape[:2]))
 
-
-build = assemble  # the old name

@@ -52,8 +52,8 @@ class Augmentation:
     scales: lowest and highest factor on the picture's size.
     mirror: whether half of the examples are mirrored.
     jitter: colour factors lie within 1 - jitter and 1 + jitter; 0 for none.
-    depth_scaled: whether enlarging a picture divides its depths, as coming
-      nearer would; the authors leave them.
+    depth_scaled: whether enlarging a picture divides its depths (multiplies
+      inverse ones), as coming nearer would; the authors leave them.
     normals_negated: whether mirroring negates the x component of normals; the
       authors leave it on NYU v2.
 
@@ -170,7 +170,7 @@ class Augmentation:
   ) -> Any:
     """What scaling and mirroring do to the values of labels."""
     if task.kind == "depth" and self.depth_scaled:
-      return label / draw.scale
+      return label * draw.scale if task.inverse else label / draw.scale
     if task.kind == "normals" and self.normals_negated:
       signs = xp.where(draw.mirror, xp.float32(-1), xp.float32(1))
       return xp.concatenate([label[..., :1] * signs, label[..., 1:]], -1)

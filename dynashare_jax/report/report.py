@@ -76,7 +76,10 @@ def _warning(run: workdir_lib.Run) -> str:
 
 
 def _metrics(run: workdir_lib.Run) -> str:
-  """Every metric on test and validation, beside a constant prediction."""
+  """Metrics and losses on test and validation, beside a constant prediction.
+
+  Losses are means over the split without the task's weight.
+  """
   rows = []
   for task in run.results["tasks"]:
     for metric in task["metrics"]:
@@ -85,6 +88,10 @@ def _metrics(run: workdir_lib.Run) -> str:
           task["name"], f"{metric['name']} {arrow}", metric["unit"],
           *(workdir_lib.number(metric[k]) for k in
             ("test", "validation", "constant"))))
+    if "loss" in task:
+      rows.append((task["name"], f"loss {tables.DOWN}", "",
+                   workdir_lib.number(task["loss"]["test"]),
+                   workdir_lib.number(task["loss"]["validation"]), math.nan))
   columns = (
       tables.Column("task", align="left"),
       tables.Column("metric", align="left"),

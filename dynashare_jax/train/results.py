@@ -179,6 +179,8 @@ def _tasks(
   return [{
       "name": task.name, "kind": task.kind, "weight": task.weight,
       "classes": list(task.classes),
+      "loss": {"test": test.losses[task.name],
+               "validation": validation.losses[task.name]},
       "metrics": [{
           "name": m.name, "higher_is_better": m.higher_is_better,
           "unit": m.unit, "test": test.metrics[task.name][m.name],

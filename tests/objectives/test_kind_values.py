@@ -237,3 +237,27 @@ def test_half_precision_logits_are_summed_in_float32():
   )
   assert total.dtype == count.dtype == jnp.float32
   assert float(total) == pytest.approx(1e4 * np.log(2), rel=1e-5)
+
+
+def test_class_weights_by_hand():
+  """Two pixels, weights 1 and 3: (1 * log 2 + 3 * log 4) / 4."""
+  logits = jnp.log(jnp.asarray([[[[0.5, 0.5], [0.75, 0.25]]]]))
+  target = np.array([[[0, 1]]])
+  valid = np.ones((1, 1, 2), bool)
+  task = TaskSpec("s", "segmentation", 2, class_weights=(1.0, 3.0))
+  total, count = kinds.find("segmentation").loss(task, logits, target, valid)
+  np.testing.assert_allclose(total, np.log(2) + 3 * np.log(4), rtol=1e-6)
+  assert count == 4
+  total, count = kinds.find("segmentation").loss(
+      task, logits, target, np.array([[[True, False]]]))
+  np.testing.assert_allclose(total / count, np.log(2), rtol=1e-6)
+
+
+def test_inverse_depths_shrink_where_depths_grow():
+  """A picture enlarged twice shows things at half their depth."""
+  seen = jnp.full((1, 2, 2, 1), 3.0)
+  restored = kinds.find("depth").restored
+  for inverse, want in ((False, 6.0), (True, 1.5)):
+    task = TaskSpec("d", "depth", inverse=inverse)
+    np.testing.assert_array_equal(restored(task, seen, 2.0, 1.0), want)
+    np.testing.assert_array_equal(restored(task, seen, 1.0, 1.0), 3.0)

@@ -53,6 +53,15 @@ def test_metrics_on_both_splits_beside_a_constant(text):
   assert len(rows) == 1 + 5
 
 
+def test_losses_follow_the_metrics(workdir, tmp_path):
+  tasks = json.loads((workdir / "results.json").read_text())["tasks"]
+  tasks[0]["loss"] = {"test": 0.5, "validation": 0.25}
+  text = report.write_report(copy(workdir, tmp_path, tasks=tasks)).read_text()
+  rows = table(text, "Metrics")
+  assert len(rows) == 1 + 6
+  assert [tasks[0]["name"], "loss ↓", "", "0.5000", "0.2500", "–"] in rows
+
+
 def test_delta_of_every_task_and_overall(text):
   rows = table(text, "Delta over single-task networks")
   assert rows[1:] == [["segmentation", "+4.00"], ["normals", "+3.00"],

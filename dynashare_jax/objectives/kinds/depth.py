@@ -161,7 +161,7 @@ def restored(
   """Brings depths back to the picture.
 
   Args:
-    task: the task.
+    task: its `inverse` tells whether a factor divides.
     logits: depths seen in a view.
     distance: factor on them, for example 2 for a picture enlarged twice, which
       shows things at half their distance.
@@ -170,8 +170,10 @@ def restored(
   Returns:
     Depths of the picture itself.
   """
-  del task, sideways
-  return logits if distance == 1.0 else logits * distance
+  del sideways
+  if distance == 1.0:
+    return logits
+  return logits / distance if task.inverse else logits * distance
 
 
 def votes(

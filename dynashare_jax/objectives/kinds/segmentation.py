@@ -38,19 +38,25 @@ def loss(
   """Sums the cross-entropy of the pixels that have a label.
 
   Args:
-    task: its `outputs` is K.
+    task: its `outputs` is K; `class_weights` weigh the pixels of a class.
     logits: at any size; labels are reduced to it by the nearest rule.
     target: class ids; outside 0 .. K-1 they count as not valid.
     valid: which pixels have a label.
 
   Returns:
-    Total in nats, and the number of labelled pixels.
+    Total in nats, and the number of labelled pixels, or their total weight.
 
-  Source: DynaShare (CVPRW 2023), section 4.2.
+  Source: DynaShare (CVPRW 2023), section 4.2; weights: AdaShare's code for
+    Taskonomy.
   """
   valid = losses.in_range(target, valid, task.outputs)
   target, valid = alignment.labels_at_logits(logits, target, valid)
-  return losses.masked(losses.cross_entropy(logits, target), valid)
+  values = losses.cross_entropy(logits, target)
+  if not task.class_weights:
+    return losses.masked(values, valid)
+  weights = jnp.asarray(task.class_weights, jnp.float32)[target]
+  return Sums(losses.total(values * weights, valid),
+              losses.total(weights, valid))
 
 
 def sums(
