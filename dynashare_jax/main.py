@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import pathlib
 import pkgutil
+import runpy
 import sys
 from typing import Any
 
@@ -54,7 +56,7 @@ def _is_dataset(name: str) -> bool:
   return hasattr(importlib.import_module(f"{data.__name__}.{name}"), "build")
 
 
-def _dataset_module(config: ml_collections.ConfigDict) -> Any:
+def dataset_module(config: ml_collections.ConfigDict) -> Any:
   """The module of the config's data set, whose fields `config.data` has.
 
   Raises:
@@ -83,7 +85,7 @@ def build(
     values.
   """
   method = methods.find(config.method)
-  module = _dataset_module(config)
+  module = dataset_module(config)
   dataset: types.Dataset = module.build(
       config.data, config.compat, config.data_dir or None, config.seed)
   experiment = experiment_lib.build(config, dataset, method.build, devices)
@@ -129,7 +131,7 @@ def describe(
     config: the run's.
     route: see `--route`.
   """
-  module = _dataset_module(config)
+  module = dataset_module(config)
   if hasattr(module, "outline"):
     dataset = outline.without_data(module.outline(config.data, config.compat))
   else:
@@ -242,8 +244,10 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _check_config_file(name: str) -> None:
+  """Ends with one line where there is no such file or setting of it."""
   path = pathlib.Path(name.split(":", 1)[0])
   if path.is_file():
+    _check_setting(path, name.split(":", 1)[1:])
     return
   folder = path.parent
   files = sorted(str(p) for p in folder.glob("*.py")) if folder.is_dir() else []
@@ -251,6 +255,24 @@ def _check_config_file(name: str) -> None:
   print(f"error: There is no configuration {name!r}."
         f"{lookup.hint(str(path), files)}{listed}", file=sys.stderr)
   sys.exit(2)
+
+
+def _check_setting(path: pathlib.Path, setting: list[str]) -> None:
+  """Looks whether a configuration knows what follows its colon."""
+  if not setting:
+    return
+  make = runpy.run_path(str(path)).get("get_config", lambda: None)
+  error = ""
+  if not inspect.signature(make).parameters:
+    error = f"{path} has no settings; leave {':' + setting[0]!r} away."
+  else:
+    try:
+      make(*setting)
+    except ValueError as wrong:
+      error = str(wrong)
+  if error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def cli() -> None:

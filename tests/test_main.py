@@ -61,6 +61,10 @@ _CASES = {
     "task": (["--config=configs/rooms.py", "--config.data.tasks=('dept',)"],
              "'depth'"),
     "nothing": ([], "--config=configs/rooms.py"),
+    "setting": (["--config=configs/nyuv2.py:5task"],
+                "nyuv2.py:5task: choose one of 2task, 3task"),
+    "no setting": (["--config=configs/rooms.py:large"],
+                   "configs/rooms.py has no settings"),
 }
 
 

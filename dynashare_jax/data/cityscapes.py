@@ -24,6 +24,7 @@ from dynashare_jax.data import cityscapes_labels
 from dynashare_jax.data import cityscapes_layouts
 from dynashare_jax.data import dense
 from dynashare_jax.data import dense_layouts
+from dynashare_jax.data import store
 
 TASKS = cityscapes_layouts.TASKS
 # Kind of depth -> its unit in tables. `disparity` is in units of 256 pixels of
@@ -96,11 +97,7 @@ def build(
   del seed
   tasks, size = _chosen(config), dense_layouts.wanted_size(config)
   specs = _specs(tasks, config, compat)
-  fields = tasks
-  if "depth" in tasks and config.depth == "metres":
-    fields = (*tasks, "camera")
-  layout = cityscapes_layouts.find(
-      data_dir, config.layout, fields, config.classes, size)
+  layout = _layout(config, data_dir, _fields(config, tasks), size)
   if "depth" in tasks and not layout.coded and config.depth != "disparity":
     raise ValueError(
         f"config.data.depth is {config.depth!r}, but the layout {layout.name}"
@@ -108,10 +105,50 @@ def build(
   table = cityscapes_labels.table(layout.labels, config.classes)
   decode = Decode(tasks, tuple(table.tolist()), config.depth, layout.coded,
                   float(config.farthest))
-  counts = ", ".join(f"{len(layout.keys[s])} {s}" for s in _SIZES)
-  found = dense.Found(f"{layout.name} ({counts})", layout.keys, layout.read,
-                      decode, _notes(layout, tasks, config))
+  found = dense.Found(_told(layout), layout.keys, layout.read, decode,
+                      _notes(layout, tasks, config))
   return dense.assemble("cityscapes", specs, found, config, compat)
+
+
+def original(
+    config: ConfigDict, compat: ConfigDict, data_dir: str | None
+) -> store.Original:
+  """What `data.store` converts; see there."""
+  del compat
+  tasks, size = _chosen(config), dense_layouts.wanted_size(config)
+  fields = _fields(config, tasks)
+  layout = _layout(config, data_dir, fields, size)
+  facts = {"labels": layout.labels, "coded": layout.coded}
+  return store.Original(_told(layout), layout.keys, layout.read, facts,
+                        ("image", *fields), size)
+
+
+def _layout(
+    config: ConfigDict, data_dir: str | None, fields: tuple[str, ...],
+    size: tuple[int, int] | None
+) -> cityscapes_layouts.Layout:
+  """The files, or a converted copy of them."""
+  if data_dir and store.is_copy(data_dir):
+    copy = store.open_copy(data_dir, "cityscapes", ("image", *fields), size)
+    return cityscapes_layouts.Layout(
+        copy.layout, copy.keys, copy.read, copy.facts["labels"],
+        copy.facts["coded"])
+  return cityscapes_layouts.find(
+      data_dir, config.layout, fields, config.classes, size)
+
+
+def _told(layout: cityscapes_layouts.Layout) -> str:
+  """What was found, with the numbers of examples."""
+  if isinstance(layout.read, store.Reader):
+    return layout.name
+  counts = ", ".join(f"{len(layout.keys[s])} {s}" for s in _SIZES)
+  return f"{layout.name} ({counts})"
+
+
+def _fields(config: ConfigDict, tasks: tuple[str, ...]) -> tuple[str, ...]:
+  """Stored fields that the tasks need."""
+  metres = "depth" in tasks and config.depth == "metres"
+  return (*tasks, "camera") if metres else tasks
 
 
 def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
@@ -221,7 +258,7 @@ def _notes(
   told = {"disparity": "the official 16-bit number / 65535",
           "pixels": "in pixels of the picture"}[config.depth]
   if not layout.coded:
-    told = f"as the files of {layout.name} hold it"
+    told = "as the files hold it"
   return (f"depth is disparity, so inverse depth: {told}",)
 
 

@@ -9,7 +9,7 @@ Source of the forms: cityscapesScripts, and the data loaders of AdaShare, MTAN,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import os
 import pathlib
@@ -108,7 +108,7 @@ class Layout:
 
   name: str
   keys: Mapping[str, tuple[str, ...]]
-  read: Reader
+  read: Callable[[str], Mapping[str, np.ndarray]]
   labels: str
   coded: bool
 

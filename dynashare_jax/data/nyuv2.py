@@ -20,7 +20,9 @@ from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import dense
 from dynashare_jax.data import nyuv2_classes
+from dynashare_jax.data import nyuv2_files
 from dynashare_jax.data import nyuv2_layouts
+from dynashare_jax.data import store
 from dynashare_jax.data import surface_normals
 
 TASKS = nyuv2_layouts.TASKS
@@ -97,19 +99,54 @@ def build(
   del seed
   tasks, size = _chosen(config), _size(config)
   raw = _is_raw(compat)
-  layout = nyuv2_layouts.find(data_dir, config.layout, tasks, size)
-  keys, notes = _keys(layout, config.samples_only)
+  layout = _layout(config, data_dir, tasks, size)
+  keys, notes = _keys(layout, config.samples_only, data_dir)
   classes = nyuv2_classes.table(layout.classes, config.classes)
   decode = Decode(tasks, layout.first, tuple(classes.tolist()), layout.void,
                   _axes(layout, config, tasks, raw))
-  counts = ", ".join(f"{len(layout.keys[s])} {s}" for s in _SIZES)
   notes += (layout.note,) if layout.note else ()
   if "normals" in tasks:
     notes += _about_normals(decode)
-  found = dense.Found(f"{layout.name} ({counts})", keys, layout.read, decode,
-                      notes)
+  found = dense.Found(_told(layout), keys, layout.read, decode, notes)
   return dense.assemble("nyuv2", _specs(tasks, config, compat), found, config,
                         _switches(compat, raw))
+
+
+def original(
+    config: ConfigDict, compat: ConfigDict, data_dir: str | None
+) -> store.Original:
+  """What `data.store` converts; see there."""
+  del compat
+  tasks, size = _chosen(config), _size(config)
+  layout = _layout(config, data_dir, tasks, size)
+  axes = _axes(layout, config, tasks, raw=False)
+  facts = {"classes": layout.classes, "first": layout.first,
+           "void": list(layout.void), "axes": str(axes), "note": layout.note}
+  return store.Original(_told(layout), layout.keys, layout.read, facts,
+                        ("image", *tasks), size)
+
+
+def _layout(
+    config: ConfigDict, data_dir: str | None, tasks: tuple[str, ...],
+    size: tuple[int, int] | None
+) -> nyuv2_layouts.Layout:
+  """The files, or a converted copy of them."""
+  if data_dir and store.is_copy(data_dir):
+    copy = store.open_copy(data_dir, "nyuv2", ("image", *tasks), size)
+    facts = copy.facts
+    return nyuv2_layouts.Layout(
+        copy.layout, copy.keys, copy.read, facts["classes"], facts["first"],
+        tuple(facts["void"]), surface_normals.read_axes(facts["axes"]),
+        facts["note"])
+  return nyuv2_layouts.find(data_dir, config.layout, tasks, size)
+
+
+def _told(layout: nyuv2_layouts.Layout) -> str:
+  """What was found, with the numbers of examples."""
+  if isinstance(layout.read, store.Reader):
+    return layout.name
+  counts = ", ".join(f"{len(layout.keys[s])} {s}" for s in _SIZES)
+  return f"{layout.name} ({counts})"
 
 
 def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
@@ -236,6 +273,7 @@ def _axes(
     return surface_normals.read_axes(config.normal_axes)
   if layout.axes is not None:
     return layout.axes
+  assert isinstance(layout.read, nyuv2_files.Reader)
   read = dataclasses.replace(layout.read, tasks=("normals", "depth"), size=None)
   keys = (*layout.keys["train"], *layout.keys["test"])
   chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, _TRIES).astype(int)
@@ -264,7 +302,7 @@ def _pair(fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keys(
-    layout: nyuv2_layouts.Layout, samples_only: bool
+    layout: nyuv2_layouts.Layout, samples_only: bool, data_dir: str | None
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
   """Splits, and a note where they are not the published ones."""
   if samples_only:
@@ -275,7 +313,7 @@ def _keys(
   if empty:
     total = sum(map(len, layout.keys.values()))
     raise ValueError(
-        f"NYU v2: none of the {total} examples in {layout.read.folder} belongs"
+        f"NYU v2: none of the {total} examples in {data_dir} belongs"
         f" to {empty[0]}. To try things on all of them, without a split, set"
         " config.data.samples_only.")
   return dict(layout.keys), ()

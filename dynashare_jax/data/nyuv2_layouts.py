@@ -9,10 +9,12 @@ Source of the forms: the data loaders of AdaShare, MTAN and LibMTL (axis 0 of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+
+import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax.data import files
@@ -65,7 +67,7 @@ class Layout:
 
   name: str
   keys: Mapping[str, tuple[str, ...]]
-  read: nyuv2_files.Reader
+  read: Callable[[str], Mapping[str, np.ndarray]]
   classes: int
   first: int
   void: tuple[int, ...]

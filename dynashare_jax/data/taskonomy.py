@@ -21,6 +21,7 @@ from dynashare_jax import types
 from dynashare_jax.data import dense
 from dynashare_jax.data import dense_layouts
 from dynashare_jax.data import files
+from dynashare_jax.data import store
 from dynashare_jax.data import taskonomy_layouts
 
 TASKS = taskonomy_layouts.TASKS
@@ -114,12 +115,7 @@ def build(
   specs = _specs(tasks, config, compat)
   masked = _switch(compat, "normal_mask", ("depth", "none")) == "depth"
   void = _switch(compat, "unlabelled", ("void", "background")) == "void"
-  smooth = _switch(compat, "pictures", ("smooth", "nearest")) == "smooth"
-  fields = ("image", *tasks)
-  if masked and "normals" in tasks and "depth" not in tasks:
-    fields = (*fields, "depth")
-  layout = taskonomy_layouts.find(
-      data_dir, config.layout, fields, size, smooth)
+  layout = _layout(config, compat, data_dir, size)
   decode = Decode(tasks, masked, void)
   keys, switches = dict(layout.keys), compat
   notes = layout.notes
@@ -129,11 +125,61 @@ def build(
     switches = ConfigDict({**dict(compat), "selection": "validation"})
     notes += (f"validation is test_small: {len(small)} examples of test"
               " (compat.selection)",)
-  counts = ", ".join(f"{len(part)} {split}" for split, part in keys.items())
-  found = dense.Found(
-      f"{layout.name} ({counts})", keys, layout.read, decode, notes)
+  found = dense.Found(_told(layout), keys, layout.read, decode, notes)
   return dense.assemble("taskonomy", _weights(specs, data_dir, compat), found,
                         config, switches)
+
+
+def original(
+    config: ConfigDict, compat: ConfigDict, data_dir: str | None
+) -> store.Original:
+  """What `data.store` converts; see there."""
+  size = dense_layouts.wanted_size(config)
+  layout = _layout(config, compat, data_dir, size)
+  there = data_dir is not None and (pathlib.Path(data_dir) / PRIOR).is_file()
+  facts = {"notes": list(layout.notes),
+           "pictures": _pictures(compat) if size else "",
+           "prior": _prior(data_dir).tolist() if there else []}
+  return store.Original(_told(layout), layout.keys, layout.read, facts,
+                        _fields(config, compat), size)
+
+
+def _layout(
+    config: ConfigDict, compat: ConfigDict, data_dir: str | None,
+    size: tuple[int, int] | None
+) -> taskonomy_layouts.Layout:
+  """The files, or a converted copy of them."""
+  fields = _fields(config, compat)
+  smooth = _pictures(compat) == "smooth"
+  if data_dir and store.is_copy(data_dir):
+    copy = store.open_copy(data_dir, "taskonomy", fields, size,
+                           ("image",) if smooth else ())
+    made = copy.facts["pictures"]
+    if made not in ("", _pictures(compat)):
+      raise ValueError(f"{data_dir} is a converted copy made with"
+                       f" config.compat.pictures={made!r}, not"
+                       f" {_pictures(compat)!r}: convert again.")
+    return taskonomy_layouts.Layout(copy.layout, copy.keys, copy.read,
+                                    tuple(copy.facts["notes"]))
+  return taskonomy_layouts.find(
+      data_dir, config.layout, fields, size, smooth)
+
+
+def _told(layout: taskonomy_layouts.Layout) -> str:
+  """What was found, with the numbers of examples."""
+  if isinstance(layout.read, store.Reader):
+    return layout.name
+  counts = ", ".join(f"{len(part)} {split}"
+                     for split, part in layout.keys.items() if split != "small")
+  return f"{layout.name} ({counts})"
+
+
+def _fields(config: ConfigDict, compat: ConfigDict) -> tuple[str, ...]:
+  """Stored fields that the tasks need."""
+  tasks = _chosen(config)
+  masked = _switch(compat, "normal_mask", ("depth", "none")) == "depth"
+  more = masked and "normals" in tasks and "depth" not in tasks
+  return ("image", *tasks, "depth") if more else ("image", *tasks)
 
 
 def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
@@ -230,15 +276,31 @@ def _weights(
   how = _switch(compat, "class_weights", ("equal", "prior"))
   if how == "equal":
     return specs
-  path = pathlib.Path(data_dir or "") / PRIOR
-  factors = files.read_array(path)
-  if factors.shape != (len(CLASSES),) or not (factors > 0).all():
-    raise ValueError(f"{path} must hold {len(CLASSES)} numbers above 0; its"
-                     f" shape is {factors.shape}.")
-  weights = tuple(float(f) for f in factors)
+  weights = tuple(_prior(data_dir).tolist())
   return tuple(
       dataclasses.replace(task, class_weights=weights)
       if task.kind == "segmentation" else task for task in specs)
+
+
+def _prior(data_dir: str | None) -> np.ndarray:
+  """The authors' class weights, from their file or a converted copy."""
+  path = pathlib.Path(data_dir or "") / PRIOR
+  if data_dir and store.is_copy(data_dir):
+    factors = np.array(store.facts(data_dir, "taskonomy")["prior"])
+    if not len(factors):
+      raise ValueError(f"{data_dir} is a converted copy of files without"
+                       f" {PRIOR}.")
+  else:
+    factors = files.read_array(path)
+  if factors.shape != (len(CLASSES),) or not (factors > 0).all():
+    raise ValueError(f"{path} must hold {len(CLASSES)} numbers above 0; its"
+                     f" shape is {factors.shape}.")
+  return factors.astype(float)
+
+
+def _pictures(compat: ConfigDict) -> str:
+  """How photographs are resized."""
+  return _switch(compat, "pictures", ("smooth", "nearest"))
 
 
 def _specs(

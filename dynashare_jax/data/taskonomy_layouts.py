@@ -10,7 +10,7 @@ Source of the forms: the data README of Taskonomy (github.com/StanfordVL/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import csv
 import dataclasses
 import os
@@ -144,7 +144,7 @@ class Layout:
 
   name: str
   keys: Mapping[str, tuple[str, ...]]
-  read: Reader
+  read: Callable[[str], Mapping[str, np.ndarray]]
   notes: tuple[str, ...]
 
 

@@ -387,7 +387,7 @@ def test_adashare_values(tmp_path, classes):
   dataset = _build(_adashare(tmp_path), _config(classes=classes))
   assert dataset.spec.notes[0] == "found: adashare (2 train, 1 test)"
   assert dataset.spec.notes[-1].startswith(
-      "depth is disparity, so inverse depth: as the files of adashare hold it")
+      "depth is disparity, so inverse depth: as the files hold it")
   assert dataset.source("train").keys == ("image/3.npy", "image/2.npy")
   _check_arrays(dataset, dataset.source("test")[0], 5, classes)
 

@@ -1,0 +1,324 @@
+"""The file that describes a data set in folders: its keys, and their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from dynashare_jax import lookup
+from dynashare_jax import types
+
+KINDS = ("segmentation", "depth", "normals", "regression")
+EXAMPLE = """
+  pictures: images            # a folder, or a pattern as images/{name}.jpg
+  tasks:
+    segmentation: {kind: segmentation, labels: classes, classes: 13}
+    depth: {kind: depth, labels: "depth/{name}.png", scale: 0.001, unit: m}
+  splits: {train: 0.8, test: 0.2}"""
+
+_TOP = ("name", "root", "pictures", "tasks", "splits")
+_EVERY = ("kind", "labels", "weight", "ignore")
+_NUMBERS = ("channels", "scale", "offset", "range", "unit")
+_KEYS = {
+    "segmentation": (*_EVERY, "classes", "map", "unmapped", "channels"),
+    "depth": (*_EVERY, *_NUMBERS),
+    "normals": (*_EVERY, "scale", "offset", "axes"),
+    "regression": (*_EVERY, *_NUMBERS, "outputs"),
+}
+_SPLITS = (*types.SPLITS, "seed", "overlap")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One task of a description.
+
+  Attributes:
+    name: of the task.
+    kind: one of `KINDS`.
+    labels: folder or pattern of its files.
+    weight: of its loss.
+    classes: names; or empty.
+    outputs: number of classes or channels.
+    unit: of its values.
+    ignore: stored values that are no label.
+    ids: stored id -> class; None where they are the same.
+    unmapped: what an id is that `ids` lacks: `error` or `ignore`.
+    channels: factors that make one number of stored channels; empty for one.
+    scale: value of a stored 1; None: 1, or for normals by the stored type.
+    offset: value of a stored 0; None: as `scale`.
+    limits: lowest and highest value that is a label.
+    axes: which stored channels of normals point right, down and forward.
+  """
+
+  name: str
+  kind: str
+  labels: str
+  weight: float = 1.0
+  classes: tuple[str, ...] = ()
+  outputs: int = 1
+  unit: str = ""
+  ignore: tuple[float, ...] = ()
+  ids: tuple[tuple[int, int], ...] | None = None
+  unmapped: str = "error"
+  channels: tuple[float, ...] = ()
+  scale: float | None = None
+  offset: float | None = None
+  limits: tuple[float, float] = (-math.inf, math.inf)
+  axes: str = "+0 +1 +2"
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """A data set in folders.
+
+  Attributes:
+    where: the file, for messages.
+    name: what the user calls it.
+    root: folder that all patterns start from.
+    pictures: folder or pattern.
+    tasks: in order.
+    splits: split -> a share, a pattern, a text file, or a list.
+    seed: of shares.
+    overlap: whether splits may have examples in common.
+  """
+
+  where: str
+  name: str
+  root: str
+  pictures: str
+  tasks: tuple[Task, ...]
+  splits: Mapping[str, float | str | tuple[str, ...]]
+  seed: int
+  overlap: bool
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads the file.
+
+  Raises:
+    ValueError: there is none, or it is no YAML mapping.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise ValueError(f"There is no file {file} that describes the data set. For"
+                     f" example:{EXAMPLE}")
+  try:
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+  except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}."
+                     ) from error
+  if not isinstance(found, dict):
+    raise ValueError(f"{file} must hold the keys {', '.join(_TOP)}. For"
+                     f" example:{EXAMPLE}")
+  return found
+
+
+def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
+  """Checks what was read.
+
+  Args:
+    raw: of `read`, also after a way through JSON.
+    where: the file, for messages.
+    folder: that a relative `root` starts from.
+
+  Raises:
+    ValueError: names the file, the key and what is allowed.
+  """
+  part = _Part(raw, where, "")
+  part.check_keys(_TOP)
+  tasks = part.mapping("tasks")
+  names = tuple(tasks.raw)
+  for name in names:
+    if not str(name).isidentifier() or name == "image":
+      raise tasks.refusal(name, "a task's name has letters, digits and _, and"
+                          " is not 'image'")
+  splits = part.mapping("splits")
+  splits.check_keys(_SPLITS)
+  for needed in ("train", "test"):
+    if needed not in splits.raw:
+      raise splits.refusal(needed, "is missing; train and test are needed")
+  root = pathlib.Path(folder) / part.text("root", ".")
+  return Description(
+      where, part.text("name", ""), str(root), part.text("pictures"),
+      tuple(_task(tasks.mapping(name), str(name)) for name in names),
+      {s: _members(splits, s) for s in types.SPLITS if s in splits.raw},
+      int(splits.number("seed", 0)), splits.choice("overlap", (False, True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """A mapping of the file, and where it stands."""
+
+  raw: Mapping[str, Any]
+  file: str
+  place: str
+
+  def refusal(self, key: Any, why: str, hint: str = "") -> ValueError:
+    return ValueError(f"{self.file}: {self._path(key)}: {why}.{hint}")
+
+  def _path(self, key: Any) -> str:
+    return f"{self.place}.{key}" if self.place else str(key)
+
+  def check_keys(self, known: Sequence[str], of: str = "") -> None:
+    for key in self.raw:
+      if key not in known:
+        raise ValueError(
+            f"{self.file}: {self._path(key)} is unknown{of}."
+            f"{lookup.hint(key, known)} Known are {', '.join(known)}.")
+
+  def mapping(self, key: str) -> _Part:
+    value = self.raw.get(key)
+    if not isinstance(value, dict) or not value:
+      raise self.refusal(key, "must be a mapping with at least one key, but is"
+                         f" {_shown(value)}")
+    return _Part(dict(value), self.file, self._path(key))
+
+  def text(self, key: str, default: str | None = None) -> str:
+    value = self.raw.get(key, default)
+    if not isinstance(value, str) or (not value and default is None):
+      raise self.refusal(key, f"must be a text, but is {_shown(value)}")
+    return str(value)
+
+  def number(self, key: str, default: float) -> float:
+    value = self.raw.get(key, default)
+    found = _number(value)
+    if found is None:
+      raise self.refusal(key, f"must be a number, but is {_shown(value)}")
+    return found
+
+  def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
+    value = self.raw.get(key, [])
+    if count is None and _number(value) is not None:
+      value = [value]
+    found = ([_number(v) for v in value]
+             if isinstance(value, list | tuple) else [None])
+    good = tuple(number for number in found if number is not None)
+    if len(good) < len(found):
+      raise self.refusal(key, "must be a list of numbers, but is"
+                         f" {_shown(value)}")
+    if key in self.raw and count not in (None, len(good)):
+      raise self.refusal(key, f"must have {count} numbers, but has {len(good)}")
+    return good
+
+  def choice(self, key: str, allowed: Sequence[Any]) -> Any:
+    value = self.raw.get(key, allowed[0])
+    if not any(value is a or (value == a and isinstance(a, str))
+               for a in allowed):
+      names = [str(a).lower() if isinstance(a, bool) else a for a in allowed]
+      raise self.refusal(key, f"must be one of {', '.join(names)}, but is"
+                         f" {_shown(value)}", lookup.hint(value, names))
+    return value
+
+
+def _task(part: _Part, name: str) -> Task:
+  """Checks one task."""
+  if "kind" not in part.raw:
+    raise part.refusal("kind", f"is missing; it is one of {', '.join(KINDS)}")
+  kind = part.choice("kind", KINDS)
+  part.check_keys(_KEYS[kind], f" for a {kind} task")
+  weight = part.number("weight", 1.0)
+  if not 0 <= weight < math.inf:
+    raise part.refusal("weight", f"must be at least 0, but is {weight:g}")
+  classes, outputs = _classes(part, kind)
+  limits = part.numbers("range", 2) or (-math.inf, math.inf)
+  if limits[0] > limits[1]:
+    raise part.refusal("range", f"must be [lowest, highest], but is"
+                       f" {list(limits)}")
+  channels = part.numbers("channels")
+  if channels and kind == "regression" and outputs > 1:
+    raise part.refusal("channels", "make one number of several; leave them or"
+                       " outputs out")
+  scale, offset = (part.number(key, 0.0) if key in part.raw else None
+                   for key in ("scale", "offset"))
+  if scale == 0:
+    raise part.refusal("scale", "must not be 0")
+  return Task(
+      name, kind, part.text("labels"), weight, classes, outputs,
+      part.text("unit", "m" if kind == "depth" else ""),
+      part.numbers("ignore"), _ids(part, classes, outputs),
+      part.choice("unmapped", ("error", "ignore")), channels, scale, offset,
+      (limits[0], limits[1]), part.text("axes", Task.axes))
+
+
+def _classes(part: _Part, kind: str) -> tuple[tuple[str, ...], int]:
+  """Names of classes, and the number of a task's outputs."""
+  if kind != "segmentation":
+    outputs = part.number("outputs", 3 if kind == "normals" else 1)
+    if outputs < 1 or outputs != int(outputs):
+      raise part.refusal("outputs", "must be a whole number of at least 1, but"
+                         f" is {outputs:g}")
+    return (), int(outputs)
+  value = part.raw.get("classes")
+  if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+    return (), value
+  if (isinstance(value, list | tuple) and 1 < len(value) == len(set(value))
+      and all(isinstance(v, str) for v in value)):
+    return tuple(value), len(value)
+  raise part.refusal("classes", "must be their number or a list of different"
+                     f" names, at least 2, but is {_shown(value)}")
+
+
+def _ids(
+    part: _Part, classes: tuple[str, ...], outputs: int
+) -> tuple[tuple[int, int], ...] | None:
+  """Stored ids with their classes, given by number or name."""
+  if "map" not in part.raw:
+    return None
+  pairs = []
+  found = part.mapping("map")
+  for key, value in found.raw.items():
+    try:
+      stored = int(key)
+    except (TypeError, ValueError) as error:
+      raise found.refusal(key, "is no whole number; write {stored id: class}"
+                          ) from error
+    place = classes.index(value) if value in classes else value
+    if (not isinstance(place, int) or isinstance(place, bool)
+        or not 0 <= place < outputs):
+      raise found.refusal(key, f"must be a class from 0 to {outputs - 1}"
+                          f"{' or its name' if classes else ''}, but is"
+                          f" {_shown(value)}", lookup.hint(value, classes))
+    pairs.append((stored, place))
+  return tuple(pairs)
+
+
+def _members(part: _Part, split: str) -> float | str | tuple[str, ...]:
+  """A share, a pattern or text file, or a list of names and patterns."""
+  value = part.raw[split]
+  share = None if isinstance(value, str) else _number(value)
+  if share is not None:
+    if not 0 < share <= 1:
+      raise part.refusal(split, "a share lies above 0 and at most at 1, but is"
+                         f" {share:g}")
+    return share
+  if isinstance(value, str) and value:
+    return value
+  if isinstance(value, list | tuple) and value:
+    wrong = [v for v in value if not isinstance(v, str)]
+    if not wrong:
+      return tuple(value)
+    raise part.refusal(split, f"names must be texts, but one is"
+                       f" {_shown(wrong[0])}: put it in quotes")
+  raise part.refusal(split, "must be a share as 0.8, a pattern, a text file or"
+                     f" a list of names, but is {_shown(value)}")
+
+
+def _number(value: Any) -> float | None:
+  """A number; YAML takes 1e-3, without a point, for a text."""
+  if isinstance(value, bool) or not isinstance(value, int | float | str):
+    return None
+  try:
+    return float(value)
+  except ValueError:
+    return None
+
+
+def _shown(value: Any) -> str:
+  text = "missing" if value is None else repr(value)
+  return text if len(text) < 60 else f"{text[:56]} ..."

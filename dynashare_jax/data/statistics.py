@@ -1,0 +1,144 @@
+"""Figures of a split, added up example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynashare_jax import types
+
+_COUNTED = ("segmentation", "multiclass", "binary")
+
+
+@dataclasses.dataclass
+class Numbers:
+  """Range and moments of numbers.
+
+  Attributes:
+    count: of finite numbers.
+    odd: how many are not finite.
+    low: lowest finite number.
+    high: highest finite number.
+    sums: of numbers and of their squares, for every last axis `[2, C]`.
+  """
+
+  count: int = 0
+  odd: int = 0
+  low: float = np.inf
+  high: float = -np.inf
+  sums: np.ndarray | None = None
+
+  def add(self, values: np.ndarray) -> None:
+    """Adds numbers `[..., C]`."""
+    finite = np.isfinite(values)
+    whole = bool(finite.all())
+    self.odd += 0 if whole else int(finite.size - finite.sum())
+    good = values if whole else values[finite]
+    if not good.size:
+      return
+    self.count += good.size
+    self.low = min(self.low, float(good.min()))
+    self.high = max(self.high, float(good.max()))
+    flat = (values if whole else np.where(finite, values, 0)).reshape(
+        -1, values.shape[-1])
+    sums = np.stack([flat.sum(0, np.float64),
+                     np.einsum("nc,nc->c", flat, flat, dtype=np.float64)])
+    self.sums = sums if self.sums is None else self.sums + sums
+
+  def figures(self) -> dict[str, Any]:
+    """Lowest, highest, mean and standard deviation, for JSON."""
+    if not self.count or self.sums is None:
+      return {"low": None, "high": None, "mean": [], "std": [],
+              "non_finite": self.odd}
+    each = self.count / self.sums.shape[1]
+    mean = self.sums[0] / each
+    std = np.sqrt(np.maximum(self.sums[1] / each - mean**2, 0))
+    return {"low": self.low, "high": self.high, "mean": mean.tolist(),
+            "std": std.tolist(), "non_finite": self.odd}
+
+
+class Labels:
+  """Figures of one task's labels."""
+
+  def __init__(self, task: types.TaskSpec) -> None:
+    """Starts with nothing."""
+    self.task = task
+    self.examples = 0
+    self.labelled = 0
+    self.places = 0
+    self.known = 0
+    self.shapes: dict[str, int] = {}
+    self.counts = np.zeros(2 if task.kind == "binary" else task.outputs,
+                           np.int64)
+    self.base = 0  # what the counts are shares of
+    self.numbers = Numbers()
+    self.lengths = Numbers()
+
+  def add(self, target: np.ndarray, valid: np.ndarray) -> None:
+    """Adds labels `[B, ...]`; `valid` has leading axes of them."""
+    target, valid = np.asarray(target), np.asarray(valid, bool)
+    self.examples += len(valid)
+    known = valid.reshape(len(valid), -1)
+    self.labelled += int(known.any(1).sum())
+    self.places += known.size
+    self.known += int(known.sum())
+    shape = " x ".join(map(str, target.shape[1:])) or "one value"
+    self.shapes[shape] = self.shapes.get(shape, 0) + len(valid)
+    chosen = target[valid]
+    if not chosen.size:
+      return
+    if self.task.kind in _COUNTED:
+      whole = chosen[np.isfinite(chosen)].astype(np.int64)
+      inside = whole[(whole >= 0) & (whole < len(self.counts))]
+      self.counts += np.bincount(inside, minlength=len(self.counts))
+      self.base += inside.size
+    elif self.task.kind == "multilabel":
+      rows = (chosen == 1).reshape(-1, len(self.counts))
+      self.counts += rows.sum(0)
+      self.base += len(rows)
+    values = chosen.astype(np.float32, copy=False)
+    self.numbers.add(values.reshape(-1, 1) if values.ndim == 1 else values)
+    if self.task.kind == "normals":
+      self.lengths.add(np.sqrt((values**2).sum(-1))[:, None])
+
+  def figures(self) -> dict[str, Any]:
+    """All of it, for JSON."""
+    found = {
+        "kind": self.task.kind, "unit": self.task.unit,
+        "examples_with_labels": self.labelled,
+        "valid_share": self.known / self.places if self.places else 0.0,
+        "shapes": self.shapes, **self.numbers.figures()}
+    if self.task.kind in (*_COUNTED, "multilabel"):
+      names = self.task.classes or tuple(
+          f"class {i}" for i in range(len(self.counts)))
+      found["classes"] = {n: int(c)
+                          for n, c in zip(names, self.counts, strict=True)}
+    if self.task.kind == "normals":
+      found["length"] = {k: v for k, v in self.lengths.figures().items()
+                         if k in ("low", "high")}
+    return found
+
+
+def digests(inputs: types.PyTree) -> Iterator[bytes]:
+  """A short number of every example's input: equal where inputs are equal.
+
+  Args:
+    inputs: an array `[B, ...]` or a mapping of such.
+  """
+  leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(inputs)]
+  for i in range(len(leaves[0])):
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in leaves:
+      digest.update(leaf[i].data if leaf.ndim > 1 else leaf[i].tobytes())
+    yield digest.digest()
+
+
+def numbers_of(inputs: types.PyTree) -> np.ndarray:
+  """Inputs as numbers `[..., C]`; of a table the numeric columns."""
+  array = inputs["numeric"] if isinstance(inputs, Mapping) else inputs
+  return np.asarray(array)
