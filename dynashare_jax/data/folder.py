@@ -159,4 +159,5 @@ def _chosen(
 
 def _spec(task: folder_description.Task, metrics: str) -> types.TaskSpec:
   return types.TaskSpec(task.name, task.kind, task.outputs, task.weight,
-                        task.classes, task.unit, metrics=metrics)
+                        task.classes, task.unit, inverse=task.inverse,
+                        metrics=metrics)

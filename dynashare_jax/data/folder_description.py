@@ -27,7 +27,7 @@ _EVERY = ("kind", "labels", "weight", "ignore")
 _NUMBERS = ("channels", "scale", "offset", "range", "unit")
 _KEYS = {
     "segmentation": (*_EVERY, "classes", "map", "unmapped", "channels"),
-    "depth": (*_EVERY, *_NUMBERS),
+    "depth": (*_EVERY, *_NUMBERS, "inverse"),
     "normals": (*_EVERY, "scale", "offset", "axes"),
     "regression": (*_EVERY, *_NUMBERS, "outputs"),
 }
@@ -54,6 +54,7 @@ class Task:
     offset: value of a stored 0; None: as `scale`.
     limits: lowest and highest value that is a label.
     axes: which stored channels of normals point right, down and forward.
+    inverse: whether values of depth grow with nearness (disparity).
   """
 
   name: str
@@ -71,6 +72,7 @@ class Task:
   offset: float | None = None
   limits: tuple[float, float] = (-math.inf, math.inf)
   axes: str = "+0 +1 +2"
+  inverse: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,12 +240,17 @@ def _task(part: _Part, name: str) -> Task:
                    for key in ("scale", "offset"))
   if scale == 0:
     raise part.refusal("scale", "must not be 0")
+  inverse = part.raw.get("inverse", False)
+  if not isinstance(inverse, bool):
+    raise part.refusal("inverse", f"must be true or false, but is"
+                       f" {_shown(inverse)}")
+  metres = kind == "depth" and not inverse
   return Task(
       name, kind, part.text("labels"), weight, classes, outputs,
-      part.text("unit", "m" if kind == "depth" else ""),
+      part.text("unit", "m" if metres else ""),
       part.numbers("ignore"), _ids(part, classes, outputs),
       part.choice("unmapped", ("error", "ignore")), channels, scale, offset,
-      (limits[0], limits[1]), part.text("axes", Task.axes))
+      (limits[0], limits[1]), part.text("axes", Task.axes), inverse)
 
 
 def _classes(part: _Part, kind: str) -> tuple[tuple[str, ...], int]:

@@ -409,3 +409,15 @@ def test_street_views_with_two_wildcard_folders(data_folder, tmp_path):
   assert green > 0  # more than one byte counts
   assert source[0].targets["depth"][500, 700] == pytest.approx(
       1000 * (red + 256 * green + 65536 * blue) / (2**24 - 1), rel=1e-6)
+
+
+def test_disparity_is_an_inverse_depth(raw):
+  description = yaml.safe_load((raw / "dataset.yaml").read_text())
+  description["tasks"]["depth"]["inverse"] = True
+  _write(raw, description)
+  task = next(t for t in _build(raw).spec.tasks if t.name == "depth")
+  assert task.inverse and task.unit == ""
+  description["tasks"]["depth"]["inverse"] = "yes"
+  _write(raw, description)
+  with pytest.raises(ValueError, match="depth.inverse: must be true or false"):
+    _build(raw)
