@@ -191,11 +191,7 @@ class Decode:
     decoders = {"segmentation": self._segmentation, "depth": self._depth,
                 "parts": self._parts}
     found = {task: decoders[task](fields) for task in self.tasks}
-    return types.Batch(
-        dense_layouts.pixels(fields["image"]),
-        {task: label for task, (label, _) in found.items()},
-        {task: valid for task, (_, valid) in found.items()},
-        np.ones((), bool))
+    return dense_layouts.example(fields["image"], found)
 
   def _segmentation(
       self, fields: Mapping[str, np.ndarray]

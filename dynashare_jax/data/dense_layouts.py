@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dynashare_jax import lookup
+from dynashare_jax import types
 from dynashare_jax.data import files
 
 
@@ -257,3 +258,17 @@ def same_size(fields: Mapping[str, np.ndarray]) -> None:
   if len(set(shapes.values())) > 1:
     raise ValueError(f"its parts differ in size: {shapes}; bring them to one"
                      " with config.data.height and width.")
+
+
+def example(
+    image: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> types.Batch:
+  """An example of its decoded parts.
+
+  Args:
+    image: see `photograph`.
+    found: task -> label and where it is valid.
+  """
+  return types.Batch(
+      pixels(image), {task: label for task, (label, _) in found.items()},
+      {task: valid for task, (_, valid) in found.items()}, np.ones((), bool))

@@ -16,9 +16,9 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
-from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import dense
+from dynashare_jax.data import dense_layouts
 from dynashare_jax.data import nyuv2_classes
 from dynashare_jax.data import nyuv2_files
 from dynashare_jax.data import nyuv2_layouts
@@ -97,7 +97,7 @@ def build(
     is cut out of training; the lists `train1` and `train2` are not used.
   """
   del seed
-  tasks, size = _chosen(config), _size(config)
+  tasks, size = _chosen(config), dense_layouts.wanted_size(config)
   raw = _is_raw(compat)
   layout = _layout(config, data_dir, tasks, size)
   keys, notes = _keys(layout, config.samples_only, data_dir)
@@ -117,7 +117,7 @@ def original(
 ) -> store.Original:
   """What `data.store` converts; see there."""
   del compat
-  tasks, size = _chosen(config), _size(config)
+  tasks, size = _chosen(config), dense_layouts.wanted_size(config)
   layout = _layout(config, data_dir, tasks, size)
   axes = _axes(layout, config, tasks, raw=False)
   facts = {"classes": layout.classes, "first": layout.first,
@@ -156,7 +156,7 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
     ValueError: a wrong value in `config`.
   """
   tasks = _chosen(config)
-  size = _size(config) or nyuv2_layouts.SIZES.get(
+  size = dense_layouts.wanted_size(config) or nyuv2_layouts.SIZES.get(
       config.layout, nyuv2_layouts.SIZES["official"])
   return dense.outline("nyuv2", _specs(tasks, config, compat), size, _SIZES,
                        config, _switches(compat, _is_raw(compat)))
@@ -187,16 +187,10 @@ class Decode:
     Raises:
       ValueError: an id that is neither a class nor void.
     """
-    image = fields["image"]
-    inputs = image.astype(np.float32)
-    if image.dtype == np.uint8:
-      inputs = inputs / np.float32(255)
     decoders = {"segmentation": self._segmentation, "normals": self._normals,
                 "depth": _depth}
     found = {task: decoders[task](fields[task]) for task in self.tasks}
-    return types.Batch(inputs, {t: label for t, (label, _) in found.items()},
-                       {t: valid for t, (_, valid) in found.items()},
-                       np.ones((), bool))
+    return dense_layouts.example(fields["image"], found)
 
   def _segmentation(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     place = ids.astype(np.int64) - self.first
@@ -355,28 +349,10 @@ def _specs(
           "segmentation", "segmentation", len(names), classes=names),
       "normals": types.TaskSpec("normals", "normals", 3),
       "depth": types.TaskSpec("depth", "depth", 1, unit="m")}
-  return tuple(dataclasses.replace(made[t], weight=float(config.weights[t]),
-                                   metrics=metrics) for t in tasks)
+  return tuple(dataclasses.replace(
+      made[t], weight=dense_layouts.weight(config, t), metrics=metrics)
+      for t in tasks)
 
 
 def _chosen(config: ConfigDict) -> tuple[str, ...]:
-  """The tasks, checked."""
-  tasks = tuple(config.tasks)
-  for task in tasks:
-    if task not in TASKS:
-      raise ValueError(
-          f"config.data.tasks has {task!r}; NYU v2 has {', '.join(TASKS)}."
-          f"{lookup.hint(task, TASKS, 0.4)}")
-  if not tasks or len(set(tasks)) < len(tasks):
-    raise ValueError(f"config.data.tasks is {tasks}; name one or more of"
-                     f" {', '.join(TASKS)}, each once.")
-  return tasks
-
-
-def _size(config: ConfigDict) -> tuple[int, int] | None:
-  """Height and width that are wanted; None as stored."""
-  size = int(config.height), int(config.width)
-  if min(size) < 0 or (min(size) == 0 < max(size)):
-    raise ValueError("config.data.height and width must both be at least 1, or"
-                     f" both 0 for the stored size; they are {size}.")
-  return size if min(size) > 0 else None
+  return dense_layouts.chosen_tasks("NYU v2", tuple(config.tasks), TASKS)

@@ -10,8 +10,8 @@ import os
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from dynashare_jax.data import dense_layouts
 from dynashare_jax.data import files
 from dynashare_jax.data import surface_normals
 
@@ -48,13 +48,10 @@ class Reader:
     """
     fields = self.stored(key, ("image", *self.tasks))
     checked = {name: _checked(name, array) for name, array in fields.items()}
-    shapes = {name: array.shape[:2] for name, array in checked.items()}
-    if self.size is None and len(set(shapes.values())) > 1:
-      raise ValueError(f"its parts differ in size: {shapes}; bring them to one"
-                       " with config.data.height and width.")
     if self.size is None:
+      dense_layouts.same_size(checked)
       return checked
-    return {name: _resized(name, array, self.size)
+    return {name: dense_layouts.resized(array, self.size, name == "image")
             for name, array in checked.items()}
 
   def stored(self, key: str, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -115,20 +112,6 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
   if name == "depth" or array.dtype.kind == "f":
     return array.astype(np.float32, copy=False)
   return array
-
-
-def _resized(
-    name: str, array: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
-  """Photographs are mixed, labels picked."""
-  if name != "image":
-    return files.resize_labels(array, size)
-  if array.dtype == np.uint8:
-    return files.resize_colour(array, size)
-  return np.stack([
-      np.asarray(Image.fromarray(np.ascontiguousarray(array[..., i])).resize(
-          (size[1], size[0]), Image.Resampling.BILINEAR))
-      for i in range(3)], -1)
 
 
 @functools.lru_cache(maxsize=4)

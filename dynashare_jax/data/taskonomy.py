@@ -221,11 +221,7 @@ class Decode:
         "keypoints": lambda f: _response(f["keypoints"], KEYPOINTS),
         "edges": lambda f: _response(f["edges"], EDGES)}
     found = {task: decoders[task](fields) for task in self.tasks}
-    return types.Batch(
-        dense_layouts.pixels(fields["image"]),
-        {task: label for task, (label, _) in found.items()},
-        {task: valid for task, (_, valid) in found.items()},
-        np.ones((), bool))
+    return dense_layouts.example(fields["image"], found)
 
   def _segmentation(
       self, fields: Mapping[str, np.ndarray]
