@@ -53,6 +53,22 @@ def iou(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
   return np.where(occurs, hits / np.where(occurs, union, 1.0), np.nan)
 
 
+def class_accuracy(
+  counts: Shaped[np.ndarray, "K K"],
+) -> Float[np.ndarray, " K"]:
+  """Computes how many pixels of every class are found.
+
+  Args:
+    counts: row = label, column = prediction.
+
+  Returns:
+    Shares in [0, 1]; nan for a class that is never labelled.
+  """
+  labelled = counts.sum(axis=1).astype(np.float64)
+  found = np.diag(counts) / np.maximum(labelled, 1)
+  return np.where(labelled > 0, found, np.nan)
+
+
 def shares(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
   """Gives the fraction of labels that each class has.
 

@@ -28,22 +28,26 @@ class Classes:
     names: of the classes.
     share: percent of the labelled pixels, `[K]`.
     iou: percent, `[K]`; NaN where a class neither occurs nor is predicted.
+    accuracy: percent of a class's pixels that are found, `[K]`; NaN where there
+      are none.
   """
 
   task: str
   names: tuple[str, ...]
   share: np.ndarray
   iou: np.ndarray
+  accuracy: np.ndarray
 
   def table(self, most: int | None = None) -> tables.Table:
     """A row a class, the most frequent ones only if there is a limit."""
     columns = (tables.Column("class", align="left"),
                tables.Column("share of pixels", unit="%"),
+               tables.Column("pixel accuracy", unit="%"),
                tables.Column("IoU", unit="%"))
-    rows = [(name, tables.Cell(share, digits=2), tables.Cell(iou, digits=2))
-            for name, share, iou in zip(
-                self.names, map(float, self.share), map(float, self.iou),
-                strict=True)]
+    cell = lambda value: tables.Cell(float(value), digits=2)
+    rows = [(name, cell(share), cell(accuracy), cell(iou))
+            for name, share, accuracy, iou in zip(
+                self.names, self.share, self.accuracy, self.iou, strict=True)]
     return tables.Table(columns, tuple(rows[:most]))
 
 
@@ -55,11 +59,14 @@ def of(run: workdir_lib.Run, task: str) -> Classes | None:
     return None
   share = np.array([workdir_lib.number(v) for v in found["share"]])
   iou = np.array([workdir_lib.number(v) for v in found["iou"]])
+  accuracy = np.array([workdir_lib.number(v) for v in found.get(
+      "accuracy", [None] * len(iou))])
   known = list(entry.get("classes") or ())
   names = [known[k] if k < len(known) else f"class {k}"
            for k in range(len(iou))]
   order = np.argsort(-np.nan_to_num(share), kind="stable")
-  return Classes(task, tuple(names[k] for k in order), share[order], iou[order])
+  return Classes(task, tuple(names[k] for k in order), share[order],
+                 iou[order], accuracy[order])
 
 
 def all_of(run: workdir_lib.Run) -> tuple[Classes, ...]:

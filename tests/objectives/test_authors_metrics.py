@@ -240,4 +240,5 @@ def test_details_tell_every_class_apart():
   sums = _sums(task, logits, target, target >= 0, np.ones(1, bool))
   found = kinds.find("segmentation").details(task, sums)
   np.testing.assert_allclose(found["iou"], [200 / 3, 100, 0, np.nan])
+  np.testing.assert_allclose(found["accuracy"], [200 / 3, 100, np.nan, np.nan])
   np.testing.assert_allclose(found["share"], [75, 25, 0, 0])

@@ -59,6 +59,7 @@ def results(
               "details": {
                   "iou": [50.0 * factor, 60.0 * factor, 30.0 * factor,
                           10.0 * factor, None, 40.0 * factor],
+                  "accuracy": [90.0, 80.0, 70.0, 20.0, None, 60.0],
                   "share": [45.0, 30.0, 12.0, 2.995, 0.0, 10.005],
               },
           },

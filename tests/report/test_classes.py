@@ -62,8 +62,8 @@ def test_a_table_of_few_classes_needs_no_file(run, tmp_path, make):
   assert text.startswith("## Classes of segmentation\n")
   rows = [line.split("|")[1:-1] for line in text.splitlines()[2:]]
   cells = [[cell.strip() for cell in row] for row in rows]
-  assert cells[2] == ["wall", "45.00", "50.00"]
-  assert cells[-1] == ["lamp", "0.00", "–"]
+  assert cells[2] == ["wall", "45.00", "90.00", "50.00"]
+  assert cells[-1] == ["lamp", "0.00", "–", "–"]
   assert not old.exists()
 
 

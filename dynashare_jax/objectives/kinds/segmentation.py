@@ -141,7 +141,9 @@ def details(
 
   Returns:
     `iou`: percent, nan for a class that was neither labelled nor predicted;
-    `share`: percent of the labelled pixels that have the class. Each `[K]`.
+    `accuracy`: percent of a class's pixels that are found, nan for a class
+    without any; `share`: percent of the labelled pixels that have the class.
+    Each `[K]`.
 
   Source: AdaShare (Sun et al. 2020), Fig. 6.
   """
@@ -149,6 +151,7 @@ def details(
   counts = np.asarray(sums["confusion"])
   return {
     "iou": 100.0 * confusion.iou(counts),
+    "accuracy": 100.0 * confusion.class_accuracy(counts),
     "share": 100.0 * confusion.shares(counts),
   }
 
