@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 import os
 import sys
-from typing import TypeVar
+import traceback
+from typing import NoReturn, TypeVar
 
 import jax
 
@@ -34,10 +35,27 @@ def run(
     return work()
   except errors as error:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    _leave(2)
   except KeyboardInterrupt:
     print(f"interrupted: {interrupted}", file=sys.stderr)
-    sys.exit(130)
+    _leave(130)
+  except Exception:
+    if not jax.distributed.is_initialized():
+      raise
+    traceback.print_exc()
+    _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+  """Ends the program; where others wait for this process, at once.
+
+  An orderly end would wait for them, and they for what this one never sends.
+  """
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)
 
 
 def use_compilation_cache() -> None:

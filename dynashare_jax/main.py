@@ -26,6 +26,7 @@ from dynashare_jax import methods
 from dynashare_jax import types
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.report import report
+from dynashare_jax.train import cluster
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import outline
@@ -104,6 +105,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   Returns:
     What `results.json` holds.
   """
+  fixed = {name: value for name, value in workdir_lib.flatten(config.to_dict())
+           if name not in _FREE}
+  cluster.check_equal(
+      {"configuration": fixed, "version of jax": jax.__version__})
   experiment, corrected = build(config)
   primary = jax.process_index() == 0
   folder = workdir_lib.open_workdir(workdir, config.to_dict(), _FREE, primary)
@@ -206,6 +211,13 @@ _ROUTE = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. Default: runs/<data set>/<method>-"
     "<seed>. The same command again resumes.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "Of a run in several processes: host:port of process 0."
+    " Not needed under SLURM, Open MPI and on TPUs.")
+_PROCESSES = flags.DEFINE_integer(
+    "processes", 0, "With --coordinator: how many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", -1, "With --coordinator: number of this process, from 0.")
 
 
 def _main(argv: list[str]) -> None:
@@ -221,6 +233,10 @@ def _main(argv: list[str]) -> None:
   def work() -> str:
     if _DESCRIBE.value:
       return describe(config, _ROUTE.value)
+    place = cluster.Place(_COORDINATOR.value, _PROCESSES.value,
+                          _PROCESS_ID.value)
+    if cluster.join(place):
+      print(cluster.told(config.train.batch_size), flush=True)
     return summary(run(config, workdir), workdir)
 
   errors = (ValueError, OSError, FloatingPointError)

@@ -304,6 +304,8 @@ def _write_predictions(
   """Some test examples with truth and prediction, for pictures."""
   experiment = loop.experiment
   spec = experiment.dataset.spec
+  # On the host: with several processes, only this one computes here.
+  params, stats = jax.device_get((best.params, best.stats))
   count = min(experiment.config.eval.pictures, spec.sizes["test"])
   if spec.input_kind != "image" or count < 1:
     return
@@ -314,7 +316,7 @@ def _write_predictions(
       target=jnp.float32(experiment.target_rate))
   sizes = evaluate.dense_sizes(batch)
   logits, _ = loop.evaluator.logits(
-      best.params, best.stats, batch.inputs, decisions, sizes)
+      params, stats, batch.inputs, decisions, sizes)
   found = {"inputs": np.round(255 * np.clip(batch.inputs, 0, 1)).astype(
       np.uint8)}  # RGB in 0 .. 1
   for task in spec.tasks:

@@ -1,0 +1,154 @@
+"""Several processes: how they are found, and that they train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from dynashare_jax.train import cluster
+from dynashare_jax.train import logs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"
+
+
+def _start(folder, port, count, number, *more):
+  return subprocess.Popen(
+      [sys.executable, str(PROCESS), str(folder), str(port), str(count),
+       str(number), *more],
+      cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def _port():
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return free.getsockname()[1]
+
+
+def _end(*started):
+  texts = [process.communicate(timeout=300)[0] for process in started]
+  return [process.returncode for process in started], texts
+
+
+def _lines(folder):
+  lines = logs.read(folder)
+  for line in lines:
+    line["values"].pop("examples_per_second", None)
+  return lines
+
+
+def test_two_processes_train_as_one(tmp_path):
+  """Losses, routes, metrics and the report of one process with two devices."""
+  port = _port()
+  one = _start(tmp_path / "one", port, 1, 0)
+  codes, texts = _end(one)
+  assert codes == [0], texts
+  two = [_start(tmp_path / "two", port, 2, i) for i in range(2)]
+  codes, texts = _end(*two)
+  assert codes == [0, 0], texts
+  for number, text in enumerate(texts):
+    assert ("2 processes, 2 devices (cpu), 1 in this process, number"
+            f" {number}, 4 of 8 examples a step on each") in text
+  wanted, found = _lines(tmp_path / "one"), _lines(tmp_path / "two")
+  assert len(wanted) == len(found) > 10
+  for first, second in zip(wanted, found, strict=True):
+    assert first["step"] == second["step"]
+    for name, value in first["values"].items():
+      np.testing.assert_allclose(second["values"][name], value, 1e-6, 1e-6)
+  policies = [json.loads((tmp_path / n / "policy.json").read_text())
+              for n in ("one", "two")]
+  assert policies[0]["routes"] == policies[1]["routes"]
+  assert policies[0]["chosen"] == policies[1]["chosen"]
+  assert (tmp_path / "two" / "report.md").is_file()
+
+
+def test_processes_that_differ_stop_before_the_first_step(tmp_path):
+  port = _port()
+  started = [_start(tmp_path, port, 2, i, str(i)) for i in range(2)]
+  codes, texts = _end(*started)
+  assert codes == [2, 2], texts
+  for text in texts:
+    assert "error: The processes of this run differ in their configuration" in (
+        text)
+  assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_nobody_answers():
+  """One clear line and status 2; jax itself would abort."""
+  script = ("from dynashare_jax.train import cluster\n"
+            "cluster.join(cluster.Place('localhost:1', 2, 1), seconds=1)")
+  done = subprocess.run(
+      [sys.executable, "-c", script], cwd=ROOT, text=True, timeout=120,
+      env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+      check=False)
+  assert done.returncode == 2
+  assert "did not meet at localhost:1 within 1 s" in done.stderr
+
+
+@pytest.mark.parametrize("place, message", [
+    (("host", 2, 0), "--coordinator must be host:port"),
+    (("", 2, 0), "--coordinator must be host:port"),
+    (("host:1", 2, 2), "but are 2 and 2"),
+    (("host:1", 0, -1), "but are 0 and -1")])
+def test_a_place_that_makes_no_sense(place, message):
+  with pytest.raises(ValueError, match=message):
+    cluster.check(cluster.Place(*place))
+
+
+def test_nothing_told_is_one_process():
+  assert not cluster.check(cluster.Place())
+  assert not cluster.join(environment={})
+  assert cluster.check(cluster.Place("host:1", 2, 1))
+
+
+@pytest.mark.parametrize("environment, several", [
+    ({}, False),
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}, True),
+    ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, False),
+    ({"SLURM_NTASKS": "4"}, False),  # the batch script, not a step of it
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+    ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+    ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
+    ({"TPU_WORKER_HOSTNAMES": "localhost"}, False)])
+def test_schedulers_are_recognised(environment, several):
+  assert cluster.found_several(environment) == several
+
+
+def test_one_process_agrees_with_itself():
+  assert jax.process_count() == 1
+  cluster.check_equal({"configuration": {"seed": 1}})
+
+
+def test_the_local_launcher_starts_every_process(tmp_path):
+  """With a program in Python's place that writes down how it was called."""
+  fake = tmp_path / "python"
+  fake.write_text("#!/bin/sh\necho \"$@ $JAX_NUM_CPU_DEVICES\"\n"
+                  "case \"$*\" in *--process_id=1*) exit ${FAIL:-0};; esac\n")
+  fake.chmod(0o755)
+  environment = os.environ | {"PYTHON": str(fake), "LOGS": str(tmp_path / "l"),
+                              "PORT": "1234", "GRACE": "1"}
+
+  def launch(*arguments, **more):
+    return subprocess.run(
+        [str(ROOT / "launch" / "local.sh"), *arguments], text=True,
+        env=environment | more, capture_output=True, check=False, timeout=60)
+
+  assert launch("2", "3", "--config=x.py").returncode == 0
+  for number in range(2):
+    text = (tmp_path / "l" / f"process-{number}.log").read_text()
+    assert text.split() == [
+        "-m", "dynashare_jax.main", "--config=x.py",
+        "--coordinator=localhost:1234", "--processes=2",
+        f"--process_id={number}", "3"]
+  assert launch("2", "1", FAIL="7").returncode == 7
+  wrong = launch("two")
+  assert wrong.returncode == 2 and "usage:" in wrong.stderr
