@@ -20,18 +20,29 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"
 
 
-def _start(folder, port, count, number, *more):
+def _start(folder, port, count, number, *more, **environment):
   return subprocess.Popen(
       [sys.executable, str(PROCESS), str(folder), str(port), str(count),
        str(number), *more],
-      cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+      cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+      text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def _port():
+def _port(first=0):
+  """A port that is free, from `first` on."""
   with socket.socket() as free:
-    free.bind(("localhost", 0))
+    try:
+      free.bind(("localhost", first))
+    except OSError:
+      return _port(first + 1)
     return free.getsockname()[1]
+
+
+def _slurm(job, number):
+  """What SLURM tells one of two tasks on a node."""
+  return {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost",
+          "SLURM_NTASKS": "2", "SLURM_PROCID": str(number),
+          "SLURM_LOCALID": str(number)}
 
 
 def _end(*started):
@@ -47,12 +58,12 @@ def _lines(folder):
 
 
 def test_two_processes_train_as_one(tmp_path):
-  """Losses, routes, metrics and the report of one process with two devices."""
-  port = _port()
-  one = _start(tmp_path / "one", port, 1, 0)
+  """Under SLURM's variables: what one process with two devices finds."""
+  one = _start(tmp_path / "one", 0, 1, 0)
   codes, texts = _end(one)
   assert codes == [0], texts
-  two = [_start(tmp_path / "two", port, 2, i) for i in range(2)]
+  job = _port(61440) - 61440  # jax makes the port of the job's number
+  two = [_start(tmp_path / "two", 0, 2, i, **_slurm(job, i)) for i in range(2)]
   codes, texts = _end(*two)
   assert codes == [0, 0], texts
   for number, text in enumerate(texts):
@@ -126,6 +137,21 @@ def test_schedulers_are_recognised(environment, several):
 def test_one_process_agrees_with_itself():
   assert jax.process_count() == 1
   cluster.check_equal({"configuration": {"seed": 1}})
+
+
+def test_the_batch_script_hands_everything_to_the_program(tmp_path):
+  """With a program in srun's place that writes down how it was called."""
+  fake = tmp_path / "srun"
+  fake.write_text("#!/bin/sh\necho \"$PWD $@\"\n")
+  fake.chmod(0o755)
+  done = subprocess.run(
+      [str(ROOT / "launch" / "slurm.sbatch"), "--config=x.py"], text=True,
+      env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}",
+                        "SLURM_SUBMIT_DIR": str(tmp_path), "PYTHON": "py"},
+      capture_output=True, check=True, timeout=60)
+  assert done.stdout.split() == [
+      str(tmp_path), "--kill-on-bad-exit=1", "--label", "py", "-m",
+      "dynashare_jax.main", "--config=x.py"]
 
 
 def test_the_local_launcher_starts_every_process(tmp_path):

@@ -1,4 +1,7 @@
-"""One process of a tiny run: `process.py FOLDER PORT COUNT NUMBER [SEED]`."""
+"""One process of a tiny run: `process.py FOLDER PORT COUNT NUMBER [SEED]`.
+
+With the port 0 the environment tells where the others are.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ if __name__ == "__main__":
   def work() -> None:
     """Joins the others and trains."""
     if int(count) > 1:
-      cluster.join(cluster.Place(f"localhost:{port}", int(count), int(number)))
+      place = cluster.Place(f"localhost:{port}", int(count), int(number))
+      assert cluster.join(place if int(port) else cluster.NOWHERE)
       print(cluster.told(config.train.batch_size), flush=True)
     main.run(config, folder)
 
