@@ -38,6 +38,16 @@ _FREE = ("baseline", "data_dir", "train.threads", "train.workers",
          "train.resident")
 
 
+# Values that configurations once did not have, as runs of then meant them.
+_LATER = {
+    "model.block": "basic", "model.norm": "batch", "model.width_factor": 1.0,
+    "model.mean": (0.0, 0.0, 0.0), "model.std": (1.0, 1.0, 1.0),
+    "model.weights": "", "model.weights_family": "auto",
+    "gates.target_rate": "fixed", "gates.sampled_range": (0.2, 1.0),
+    "train.loss_at": "logits", "train.workers": 0,
+    "eval.flip": False, "eval.scales": (1.0,), "compat.metrics": "pooled"}
+
+
 def find_dataset(name: str) -> Any:
   """Returns the module of a data set.
 
@@ -164,6 +174,10 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
                      f" {file.name} in it.")
   stored = json.loads(file.read_text(encoding="utf-8"))
   config = ml_collections.ConfigDict(stored | {"baseline": ""})
+  for name, value in _LATER.items():
+    group, _, field = name.partition(".")
+    if group in config and field not in config[group]:
+      config[group][field] = value
   config.model.weights = ""  # The checkpoint has its own.
   if data_dir:
     config.data_dir = data_dir

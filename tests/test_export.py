@@ -106,3 +106,17 @@ def test_errors_are_one_line(run, tmp_path, capsys):
   assert "holds no finished run" in _error(capsys, f"--workdir={run}")
   assert "is no work directory" in _error(capsys, f"--workdir={tmp_path}")
   assert not (run / "export").exists()
+
+
+def test_a_run_of_an_older_version_is_read(trained, tmp_path):
+  """Its configuration lacks what was added later."""
+  old = tmp_path / "old"
+  shutil.copytree(trained, old)
+  config = json.loads((old / "config.json").read_text())
+  for name in main._LATER:
+    group, _, field = name.partition(".")
+    del config[group][field]
+  (old / "config.json").write_text(json.dumps(config))
+  first, second = main.load(trained), main.load(old)
+  jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+  assert first.plan == second.plan
