@@ -12,7 +12,6 @@ from dynashare_jax import types
 from dynashare_jax.data import folder_description
 from dynashare_jax.data import surface_normals
 
-_SHORT = 0.5  # a decoded normal shorter than this is none
 _NONE = np.array([0, 0, -1], np.float32)  # in place of a missing normal
 _UNKNOWN, _IGNORED = -1, -2  # in place of a class
 
@@ -200,12 +199,9 @@ def _normals(
     valid &= ~np.logical_and.reduce([stored[..., i] == value
                                      for i in range(3)])
   parts = [np.where(valid, p, np.float32(0)) for p in parts]
-  square = parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2
-  valid &= square >= _SHORT**2
-  length = np.sqrt(np.where(valid, square, np.float32(1)))
-  normals = surface_normals.read_axes(task.axes)(
-      np.stack([p / length for p in parts], -1))
-  return np.where(valid[..., None], normals, _NONE), valid
+  normals, valid = surface_normals.unit(parts, valid)
+  turned = surface_normals.read_axes(task.axes)(normals)
+  return np.where(valid[..., None], turned, _NONE), valid
 
 
 _DECODERS = {"segmentation": _segmentation, "depth": _numbers,

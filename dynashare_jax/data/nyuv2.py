@@ -29,7 +29,6 @@ TASKS = nyuv2_layouts.TASKS
 NEAREST = 3e-5  # metres; what is not farther is no depth, as in AdaShare's code
 
 _TRIES = 4  # pictures from which unknown axes of normals are found out
-_SHORT = 0.5  # a decoded normal shorter than this is none
 _SIZES = {"train": 795, "test": 654}
 
 
@@ -222,7 +221,6 @@ def decode_normals(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Float32 `[H, W, 3]`; bool `[H, W]`, False where there is none: white, not
     finite, or shorter than a half.
   """
-  # By channel: NumPy is slow along an axis of 3.
   parts = [stored[..., i] for i in range(3)]
   if stored.dtype == np.uint8:
     valid = (parts[0] & parts[1] & parts[2]) != 255
@@ -230,10 +228,7 @@ def decode_normals(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   else:
     valid = np.logical_and.reduce([np.isfinite(p) for p in parts])
     parts = [np.where(valid, p, 0).astype(np.float32) for p in parts]
-  square = parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2
-  valid &= square >= _SHORT**2
-  length = np.sqrt(np.where(valid, square, np.float32(1)))
-  return np.stack([p / length for p in parts], -1), valid
+  return surface_normals.unit(parts, valid)
 
 
 def _as_the_authors(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

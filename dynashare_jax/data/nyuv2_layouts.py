@@ -16,7 +16,7 @@ import pathlib
 
 import numpy as np
 
-from dynashare_jax import lookup
+from dynashare_jax.data import dense_layouts
 from dynashare_jax.data import files
 from dynashare_jax.data import nyuv2_classes
 from dynashare_jax.data import nyuv2_files
@@ -93,26 +93,9 @@ def find(
   Raises:
     ValueError: nothing that fits, too much that fits, or files are missing.
   """
-  if layout not in ("auto", *HELP):
-    raise ValueError(f"config.data.layout is {layout!r}; it must be auto or one"
-                     f" of {', '.join(HELP)}.{lookup.hint(layout, HELP)}")
-  folder = pathlib.Path(data_dir or "")
-  if not data_dir or not folder.is_dir():
-    raise ValueError(f"NYU v2: {_absent(data_dir)}{_explained()}")
-  there = [name for name, marks in _MARKS.items()
-           if any((folder / mark).exists() for mark in marks)]
-  if layout == "auto" and len(there) > 1:
-    raise ValueError(f"NYU v2: {folder} holds {' and '.join(there)}; choose one"
-                     " with config.data.layout.")
-  wanted = layout if layout != "auto" else (there or [""])[0]
-  if wanted not in there:
-    listed = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
-    held = ", ".join(listed[:12]) + (", ..." if len(listed) > 12 else "")
-    raise ValueError(
-        f"NYU v2: {folder} holds {held or 'nothing'}, which is not"
-        f" {'one of its layouts' if layout == 'auto' else layout}."
-        f"{_explained()}")
-  return _FINDERS[wanted](folder, tasks, size)
+  found, folder = dense_layouts.detect(
+      "NYU v2", data_dir, layout, _MARKS, HELP)
+  return _FINDERS[found](folder, tasks, size)
 
 
 def _find_official(
@@ -259,23 +242,6 @@ def _check_files(
     folder: pathlib.Path, paths: Mapping[str, Mapping[str, str]],
     tasks: Sequence[str]
 ) -> None:
-  """Refuses a folder that lacks files."""
-  missing = [parts[field] for parts in paths.values()
-             for field in ("image", *tasks)
-             if not (folder / parts[field]).is_file()]
-  if missing:
-    raise ValueError(f"NYU v2: {folder} lacks {len(missing)} of"
-                     f" {len(paths) * (1 + len(tasks))} files, first"
-                     f" {missing[0]}.")
-
-
-def _absent(data_dir: str | None) -> str:
-  if not data_dir:
-    return "tell where it lies with config.data_dir."
-  return f"there is no folder {data_dir}."
-
-
-def _explained() -> str:
-  """All layouts, with the places to download them from."""
-  return " It must hold one of:" + "".join(
-      f"\n  {name}:\n      {text}" for name, text in HELP.items())
+  """Refuses a folder that lacks files of the tasks."""
+  dense_layouts.check_files("NYU v2", folder, (
+      parts[field] for parts in paths.values() for field in ("image", *tasks)))

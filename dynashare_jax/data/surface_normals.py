@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import itertools
 from typing import NamedTuple
 
 import numpy as np
+
+SHORTEST = 0.5  # a decoded normal shorter than this is none
 
 _SMALLEST = 1e-12  # variance in square metres below which points are one point
 
@@ -93,6 +95,25 @@ def fit(
   normal = np.where(away, -normal, normal)
   normal = np.where(usable, normal, np.array([0.0, 0.0, -1.0])[:, None, None])
   return np.moveaxis(normal, 0, -1).astype(np.float32), usable
+
+
+def unit(
+    parts: Sequence[np.ndarray], valid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Brings decoded normals to length 1.
+
+  Args:
+    parts: their three components, float32 `[H, W]` (by channel, as NumPy is
+      slow along an axis of 3); finite where valid.
+    valid: where there are any.
+
+  Returns:
+    Float32 `[H, W, 3]`; and `valid`, without those shorter than a half.
+  """
+  square = parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2
+  valid = valid & (square >= SHORTEST**2)
+  length = np.sqrt(np.where(valid, square, np.float32(1)))
+  return np.stack([part / length for part in parts], -1), valid
 
 
 class Axes(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import warnings
 
@@ -33,13 +34,10 @@ def write(runs: gains.Runs, folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """
   found = {}
   for task in gains.first(runs).tasks:
-    path = folder / f"classes-{task}.png"
-    with style.look():
-      drawing = chart(runs, task)
-      if drawing is None:
-        path.unlink(missing_ok=True)
-        continue
-      found[task] = style.save(drawing, path)
+    path = style.draw(
+        functools.partial(chart, runs, task), folder / f"classes-{task}.png")
+    if path is not None:
+      found[task] = path
   return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import functools
 import pathlib
 
 from matplotlib.figure import Figure
@@ -30,13 +31,10 @@ def write(runs: gains.Runs, folder: pathlib.Path) -> dict[str, pathlib.Path]:
            for label, several in runs.items()}
   found = {}
   for task in next(iter(first.values())).tasks:
-    path = folder / f"examples-{task}.png"
-    with style.look():
-      drawing = examples(first, task)
-      if drawing is None:
-        path.unlink(missing_ok=True)
-        continue
-      found[task] = style.save(drawing, path)
+    path = style.draw(functools.partial(examples, first, task),
+                      folder / f"examples-{task}.png")
+    if path is not None:
+      found[task] = path
   return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import pathlib
 
 from matplotlib.figure import Figure as Drawing
@@ -126,11 +127,8 @@ def write_figures(
   target = pathlib.Path(folder) if folder else run.path / "figures"
   written = []
   for plot in PLOTS:
-    path = target / f"{plot.name}.png"
-    with style.look():
-      drawing = plot.draw(run)
-      if drawing is None:
-        path.unlink(missing_ok=True)
-        continue
-      written.append(Written(plot, style.save(drawing, path)))
+    path = style.draw(functools.partial(plot.draw, run),
+                      target / f"{plot.name}.png")
+    if path is not None:
+      written.append(Written(plot, path))
   return written

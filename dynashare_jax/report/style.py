@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import pathlib
 from typing import Any
@@ -100,6 +100,22 @@ def figure(width: float, height: float) -> Figure:
   found = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
   FigureCanvasAgg(found)
   return found
+
+
+def draw(
+    make: Callable[[], Figure | None], path: pathlib.Path
+) -> pathlib.Path | None:
+  """Writes what `make` draws; without anything, a file of before is removed.
+
+  Returns:
+    The path, or None.
+  """
+  with look():
+    drawing = make()
+    if drawing is not None:
+      return save(drawing, path)
+  path.unlink(missing_ok=True)
+  return None
 
 
 def save(fig: Figure, path: pathlib.Path) -> pathlib.Path:
