@@ -93,6 +93,8 @@ def get_config() -> ml_collections.ConfigDict:
   train.checkpoint_every = 1000
   train.threads = 2  # that load ahead, when not resident
   train.workers = 0  # processes that load ahead, when not resident
+  train.shard_state = False  # large leaves of the state split over the devices
+  train.candidate_groups = 1  # re-trainings at once; 0: as many as fit
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch_size = 32

@@ -35,7 +35,7 @@ from dynashare_jax.train import workdir as workdir_lib
 
 # Values that may change between the starts of one run.
 _FREE = ("baseline", "data_dir", "train.threads", "train.workers",
-         "train.resident")
+         "train.resident", "train.candidate_groups", "train.shard_state")
 
 
 # Values that configurations once did not have, as runs of then meant them.
@@ -45,6 +45,7 @@ _LATER = {
     "model.weights": "", "model.weights_family": "auto",
     "gates.target_rate": "fixed", "gates.sampled_range": (0.2, 1.0),
     "train.loss_at": "logits", "train.workers": 0,
+    "train.shard_state": False, "train.candidate_groups": 1,
     "eval.flip": False, "eval.scales": (1.0,), "compat.metrics": "pooled"}
 
 

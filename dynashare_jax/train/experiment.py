@@ -152,10 +152,19 @@ class Experiment:
       if ran >= 0:
         state = state.replace(opt=self.optimizer(ran).init(state.params))
       return state
-    sharding = mesh_lib.replicated(self.mesh)
+    shapes = jax.eval_shape(make)
     return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-        jax.eval_shape(make))
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+        shapes, self.shardings(shapes))
+
+  def shardings(self, state: Any) -> Any:
+    """Where the leaves of a state (or of a part of it) lie."""
+    return mesh_lib.state_shardings(
+        state, self.mesh, self.config.train.shard_state)
+
+  def place(self, state: Any) -> Any:
+    """Puts a state onto the devices of the mesh."""
+    return mesh_lib.place(state, self.shardings(state))
 
   def optimizer(self, index: int) -> Any:
     """The optimiser of a phase."""

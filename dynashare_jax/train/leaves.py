@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynashare_jax.train import mesh as mesh_lib
 from dynashare_jax.types import Array, PyTree
 
 
@@ -45,7 +46,8 @@ def describe(leaf: Array, name: str) -> dict[str, Any]:
     name: for the error.
 
   Returns:
-    `shape`, `dtype` and `crc32` (None where this process has only a part).
+    `shape`, `dtype` and `crc32`. A leaf of which every process has only a part
+    is gathered for it, so that all of them must call this in the same order.
 
   Raises:
     ValueError: not an array, or a PRNG key.
@@ -56,13 +58,10 @@ def describe(leaf: Array, name: str) -> dict[str, Any]:
     raise ValueError(
       f"State leaf {name!r} is a PRNG key; keep its seed in the record."
     )
-  whole = not isinstance(leaf, jax.Array) or (
-    leaf.is_fully_addressable or leaf.is_fully_replicated
-  )
   return {
     "shape": list(leaf.shape),
     "dtype": leaf.dtype.name,
-    "crc32": crc(np.asarray(leaf)) if whole else None,
+    "crc32": crc(mesh_lib.whole(leaf)),
   }
 
 

@@ -23,7 +23,9 @@ from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import feed as feed_lib
 from dynashare_jax.train import logs
 from dynashare_jax.train import mesh as mesh_lib
+from dynashare_jax.train import monitor as monitor_lib
 from dynashare_jax.train import optim
+from dynashare_jax.train import preemption
 from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import step as step_lib
 from dynashare_jax.train import workdir as workdir_lib
@@ -37,9 +39,16 @@ class Loop:
   """Trains one experiment in one work directory, from wherever it stands."""
 
   def __init__(
-      self, experiment: experiment_lib.Experiment, workdir: pathlib.Path
+      self, experiment: experiment_lib.Experiment, workdir: pathlib.Path,
+      profile: int = 0
   ) -> None:
-    """Prepares; nothing is computed yet."""
+    """Prepares; nothing is computed yet.
+
+    Args:
+      experiment: what to train.
+      workdir: its folder.
+      profile: how many steps to record a profile of; 0 for none.
+    """
     self.experiment = experiment
     self.config = experiment.config
     self.workdir = workdir
@@ -48,6 +57,9 @@ class Loop:
     self.step_seconds: dict[str, list[float]] = {}
     self.candidates: dict[int, dict[str, Any]] = {}
     self.spent = 0.0
+    self.monitor = monitor_lib.Monitor(
+        experiment.mesh, pathlib.Path(workdir) / "profile", profile)
+    self._pending: dict[str, np.ndarray] = {}
     self._constant: evaluate.Values | None = None
     self._compiled = functools.lru_cache(maxsize=4)(self._compile)
 
@@ -60,8 +72,9 @@ class Loop:
       step, state = self._restore(checkpoints)
       spent_before = self.spent
       active = jax.process_index() == 0
-      with logs.MetricLog(self.workdir, active) as log, logs.Progress(
-          experiment.total_steps, step, active) as progress:
+      with (logs.MetricLog(self.workdir, active) as log,
+            logs.Progress(experiment.total_steps, step, active) as progress,
+            preemption.Watch() as watch, self.monitor):
         log.rewind(step)
         while step < experiment.total_steps:
           index, offset = experiment.locate(step)
@@ -70,15 +83,26 @@ class Loop:
             state = self._begin(index, state)
           stop = self._next_stop(phase, offset)
           state, parts, seconds = self._advance(
-              index, offset, stop - offset, step, state)
-          step += stop - offset
-          self._check_finite(phase, step - len(parts["loss/total"]), parts)
+              index, offset, stop - offset, step, state, watch)
+          done = len(parts["loss/total"])
+          step += done
+          self._check_finite(phase, step - done, parts)
+          parts = self._with_pending(parts)
+          if offset + done < stop:  # Told to end in between.
+            self._pending = parts
+            self._check_state(phase, step, state)
+            self.spent = spent_before + time.monotonic() - began
+            checkpoints.save(step, state, self._record(step),
+                             float(np.mean(state.best.scores)))
+            break
           speed = progress.update(
               step, _title(phase), _task_losses(parts),
-              (stop - offset) * config.train.batch_size)
-          self._note_seconds(phase, seconds, stop - offset)
-          self._log(log, phase, step, parts, speed)
-          saves = self._saves(index, step, stop - offset)
+              done * config.train.batch_size)
+          self._note_seconds(phase, seconds, done)
+          self._log(log, phase, step, parts, speed,
+                    self.monitor.look(done))
+          told = watch.reached(step)
+          saves = told or self._saves(index, step, done)
           evaluates = self._evaluates(phase, stop)
           if saves or evaluates:
             self._check_state(phase, step, state)
@@ -91,8 +115,23 @@ class Loop:
             self.spent = spent_before + time.monotonic() - began
             checkpoints.save(step, state, self._record(step),
                              float(np.mean(state.best.scores)))
+          if told:
+            break
       self.spent = spent_before + time.monotonic() - began
+    if watch.told and step < experiment.total_steps:
+      raise preemption.PreemptedError(
+          f"told to end after step {step} of {experiment.total_steps}; a"
+          " checkpoint of it is written")
     return state
+
+  def _with_pending(
+      self, parts: dict[str, np.ndarray]
+  ) -> dict[str, np.ndarray]:
+    """Losses since the last look, those before an early end included."""
+    pending, self._pending = self._pending, {}
+    if not pending:
+      return parts
+    return {k: np.concatenate([pending[k], v]) for k, v in parts.items()}
 
   def _restore(
       self, checkpoints: checkpoint.Checkpoints
@@ -100,13 +139,15 @@ class Loop:
     """The latest whole checkpoint, or the beginning."""
     if checkpoints.latest_step() is None:
       state = self.experiment.initial_state()
-      return 0, mesh_lib.place_replicated(state, self.experiment.mesh)
+      return 0, self.experiment.place(state)
     found = checkpoints.restore(self.experiment.template)
     assert found is not None
     step, state, record = found
     self.candidates = {int(k): v for k, v in record["candidates"].items()}
     self.step_seconds = record["step_seconds"]
     self.spent = record["seconds"]
+    self._pending = {k: np.asarray(v, np.float32)
+                     for k, v in record.get("pending", {}).items()}
     logging.info("Resuming at step %d of %d.", step,
                  self.experiment.total_steps)
     return step, state
@@ -119,6 +160,7 @@ class Loop:
         "data": {"step": step},
         "config": self.config.to_dict(),
         "candidates": workdir_lib.plain(self.candidates),
+        "pending": self._pending,
         "step_seconds": self.step_seconds, "seconds": self.spent}
 
   def _begin(self, index: int, state: state_lib.State) -> state_lib.State:
@@ -152,7 +194,7 @@ class Loop:
         and phase.candidate < 0):
       return state
     state = state.replace(opt=experiment.optimizer(index).init(state.params))
-    return mesh_lib.place_replicated(state, experiment.mesh)
+    return experiment.place(state)
 
   def _next_stop(self, phase: types.Phase, offset: int) -> int:
     """Where the host looks next; a function of the phase and offset alone."""
@@ -164,35 +206,39 @@ class Loop:
 
   def _advance(
       self, index: int, offset: int, count: int, step: int,
-      state: state_lib.State
+      state: state_lib.State, watch: preemption.Watch
   ) -> tuple[state_lib.State, dict[str, np.ndarray], float]:
-    """Runs steps in dispatches of `steps_per_dispatch`."""
+    """Runs steps in dispatches of `steps_per_dispatch`; fewer if told to end.
+
+    At most two dispatches are under way, so that an end is never far.
+    """
     phase = self.experiment.method.phases[index]
-    routes = state.routes
-    route = np.asarray(routes[max(phase.candidate, 0)])
+    route = np.asarray(state.routes[max(phase.candidate, 0)])
     run = self._compiled(step_lib.spec_of(
         phase, len(self.experiment.tasks), self.experiment.gated,
         route.astype(int).tolist(), self.experiment.planned,
         tuple(self.config.train.shared_prefixes),
         self.experiment.optimizer_steps(index)))
-    parts = []
+    parts: list[dict[str, jax.Array]] = []
     began, timed = time.monotonic(), 0
-    most = self.config.train.steps_per_dispatch
     done = 0
-    while done < count:
-      size = min(most, count - done)
-      arrays, rows, draws = self.feed.chunk(index, offset + done, size)
+    while done < count and not (parts and watch.reached(step + done)):
+      size = min(self.config.train.steps_per_dispatch, count - done)
+      with self.monitor.input():
+        arrays, rows, draws = self.feed.chunk(index, offset + done, size)
       inputs = step_lib.inputs_of(
           phase, self.config.seed, offset + done, step + done,
           self.experiment.blocks, route, self.config.gates.noise_fades)
       state, found = run(state, arrays, rows, inputs, draws)
       parts.append(found)
       done += size
+      self.monitor.dispatched(parts, size)
       if done == size and count > size:  # The first call may compile.
         jax.block_until_ready(found)
         began, timed = time.monotonic(), size
-    host = jax.device_get(parts)
-    seconds = (time.monotonic() - began) / max(count - timed, 1)
+    with self.monitor.device():
+      host = jax.device_get(parts)
+    seconds = (time.monotonic() - began) / max(done - timed, 1)
     joined = {k: np.concatenate([p[k] for p in host]) for k in host[0]}
     return state, joined, seconds
 
@@ -201,7 +247,7 @@ class Loop:
     tx = optim.make(self.config, spec.optimizer, spec.steps)
     return step_lib.make(experiment.network, tx, spec, experiment.objective,
                          mesh_lib.batch_sharding(experiment.mesh),
-                         experiment.dataset.augment)
+                         experiment.dataset.augment, experiment.shardings)
 
   def _check_finite(
       self, phase: types.Phase, first: int, parts: dict[str, np.ndarray]
@@ -258,13 +304,13 @@ class Loop:
 
   def _log(
       self, log: logs.MetricLog, phase: types.Phase, step: int,
-      parts: dict[str, np.ndarray], speed: float
+      parts: dict[str, np.ndarray], speed: float, times: dict[str, float]
   ) -> None:
     values = {k: float(v.astype(np.float64).mean()) for k, v in parts.items()}
     if phase.routing == "soft":
       values["temperature"] = phase.temperature
       values["open_blocks"] = phase.open_blocks
-    values["examples_per_second"] = speed
+    values |= {"time/examples_per_second": speed} | times
     log.write(step, phase.name, phase.candidate, phase.cycle, "train", values)
 
   def _evaluates(self, phase: types.Phase, offset: int) -> bool:
@@ -379,7 +425,7 @@ class Loop:
         candidate=jnp.asarray(np.where(wins, phase.candidate, best.candidate),
                               jnp.int32),
         step=jnp.asarray(np.where(wins, step, best.step), jnp.int32))
-    return mesh_lib.place_replicated(replaced, self.experiment.mesh)
+    return self.experiment.place(replaced)
 
 
 def _column(path: Any) -> int:

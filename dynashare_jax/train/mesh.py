@@ -1,16 +1,19 @@
-"""Where arrays lie: one mesh axis, state everywhere, batches split."""
+"""Where arrays lie: batches split, state everywhere or split, too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from dynashare_jax.types import PyTree
 
 AXIS = "data"
+SMALL = 2**14  # numbers of a leaf below which it is never split
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -52,21 +55,54 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
+def state_shardings(tree: PyTree, mesh: Mesh, split: bool) -> PyTree:
+  """Where the leaves of a state lie.
+
+  Args:
+    tree: arrays or `jax.ShapeDtypeStruct`s.
+    mesh: of `make_mesh`.
+    split: whether large leaves are split over the devices, along their longest
+      axis that the devices divide. Parameters, both moments of Adam and the
+      best model then take memory once, not once a device; the compiler gathers
+      parameters where they are needed.
+
+  Returns:
+    A sharding a leaf; it depends on the leaf's shape alone.
+  """
+  count = mesh.devices.size
+
+  def of(leaf: jax.Array | np.ndarray) -> NamedSharding:
+    axes = [a for a, n in enumerate(leaf.shape) if n % count == 0]
+    if not split or leaf.size < SMALL or not axes:
+      return replicated(mesh)
+    return batch_sharding(mesh, max(axes, key=lambda a: leaf.shape[a]))
+
+  return jax.tree.map(of, tree)
+
+
 def place_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Copies arrays to every device.
+  """Copies arrays to every device; see `place`."""
+  return place(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+  """Puts arrays onto the devices.
 
   The result never shares memory with `tree`, so that it may be donated.
 
   Args:
     tree: NumPy or JAX arrays; in several processes the same in each.
-    mesh: of `make_mesh`.
+    shardings: of the leaves, see `state_shardings`.
 
   Returns:
     The same structure of global arrays.
   """
-  sharding = replicated(mesh)
 
-  def place(leaf: jax.Array | np.ndarray) -> jax.Array:
+  def put(
+    leaf: jax.Array | np.ndarray, sharding: NamedSharding
+  ) -> jax.Array:
+    if _in_parts(leaf):
+      return _copier(sharding)(leaf)
     # Through the host: `device_put` of a JAX array keeps the buffer of the
     # device it is on, even with `may_alias=False`.
     host = np.array(leaf)
@@ -76,7 +112,68 @@ def place_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
       host.shape, sharding, lambda index: host[index]
     )
 
-  return jax.tree.map(place, tree)
+  return jax.tree.map(put, tree, shardings)
+
+
+def whole(leaf: jax.Array | np.ndarray) -> np.ndarray:
+  """An array as NumPy; gathers one of which this process has only a part.
+
+  All processes of the array's mesh must call it.
+  """
+  if _in_parts(leaf):
+    assert isinstance(leaf, jax.Array)
+    assert isinstance(leaf.sharding, NamedSharding)
+    leaf = _copier(replicated(leaf.sharding.mesh))(leaf)  # type: ignore[arg-type]
+  return np.asarray(leaf)
+
+
+def _in_parts(leaf: jax.Array | np.ndarray) -> bool:
+  """Whether this process has only a part of an array."""
+  return isinstance(leaf, jax.Array) and not (
+    leaf.is_fully_addressable or leaf.is_fully_replicated
+  )
+
+
+@functools.lru_cache(maxsize=256)
+def _copier(sharding: NamedSharding) -> jax.stages.Wrapped:
+  """Compiled copies to a sharding, of arrays in several processes."""
+  return jax.jit(jnp.copy, out_shardings=sharding)
+
+
+def processes(mesh: Mesh) -> tuple[int, ...]:
+  """Numbers of the processes that have devices of a mesh, in order."""
+  return tuple(sorted({d.process_index for d in mesh.devices.flat}))
+
+
+def rank(mesh: Mesh) -> int:
+  """Which of the processes of a mesh this one is, from 0; 0 is its first.
+
+  Raises:
+    ValueError: none of them.
+  """
+  return processes(mesh).index(jax.process_index())
+
+
+def every(values: np.ndarray, mesh: Mesh) -> np.ndarray:
+  """Brings together what the processes of a mesh have; all must call it.
+
+  Args:
+    values: `[n]` numbers (float32, int32, uint32 or bool), of this process.
+    mesh: of `make_mesh`.
+
+  Returns:
+    `[processes, n]`, in the order of `processes`.
+  """
+  members = processes(mesh)
+  if len(members) == 1:
+    return values[None]
+  devices = list(mesh.devices.flat)
+  local = np.repeat(values[None], len(mesh.local_devices), 0)
+  rows = jax.make_array_from_process_local_data(batch_sharding(mesh), local)
+  found = np.asarray(_copier(replicated(mesh))(rows))
+  firsts = [next(i for i, d in enumerate(devices) if d.process_index == p)
+            for p in members]
+  return found[firsts]
 
 
 def place_batch(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:

@@ -236,7 +236,7 @@ def take(arrays: types.Batch, indices: jax.Array, sharding: Any) -> types.Batch:
 def make(
     network: Any, tx: optax.GradientTransformation, spec: Spec,
     objective: Objective, sharding: jax.sharding.NamedSharding,
-    augment: Any = None
+    augment: Any = None, shardings: Any = None
 ) -> Any:
   """Compiles many steps in one dispatch.
 
@@ -245,8 +245,9 @@ def make(
     tx: from `optim.make`.
     spec: of the phase; one call compiles one program a number of steps S.
     objective: constants of the loss.
-    sharding: of the batch; state and results lie on every device.
+    sharding: of the batch; results lie on every device.
     augment: how examples are varied, see `types.Dataset`.
+    shardings: gives those of the state's leaves; default every device has all.
 
   Returns:
     `(state, arrays, indices [S, B], inputs, draws) -> (state, parts [S])`, with
@@ -276,8 +277,15 @@ def make(
       return state, jax.tree.map(lambda p: p[None], parts)
     return jax.lax.scan(one, state, (numbers, indices, draws))
 
+  def placed(state: state_lib.State, *rest: Any, **named: Any) -> Any:
+    """`run`, with the state where it was."""
+    state, parts = run(state, *rest, **named)
+    return jax.lax.with_sharding_constraint(state, shardings(state)), parts
+
   everywhere = jax.sharding.NamedSharding(
       sharding.mesh, jax.sharding.PartitionSpec())
+  if shardings is not None:
+    return jax.jit(placed, donate_argnums=0, out_shardings=(None, everywhere))
   return jax.jit(run, donate_argnums=0, out_shardings=everywhere)
 
 

@@ -71,7 +71,8 @@ class Run(NamedTuple):
     """Metric lines without what measures time."""
     lines = logs.read(self.folder)
     for line in lines:
-      line["values"].pop("examples_per_second", None)
+      line["values"] = {k: v for k, v in line["values"].items()
+                        if not k.startswith(("time/", "memory/"))}
     return lines
 
   @property
@@ -151,9 +152,9 @@ def train(build) -> Callable[..., Run]:
     if before_chunk is not None:
       advance = loop._advance
 
-      def watched(index, offset, count, step, state):
+      def watched(index, offset, count, step, *rest):
         before_chunk(loop, step)
-        return advance(index, offset, count, step, state)
+        return advance(index, offset, count, step, *rest)
 
       loop._advance = watched
     state = loop.run()

@@ -53,7 +53,8 @@ def _end(*started):
 def _lines(folder):
   lines = logs.read(folder)
   for line in lines:
-    line["values"].pop("examples_per_second", None)
+    line["values"] = {k: v for k, v in line["values"].items()
+                      if not k.startswith(("time/", "memory/"))}
   return lines
 
 
