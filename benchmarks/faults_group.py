@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROCESS = ROOT / "tests" / "train" / "tiny" / "process.py"
 STEPS = 26  # of the tiny run
 LIMIT = 15.0  # seconds in which every process ends after a fault
+GRACE = 30.0  # and after SIGTERM: what schedulers give for a checkpoint
 MEETING = 20  # seconds that processes wait for each other at the start
 PHASES = ("meeting", "preparing", "compiling", "training", "saving",
           "finishing")
@@ -46,8 +47,13 @@ class End:
 
   @property
   def clear(self) -> bool:
-    """Whether it finished, was killed, or said why it ended."""
-    return not self.hung and (self.status in (0, -signal.SIGKILL)
+    """Whether it finished, was killed, or said why it ended.
+
+    SIGTERM ends Python without a word as long as it imports the program.
+    """
+    unsaid = (0, -signal.SIGKILL) if self.line else (
+        0, -signal.SIGKILL, -signal.SIGTERM)
+    return not self.hung and (self.status in unsaid
                               or self.line.startswith(CLEAR))
 
 

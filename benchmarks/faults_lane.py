@@ -3,100 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import random
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from typing import Any
 
 import faults_group as groups
 import faults_result as results
+from faults_tally import DAMAGE
+from faults_tally import Finished
+from faults_tally import KILLS
+from faults_tally import Record
+from faults_tally import Tally
 
-KILLS = {"kill -9": 70, "SIGTERM to one": 7, "SIGTERM to all": 6,
-         "exception in one": 8, "disk full": 9}
-DAMAGE = ("flipped bit", "half-deleted step")
 DAMAGED = 0.25  # how often one of them comes before a start
 PER_RUN = 8  # kills before a run may finish
 LAYOUTS = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 1), (2, 2), (4, 1))
 DISK = 64 * 2**20  # bytes of the file system of a lane, where there is one
+EARLY = 0.08  # of all faults come before the processes have met
 PAUSE = "0.12"  # seconds a look
-
-
-@dataclasses.dataclass
-class Record:
-  """One fault.
-
-  Attributes:
-    kind: a name of `KILLS` or `DAMAGE`.
-    process: which was hit; -1 for all.
-    phase: in which it hit.
-    seconds: until the last process had ended.
-    hung: whether one had to be killed.
-    problem: anything that was not as it should be, in words.
-    run: number of the run.
-  """
-
-  kind: str
-  process: int
-  phase: str
-  seconds: float
-  hung: bool
-  problem: str
-  run: int
-
-
-@dataclasses.dataclass
-class Finished:
-  """A run that finished.
-
-  Attributes:
-    elastic: whether its starts had different processes and devices.
-    starts: how often it was started.
-    apart: how far its metrics are from the uninterrupted run's.
-    problem: what differs; empty if nothing.
-  """
-
-  elastic: bool
-  starts: int
-  apart: float
-  problem: str
-
-
-class Tally:
-  """What all lanes have done; they stop when it is enough."""
-
-  def __init__(self, kills: int, elastic: int, until: float) -> None:
-    """Prepares.
-
-    Args:
-      kills: wanted.
-      elastic: restarts wanted with other processes and devices.
-      until: when to stop at the latest, monotonic seconds.
-    """
-    self.records: list[Record] = []
-    self.elastic: list[Record] = []
-    self.runs: list[Finished] = []
-    self.unasked: list[str] = []
-    self.lock = threading.Lock()
-    self._wanted = kills, elastic
-    self._until = until
-    self._numbers = iter(range(10**6))
-
-  def next_run(self) -> int:
-    """A number for a new run."""
-    with self.lock:
-      return next(self._numbers)
-
-  def enough(self, elastic: bool) -> bool:
-    """Whether there were as many faults as asked for, or time is over."""
-    done = (len(self.elastic) if elastic else sum(
-        r.kind in KILLS for r in self.records))
-    return done >= self._wanted[elastic] or time.monotonic() > self._until
 
 
 class Lane:
@@ -104,7 +33,7 @@ class Lane:
 
   def __init__(
       self, folder: pathlib.Path, seed: int, tally: Tally,
-      wanted: results.Result, seconds: tuple[float, float]
+      wanted: results.Result, seconds: tuple[float, float, float]
   ) -> None:
     """Prepares.
 
@@ -113,7 +42,8 @@ class Lane:
       seed: of all choices.
       tally: of all lanes.
       wanted: what the uninterrupted run found.
-      seconds: of the uninterrupted run: until the first step, and in all.
+      seconds: of the uninterrupted run: until its processes met, until the
+        first step, and in all.
     """
     self._folder = folder
     self._random = random.Random(seed)
@@ -123,7 +53,7 @@ class Lane:
     self._mounted = False
 
   def __enter__(self) -> Lane:
-    """Mounts a small file system, which can be filled, where that is allowed."""
+    """Mounts a small file system, to be filled, where that is allowed."""
     self._folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
       self._mounted = subprocess.run(
@@ -154,15 +84,22 @@ class Lane:
       self, run: pathlib.Path, count: int = 2, devices: int = 1,
       own: dict[int, dict[str, str]] | None = None
   ) -> groups.Group:
+    # Not on the disk that is filled: the last lines must be seen.
     return groups.Group(
-        run, run.with_suffix(".logs"), count,
+        run, self._folder.parent / f"{run.name}.logs", count,
         {"TINY_PAUSE": PAUSE, "TINY_DEVICES": str(devices)}, own)
 
   def _moment(self, saved: list[int]) -> float:
-    """Seconds from a start to a fault, uniform over what is left of the run."""
-    first, whole = self._seconds
+    """Seconds from a start to a fault.
+
+    Uniform over what is left of the run after the processes have met; before
+    they have, now and then: the others wait for long.
+    """
+    met, first, whole = self._seconds
+    if self._random.random() < EARLY:
+      return self._random.uniform(0, met)
     left = 1 - (saved[0] if saved else 0) / groups.STEPS
-    return self._random.uniform(0, first + (whole - first) * left)
+    return self._random.uniform(met, first + (whole - first) * left)
 
   def _kill_a_run(self) -> None:
     """One run with two processes, hit again and again; then compared."""
@@ -170,10 +107,11 @@ class Lane:
     hits = starts = 0
     damaged: set[int] = set()
     while True:
-      hits += self._damage(run, number, damaged)
+      self._damage(run, number, damaged)
       last = hits >= PER_RUN or self._tally.enough(False)
       starts += 1
-      record = self._attempt(run, number, damaged, None if last else self._kind())
+      record = self._attempt(
+          run, number, damaged, None if last else self._kind())
       if record is None and (run / "report.md").is_file():
         break
       if record is not None:
@@ -195,8 +133,8 @@ class Lane:
     who = self._random.randrange(2)
     own = {}
     if kind == "exception in one":
-      step = self._random.randint(min(saved[:1] + [groups.STEPS - 1]) + 1
-                                  if saved else 1, groups.STEPS)
+      least = min((saved or [0])[0] + 1, groups.STEPS)
+      step = self._random.randint(least, groups.STEPS)
       own = {who: {"TINY_RAISE": str(step)}}
     full = kind == "disk full" and not self._mounted
     if full:
@@ -213,17 +151,22 @@ class Lane:
         if passed > 240:
           self._tally.unasked.append(f"run {number} took more than 4 minutes")
           break
-        time.sleep(0.005)
+        time.sleep(0.01)
       phase = group.phase
       since = time.monotonic()
       if len(group.living) == 2 and not waits:
         self._hit(group, kind or "", who)
-      limit = groups.MEETING + 10 if phase == "meeting" else groups.LIMIT
-      ends = group.ends(since, limit)
+      ends = group.ends(since, self._limit(kind or "", phase))
       self._clean(run)
       record = self._judge(group, run, number, kind, who, phase, ends)
       self._check_begin(group, saved, damaged, record)
     return record
+
+  def _limit(self, kind: str, phase: str) -> float:
+    """Seconds in which all processes end after a fault."""
+    if phase == "meeting":  # One that still starts looks for the others later.
+      return groups.MEETING + 5 + self._seconds[1]
+    return groups.GRACE if kind.startswith("SIGTERM") else groups.LIMIT
 
   def _hit(self, group: groups.Group, kind: str, who: int) -> None:
     """Lets a fault happen, now."""
@@ -287,12 +230,12 @@ class Lane:
 
   def _damage(
       self, run: pathlib.Path, number: int, damaged: set[int]
-  ) -> int:
+  ) -> None:
     """Damages the newest checkpoint now and then, if there is another one."""
     saved = groups.saved_steps(run)
     damaged.intersection_update(saved)
     if len(saved) < 2 or damaged or self._random.random() > DAMAGED:
-      return 0
+      return
     kind = self._random.choice(DAMAGE)
     files = sorted(p for p in (run / "checkpoints" / str(saved[0])).rglob("*")
                    if p.is_file() and p.stat().st_size)
@@ -309,7 +252,6 @@ class Lane:
     with self._tally.lock:
       self._tally.records.append(
           Record(kind, -1, "between starts", 0.0, False, "", number))
-    return 0
 
   def _move_a_run(self) -> None:
     """One run that goes on with other processes and devices every time."""
@@ -331,10 +273,10 @@ class Lane:
             break
         phase = group.phase
         since = time.monotonic()
+        kind = self._random.choice(["kill -9", "SIGTERM to one"])
         if len(group.living) == layout[0]:
-          kind = self._random.choice(["kill -9", "SIGTERM to one"])
           self._hit(group, kind, self._random.randrange(layout[0]))
-        ends = group.ends(since)
+        ends = group.ends(since, self._limit(kind, phase))
         clear = all(end.clear for end in ends)
         problem = "" if clear else groups.describe(ends)
         if saved and group.began_at != saved[0]:

@@ -105,7 +105,8 @@ def _threads_heard(interrupted: str) -> Iterator[None]:
   before = threading.excepthook
 
   def hook(report: threading.ExceptHookArgs) -> None:
-    before(report)
+    with contextlib.suppress(Exception):
+      before(report)
     if text := _full(report.exc_value, interrupted):
       alarm = threading.Timer(STUCK, _drop, (text,))
       alarm.daemon = True
@@ -145,10 +146,11 @@ def _part(status: int, text: str) -> NoReturn:
 
 def _drop(text: str, status: int = 1) -> NoReturn:
   """Ends the program at once, from any thread."""
-  with contextlib.suppress(Exception):
+  with contextlib.suppress(Exception):  # Those may lie on a full disk, too.
     sys.stdout.flush()
     sys.stderr.flush()
-  os.write(2, f"{text}\n".encode())
+  with contextlib.suppress(OSError):
+    os.write(2, f"{text}\n".encode())
   os._exit(status)
 
 

@@ -175,11 +175,13 @@ def _train_groups(
   constant = loop.constant()
   loop.free()
   halt = threading.Event()
+  mine = [number for number, mesh in enumerate(meshes)
+          if jax.process_index() in mesh_lib.processes(mesh)]
   works = [
-      functools.partial(_train_group, loop, mesh, number, len(meshes), start,
-                        constant, halt)
-      for number, mesh in enumerate(meshes)
-      if jax.process_index() in mesh_lib.processes(mesh)]
+      functools.partial(_train_group, loop, meshes[number], number,
+                        len(meshes), start, constant, halt,
+                        loop.profile if number == mine[0] else 0)
+      for number in mine]
   if len(works) == 1:
     return works[0]()
   return any(_at_once(works, halt))
@@ -187,7 +189,8 @@ def _train_groups(
 
 def _train_group(
     loop: loop_lib.Loop, mesh: jax.sharding.Mesh, group: int, groups: int,
-    start: state_lib.State, constant: evaluate.Values, halt: threading.Event
+    start: state_lib.State, constant: evaluate.Values, halt: threading.Event,
+    profile: int
 ) -> bool:
   """Trains the candidates of a group in turn; whether it was told to end."""
   experiment = dataclasses.replace(loop.experiment, mesh=mesh)
@@ -200,7 +203,7 @@ def _train_group(
     one = type(loop)(experiment, _folder(loop, number), part=part)
     if before is None:
       one.monitor = monitor_lib.Monitor(
-          mesh, loop.workdir / "profile", loop.profile, loop.config)
+          mesh, loop.workdir / "profile", profile, loop.config)
     else:
       one.share(before)
     try:

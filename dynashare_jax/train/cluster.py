@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping
 import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -107,7 +109,8 @@ def _give_up(message: str) -> None:
   """Ends the program from another thread."""
   with contextlib.suppress(Exception):
     sys.stdout.flush()
-  os.write(2, f"{message}\n".encode())
+  with contextlib.suppress(OSError):
+    os.write(2, f"{message}\n".encode())
   os._exit(1)
 
 
@@ -261,22 +264,27 @@ def check_equal(what: Mapping[str, Any]) -> None:
   """
   if jax.process_count() == 1:
     return
+  counts = collections.Counter(d.process_index for d in jax.devices())
+  if len(set(counts.values())) > 1:  # Then they cannot gather anything.
+    raise ValueError(
+        "The processes of this run differ in their number of devices"
+        f" ({', '.join(str(counts[p]) for p in sorted(counts))}). Start all"
+        " with equally many.")
   texts = [json.dumps(value, sort_keys=True, default=str)
            for value in what.values()]
-  texts.append(str(jax.local_device_count()))
-  names = [*what, "number of devices"]
   digests = np.array([
       int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
       for text in texts], np.uint32)
   every = _gather(digests)
-  for place, name in enumerate(names):
-    column = every[:, place]
-    if (column != column[0]).any():
-      groups = np.unique(column, return_inverse=True)[1].tolist()
+  for place, name in enumerate(what):
+    column = every[:, place].tolist()
+    different = list(dict.fromkeys(column))
+    if len(different) > 1:
+      groups = [different.index(digest) for digest in column]
       raise ValueError(
           f"The processes of this run differ in their {name} (those of equal"
-          f" number agree: {groups}). Start all with the same command, code and"
-          " devices.")
+          f" number agree: {groups}). Start all with the same command and"
+          " code.")
 
 
 def _gather(values: np.ndarray) -> np.ndarray:
@@ -296,6 +304,7 @@ def check_shared(
   Raises:
     ValueError: in every process, naming those that cannot write or see it;
       in process 0 what `prepare` raised.
+    OSError: in the other processes, if it did so because the disk is full.
   """
   if jax.process_count() == 1:
     prepare()
@@ -310,12 +319,13 @@ def check_shared(
       token.touch()
     except (ValueError, OSError) as error:
       failure = error
-  told = _gather(np.array([number, failure is not None], np.uint32))[0]
+  told = _gather(np.array(
+      [number, failure is not None, _full_disk(failure)], np.uint32))[0]
   if failure is not None:
     raise failure
   if told[1]:
-    raise ValueError(f"Process 0 cannot use the work directory {folder}; its"
-                     " log says why.")
+    text = f"Process 0 cannot use the work directory {folder}; its log says why"
+    raise OSError(int(told[2]), text) if told[2] else ValueError(f"{text}.")
   seen = _waited_for(folder / f".shared-{told[0]:08x}")
   problem = 0 if seen and _can_write(folder) else 1 if not seen else 2
   host = np.frombuffer(
@@ -331,6 +341,16 @@ def check_shared(
     raise ValueError(f"The work directory {folder} does not serve all"
                      f" processes: {'; '.join(found)}. Choose another"
                      " --workdir.")
+
+
+def _full_disk(error: BaseException | None) -> int:
+  """The number of the error that says so, in an exception's causes; else 0."""
+  while error is not None:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      return int(number)
+    error = error.__cause__
+  return 0
 
 
 def _listed(every: np.ndarray, kind: int) -> str:

@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynashare_jax.train import cluster
 from dynashare_jax.train import mesh as mesh_lib
 
 STATUS = 143  # 128 and the number of SIGTERM, as of a program that it ends
 STUCK = 4.0  # seconds that a process of several has to end by an exception
+GONE = 1.0  # and where the others are lost, so that no save can end
 _AGAIN = 1.0  # seconds; schedulers send several signals for one telling
 _LAG = 2  # calls from a question to its answer: nothing waits for a device
 _POLL = 1.0  # seconds between two looks at what other groups were told
@@ -77,7 +79,8 @@ class _Ear:
 def _end(message: str) -> NoReturn:
   with contextlib.suppress(Exception):
     sys.stdout.flush()
-  os.write(2, f"{message}\n".encode())
+  with contextlib.suppress(OSError):
+    os.write(2, f"{message}\n".encode())
   os._exit(STATUS)
 
 
@@ -189,23 +192,27 @@ class Watch:
   ) -> None:
     if error is not None and jax.process_count() > 1 and not isinstance(
         error, PreemptedError):
-      _end_within(STUCK, error)
+      _end_soon(error)
     self._open.close()
 
 
-def _end_within(seconds: float, error: BaseException) -> None:
+def _end_soon(error: BaseException) -> None:
   """Ends the process if it cannot close by itself what it has open.
 
   A save that is under way waits for the other processes, and they may wait for
   this one.
   """
-  what = " ".join(str(error).split())[:300]
+  lost = cluster.is_lost(error)
+  text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+  if lost:
+    text = f"{cluster.LOST}. {cluster.ON}."
 
   def end() -> None:
-    os.write(2, f"error: {type(error).__name__}: {what}\n".encode())
+    with contextlib.suppress(OSError):
+      os.write(2, f"error: {text}\n".encode())
     os._exit(1)
 
-  alarm = threading.Timer(seconds, end)
+  alarm = threading.Timer(GONE if lost else STUCK, end)
   alarm.daemon = True
   alarm.start()
 

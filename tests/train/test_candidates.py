@@ -252,6 +252,27 @@ def test_told_to_end(searched, train, same_bits, before, tmp_path):
   _is_in_turn(got, want, same_bits)
 
 
+def test_one_that_cannot_be_saved(
+    searched, train, same_bits, before, tmp_path):
+  """Saves run in the background of threads; their errors end the run."""
+  want = searched(tmp_path)
+  folder = tmp_path / "candidates" / "1" / "checkpoints"
+
+  def spoil(candidate, step):
+    while candidate == 1 and step == 22 and folder.is_dir():
+      if (folder / "22").is_dir():
+        folder.rename(folder.with_name("away"))
+        folder.write_text("in the way")
+
+  before(spoil)
+  with pytest.raises(OSError, match="Could not write .*candidates/1"):
+    train(tmp_path, 2, train__candidate_groups=2, **VALUES)
+  folder.unlink()
+  before(lambda candidate, step: None)
+  got = train(tmp_path, 2, train__candidate_groups=2, **VALUES)
+  _is_in_turn(got, want, same_bits)
+
+
 def test_a_damaged_search_does_away_with_its_candidates(
     searched, train, same_bits, before, tmp_path, caplog):
   """On other devices the search may find other routes."""

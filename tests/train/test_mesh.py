@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,3 +69,64 @@ def test_placed_state_survives_donation_of_itself():
       assert (np.asarray(shard.data) == 4).all()
   assert float(original["w"].sum()) == 64 * 64
   assert float(original["n"].sum()) == 64 * 64
+
+
+def _mesh(*numbers):
+  """Devices of these processes."""
+  devices = [types.SimpleNamespace(process_index=n) for n in numbers]
+  return types.SimpleNamespace(devices=np.array(devices))
+
+
+def test_rows_of_candidates():
+  """Devices in order: `candidate` outside, `data` within."""
+  devices = jax.devices()
+  rows = mesh_lib.candidate_meshes(mesh_lib.make_mesh(), 2)
+  assert [list(row.devices) for row in rows] == [devices[:2], devices[2:]]
+  assert {row.axis_names for row in rows} == {("data",)}
+  with pytest.raises(ValueError, match=r"3 groups of equal.*of \[1, 2, 4\]"):
+    mesh_lib.candidate_meshes(mesh_lib.make_mesh(), 3)
+
+
+@pytest.mark.parametrize("numbers, counts", [
+  ([0, 0, 0, 0], [1, 2, 4]),
+  ([0, 1, 2], [1, 3]),
+  ([0, 0, 1, 1], [1, 2, 4]),
+  ([0, 0, 1, 1, 2, 2], [1, 3, 6]),  # 2 groups would halve process 1.
+  ([0, 0, 1, 1, 2, 2, 3, 3], [1, 2, 4, 8]),
+  ([0, 0, 0, 1], [1, 4]),
+  ([0] * 6 + [1] * 6, [1, 2, 4, 6, 12]),  # 3 would take 2 of each.
+])
+def test_groups_of_whole_processes_or_within_one(numbers, counts):
+  mesh = _mesh(*numbers)
+  found = [n for n in range(1, len(numbers) + 1)
+           if mesh_lib.most_groups(mesh, n) == n]
+  assert found == counts
+  for most in range(1, 14):
+    assert mesh_lib.most_groups(mesh, most) == max(
+      n for n in counts if n <= most)
+
+
+def test_what_a_process_brings_is_the_only_row():
+  mesh = mesh_lib.make_mesh()
+  values = np.array([1.5, -2], np.float32)
+  np.testing.assert_array_equal(mesh_lib.every(values, mesh), values[None])
+  assert mesh_lib.processes(mesh) == (0,) and mesh_lib.rank(mesh) == 0
+
+
+def test_large_leaves_are_split_along_their_longest_axis(monkeypatch):
+  monkeypatch.setattr(mesh_lib, "SMALL", 64)
+  mesh = mesh_lib.make_mesh()
+  tree = {"wide": np.zeros((8, 32)), "tall": np.zeros((32, 8)),
+          "odd": np.zeros((3, 5, 8)), "small": np.zeros((7, 8)),
+          "never": np.zeros((9, 9)), "number": np.zeros(())}
+  where = mesh_lib.state_shardings(tree, mesh, True)
+  specs = {name: tuple(sharding.spec) for name, sharding in where.items()}
+  assert specs == {"wide": (None, "data"), "tall": ("data",), "small": (),
+                   "odd": (None, None, "data"), "never": (), "number": ()}
+  whole = mesh_lib.state_shardings(tree, mesh, False)
+  assert all(sharding.is_fully_replicated for sharding in whole.values())
+  placed = mesh_lib.place({"wide": np.arange(256.0).reshape(8, 32)},
+                          {"wide": where["wide"]})["wide"]
+  assert {s.data.shape for s in placed.addressable_shards} == {(8, 8)}
+  np.testing.assert_array_equal(
+    mesh_lib.whole(placed), np.arange(256.0).reshape(8, 32))

@@ -149,8 +149,12 @@ def test_two_processes(train, tmp_path):
   for line, twin in zip(lines, want.lines, strict=True):
     for name, value in twin["values"].items():
       np.testing.assert_allclose(line["values"][name], value, 1e-6, 1e-6)
-  with checkpoint.Checkpoints(tmp_path / "two" / "checkpoints",
-                              read_only=True) as found:
+  folder = tmp_path / "two" / "checkpoints"
+  places = json.loads((folder / "4" / "state" / "_sharding").read_text())
+  split = [name for name, place in places.items()
+           if "data" in json.loads(place)["partition_spec"]]
+  assert len(split) >= 4 * 3  # Of parameters, both moments and the best.
+  with checkpoint.Checkpoints(folder, read_only=True) as found:
     _, state, _ = found.restore(want.state)
   _close(state, want.state)
   found = json.loads((tmp_path / "two" / "results.json").read_text())
