@@ -5,6 +5,8 @@
 
 Every run is a process of `dynashare_jax.main` with a folder of its own,
 `<workdir>/<label>-<seed>`. Finished runs are reused, interrupted ones resumed.
+`--jobs=4` trains four runs at once on this machine, `--shard=1/3` the first
+third of the runs, for three machines that share the folder.
 """
 
 from __future__ import annotations
@@ -12,18 +14,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import dataclasses
-import json
+import os
 import pathlib
 import re
 import shlex
-import subprocess
 import sys
-import time
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
+from dynashare_jax import benchmark_jobs as jobs_lib
+from dynashare_jax import benchmark_places as places
 from dynashare_jax import command as command_lib
 from dynashare_jax import lookup
 from dynashare_jax import main as main_lib
@@ -32,46 +34,13 @@ from dynashare_jax.report import comparison
 from dynashare_jax.report import workdir as report_workdir
 from dynashare_jax.train import workdir as workdir_lib
 
-LOG = "benchmark.log"
 _SINGLE = "single"
 _RANDOM = "random_policy"
 _LEARNT = ("adashare", "dynashare")  # whose routes random ones imitate
 _DEFAULT = "single,hard,random_policy,adashare,dynashare"
 _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError, flags.Error)
+_SHOWN = 8  # names of unfinished runs
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """One run.
-
-  Attributes:
-    entry: what is trained.
-    seed: its seed.
-    folder: its work directory.
-    arguments: of `python -m dynashare_jax.main`.
-  """
-
-  entry: _entries.Entry
-  seed: int
-  folder: pathlib.Path
-  arguments: tuple[str, ...]
-
-  @property
-  def name(self) -> str:
-    """Label and seed, as the folder is called."""
-    return self.folder.name
-
-  @property
-  def finished(self) -> bool:
-    """Whether the folder holds results and report of a finished run."""
-    file = self.folder / "results.json"
-    if not file.is_file() or not (self.folder / "report.md").is_file():
-      return False
-    try:
-      return bool(json.loads(file.read_text(encoding="utf-8")).get("finished"))
-    except (AttributeError, ValueError):
-      return False
 
 
 def read_overrides(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -151,7 +120,7 @@ def plan(
   seeds: int,
   overrides: Sequence[str] = (),
   root: str = "",
-) -> tuple[Job, ...]:
+) -> tuple[jobs_lib.Job, ...]:
   """Lists all runs in the order of their training; nothing is trained.
 
   In each seed, single-task networks come first, because the others name them
@@ -166,7 +135,7 @@ def plan(
     root: folder of the runs; default `runs/<data set>`.
 
   Returns:
-    The runs.
+    The runs, each with the names of those before it that it reads.
 
   Raises:
     ValueError: fewer than one seed, a configuration that does not fit, or a
@@ -179,11 +148,14 @@ def plan(
   folder = pathlib.Path(root or pathlib.Path("runs") / config.dataset)
   rank = {_SINGLE: 0, _RANDOM: 2}
   ordered = sorted(entries, key=lambda entry: rank.get(entry.method, 1))
-  return tuple(
-    _job(path, entry, seed, entries, overrides, folder)
-    for seed in range(seeds)
-    for entry in ordered
-  )
+  jobs: list[jobs_lib.Job] = []
+  for seed in range(seeds):
+    for entry in ordered:
+      job, reads = _job(path, entry, seed, entries, overrides, folder)
+      read = {os.path.realpath(name) for name in reads if name}
+      needs = (j.name for j in jobs if os.path.realpath(j.folder) in read)
+      jobs.append(dataclasses.replace(job, needs=tuple(needs)))
+  return tuple(jobs)
 
 
 def _job(
@@ -193,27 +165,33 @@ def _job(
   entries: Sequence[_entries.Entry],
   overrides: Sequence[str],
   root: pathlib.Path,
-) -> Job:
-  """One run; checks its configuration and its folder."""
+) -> tuple[jobs_lib.Job, tuple[str, str]]:
+  """One run and the folders that it reads; checks its configuration and own."""
   own = {override.partition("=")[0] for override in entry.overrides}
   settings = [o for o in overrides if o.partition("=")[0] not in own]
   settings += [*entry.overrides, f"method={entry.method}", f"seed={seed}"]
   config = load_config(path, settings)
   single = _first(entries, (_SINGLE,))
-  if single and entry.method != _SINGLE and not config.baseline:
-    settings.append(f"baseline={root / f'{single.label}-{seed}'}")
+  baseline = config.baseline
+  if single and entry.method != _SINGLE and not baseline:
+    baseline = str(root / f"{single.label}-{seed}")
+    settings.append(f"baseline={baseline}")
   learnt = _first(entries, _LEARNT)
-  if learnt and entry.method == _RANDOM and not config.random.like:
-    settings.append(f"random.like={root / f'{learnt.label}-{seed}'}")
+  like = config.random.like if entry.method == _RANDOM else ""
+  if learnt and entry.method == _RANDOM and not like:
+    like = str(root / f"{learnt.label}-{seed}")
+    settings.append(f"random.like={like}")
   folder = root / f"{entry.label}-{seed}"
   arguments = [f"--config={path}", *(f"--config.{o}" for o in settings)]
-  job = Job(entry, seed, folder, (*arguments, f"--workdir={folder}"))
+  job = jobs_lib.Job(
+    entry, seed, folder, (*arguments, f"--workdir={folder}")
+  )
   if (job.folder / "config.json").is_file():
     # The table computes Delta anew: a finished run needs no baseline.
     free = main_lib._FREE
     stored = load_config(path, settings).to_dict()
     workdir_lib.open_workdir(job.folder, stored, free)
-  return job
+  return job, (baseline, like)
 
 
 def _first(
@@ -227,52 +205,12 @@ def _first(
   return None
 
 
-def train(job: Job, place: str = "") -> None:
-  """Trains one run in a process of its own, unless it is finished.
-
-  Args:
-    job: the run. Its output goes to `benchmark.log` in its folder.
-    place: shown before its name, for example `[2/12]`.
-
-  Raises:
-    RuntimeError: the process failed; has the last lines of its output.
-  """
-  title = f"{place} {job.name}".strip()
-  if job.finished:
-    print(f"{title}: finished before, reused", flush=True)
-    return
-  log = job.folder / LOG
-  job.folder.mkdir(parents=True, exist_ok=True)
-  print(f"{title}: training, output in {log}", flush=True)
-  start = time.monotonic()
-  command = [sys.executable, "-m", "dynashare_jax.main", *job.arguments]
-  with open(log, "w", encoding="utf-8") as file:
-    done = subprocess.run(
-      command, stdout=file, stderr=subprocess.STDOUT, check=False
-    )
-  if done.returncode or not job.finished:
-    raise RuntimeError(_failure(job, done.returncode, log, command))
-  print(f"{title}: finished in {time.monotonic() - start:,.0f} s", flush=True)
-
-
-def _failure(
-  job: Job, code: int, log: pathlib.Path, command: Sequence[str]
-) -> str:
-  """What failed, the end of its output, and what to do."""
-  lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-  end = "\n".join(f"  {line}" for line in lines[-15:]) or "  (no output)"
-  what = f"failed with exit code {code}" if code else "wrote no results"
-  return (
-    f"{job.name} {what}. The end of {log}:\n{end}\nIts command:\n"
-    f"  {shlex.join(command)}\nFinished runs stay; the same benchmark command"
-    " goes on from here."
-  )
-
-
 def notes(
-  entries: Sequence[_entries.Entry], overrides: Sequence[str]
+  entries: Sequence[_entries.Entry],
+  overrides: Sequence[str],
+  jobs: Sequence[jobs_lib.Job] = (),
 ) -> tuple[str, ...]:
-  """What the labels stand for and what all runs have in common."""
+  """What labels stand for, what all runs share, whether times compare."""
   found = []
   for entry in entries:
     text = f"{entry.label}: `{entry.method}`"
@@ -282,6 +220,12 @@ def notes(
       found.append(text)
   if overrides:
     found.append("All runs: " + ", ".join(f"`config.{o}`" for o in overrides))
+  most = max((job.at_once for job in jobs), default=1)
+  if most > 1:
+    found.append(
+      f"Up to {most} runs trained at once on one machine and may have slowed"
+      " each other down: do not compare the times of their steps."
+    )
   return tuple(found)
 
 
@@ -306,17 +250,32 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     "--workdir", default="",
     help="folder of all runs and of the table (default: runs/<data set>)",
   )  # fmt: skip
+  parser.add_argument(
+    "--jobs", type=int, default=1,
+    help="runs that train at once on this machine; they share its processor"
+    " cores and memory, but not its GPUs (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--devices", default="",
+    help="GPUs to deal to the runs that train at once, as in 0,1,2,3"
+    " (default: CUDA_VISIBLE_DEVICES)",
+  )
+  parser.add_argument(
+    "--shard", default="",
+    help="i/n: train part i of n (from 1), for machines that share --workdir;"
+    " the table comes when all parts are there",
+  )  # fmt: skip
   return parser.parse_known_args(list(argv))
 
 
-def run(argv: Sequence[str]) -> pathlib.Path:
+def run(argv: Sequence[str]) -> pathlib.Path | None:
   """Does what the command line says.
 
   Args:
     argv: arguments without the program's name.
 
   Returns:
-    Path of `table.md`.
+    Path of `table.md`; None if `--shard` left out runs that are not finished.
 
   Raises:
     ValueError: in the arguments, before anything is trained.
@@ -325,29 +284,65 @@ def run(argv: Sequence[str]) -> pathlib.Path:
   arguments, rest = _parse(argv)
   overrides = read_overrides(rest)
   entries = _entries.parse(arguments.methods)
+  shares = places.shares(arguments.jobs, arguments.devices, os.environ)
+  place = places.read_part(arguments.shard) if arguments.shard else (1, 1)
+  environment = places.environment(bool(arguments.shard), os.environ)
   jobs = plan(
     arguments.config, entries, arguments.seeds, overrides, arguments.workdir
   )
-  for place, job in enumerate(jobs):
-    train(job, f"[{place + 1}/{len(jobs)}]")
+  own = places.part(jobs, *place)
+  jobs_lib.train(own, shares, environment)
+  missing = [job.name for job in jobs if not job.finished]
+  if missing:
+    what = "is finished" if own else "has no runs"
+    print(f"part {arguments.shard} {what}; {_no_table(missing, len(jobs))}")
+    return None
   runs = {
     entry.label: [
       report_workdir.load(job.folder) for job in jobs if job.entry == entry
     ]
     for entry in entries
   }
-  command = shlex.join(["python", "-m", "dynashare_jax.benchmark", *argv])
-  folder = jobs[0].folder.parent
-  return comparison.write(runs, folder, command, notes(entries, overrides))
+  command = shlex.join(
+    ["python", "-m", "dynashare_jax.benchmark", *_without_places(argv)]
+  )
+  told = notes(entries, overrides, jobs)
+  return comparison.write(runs, jobs[0].folder.parent, command, told)
+
+
+def _no_table(missing: Sequence[str], total: int) -> str:
+  """Says what the table waits for."""
+  shown = ", ".join(missing[:_SHOWN])
+  if len(missing) > _SHOWN:
+    shown += f" and {len(missing) - _SHOWN} more"
+  return (
+    f"no table yet, for {len(missing)} of {total} runs are not finished:"
+    f" {shown}. The part that ends last writes it, or the same command without"
+    " --shard."
+  )
+
+
+def _without_places(argv: Sequence[str]) -> list[str]:
+  """The arguments without those that say where runs train, and not what."""
+  names = ("--jobs", "--devices", "--shard")
+  return [
+    argument
+    for before, argument in zip(["", *argv], argv, strict=False)
+    if before not in names and argument.partition("=")[0] not in names
+  ]
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
-  """Entry point; exits with 2 after an error, 130 after an interruption."""
+  """Entry point.
+
+  Exits with 2 after an error, 130 after Ctrl-C, 143 after SIGTERM.
+  """
   table = command_lib.run(
     lambda: run(sys.argv[1:] if argv is None else argv),
     "the same command goes on.", (ValueError, OSError, RuntimeError),
   )  # fmt: skip
-  print(f"table: {table}")
+  if table:
+    print(f"table: {table}")
 
 
 if __name__ == "__main__":

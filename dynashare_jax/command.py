@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
+import errno
 import os
 import sys
+import threading
+import time
 import traceback
 from typing import NoReturn, TypeVar
 
 import jax
 
+from dynashare_jax.train import preemption
+
 Result = TypeVar("Result")
+PARTING = 10.0  # seconds to wait for the other processes of a run at its end
+STUCK = 3.0  # seconds to end, when a thread was ended by a full disk
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+_FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(
@@ -29,33 +39,117 @@ def run(
     What `work` returns.
 
   Raises:
-    SystemExit: 2 after an error, 130 after an interruption.
+    SystemExit: 2 after an error of the user's, 1 after a fault (a full disk,
+      another process lost), 130 after an interruption, 143 after SIGTERM.
   """
   try:
-    return work()
-  except errors as error:
-    print(f"error: {error}", file=sys.stderr)
-    _leave(2)
+    with preemption.listen(interrupted), _threads_heard(interrupted):
+      result = work()
+      if jax.distributed.is_initialized():
+        jax.distributed.shutdown()  # Waits for the others.
+      return result
+  except preemption.PreemptedError as told:
+    _part(preemption.STATUS,
+          f"ended by SIGTERM: {told}. {_sentence(interrupted)}")
   except KeyboardInterrupt:
-    print(f"interrupted: {interrupted}", file=sys.stderr)
-    _leave(130)
-  except Exception:
-    if not jax.distributed.is_initialized():
-      raise
-    traceback.print_exc()
-    _leave(1)
+    _leave(130, f"interrupted: {interrupted}")
+  except Exception as error:
+    return _failed(error, interrupted, errors)
 
 
-def _leave(status: int) -> NoReturn:
-  """Ends the program; where others wait for this process, at once.
+def _failed(
+  error: Exception, interrupted: str, errors: tuple[type[Exception], ...]
+) -> NoReturn:
+  """Says what happened and ends; unexpected errors go on in one process."""
+  from dynashare_jax.train import cluster
+
+  trace = "" if errors else "".join(traceback.format_exception(error))
+  if cluster.is_lost(error):
+    _leave(1, f"{trace}error: {cluster.LOST}. {_sentence(interrupted)}")
+  if text := _full(error, interrupted):
+    _leave(1, trace + text)
+  if isinstance(error, errors):
+    _leave(2, f"error: {error}")
+  if not jax.distributed.is_initialized():
+    raise error
+  _leave(1, "".join(traceback.format_exception(error)).rstrip())
+
+
+def _sentence(text: str) -> str:
+  return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
+def _full(error: BaseException | None, interrupted: str) -> str:
+  """What to say where the disk is full; empty where an error is another one."""
+  seen = error
+  while seen is not None:
+    number = getattr(seen, "errno", None)
+    reasons = [text for text in _FULL if text in str(seen)]
+    if number in _FULL_NUMBERS or reasons:
+      reason = reasons[0] if reasons else os.strerror(number or 0)
+      where = " ".join(str(error).split())
+      where = f"{where[:200]} ..." if len(where) > 200 else where
+      return (f"error: the disk is full ({reason}): {where}. Make room; what"
+              f" was saved is not lost. {_sentence(interrupted)}")
+    seen = seen.__cause__ or seen.__context__
+  return ""
+
+
+@contextlib.contextmanager
+def _threads_heard(interrupted: str) -> Iterator[None]:
+  """Ends the program soon after a full disk has ended one of its threads.
+
+  The main thread may wait for that thread for ever, as for the one that writes
+  TensorBoard's events.
+  """
+  before = threading.excepthook
+
+  def hook(report: threading.ExceptHookArgs) -> None:
+    before(report)
+    if text := _full(report.exc_value, interrupted):
+      alarm = threading.Timer(STUCK, _drop, (text,))
+      alarm.daemon = True
+      alarm.start()
+
+  threading.excepthook = hook
+  try:
+    yield
+  finally:
+    threading.excepthook = before
+
+
+def _leave(status: int, text: str) -> NoReturn:
+  """Ends the program with some text; where others wait for it, at once.
 
   An orderly end would wait for them, and they for what this one never sends.
   """
-  if jax.distributed.is_initialized():
+  if not jax.distributed.is_initialized():
+    print(text, file=sys.stderr)
+    sys.exit(status)
+  if jax.process_index() == 0:
+    time.sleep(1)  # jax ends the others with it; they may have to say why.
+  _drop(text, status)
+
+
+def _part(status: int, text: str) -> NoReturn:
+  """Ends the program together with the others, which do the same."""
+  if not jax.distributed.is_initialized():
+    _leave(status, text)
+  alarm = threading.Timer(PARTING, _drop, (text, status))
+  alarm.daemon = True
+  alarm.start()
+  with contextlib.suppress(Exception):
+    jax.distributed.shutdown()
+  _drop(text, status)
+
+
+def _drop(text: str, status: int = 1) -> NoReturn:
+  """Ends the program at once, from any thread."""
+  with contextlib.suppress(Exception):
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
-  sys.exit(status)
+  os.write(2, f"{text}\n".encode())
+  os._exit(status)
 
 
 def use_compilation_cache() -> None:

@@ -30,6 +30,7 @@ from dynashare_jax.train import cluster
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import outline
+from dynashare_jax.train import process_log
 from dynashare_jax.train import results
 from dynashare_jax.train import workdir as workdir_lib
 
@@ -106,28 +107,43 @@ def build(
   return experiment, module.compat()
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
-  """Trains what is not trained yet, and writes results and report.
+def run(
+    config: ml_collections.ConfigDict, workdir: str, profile: int = 0
+) -> dict[str, Any]:
+  """Trains what is not trained yet, and writes results, report and a log.
 
   Args:
     config: the run's.
     workdir: its folder; the same command again resumes there.
+    profile: how many steps to record a profile of; 0 for none.
 
   Returns:
     What `results.json` holds.
   """
+  told = cluster.told(config.train.batch_size)
+  with process_log.ProcessLog(workdir, jax.process_index(), told):
+    return _run(config, workdir, profile)
+
+
+def _run(
+    config: ml_collections.ConfigDict, workdir: str, profile: int
+) -> dict[str, Any]:
+  """See `run`."""
   fixed = {name: value for name, value in workdir_lib.flatten(config.to_dict())
            if name not in _FREE}
-  cluster.check_equal(
-      {"configuration": fixed, "version of jax": jax.__version__})
+  cluster.check_equal({"configuration": fixed, "code": cluster.code(),
+                       "version of jax": jax.__version__})
   experiment, corrected = build(config)
   primary = jax.process_index() == 0
-  folder = workdir_lib.open_workdir(workdir, config.to_dict(), _FREE, primary)
+  values = config.to_dict()
+  folder = workdir_lib.open_workdir(workdir, values, _FREE, primary=False)
+  cluster.check_shared(
+      folder, lambda: workdir_lib.open_workdir(workdir, values, _FREE))
   finished = folder / "results.json"
   if finished.is_file() and (folder / "report.md").is_file():
     logging.info("%s is finished; nothing to do.", folder)
     return dict(json.loads(finished.read_text()))
-  loop = loop_lib.Loop(experiment, folder)
+  loop = loop_lib.Loop(experiment, folder, profile)
   state = loop.run()
   found = results.finish(loop, state, corrected)
   if primary:
@@ -233,6 +249,9 @@ _PROCESSES = flags.DEFINE_integer(
     "processes", 0, "With --coordinator: how many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", -1, "With --coordinator: number of this process, from 0.")
+_PROFILE = flags.DEFINE_integer(
+    "profile", 0, "Record a profile of this many steps, to look at with"
+    " Perfetto or TensorBoard; see docs/monitoring.md.", lower_bound=0)
 
 
 def _main(argv: list[str]) -> None:
@@ -250,9 +269,9 @@ def _main(argv: list[str]) -> None:
       return describe(config, _ROUTE.value)
     place = cluster.Place(_COORDINATOR.value, _PROCESSES.value,
                           _PROCESS_ID.value)
-    if cluster.join(place):
+    if cluster.join(place, cluster.wait_of(os.environ)):
       print(cluster.told(config.train.batch_size), flush=True)
-    return summary(run(config, workdir), workdir)
+    return summary(run(config, workdir, _PROFILE.value), workdir)
 
   errors = (ValueError, OSError, FloatingPointError)
   print(command.run(

@@ -1,22 +1,38 @@
 #!/usr/bin/env bash
-# Trains in several processes on this machine.
+# Trains in several processes on this machine (docs/launch/local.md).
 #
 #   launch/local.sh PROCESSES DEVICES [arguments of dynashare_jax.main]
 #
 # DEVICES is the number of CPU devices of each process; with 0 every process
-# takes what jax finds. PYTHON names the interpreter, PORT the coordinator's port
-# (default 29500), LOGS the folder of the logs, one a process (default
-# runs/logs). Ends with the first status that is not 0; when a process fails, the
-# others are told to end.
+# takes what jax finds. From the environment:
+#
+#   PYTHON    the interpreter (python)
+#   PORT      of process 0, for the others to find it (29500)
+#   LOGS      folder of the logs, one a process (runs/logs)
+#   RESTARTS  how often all are started again after one ended with a status
+#             other than 0 and 2, the user's error (0)
+#   GRACE     seconds after which processes are killed that did not end by
+#             themselves, counted from a signal or the first failure (60)
+#
+# SIGTERM and Ctrl-C are handed on, so that a checkpoint is written. Ends with
+# the first status that is not 0: 143 after SIGTERM, 2 after a user's error.
 set -uo pipefail
 
-if [ $# -lt 2 ] || ! [[ "$1$2" =~ ^[0-9]+$ ]] || [ "$1" -lt 1 ]; then
+usage() {
   echo "usage: $0 PROCESSES DEVICES [arguments of dynashare_jax.main]" >&2
   exit 2
-fi
+}
+whole() { [[ "$1" =~ ^[0-9]+$ ]]; }
+
+[ $# -ge 2 ] && whole "$1" && whole "$2" && [ "$1" -ge 1 ] || usage
 processes=$1
 devices=$2
 shift 2
+restarts=${RESTARTS:-0}
+grace=${GRACE:-60}
+for number in "$restarts" "$grace"; do
+  whole "$number" || { echo "RESTARTS and GRACE must be numbers" >&2; exit 2; }
+done
 
 logs=${LOGS:-runs/logs}
 mkdir -p "$logs" || exit 2
@@ -24,26 +40,56 @@ if [ "$devices" -gt 0 ]; then
   export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$devices
 fi
 
-pids=()
-trap 'kill "${pids[@]}" 2>/dev/null; exit 130' INT TERM
+told=0  # the status that a signal asks for
+news=0  # whether the processes still have to hear of it
+trap 'told=143 news=1' TERM
+trap 'told=130 news=1' INT
+
+# Starts all processes and waits for them; sets status.
+run() {
+  local pids=() deadline='' i found
+  status=0
+  for ((i = 0; i < processes; i++)); do
+    "${PYTHON:-python}" -m dynashare_jax.main "$@" \
+      --coordinator="localhost:${PORT:-29500}" --processes="$processes" \
+      --process_id="$i" >>"$logs/process-$i.log" 2>&1 &
+    pids[i]=$!
+  done
+  while [ "${#pids[@]}" -gt 0 ]; do
+    if [ "$news" -ne 0 ]; then
+      news=0
+      kill -TERM "${pids[@]}" 2>/dev/null
+      deadline=${deadline:-$((SECONDS + grace))}
+    fi
+    sleep 0.1
+    for i in "${!pids[@]}"; do
+      kill -0 "${pids[i]}" 2>/dev/null && continue
+      wait "${pids[i]}"
+      found=$?
+      unset "pids[i]"
+      if [ "$found" -ne 0 ] && [ "$status" -eq 0 ]; then
+        status=$found
+        deadline=${deadline:-$((SECONDS + grace))}
+      fi
+    done
+    if [ -n "$deadline" ] && [ "$SECONDS" -ge "$deadline" ] &&
+      [ "${#pids[@]}" -gt 0 ]; then
+      kill -KILL "${pids[@]}" 2>/dev/null
+    fi
+  done
+}
+
 for ((i = 0; i < processes; i++)); do
-  "${PYTHON:-python}" -m dynashare_jax.main "$@" \
-    --coordinator="localhost:${PORT:-29500}" --processes="$processes" \
-    --process_id="$i" >"$logs/process-$i.log" 2>&1 &
-  pids+=($!)
+  : >"$logs/process-$i.log" || exit 2
 done
 echo "$processes processes; logs in $logs"
-
-status=0
-for ((left = processes; left > 0; left--)); do
-  wait -n
-  found=$?
-  if [ "$found" -ne 0 ] && [ "$status" -eq 0 ]; then
-    status=$found
-    # Long enough for each to say why.
-    (sleep "${GRACE:-15}"; kill "${pids[@]}") >/dev/null 2>&1 &
-    disown
-  fi
+for ((start = 0; ; start++)); do
+  run "$@"
+  case $status in 0 | 2) break ;; esac
+  [ "$told" -eq 0 ] && [ "$start" -lt "$restarts" ] || break
+  echo "a process ended with status $status; restart $((start + 1)) of" \
+    "$restarts" >&2
 done
+[ "$status" -ne 143 ] || [ "$told" -eq 0 ] || status=$told
 [ "$status" -eq 0 ] || tail -n 3 "$logs"/process-*.log >&2
 exit "$status"

@@ -30,6 +30,8 @@ FLOORS = {
   "command": 6,
   "main": 6,
   "benchmark": 6,
+  "benchmark_jobs": 6,
+  "benchmark_places": 6,
   "cost": 6,
   "export": 6,
   "predict": 6,

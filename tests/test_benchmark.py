@@ -1,17 +1,17 @@
-"""The benchmark's commands, their order, reuse and errors; nothing trains."""
+"""The benchmark's commands, reuse, errors and table; nothing trains."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import json
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
+import fake_main
 import pytest
 
 from dynashare_jax import benchmark
+from dynashare_jax import benchmark_jobs
 from dynashare_jax.methods import _entries
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -22,55 +22,21 @@ pytestmark = pytest.mark.filterwarnings(
 CONFIG = str(ROOT / "configs" / "rooms.py")
 
 
-def option(command: list[str], name: str) -> str | None:
-  """Value of `--name=value` in a command; the last one counts."""
-  found = [a.split("=", 1)[1] for a in command if a.startswith(f"--{name}=")]
-  return found[-1] if found else None
-
-
-def finish(folder: pathlib.Path, method: str, seed: int) -> None:
-  """Writes what a finished run leaves."""
-  level = {"single": 50.0, "hard": 45.0}.get(method, 55.0) + seed
-  results = {
-    "dataset": "rooms", "method": method, "seed": seed, "finished": True,
-    "split": "test",
-    "tasks": [{"name": "seg", "kind": "segmentation", "metrics": [
-      {"name": "miou", "higher_is_better": True, "unit": "%",
-       "test": level}]}],
-  }  # fmt: skip
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / "results.json").write_text(json.dumps(results))
-  (folder / "report.md").write_text("# report")
+@pytest.fixture
+def calls(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[fake_main.Program]:
+  """A program that leaves what a finished run does."""
+  program = fake_main.install(tmp_path / "program", monkeypatch)
+  yield program
+  program.end()
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-  """Commands that would have been run; each leaves a finished folder."""
-  made: list[list[str]] = []
-
-  def run(command: list[str], **more: Any) -> Any:
-    made.append(command)
-    folder = pathlib.Path(str(option(command, "workdir")))
-    finish(
-      folder,
-      str(option(command, "config.method")),
-      int(str(option(command, "config.seed"))),
-    )
-    return subprocess.CompletedProcess(command, 0)
-
-  monkeypatch.setattr(subprocess, "run", run)
-  return made
-
-
-def names(calls: list[list[str]]) -> list[str]:
-  return [pathlib.Path(str(option(c, "workdir"))).name for c in calls]
-
-
-@pytest.fixture
-def start(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
+def start(tmp_path: pathlib.Path) -> Callable[..., Any]:
   """Runs the benchmark in a temporary folder."""
 
-  def go(methods: str, *more: str, seeds: int = 1) -> pathlib.Path:
+  def go(methods: str, *more: str, seeds: int = 1) -> pathlib.Path | None:
     return benchmark.run([
       f"--config={CONFIG}", f"--methods={methods}", f"--seeds={seeds}",
       f"--workdir={tmp_path / 'runs'}", *more,
@@ -80,18 +46,22 @@ def start(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
 
 
 def test_single_first_and_baseline_of_the_same_seed(
-  calls: list[list[str]], start: Callable[..., pathlib.Path],
+  calls: fake_main.Program, start: Callable[..., Any],
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
   table = start("hard,single", "--config.train.steps=7", seeds=2)
-  assert names(calls) == ["single-0", "hard-0", "single-1", "hard-1"]
+  assert calls.names() == ["single-0", "hard-0", "single-1", "hard-1"]
   runs = tmp_path / "runs"
-  assert calls[3] == [
-    sys.executable, "-m", "dynashare_jax.main", f"--config={CONFIG}",
+  assert benchmark_jobs.PROGRAM[-1] == str(calls.script)
+  assert calls.records()[3]["argv"] == [
+    f"--config={CONFIG}",
     "--config.train.steps=7", "--config.method=hard", "--config.seed=1",
     f"--config.baseline={runs / 'single-1'}", f"--workdir={runs / 'hard-1'}",
   ]  # fmt: skip
-  assert option(calls[0], "config.baseline") is None
+  assert calls.options("config.baseline")[::2] == [None, None]
+  assert [record.get("read") for record in calls.records()] == [
+    None, True, None, True,
+  ]  # fmt: skip
   assert table == runs / "table.md"
   text = table.read_text()
   assert text.index("| hard") < text.index("| single")  # as they were given
@@ -100,75 +70,70 @@ def test_single_first_and_baseline_of_the_same_seed(
 
 
 def test_finished_runs_are_reused(
-  calls: list[list[str]], start: Callable[..., pathlib.Path],
+  calls: fake_main.Program, start: Callable[..., Any],
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
   start("single,hard")
   (tmp_path / "runs" / "hard-0" / "report.md").unlink()  # killed just before
   calls.clear()
   start("single,hard,adashare")
-  assert names(calls) == ["hard-0", "adashare-0"]
+  assert calls.names() == ["hard-0", "adashare-0"]
   assert "[1/3] single-0: finished before" in capsys.readouterr().out
   calls.clear()
   start("single,hard", seeds=2)
-  assert names(calls) == ["single-1", "hard-1"]
+  assert calls.names() == ["single-1", "hard-1"]
 
 
 def test_random_policies_imitate_adashare(
-  calls: list[list[str]], start: Callable[..., pathlib.Path],
+  calls: fake_main.Program, start: Callable[..., Any],
   tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
   start("random1=random_policy+random.per_task=False,random_policy,"
         "dynashare,adashare")  # fmt: skip
-  assert names(calls) == [
+  assert calls.names() == [
     "dynashare-0",
     "adashare-0",
     "random1-0",
     "random_policy-0",
   ]
   like = str(tmp_path / "runs" / "adashare-0")
-  assert [option(c, "config.random.like") for c in calls] == [
-    None,
-    None,
-    like,
-    like,
-  ]
-  assert option(calls[2], "config.random.per_task") == "False"
-  assert option(calls[2], "config.method") == "random_policy"
-  assert option(calls[3], "config.random.per_task") is None
+  assert calls.options("config.random.like") == [None, None, like, like]
+  assert calls.options("config.random.per_task") == [None, None, "False", None]
+  assert calls.options("config.method")[2] == "random_policy"
 
 
 def test_random_policies_without_anything_to_imitate(
-  calls: list[list[str]], start: Callable[..., pathlib.Path],
+  calls: fake_main.Program, start: Callable[..., Any],
   tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
   start("hard,random_policy")
-  assert option(calls[1], "config.random.like") is None
+  assert calls.options("config.random.like") == [None, None]
   calls.clear()
   start("dynashare,r=random_policy")
-  assert option(calls[1], "config.random.like") == str(
-    tmp_path / "runs" / "dynashare-0"
-  )
+  assert calls.options("config.random.like") == [
+    None, str(tmp_path / "runs" / "dynashare-0"),
+  ]  # fmt: skip
   calls.clear()
   start("adashare,q=random_policy", "--config.random.like=elsewhere")
-  assert [option(c, "config.random.like") for c in calls] == ["elsewhere"] * 2
+  assert calls.options("config.random.like") == ["elsewhere"] * 2
 
 
 def test_an_ablation_overrides_the_command_line(
-  calls: list[list[str]], start: Callable[..., pathlib.Path],
+  calls: fake_main.Program, start: Callable[..., Any],
 ) -> None:  # fmt: skip
   start(
     "a=adashare+policy.sparsity=1e+1+gates.target_rates=(1.0,0.5),adashare",
     "--config.policy.sparsity=0.3",
   )
-  assert calls[0].count("--config.policy.sparsity=1e+1") == 1
-  assert "--config.policy.sparsity=0.3" not in calls[0]
-  assert "--config.gates.target_rates=(1.0,0.5)" in calls[0]
-  assert "--config.policy.sparsity=0.3" in calls[1]
+  first, second = (record["argv"] for record in calls.records())
+  assert first.count("--config.policy.sparsity=1e+1") == 1
+  assert "--config.policy.sparsity=0.3" not in first
+  assert "--config.gates.target_rates=(1.0,0.5)" in first
+  assert "--config.policy.sparsity=0.3" in second
 
 
 def test_the_table_says_what_labels_stand_for(
-  calls: list[list[str]], start: Callable[..., pathlib.Path],
+  calls: fake_main.Program, start: Callable[..., Any],
 ) -> None:  # fmt: skip
   text = start("single,bold=hard+train.steps=9").read_text()
   assert "bold: `hard` with `config.train.steps=9`" in text
@@ -193,20 +158,23 @@ def test_the_table_says_what_labels_stand_for(
     ("hard", ("--seeds=0",), "at least 1"),
     ("hard", (f"--config={CONFIG[:-4]}.py",), "Did you mean"),
     ("hard", ("--config.dataset=room",), "Did you mean 'rooms'"),
+    ("hard", ("--jobs=0",), "--jobs must be at least 1, but is 0"),
+    ("hard", ("--shard=0/4",), "from 1 (1/4 to 4/4), but is '0/4'"),
+    ("hard", ("--jobs=2", "--devices=1"), "--devices has 1: 1"),
   ],
 )
 def test_errors_come_before_any_training(
-  calls: list[list[str]], start: Callable[..., pathlib.Path], methods: str,
+  calls: fake_main.Program, start: Callable[..., Any], methods: str,
   more: tuple[str, ...], words: str,
 ) -> None:  # fmt: skip
   with pytest.raises(ValueError) as caught:
     start(methods, *more)
   assert words in str(caught.value)
-  assert not calls
+  assert not calls.names()
 
 
 def test_a_folder_of_another_configuration_is_refused(
-  calls: list[list[str]], start: Callable[..., pathlib.Path],
+  calls: fake_main.Program, start: Callable[..., Any],
   tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
   start("single,hard")
@@ -218,54 +186,42 @@ def test_a_folder_of_another_configuration_is_refused(
   start("single,hard")
   with pytest.raises(ValueError, match=r"train\.steps: \d+ there, 9 now"):
     start("single,hard", "--config.train.steps=9")
-  assert not calls
+  assert not calls.names()
 
 
-def test_a_failing_run_stops_and_shows_its_end(
-  start: Callable[..., pathlib.Path], tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+def test_a_failing_run_is_shown_and_others_go_on(
+  calls: fake_main.Program, tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-  made = []
-
-  def run(command: list[str], stdout: Any, **more: Any) -> Any:
-    made.append(command)
-    if option(command, "config.method") == "hard":
-      stdout.write("".join(f"line {i}\n" for i in range(40)))
-      stdout.write("error: the loss is not finite\n")
-      stdout.flush()
-      return subprocess.CompletedProcess(command, 2)
-    finish(pathlib.Path(str(option(command, "workdir"))), "single", 0)
-    return subprocess.CompletedProcess(command, 0)
-
-  monkeypatch.setattr(subprocess, "run", run)
+  calls.set({"hard-0": {"code": 2}})
   with pytest.raises(SystemExit) as stopped:
     benchmark.cli([
       f"--config={CONFIG}", "--methods=single,hard,adashare", "--seeds=1",
       f"--workdir={tmp_path}",
     ])  # fmt: skip
   assert stopped.value.code == 2
-  words = capsys.readouterr().err
-  assert "hard-0 failed with exit code 2" in words
-  assert "the loss is not finite" in words and "line 39" in words
-  assert "line 3\n" not in words
-  assert names(made) == ["single-0", "hard-0"]
-  assert (tmp_path / "single-0" / "results.json").is_file()
+  words = capsys.readouterr()
+  assert "[2/3] hard-0: failed with exit code 2\n" in words.out
+  assert "hard-0 failed with exit code 2. The end of" in words.err
+  assert "  error: hard-0 is not finite\n" in words.err
+  assert "line 39\n" in words.err and "line 3\n" not in words.err
+  assert f"--workdir={tmp_path / 'hard-0'}" in words.err  # its command
+  assert words.err.endswith("the same benchmark command goes on from here.\n")
+  assert calls.names() == ["single-0", "hard-0", "adashare-0"]
+  assert (tmp_path / "adashare-0" / "results.json").is_file()
   assert not (tmp_path / "table.md").exists()
 
 
 def test_a_run_without_results_is_no_success(
-  start: Callable[..., pathlib.Path], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-  monkeypatch.setattr(
-    subprocess, "run",
-    lambda command, **more: subprocess.CompletedProcess(command, 0),
-  )  # fmt: skip
-  with pytest.raises(RuntimeError, match="wrote no results"):
+  calls: fake_main.Program, start: Callable[..., Any]
+) -> None:
+  calls.set({"*": {"silent": True}})
+  with pytest.raises(RuntimeError, match="hard-0 wrote no results"):
     start("hard")
 
 
 def test_the_end_of_a_good_benchmark_names_the_table(
-  calls: list[list[str]], tmp_path: pathlib.Path,
+  calls: fake_main.Program, tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
   benchmark.cli([
@@ -278,3 +234,120 @@ def test_the_end_of_a_good_benchmark_names_the_table(
 def test_runs_go_below_the_data_set_by_default() -> None:
   jobs = benchmark.plan(CONFIG, _entries.parse("hard"), 1)
   assert jobs[0].folder == pathlib.Path("runs/rooms/hard-0")
+
+
+METHODS = "single,hard,random_policy,adashare"
+
+
+def test_runs_at_once_make_the_same_table(
+  calls: fake_main.Program, start: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+  sequence = start(METHODS, seeds=2)
+  before = sequence.parent.rename(tmp_path / "before")
+  start(METHODS, "--jobs=3", seeds=2)
+  files = sorted(path.name for path in before.iterdir() if path.is_file())
+  assert {"table.md", "table.csv", "table.tex", "delta.png"} <= set(files)
+  for name in files:
+    now = (tmp_path / "runs" / name).read_bytes()
+    if name == "table.md":
+      now = now.replace(
+        b"\n\n## Notes\n\n* Up to 3 runs trained at once on one machine and may"
+        b" have slowed each other down: do not compare the times of their"
+        b" steps.", b"",
+      )  # fmt: skip
+    assert now == (before / name).read_bytes(), name
+
+
+def test_the_note_on_times_outlives_the_runs(
+  calls: fake_main.Program, start: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+  start("single,hard", "--jobs=2", seeds=2)
+  assert "Up to 2 runs trained at once" in start("single", seeds=2).read_text()
+  stored = json.loads((tmp_path / "runs/single-1/benchmark.json").read_text())
+  assert stored == {"runs_at_once": 2}
+  start("adashare")
+  text = start("adashare").read_text()
+  assert "trained at once" not in text  # each alone
+  assert not (tmp_path / "runs/adashare-0/benchmark.json").exists()
+
+
+def test_the_command_in_the_table_says_what_and_not_where(
+  calls: fake_main.Program, start: Callable[..., Any]
+) -> None:
+  text = start("hard", "--jobs", "1", "--devices=0", "--shard=1/1").read_text()
+  line = next(x for x in text.splitlines() if x.startswith("python -m"))
+  assert line.endswith("/runs") and "--seeds=1" in line
+  assert not any(x in line for x in ("jobs", "devices", "shard", " 1"))
+
+
+def test_the_last_part_writes_the_table(
+  calls: fake_main.Program, start: Callable[..., Any],
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+  table = tmp_path / "runs" / "table.md"
+  assert start("single,hard", "--shard=2/2", seeds=3) is None
+  assert calls.names() == ["single-1", "hard-1"]
+  assert not table.exists()
+  assert capsys.readouterr().out.endswith(
+    "part 2/2 is finished; no table yet, for 4 of 6 runs are not finished:"
+    " single-0, hard-0, single-2, hard-2. The part that ends last writes it, or"
+    " the same command without --shard.\n"
+  )
+  calls.clear()
+  assert start("single,hard", "--shard=1/2", seeds=3) == table
+  assert calls.names() == ["single-0", "hard-0", "single-2", "hard-2"]
+  parts = table.read_bytes()
+  calls.clear()
+  assert start("single,hard", seeds=3) == table
+  assert not calls.names()
+  assert table.read_bytes() == parts
+
+
+def test_a_part_without_runs_ends_well(
+  calls: fake_main.Program, tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+  benchmark.cli([
+    f"--config={CONFIG}", "--methods=single,hard", "--seeds=5",
+    f"--workdir={tmp_path}", "--shard=6/6",
+  ])  # fmt: skip
+  assert not calls.names()
+  told = capsys.readouterr().out
+  assert told.count("\n") == 1 and told.startswith("part 6/6 has no runs; no")
+  assert "for 10 of 10 runs are not finished: single-0," in told
+  assert "hard-3 and 2 more." in told
+
+
+def test_a_later_run_that_is_named_is_not_waited_for() -> None:
+  text = "a=hard+baseline=runs/rooms/b-0,b=hard+baseline=runs/x/../rooms/a-0"
+  jobs = benchmark.plan(CONFIG, _entries.parse(text), 1)
+  assert [job.needs for job in jobs] == [(), ("a-0",)]
+
+
+def test_what_a_run_reads_is_what_it_waits_for() -> None:
+  text = "hard,random_policy,dynashare,adashare,single,other=single"
+  jobs = benchmark.plan(CONFIG, _entries.parse(text), 2)
+  assert {job.name: job.needs for job in jobs[6:]} == {
+    "single-1": (), "other-1": (), "hard-1": ("single-1",),
+    "dynashare-1": ("single-1",), "adashare-1": ("single-1",),
+    "random_policy-1": ("single-1", "adashare-1"),
+  }  # fmt: skip
+  jobs = benchmark.plan(
+    CONFIG, _entries.parse("single,hard"), 2, ["baseline=runs/rooms/single-0"]
+  )
+  assert [job.needs for job in jobs] == [(), *[("single-0",)] * 3]
+
+
+def test_one_of_several_processes_is_refused_without_a_part(
+  calls: fake_main.Program, start: Callable[..., Any],
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+  values = {"NTASKS": "4", "PROCID": "1", "LOCALID": "1", "JOB_ID": "7"}
+  for name, value in values.items():
+    monkeypatch.setenv(f"SLURM_{name}", value)
+  with pytest.raises(ValueError, match="no --shard says which runs"):
+    start("hard")
+  assert start("hard", "--shard=2/4") is None  # one group: all in part 1
+  assert start("hard", "--shard=1/4") is not None
+  inner = calls.records()[0]["environment"]
+  assert {k for k in inner if k.startswith("SLURM_")} == {"SLURM_JOB_ID"}

@@ -178,7 +178,7 @@ def test_folder_that_cannot_be_written(config, tmp_path):
 
 def _end(monkeypatch, capsys, tmp_path, error):
   """Exit status and message when a run raises."""
-  def run(config, workdir):
+  def run(config, workdir, profile):
     raise error
 
   monkeypatch.setattr(main, "run", run)

@@ -9,6 +9,7 @@ from typing import Any
 from dynashare_jax.report import classes
 from dynashare_jax.report import figures
 from dynashare_jax.report import tables
+from dynashare_jax.report import timing
 from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.train import workdir as files
 
@@ -34,7 +35,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   sections = [
       _headline(run), _warning(run), _metrics(run), classes.section(run),
       _delta(run),
-      _execution(run), _candidates(run), _parameters(run), _timing(run),
+      _execution(run), _candidates(run), _parameters(run), timing.section(run),
       _notes(run), *(_figure(run, written) for written in drawn)]
   path = run.path / "report.md"
   files.write_text(path, "\n\n".join(s for s in sections if s) + "\n")
@@ -192,18 +193,6 @@ def _macs(run: workdir_lib.Run) -> str:
           f" papers count: {used / 1e6:,.2f} M executed of"
           f" {apart / 1e6:,.2f} M with all blocks ({share:.1f}%). Hard sharing,"
           f" one pass for all tasks: {macs['total'] / 1e6:,.2f} M.")
-
-
-def _timing(run: workdir_lib.Run) -> str:
-  """How long it took, on what."""
-  timing = run.results["timing"]
-  steps = ", ".join(f"{name} {1000 * workdir_lib.number(seconds):.0f} ms"
-                    for name, seconds in timing["step_seconds"].items())
-  versions = ", ".join(f"{k} {v}" for k, v in run.results["versions"].items())
-  seconds = workdir_lib.number(timing["seconds"])
-  memory = workdir_lib.number(timing["peak_memory_gb"])
-  return (f"## Time\n\n{seconds:,.0f} s of training and validation; median"
-          f" step: {steps}. Peak memory {memory:.2f} GB. {versions}.")
 
 
 def _notes(run: workdir_lib.Run) -> str:

@@ -9,23 +9,26 @@ import os
 import pathlib
 import shutil
 import sys
+import threading
 import time
 from typing import Any
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from dynashare_jax.train import leaves as leaves_lib
+from dynashare_jax.train import mesh as mesh_lib
 from dynashare_jax.train import workdir
+from dynashare_jax.train import writers
 from dynashare_jax.types import PyTree
 
 _TRASH = "todelete"
 _DAMAGED = "damaged"
+_QUIET = threading.Lock()
 
 
 class DamagedCheckpointError(ValueError):
@@ -61,7 +64,8 @@ class Checkpoints:
   the whole step or none of it. Orbax restores flipped bits without a word, so
   every leaf is stored with its CRC32, which a restore checks.
 
-  With several processes all of them must create this object, save and restore.
+  With several processes all those of the mesh must create this object, save and
+  restore. Threads of one process may each have an object of their own.
   """
 
   def __init__(
@@ -69,6 +73,7 @@ class Checkpoints:
     directory: str | os.PathLike[str],
     keep_latest: int = 2,
     read_only: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
   ):
     """Opens the directory; creates it unless `read_only`.
 
@@ -77,6 +82,7 @@ class Checkpoints:
       keep_latest: how many of the latest steps stay, beside the best one. Two,
         so that a damaged step has one before it.
       read_only: leave everything as it is (another process may be training).
+      mesh: whose processes save and restore; default all of them.
 
     Raises:
       ValueError: `keep_latest` is below 1.
@@ -85,6 +91,8 @@ class Checkpoints:
       raise ValueError(f"keep_latest must be at least 1, not {keep_latest}.")
     self._directory = pathlib.Path(directory).expanduser().absolute()
     self._read_only = read_only
+    self._mesh = mesh or mesh_lib.make_mesh()
+    self._first = mesh_lib.rank(self._mesh) == 0
     self._damaged: dict[int, str] = {}
     self._scores: dict[int, float | None] = {}
     self._manager: ocp.CheckpointManager | None = None
@@ -97,6 +105,7 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self._directory,
       item_names=("state", "record"),
+      item_handlers=writers.handlers(self._mesh),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(
           [
@@ -108,6 +117,8 @@ class Checkpoints:
         cleanup_tmp_directories=False,  # `_clear_unfinished` does, at once.
         create=False,
         read_only=read_only,
+        async_options=writers.ASYNCHRONOUS,
+        multiprocessing_options=writers.processes(self._mesh),
       ),
     )
     for step in self._manager.all_steps():
@@ -162,7 +173,9 @@ class Checkpoints:
       "leaves": leaves,
       "record": workdir.plain(record, nan_to_null=False),
     }
-    filled = {name: leaf for name, leaf in arrays.items() if leaf.size}
+    filled = {
+      name: writers.accepted(leaf) for name, leaf in arrays.items() if leaf.size
+    }
     self._scores[int(step)] = score
     try:
       manager.save(
@@ -334,7 +347,7 @@ class Checkpoints:
       host = self._read_leaves(step, body["leaves"])
     except _Damage as damage:
       problem = str(damage)
-    if not _everywhere(not problem):
+    if not self._everywhere(not problem):
       raise _Damage(problem or "another process could not read it")
     leaves = [
       leaves_lib.place(host[name], leaf) for name, leaf in wanted.items()
@@ -380,14 +393,14 @@ class Checkpoints:
     if not present:
       return
     aside = self._directory / _DAMAGED
-    if jax.process_index() == 0:
+    if self._first:
       aside.mkdir(exist_ok=True)
       for step in present:
         target = aside / str(step)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(self._directory / str(step), target)
         logging.warning("Moved damaged checkpoint step %d to %s.", step, target)
-    _everywhere(True)
+    self._everywhere(True)
     for step in present:
       del self._damaged[step]
       self._scores.pop(step, None)
@@ -399,7 +412,7 @@ class Checkpoints:
 
   def _empty_trash(self) -> None:
     """Deletes what Orbax renamed into the trash folder."""
-    if self._read_only or jax.process_index() != 0:
+    if self._read_only or not self._first:
       return
     trash = self._directory / _TRASH
     if trash.is_dir():
@@ -408,9 +421,13 @@ class Checkpoints:
 
   def _clear_unfinished(self) -> None:
     """Deletes the temporary folders of saves that a kill interrupted."""
-    if jax.process_index() == 0:
+    if self._first:
       for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
+
+  def _everywhere(self, good: bool) -> bool:
+    """Whether it is true in all processes of the mesh."""
+    return bool(mesh_lib.every(np.asarray([good]), self._mesh).all())
 
 
 def _has_score(scores: Mapping[int, float | None], step: int) -> bool:
@@ -425,19 +442,17 @@ def _best(
   return max(scored)[1] if scored else None
 
 
-def _everywhere(good: bool) -> bool:
-  """Whether it is true in all processes."""
-  if jax.process_count() == 1:
-    return good
-  return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
-
-
 @contextlib.contextmanager
 def _quiet_futures() -> Iterator[None]:
   """Hides reads that end after the first failed one closed their event loop.
 
   TensorStore would print a traceback for each, beside our one clear warning.
   """
+  with _QUIET:  # The hook is the program's; threads take turns.
+    yield from _quietly()
+
+
+def _quietly() -> Iterator[None]:
   before = sys.unraisablehook
 
   def hook(report: Any) -> None:

@@ -244,16 +244,24 @@ def resident_batches(
 
 def streamed_batches(
     source: Any, batch_size: int, place: Callable[[Any], Any],
-    threads: int = 2, workers: int = 0
+    threads: int = 2, workers: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Callable[[], Any]:
-  """Batches of a split that is read while it is evaluated."""
+  """Batches of a split that is read while it is evaluated.
+
+  Args:
+    source: of single examples.
+    batch_size: examples a batch, over all processes.
+    place: puts this process's part of a batch onto the devices.
+    threads: that read ahead.
+    workers: processes that read ahead.
+    part: which part of a batch this process reads, of how many.
+  """
   rows = np.arange(batch_size, dtype=np.int32)
   every = np.ones((batch_size,), bool)  # The stream has marked its padding.
 
   def batches() -> Any:
     for batch in loader.evaluation_stream(
-        source, batch_size, jax.process_index(), jax.process_count(), threads,
-        workers):
+        source, batch_size, *part, threads, workers):
       yield place(batch), rows, every
 
   return batches

@@ -380,9 +380,11 @@ def _check(
     config: Any, spec: types.DatasetSpec, method: types.Method, mesh: Any
 ) -> None:
   """Refuses phases and batches that cannot run."""
-  processes = jax.process_count()
+  processes = len(mesh_lib.processes(mesh))
   loader.check_divisible(config.train.batch_size, mesh.devices.size, processes)
   loader.check_divisible(config.eval.batch_size, mesh.devices.size, processes)
+  # The groups' devices divide what all devices divide.
+  groups_of(config, method, mesh)
   for index, phase in enumerate(method.phases):
     if phase.steps < 1:
       raise ValueError(f"Phase {index} ({phase.name}) has {phase.steps} steps;"
@@ -393,6 +395,29 @@ def _check(
           f"config.train.batch_size={config.train.batch_size} is larger than"
           f" the {size} examples of phase {index} ({phase.name}, data"
           f" {phase.data!r}).")
+
+
+def groups_of(config: Any, method: types.Method, mesh: Any) -> int:
+  """How many groups of devices re-train candidates at once.
+
+  Raises:
+    ValueError: the devices cannot make the groups that
+      `config.train.candidate_groups` asks for, or there is nothing for some.
+  """
+  wanted = config.train.candidate_groups
+  candidates = max(p.candidate for p in method.phases) + 1
+  if wanted < 0:
+    raise ValueError("config.train.candidate_groups must be at least 0, but is"
+                     f" {wanted}.")
+  if candidates < 2:
+    return 1
+  if wanted > candidates:
+    raise ValueError(
+        f"config.train.candidate_groups={wanted} is more than the {candidates}"
+        " candidates; set it to at most as many, or to 0: as many as fit.")
+  if wanted == 0:
+    return mesh_lib.most_groups(mesh, candidates)
+  return len(mesh_lib.candidate_meshes(mesh, wanted))
 
 
 def part_size(config: Any, spec: types.DatasetSpec, data: str) -> int:

@@ -23,8 +23,11 @@ class Feed:
 
   def __init__(self, experiment: experiment_lib.Experiment) -> None:
     """Prepares; splits are placed on the devices when they are asked for."""
+    mesh = experiment.mesh
     self._experiment = experiment
     self._config = experiment.config.train
+    # Which part of a streamed batch this process loads, of how many.
+    self._part = mesh_lib.rank(mesh), len(mesh_lib.processes(mesh))
     self._resident: dict[str, types.Batch] = {}
     self._orders: dict[str, tuple[np.ndarray, loader.Order]] = {}
     self._streams: dict[int, tuple[int, Iterator[types.Batch]]] = {}
@@ -122,8 +125,8 @@ class Feed:
       self._streams.clear()
       stream = loader.stream(
           source, order, position, self._config.batch_size,
-          jax.process_index(), jax.process_count(), self._config.threads,
-          self._config.workers, self._vary(index))
+          *self._part, self._config.threads, self._config.workers,
+          self._vary(index))
     batch = next(stream)
     labels.check(self._experiment.tasks, batch, "train")
     self._streams[index] = (position + 1, stream)
@@ -148,7 +151,7 @@ class Feed:
 
     return evaluate.streamed_batches(
         self._experiment.dataset.source(split), size, place,
-        self._config.threads, self._config.workers)
+        self._config.threads, self._config.workers, self._part)
 
 
 def _varied(

@@ -16,23 +16,26 @@ import numpy as np
 from dynashare_jax import types
 from dynashare_jax.ops import policy
 from dynashare_jax.ops import streams
+from dynashare_jax.train import candidates
 from dynashare_jax.train import checkpoint
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import feed as feed_lib
+from dynashare_jax.train import finite
 from dynashare_jax.train import logs
 from dynashare_jax.train import mesh as mesh_lib
 from dynashare_jax.train import monitor as monitor_lib
 from dynashare_jax.train import optim
 from dynashare_jax.train import preemption
+from dynashare_jax.train import selection
 from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import step as step_lib
 from dynashare_jax.train import workdir as workdir_lib
 
+_TIMES = 200  # seconds a step of a phase that are kept
 
-class NonFiniteLossError(FloatingPointError):
-  """The loss became NaN or infinite."""
+NonFiniteLossError = finite.NonFiniteLossError
 
 
 class Loop:
@@ -40,7 +43,7 @@ class Loop:
 
   def __init__(
       self, experiment: experiment_lib.Experiment, workdir: pathlib.Path,
-      profile: int = 0
+      profile: int = 0, part: candidates.Part | None = None
   ) -> None:
     """Prepares; nothing is computed yet.
 
@@ -48,77 +51,134 @@ class Loop:
       experiment: what to train.
       workdir: its folder.
       profile: how many steps to record a profile of; 0 for none.
+      part: train only these steps of the run; default all.
     """
     self.experiment = experiment
     self.config = experiment.config
     self.workdir = workdir
+    self.profile = profile
+    self.part = part
     self.feed = feed_lib.Feed(experiment)
     self.evaluator = experiment.evaluator()
     self.step_seconds: dict[str, list[float]] = {}
     self.candidates: dict[int, dict[str, Any]] = {}
     self.spent = 0.0
     self.monitor = monitor_lib.Monitor(
-        experiment.mesh, pathlib.Path(workdir) / "profile", profile)
+        experiment.mesh, pathlib.Path(workdir) / "profile", profile,
+        self.config)
     self._pending: dict[str, np.ndarray] = {}
-    self._constant: evaluate.Values | None = None
+    self._constant = None if part is None else part.constant
     self._compiled = functools.lru_cache(maxsize=4)(self._compile)
 
+  def share(self, other: Loop) -> None:
+    """Uses the programs and splits of another loop on the same devices."""
+    self.feed, self.evaluator = other.feed, other.evaluator
+    self._compiled = other._compiled
+
+  def free(self) -> None:
+    """Frees the splits on the devices; they are placed again when asked for."""
+    self.feed = feed_lib.Feed(self.experiment)
+
+  def save(
+      self, checkpoints: checkpoint.Checkpoints, step: int,
+      state: state_lib.State
+  ) -> None:
+    """Starts to save what is there after a step."""
+    checkpoints.save(step, state, self._record(step),
+                     float(np.mean(state.best.scores)))
+
+  def take(self, record: dict[str, Any]) -> None:
+    """Takes over candidates and times of a checkpoint's record."""
+    self.candidates |= {int(k): v for k, v in record["candidates"].items()}
+    for name, seconds in record["step_seconds"].items():
+      kept = self.step_seconds.setdefault(name, [])
+      kept += seconds
+      del kept[:-_TIMES]
+
   def run(self) -> state_lib.State:
-    """Runs all phases that are not done yet; returns the final state."""
-    experiment, config = self.experiment, self.config
-    began = time.monotonic()
-    self.feed.check()
-    with checkpoint.Checkpoints(self.workdir / "checkpoints") as checkpoints:
+    """Runs what is not done yet; returns the final state.
+
+    Raises:
+      PreemptedError: the run was told to end, and its state is saved.
+      NonFiniteLossError: a loss or a parameter is not finite any more.
+    """
+    experiment, part = self.experiment, self.part
+    if part is None:
+      self.feed.check()
+    with (checkpoint.Checkpoints(self.workdir / "checkpoints",
+                                 mesh=experiment.mesh) as checkpoints,
+          preemption.Watch(experiment.mesh) as watch):
       step, state = self._restore(checkpoints)
-      spent_before = self.spent
-      active = jax.process_index() == 0
-      with (logs.MetricLog(self.workdir, active) as log,
-            logs.Progress(experiment.total_steps, step, active) as progress,
-            preemption.Watch() as watch, self.monitor):
-        log.rewind(step)
-        while step < experiment.total_steps:
-          index, offset = experiment.locate(step)
-          phase = experiment.method.phases[index]
-          if offset == 0:
-            state = self._begin(index, state)
-          stop = self._next_stop(phase, offset)
-          state, parts, seconds = self._advance(
-              index, offset, stop - offset, step, state, watch)
-          done = len(parts["loss/total"])
-          step += done
-          self._check_finite(phase, step - done, parts)
-          parts = self._with_pending(parts)
-          if offset + done < stop:  # Told to end in between.
-            self._pending = parts
-            self._check_state(phase, step, state)
-            self.spent = spent_before + time.monotonic() - began
-            checkpoints.save(step, state, self._record(step),
-                             float(np.mean(state.best.scores)))
-            break
-          speed = progress.update(
-              step, _title(phase), _task_losses(parts),
-              done * config.train.batch_size)
-          self._note_seconds(phase, seconds, done)
-          self._log(log, phase, step, parts, speed,
-                    self.monitor.look(done))
-          told = watch.reached(step)
-          saves = told or self._saves(index, step, done)
-          evaluates = self._evaluates(phase, stop)
-          if saves or evaluates:
-            self._check_state(phase, step, state)
-          if evaluates:
-            state = self._evaluate(log, phase, step, state)
-          if phase.name == "policy" and stop == phase.steps:
-            log.write(step, phase.name, -1, phase.cycle, "alpha",
-                      {"alpha": self._alpha(state)})
-          if saves:
-            self.spent = spent_before + time.monotonic() - began
-            checkpoints.save(step, state, self._record(step),
-                             float(np.mean(state.best.scores)))
-          if told:
-            break
-      self.spent = spent_before + time.monotonic() - began
-    if watch.told and step < experiment.total_steps:
+      if part is not None:
+        return self._train(checkpoints, watch, step, state, part.steps.stop)
+      meshes = candidates.layout(experiment, self.workdir, step)
+      if not meshes:
+        return self._train(
+            checkpoints, watch, step, state, experiment.total_steps)
+      last = candidates.spans(experiment)[0].start
+      state = self._train(checkpoints, watch, step, state, last)
+      if step < last:
+        self.profile = 0  # It is recorded.
+      checkpoints.wait()
+      start = jax.tree.map(mesh_lib.whole, state.replace(opt={}))
+      del state  # The devices are the groups' now.
+      return candidates.train(self, checkpoints, start, meshes)
+
+  def _train(
+      self, checkpoints: checkpoint.Checkpoints, watch: preemption.Watch,
+      step: int, state: state_lib.State, last: int
+  ) -> state_lib.State:
+    """Trains from one step to another, phase after phase."""
+    experiment, config = self.experiment, self.config
+    began, spent_before = time.monotonic(), self.spent
+    active = mesh_lib.rank(experiment.mesh) == 0
+    done_before, total, shown = candidates.display(experiment, self.part)
+    with (logs.MetricLog(self.workdir, active) as log,
+          logs.Progress(total, step - done_before, shown) as progress,
+          self.monitor):
+      log.rewind(step)
+      while step < last:
+        index, offset = experiment.locate(step)
+        phase = experiment.method.phases[index]
+        if offset == 0:
+          state = self._begin(index, state)
+        stop = self._next_stop(phase, offset)
+        self.monitor.begin(_title(phase), step, phase.steps - offset)
+        state, parts, seconds = self._advance(
+            index, offset, stop - offset, step, state, watch)
+        done = len(parts["loss/total"])
+        step += done
+        finite.check_losses(_title(phase), step - done, parts, self._advice())
+        parts = self._with_pending(parts)
+        if offset + done < stop:  # Told to end in between.
+          self._pending = parts
+          finite.check_state(_title(phase), step, state, self._advice())
+          self.spent = spent_before + time.monotonic() - began
+          self.save(checkpoints, step, state)
+          break
+        speed = progress.update(
+            step - done_before, _title(phase), _task_losses(parts),
+            done * config.train.batch_size)
+        self._note_seconds(phase, seconds, done)
+        self._log(log, phase, step, parts, speed,
+                  self.monitor.look(done))
+        told = watch.reached(step)
+        saves = told or self._saves(index, step, done)
+        evaluates = self._evaluates(phase, stop)
+        if saves or evaluates:
+          finite.check_state(_title(phase), step, state, self._advice())
+        if evaluates:
+          state = self._evaluate(log, phase, step, state)
+        if phase.name == "policy" and stop == phase.steps:
+          log.write(step, phase.name, -1, phase.cycle, "alpha",
+                    {"alpha": self._alpha(state)})
+        if saves:
+          self.spent = spent_before + time.monotonic() - began
+          self.save(checkpoints, step, state)
+        if told:
+          break
+    self.spent = spent_before + time.monotonic() - began
+    if watch.told and step < last:
       raise preemption.PreemptedError(
           f"told to end after step {step} of {experiment.total_steps}; a"
           " checkpoint of it is written")
@@ -138,13 +198,14 @@ class Loop:
   ) -> tuple[int, state_lib.State]:
     """The latest whole checkpoint, or the beginning."""
     if checkpoints.latest_step() is None:
-      state = self.experiment.initial_state()
-      return 0, self.experiment.place(state)
+      first, state = ((0, self.experiment.initial_state())
+                      if self.part is None
+                      else (self.part.steps.start, self.part.start))
+      return first, self.experiment.place(state)
     found = checkpoints.restore(self.experiment.template)
     assert found is not None
     step, state, record = found
-    self.candidates = {int(k): v for k, v in record["candidates"].items()}
-    self.step_seconds = record["step_seconds"]
+    self.take(record)
     self.spent = record["seconds"]
     self._pending = {k: np.asarray(v, np.float32)
                      for k, v in record.get("pending", {}).items()}
@@ -173,14 +234,8 @@ class Loop:
     phases = experiment.method.phases
     phase = phases[index]
     before = phases[index - 1] if index else None
-    if phase.candidate == 0:
-      key = streams.stream_key(self.config.seed, "routes")
-      routes = experiment.method.routes(
-          key, experiment.sampling_alpha(state.params["policy"]["logits"]))
-      state = state.replace(routes=jnp.asarray(routes, jnp.float32))
-      if state.anchor:
-        state = state.replace(anchor=_copy(
-            {"params": state.params["network"], "stats": state.stats}))
+    if phase.candidate == 0 and self.part is None:
+      state = self.searched(state)
     if phase.start == "scratch":
       params, stats = experiment.fresh("retrain")
       state = state.replace(params={**state.params, "network": params},
@@ -195,6 +250,17 @@ class Loop:
       return state
     state = state.replace(opt=experiment.optimizer(index).init(state.params))
     return experiment.place(state)
+
+  def searched(self, state: state_lib.State) -> state_lib.State:
+    """The state at the end of the search, with what all re-trainings need."""
+    key = streams.stream_key(self.config.seed, "routes")
+    routes = self.experiment.method.routes(
+        key, self.experiment.sampling_alpha(state.params["policy"]["logits"]))
+    state = state.replace(routes=jnp.asarray(routes, jnp.float32))
+    if not state.anchor:
+      return state
+    return state.replace(anchor=_copy(
+        {"params": state.params["network"], "stats": state.stats}))
 
   def _next_stop(self, phase: types.Phase, offset: int) -> int:
     """Where the host looks next; a function of the phase and offset alone."""
@@ -223,6 +289,8 @@ class Loop:
     began, timed = time.monotonic(), 0
     done = 0
     while done < count and not (parts and watch.reached(step + done)):
+      if self.part is not None:
+        self.part.check()
       size = min(self.config.train.steps_per_dispatch, count - done)
       with self.monitor.input():
         arrays, rows, draws = self.feed.chunk(index, offset + done, size)
@@ -249,45 +317,6 @@ class Loop:
                          mesh_lib.batch_sharding(experiment.mesh),
                          experiment.dataset.augment, experiment.shardings)
 
-  def _check_finite(
-      self, phase: types.Phase, first: int, parts: dict[str, np.ndarray]
-  ) -> None:
-    """Stops on the first loss that is not finite."""
-    bad = {name: values for name, values in parts.items()
-           if "/" in name and name != "loss/total"
-           and not np.isfinite(values).all()}
-    total = parts["loss/total"]
-    if not bad and np.isfinite(total).all():
-      return
-    where = min(int(np.argmin(np.isfinite(v))) for v in
-                (bad or {"total": total}).values())
-    names = [n.split("/")[1] for n, v in bad.items()
-             if not np.isfinite(v[where])] or ["total"]
-    raise NonFiniteLossError(
-        f"The loss of {', '.join(names)} is not finite at step"
-        f" {first + where + 1}, in phase {_title(phase)}. {self._advice()}")
-
-  def _check_state(
-      self, phase: types.Phase, step: int, state: state_lib.State
-  ) -> None:
-    """Stops on parameters that are not finite, before they are kept.
-
-    A gradient can overflow where the loss did not; only the next loss would
-    tell, after the checkpoint.
-    """
-    groups = optim.labels(state.params)
-    found = _finite({"params": state.params, "stats": state.stats})
-    bad = sorted({group for group, good in zip(
-        jax.tree.leaves(groups), jax.tree.leaves(found["params"]), strict=True)
-        if not good})
-    if not all(map(bool, jax.tree.leaves(found["stats"]))):
-      bad.append("batch statistics")
-    if bad:
-      raise NonFiniteLossError(
-          f"The gradient or the parameters of {', '.join(bad)} became not"
-          f" finite at or shortly before step {step}, in phase"
-          f" {_title(phase)}. {self._advice()}")
-
   def _advice(self) -> str:
     return (f"The last good checkpoint is kept in"
             f" {self.workdir / 'checkpoints'}. Lower the learning rate of this"
@@ -300,7 +329,7 @@ class Loop:
     if count > 1 or phase.steps == 1:
       kept = self.step_seconds.setdefault(phase.name, [])
       kept.append(round(seconds, 6))
-      del kept[:-200]
+      del kept[:-_TIMES]
 
   def _log(
       self, log: logs.MetricLog, phase: types.Phase, step: int,
@@ -404,44 +433,19 @@ class Loop:
       self, state: state_lib.State, scores: np.ndarray, phase: types.Phase,
       step: int
   ) -> state_lib.Best:
-    """The best model after an evaluation: a task's own with columns."""
-    best = state.best
-    old = np.asarray(best.scores)
-    if self.experiment.method.columns:
-      wins = scores > old
-    else:
-      wins = np.full(scores.shape, scores.mean() > old.mean())
-    if not wins.any():
-      return best
+    """The best model after an evaluation."""
+    tasks = scores.shape
+    return self.better(state.best, state_lib.Best(
+        state.params["network"], state.stats, jnp.asarray(scores),
+        jnp.full(tasks, phase.candidate, jnp.int32),
+        jnp.full(tasks, step, jnp.int32)))
 
-    def pick(path: Any, kept: jax.Array, new: jax.Array) -> jax.Array:
-      return jnp.array(new) if wins[_column(path)] else kept
-
-    pick_all = jax.tree_util.tree_map_with_path
-    replaced = state_lib.Best(
-        params=pick_all(pick, best.params, state.params["network"]),
-        stats=pick_all(pick, best.stats, state.stats),
-        scores=jnp.asarray(np.where(wins, scores, old)),
-        candidate=jnp.asarray(np.where(wins, phase.candidate, best.candidate),
-                              jnp.int32),
-        step=jnp.asarray(np.where(wins, step, best.step), jnp.int32))
-    return self.experiment.place(replaced)
-
-
-def _column(path: Any) -> int:
-  """Which task a leaf belongs to when every task has its own column."""
-  for part in path:
-    name = str(getattr(part, "key", part))
-    stem, _, number = name.rpartition("_")
-    if stem in ("columns", "heads") and number.isdigit():
-      return int(number)
-  return 0
-
-
-@jax.jit
-def _finite(tree: Any) -> Any:
-  """Whether every number of every leaf is finite."""
-  return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+  def better(
+      self, old: state_lib.Best, new: state_lib.Best
+  ) -> state_lib.Best:
+    """The better of two models, on the devices; see `selection.better`."""
+    found = selection.better(old, new, self.experiment.method.columns)
+    return old if found is old else self.experiment.place(found)
 
 
 def _copy(tree: Any) -> Any:

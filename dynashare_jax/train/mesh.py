@@ -37,6 +37,61 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def candidate_meshes(mesh: Mesh, groups: int) -> list[Mesh]:
+  """Splits the devices into groups, each of which trains a candidate.
+
+  The devices as a mesh with the axes `candidate` and `data`, row by row.
+
+  Args:
+    mesh: of `make_mesh`.
+    groups: how many.
+
+  Returns:
+    A mesh with the axis `data` a group. Each has whole processes, or lies
+    within one.
+
+  Raises:
+    ValueError: the devices cannot be split so.
+  """
+  if not _splits(mesh, groups):
+    counts = [n for n in range(1, mesh.devices.size + 1) if _splits(mesh, n)]
+    raise ValueError(
+      f"{mesh.devices.size} devices in {len(processes(mesh))} processes cannot"
+      f" make {groups} groups of equal size, each of whole processes or within"
+      f" one. Set config.train.candidate_groups to one of {counts}, or to 0:"
+      " as many as fit."
+    )
+  grid = mesh.devices.reshape(groups, -1)  # candidate, data
+  return [make_mesh(list(row)) for row in grid]
+
+
+def most_groups(mesh: Mesh, most: int) -> int:
+  """The largest number of groups that the devices can be split into.
+
+  Args:
+    mesh: of `make_mesh`.
+    most: at most so many, at least 1.
+  """
+  return max(n for n in range(1, most + 1) if _splits(mesh, n))
+
+
+def _splits(mesh: Mesh, groups: int) -> bool:
+  """Whether devices make equal groups that divide no processes but their own.
+
+  A group that has a part of a process must have nothing of another.
+  """
+  if groups < 1 or mesh.devices.size % groups:
+    return False
+  numbers = [d.process_index for d in mesh.devices.flat]
+  size = len(numbers) // groups
+  for first in range(0, len(numbers), size):
+    members = numbers[first : first + size]
+    whole_ones = all(numbers.count(n) == members.count(n) for n in set(members))
+    if len(set(members)) > 1 and not whole_ones:
+      return False
+  return True
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """Sharding of what every device holds whole: state, policy, keys."""
   return NamedSharding(mesh, PartitionSpec())

@@ -26,6 +26,7 @@ from dynashare_jax.ops import routing
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import mesh as mesh_lib
 from dynashare_jax.train import optim
 from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import workdir as workdir_lib
@@ -55,7 +56,9 @@ def finish(
   chosen = int(np.asarray(state.best.candidate)[0])
   route = np.asarray(state.routes[chosen])
   gates = experiment.method.target_rates is not None
-  best = state.best
+  # Process 0 writes alone, so that it must have the whole model.
+  best = (mesh_lib.place_replicated(state.best, experiment.mesh)
+          if experiment.config.train.shard_state else state.best)
   test, validation = (
       loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split),
                          route, gates) for split in ("test", "validation"))

@@ -1,0 +1,80 @@
+"""Stops a run whose numbers are not finite any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynashare_jax.train import optim
+from dynashare_jax.train import state as state_lib
+
+
+class NonFiniteLossError(FloatingPointError):
+  """The loss became NaN or infinite."""
+
+
+def check_losses(
+    title: str, first: int, parts: dict[str, np.ndarray], advice: str
+) -> None:
+  """Stops on the first loss that is not finite.
+
+  Args:
+    title: of the phase.
+    first: global steps that were done before.
+    parts: parts of the loss of every step since, `[steps]` each.
+    advice: what to do, the end of the message.
+
+  Raises:
+    NonFiniteLossError: names tasks and step.
+  """
+  bad = {name: values for name, values in parts.items()
+         if "/" in name and name != "loss/total"
+         and not np.isfinite(values).all()}
+  total = parts["loss/total"]
+  if not bad and np.isfinite(total).all():
+    return
+  where = min(int(np.argmin(np.isfinite(v))) for v in
+              (bad or {"total": total}).values())
+  names = [n.split("/")[1] for n, v in bad.items()
+           if not np.isfinite(v[where])] or ["total"]
+  raise NonFiniteLossError(
+      f"The loss of {', '.join(names)} is not finite at step"
+      f" {first + where + 1}, in phase {title}. {advice}")
+
+
+def check_state(
+    title: str, step: int, state: state_lib.State, advice: str
+) -> None:
+  """Stops on parameters that are not finite, before they are kept.
+
+  A gradient can overflow where the loss did not; only the next loss would
+  tell, after the checkpoint.
+
+  Args:
+    title: of the phase.
+    step: global steps that are done.
+    state: after them.
+    advice: what to do, the end of the message.
+
+  Raises:
+    NonFiniteLossError: names the groups of parameters.
+  """
+  groups = optim.labels(state.params)
+  found = _finite({"params": state.params, "stats": state.stats})
+  bad = sorted({group for group, good in zip(
+      jax.tree.leaves(groups), jax.tree.leaves(found["params"]), strict=True)
+      if not good})
+  if not all(map(bool, jax.tree.leaves(found["stats"]))):
+    bad.append("batch statistics")
+  if bad:
+    raise NonFiniteLossError(
+        f"The gradient or the parameters of {', '.join(bad)} became not"
+        f" finite at or shortly before step {step}, in phase {title}. {advice}")
+
+
+@jax.jit
+def _finite(tree: Any) -> Any:
+  """Whether every number of every leaf is finite."""
+  return jax.tree.map(lambda leaf: jax.numpy.isfinite(leaf).all(), tree)

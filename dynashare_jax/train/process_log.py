@@ -1,0 +1,199 @@
+"""The log file of every process of a run."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+import contextlib
+import logging
+import os
+import pathlib
+import socket
+import sys
+import threading
+import types
+from typing import Any, TextIO
+import warnings
+
+from absl import logging as absl_logging
+
+_PACKAGE = str(pathlib.Path(__file__).resolve().parents[1]) + os.sep
+_HELD = 1000  # lines kept until there is a work directory
+
+
+class ProcessLog:
+  """The log of a process: `<workdir>/logs/process-<number>.log`.
+
+  Holds what this package says from level INFO on, what anything else warns of
+  (Python's warnings too), and the error that ends the run, with time, process
+  and phase. The terminal stays as it is. Starts of a run follow each other in
+  one file. It is opened when the work directory is there, which it never
+  makes; what is said before is kept until then. A file that cannot be written
+  is left alone: the run goes on. Use it as a context manager.
+  """
+
+  def __init__(
+      self, workdir: str | os.PathLike[str], process: int, told: str = ""
+  ) -> None:
+    """Prepares.
+
+    Args:
+      workdir: folder of the run.
+      process: number of this process.
+      told: the first line, what was found of processes and devices.
+    """
+    folder = pathlib.Path(workdir).expanduser().absolute()
+    self.path = folder / "logs" / f"process-{process}.log"
+    self._told = told
+    self._handler = _Handler(folder, self.path, process)
+
+  def __enter__(self) -> ProcessLog:
+    _attach(self._handler)
+    self._add(logging.INFO, f"start: {self._told}")
+    self._add(logging.INFO, f"pid {os.getpid()} on {socket.gethostname()}:"
+              f" {' '.join(sys.argv)}")
+    return self
+
+  def __exit__(
+      self, kind: type[BaseException] | None, error: BaseException | None,
+      trace: types.TracebackType | None
+  ) -> None:
+    if kind is None:
+      self._add(logging.INFO, "end")
+    else:
+      self._add(logging.ERROR, f"ended by {kind.__name__}",
+                (kind, error, trace))
+    _detach(self._handler)
+    self._handler.close()
+
+  def _add(self, level: int, text: str, error: Any = None) -> None:
+    """Writes a line to the file alone."""
+    self._handler.handle(_record(level, text, error))
+
+
+class _Handler(logging.Handler):
+  """Writes lines to the file of a process, once it can be there."""
+
+  def __init__(
+      self, workdir: pathlib.Path, path: pathlib.Path, process: int
+  ) -> None:
+    super().__init__(logging.INFO)
+    self._workdir = workdir
+    self._path = path
+    self._held: collections.deque[str] = collections.deque(maxlen=_HELD)
+    self._file: TextIO | None = None
+    self.setFormatter(logging.Formatter(
+        f"%(asctime)s %(levelname)s process {process}%(phase)s %(message)s"))
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    """Leaves out what other packages tell without warning."""
+    ours = os.path.abspath(record.pathname).startswith(_PACKAGE)
+    return ours or record.levelno >= logging.WARNING
+
+  def emit(self, record: logging.LogRecord) -> None:
+    """Adds a line; it is on its way to the disk when this returns."""
+    title = _phase_of(record.thread)
+    record.phase = f" [{title}]" if title else ""
+    try:
+      self._held.append(self.format(record) + "\n")
+      if self._file is None and self._workdir.is_dir():
+        self._path.parent.mkdir(exist_ok=True)
+        self._file = open(  # noqa: SIM115  # stays open between lines
+            self._path, "a", encoding="utf-8")
+      if self._file is not None:
+        self._file.write("".join(self._held))
+        self._held.clear()
+        self._file.flush()
+    except Exception:  # A full disk, say; the terminal has the line.
+      self._held.clear()
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._file is not None:
+      with contextlib.suppress(OSError):
+        self._file.close()
+    super().close()
+
+
+def _record(level: int, text: str, error: Any = None) -> logging.LogRecord:
+  return logging.LogRecord(
+      "dynashare_jax", level, __file__, 0, text, None, error)
+
+
+_titles: dict[int | None, str] = {None: ""}  # by thread; None: the latest
+_changing = threading.Lock()
+_attached: list[logging.Handler] = []
+# How things were before the first was attached.
+_levels: list[tuple[Any, int]] = []  # of the terminal's handlers and of absl
+_lent: list[logging.Handler] = []
+_shows: list[Callable[..., None]] = []
+
+
+def _attach(handler: logging.Handler) -> None:
+  """Lets INFO through to a handler, and to no other that had none."""
+  root, absl = logging.root, absl_logging.get_absl_logger()
+  with _changing:
+    if not _attached:
+      _titles.clear()
+      _titles[None] = ""
+      level = absl.getEffectiveLevel()
+      if not root.handlers and logging.lastResort is not None:
+        _lent.append(logging.lastResort)  # Python's own where there is none.
+        root.addHandler(logging.lastResort)
+      for shown in root.handlers:
+        _levels.append((shown, shown.level))
+        shown.setLevel(max(shown.level, level))
+      _levels.append((absl, absl.level))
+      absl.setLevel(min(level, logging.INFO))
+      _shows.append(warnings.showwarning)
+      warnings.showwarning = _warned
+    _attached.append(handler)
+    root.addHandler(handler)
+
+
+def _detach(handler: logging.Handler) -> None:
+  """Undoes `_attach`; with the last one everything is as it was."""
+  with _changing:
+    logging.root.removeHandler(handler)
+    _attached.remove(handler)
+    if _attached:
+      return
+    for target, level in _levels:
+      target.setLevel(level)
+    for lent in _lent:
+      logging.root.removeHandler(lent)
+    if warnings.showwarning is _warned:
+      warnings.showwarning = _shows[0]
+    for kept in (_levels, _lent, _shows):
+      kept.clear()
+
+
+def _warned(
+    message: Warning | str, category: type[Warning], filename: str,
+    lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
+  """Stands in for `warnings.showwarning`, which still shows it."""
+  for handler in tuple(_attached):
+    handler.handle(_record(
+        logging.WARNING,
+        f"{category.__name__}: {message} ({filename}:{lineno})"))
+  for show in tuple(_shows):
+    show(message, category, filename, lineno, file, line)
+
+
+def set_phase(title: str) -> None:
+  """Tells which phase this thread is in, for the lines of the log.
+
+  Args:
+    title: of the phase, empty after the last; threads that told none have the
+      latest of any.
+  """
+  _titles[None] = title
+  if title:
+    _titles[threading.get_ident()] = title
+  else:
+    _titles.pop(threading.get_ident(), None)
+
+
+def _phase_of(thread: int | None) -> str:
+  return _titles.get(thread, _titles[None])
