@@ -94,6 +94,7 @@ class DatasetSpec:
       causal: what they say of a step depends on no later one.
     channels: columns of a series that belong together, such as the values of
       one measurement; empty if unknown.
+    private: whether values of inputs must not be told, not even their range.
   """
 
   name: str
@@ -106,6 +107,7 @@ class DatasetSpec:
   crop: tuple[int, int] | None = None
   lengths: bool = False
   channels: tuple[tuple[int, ...], ...] = ()
+  private: bool = False
 
 
 class Batch(NamedTuple):

@@ -248,7 +248,8 @@ class SkipTrunk(nn.Module):
       noise = jnp.stack([decisions.noise[:, group[0], block]
                          for group in step.groups[: step.running]])
       # One draw for all steps of a series.
-      noise = noise.reshape(noise.shape + (1,) * (score.ndim - 2))
+      noise = jnp.broadcast_to(
+          noise.reshape(noise.shape + (1,) * (score.ndim - 2)), score.shape)
     return gumbel.hard_gate(score, noise, decisions.temperature)
 
 
