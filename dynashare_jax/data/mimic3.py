@@ -164,7 +164,8 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
       name="mimic3", tasks=_specs(config, switches), input_kind="series",
       input_shape=(_hours(config), len(columns.COLUMNS)), sizes=_SIZES,
       notes=_switch_notes(switches), lengths=not switches["time"],
-      channels=columns.groups())
+      channels=columns.groups(),
+      private=True)
 
 
 def _read_switches(compat: ConfigDict) -> dict[str, bool]:
