@@ -28,18 +28,18 @@ def get_config() -> ml_collections.ConfigDict:
   model.width_factor = 1.0  # multiplies all widths
   model.strides = (1, 2, 1, 1)
   model.dilations = (1, 1, 2, 4)
-  model.stem = "deeplab"  # or small, series
-  model.width = 128  # mlp: of the residual vector
-  model.hidden = 256  # mlp: inside a block
+  model.stem = "deeplab"  # or small, series, hourly
+  model.width = 128  # mlp, tcn, channel_lstm: of the residual vector
+  model.hidden = 256  # mlp: inside a block; channel_lstm: a channel's state
   model.embedding = 8  # mlp: of a categorical column
-  model.dropout = 0.1  # mlp
+  model.dropout = 0.1  # mlp, tcn, channel_lstm, temporal heads
   # Subtracted from and then divided into RGB pictures in 0 .. 1.
   model.mean = (0.0, 0.0, 0.0)
   model.std = (1.0, 1.0, 1.0)
   model.weights = ""  # file to start from, see docs/weights.md
   model.weights_family = "auto"  # or torchvision, timm, adashare, dynashare
-  model.head = "linear"  # or aspp
-  model.head_width = 1024  # of an aspp head
+  model.head = "linear"  # or aspp; temporal: of series with lengths
+  model.head_width = 1024  # of an aspp or temporal head
 
   config.policy = policy = ml_collections.ConfigDict()
   policy.use = True  # dynashare only: False leaves instance gates alone

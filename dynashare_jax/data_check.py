@@ -35,6 +35,7 @@ class Split:
     checked: how many examples were read.
     unreadable: what was wrong with those that could not be read.
     wrong: labels that a task cannot have.
+    private: whether nothing is told of the inputs' values.
   """
 
   name: str
@@ -46,6 +47,7 @@ class Split:
   checked: int = 0
   unreadable: list[str] = dataclasses.field(default_factory=list)
   wrong: list[str] = dataclasses.field(default_factory=list)
+  private: bool = False
 
   def add(
       self, batch: types.Batch, names: Sequence[str],
@@ -53,7 +55,11 @@ class Split:
   ) -> None:
     """Adds examples with a leading axis."""
     self.checked += len(names)
-    self.inputs.add(statistics.numbers_of(batch.inputs))
+    numbers = statistics.numbers_of(batch.inputs)
+    if self.private:
+      self.inputs.odd += int((~np.isfinite(numbers)).sum())
+    else:
+      self.inputs.add(numbers)
     for task in tasks:
       self.tasks[task.name].add(np.asarray(batch.targets[task.name]),
                                 np.asarray(batch.valid[task.name]))
@@ -123,7 +129,8 @@ def check(
   splits, pictures = {}, []
   for name, size in spec.sizes.items():
     split = Split(name, size, statistics.Numbers(),
-                  {t.name: statistics.Labels(t) for t in spec.tasks})
+                  {t.name: statistics.Labels(t) for t in spec.tasks},
+                  private=spec.private)
     chosen = _spread(size, most)
     tell = lambda done: progress and progress(name, done, len(chosen))  # noqa: B023
     if spec.input_kind == "image":

@@ -210,15 +210,24 @@ def _cell(
 def _read_arrays(
   model: infer.Artefact, source: pathlib.Path
 ) -> dict[str, np.ndarray]:
-  """A `.npy` file as the model's only array."""
-  (name,) = model.manifest["inputs"]["arrays"]
+  """A `.npy` file as the model's only array, or a `.npz` file with all."""
+  names = tuple(model.manifest["inputs"]["arrays"])
+  ending = ".npy" if len(names) == 1 else ".npz"
   try:
-    array = np.load(source, allow_pickle=False)
-  except (OSError, ValueError) as error:
-    raise ValueError(f"{source} is no .npy file: {error}.") from error
-  if not np.size(array) or not np.ndim(array):
-    raise ValueError(f"{source} holds no example; its shape is {array.shape}.")
-  return {name: array}
+    found = np.load(source, allow_pickle=False)
+    if ending == ".npz":
+      found = {name: found[name] for name in names}
+  except (OSError, ValueError, KeyError, IndexError) as error:
+    listed = "" if len(names) == 1 else f" with {' and '.join(names)}"
+    raise ValueError(
+      f"{source} is no {ending} file{listed}: {error}.") from error
+  arrays = {names[0]: found} if ending == ".npy" else found
+  for name, array in arrays.items():
+    if not np.size(array) or not np.ndim(array):
+      of = "its shape" if len(names) == 1 else f"the shape of {name}"
+      raise ValueError(
+        f"{source} holds no example; {of} is {array.shape}.")
+  return arrays
 
 
 def _predict(
@@ -292,7 +301,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument(
     "--input", required=True,
     help="an image or a folder of images; for a table a CSV file with a header"
-    " (codes for categorical columns); for a series a .npy file",
+    " (codes for categorical columns); for a series a .npy file, with"
+    " lengths a .npz file",
   )  # fmt: skip
   parser.add_argument(
     "--output", default="predictions", help="folder (default: %(default)s)"

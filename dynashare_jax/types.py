@@ -29,11 +29,13 @@ class TaskSpec:
     classes: names of the classes, where they have some.
     unit: unit of a regression target, for tables and figures.
     positive_weight: factor on the positive examples of a binary task's loss.
-    class_weights: factor on the loss of every class of a segmentation; empty
-      weighs all the same.
+    class_weights: factor on the loss of every class of a segmentation or a
+      multiclass task; empty weighs all the same.
     inverse: whether a depth task's values grow with nearness (disparity).
     metrics: how a dense task is scored: `pooled` over all pixels, or as the
       `authors` do (see `objectives.kinds`).
+    hourly: whether every step of a series has a label and a prediction.
+    until: of a series, how many first steps a prediction may read; 0: all.
   """
 
   name: str
@@ -46,6 +48,8 @@ class TaskSpec:
   class_weights: tuple[float, ...] = ()
   inverse: bool = False
   metrics: str = "pooled"
+  hourly: bool = False
+  until: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,12 @@ class DatasetSpec:
     notes: what the data set found worth telling, one line each.
     crop: height and width of a training example where augmentation cuts it out
       of the whole picture; None where all examples have `input_shape`.
+    lengths: whether inputs are a dict of `series` float32 `[B, time, C]` and
+      `length` int32 `[B]`. Steps from a length on are padding, and networks are
+      causal: what they say of a step depends on no later one.
+    channels: columns of a series that belong together, such as the values of
+      one measurement; empty if unknown.
+    private: whether values of inputs must not be told, not even their range.
   """
 
   name: str
@@ -95,6 +105,9 @@ class DatasetSpec:
   table: TableSpec | None = None
   notes: tuple[str, ...] = ()
   crop: tuple[int, int] | None = None
+  lengths: bool = False
+  channels: tuple[tuple[int, ...], ...] = ()
+  private: bool = False
 
 
 class Batch(NamedTuple):
@@ -148,11 +161,14 @@ class Metric:
     name: for example `miou`.
     higher_is_better: its direction (l_j of Eq. 7).
     unit: `%`, `deg`, `m` or empty. Percentages are stored as 0 to 100.
+    in_delta: whether it counts in Eq. 7. Where a task has several numbers that
+      do not compare, such as a kappa and an AUC, one of them does.
   """
 
   name: str
   higher_is_better: bool
   unit: str = ""
+  in_delta: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,6 +139,14 @@ def digests(inputs: types.PyTree) -> Iterator[bytes]:
 
 
 def numbers_of(inputs: types.PyTree) -> np.ndarray:
-  """Inputs as numbers `[..., C]`; of a table the numeric columns."""
-  array = inputs["numeric"] if isinstance(inputs, Mapping) else inputs
-  return np.asarray(array)
+  """Inputs as numbers `[..., C]`; of a table the numeric columns.
+
+  Of series with lengths the steps before their end, `[steps, C]`.
+  """
+  if not isinstance(inputs, Mapping):
+    return np.asarray(inputs)
+  if "length" not in inputs:
+    return np.asarray(inputs["numeric"])
+  series = np.asarray(inputs["series"])
+  steps = np.arange(series.shape[1])[None]
+  return series[steps < np.asarray(inputs["length"])[:, None]]

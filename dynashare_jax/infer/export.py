@@ -143,7 +143,8 @@ class Model:
       None if budget is None else np.asarray(budget.thresholds, np.float32),
       trained.experiment.target_rate if budget is None else budget.target_rate,
     )
-    inputs = arrays if spec.table is not None else arrays[spec.input_kind]
+    named = spec.table is not None or spec.lengths
+    inputs = arrays if named else arrays[spec.input_kind]
     variables = traverse_util.unflatten_dict(dict(weights), sep="/")
     logits, signals = run(variables, inputs)
     predictions = {}
@@ -358,7 +359,7 @@ def _lower_prepare(model: Model, program: Program) -> jax_export.Exported:
 def _arguments(model: Model, least: int, batch: Any = 0) -> dict[str, Any]:
   """Shapes of the inputs; batch 0 is symbolic, of at least some examples."""
   spec, sample = model.spec, model.trained.experiment.sample_inputs()
-  arrays = sample if spec.table is not None else {spec.input_kind: sample}
+  arrays = sample if isinstance(sample, dict) else {spec.input_kind: sample}
   if not batch:
     batch = jax_export.symbolic_shape(
       "batch", constraints=[f"batch >= {least}"])[0]  # fmt: skip

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dynashare_jax.models import norm
+from dynashare_jax.models import series
 
 GATE_INITS = ("half", "open", "spread")
 
@@ -24,9 +25,12 @@ class Gate(nn.Module):
     told: whether the hidden layer also reads the target rate, so that one
       network can serve many rates.
 
+  Of a series with padding a gate scores every step by the mean of the steps up
+  to it, so that a decision never depends on what comes later.
+
   Source: DynaShare section 3.2; Veit and Belongie 2018.
   Differs: pools over the whole map; the authors' code pools over its left
-    square only. A told target rate is ours.
+    square only. A told target rate is ours, and so are causal gates.
   """
 
   hidden: int = 16
@@ -37,9 +41,11 @@ class Gate(nn.Module):
   @nn.compact
   def __call__(
       self, x: jax.Array, updates: jax.Array, use_running: bool,
-      target: jax.Array | None = None
+      target: jax.Array | None = None, mask: jax.Array | None = None
   ) -> jax.Array:
     """Returns the score `[G, B]`, positive where the block should run.
+
+    With a mask it is `[G, B, time]`.
 
     Args:
       x: the block's input `[G, B, ..., C]`.
@@ -47,21 +53,27 @@ class Gate(nn.Module):
       use_running: see `GroupedBatchNorm`.
       target: the rate wanted, in (0, 1], a scalar; None is 1. Unread unless
         `told`.
+      mask: bool `[B, time]`, the steps of a series that count; None scores the
+        whole.
     """
     if self.start not in GATE_INITS:
       raise ValueError(
           f"gates.init is {self.start!r}; it must be one of {GATE_INITS}."
       )
-    pooled = x.mean(tuple(range(2, x.ndim - 1))) if x.ndim > 3 else x
+    pooled = x
+    if mask is not None:
+      pooled = series.running_mean(x).astype(self.dtype)
+    elif x.ndim > 3:
+      pooled = x.mean(tuple(range(2, x.ndim - 1)))
     h = nn.Dense(self.hidden, dtype=self.dtype, name="reduce")(pooled)
     h = norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(
-        h, updates, use_running
+        h, updates, use_running, mask
     )
     if self.told:
       rate = jnp.ones((1,)) if target is None else jnp.reshape(target, (1,))
       shift = nn.Dense(self.hidden, dtype=self.dtype, use_bias=False,
                        name="rate")(rate.astype(self.dtype) - 0.5)
-      h = h + shift[None, None]
+      h = h + shift.reshape((1,) * (h.ndim - 1) + (-1,))
     is_open = self.start == "open"
     spread = {"half": 0.01, "open": 0.001, "spread": 0.5}[self.start]
     out = nn.Dense(

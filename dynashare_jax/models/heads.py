@@ -8,9 +8,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynashare_jax import types
 from dynashare_jax.models import norm
+from dynashare_jax.models import series
 
-HEADS = ("linear", "aspp")
+HEADS = ("linear", "aspp")  # of `build`
+TEMPORAL = "temporal"  # of series with lengths
 
 
 class LinearHead(nn.Module):
@@ -104,18 +107,133 @@ class AsppHead(nn.Module):
     return total
 
 
+class TemporalHead(nn.Module):
+  """Predictions of a causal network on series of different lengths.
+
+  A prediction of step t reads features of the steps up to t. A prediction of
+  the whole reads their mean and the last ones, padding left out.
+
+  Attributes:
+    outputs: numbers of a prediction.
+    hourly: whether every step has a prediction.
+    until: how many first steps a prediction of the whole reads; 0: all.
+    hidden: channels of a 3-wide causal convolution before the last layer; 0
+      leaves it away.
+    dropout: after it, in training.
+    dtype: compute type; the last layer computes in float32.
+  """
+
+  outputs: int
+  hourly: bool
+  until: int = 0
+  hidden: int = 0
+  dropout: float = 0.0
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, train: bool, steps: series.Steps
+  ) -> jax.Array:
+    """`[B, size, C]` to `[B, total, outputs]`, or `[B, outputs]`."""
+    if self.hidden:
+      x = nn.relu(nn.Conv(self.hidden, (3,), padding=((2, 0),),
+                          dtype=self.dtype, name="hidden")(x))
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = x.astype(jnp.float32)
+    last = nn.Dense(self.outputs, dtype=jnp.float32, name="linear")
+    if self.hourly:
+      return series.at_every_step(last(x), steps)
+    size = x.shape[1]
+    mask = steps.mask(size)
+    if self.until:
+      mask &= (jnp.arange(size) * steps.stride(size) < self.until)[None]
+    return last(jnp.concatenate(
+        [series.mean_of(x, mask), series.last_of(x, mask)], -1))
+
+
+class FlatHead(nn.Module):
+  """The authors' head of a series: dilated branches, then one dense layer.
+
+  Every prediction reads every step, later ones and padding too.
+
+  Attributes:
+    outputs: numbers of a prediction.
+    steps: of the series, where each has a prediction; else 0.
+    width: channels of the hidden layers.
+    dtype: compute type; the last layers compute in float32.
+
+  Source: reference semantics, section 1.4.
+  Differs: the authors' last layer is in no optimiser; it trains here.
+  """
+
+  outputs: int
+  steps: int
+  width: int
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """`[B, size, C]` to `[B, steps, outputs]`, or `[B, outputs]`."""
+    x = AsppHead(self.outputs, self.width, dtype=self.dtype, name="aspp")(
+        x, train)
+    count = self.outputs * max(self.steps, 1)
+    flat = nn.Dense(count, dtype=jnp.float32, name="linear")(
+        x.reshape(x.shape[0], -1))
+    return flat.reshape((-1, self.steps, self.outputs)) if self.steps else flat
+
+
 def build(
     kind: str, outputs: int, dense: bool, width: int, dtype: norm.Dtype,
     name: str | None
 ) -> nn.Module:
-  """Makes a task's head; `aspp` is for dense predictions, others get `linear`.
+  """Makes a head of pictures or vectors.
+
+  `aspp` is for dense predictions, others get `linear`.
 
   Raises:
     ValueError: an unknown kind.
   """
   if kind not in HEADS:
-    raise ValueError(
-        f"config.model.head is {kind!r}; it must be one of {HEADS}.")
+    raise ValueError(f"config.model.head is {kind!r}; it must be one of"
+                     f" {HEADS}, or {TEMPORAL!r} for series with lengths.")
   if kind == "aspp" and dense:
     return AsppHead(outputs, width=width, dtype=dtype, name=name)
   return LinearHead(outputs, dense, name=name)
+
+
+def of_task(
+    config: Any, spec: types.DatasetSpec, task: types.TaskSpec, outputs: int,
+    dense: bool, dtype: norm.Dtype
+) -> nn.Module:
+  """Makes a task's head.
+
+  Series with lengths get a `TemporalHead` (of `linear`, one without a hidden
+  layer); other series with `aspp` get a `FlatHead`.
+
+  Args:
+    config: `config.model`.
+    spec: of the data set.
+    task: whose head it is.
+    outputs: numbers of a prediction.
+    dense: whether every pixel has a prediction.
+    dtype: compute type.
+
+  Raises:
+    ValueError: an unknown kind, or one that does not fit the data.
+  """
+  kind, width = config.head, config.head_width
+  if spec.lengths and kind in (TEMPORAL, "linear"):
+    return TemporalHead(outputs, task.hourly, task.until,
+                        width if kind == TEMPORAL else 0, config.dropout, dtype)
+  if spec.lengths:
+    raise ValueError(
+        f"config.model.head is {kind!r}; for series of different lengths it"
+        f" must be {TEMPORAL!r} or 'linear'.")
+  if kind == "aspp" and spec.input_kind == "series":
+    steps = spec.input_shape[0] if task.hourly else 0
+    return FlatHead(outputs, steps, width, dtype)
+  if task.hourly:
+    raise ValueError(
+        f"config.model.head={kind!r} cannot predict every step of a series"
+        f" without lengths, as {task.name} needs; use 'aspp'.")
+  return build(kind, outputs, dense, width, dtype, None)

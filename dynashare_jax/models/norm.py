@@ -16,7 +16,7 @@ NORMS = ("batch", "group")
 
 
 def layer(kind: str, dtype: Dtype, name: str) -> nn.Module:
-  """A normalisation layer called with `(x, updates, use_running)`.
+  """A normalisation layer called with `(x, updates, use_running, mask)`.
 
   Args:
     kind: `batch` (`GroupedBatchNorm`) or `group` (`ExampleNorm`).
@@ -50,14 +50,21 @@ class ExampleNorm(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, updates: jax.Array, use_running: bool
+      self, x: jax.Array, updates: jax.Array, use_running: bool,
+      mask: jax.Array | None = None
   ) -> jax.Array:
-    """Normalises `[G, B, ..., C]`; there are no running statistics."""
+    """Normalises `[G, B, ..., C]`; there are no running statistics.
+
+    With a mask (of a causal network) every step is normalised by itself, over
+    all its channels: a group of channels would be too few numbers.
+    """
     del updates, use_running
+    groups, first = math.gcd(self.channel_groups, x.shape[-1]), 2
+    if mask is not None:
+      groups, first = 1, x.ndim - 1
     norm = nn.GroupNorm(
-        num_groups=math.gcd(self.channel_groups, x.shape[-1]),
-        epsilon=self.epsilon, dtype=self.dtype, name="groups",
-        reduction_axes=tuple(range(2, x.ndim)))
+        num_groups=groups, epsilon=self.epsilon, dtype=self.dtype,
+        name="groups", reduction_axes=tuple(range(first, x.ndim)))
     return norm(x)
 
 
@@ -84,7 +91,8 @@ class GroupedBatchNorm(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, updates: jax.Array, use_running: bool
+      self, x: jax.Array, updates: jax.Array, use_running: bool,
+      mask: jax.Array | None = None
   ) -> jax.Array:
     """Normalises.
 
@@ -93,6 +101,8 @@ class GroupedBatchNorm(nn.Module):
       updates: `[G]`, how many updates of the running average each group stands
         for, fractions too; 0 leaves a group out.
       use_running: normalise by the running average (at test).
+      mask: bool `[B, ...]` without C, False for what does not count in the
+        statistics; None counts all.
     """
     channels = x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (channels,))
@@ -107,15 +117,9 @@ class GroupedBatchNorm(nn.Module):
           self.dtype
       )
     wide = x.astype(jnp.float32)
-    axes = tuple(range(1, x.ndim - 1))
-    mean = wide.mean(axes)
-    if len(axes) == 1:
-      # Examples alone differ little, beside their mean: a gate's input.
-      var = jnp.square(wide - mean[:, None]).mean(axes)
-    else:
-      var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0.0)
+    mean, var, count = _statistics(wide, mask)
     if not self.is_initializing():
-      self._update(mean, var, updates, x.size // (x.shape[0] * channels))
+      self._update(mean, var, updates, count)
     factor = jax.lax.rsqrt(var + self.epsilon) * scale[None]
     offset = bias[None] - mean * factor
     grouped = (x.shape[0],) + (1,) * (x.ndim - 2) + (channels,)
@@ -124,7 +128,8 @@ class GroupedBatchNorm(nn.Module):
     ).astype(self.dtype)
 
   def _update(
-      self, mean: jax.Array, var: jax.Array, updates: jax.Array, count: int
+      self, mean: jax.Array, var: jax.Array, updates: jax.Array,
+      count: jax.Array | int
   ) -> None:
     """Moves the running average by the groups' mean statistics."""
     if not self.is_mutable_collection("batch_stats"):
@@ -133,10 +138,30 @@ class GroupedBatchNorm(nn.Module):
     total = updates.sum()
     share = (updates / jnp.maximum(total, 1e-9))[:, None]
     keep = jnp.power(self.momentum, total)
-    unbiased = var * (count / max(count - 1, 1))
+    unbiased = var * (count / jnp.maximum(count - 1, 1))
     old_mean: jax.Array = self.get_variable("batch_stats", "mean")
     old_var: jax.Array = self.get_variable("batch_stats", "var")
     new_mean = keep * old_mean + (1 - keep) * (share * mean).sum(0)
     new_var = keep * old_var + (1 - keep) * (share * unbiased).sum(0)
     self.put_variable("batch_stats", "mean", new_mean)
     self.put_variable("batch_stats", "var", new_var)
+
+
+def _statistics(
+    x: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array | int]:
+  """Mean and variance `[G, C]` of every group, and how many values each has."""
+  axes = tuple(range(1, x.ndim - 1))
+  if mask is None:
+    mean = x.mean(axes)
+    count: jax.Array | int = x.size // (x.shape[0] * x.shape[-1])
+    # Examples alone differ little, beside their mean: a gate's input.
+    var = (jnp.square(x - mean[:, None]).mean(axes) if len(axes) == 1 else
+           jnp.maximum((x * x).mean(axes) - mean * mean, 0.0))
+    return mean, var, count
+  counts = mask[None, ..., None]
+  count = jnp.maximum(mask.sum(), 1)
+  mean = jnp.where(counts, x, 0).sum(axes) / count
+  centre = mean.reshape(mean.shape[:1] + (1,) * len(axes) + mean.shape[1:])
+  var = jnp.where(counts, jnp.square(x - centre), 0).sum(axes) / count
+  return mean, var, count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from dynashare_jax.models import backbones
 from dynashare_jax.models import gates
 from dynashare_jax.models import norm
+from dynashare_jax.models import series
 from dynashare_jax.ops import compaction
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
@@ -121,10 +123,12 @@ class SkipTrunk(nn.Module):
       raise ValueError(
           f"The routing has {len(plan)} blocks and {len(decisions.kinds[0])}"
           f" tasks; the trunk has {len(self.gated)} and {self.tasks}.")
-    x = self.backbone.stem(inputs, backbones.Pass(train, jnp.ones((1,))))
+    steps = series.steps_of(inputs)
+    x = self.backbone.stem(
+        inputs, backbones.Pass(train, jnp.ones((1,)), steps))
     collected: list[_BlockSignals] = []
     for block, step in enumerate(plan):
-      x, signals = self._block(block, step, x, decisions, train)
+      x, signals = self._block(block, step, x, decisions, train, steps)
       collected.append(signals)
     x = self.backbone.final(x)
     last = plan[-1].groups
@@ -135,7 +139,7 @@ class SkipTrunk(nn.Module):
 
   def _block(
       self, block: int, step: routing.Step, x: jax.Array,
-      decisions: Decisions, train: bool
+      decisions: Decisions, train: bool, steps: series.Steps | None
   ) -> tuple[jax.Array, _BlockSignals]:
     """One block for all groups: `[G, B, ...]` to `[G', B, ...]`."""
     batch = x.shape[1]
@@ -149,7 +153,7 @@ class SkipTrunk(nn.Module):
     parents, place = _distinct(step.parents)
     x = _pick(x, parents)
     below = self.backbone.shortcut(
-        block, x, backbones.Pass(train, _total(updates, place)))
+        block, x, backbones.Pass(train, _total(updates, place), steps))
     residual = _pick(below, place)
     if not step.running:
       return residual, signals
@@ -161,25 +165,36 @@ class SkipTrunk(nn.Module):
     asked = decisions.gated and any(k != routing.RUN for k in step.kinds)
     # Computed also when gates do not decide, so that init creates it.
     if self.gates[block] is not None and (asked or self.is_initializing()):
-      score = self.gates[block](head, moves, not train, decisions.target)
+      mask = None if steps is None else steps.mask(head.shape[2])
+      score = self.gates[block](
+          head, moves, not train, decisions.target, mask)
       if asked:
-        score = _pick(score, place)
+        score = _at_steps(_pick(score, place), below)
         gate = self._gate(block, step, score, decisions)
-        signals = signals.with_gate(step, score, gate)
-        weight = gate if weight is None else weight * gate
+        mean = functools.partial(_over_steps, steps=steps)
+        signals = signals.with_gate(step, mean(score), mean(gate))
+        if weight is not None:
+          gate = gate * weight.reshape(weight.shape + (1,) * (gate.ndim - 2))
+        weight = gate
     signals = signals.with_executed(
-        step, jnp.ones((step.running, batch)) if weight is None else weight)
+        step, jnp.ones((step.running, batch)) if weight is None
+        else _over_steps(weight, steps))
     here = residual[: step.running]
+    wide = None if weight is None else weight.reshape(
+        weight.shape + (1,) * (here.ndim - weight.ndim))
     if (weight is not None and decisions.compaction is not None
         and decisions.discrete and not train):
-      done = self._compacted(block, _pick(head, place), here, weight,
-                             decisions.compaction)
+      rows = weight if weight.ndim == 2 else weight.max(-1)
+      done = self._compacted(block, _pick(head, place), here, rows,
+                             decisions.compaction, steps)
+      if wide is not None and weight.ndim > 2:
+        done = jnp.where(wide > 0, done, here)
     else:
-      z = self.backbone.branch(block, head, backbones.Pass(train, moves))
+      z = self.backbone.branch(
+          block, head, backbones.Pass(train, moves, steps))
       done = _pick(self.backbone.merge(_pick(below, parents), z), place)
-      if weight is not None:
+      if wide is not None:
         # In float32, so that decisions get gradients summed in float32.
-        wide = weight.reshape(weight.shape + (1,) * (done.ndim - 2))
         done = (wide * done + (1 - wide) * here).astype(done.dtype)
     if step.running < len(step.groups):
       done = jnp.concatenate([done, residual[step.running:]])
@@ -187,19 +202,20 @@ class SkipTrunk(nn.Module):
 
   def _compacted(
       self, block: int, x: jax.Array, residual: jax.Array, weight: jax.Array,
-      how: compaction.Compaction
+      how: compaction.Compaction, steps: series.Steps | None
   ) -> jax.Array:
     """The block for those (group, example) rows alone that execute it.
 
     Rows of all groups are compacted together: at test a row does not depend on
-    the others.
+    the others. Of a series a row is executed whole if any step needs it.
     """
     backbone, variables = self.backbone.unbind()
 
     def executed(rows: jax.Array, rest: jax.Array) -> jax.Array:
       z = backbone.apply(
           variables, block, rows[None],
-          backbones.Pass(False, jnp.ones((1,))), method="branch")
+          # At test nothing depends on the lengths, but on there being some.
+          backbones.Pass(False, jnp.ones((1,)), steps), method="branch")
       done: Any = backbone.apply(variables, rest, z[0], method="merge")
       return done
 
@@ -224,13 +240,16 @@ class SkipTrunk(nn.Module):
       self, block: int, step: routing.Step, score: jax.Array,
       decisions: Decisions
   ) -> jax.Array:
-    """`[running, B]` decisions from scores of the same shape."""
+    """`[running, B]` or `[running, B, time]` decisions, as the scores."""
     if decisions.threshold is not None:
       score = score - decisions.threshold[block]
     noise = None
     if decisions.noise is not None:
       noise = jnp.stack([decisions.noise[:, group[0], block]
                          for group in step.groups[: step.running]])
+      # One draw for all steps of a series.
+      noise = jnp.broadcast_to(
+          noise.reshape(noise.shape + (1,) * (score.ndim - 2)), score.shape)
     return gumbel.hard_gate(score, noise, decisions.temperature)
 
 
@@ -258,7 +277,7 @@ class ColumnTrunk(nn.Module):
     one = jnp.ones((1,))
     features = []
     for column in self.columns:
-      pass_ = backbones.Pass(train, one)
+      pass_ = backbones.Pass(train, one, series.steps_of(inputs))
       x = column.stem(inputs, pass_)
       for block in range(column.num_blocks):
         residual = column.shortcut(block, x, pass_)
@@ -288,7 +307,9 @@ class Network(nn.Module):
   ) -> tuple[dict[str, jax.Array], Signals]:
     """Inputs to every task's logits (float32) and the trunk's signals."""
     features, signals = self.trunk(inputs, decisions, train)
-    logits = {name: head(x, train) for name, head, x in
+    steps = series.steps_of(inputs)
+    more = () if steps is None else (steps,)
+    logits = {name: head(x, train, *more) for name, head, x in
               zip(self.names, self.heads, features, strict=True)}
     return logits, signals
 
@@ -343,6 +364,21 @@ def _stack(blocks: list[_BlockSignals]) -> Signals:
       jnp.asarray([b.gated for b in blocks]).T,
       join(lambda b: b.executed),
       join(lambda b: b.relevance))
+
+
+def _at_steps(score: jax.Array, below: jax.Array) -> jax.Array:
+  """Scores of a block's input steps, where its output steps are."""
+  if score.ndim == 2:
+    return score
+  return score[:, :, :: -(-score.shape[2] // below.shape[2])]
+
+
+def _over_steps(values: jax.Array, steps: series.Steps | None) -> jax.Array:
+  """`[G, B]`: of a series the mean over its steps, padding left out."""
+  if values.ndim == 2 or steps is None:
+    return values
+  mask = steps.mask(values.shape[2])
+  return jax.vmap(lambda v: series.mean_of(v, mask))(values)
 
 
 def _distinct(

@@ -27,7 +27,7 @@ def delta_task(
   """Averages the relative gains of one task's metrics.
 
   Args:
-    metrics: names and directions; all count alike.
+    metrics: names and directions; those with `in_delta` count, all alike.
     values: metric name -> value of the run.
     baseline: metric name -> value of the single-task run.
 
@@ -45,6 +45,8 @@ def delta_task(
     raise ValueError("a relative gain needs at least one metric of the task.")
   gains = []
   for metric in metrics:
+    if not metric.in_delta:
+      continue
     value = _value(values, metric.name, "the run")
     reference = _value(baseline, metric.name, "the baseline")
     if reference == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Integer, Shaped
@@ -32,6 +34,29 @@ def masked(
   """
   count = jnp.sum(valid, dtype=jnp.int32).astype(jnp.float32)
   return Sums(total(values, valid), count)
+
+
+def weighted(
+  values: Float[Array, "*shape"],
+  labels: Integer[Array, "*shape"],
+  valid: Bool[Array, "*shape"],
+  weights: Sequence[float],
+) -> Sums:
+  """Sums the values that have a label, each with its class's weight.
+
+  Args:
+    values: one loss an element.
+    labels: class ids in 0 .. K-1.
+    valid: which of them count.
+    weights: of the K classes; empty weighs all the same.
+
+  Returns:
+    Float32 total, and the total weight (without weights: the count).
+  """
+  if not weights:
+    return masked(values, valid)
+  factors = jnp.asarray(weights, jnp.float32)[labels]
+  return Sums(total(values * factors, valid), total(factors, valid))
 
 
 def cleared(

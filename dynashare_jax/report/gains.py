@@ -62,7 +62,8 @@ def metrics(run: workdir_lib.Run) -> dict[str, tuple[Metric, ...]]:
   """Task -> its metrics, in the order of the results."""
   return {
     task["name"]: tuple(
-      Metric(m["name"], bool(m["higher_is_better"]), m.get("unit") or "")
+      Metric(m["name"], bool(m["higher_is_better"]), m.get("unit") or "",
+             bool(m.get("in_delta", True)))
       for m in task["metrics"]
     )
     for task in run.results["tasks"]
@@ -127,7 +128,7 @@ def _of_run(
   found = {}
   for task, names in metrics(run).items():
     old = against.get(task)
-    if old is None or any(old[m.name] == 0 for m in names):
+    if old is None or any(old[m.name] == 0 for m in names if m.in_delta):
       found[task] = math.nan
     else:
       found[task] = delta.delta_task(names, new[task], old)

@@ -110,6 +110,9 @@ class Experiment:
       return {"categorical": jnp.zeros((2, len(spec.table.categorical)),
                                        jnp.int32),
               "numeric": jnp.zeros((2, len(spec.table.numeric)))}
+    if spec.lengths:
+      return {"series": jnp.zeros((2, *spec.input_shape)),
+              "length": jnp.full((2,), spec.input_shape[0], jnp.int32)}
     if cropped and spec.crop is not None:
       return jnp.zeros((2, *spec.crop, *spec.input_shape[2:]))
     return jnp.zeros((2,) + tuple(spec.input_shape))
@@ -304,9 +307,9 @@ def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
   made = []
   for task in spec.tasks:
     kind = kinds.find(task.kind)
-    made.append(heads.build(
-        config.model.head, kind.head_outputs(task), kind.HEAD == "dense",
-        config.model.head_width, dtype, None))
+    made.append(heads.of_task(
+        config.model, spec, task, kind.head_outputs(task),
+        kind.HEAD == "dense", dtype))
   return tuple(made)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.models import backbones
+from dynashare_jax.models import series
 from dynashare_jax.models import trunks
 from dynashare_jax.ops import routing
 from dynashare_jax.train import experiment as experiment_lib
@@ -89,7 +90,7 @@ def _shapes(experiment: experiment_lib.Experiment, state: Any) -> str:
   def features(network: Any, x: Any) -> list[jax.Array]:
     columns = getattr(network.trunk, "columns", None)
     backbone = columns[0] if columns else network.trunk.backbone
-    pass_ = backbones.Pass(False, jax.numpy.ones((1,)))
+    pass_ = backbones.Pass(False, jax.numpy.ones((1,)), series.steps_of(x))
     found = [backbone.stem(x, pass_)]
     for block in range(backbone.num_blocks):
       rest = backbone.shortcut(block, found[-1], pass_)

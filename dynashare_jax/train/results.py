@@ -15,6 +15,7 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.data import loader
+from dynashare_jax.models import series
 from dynashare_jax.models import trunks
 from dynashare_jax.objectives import alignment
 from dynashare_jax.objectives import delta
@@ -158,12 +159,14 @@ def _head_macs(
   features = jax.eval_shape(
       lambda v, x: experiment.network.apply(
           v, x, decisions, False, method=_features), variables, inputs)
+  steps = [s for s in (series.steps_of(inputs),) if s is not None]
   found = {}
   for index, (task, head) in enumerate(
       zip(experiment.tasks, experiment.network.heads, strict=True)):
     weights = {"params": variables["params"][f"heads_{index}"]}
     found[task.name] = costs.macs(
-        lambda w, x, h=head: h.apply(w, x, False), weights, features[index])
+        lambda w, x, h=head: h.apply(w, x, False, *steps), weights,
+        features[index])
   return found
 
 
@@ -186,7 +189,8 @@ def _tasks(
                "validation": validation.losses[task.name]},
       "metrics": [{
           "name": m.name, "higher_is_better": m.higher_is_better,
-          "unit": m.unit, "test": test.metrics[task.name][m.name],
+          "unit": m.unit, "in_delta": m.in_delta,
+          "test": test.metrics[task.name][m.name],
           "validation": validation.metrics[task.name][m.name],
           "constant": constant[task.name][m.name],
       } for m in kinds.find(task.kind).metrics(task)],

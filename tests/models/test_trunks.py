@@ -9,6 +9,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from dynashare_jax.models import backbones
 from dynashare_jax.models import trunks
 from dynashare_jax.models.backbones import resnet
 from dynashare_jax.ops import routing
@@ -216,7 +217,7 @@ def test_layers_treat_groups_apart_in_either_way(monkeypatch):
   )
   def run(way):
     del way  # a new trace
-    return resnet._each(bound, x)
+    return backbones.each_group(bound, x)
 
   in_turn = run(0)
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

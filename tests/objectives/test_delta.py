@@ -117,3 +117,13 @@ def test_mean_rank_by_hand():
     delta.mean_rank(metrics, {"new": {}})
   with pytest.raises(ValueError, match="at least one method"):
     delta.mean_rank(metrics, {})
+
+
+def test_an_auc_is_not_mixed_with_a_kappa():
+  """DynaShare's +15.5% for length of stay: a kappa set against an AUC."""
+  metrics = kinds.find("multiclass").metrics(TaskSpec("los", "multiclass", 10))
+  assert [m.name for m in metrics if m.in_delta] == ["auc_ovo"]
+  before = {"accuracy": 40.0, "kappa": 20.0, "kappa_linear": 30.0,
+            "auc_ovo": 80.0}
+  after = before | {"kappa": 80.0, "kappa_linear": 0.0, "auc_ovo": 84.0}
+  assert delta.delta_task(metrics, after, before) == pytest.approx(5.0)

@@ -253,6 +253,23 @@ def test_class_weights_by_hand():
   np.testing.assert_allclose(total / count, np.log(2), rtol=1e-6)
 
 
+def test_weights_of_the_classes_of_a_series():
+  """As for pixels, and equal weights change no mean."""
+  logits = jnp.log(jnp.asarray([[[0.5, 0.5], [0.75, 0.25], [0.1, 0.9]]]))
+  target, valid = np.array([[0, 1, 1]]), np.array([[True, True, False]])
+  kind = kinds.find("multiclass")
+  task = TaskSpec("s", "multiclass", 2, class_weights=(1.0, 3.0), hourly=True)
+  total, count = kind.loss(task, logits, target, valid)
+  np.testing.assert_allclose(total, np.log(2) + 3 * np.log(4), rtol=1e-6)
+  assert count == 4
+  means = []
+  for weights in ((), (2.0, 2.0)):
+    task = TaskSpec("s", "multiclass", 2, class_weights=weights)
+    total, count = kind.loss(task, logits, target, valid)
+    means.append(total / count)
+  np.testing.assert_allclose(*means, rtol=1e-6)
+
+
 def test_inverse_depths_shrink_where_depths_grow():
   """A picture enlarged twice shows things at half their depth."""
   seen = jnp.full((1, 2, 2, 1), 3.0)

@@ -105,15 +105,12 @@ def build(
   """Makes the network of `config.model` for a data set.
 
   Raises:
-    ValueError: fewer than one block, or image inputs.
+    ValueError: fewer than one block, or inputs of another kind.
   """
-  count = sum(config.blocks)
-  if count < 1:
-    raise ValueError(
-        f"config.model.blocks must add up to at least 1, but is"
-        f" {tuple(config.blocks)}.")
-  if spec.input_kind == "image":
-    raise ValueError("config.model.backbone='mlp' cannot read images; use"
+  count = backbones.count_blocks(config)
+  if spec.input_kind == "image" or spec.lengths:
+    what = "images" if spec.input_kind == "image" else "series with lengths"
+    raise ValueError(f"config.model.backbone='mlp' cannot read {what}; use"
                      " 'resnet'.")
   return ResidualMlp(
       num_blocks=count, width=config.width, hidden=config.hidden,

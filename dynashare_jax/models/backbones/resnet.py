@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from dynashare_jax import types
 from dynashare_jax.models import backbones
 from dynashare_jax.models import norm
+from dynashare_jax.models import series
 from dynashare_jax.models import table
 
-STEMS = ("deeplab", "small", "series")
+STEMS = ("deeplab", "small", "series", "hourly")
 BLOCKS = ("basic", "bottleneck")
 EXPANSION = 4  # of a bottleneck's output over its width
 
@@ -29,16 +30,19 @@ class ResNet(nn.Module):
     strides: stride of every segment's first block.
     dilations: dilation of every 3-wide convolution of a segment.
     stem_kind: `deeplab` (7-wide, stride 2, then 3-wide max pooling with
-      stride 2, ceil mode), `small` (3-wide, stride 2) or `series` (2-wide,
-      stride 2, then every second step).
+      stride 2, ceil mode), `small` (3-wide, stride 2), `series` (2-wide,
+      stride 2, then every second step) or `hourly` (3-wide, every step).
     table_spec: columns, if the input is a table: every column becomes a step.
     dtype: compute type; parameters stay float32.
     block_kind: `basic` (ResNet-18 and 34) or `bottleneck` (50 and 101).
     norm_kind: see `models.norm.layer`.
     mean: subtracted from the colours of pictures in 0..1.
     std: then divided into them.
+    causal: whether features of a series depend on no later step; then padding
+      does not count in batch statistics either.
 
   Source: reference semantics of AdaShare's Deeplab-ResNet.
+  Differs: the authors' 1-D networks see the future and the padding.
   """
 
   dims: int
@@ -53,6 +57,7 @@ class ResNet(nn.Module):
   norm_kind: str = "batch"
   mean: tuple[float, ...] = (0.0, 0.0, 0.0)
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
+  causal: bool = False
 
   @property
   def num_blocks(self) -> int:
@@ -63,10 +68,11 @@ class ResNet(nn.Module):
     """Creates the layers; their names are the parameter tree's."""
     if self.table_spec is not None:
       self.columns = table.ColumnTokens(self.table_spec, name="columns")
-    kernel = {"deeplab": 7, "small": 3, "series": 2}[self.stem_kind]
-    pad = {"deeplab": 3, "small": 1, "series": 0}[self.stem_kind]
-    self.stem_conv = _conv(self.dims, self.widths[0], kernel, 2, 1, pad,
-                           self.dtype, "stem_conv")
+    kernel = {"deeplab": 7, "series": 2}.get(self.stem_kind, 3)
+    pad = {"deeplab": 3, "series": 0}.get(self.stem_kind, 1)
+    stride = 1 if self.stem_kind == "hourly" else 2
+    self.stem_conv = _conv(self.dims, self.widths[0], kernel, stride, 1, pad,
+                           self.dtype, "stem_conv", self.causal)
     self.stem_norm = norm.layer(self.norm_kind, self.dtype, "stem_norm")
     bodies: list[nn.Module] = []
     projections: list[nn.Module | None] = []
@@ -79,7 +85,7 @@ class ResNet(nn.Module):
         stride = self.strides[s] if b == 0 else 1
         bodies.append(
             branch(self.dims, width, stride, dilation, self.dtype,
-                   self.norm_kind, name=f"block_{len(bodies)}"))
+                   self.norm_kind, self.causal, name=f"block_{len(bodies)}"))
         out = width * EXPANSION if wide else width
         needs = b == 0 and (stride != 1 or channels != out
                             or dilation in (2, 4))
@@ -92,14 +98,16 @@ class ResNet(nn.Module):
 
   def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
     """First layers: inputs `[B, ...]` to features `[1, B, ..., C]`."""
-    x = inputs if self.table_spec is None else self.columns(inputs)
+    x = (series.values_of(inputs) if self.table_spec is None
+         else self.columns(inputs))
     if self.dims == 2 and (any(self.mean) or set(self.std) != {1.0}):
       shape = (1,) * (x.ndim - 1) + (-1,)
       x = ((x - jnp.asarray(self.mean).reshape(shape))
            / jnp.asarray(self.std).reshape(shape))
     x = x.astype(self.dtype)
     x = self.stem_conv(x)[None]
-    x = nn.relu(self.stem_norm(x, pass_.updates, not pass_.train))
+    x = nn.relu(self.stem_norm(x, pass_.updates, not pass_.train,
+                               pass_.mask(x)))
     if self.stem_kind == "deeplab":
       return max_pool_ceil(x[0], self.dims)[None]
     if self.stem_kind == "series":
@@ -137,6 +145,7 @@ class _Branch(nn.Module):
   dilation: int
   dtype: norm.Dtype
   norm_kind: str = "batch"
+  causal: bool = False
 
   def layers(self) -> tuple[tuple[int, int, int, int], ...]:
     """Channels, width, stride and dilation of every convolution."""
@@ -148,10 +157,12 @@ class _Branch(nn.Module):
     for index, (width, kernel, stride, dilation) in enumerate(self.layers()):
       if index:
         x = nn.relu(x)
-      x = _each(_conv(self.dims, width, kernel, stride, dilation,
-                      dilation * (kernel // 2), self.dtype, f"conv_{index}"), x)
+      conv = _conv(self.dims, width, kernel, stride, dilation,
+                   dilation * (kernel // 2), self.dtype, f"conv_{index}",
+                   self.causal)
+      x = backbones.each_group(conv, x)
       x = norm.layer(self.norm_kind, self.dtype, f"norm_{index}")(
-          x, pass_.updates, not pass_.train)
+          x, pass_.updates, not pass_.train, pass_.mask(x))
     return x
 
 
@@ -189,40 +200,27 @@ class Projection(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """`[G, B, ..., C]` to `[G, B, ..., width]`."""
-    x = _each(_conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype,
-                    "conv"), x)
+    conv = _conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype,
+                 "conv")
+    x = backbones.each_group(conv, x)
     return norm.layer(self.norm_kind, self.dtype, "norm")(
-        x, pass_.updates, not pass_.train)
+        x, pass_.updates, not pass_.train, pass_.mask(x))
 
 
 def _conv(
     dims: int, width: int, kernel: int, stride: int, dilation: int, pad: int,
-    dtype: norm.Dtype, name: str
+    dtype: norm.Dtype, name: str, causal: bool = False
 ) -> nn.Conv:
-  """A convolution with explicit padding and N(0, 0.01^2) weights."""
+  """A convolution with explicit padding and N(0, 0.01^2) weights.
+
+  A causal one has all its padding in front: its last tap is the step itself.
+  """
+  sides = (dilation * (kernel - 1), 0) if causal else (pad, pad)
   return nn.Conv(
       width, (kernel,) * dims, strides=(stride,) * dims,
-      kernel_dilation=(dilation,) * dims, padding=((pad, pad),) * dims,
+      kernel_dilation=(dilation,) * dims, padding=(sides,) * dims,
       use_bias=False, dtype=dtype,
       kernel_init=nn.initializers.normal(0.01), name=name)
-
-
-def _each(layer: nn.Module, x: jax.Array) -> jax.Array:
-  """Applies a layer of `[B, ..., C]` to every group of `[G, B, ..., C]`.
-
-  On a CPU one after the other, which was measured faster; elsewhere in one
-  call. There the examples come first in the merged axis: they are what devices
-  split, and a merged axis keeps the split of its first part only. With groups
-  first, every device would gather and compute the whole batch.
-  """
-  groups, batch = x.shape[:2]
-  if groups == 1 or jax.default_backend() == "cpu":
-    # One split: every `x[g]` would have a gradient of the size of x.
-    parts = jax.lax.split(x, [1] * groups)
-    return jnp.stack([layer(part[0]) for part in parts])
-  x = x.swapaxes(0, 1).reshape((batch * groups,) + x.shape[2:])
-  x = layer(x)
-  return x.reshape((batch, groups) + x.shape[1:]).swapaxes(0, 1)
 
 
 def max_pool_ceil(x: jax.Array, dims: int) -> jax.Array:
@@ -270,9 +268,12 @@ def build(
     raise ValueError(
         f"config.model.stem is {config.stem!r}; it must be one of {STEMS}.")
   dims = 2 if spec.input_kind == "image" else 1
-  if dims == 2 and config.stem == "series":
-    raise ValueError("config.model.stem='series' cannot read images; use"
-                     " 'deeplab' or 'small'.")
+  if dims == 2 and config.stem in ("series", "hourly"):
+    raise ValueError(f"config.model.stem={config.stem!r} cannot read images;"
+                     " use 'deeplab' or 'small'.")
+  if spec.lengths and config.stem == "deeplab":
+    raise ValueError("config.model.stem='deeplab' looks ahead; series of"
+                     " different lengths need 'hourly', 'small' or 'series'.")
   for name, known in (("block", BLOCKS), ("norm", norm.NORMS)):
     if config[name] not in known:
       raise ValueError(f"config.model.{name} is {config[name]!r}; it must be"
@@ -289,4 +290,4 @@ def build(
                           for w in lists["widths"])
   return ResNet(dims=dims, stem_kind=config.stem, table_spec=spec.table,
                 dtype=dtype, block_kind=config.block, norm_kind=config.norm,
-                mean=mean, std=std, **lists)
+                mean=mean, std=std, causal=spec.lengths, **lists)

@@ -26,12 +26,16 @@ def head_outputs(task: TaskSpec) -> int:
 
 
 def metrics(task: TaskSpec) -> tuple[Metric, ...]:
-  """Returns accuracy, two kappas and the one-against-one AUC."""
+  """Returns accuracy, two kappas and the one-against-one AUC.
+
+  Differs: in DynaShare's tables a kappa is set against an AUC as if they were
+    one number; here the AUC alone counts in Delta.
+  """
   del task
   return (
-    Metric("accuracy", True, "%"),
-    Metric("kappa", True, "%"),
-    Metric("kappa_linear", True, "%"),
+    Metric("accuracy", True, "%", in_delta=False),
+    Metric("kappa", True, "%", in_delta=False),
+    Metric("kappa_linear", True, "%", in_delta=False),
     Metric("auc_ovo", True, "%"),
   )
 
@@ -45,18 +49,19 @@ def loss(
   """Sums the cross-entropy of the examples that have a label.
 
   Args:
-    task: its `outputs` is K.
+    task: its `outputs` is K; `class_weights` weigh the labels of a class.
     logits: one row an example, or one a time.
     target: class ids; outside 0 .. K-1 they count as not valid.
     valid: `[B]`, or the shape of the targets.
 
   Returns:
-    Total in nats, and the number of labels.
+    Total in nats, and the number of labels, or their total weight.
 
   Source: authors' code.
   """
   logits, target, valid = _aligned(task, logits, target, valid)
-  return losses.masked(losses.cross_entropy(logits, target), valid)
+  values = losses.cross_entropy(logits, target)
+  return losses.weighted(values, target, valid, task.class_weights)
 
 
 def _aligned(

@@ -52,11 +52,7 @@ def loss(
   valid = losses.in_range(target, valid, task.outputs)
   target, valid = alignment.labels_at_logits(logits, target, valid)
   values = losses.cross_entropy(logits, target)
-  if not task.class_weights:
-    return losses.masked(values, valid)
-  weights = jnp.asarray(task.class_weights, jnp.float32)[target]
-  return Sums(losses.total(values * weights, valid),
-              losses.total(weights, valid))
+  return losses.weighted(values, target, valid, task.class_weights)
 
 
 def sums(
