@@ -29,6 +29,7 @@ import argparse
 from collections.abc import Callable
 import contextlib
 import os
+import signal
 import statistics
 import sys
 from typing import Any
@@ -263,6 +264,8 @@ def main() -> None:
     parser.error(f"--parts are {', '.join((*PARTS, *others))}; --rounds,"
                  " --steps and --batches are at least 1"
                  + (f"; there is no {', '.join(unknown)}" if unknown else ""))
+  signal.signal(  # So that all processes are ended.
+      signal.SIGTERM, lambda *unused: sys.exit(143))
   try:
     for part in chosen:
       if part in others:

@@ -31,26 +31,31 @@ load. What they mean for clusters: [scaling.md](../scaling.md).
 ## Two processes against one
 
 <!-- weak -->
+Not measured yet.
 <!-- /weak -->
 
 ## All-reduce between two processes
 
 <!-- allreduce -->
+Not measured yet.
 <!-- /allreduce -->
 
 ## Checkpoints
 
 <!-- checkpoint -->
+Not measured yet.
 <!-- /checkpoint -->
 
 ## Start-up
 
 <!-- startup -->
+Not measured yet.
 <!-- /startup -->
 
 ## Python between two steps
 
 <!-- dispatch -->
+Not measured yet.
 <!-- /dispatch -->
 """
 

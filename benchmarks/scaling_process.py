@@ -16,6 +16,7 @@ import pathlib
 import signal
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 
@@ -340,10 +341,18 @@ ROLES = {role.__name__: role for role in (
     trainer, saver, dispatcher, counter, starter, accelerator)}
 
 
+def _watch(parent: int) -> None:
+  """Ends this process when the one that started it is gone."""
+  while os.getppid() == parent:
+    time.sleep(0.5)
+  os._exit(1)
+
+
 def main() -> None:
   """Pins the process, limits its life, and plays the role."""
   role, settings = sys.argv[1], json.loads(sys.argv[2])
   signal.alarm(settings["limit"])
+  threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
   if settings["cores"] and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, settings["cores"])
   root = pathlib.Path(__file__).resolve().parents[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 import contextlib
 import errno
+import logging
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from dynashare_jax.train import preemption
 
 Result = TypeVar("Result")
 PARTING = 10.0  # seconds to wait for the other processes of a run at its end
-STUCK = 3.0  # seconds to end, when a thread was ended by a full disk
+STUCK = 3.0  # seconds to end, when a thread could not write
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -97,25 +98,42 @@ def _full(error: BaseException | None, interrupted: str) -> str:
 
 @contextlib.contextmanager
 def _threads_heard(interrupted: str) -> Iterator[None]:
-  """Ends the program soon after a full disk has ended one of its threads.
+  """Ends the program soon after one of its threads could not write.
 
-  The main thread may wait for that thread for ever, as for the one that writes
-  TensorBoard's events.
+  The main thread may wait for it for ever: for the one that writes events of
+  TensorBoard; or in several processes for one that saves, as those that save in
+  the other processes wait for it, too. Orbax only logs what ended that one.
   """
   before = threading.excepthook
+  log = logging.getLogger("absl")
 
-  def hook(report: threading.ExceptHookArgs) -> None:
-    with contextlib.suppress(Exception):
-      before(report)
-    if text := _full(report.exc_value, interrupted):
+  def hear(error: BaseException | None, saves: bool) -> None:
+    text = _full(error, interrupted)
+    if not text and saves and jax.distributed.is_initialized():
+      why = " ".join(str(error).split())[:300]
+      text = (f"error: a checkpoint could not be written: {why}."
+              f" {_sentence(interrupted)}")
+    if text:
       alarm = threading.Timer(STUCK, _drop, (text,))
       alarm.daemon = True
       alarm.start()
 
+  def hook(report: threading.ExceptHookArgs) -> None:
+    with contextlib.suppress(Exception):
+      before(report)
+    hear(report.exc_value, False)
+
+  def look(record: logging.LogRecord) -> bool:
+    if record.levelno >= logging.ERROR and record.exc_info:
+      hear(record.exc_info[1], "save thread" in record.getMessage())
+    return True
+
   threading.excepthook = hook
+  log.addFilter(look)
   try:
     yield
   finally:
+    log.removeFilter(look)
     threading.excepthook = before
 
 

@@ -107,7 +107,8 @@ def listen(advice: str = "the same command goes on") -> Iterator[None]:
   # compiling for minutes. The pipe is written to at once.
   into, out = os.pipe()
   os.set_blocking(out, False)
-  threading.Thread(target=_hear, args=(into,), daemon=True).start()
+  hears = threading.Thread(target=_hear, args=(into,), daemon=True)
+  hears.start()
   _EAR.clear()
   _EAR.listens, _EAR.advice = True, advice
   before = signal.signal(signal.SIGTERM, lambda *_: _EAR.note(again=False))
@@ -117,13 +118,17 @@ def listen(advice: str = "the same command goes on") -> Iterator[None]:
   finally:
     signal.set_wakeup_fd(descriptor)
     signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    os.write(out, bytes(1))  # Closing is no end if a child has it open, too.
+    hears.join()  # Else it might note what came after all is forgotten.
     os.close(out)
     _EAR.clear()
 
 
 def _hear(descriptor: int) -> None:
-  """Notes every SIGTERM that a pipe tells of, until it is closed."""
-  while received := os.read(descriptor, 64):
+  """Notes every SIGTERM that a pipe tells of, until it tells of signal 0."""
+  received = b""
+  while 0 not in received:
+    received = os.read(descriptor, 64)
     if signal.SIGTERM in received:
       _EAR.note()
   os.close(descriptor)

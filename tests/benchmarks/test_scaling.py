@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -106,3 +107,23 @@ def test_the_page_of_a_device_runs_on_the_cpu() -> None:
   assert "# A training step on one cpu" in found.stdout
   assert "| small ResNet, Rooms | float32 | 16x16 | 2 |" in found.stdout
   assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_terminated_benchmark_leaves_no_process() -> None:
+  process = subprocess.Popen(
+      [sys.executable, "benchmarks/scaling.py", "--parts=dispatch", "--quick"],
+      cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  child: list[str] = []
+  while not child and process.poll() is None:
+    time.sleep(0.02)
+    child = pathlib.Path(
+        f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+  process.terminate()
+  assert process.wait(30) == 143
+  assert child
+  for _ in range(100):  # It watches for its parent's end.
+    if not pathlib.Path(f"/proc/{child[0]}").exists():
+      return
+    time.sleep(0.1)
+  pytest.fail("the child is still there")

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 from absl import logging
@@ -253,6 +254,41 @@ def test_a_full_disk_in_one_process(capsys):
       "error: the disk is full (No space left on device): Could not write the"
       " checkpoint of step 4. Make room; what was saved is not lost. The same"
       " command goes on from the last checkpoint.\n")
+
+
+@pytest.mark.parametrize("logged", [False, True])
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_in_a_thread(logged, monkeypatch):
+  """The main thread may wait for it for ever; Orbax logs, others raise."""
+  ended, over = [], threading.Event()
+
+  def drop(text):
+    ended.append(text)
+    over.set()
+
+  monkeypatch.setattr(command, "_drop", drop)
+  monkeypatch.setattr(command, "STUCK", 0.01)
+
+  def write():
+    try:
+      raise OSError(28, "No space left on device")
+    except OSError:
+      if not logged:
+        raise
+      logging.error("Failed in background save thread", exc_info=True)
+
+  def work():
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert over.wait(10)
+
+  command.run(work, "the same command goes on")
+  assert ended == [
+      "error: the disk is full (No space left on device): [Errno 28] No space"
+      " left on device. Make room; what was saved is not lost. The same command"
+      " goes on."]
 
 
 def test_lost_processes_are_only_those_of_several():

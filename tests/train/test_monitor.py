@@ -219,7 +219,7 @@ def test_the_slowest_process_is_found(tmp_path, monkeypatch, caplog, rank):
   """Own work of 15, 40 and 11 ms within steps of 50 ms."""
   _of_three(monkeypatch, [(0.036, 0.004, 3.0), (0.001, 0.010, 2.0)], rank)
   hand = Hand(tmp_path, config=_config())
-  caplog.set_level(logging.INFO)
+  caplog.set_level(logging.INFO, logger="absl")
   for look in range(3):
     hand.monitor.begin("retrain 2", 100 * look, 400)
     found = hand.look(101 if look == 0 else 100, 0.005, 0.01, 0.0, end=3.5)
@@ -289,7 +289,7 @@ def test_memory_of_the_host(tmp_path):
 
 
 def test_a_line_a_minute_in_the_log(tmp_path, caplog):
-  caplog.set_level(logging.INFO)
+  caplog.set_level(logging.INFO, logger="absl")
   hand = Hand(tmp_path)
   for look in range(9):  # 28 s each
     hand.monitor.begin("warmup", 10 * look, 100)

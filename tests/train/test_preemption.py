@@ -148,6 +148,7 @@ def test_a_deaf_main_thread_ends_all_the_same():
 
 def test_one_group_of_processes_tells_the_others(monkeypatch, handler):
   """Through jax's key-value store, here a dict."""
+  group = mesh_lib.make_mesh(jax.devices()[:1])
   store = {}
   client = types.SimpleNamespace(
       key_value_set=lambda key, value, allow_overwrite: store.update(
@@ -156,7 +157,6 @@ def test_one_group_of_processes_tells_the_others(monkeypatch, handler):
   monkeypatch.setattr(distributed.global_state, "client", client)
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(preemption, "_POLL", 0.01)
-  group = mesh_lib.make_mesh(jax.devices()[:1])
   with preemption.Watch(group) as told:
     _tell()
     _until(lambda: store)
