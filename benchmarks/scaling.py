@@ -11,6 +11,7 @@ at the end:
                each, beside the cost model's prediction; about 5 minutes
   allreduce    an all-reduce between two processes against its size; 1 minute
                (part of weak)
+  candidates   re-trainings at once against in turn; 6 minutes
   checkpoint   steps with and without asynchronous saves; 2 minutes
   startup      the user's command until its first step; 2 minutes
   dispatch     what Python costs a step; 1 minute
@@ -19,8 +20,8 @@ at the end:
                one device, not part of the default; about 5 minutes
 
 Writes docs/benchmarks/scaling-cpu.md part by part, the tables of
-docs/scaling.md, and docs/benchmarks/scaling-<device>.md. weak, allreduce and
-startup want an idle machine with two cores.
+docs/scaling.md, and docs/benchmarks/scaling-<device>.md. weak, allreduce,
+candidates and startup want an idle machine with two cores.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import statistics
 import sys
 from typing import Any
 
+import scaling_candidates
 import scaling_children as children
 import scaling_model as model
 import scaling_page as page
@@ -146,6 +148,12 @@ def part_allreduce(arguments: argparse.Namespace) -> dict[str, str]:
   return {"allreduce": page.all_reduce(measure_reduce(arguments))}
 
 
+def part_candidates(arguments: argparse.Namespace) -> dict[str, str]:
+  """The section of re-trainings at once."""
+  return {"candidates": page.candidates(scaling_candidates.measure(
+      arguments.rounds, 2 if arguments.quick else 40, cores(2)))}
+
+
 def part_checkpoint(arguments: argparse.Namespace) -> dict[str, str]:
   """The section of checkpoints."""
   quick = arguments.quick
@@ -170,8 +178,8 @@ def part_dispatch(arguments: argparse.Namespace) -> dict[str, str]:
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, str]]] = {
     "weak": part_weak, "allreduce": part_allreduce,
-    "checkpoint": part_checkpoint, "startup": part_startup,
-    "dispatch": part_dispatch}
+    "candidates": part_candidates, "checkpoint": part_checkpoint,
+    "startup": part_startup, "dispatch": part_dispatch}
 
 
 def part_model(arguments: argparse.Namespace) -> None:
@@ -244,7 +252,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
   parser.add_argument(
-      "--parts", default="weak,checkpoint,startup,dispatch,model",
+      "--parts", default="weak,candidates,checkpoint,startup,dispatch,model",
       help="with commas between them")
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--steps", type=int, default=6,
@@ -271,9 +279,9 @@ def main() -> None:
       if part in others:
         others[part](arguments)
         continue
-      with children.Others() as others:
+      with children.Others() as load:
         bodies = PARTS[part](arguments)
-      told = about(arguments, part, others.share)
+      told = about(arguments, part, load.share)
       sections = {name: f"{told}\n{body}" for name, body in bodies.items()}
       print(*sections.values(), sep="\n\n", flush=True)
       if not arguments.quick:

@@ -40,6 +40,12 @@ Not measured yet.
 Not measured yet.
 <!-- /allreduce -->
 
+## Candidates at once
+
+<!-- candidates -->
+Not measured yet.
+<!-- /candidates -->
+
 ## Checkpoints
 
 <!-- checkpoint -->
@@ -194,6 +200,27 @@ def all_reduce(found: Mapping[str, Any]) -> str:
 
 Fit (least relative error): {1e6 * found['latency']:.0f} µs and
 {found['bandwidth'] / 1e9:.2f} GB/s."""
+
+
+def candidates(found: Mapping[str, Any]) -> str:
+  """Re-trainings at once against in turn."""
+  gains = timing.ratios(found["in turn"], found["at once"])
+  agree = ("the same routes, the same choice" if found["same"]
+           else "OTHER ROUTES OR CHOICE")
+  return f"""\
+- Rooms in two processes, each pinned to a core: a search of 6 steps, then 4
+  re-trainings of {found['steps']} steps, one after another on both devices
+  (`config.train.candidate_groups=1`) and two at once on one device each (`=2`);
+  seconds of training and validation; runs in turn, programs compiled before.
+
+| re-trainings | seconds |
+| --- | --- |
+| in turn | {timing.spread(found['in turn'])} |
+| at once | {timing.spread(found['at once'])} |
+
+At once takes 1 / {timing.spread(gains)} of the time: groups do not talk to each
+other in a step. Both ways found {agree}; scores are at most
+{found['apart']:.1e} apart."""
 
 
 def checkpoints(found: Mapping[str, Any]) -> str:

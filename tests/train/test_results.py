@@ -183,7 +183,7 @@ def test_delta_against_stored_single_task_results(whole, tmp_path):
              for t in run.found["tasks"]}
   test = results.evaluate.Result(metrics, {}, np.ones(1), np.ones(1))
   found = results._delta(stand_in, test)
-  signs = [np.sign([m["test"] for m in t["metrics"]])
+  signs = [np.sign([m["test"] for m in t["metrics"] if m["in_delta"]])
            for t in run.found["tasks"]]
   assert found["tasks"]["a"] == pytest.approx(100 * signs[0].mean())
   assert found["tasks"]["b"] == pytest.approx(100 * signs[1].mean())
