@@ -11,7 +11,7 @@ at the end:
                each, beside the cost model's prediction; about 5 minutes
   allreduce    an all-reduce between two processes against its size; 1 minute
                (part of weak)
-  candidates   re-trainings at once against in turn; 6 minutes
+  candidates   re-trainings at once against in turn; 10 minutes
   checkpoint   steps with and without asynchronous saves; 2 minutes
   startup      the user's command until its first step; 2 minutes
   dispatch     what Python costs a step; 1 minute
@@ -151,7 +151,7 @@ def part_allreduce(arguments: argparse.Namespace) -> dict[str, str]:
 def part_candidates(arguments: argparse.Namespace) -> dict[str, str]:
   """The section of re-trainings at once."""
   return {"candidates": page.candidates(scaling_candidates.measure(
-      arguments.rounds, 2 if arguments.quick else 40, cores(2)))}
+      min(arguments.rounds, 3), 2 if arguments.quick else 48, cores(2)))}
 
 
 def part_checkpoint(arguments: argparse.Namespace) -> dict[str, str]:

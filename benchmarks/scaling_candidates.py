@@ -29,13 +29,14 @@ def measure(rounds: int, steps: int, cores: Sequence[int]) -> dict[str, Any]:
   """Runs of Rooms in two processes, which take turns with the two ways.
 
   Args:
-    rounds: of both ways; one more comes first, to compile.
+    rounds: of both ways.
     steps: of each re-training.
     cores: one for each of the two processes.
 
   Returns:
-    `in turn` and `at once`: seconds of training and validation of each round;
-    `steps`; `apart`: how far the candidates' scores of the two ways are apart;
+    `in turn` and `at once`: seconds that one step of all re-trainings takes,
+    without compiling, validation and checkpoints, of each round; `steps`;
+    `apart`: how far the candidates' scores of the two ways are apart;
     `same`: whether both drew the same routes and chose the same one.
 
   Raises:
@@ -45,13 +46,14 @@ def measure(rounds: int, steps: int, cores: Sequence[int]) -> dict[str, Any]:
   results: dict[str, Any] = {}
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    for number in range(rounds + 1):
+    for number in range(rounds):
       for way, groups in WAYS.items():
         workdir = folder / f"{way.replace(' ', '-')}-{number}"
         _run(workdir, folder / "cache", groups, steps, cores)
         results[way] = json.loads((workdir / "results.json").read_text())
-        if number:
-          found[way].append(results[way]["timing"]["seconds"])
+        found[way].append(
+            results[way]["timing"]["step_seconds"]["retrain"]
+            * CANDIDATES / groups)
       print({way: v[-1:] for way, v in found.items()}, flush=True)
   one, two = (results[way] for way in WAYS)
   pairs = list(zip(one["candidates"], two["candidates"], strict=True))

@@ -211,14 +211,15 @@ def candidates(found: Mapping[str, Any]) -> str:
 - Rooms in two processes, each pinned to a core: a search of 6 steps, then 4
   re-trainings of {found['steps']} steps, one after another on both devices
   (`config.train.candidate_groups=1`) and two at once on one device each (`=2`);
-  seconds of training and validation; runs in turn, programs compiled before.
+  seconds that one step of all 4 takes, without compiling, validation and
+  checkpoints; runs of both ways take turns.
 
-| re-trainings | seconds |
+| re-trainings | seconds a step of all |
 | --- | --- |
 | in turn | {timing.spread(found['in turn'])} |
 | at once | {timing.spread(found['at once'])} |
 
-At once takes 1 / {timing.spread(gains)} of the time: groups do not talk to each
+At once is {timing.spread(gains)} times as fast: groups do not talk to each
 other in a step. Both ways found {agree}; scores are at most
 {found['apart']:.1e} apart."""
 
