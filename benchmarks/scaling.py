@@ -8,10 +8,10 @@ Parts, each in processes of its own that are pinned, bounded in time and killed
 at the end:
 
   weak         two processes on two cores against one on one, the same batch
-               each, beside the cost model's prediction; about 5 minutes
+               each, beside the cost model's prediction; about 10 minutes
   allreduce    an all-reduce between two processes against its size; 1 minute
                (part of weak)
-  candidates   re-trainings at once against in turn; 10 minutes
+  candidates   re-trainings at once against in turn; 7 minutes
   checkpoint   steps with and without asynchronous saves; 2 minutes
   startup      the user's command until its first step; 2 minutes
   dispatch     what Python costs a step; 1 minute
@@ -75,28 +75,29 @@ def measure_weak(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
     batch: examples a process.
 
   Returns:
-    Seconds a step of every case, a round each (`alone`, `free`, `pair`,
+    Seconds a step of every case, a round each (`alone`, `idle`, `free`, `pair`,
     `apart`, `threads`), and what the step is.
   """
   first, second = cores(2)
   base = _trainer(arguments, batch)
   found: dict[str, Any] = {
-      name: [] for name in ("alone", "free", "pair", "apart", "threads")}
+      name: [] for name in ("alone", "idle", "free", "pair", "apart",
+                            "threads")}
   with contextlib.ExitStack() as stack:
-    plans = {
-        "free": ([[first, second]] * 2, 1, {}),
-        "pair": ([[first], [second]], 0, {}),
-        "left": ([[first]], 0, {"macs": True}),
-        "right": ([[second]], 0, {}),
-        "both": ([[first, second]], 0, {"batch": 2 * batch})}
-    groups = {name: stack.enter_context(children.Group(
-        own, threads, **base | other))
-        for name, (own, threads, other) in plans.items()}
+    plans: dict[str, tuple[list[list[int]], dict[str, Any]]] = {
+        "idle": ([[first, second]] * 2, {"threads": 1, "idle": True}),
+        "free": ([[first, second]] * 2, {"threads": 1}),
+        "pair": ([[first], [second]], {}),
+        "left": ([[first]], {"macs": True}),
+        "right": ([[second]], {}),
+        "both": ([[first, second]], {"batch": 2 * batch})}
+    groups = {name: stack.enter_context(children.Group(own, **base | other))
+              for name, (own, other) in plans.items()}
     for group in groups.values():
       group.wait()
     for number in range(arguments.rounds):
-      turns = {"alone": [("left", "right")[number % 2]], "free": ["free"],
-               "pair": ["pair"], "apart": ["left", "right"],
+      turns = {"alone": [("left", "right")[number % 2]], "idle": ["idle"],
+               "free": ["free"], "pair": ["pair"], "apart": ["left", "right"],
                "threads": ["both"]}
       for case, names in turns.items():
         for name in names:
@@ -151,7 +152,7 @@ def part_allreduce(arguments: argparse.Namespace) -> dict[str, str]:
 def part_candidates(arguments: argparse.Namespace) -> dict[str, str]:
   """The section of re-trainings at once."""
   return {"candidates": page.candidates(scaling_candidates.measure(
-      min(arguments.rounds, 3), 2 if arguments.quick else 48, cores(2)))}
+      min(arguments.rounds, 2), 2 if arguments.quick else 48, cores(2)))}
 
 
 def part_checkpoint(arguments: argparse.Namespace) -> dict[str, str]:
@@ -257,7 +258,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--steps", type=int, default=6,
                       help="of a turn of weak")
-  parser.add_argument("--batches", type=int, nargs="+", default=[16, 48],
+  parser.add_argument("--batches", type=int, nargs="+", default=[16, 48, 96],
                       help="examples a process in weak")
   parser.add_argument("--quick", action="store_true",
                       help="tiny networks; writes nothing")

@@ -43,7 +43,8 @@ class Child(contextlib.AbstractContextManager["Child"]):
     self.role = role
     self._log = tempfile.NamedTemporaryFile(  # noqa: SIM115 (see close)
         "w", suffix=f"-{role}.log")
-    told = json.dumps({"cores": list(cores), "limit": limit} | settings)
+    told = json.dumps({"cores": list(cores), "limit": limit,
+                       "parent": os.getpid()} | settings)
     self._process = subprocess.Popen(
         [sys.executable, str(HERE / "scaling_process.py"), role, told],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
@@ -118,16 +119,19 @@ class Group(contextlib.AbstractContextManager["Group"]):
   """
 
   def __init__(
-      self, cores: Sequence[Sequence[int]], threads: int = 0, **settings: Any
+      self, cores: Sequence[Sequence[int]], threads: int = 0,
+      idle: bool = False, **settings: Any
   ) -> None:
     """Starts them; `wait` waits until they are ready.
 
     Args:
       cores: of every process; with several they join one run.
       threads: that XLA computes with in each; 0: one a core of the process.
+      idle: whether gloo's threads have idle priority.
       settings: of the trainers.
     """
-    environment = {"JAX_PLATFORMS": "cpu"}
+    environment = {
+        "JAX_PLATFORMS": "cpu", "DYNASHARE_IDLE_GLOO": str(int(idle))}
     if threads:
       environment["NPROC"] = str(threads)  # Read by jax's CPU client.
     self.ready: dict[str, Any] = {}

@@ -121,7 +121,8 @@ def weak(loads: Sequence[Mapping[str, Any]], fit: Mapping[str, float]) -> str:
     fit: `latency` and `bandwidth` of an all-reduce.
   """
   cases = {
-      "free": "two processes, a thread each, not pinned",
+      "idle": "two processes, a thread each, gloo at idle priority",
+      "free": "two processes, a thread each",
       "pair": "two processes, pinned to a core each",
       "apart": "two runs of one process, pinned to a core each",
       "threads": "one process, both cores, twice the batch"}
@@ -130,7 +131,8 @@ def weak(loads: Sequence[Mapping[str, Any]], fit: Mapping[str, float]) -> str:
     batch = str(found["batch"])
     one = statistics.median(found["alone"])
     waits = predicted_waits(found["reduced"], fit)
-    predicted = {"free": f"{2 * one / (one + waits):.2f}", "apart": "2"}
+    talking = f"{2 * one / (one + waits):.2f}"
+    predicted = {"idle": talking, "free": talking, "apart": "2"}
     ratio = {name: [2 * a / b for a, b in zip(
         found["alone"], found[name], strict=True)] for name in cases}
     rows.append([f"{batch}: one process, pinned to a core",
@@ -138,25 +140,28 @@ def weak(loads: Sequence[Mapping[str, Any]], fit: Mapping[str, float]) -> str:
     rows += [[f"{batch}: {title}", _ms(found[name]),
               timing.spread(ratio[name]), predicted.get(name, "-")]
              for name, title in cases.items()]
-    best = statistics.median(ratio["free"])
-    more = statistics.median(found["free"]) - statistics.median(found["apart"])
+    best, free = (statistics.median(ratio[name]) for name in ("idle", "free"))
+    more = [statistics.median(found[name]) - statistics.median(found["apart"])
+            for name in ("idle", "free")]
     rate = 6 * found["macs"] * found["batch"] / one
     arrays = [size for sizes in found["reduced"] for size in sizes]
     told.append(
-        f"- Batch {batch} (a step of {1000 * one:.0f} ms): {best:.2f} times,"
-        f" {verdict(best, RATIO, False)}. {len(found['reduced'])} all-reduces"
+        f"- Batch {batch} (a step of {1000 * one:.0f} ms): {best:.2f} times at"
+        f" idle priority, {verdict(best, RATIO, False)}; {free:.2f} times"
+        f" without, {verdict(free, RATIO, False)}."
+        f" {len(found['reduced'])} all-reduces"
         f" of {len(arrays)} arrays, {sum(arrays) / 1e6:.2f} MB, should take"
         f" {1000 * waits:.0f} ms by the fit below; the step takes"
-        f" {1000 * more:.0f} ms longer than in two runs that do not talk. One"
-        f" core computes {rate / 1e9:.0f} GFLOP/s (all taps; a step is three"
-        " forward passes).")
+        f" {1000 * more[0]:.0f} and {1000 * more[1]:.0f} ms longer than in two"
+        f" runs that do not talk. One core computes {rate / 1e9:.0f} GFLOP/s"
+        " (all taps; a step is three forward passes).")
   return f"""\
 - The search's weight step of `configs/rooms.py` (ResNet, 3 tasks, 48x64
   pixels) on random pictures, {loads[0]['steps']} steps a turn; the first number
   is the batch of a process. Cases take turns, medians of
   {len(loads[0]['alone'])} rounds with (minimum–maximum). Ratios are of examples
   a second. "A thread each" is the variable `NPROC=1`, which limits the threads
-  that jax computes with.
+  that jax computes with; "idle priority" is `DYNASHARE_IDLE_GLOO=1`.
 
 {timing.table(["case", "ms / step", "ratio", "model"], rows)}
 
@@ -165,10 +170,12 @@ cores, for a step over 100 ms.
 
 {chr(10).join(told)}
 
-On the CPU, gloo sends every array of an all-reduce by itself. Do not pin a
-process to a single core: gloo's thread polls for messages that come early and
-takes turns with the thread that computes, so that every array waits for the
-scheduler (see the next section)."""
+On the CPU, gloo sends every array of an all-reduce by itself, and its thread
+polls while a message lies there that the process has not come to yet: it takes
+half of the core from the process that is behind already. At idle priority it
+runs where a core has nothing else to do; where another program computes on all
+cores, that is seldom, and a step can take minutes. Do not pin a process to a
+single core (see the next section)."""
 
 
 def predicted_waits(

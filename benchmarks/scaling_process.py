@@ -352,7 +352,8 @@ def main() -> None:
   """Pins the process, limits its life, and plays the role."""
   role, settings = sys.argv[1], json.loads(sys.argv[2])
   signal.alarm(settings["limit"])
-  threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+  threading.Thread(
+      target=_watch, args=(settings["parent"],), daemon=True).start()
   if settings["cores"] and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, settings["cores"])
   root = pathlib.Path(__file__).resolve().parents[1]

@@ -26,8 +26,10 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from dynashare_jax.train import gloo_priority
+
 HEARTBEAT = 10  # seconds of silence after which a process counts as lost
-SEEN_WITHIN = 5.0  # seconds for a new file to be seen by all hosts
+SEEN_WITHIN = 10.0  # seconds for a new file to be seen by all hosts
 LOST = ("lost contact with the other processes of this run: one of them ended"
         " (its log says why), or the network failed")
 ON = "The same command goes on from the last checkpoint"
@@ -71,15 +73,17 @@ def join(
     Whether there are several processes.
 
   Raises:
-    ValueError: `place` is incomplete or makes no sense, or jax cannot start.
+    ValueError: `place` or a variable is incomplete or makes no sense, or jax
+      cannot start.
     SystemExit: 1, at once and after one line, when the others were not found in
       time (jax would abort the program). It is not the user's error for sure:
       a scheduler may try again.
   """
   given = check(place)
-  several = given or found_several(
-      os.environ if environment is None else environment)
-  if not several:
+  if environment is None:
+    environment = os.environ
+  idle = gloo_priority.wanted(environment)
+  if not given and not found_several(environment):
     return False
   where = f"at {place.coordinator}" if given else "where the scheduler tells"
   alarm = threading.Timer(seconds, _give_up, (
@@ -102,7 +106,8 @@ def join(
                      ) from error
   finally:
     alarm.cancel()
-  return jax.process_count() > 1
+  with gloo_priority.lowered() if idle else contextlib.nullcontext():
+    return jax.process_count() > 1
 
 
 def _give_up(message: str) -> None:
@@ -363,11 +368,23 @@ def _listed(every: np.ndarray, kind: int) -> str:
 def _waited_for(path: pathlib.Path) -> bool:
   """Whether a file is there, or comes soon (network file systems are slow)."""
   until = time.monotonic() + SEEN_WITHIN
-  while not path.exists():
+  while not _sees(path):
     if time.monotonic() > until:
       return False
     time.sleep(0.1)
   return True
+
+
+def _sees(path: pathlib.Path) -> bool:
+  """Whether a file is there.
+
+  A client of NFS may take up to a minute for a name as missing that it asked
+  for before; to open the folders makes it ask the server again.
+  """
+  for folder in (path.parent.parent, path.parent):
+    with contextlib.suppress(OSError), os.scandir(folder):
+      pass
+  return path.exists()
 
 
 def _can_write(folder: pathlib.Path) -> bool:
