@@ -215,7 +215,8 @@ def candidates(found: Mapping[str, Any]) -> str:
   agree = ("the same routes, the same choice" if found["same"]
            else "OTHER ROUTES OR CHOICE")
   return f"""\
-- Rooms in two processes, each pinned to a core: a search of 6 steps, then 4
+- Rooms in two processes with a thread each (`NPROC=1`,
+  `DYNASHARE_IDLE_GLOO=1`) on two cores: a search of 6 steps, then 4
   re-trainings of {found['steps']} steps, one after another on both devices
   (`config.train.candidate_groups=1`) and two at once on one device each (`=2`);
   seconds that one step of all 4 takes, without compiling, validation and
