@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 
 from absl import flags  # noqa: E402
+from absl import logging  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -58,6 +59,14 @@ def pytest_collection_modifyitems(
       file = item.path.stem
       item.add_marker(pytest.mark.xdist_group(
           "processes" if file in _PROCESSES else str(item.path)))
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+  """Undoes what a command that a test runs does to the level of the log."""
+  before = logging.get_verbosity()
+  yield
+  logging.set_verbosity(before)
 
 
 @pytest.fixture(scope="session")
