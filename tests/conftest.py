@@ -22,12 +22,6 @@ import pytest  # noqa: E402
 # Floors of pure array functions, whose shapes and types are checked.
 _CHECKED = ("dynashare_jax.ops", "dynashare_jax.objectives")
 
-# Tests that train in several processes, some of which say how soon they end.
-_PROCESSES = (
-    "test_benchmark_jobs", "test_candidates", "test_cluster", "test_faults",
-    "test_gloo_priority", "test_launch", "test_monitor", "test_preemption",
-    "test_scaling", "test_shard_state")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
   parser.addoption(
@@ -44,21 +38,6 @@ def pytest_configure(config: pytest.Config) -> None:
     flags.FLAGS.mark_as_parsed()
   if not config.getoption("--no-typecheck"):
     jaxtyping.install_import_hook(_CHECKED, "typechecker.check")
-
-
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> None:
-  """With `--dist=loadgroup` the tests of a file stay on one worker.
-
-  Those with several processes do so together: at the same time they would slow
-  one another.
-  """
-  if config.pluginmanager.hasplugin("xdist"):
-    for item in items:
-      file = item.path.stem
-      item.add_marker(pytest.mark.xdist_group(
-          "processes" if file in _PROCESSES else str(item.path)))
 
 
 @pytest.fixture(autouse=True)
