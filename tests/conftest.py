@@ -11,13 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Before jax is imported, and for the processes that tests start. Tests assume
 # several devices; JAX_PLATFORMS=cuda tries them on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_PROGRAMS = os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-if "PYTEST_XDIST_WORKER" in os.environ:
-  # A folder for each worker: two that compile the same program at once may get
-  # other last bits, and a run is compared bit for bit with one that loads it.
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
-      _PROGRAMS, os.environ["PYTEST_XDIST_WORKER"])
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 
 from absl import flags  # noqa: E402
 from absl import logging  # noqa: E402
