@@ -68,7 +68,7 @@ def ours(batch: int, time: str) -> Any:
   if time == "authors":
     config.model.update(stem="series", head="aspp")
   spec = mimic3.outline(config.data, config.compat)
-  return cases.Stepper(config, dataset(spec, 4 * batch), "weights"), spec.tasks
+  return cases.Stepper(config, dataset(spec, 6 * batch), "weights"), spec.tasks
 
 
 def theirs(batch: int, tasks: Any) -> Any:
@@ -97,7 +97,8 @@ def page(arguments: argparse.Namespace, timed: Any) -> str:
         label, timing.spread([1e3 * s / arguments.batch for s in case.wall]),
         timing.spread(timing.ratios(theirs.wall, case.wall)),
         timing.spread(timing.ratios(theirs.cpu, case.cpu))])
-  slowest = min(timing.ratios(theirs.wall, timed["default"].wall))
+  same, slowest = (min(timing.ratios(theirs.wall, timed[name].wall))
+                   for name in ("authors", "default"))
   head = ["case", "milliseconds a stay", "times as fast as PyTorch",
           "the same, processor time"]
   return "\n".join(["# Speed of a training step on MIMIC-III", "", f"""\
@@ -108,14 +109,19 @@ def page(arguments: argparse.Namespace, timed: Any) -> str:
   stays of 170 hours; medians of {arguments.repeats} rounds in turn with
   (minimum–maximum).""", "", timing.table(head, rows), "", f"""\
 Target: the multi-task step at least {LIMIT} times as fast as the authors'
-layout in PyTorch. {'Met' if slowest >= LIMIT else 'Missed'} by the default
-model, at its slowest {slowest:.2f} times.
+layout in PyTorch. {_verdict(same)} by the authors' network, at its slowest
+{same:.2f} times; {_verdict(slowest).lower()} by the default model,
+{slowest:.2f} times.
 
 The default model is another network than the authors': it keeps every hour in
 front and sees no later one, and its heads are far smaller than four dilated
 branches of 1,024 channels a task. The second row is the authors' network
 itself; what is gained there is the first block, computed once for all tasks,
 and what the compiler makes of the rest."""]) + "\n"
+
+
+def _verdict(times: float) -> str:
+  return "Met" if times >= LIMIT else "Missed"
 
 
 def main() -> None:
