@@ -26,8 +26,38 @@ from dynashare_jax.train import step as step_lib  # noqa: E402
 
 # Codes of the 31 categorical and bin edges of the 8 numeric columns of Census.
 _CARDINALITIES = (
-    10, 53, 48, 4, 25, 16, 6, 11, 3, 4, 7, 9, 7, 7, 52, 39, 9, 11, 10, 11, 4, 5,
-    6, 44, 44, 44, 6, 4, 4, 4, 3)
+  10,
+  53,
+  48,
+  4,
+  25,
+  16,
+  6,
+  11,
+  3,
+  4,
+  7,
+  9,
+  7,
+  7,
+  52,
+  39,
+  9,
+  11,
+  10,
+  11,
+  4,
+  5,
+  6,
+  44,
+  44,
+  44,
+  6,
+  4,
+  4,
+  4,
+  3,
+)
 _EDGES = (17, 17, 17, 16, 17, 17, 7, 17)
 CENSUS_TASKS = ("income", "marital", "education")
 EXAMPLES = 199_523  # of the Census training file
@@ -39,21 +69,18 @@ def load_config(name: str, *setting: str) -> Any:
   return runpy.run_path(path)["get_config"](*setting)
 
 
-def _dataset(
-    spec: types.DatasetSpec, inputs: Any, targets: dict[str, np.ndarray]
-) -> types.Dataset:
+def _dataset(spec: types.DatasetSpec, inputs: Any, targets: dict[str, np.ndarray]) -> types.Dataset:
   """A data set that has only a training split."""
   batch = types.Batch(
-      inputs, targets,
-      {t: np.ones(v.shape[: 3 if v.ndim > 2 else 1], bool)
-       for t, v in targets.items()},
-      np.ones(spec.sizes["train"], bool))
+    inputs,
+    targets,
+    {t: np.ones(v.shape[: 3 if v.ndim > 2 else 1], bool) for t, v in targets.items()},
+    np.ones(spec.sizes["train"], bool),
+  )
   return types.Dataset(spec, lambda split: batch, lambda split: [])
 
 
-def census(
-    rows: int, tasks: Sequence[str] = CENSUS_TASKS, onehot: int = 0
-) -> types.Dataset:
+def census(rows: int, tasks: Sequence[str] = CENSUS_TASKS, onehot: int = 0) -> types.Dataset:
   """Random rows with the columns of Census-Income.
 
   Args:
@@ -67,24 +94,29 @@ def census(
     inputs: Any = rng.random((rows, onehot, 1), np.float32)
   else:
     table = types.TableSpec(
-        tuple(f"code_{i}" for i in range(len(_CARDINALITIES))), _CARDINALITIES,
-        tuple(f"number_{i}" for i in range(len(_EDGES))),
-        tuple(tuple(np.linspace(0, 1, n).tolist()) for n in _EDGES))
+      tuple(f"code_{i}" for i in range(len(_CARDINALITIES))),
+      _CARDINALITIES,
+      tuple(f"number_{i}" for i in range(len(_EDGES))),
+      tuple(tuple(np.linspace(0, 1, n).tolist()) for n in _EDGES),
+    )
     shape = (len(_CARDINALITIES) + len(_EDGES),)
     inputs = {
-        "categorical": rng.integers(0, _CARDINALITIES, (
-            rows, len(_CARDINALITIES)), np.int32),
-        "numeric": rng.random((rows, len(_EDGES)), np.float32)}
+      "categorical": rng.integers(0, _CARDINALITIES, (rows, len(_CARDINALITIES)), np.int32),
+      "numeric": rng.random((rows, len(_EDGES)), np.float32),
+    }
   spec = types.DatasetSpec(
-      "random", tuple(types.TaskSpec(t, "binary") for t in tasks),
-      "table" if table else "series", shape, {"train": rows}, table)
+    "random",
+    tuple(types.TaskSpec(t, "binary") for t in tasks),
+    "table" if table else "series",
+    shape,
+    {"train": rows},
+    table,
+  )
   targets = {t: (rng.random(rows) > 0.5).astype(np.float32) for t in tasks}
   return _dataset(spec, inputs, targets)
 
 
-def scenes(
-    rows: int, count: int, height: int = 48, width: int = 64
-) -> types.Dataset:
+def scenes(rows: int, count: int, height: int = 48, width: int = 64) -> types.Dataset:
   """Random images with `count` dense tasks: segmentation, depth, normals."""
   rng = np.random.default_rng(0)
   shape = (rows, height, width)
@@ -102,8 +134,7 @@ def scenes(
       raw = rng.normal(size=(*shape, 3)) + [0.0, 0.0, 3.0]
       unit = raw / np.linalg.norm(raw, axis=-1, keepdims=True)
       targets[name] = unit.astype(np.float32)
-  spec = types.DatasetSpec("random", tuple(tasks), "image",
-                           (height, width, 3), {"train": rows})
+  spec = types.DatasetSpec("random", tuple(tasks), "image", (height, width, 3), {"train": rows})
   images = rng.random((*shape, 3)).astype(np.float32)
   return _dataset(spec, images, targets)
 
@@ -120,6 +151,7 @@ def random_route(tasks: int, blocks: int, skip: float = 0.3) -> np.ndarray:
 
 def _any_state(experiment: experiment_lib.Experiment, tx: Any) -> Any:
   """A state of the right shapes; quick, as nothing is initialised."""
+
   def make() -> Any:
     state = experiment.initial_state()
     return state.replace(opt=tx.init(state.params), best={}, anchor={})
@@ -127,12 +159,11 @@ def _any_state(experiment: experiment_lib.Experiment, tx: Any) -> Any:
   rng = np.random.default_rng(3)
   shapes = jax.eval_shape(make)
   return shapes.replace(
-      params=jax.tree.map(
-          lambda s: 0.05 * rng.standard_normal(s.shape, np.float32),
-          shapes.params),
-      stats=jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes.stats),
-      opt=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.opt),
-      routes=np.zeros(shapes.routes.shape, np.float32))
+    params=jax.tree.map(lambda s: 0.05 * rng.standard_normal(s.shape, np.float32), shapes.params),
+    stats=jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes.stats),
+    opt=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.opt),
+    routes=np.zeros(shapes.routes.shape, np.float32),
+  )
 
 
 class Stepper:
@@ -146,8 +177,13 @@ class Stepper:
   """
 
   def __init__(
-      self, config: Any, dataset: types.Dataset, phase: str,
-      route: np.ndarray | None = None, prefix: int = 0, steps: int = 1
+    self,
+    config: Any,
+    dataset: types.Dataset,
+    phase: str,
+    route: np.ndarray | None = None,
+    prefix: int = 0,
+    steps: int = 1,
   ) -> None:
     """Builds and compiles.
 
@@ -160,38 +196,34 @@ class Stepper:
       prefix: first blocks that all tasks share while they are closed.
       steps: a call.
     """
-    experiment = experiment_lib.build(
-        config, dataset, methods.find(config.method).build)
+    experiment = experiment_lib.build(config, dataset, methods.find(config.method).build)
     chosen = [p for p in experiment.method.phases if p.name == phase][-1]
     tasks, blocks = len(experiment.tasks), experiment.blocks
     if route is None:
       route = np.ones((tasks, blocks), int)
     if phase == "weights":
       chosen = dataclasses.replace(chosen, open_blocks=blocks - prefix)
-    spec = step_lib.spec_of(chosen, tasks, experiment.gated, route.tolist(),
-                            experiment.planned, (prefix,))
+    spec = step_lib.spec_of(
+      chosen, tasks, experiment.gated, route.tolist(), experiment.planned, (prefix,)
+    )
     tx = optim.make(config, spec.optimizer, spec.steps)
-    run = step_lib.make(experiment.network, tx, spec, experiment.objective,
-                        mesh_lib.batch_sharding(experiment.mesh))
-    self._state = mesh_lib.place_replicated(
-        _any_state(experiment, tx), experiment.mesh)
-    self._arrays = mesh_lib.place_replicated(dataset.arrays("train"),
-                                             experiment.mesh)
+    run = step_lib.make(
+      experiment.network, tx, spec, experiment.objective, mesh_lib.batch_sharding(experiment.mesh)
+    )
+    self._state = mesh_lib.place_replicated(_any_state(experiment, tx), experiment.mesh)
+    self._arrays = mesh_lib.place_replicated(dataset.arrays("train"), experiment.mesh)
     self.examples = steps * config.train.batch_size
     rows = dataset.spec.sizes["train"]
     order = np.random.default_rng(2).integers(0, rows, self.examples, np.int32)
     self._rows = jnp.asarray(order.reshape(steps, -1))
-    self._inputs = step_lib.inputs_of(chosen, config.seed, 0, 0, blocks,
-                                      route)
+    self._inputs = step_lib.inputs_of(chosen, config.seed, 0, 0, blocks, route)
     began = time.process_time()
-    self._run = run.lower(self._state, self._arrays, self._rows,
-                          self._inputs).compile()
+    self._run = run.lower(self._state, self._arrays, self._rows, self._inputs).compile()
     self.compile_cpu_seconds = time.process_time() - began
     memory = self._run.memory_analysis()
     self.temporary_bytes = int(memory.temp_size_in_bytes) if memory else 0
 
   def __call__(self) -> None:
     """Trains for the compiled number of steps and waits for the end."""
-    self._state, parts = self._run(self._state, self._arrays, self._rows,
-                                   self._inputs)
+    self._state, parts = self._run(self._state, self._arrays, self._rows, self._inputs)
     jax.block_until_ready((self._state, parts))

@@ -25,8 +25,7 @@ from absl import logging
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ |= {"JAX_PLATFORMS": "cpu",
-               "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 import faults_group as groups  # noqa: E402
 import faults_lane as lanes  # noqa: E402
@@ -39,14 +38,15 @@ import timing  # noqa: E402
 def main() -> None:
   """Parses arguments, lets the lanes work, and writes the page."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
   parser.add_argument("--kills", type=int, default=200)
-  parser.add_argument("--elastic", type=int, default=50,
-                      help="restarts with other processes and devices")
+  parser.add_argument(
+    "--elastic", type=int, default=50, help="restarts with other processes and devices"
+  )
   parser.add_argument("--minutes", type=float, default=60, help="at most")
   parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--workers", type=int, default=1,
-                      help="runs at the same time")
+  parser.add_argument("--workers", type=int, default=1, help="runs at the same time")
   parser.add_argument("--folder", help="for the runs; default a temporary one")
   parser.add_argument("--dry", action="store_true", help="write no page")
   given = parser.parse_args()
@@ -63,30 +63,38 @@ def work(given: argparse.Namespace, folder: pathlib.Path) -> bool:
   began = time.monotonic()
   seconds = uninterrupted(folder)
   wanted = results.read(folder / "reference")
-  print("uninterrupted: {:.1f} s until the processes met, {:.1f} s to the first"
-        " step, {:.1f} s in all".format(*seconds), flush=True)
-  tally = faults_tally.Tally(
-      given.kills, given.elastic, began + 60 * given.minutes)
+  print(
+    "uninterrupted: {:.1f} s until the processes met, {:.1f} s to the first"
+    " step, {:.1f} s in all".format(*seconds),
+    flush=True,
+  )
+  tally = faults_tally.Tally(given.kills, given.elastic, began + 60 * given.minutes)
 
   def lane(number: int) -> None:
-    with lanes.Lane(folder / f"lane-{number}", 1000 * given.seed + number,
-                    tally, wanted, seconds) as one:
+    with lanes.Lane(
+      folder / f"lane-{number}", 1000 * given.seed + number, tally, wanted, seconds
+    ) as one:
       one.go_on()
 
   with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
     for done in [pool.submit(lane, number) for number in range(given.workers)]:
       done.result()
   minutes = (time.monotonic() - began) / 60
-  command = (f"--kills={given.kills} --elastic={given.elastic}"
-             f" --minutes={given.minutes:g} --seed={given.seed}"
-             f" --workers={given.workers}")
+  command = (
+    f"--kills={given.kills} --elastic={given.elastic}"
+    f" --minutes={given.minutes:g} --seed={given.seed}"
+    f" --workers={given.workers}"
+  )
   text = faults_page.page(command, tally, seconds, minutes)
   if given.dry:
     print(text)
   else:
     timing.write("faults.md", text)
-  return not any(r.problem for r in tally.records + tally.elastic) and not any(
-      r.problem for r in tally.runs) and not tally.unasked
+  return (
+    not any(r.problem for r in tally.records + tally.elastic)
+    and not any(r.problem for r in tally.runs)
+    and not tally.unasked
+  )
 
 
 def uninterrupted(folder: pathlib.Path) -> tuple[float, float, float]:
@@ -97,8 +105,9 @@ def uninterrupted(folder: pathlib.Path) -> tuple[float, float, float]:
     all.
   """
   for name in ("compiled", "reference"):
-    with groups.Group(folder / name, folder / f"{name}.logs", 2,
-                      {"TINY_PAUSE": lanes.PAUSE, "TINY_DEVICES": "1"}) as run:
+    with groups.Group(
+      folder / name, folder / f"{name}.logs", 2, {"TINY_PAUSE": lanes.PAUSE, "TINY_DEVICES": "1"}
+    ) as run:
       began = time.monotonic()
       while run.living and run.phase == "meeting":
         time.sleep(0.02)

@@ -20,11 +20,9 @@ STEPS = 26  # of the tiny run
 LIMIT = 15.0  # seconds in which every process ends after a fault
 GRACE = 30.0  # and after SIGTERM: what schedulers give for a checkpoint
 MEETING = 20  # seconds that processes wait for each other at the start
-PHASES = ("meeting", "preparing", "compiling", "training", "saving",
-          "finishing")
+PHASES = ("meeting", "preparing", "compiling", "training", "saving", "finishing")
 # What the last line of a process begins with that ended early.
-CLEAR = ("error: ", "ended by SIGTERM: ", "interrupted: ",
-         "RuntimeError: a fault of one process")
+CLEAR = ("error: ", "ended by SIGTERM: ", "interrupted: ", "RuntimeError: a fault of one process")
 
 
 @dataclasses.dataclass
@@ -51,19 +49,21 @@ class End:
 
     SIGTERM ends Python without a word as long as it imports the program.
     """
-    unsaid = (0, -signal.SIGKILL) if self.line else (
-        0, -signal.SIGKILL, -signal.SIGTERM)
-    return not self.hung and (self.status in unsaid
-                              or self.line.startswith(CLEAR))
+    unsaid = (0, -signal.SIGKILL) if self.line else (0, -signal.SIGKILL, -signal.SIGTERM)
+    return not self.hung and (self.status in unsaid or self.line.startswith(CLEAR))
 
 
 class Group:
   """Processes of one start of a run; those that live are killed on exit."""
 
   def __init__(
-      self, folder: pathlib.Path, logs: pathlib.Path, count: int = 2,
-      environment: Mapping[str, str] | None = None,
-      own: Mapping[int, Mapping[str, str]] | None = None, seed: int = 0,
+    self,
+    folder: pathlib.Path,
+    logs: pathlib.Path,
+    count: int = 2,
+    environment: Mapping[str, str] | None = None,
+    own: Mapping[int, Mapping[str, str]] | None = None,
+    seed: int = 0,
   ) -> None:
     """Starts them.
 
@@ -81,16 +81,32 @@ class Group:
     self._lines = self._metric_lines()
     self.processes: list[subprocess.Popen[bytes]] = []
     port = free_port() if count > 1 else 1
-    base = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-                         "TINY_JOIN": str(MEETING)} | dict(environment or {})
+    base = (
+      os.environ
+      | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "TINY_JOIN": str(MEETING)}
+      | dict(environment or {})
+    )
     logs.mkdir(parents=True, exist_ok=True)
     for number, log in enumerate(self._logs):
       with open(log, "wb") as file:
-        self.processes.append(subprocess.Popen(
-            [sys.executable, str(PROCESS), str(folder), str(port), str(count),
-             str(number), str(seed)], cwd=ROOT, stdin=subprocess.DEVNULL,
-            stdout=file, stderr=subprocess.STDOUT,
-            env=base | dict((own or {}).get(number, {}))))
+        self.processes.append(
+          subprocess.Popen(
+            [
+              sys.executable,
+              str(PROCESS),
+              str(folder),
+              str(port),
+              str(count),
+              str(number),
+              str(seed),
+            ],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=base | dict((own or {}).get(number, {})),
+          )
+        )
 
   def text(self, number: int) -> str:
     """What a process has written."""
@@ -108,8 +124,9 @@ class Group:
   @property
   def began_at(self) -> int | None:
     """The step that this start goes on from; None as long as it is unknown."""
-    found = [re.search(r"^from step (\d+)$", self.text(n), re.M)
-             for n in range(len(self.processes))]
+    found = [
+      re.search(r"^from step (\d+)$", self.text(n), re.M) for n in range(len(self.processes))
+    ]
     steps = {int(match[1]) for match in found if match}
     assert len(steps) < 2, f"processes begin at different steps: {steps}"
     return steps.pop() if steps else None
@@ -117,8 +134,7 @@ class Group:
   @property
   def faulty(self) -> bool:
     """Whether a process has told that it fails on purpose."""
-    return any("fault" in self.text(n).split("\n")
-               for n in range(len(self.processes)))
+    return any("fault" in self.text(n).split("\n") for n in range(len(self.processes)))
 
   @property
   def phase(self) -> str:
@@ -148,8 +164,7 @@ class Group:
       limit: seconds that they have from then on.
     """
     ended: dict[int, float] = {}
-    while len(ended) < len(self.processes) and (
-        time.monotonic() < since + limit):
+    while len(ended) < len(self.processes) and (time.monotonic() < since + limit):
       for number, process in enumerate(self.processes):
         if number not in ended and process.poll() is not None:
           ended[number] = max(time.monotonic() - since, 0.0)
@@ -161,16 +176,19 @@ class Group:
         process.kill()
         process.wait()
       lines = self.text(number).strip().splitlines()
-      found.append(End(number, process.returncode, ended.get(number, limit),
-                       lines[-1] if lines else "", hung))
+      found.append(
+        End(number, process.returncode, ended.get(number, limit), lines[-1] if lines else "", hung)
+      )
     return found
 
   def __enter__(self) -> Group:
     return self
 
   def __exit__(
-      self, kind: type[BaseException] | None, error: BaseException | None,
-      trace: types.TracebackType | None
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: types.TracebackType | None,
   ) -> None:
     for process in self.processes:
       if process.poll() is None:
@@ -188,13 +206,15 @@ def free_port() -> int:
 
 def saved_steps(folder: pathlib.Path) -> list[int]:
   """Steps of which there is a checkpoint, the newest first."""
-  return sorted((int(p.name) for p in (folder / "checkpoints").glob("*")
-                 if p.name.isdigit()), reverse=True)
+  return sorted(
+    (int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), reverse=True
+  )
 
 
 def describe(ends: list[End]) -> str:
   """Ends in words, for a message about what was not expected."""
   return "; ".join(
-      f"process {e.number}: status {e.status} after {e.seconds:.1f} s"
-      f"{', HUNG' if e.hung else ''}: {e.line[:200]}" for e in ends)
-
+    f"process {e.number}: status {e.status} after {e.seconds:.1f} s"
+    f"{', HUNG' if e.hung else ''}: {e.line[:200]}"
+    for e in ends
+  )

@@ -32,8 +32,12 @@ class Lane:
   """Runs one after another, in a folder of their own."""
 
   def __init__(
-      self, folder: pathlib.Path, seed: int, tally: Tally,
-      wanted: results.Result, seconds: tuple[float, float, float]
+    self,
+    folder: pathlib.Path,
+    seed: int,
+    tally: Tally,
+    wanted: results.Result,
+    seconds: tuple[float, float, float],
   ) -> None:
     """Prepares.
 
@@ -56,10 +60,14 @@ class Lane:
     """Mounts a small file system, to be filled, where that is allowed."""
     self._folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
-      self._mounted = subprocess.run(
-          ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs",
-           str(self._folder)], capture_output=True, check=False
-      ).returncode == 0
+      self._mounted = (
+        subprocess.run(
+          ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self._folder)],
+          capture_output=True,
+          check=False,
+        ).returncode
+        == 0
+      )
     return self
 
   def __exit__(self, *unused: object) -> None:
@@ -81,13 +89,20 @@ class Lane:
     return number, self._folder / f"run-{number}"
 
   def _start(
-      self, run: pathlib.Path, count: int = 2, devices: int = 1,
-      own: dict[int, dict[str, str]] | None = None
+    self,
+    run: pathlib.Path,
+    count: int = 2,
+    devices: int = 1,
+    own: dict[int, dict[str, str]] | None = None,
   ) -> groups.Group:
     # Not on the disk that is filled: the last lines must be seen.
     return groups.Group(
-        run, self._folder.parent / f"{run.name}.logs", count,
-        {"TINY_PAUSE": PAUSE, "TINY_DEVICES": str(devices)}, own)
+      run,
+      self._folder.parent / f"{run.name}.logs",
+      count,
+      {"TINY_PAUSE": PAUSE, "TINY_DEVICES": str(devices)},
+      own,
+    )
 
   def _moment(self, saved: list[int]) -> float:
     """Seconds from a start to a fault.
@@ -110,8 +125,7 @@ class Lane:
       self._damage(run, number, damaged)
       last = hits >= PER_RUN or self._tally.enough(False)
       starts += 1
-      record = self._attempt(
-          run, number, damaged, None if last else self._kind())
+      record = self._attempt(run, number, damaged, None if last else self._kind())
       if record is None and (run / "report.md").is_file():
         break
       if record is not None:
@@ -125,8 +139,7 @@ class Lane:
     return self._random.choices(list(KILLS), list(KILLS.values()))[0]
 
   def _attempt(
-      self, run: pathlib.Path, number: int, damaged: set[int],
-      kind: str | None
+    self, run: pathlib.Path, number: int, damaged: set[int], kind: str | None
   ) -> Record | None:
     """A start with a fault, or without; what the fault did, if it hit."""
     saved = groups.saved_steps(run)
@@ -145,8 +158,7 @@ class Lane:
       in_save = kind == "kill -9" and self._random.random() < 0.3
       while group.living == [0, 1] and not group.faulty:
         passed = time.monotonic() - group.began
-        if passed > moment and (not in_save or group.phase == "saving"
-                                or passed > moment + 2):
+        if passed > moment and (not in_save or group.phase == "saving" or passed > moment + 2):
           break
         if passed > 240:
           self._tally.unasked.append(f"run {number} took more than 4 minutes")
@@ -181,16 +193,21 @@ class Lane:
       disk = os.statvfs(self._folder)
       room = self._random.choice([0, 4, 16, 32]) * 1024
       with contextlib.suppress(OSError):
-        (self._folder / "filler").write_bytes(
-            bytes(max(disk.f_bavail * disk.f_frsize - room, 0)))
+        (self._folder / "filler").write_bytes(bytes(max(disk.f_bavail * disk.f_frsize - room, 0)))
 
   def _clean(self, run: pathlib.Path) -> None:
     """Makes room again."""
     (self._folder / "filler").unlink(missing_ok=True)
 
   def _judge(
-      self, group: groups.Group, run: pathlib.Path, number: int,
-      kind: str | None, who: int, phase: str, ends: list[groups.End]
+    self,
+    group: groups.Group,
+    run: pathlib.Path,
+    number: int,
+    kind: str | None,
+    who: int,
+    phase: str,
+    ends: list[groups.End],
   ) -> Record | None:
     """What an end means; None when nothing was hit."""
     if all(end.status == 0 for end in ends):
@@ -206,8 +223,7 @@ class Lane:
       _keep(run, group, problem)
     seconds = max(end.seconds for end in ends)
     every = kind in ("SIGTERM to all",)
-    record = Record(kind or "none", -1 if every else who, phase, seconds, hung,
-                    problem, number)
+    record = Record(kind or "none", -1 if every else who, phase, seconds, hung, problem, number)
     if kind is not None:
       with self._tally.lock:
         self._tally.records.append(record)
@@ -215,8 +231,7 @@ class Lane:
     return record
 
   def _check_begin(
-      self, group: groups.Group, saved: list[int], damaged: set[int],
-      record: Record | None
+    self, group: groups.Group, saved: list[int], damaged: set[int], record: Record | None
   ) -> None:
     """A start goes on from the newest whole checkpoint."""
     begin = group.began_at
@@ -228,30 +243,29 @@ class Lane:
     if record is not None:
       record.problem += problem
 
-  def _damage(
-      self, run: pathlib.Path, number: int, damaged: set[int]
-  ) -> None:
+  def _damage(self, run: pathlib.Path, number: int, damaged: set[int]) -> None:
     """Damages the newest checkpoint now and then, if there is another one."""
     saved = groups.saved_steps(run)
     damaged.intersection_update(saved)
     if len(saved) < 2 or damaged or self._random.random() > DAMAGED:
       return
     kind = self._random.choice(DAMAGE)
-    files = sorted(p for p in (run / "checkpoints" / str(saved[0])).rglob("*")
-                   if p.is_file() and p.stat().st_size)
+    files = sorted(
+      p
+      for p in (run / "checkpoints" / str(saved[0])).rglob("*")
+      if p.is_file() and p.stat().st_size
+    )
     if kind == "flipped bit":
       file = self._random.choice(files)
       content = bytearray(file.read_bytes())
-      content[self._random.randrange(len(content))] ^= (
-          1 << self._random.randrange(8))
+      content[self._random.randrange(len(content))] ^= 1 << self._random.randrange(8)
       file.write_bytes(content)
     else:
       for file in self._random.sample(files, (len(files) + 1) // 2):
         file.unlink()
     damaged.add(saved[0])
     with self._tally.lock:
-      self._tally.records.append(
-          Record(kind, -1, "between starts", 0.0, False, "", number))
+      self._tally.records.append(Record(kind, -1, "between starts", 0.0, False, "", number))
 
   def _move_a_run(self) -> None:
     """One run that goes on with other processes and devices every time."""
@@ -285,10 +299,17 @@ class Lane:
           _keep(run, group, problem)
         if saved:
           with self._tally.lock:
-            self._tally.elastic.append(Record(
-                f"{layout[0]} x {layout[1]}", -1, phase,
+            self._tally.elastic.append(
+              Record(
+                f"{layout[0]} x {layout[1]}",
+                -1,
+                phase,
                 max(end.seconds for end in ends),
-                any(end.hung for end in ends), problem, number))
+                any(end.hung for end in ends),
+                problem,
+                number,
+              )
+            )
           _tell(len(self._tally.elastic), self._tally.elastic[-1])
         if all(end.status == 0 for end in ends):
           break
@@ -310,8 +331,7 @@ class Lane:
       self._tally.runs.append(Finished(elastic, starts, apart, problem))
     if problem:
       shutil.copytree(run, _kept(run), dirs_exist_ok=True)
-    print(f"{run.name}: {starts} starts; {problem or 'as uninterrupted'}",
-          flush=True)
+    print(f"{run.name}: {starts} starts; {problem or 'as uninterrupted'}", flush=True)
 
 
 def _kept(run: pathlib.Path) -> pathlib.Path:
@@ -328,5 +348,8 @@ def _keep(run: pathlib.Path, group: groups.Group, problem: str) -> None:
 
 
 def _tell(count: int, record: Any) -> None:
-  print(f"{count} [run {record.run}] {record.kind} {record.process}"
-        f" {record.phase} {record.seconds:.1f} s {record.problem}", flush=True)
+  print(
+    f"{count} [run {record.run}] {record.kind} {record.process}"
+    f" {record.phase} {record.seconds:.1f} s {record.problem}",
+    flush=True,
+  )

@@ -12,8 +12,7 @@ import timing
 
 
 def page(
-    command: str, tally: tallies.Tally,
-    seconds: tuple[float, float, float], minutes: float
+  command: str, tally: tallies.Tally, seconds: tuple[float, float, float], minutes: float
 ) -> str:
   """The page in Markdown.
 
@@ -43,18 +42,18 @@ def page(
 
 | asked | found |
 | --- | --- |
-| faults that a run survived | {sum(not r.problem for r in kills)} of {
-    len(kills)} |
-| runs that ended bit-identical to an uninterrupted one | {_good(
-    runs[False])} of {len(runs[False])} |
+| faults that a run survived | {sum(not r.problem for r in kills)} of {len(kills)} |
+| runs that ended bit-identical to an uninterrupted one | {_good(runs[False])} of {
+    len(runs[False])
+  } |
 | restarts with other processes and devices, from the step that was saved | {
-    sum(not r.problem for r in moves)} of {len(moves)} |
-| of these runs, metrics within 1e-5, the same routes and choice | {_good(
-    runs[True])} of {len(runs[True])}{
-    f" (at most {max(apart):.1e} apart)" if apart else ""} |
+    sum(not r.problem for r in moves)
+  } of {len(moves)} |
+| of these runs, metrics within 1e-5, the same routes and choice | {_good(runs[True])} of {
+    len(runs[True])
+  }{f" (at most {max(apart):.1e} apart)" if apart else ""} |
 | starts with a process that hung (over {groups.LIMIT:.0f} s, after SIGTERM {
-    groups.GRACE:.0f} s) | {
-    sum(r.hung for r in kills + moves)} |
+    groups.GRACE:.0f} s) | {sum(r.hung for r in kills + moves)} |
 | ends that nobody asked for | {len(tally.unasked)} |
 
 Bit-identical: every metric line, `policy.json`, `results.json` (times left
@@ -84,8 +83,11 @@ number of processes and devices each.
   problems = [r.problem for r in tally.records + moves if r.problem]
   problems += [r.problem for r in tally.runs if r.problem] + tally.unasked
   if problems:
-    text += "\n## What went wrong\n\n" + "\n".join(
-        f"- {' '.join(problem.split())}" for problem in problems) + "\n"
+    text += (
+      "\n## What went wrong\n\n"
+      + "\n".join(f"- {' '.join(problem.split())}" for problem in problems)
+      + "\n"
+    )
   return text
 
 
@@ -98,28 +100,33 @@ def _table(kills: Sequence[tallies.Record]) -> str:
   rows = []
   for kind in tallies.KILLS:
     for early in (False, True):
-      found = [r for r in kills if r.kind == kind
-               and (r.phase == "meeting") == early]
+      found = [r for r in kills if r.kind == kind and (r.phase == "meeting") == early]
       if not found:
         continue
       where = Counter(r.phase for r in found)
       seconds = sorted(r.seconds for r in found)
-      rows.append([
-          kind + (", meeting" if early else ""), str(len(found)),
+      rows.append(
+        [
+          kind + (", meeting" if early else ""),
+          str(len(found)),
           str(sum(not r.problem for r in found)),
-          f"{seconds[len(seconds) // 2]:.1f}", f"{seconds[-1]:.1f}",
-          *[str(where.get(phase, "")) for phase in groups.PHASES]])
-  return timing.table(["fault", "hit", "survived", "median s", "slowest s",
-                       *groups.PHASES], rows)
+          f"{seconds[len(seconds) // 2]:.1f}",
+          f"{seconds[-1]:.1f}",
+          *[str(where.get(phase, "")) for phase in groups.PHASES],
+        ]
+      )
+  return timing.table(["fault", "hit", "survived", "median s", "slowest s", *groups.PHASES], rows)
 
 
 def _damage(records: Sequence[tallies.Record]) -> str:
   """How many checkpoints were damaged between two starts."""
   counts = Counter(r.kind for r in records if r.kind in tallies.DAMAGE)
   told = ", ".join(f"{kind}: {count}" for kind, count in counts.items())
-  return ("Between two starts the newest checkpoint was damaged, if there was"
-          f" another one ({told or 'none'}).\nThe run goes on from the one"
-          " before, or from the damaged one where the bit meant nothing.")
+  return (
+    "Between two starts the newest checkpoint was damaged, if there was"
+    f" another one ({told or 'none'}).\nThe run goes on from the one"
+    " before, or from the damaged one where the bit meant nothing."
+  )
 
 
 def _moves(moves: Sequence[tallies.Record]) -> str:
@@ -127,8 +134,14 @@ def _moves(moves: Sequence[tallies.Record]) -> str:
   rows = []
   for kind in sorted({r.kind for r in moves}):
     found = [r for r in moves if r.kind == kind]
-    rows.append([kind, str(len(found)),
-                 str(sum(not r.problem for r in found)),
-                 f"{max(r.seconds for r in found):.1f}"])
-  return timing.table(["processes x devices of each", "started from a"
-                       " checkpoint", "went on", "slowest end, s"], rows)
+    rows.append(
+      [
+        kind,
+        str(len(found)),
+        str(sum(not r.problem for r in found)),
+        f"{max(r.seconds for r in found):.1f}",
+      ]
+    )
+  return timing.table(
+    ["processes x devices of each", "started from a checkpoint", "went on", "slowest end, s"], rows
+  )

@@ -62,8 +62,7 @@ def read(folder: pathlib.Path) -> Result:
   """
   lines = logs.read(folder)
   for line in lines:
-    line["values"] = {k: v for k, v in line["values"].items()
-                      if not k.startswith(_MEASURED)}
+    line["values"] = {k: v for k, v in line["values"].items() if not k.startswith(_MEASURED)}
   policy = json.loads((folder / "policy.json").read_text())
   results = json.loads((folder / "results.json").read_text())
   del results["timing"]
@@ -73,8 +72,7 @@ def read(folder: pathlib.Path) -> Result:
     found = saved.restore(_experiment().template)
   assert found is not None and found[0] == STEPS, found
   state = [np.asarray(leaf) for leaf in jax.tree.leaves(found[1])]
-  return Result(lines, (policy["routes"], policy["chosen"]), policy, results,
-                state)
+  return Result(lines, (policy["routes"], policy["chosen"]), policy, results, state)
 
 
 def same(found: Result, wanted: Result) -> str:
@@ -96,11 +94,12 @@ def furthest(found: Result, wanted: Result) -> float:
 
   Infinite where they have other lines or another route.
   """
-  key = [(x["step"], x["phase"], x["candidate"], x["kind"], sorted(x["values"]))
-         for x in wanted.lines]
+  key = [
+    (x["step"], x["phase"], x["candidate"], x["kind"], sorted(x["values"])) for x in wanted.lines
+  ]
   if found.routes != wanted.routes or key != [
-      (x["step"], x["phase"], x["candidate"], x["kind"], sorted(x["values"]))
-      for x in found.lines]:
+    (x["step"], x["phase"], x["candidate"], x["kind"], sorted(x["values"])) for x in found.lines
+  ]:
     return float("inf")
   apart = 0.0
   for a, b in zip(found.lines, wanted.lines, strict=True):

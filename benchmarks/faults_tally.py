@@ -6,8 +6,13 @@ import dataclasses
 import threading
 import time
 
-KILLS = {"kill -9": 70, "SIGTERM to one": 7, "SIGTERM to all": 6,
-         "exception in one": 8, "disk full": 9}
+KILLS = {
+  "kill -9": 70,
+  "SIGTERM to one": 7,
+  "SIGTERM to all": 6,
+  "exception in one": 8,
+  "disk full": 9,
+}
 DAMAGE = ("flipped bit", "half-deleted step")
 
 
@@ -78,6 +83,5 @@ class Tally:
 
   def enough(self, elastic: bool) -> bool:
     """Whether there were as many faults as asked for, or time is over."""
-    done = (len(self.elastic) if elastic else sum(
-        r.kind in KILLS for r in self.records))
+    done = len(self.elastic) if elastic else sum(r.kind in KILLS for r in self.records)
     return done >= self._wanted[elastic] or time.monotonic() > self._until

@@ -77,57 +77,60 @@ def matmul_rate(edge: int, dtype: str, repeats: int) -> float:
 
   run = jax.jit(products).lower(x).compile()
   jax.block_until_ready(run(x))
-  timed = timing.alternate(
-      {"matmul": lambda: jax.block_until_ready(run(x))}, repeats)["matmul"]
+  timed = timing.alternate({"matmul": lambda: jax.block_until_ready(run(x))}, repeats)["matmul"]
   return chain * 2 * edge**3 / statistics.median(timed.wall)
 
 
 def model_of(
-    blocks: Sequence[int], size: tuple[int, int], dtype: str, gates: bool
+  blocks: Sequence[int], size: tuple[int, int], dtype: str, gates: bool
 ) -> trained_lib.Trained:
   """A network with random weights on a route that skips a third."""
   config = inference_cases.rooms_config(blocks)
   config.model.dtype = dtype
   chosen = inference_cases.route(TASKS, sum(blocks))
-  return inference_cases.trained(
-      config, cases.scenes(64, TASKS, *size), chosen, gates)
+  return inference_cases.trained(config, cases.scenes(64, TASKS, *size), chosen, gates)
 
 
-def inference(
-    load: Load, rate: float, options: measures.Options
-) -> list[list[str]]:
+def inference(load: Load, rate: float, options: measures.Options) -> list[list[str]]:
   """Lines of the table of forward passes."""
   lines = []
   for name, blocks in NETWORKS.items():
     for size in load.sizes:
       model = model_of(blocks, size, load.dtype, False)
-      macs = {way: work.total(model, how) for way, how in (
-          ("masked", measures.MASKED), ("planned", measures.PLANNED))}
+      macs = {
+        way: work.total(model, how)
+        for way, how in (("masked", measures.MASKED), ("planned", measures.PLANNED))
+      }
       for batch in load.batches:
         inputs = inference_cases.images(batch, *size)
         runs = {
-            way: Repeated(inference_cases.Runner(
-                model, how, inputs, batch), load.calls)
-            for way, how in (("masked", measures.MASKED),
-                             ("planned", measures.PLANNED))}
+          way: Repeated(inference_cases.Runner(model, how, inputs, batch), load.calls)
+          for way, how in (("masked", measures.MASKED), ("planned", measures.PLANNED))
+        }
         timed = timing.alternate(runs, options.repeats)
         for way in runs:
           seconds = [s / load.calls for s in timed[way].wall]
           done = 2 * macs[way] * batch / statistics.median(seconds)
           ratio = timing.ratios(timed[way].wall, timed["masked"].wall)
-          lines.append([
-              name, f"{size[0]}x{size[1]}", str(batch), way,
+          lines.append(
+            [
+              name,
+              f"{size[0]}x{size[1]}",
+              str(batch),
+              way,
               timing.spread([1000 * s for s in seconds]),
               f"{batch / statistics.median(seconds):,.0f}",
-              f"{macs[way] / macs['masked']:.3f}", timing.spread(ratio),
-              f"{done / 1e12:,.2f}", f"{100 * done / rate:.1f}%"])
+              f"{macs[way] / macs['masked']:.3f}",
+              timing.spread(ratio),
+              f"{done / 1e12:,.2f}",
+              f"{100 * done / rate:.1f}%",
+            ]
+          )
           print(" | ".join(lines[-1]), flush=True)
   return lines
 
 
-def training(
-    load: Load, rate: float, options: measures.Options
-) -> list[list[str]]:
+def training(load: Load, rate: float, options: measures.Options) -> list[list[str]]:
   """Lines of the table of re-training steps."""
   lines = []
   for name, blocks in NETWORKS.items():
@@ -139,21 +142,31 @@ def training(
         config.train.batch_size = load.train_batch
         config.train.execution = execution
         steppers[execution] = cases.Stepper(
-            config, cases.scenes(64, TASKS, *size), "retrain",
-            inference_cases.route(TASKS, sum(blocks)))
+          config,
+          cases.scenes(64, TASKS, *size),
+          "retrain",
+          inference_cases.route(TASKS, sum(blocks)),
+        )
         steppers[execution]()
       model = model_of(blocks, size, load.dtype, False)
       timed = timing.alternate(steppers, options.repeats)
-      for way, how in (("masked", measures.MASKED),
-                       ("planned", measures.PLANNED)):
+      for way, how in (("masked", measures.MASKED), ("planned", measures.PLANNED)):
         middle = statistics.median(timed[way].wall)
         # A backward pass is twice the work of a forward pass.
         done = 6 * work.total(model, how) * load.train_batch / middle
         ratio = timing.ratios(timed[way].wall, timed["masked"].wall)
-        lines.append([
-            name, f"{size[0]}x{size[1]}", str(load.train_batch), way,
-            f"{1 / middle:.3g}", timing.spread(ratio), f"{done / 1e12:,.2f}",
-            f"{100 * done / rate:.1f}%"])
+        lines.append(
+          [
+            name,
+            f"{size[0]}x{size[1]}",
+            str(load.train_batch),
+            way,
+            f"{1 / middle:.3g}",
+            timing.spread(ratio),
+            f"{done / 1e12:,.2f}",
+            f"{100 * done / rate:.1f}%",
+          ]
+        )
         print(" | ".join(lines[-1]), flush=True)
   return lines
 
@@ -167,14 +180,12 @@ def gates(load: Load, options: measures.Options) -> list[list[str]]:
   lines = []
   for batch in load.batches:
     lines += inference_gates.ways(
-        model, inference_cases.rows_of(inputs, 0, 2 * batch), batch, threshold,
-        options)[0]
+      model, inference_cases.rows_of(inputs, 0, 2 * batch), batch, threshold, options
+    )[0]
   return lines
 
 
-def section(
-    options: measures.Options, load: Load | None = None
-) -> measures.Section:
+def section(options: measures.Options, load: Load | None = None) -> measures.Section:
   """Everything on an accelerator.
 
   Args:
@@ -183,10 +194,28 @@ def section(
   """
   load = load or Load()
   rate = matmul_rate(load.matmul, load.dtype, options.repeats)
-  first = ["network", "size", "batch", "way", "ms / call", "examples / s",
-           "work / masked", "time / masked", "TFLOP/s", "of matmul rate"]
-  second = ["network", "size", "batch", "way", "steps / s", "time / masked",
-            "TFLOP/s", "of matmul rate"]
+  first = [
+    "network",
+    "size",
+    "batch",
+    "way",
+    "ms / call",
+    "examples / s",
+    "work / masked",
+    "time / masked",
+    "TFLOP/s",
+    "of matmul rate",
+  ]
+  second = [
+    "network",
+    "size",
+    "batch",
+    "way",
+    "steps / s",
+    "time / masked",
+    "TFLOP/s",
+    "of matmul rate",
+  ]
   text = f"""\
 {load.dtype}, three dense tasks, linear heads, a route that skips a third of the
 pairs. Square products of {load.matmul} run at {rate / 1e12:.3g} TFLOP/s here:

@@ -21,16 +21,14 @@ from dynashare_jax.train import experiment as experiment_lib
 PAIRS = 1 / 3  # of the (task, block) pairs that a route skips
 RATE = 0.55  # of the gates on the last half of the blocks
 WAYS = {
-    "rows": compaction_lib.Compaction(compaction_lib.ROWS),
-    "4 buckets": compaction_lib.Compaction(compaction_lib.BUCKETS, 4),
-    "8 buckets": compaction_lib.Compaction(compaction_lib.BUCKETS, 8),
-    "16 buckets": compaction_lib.Compaction(compaction_lib.BUCKETS, 16),
+  "rows": compaction_lib.Compaction(compaction_lib.ROWS),
+  "4 buckets": compaction_lib.Compaction(compaction_lib.BUCKETS, 4),
+  "8 buckets": compaction_lib.Compaction(compaction_lib.BUCKETS, 8),
+  "16 buckets": compaction_lib.Compaction(compaction_lib.BUCKETS, 16),
 }
 
 
-def route(
-    tasks: int, blocks: int, skip: float = PAIRS, seed: int = 0
-) -> np.ndarray:
+def route(tasks: int, blocks: int, skip: float = PAIRS, seed: int = 0) -> np.ndarray:
   """A random route `[T, L]` that skips a fraction of all pairs.
 
   Args:
@@ -74,7 +72,7 @@ def census_config() -> Any:
 
 
 def trained(
-    config: Any, dataset: types.Dataset, chosen: np.ndarray, gates: bool
+  config: Any, dataset: types.Dataset, chosen: np.ndarray, gates: bool
 ) -> trained_lib.Trained:
   """A model that looks trained: random weights in every leaf.
 
@@ -88,7 +86,8 @@ def trained(
   """
   config.train.batch_size = config.eval.batch_size = 1
   experiment = experiment_lib.build(
-      config, dataset, methods.find(config.method).build, jax.devices()[:1])
+    config, dataset, methods.find(config.method).build, jax.devices()[:1]
+  )
   rng = np.random.default_rng(4)
 
   def leaf(path: Any, shape: Any) -> jax.Array:
@@ -103,28 +102,27 @@ def trained(
     return jnp.asarray(draw, shape.dtype)
 
   params, stats = jax.tree_util.tree_map_with_path(
-      leaf, jax.eval_shape(lambda: experiment.fresh("init")))
-  return trained_lib.Trained(
-      experiment, params, stats, chosen, gates, pathlib.Path(), 0)
+    leaf, jax.eval_shape(lambda: experiment.fresh("init"))
+  )
+  return trained_lib.Trained(experiment, params, stats, chosen, gates, pathlib.Path(), 0)
 
 
 def images(rows: int, height: int, width: int) -> jax.Array:
   """Images `[rows, H, W, 3]` that differ in colour, contrast and texture."""
   rng = np.random.default_rng(5)
   draw = lambda *shape: rng.standard_normal((rows, *shape), np.float32)
-  ramp = draw(1, 1, 3) * np.linspace(-1, 1, height, dtype=np.float32)[
-      None, :, None, None]
+  ramp = draw(1, 1, 3) * np.linspace(-1, 1, height, dtype=np.float32)[None, :, None, None]
   noise = np.exp(0.7 * draw(1, 1, 1)) * draw(height, width, 3)
   return jnp.asarray(draw(1, 1, 3) + ramp + 0.5 * noise)
 
 
 def rows_of(inputs: Any, first: int, count: int) -> Any:
   """Rows `first` to `first + count` of every array."""
-  return jax.tree.map(lambda a: a[first:first + count], inputs)
+  return jax.tree.map(lambda a: a[first : first + count], inputs)
 
 
 def thresholds(
-    model: trained_lib.Trained, inputs: Any, rate: float = RATE, batch: int = 8
+  model: trained_lib.Trained, inputs: Any, rate: float = RATE, batch: int = 8
 ) -> np.ndarray:
   """Scores `[L]` that a fraction of the (group, example) rows exceed.
 
@@ -143,9 +141,13 @@ def thresholds(
   for block, step in enumerate(model.plan.steps):
     if not model.gated[block] or not step.running:
       continue
-    scores = np.concatenate([
+    scores = np.concatenate(
+      [
         run(model.variables, rows_of(inputs, i, batch), found)[:, :, block]
-        for i in range(0, size, batch)], 1)
+        for i in range(0, size, batch)
+      ],
+      1,
+    )
     first = [group[0] for group in step.groups[: step.running]]
     ordered = np.sort(scores[first].ravel())[::-1]
     place = round(rate * ordered.size)
@@ -163,8 +165,12 @@ class Runner:
   """
 
   def __init__(
-      self, model: trained_lib.Trained, execution: trained_lib.Execution,
-      inputs: Any, batch: int, threshold: Any = None
+    self,
+    model: trained_lib.Trained,
+    execution: trained_lib.Execution,
+    inputs: Any,
+    batch: int,
+    threshold: Any = None,
   ) -> None:
     """Compiles and runs once.
 
@@ -176,11 +182,11 @@ class Runner:
       threshold: `[L]` of the gates.
     """
     self.examples = jax.tree.leaves(inputs)[0].shape[0]
-    self._batches = [rows_of(inputs, i, batch)
-                     for i in range(0, self.examples, batch)]
+    self._batches = [rows_of(inputs, i, batch) for i in range(0, self.examples, batch)]
     self._variables = model.variables
     self._run, self.compile_cpu_seconds = compiled(
-        model.forward(execution, threshold), self._variables, self._batches[0])
+      model.forward(execution, threshold), self._variables, self._batches[0]
+    )
     memory = self._run.memory_analysis()
     self.temporary_bytes = int(memory.temp_size_in_bytes) if memory else 0
     self()
@@ -214,9 +220,6 @@ def compiled(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
   return done, time.process_time() - began
 
 
-def largest_difference(
-    found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
-) -> float:
+def largest_difference(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> float:
   """Over all tasks, relative to the largest number of a task's logits."""
-  return max(float(np.abs(found[k] - wanted[k]).max()
-                   / np.abs(wanted[k]).max()) for k in wanted)
+  return max(float(np.abs(found[k] - wanted[k]).max() / np.abs(wanted[k]).max()) for k in wanted)

@@ -18,19 +18,28 @@ from dynashare_jax.ops import compaction as compaction_lib
 
 MASKED, PLANNED = measures.MASKED, measures.PLANNED
 TASKS, BLOCKS = measures.TASKS, measures.BLOCKS
-HEAD = ("way", "batch", "rate", "s / example", "time", "ideal",
-        "saving / ideal saving", "compile, s", "scratch, MB",
-        "largest difference")
+HEAD = (
+  "way",
+  "batch",
+  "rate",
+  "s / example",
+  "time",
+  "ideal",
+  "saving / ideal saving",
+  "compile, s",
+  "scratch, MB",
+  "largest difference",
+)
 _REFERENCE = "planned, masked rows"
 
 
 def gated(options: measures.Options) -> measures.Section:
   """Target c: gated execution of the conv net, all ways."""
   parts, saved, equal = [], {}, True
-  routes = [("every task executes every block",
-             np.ones((TASKS, BLOCKS), int)),
-            ("a third of the pairs is skipped",
-             inference_cases.route(TASKS, BLOCKS))]
+  routes = [
+    ("every task executes every block", np.ones((TASKS, BLOCKS), int)),
+    ("a third of the pairs is skipped", inference_cases.route(TASKS, BLOCKS)),
+  ]
   for name, chosen in routes[:1] if options.quick else routes:
     model = measures.rooms(chosen, True)
     inputs = inference_cases.images(64, *measures.SIZE)
@@ -57,14 +66,20 @@ that the timed examples have. Bold: what `infer.strategy` takes untuned.
     if batch not in saved:
       continue
     reached = [v[_default(model, batch)] for v in saved[batch]]
-    targets.append(measures.Target(
-        f"gated, batch {batch}: at least {100 * least:.0f}% of the ideal"
-        " saving", " and ".join(f"{100 * r:.0f}%" for r in reached),
-        min(reached) >= least))
-  targets.append(measures.Target(
+    targets.append(
+      measures.Target(
+        f"gated, batch {batch}: at least {100 * least:.0f}% of the ideal saving",
+        " and ".join(f"{100 * r:.0f}%" for r in reached),
+        min(reached) >= least,
+      )
+    )
+  targets.append(
+    measures.Target(
       "gated: outputs equal masked execution",
-      "same decisions, logits within 1e-4 of the largest" if equal else
-      "they differ", equal))
+      "same decisions, logits within 1e-4 of the largest" if equal else "they differ",
+      equal,
+    )
+  )
   return measures.Section("Gated execution", text, tuple(targets))
 
 
@@ -80,19 +95,21 @@ def _name(way: compaction_lib.Compaction | None) -> str:
 
 
 def ways(
-    model: trained_lib.Trained, inputs: Any, batch: int, threshold: Any,
-    options: measures.Options
+  model: trained_lib.Trained, inputs: Any, batch: int, threshold: Any, options: measures.Options
 ) -> tuple[list[list[str]], dict[str, float], bool]:
   """Table lines of one batch size, saving by way, and whether all agree."""
   default = _default(model, batch)
-  chosen: dict[str, Any] = {w: c for w, c in inference_cases.WAYS.items()
-                          if batch > 1 or w == "rows"}
+  chosen: dict[str, Any] = {
+    w: c for w, c in inference_cases.WAYS.items() if batch > 1 or w == "rows"
+  }
   chosen |= {default: strategy.of(model, batch, jax.default_backend())}
   chosen.pop(_REFERENCE, None)
   executions = {"masked": MASKED, _REFERENCE: PLANNED}
   executions |= {w: PLANNED._replace(compaction=c) for w, c in chosen.items()}
-  runs = {name: inference_cases.Runner(model, how, inputs, batch, threshold)
-          for name, how in executions.items()}
+  runs = {
+    name: inference_cases.Runner(model, how, inputs, batch, threshold)
+    for name, how in executions.items()
+  }
   timed = timing.alternate(runs, options.repeats)
   wanted, executed = runs["masked"].results()
   rate = executed.mean(1)
@@ -108,14 +125,20 @@ def ways(
       saved[name] = (1 - statistics.median(ratio)) / (1 - share)
     seconds = [s / run.examples for s in options.seconds(timed[name])]
     shown = f"**{name}**" if name == default else name
-    lines.append([
-        shown, str(batch),
+    lines.append(
+      [
+        shown,
+        str(batch),
         f"{rate[:, np.asarray(model.gated)][asked].mean():.3f}",
-        timing.spread(seconds), timing.spread(ratio),
+        timing.spread(seconds),
+        timing.spread(ratio),
         f"{share:.3f}" if name in chosen else "",
         f"{100 * saved[name]:.0f}%" if name in chosen else "",
-        f"{run.compile_cpu_seconds:.1f}", f"{run.temporary_bytes / 1e6:,.1f}",
-        f"{apart:.0e}"])
+        f"{run.compile_cpu_seconds:.1f}",
+        f"{run.temporary_bytes / 1e6:,.1f}",
+        f"{apart:.0e}",
+      ]
+    )
     print(" | ".join(lines[-1]), flush=True)
   return lines, saved, equal
 
@@ -131,17 +154,27 @@ def table(options: measures.Options) -> measures.Section:
   for batch in (1, 256) if options.quick else (1, 256, 4096):
     here = inference_cases.rows_of(inputs, 0, 64 if batch == 1 else batch)
     runs = {
-        name: inference_cases.Runner(plain, way, here, batch)
-        for name, way in (("masked", MASKED), ("planned", PLANNED))}
+      name: inference_cases.Runner(plain, way, here, batch)
+      for name, way in (("masked", MASKED), ("planned", PLANNED))
+    }
     timed = timing.alternate(runs, 4 * options.repeats)
-    seconds = {n: [s / runs[n].examples for s in options.seconds(t)]
-               for n, t in timed.items()}
-    first.append([
-        str(batch), *(timing.spread(seconds[n]) for n in runs), f"{ideal:.3f}",
-        timing.spread(options.ratios(timed["planned"], timed["masked"]))])
+    seconds = {n: [s / runs[n].examples for s in options.seconds(t)] for n, t in timed.items()}
+    first.append(
+      [
+        str(batch),
+        *(timing.spread(seconds[n]) for n in runs),
+        f"{ideal:.3f}",
+        timing.spread(options.ratios(timed["planned"], timed["masked"])),
+      ]
+    )
     lines += ways(model, here, batch, threshold, options)[0]
-  head = ["batch", "masked, s / example", "planned, s / example",
-          "work, planned / masked", "time, planned / masked"]
+  head = [
+    "batch",
+    "masked, s / example",
+    "planned, s / example",
+    "work, planned / masked",
+    "time, planned / masked",
+  ]
   text = f"""\
 The MLP of configs/census.py, three binary tasks, a route that skips a third of
 the pairs. A call at batch 1 is mostly dispatch, whatever it computes.

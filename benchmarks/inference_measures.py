@@ -90,15 +90,15 @@ class Options:
 def rooms(chosen: np.ndarray, gates: bool) -> trained_lib.Trained:
   """The Deeplab-style ResNet-18 with three dense tasks."""
   return inference_cases.trained(
-      inference_cases.rooms_config(), cases.scenes(64, TASKS, *SIZE), chosen,
-      gates)
+    inference_cases.rooms_config(), cases.scenes(64, TASKS, *SIZE), chosen, gates
+  )
 
 
 def census(chosen: np.ndarray, gates: bool) -> trained_lib.Trained:
   """The Census MLP with three binary tasks."""
   return inference_cases.trained(
-      inference_cases.census_config(), cases.census(TABLE_EXAMPLES), chosen,
-      gates)
+    inference_cases.census_config(), cases.census(TABLE_EXAMPLES), chosen, gates
+  )
 
 
 def census_inputs(model: trained_lib.Trained) -> Any:
@@ -119,28 +119,40 @@ def planned(options: Options) -> Section:
     share = work.total(model, PLANNED) / work.total(model, MASKED)
     for batch in sizes:
       runs = {
-          name: inference_cases.Runner(
-              model, way, inference_cases.rows_of(inputs, 0, batch), batch)
-          for name, way in (("masked", MASKED), ("planned", PLANNED))}
+        name: inference_cases.Runner(model, way, inference_cases.rows_of(inputs, 0, batch), batch)
+        for name, way in (("masked", MASKED), ("planned", PLANNED))
+      }
       difference = inference_cases.largest_difference(
-          runs["planned"].results()[0], runs["masked"].results()[0])
+        runs["planned"].results()[0], runs["masked"].results()[0]
+      )
       torch_runs = _torch_cases(model, batch)
       timed = timing.alternate(runs | torch_runs, options.repeats)
       ratio = options.ratios(timed["planned"], timed["masked"])
-      gains = {name: options.ratios(timed[name], timed["planned"])
-               for name in torch_runs}
+      gains = {name: options.ratios(timed[name], timed["planned"]) for name in torch_runs}
       against.append(statistics.median(ratio) / share)
       for name, gain in gains.items():
         faster.setdefault(name, []).append(statistics.median(gain))
-      lines.append([
-          f"{TASKS * BLOCKS - chosen.sum()} of {TASKS * BLOCKS} skipped,"
-          f" seed {seed}", str(batch), f"{share:.3f}", timing.spread(ratio),
-          f"{against[-1]:.3f}", *map(timing.spread, gains.values()),
-          f"{difference:.0e}"])
-  head = ["(task, block) pairs", "batch", "work, planned / masked",
-          "time, planned / masked", "time ratio / work ratio",
-          "times faster than PyTorch, NCHW", "than PyTorch, NHWC",
-          "largest difference"]
+      lines.append(
+        [
+          f"{TASKS * BLOCKS - chosen.sum()} of {TASKS * BLOCKS} skipped, seed {seed}",
+          str(batch),
+          f"{share:.3f}",
+          timing.spread(ratio),
+          f"{against[-1]:.3f}",
+          *map(timing.spread, gains.values()),
+          f"{difference:.0e}",
+        ]
+      )
+  head = [
+    "(task, block) pairs",
+    "batch",
+    "work, planned / masked",
+    "time, planned / masked",
+    "time ratio / work ratio",
+    "times faster than PyTorch, NCHW",
+    "than PyTorch, NHWC",
+    "largest difference",
+  ]
   text = f"""\
 Deeplab-style ResNet-18, {SIZE[0]}x{SIZE[1]}, three dense tasks, linear heads,
 no gates. PyTorch computes the same network the authors' way (all tasks in
@@ -149,43 +161,54 @@ is quicker on CPUs. The last column is planned against masked logits, relative
 to the largest.
 
 {timing.table(head, lines)}"""
-  return Section("Planned execution", text, (
-      Target("planned: time ratio within 8% of the ratio of the work (masked ="
-             " 1)", f"{min(against):.3f} to {max(against):.3f} of it",
-             max(against) <= 1.08),
-      *(Target(
-          "planned: at least 1.3 times faster than PyTorch the authors' way,"
-          f" {_LAYOUTS[name]}", f"{min(gain):.2f} to {max(gain):.2f} times",
-          min(gain) >= 1.3) for name, gain in faster.items())))
+  return Section(
+    "Planned execution",
+    text,
+    (
+      Target(
+        "planned: time ratio within 8% of the ratio of the work (masked = 1)",
+        f"{min(against):.3f} to {max(against):.3f} of it",
+        max(against) <= 1.08,
+      ),
+      *(
+        Target(
+          f"planned: at least 1.3 times faster than PyTorch the authors' way, {_LAYOUTS[name]}",
+          f"{min(gain):.2f} to {max(gain):.2f} times",
+          min(gain) >= 1.3,
+        )
+        for name, gain in faster.items()
+      ),
+    ),
+  )
 
 
 _LAYOUTS = {
-    "PyTorch NCHW": "in its default memory layout (NCHW)",
-    "PyTorch NHWC": "in its quicker memory layout (NHWC), a stricter reading"}
+  "PyTorch NCHW": "in its default memory layout (NCHW)",
+  "PyTorch NHWC": "in its quicker memory layout (NHWC), a stricter reading",
+}
 
 
-def _torch_cases(
-    model: trained_lib.Trained, batch: int
-) -> dict[str, Callable[[], None]]:
+def _torch_cases(model: trained_lib.Trained, batch: int) -> dict[str, Callable[[], None]]:
   """The same network in PyTorch, in both memory layouts."""
   try:
     import torch_deeplab
   except ImportError as error:
-    sys.exit(f"This comparison needs PyTorch ({error}). Install it with:"
-             " pip install -e .[bench]")
+    sys.exit(f"This comparison needs PyTorch ({error}). Install it with: pip install -e .[bench]")
   outputs = [head.outputs for head in model.experiment.network.heads]
   found: dict[str, Any] = {
-      f"PyTorch {name}": torch_deeplab.Runner(
-          outputs, model.route.tolist(), batch, SIZE, name == "NHWC")
-      for name in ("NCHW", "NHWC")}
+    f"PyTorch {name}": torch_deeplab.Runner(
+      outputs, model.route.tolist(), batch, SIZE, name == "NHWC"
+    )
+    for name in ("NCHW", "NHWC")
+  }
   ours = sum(
-      leaf.size for path, leaf in
-      jax.tree_util.tree_leaves_with_path(model.params)
-      if "gate_" not in jax.tree_util.keystr(path))
+    leaf.size
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
+    if "gate_" not in jax.tree_util.keystr(path)
+  )
   theirs = found["PyTorch NCHW"].network.parameter_count()
   if ours != theirs:
-    raise ValueError(f"The networks differ: {ours} parameters here, {theirs} in"
-                     " PyTorch.")
+    raise ValueError(f"The networks differ: {ours} parameters here, {theirs} in PyTorch.")
   return found
 
 
@@ -212,12 +235,24 @@ def training(options: Options) -> Section:
     share = work.total(model, PLANNED) / work.total(model, MASKED)
     found.append(statistics.median(ratio))
     seconds = {k: options.seconds(t) for k, t in timed.items()}
-    lines.append([
-        name, str(batch), timing.spread(seconds["masked"]),
-        timing.spread(seconds["planned"]), f"{share:.3f}",
-        timing.spread(ratio)])
-  head = ["network", "batch", "masked, s / step", "planned, s / step",
-          "work, planned / masked", "time, planned / masked"]
+    lines.append(
+      [
+        name,
+        str(batch),
+        timing.spread(seconds["masked"]),
+        timing.spread(seconds["planned"]),
+        f"{share:.3f}",
+        timing.spread(ratio),
+      ]
+    )
+  head = [
+    "network",
+    "batch",
+    "masked, s / step",
+    "planned, s / step",
+    "work, planned / masked",
+    "time, planned / masked",
+  ]
   skipped = TASKS * BLOCKS - int(inference_cases.route(TASKS, BLOCKS).sum())
   text = f"""\
 One re-training step (forward, backward, optimiser) on a route that skips
@@ -225,10 +260,18 @@ One re-training step (forward, backward, optimiser) on a route that skips
 sections.
 
 {timing.table(head, lines)}"""
-  return Section("Re-training step", text, (
-      Target("a re-training step on a route that skips a third: at most 0.58 of"
-             " the masked step's time (conv net)", f"{found[0]:.3f}",
-             found[0] <= 0.58),))
+  return Section(
+    "Re-training step",
+    text,
+    (
+      Target(
+        "a re-training step on a route that skips a third: at most 0.58 of"
+        " the masked step's time (conv net)",
+        f"{found[0]:.3f}",
+        found[0] <= 0.58,
+      ),
+    ),
+  )
 
 
 def artefact(options: Options) -> Section:
@@ -250,17 +293,16 @@ def artefact(options: Options) -> Section:
       jax.block_until_ready(loaded.weights)
       loads.append(time.perf_counter() - began)
     size = file.stat().st_size
-  flat = jax.device_put(
-      traverse_util.flatten_dict(model.variables, sep="/"))
+  flat = jax.device_put(traverse_util.flatten_dict(model.variables, sep="/"))
   ratios = []
   for batch in (1, 8):
     here = jax.device_put({"image": inputs[:batch]})
     way = strategy.of(model, batch, jax.default_backend())
     own = jax.jit(lambda w, x, way=way: chosen.forward(w, x, way))
     calls = {
-        "checkpoint": lambda own=own, x=here: jax.block_until_ready(
-            own(flat, x)),
-        "artefact": lambda x=here: jax.block_until_ready(loaded.run(x))}
+      "checkpoint": lambda own=own, x=here: jax.block_until_ready(own(flat, x)),
+      "artefact": lambda x=here: jax.block_until_ready(loaded.run(x)),
+    }
     began = time.perf_counter()
     calls["artefact"]()
     start = time.perf_counter() - began
@@ -268,11 +310,21 @@ def artefact(options: Options) -> Section:
     timed = timing.alternate(calls, 3 * options.repeats)
     ratio = options.ratios(timed["artefact"], timed["checkpoint"])
     ratios.append(statistics.median(ratio))
-    lines.append([
-        str(batch), *(timing.spread(options.seconds(timed[n])) for n in calls),
-        timing.spread(ratio), f"{start:.2f}"])
-  head = ["batch", "checkpoint, s / call", "artefact, s / call",
-          "artefact / checkpoint", "first call with compiling, s"]
+    lines.append(
+      [
+        str(batch),
+        *(timing.spread(options.seconds(timed[n])) for n in calls),
+        timing.spread(ratio),
+        f"{start:.2f}",
+      ]
+    )
+  head = [
+    "batch",
+    "checkpoint, s / call",
+    "artefact, s / call",
+    "artefact / checkpoint",
+    "first call with compiling, s",
+  ]
   text = f"""\
 The gated conv net, exported with `infer.export`, read with `infer.load`; both
 sides predict from float images, in the same way of execution.
@@ -280,7 +332,14 @@ sides predict from float images, in the same way of execution.
 {timing.spread(loads)} s.
 
 {timing.table(head, lines)}"""
-  return Section("Exported artefact", text, (
-      Target("artefact: seconds to load; as fast as the checkpoint",
-             f"{timing.spread(loads)} s; {min(ratios):.2f} to"
-             f" {max(ratios):.2f} of its time", max(ratios) <= 1.05),))
+  return Section(
+    "Exported artefact",
+    text,
+    (
+      Target(
+        "artefact: seconds to load; as fast as the checkpoint",
+        f"{timing.spread(loads)} s; {min(ratios):.2f} to {max(ratios):.2f} of its time",
+        max(ratios) <= 1.05,
+      ),
+    ),
+  )

@@ -30,9 +30,11 @@ CROP = (321, 321)
 BATCH = 8
 THREADS = (0, 1, 2)
 CLASSES = {"rooms": 10, "NYU v2": 40}
-STEPS = {"decode": "decoding alone", "augment": "and augmentation",
-         **{f"threads {n}": f"batches of {BATCH}, augmented, {n} thread(s)"
-            for n in THREADS}}
+STEPS = {
+  "decode": "decoding alone",
+  "augment": "and augmentation",
+  **{f"threads {n}": f"batches of {BATCH}, augmented, {n} thread(s)" for n in THREADS},
+}
 
 
 @dataclasses.dataclass
@@ -63,25 +65,25 @@ def write_rooms(folder: pathlib.Path, count: int) -> None:
   from PIL import Image
 
   from dynashare_jax.data import rooms
+
   tasks = ("segmentation", "normals", "depth")
-  render = jax.jit(functools.partial(
-      rooms.render, height=SIZE[0], width=SIZE[1], tasks=tasks))
+  render = jax.jit(functools.partial(rooms.render, height=SIZE[0], width=SIZE[1], tasks=tasks))
   for part in ("img", "seg", "normal_mask", "depth"):
     (folder / part).mkdir(parents=True)
   for i in range(count):
     example = jax.tree.map(np.asarray, render(jax.random.key(i)))
     byte = lambda values: np.round(255 * values).clip(0, 255).astype(np.uint8)
     targets = example.targets
-    for part, array in (("img", byte(example.inputs)),
-                        ("seg", targets["segmentation"].astype(np.uint8)),
-                        ("normal_mask", byte((targets["normals"] + 1) / 2))):
+    for part, array in (
+      ("img", byte(example.inputs)),
+      ("seg", targets["segmentation"].astype(np.uint8)),
+      ("normal_mask", byte((targets["normals"] + 1) / 2)),
+    ):
       Image.fromarray(array).save(folder / part / f"{i:04}.png")
     np.save(folder / "depth" / f"{i:04}.npy", targets["depth"])
 
 
-def prepare(
-    title: str, folder: pathlib.Path, scratch: pathlib.Path, count: int
-) -> Data:
+def prepare(title: str, folder: pathlib.Path, scratch: pathlib.Path, count: int) -> Data:
   """Describes a folder, converts it, and opens both.
 
   Args:
@@ -94,33 +96,48 @@ def prepare(
 
   from dynashare_jax.data import folder as folder_lib
   from dynashare_jax.data import store_writer
+
   scratch.mkdir(parents=True, exist_ok=True)
-  (scratch / "dataset.yaml").write_text(json.dumps({
-      "root": str(folder.absolute()), "pictures": "img",
-      "tasks": {
-          "segmentation": {"kind": "segmentation", "labels": "seg",
-                           "classes": CLASSES[title], "ignore": [255]},
-          "normals": {"kind": "normals", "labels": "normal_mask",
-                      "ignore": [255]},
-          "depth": {"kind": "depth", "labels": "depth"}},
-      "splits": {"train": "*", "validation": "*", "test": "*",
-                 "overlap": True}}))
+  (scratch / "dataset.yaml").write_text(
+    json.dumps(
+      {
+        "root": str(folder.absolute()),
+        "pictures": "img",
+        "tasks": {
+          "segmentation": {
+            "kind": "segmentation",
+            "labels": "seg",
+            "classes": CLASSES[title],
+            "ignore": [255],
+          },
+          "normals": {"kind": "normals", "labels": "normal_mask", "ignore": [255]},
+          "depth": {"kind": "depth", "labels": "depth"},
+        },
+        "splits": {"train": "*", "validation": "*", "test": "*", "overlap": True},
+      }
+    )
+  )
   config = ml_collections.ConfigDict({**folder_lib.defaults(), "crop": CROP})
   switches = ml_collections.ConfigDict(folder_lib.compat())
   original = folder_lib.original(config, switches, str(scratch))
   before = time.process_time()
   store_writer.convert(original, "folder", str(scratch / "copy"))
   seconds = time.process_time() - before
-  raw, copy = (folder_lib.build(config, switches, str(path), 0)
-               for path in (scratch, scratch / "copy"))
+  raw, copy = (
+    folder_lib.build(config, switches, str(path), 0) for path in (scratch, scratch / "copy")
+  )
   names = original.keys["train"]
   parts = ("img", "seg", "normal_mask", "depth")
-  bytes_raw = sum(p.stat().st_size for part in parts
-                  for p in (folder / part).iterdir())
+  bytes_raw = sum(p.stat().st_size for part in parts for p in (folder / part).iterdir())
   bytes_copy = sum(p.stat().st_size for p in (scratch / "copy").iterdir())
-  return Data(title, raw, copy, max(count, len(names)),
-              (bytes_raw / len(names), bytes_copy / len(names)),
-              seconds / len(names))
+  return Data(
+    title,
+    raw,
+    copy,
+    max(count, len(names)),
+    (bytes_raw / len(names), bytes_copy / len(names)),
+    seconds / len(names),
+  )
 
 
 class Varied(Sequence[Any]):
@@ -139,13 +156,13 @@ class Varied(Sequence[Any]):
     example = self._source[index % len(self._source)]
     if self._augment is None:
       return example
-    return self._augment.example(
-        example, self._augment.draw(0, "benchmark", index))
+    return self._augment.example(example, self._augment.draw(0, "benchmark", index))
 
 
 def case(dataset: Any, step: str, count: int) -> Callable[[], None]:
   """A call that reads some examples, each of them once."""
   from dynashare_jax.data import loader
+
   varied = Varied(dataset, count, step != "decode")
 
   def one_by_one() -> None:
@@ -165,16 +182,18 @@ def case(dataset: Any, step: str, count: int) -> Callable[[], None]:
 
 def measure(data: Data, repeats: int) -> dict[str, dict[str, timing.Timing]]:
   """Times every step in both forms, in turn."""
-  cases = {(form, step): case(dataset, step, data.count)
-           for step in STEPS
-           for form, dataset in (("raw", data.raw), ("copy", data.copy))}
+  cases = {
+    (form, step): case(dataset, step, data.count)
+    for step in STEPS
+    for form, dataset in (("raw", data.raw), ("copy", data.copy))
+  }
   for (_, step), call in cases.items():
     if step == "augment":
       call()  # opens files, fills the disk's cache
   timed = timing.alternate(
-      {f"{form}/{step}": call for (form, step), call in cases.items()}, repeats)
-  return {step: {form: timed[f"{form}/{step}"] for form in ("raw", "copy")}
-          for step in STEPS}
+    {f"{form}/{step}": call for (form, step), call in cases.items()}, repeats
+  )
+  return {step: {form: timed[f"{form}/{step}"] for form in ("raw", "copy")} for step in STEPS}
 
 
 def rows(data: Data, timed: dict[str, Any], kind: str) -> list[list[str]]:
@@ -182,31 +201,37 @@ def rows(data: Data, timed: dict[str, Any], kind: str) -> list[list[str]]:
   lines = []
   for step, words in STEPS.items():
     raw, copy = (getattr(timed[step][form], kind) for form in ("raw", "copy"))
-    lines.append([
+    lines.append(
+      [
         f"{data.title}: {words}",
-        *(timing.spread([data.count / s for s in seconds])
-          for seconds in (raw, copy)),
-        timing.spread(timing.ratios(raw, copy))])
+        *(timing.spread([data.count / s for s in seconds]) for seconds in (raw, copy)),
+        timing.spread(timing.ratios(raw, copy)),
+      ]
+    )
   return lines
 
 
-def page(
-    measured: list[tuple[Data, Any]], arguments: argparse.Namespace
-) -> str:
+def page(measured: list[tuple[Data, Any]], arguments: argparse.Namespace) -> str:
   """The page in Markdown."""
   head = ["case", "raw", "copy", "copy over raw"]
-  sizes = [[d.title, f"{d.sizes[0] / 1e6:.2f}", f"{d.sizes[1] / 1e6:.2f}",
-            f"{1000 * d.seconds:.0f}"] for d, _ in measured]
-  tables = {kind: timing.table(head, [
-      line for data, timed in measured for line in rows(data, timed, kind)])
-      for kind in ("cpu", "wall")}
+  sizes = [
+    [d.title, f"{d.sizes[0] / 1e6:.2f}", f"{d.sizes[1] / 1e6:.2f}", f"{1000 * d.seconds:.0f}"]
+    for d, _ in measured
+  ]
+  tables = {
+    kind: timing.table(head, [line for data, timed in measured for line in rows(data, timed, kind)])
+    for kind in ("cpu", "wall")
+  }
   return f"""# Speed of reading pictures and labels
 
 - Command: `python benchmarks/input.py --examples={arguments.examples}
   --repeats={arguments.repeats} --threads={arguments.threads}`\
-{' with `--samples`' if arguments.samples else ''}
-{timing.machine(arguments.threads, ["numpy", "pillow", "grain",
-                                    "tensorflow-datasets", "array-record"])}
+{" with `--samples`" if arguments.samples else ""}
+{
+    timing.machine(
+      arguments.threads, ["numpy", "pillow", "grain", "tensorflow-datasets", "array-record"]
+    )
+  }
 - Examples of {SIZE[0]}x{SIZE[1]} with a picture, classes and normals as PNG and
   depth as float32 `.npy`, crops of {CROP[0]}x{CROP[1]}; files lie in the disk's
   cache. Rooms are rendered; NYU v2 are frames of it. Cases take turns in one
@@ -222,8 +247,7 @@ def page(
 
 ## What a copy takes
 
-{timing.table(["examples", "raw, MB each", "copy, MB each",
-               "converting, ms each"], sizes)}
+{timing.table(["examples", "raw, MB each", "copy, MB each", "converting, ms each"], sizes)}
 
 ## Reading
 
@@ -237,14 +261,13 @@ where there is more than one core for them.
 def main() -> None:
   """Measures and writes the page."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
   parser.add_argument("--examples", type=int, default=16, help="in a round")
   parser.add_argument("--repeats", type=int, default=5, help="rounds")
   parser.add_argument("--threads", type=int, default=1, help="cores to use")
-  parser.add_argument("--samples", default="",
-                      help="frames of NYU v2 in AdaShare's layout")
-  parser.add_argument("--quick", action="store_true",
-                      help="8 examples, 1 round; writes nothing")
+  parser.add_argument("--samples", default="", help="frames of NYU v2 in AdaShare's layout")
+  parser.add_argument("--quick", action="store_true", help="8 examples, 1 round; writes nothing")
   arguments = parser.parse_args()
   if arguments.quick:
     arguments.examples, arguments.repeats = BATCH, 1
@@ -254,11 +277,13 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as name:
     scratch = pathlib.Path(name)
     write_rooms(scratch / "rooms", arguments.examples)
-    found = [prepare("rooms", scratch / "rooms", scratch / "of_rooms",
-                     arguments.examples)]
+    found = [prepare("rooms", scratch / "rooms", scratch / "of_rooms", arguments.examples)]
     if arguments.samples:
-      found.append(prepare("NYU v2", pathlib.Path(arguments.samples),
-                           scratch / "of_samples", arguments.examples))
+      found.append(
+        prepare(
+          "NYU v2", pathlib.Path(arguments.samples), scratch / "of_samples", arguments.examples
+        )
+      )
     measured = [(data, measure(data, arguments.repeats)) for data in found]
     text = page(measured, arguments)
   if arguments.quick:

@@ -58,19 +58,19 @@ def line(name: str, hours: float, rng: np.random.Generator) -> str:
   left = [f"{hours - t:.6f}" for t in times]
   dies = [str(v) for v in (rng.random(len(times)) < 0.02).astype(int)]
   phenotypes = ";".join(map(str, rng.integers(0, 2, 25)))
-  return (f"{name},{hours:.6f},47;{int(hours >= 48)};0,{hourly(mask, left)},"
-          f"{phenotypes},{hourly(mask, dies)}\n")
+  return (
+    f"{name},{hours:.6f},47;{int(hours >= 48)};0,{hourly(mask, left)},"
+    f"{phenotypes},{hourly(mask, dies)}\n"
+  )
 
 
 def write_files(folder: pathlib.Path, stays: int) -> int:
   """Writes random stays; returns how many rows they have."""
   rng = np.random.default_rng(0)
-  pool = [",".join(cell(c, rng) for c in columns.CHANNELS)
-          for _ in range(5000)]
+  pool = [",".join(cell(c, rng) for c in columns.CHANNELS) for _ in range(5000)]
   head = ",".join(columns.HEADER)
   total = 0
-  sizes = {"train": stays - 2 * (stays // 7), "validation": stays // 7,
-           "test": stays // 7}
+  sizes = {"train": stays - 2 * (stays // 7), "validation": stays // 7, "test": stays // 7}
   number = 0
   for split, (listfile, part) in mimic3_listfile.FILES.items():
     (folder / part).mkdir(exist_ok=True)
@@ -83,9 +83,9 @@ def write_files(folder: pathlib.Path, stays: int) -> int:
       picked = rng.integers(0, len(pool), rows).tolist()
       name = f"{number}_episode1_timeseries.csv"
       number += 1
-      (folder / part / name).write_text("\n".join(
-          [head, *(f"{t!r},{pool[i]}" for t, i in zip(when, picked,
-                                                      strict=True)), ""]))
+      (folder / part / name).write_text(
+        "\n".join([head, *(f"{t!r},{pool[i]}" for t, i in zip(when, picked, strict=True)), ""])
+      )
       lines.append(line(name, hours, rng))
       total += rows
     (folder / listfile).write_text("".join(lines))
@@ -100,7 +100,7 @@ def reader(source: Any, touch: bool) -> Callable[[], int]:
     touch: copy every batch, so that its padding is really written and read.
   """
   order = np.random.default_rng(1).permutation(len(source))
-  batches = [order[i:i + BATCH] for i in range(0, len(order), BATCH)]
+  batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
   copy = np.zeros((BATCH, *source[0].inputs["series"].shape), np.float32)
 
   def run() -> int:
@@ -108,7 +108,7 @@ def reader(source: Any, touch: bool) -> Callable[[], int]:
     for rows in batches:
       batch = source.batch(rows)
       if touch:
-        copy[:len(rows)] = batch.inputs["series"]
+        copy[: len(rows)] = batch.inputs["series"]
       read += len(batch.present)
     return read
 
@@ -137,8 +137,10 @@ def read_in_processes(source: Any, processes: int, repeats: int) -> Rates:
   """All processes together, each reading all; elapsed time alone."""
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+
     def read() -> int:
       return sum(pool.map(_work, [source] * processes))
+
     return Rates(rates(read, repeats).wall, [])
 
 
@@ -150,54 +152,73 @@ def measure(dataset: Any, arguments: argparse.Namespace) -> dict[str, Rates]:
   """Every way to read."""
   source, repeats = dataset.source("train"), arguments.repeats
   cases = {
-      READ: rates(reader(source, False), repeats),
-      COPIED: rates(reader(source, True), repeats),
-      "the whole training split at once": rates(
-          lambda: len(dataset.arrays("train").present), repeats),
-      "single stays": rates(
-          lambda: sum(1 for _ in map(source.__getitem__, range(1000))),
-          repeats)}
+    READ: rates(reader(source, False), repeats),
+    COPIED: rates(reader(source, True), repeats),
+    "the whole training split at once": rates(
+      lambda: len(dataset.arrays("train").present), repeats
+    ),
+    "single stays": rates(lambda: sum(1 for _ in map(source.__getitem__, range(1000))), repeats),
+  }
   if arguments.cores > 1:
-    cases[f"random batches, copied, in {arguments.cores} processes"] = (
-        read_in_processes(source, arguments.cores, repeats))
+    cases[f"random batches, copied, in {arguments.cores} processes"] = read_in_processes(
+      source, arguments.cores, repeats
+    )
   return cases
 
 
 def page(
-    arguments: argparse.Namespace, rows: int, converted: tuple[float, float],
-    opened: float, found: dict[str, Rates]
+  arguments: argparse.Namespace,
+  rows: int,
+  converted: tuple[float, float],
+  opened: float,
+  found: dict[str, Rates],
 ) -> str:
   """The Markdown page."""
-  lines = [[name, timing.spread(r.wall), timing.spread(r.cpu) if r.cpu else ""]
-           for name, r in found.items()]
+  lines = [
+    [name, timing.spread(r.wall), timing.spread(r.cpu) if r.cpu else ""]
+    for name, r in found.items()
+  ]
   head = ["read", "stays a second", "stays a second of processor time"]
   slowest = min(found[COPIED].cpu)
   cores, stays = arguments.cores, arguments.stays
   all_stays = converted[0] / stays * ALL
-  cpu = (f", {converted[1] / stays * ALL:.0f} s of processor time"
-         if cores == 1 else "")
-  return "\n".join(["# MIMIC-III: conversion and reading", "", f"""\
+  cpu = f", {converted[1] / stays * ALL:.0f} s of processor time" if cores == 1 else ""
+  return (
+    "\n".join(
+      [
+        "# MIMIC-III: conversion and reading",
+        "",
+        f"""\
 - Command: `python benchmarks/mimic3_reading.py --stays={stays}
   --repeats={arguments.repeats} --cores={cores}`
 {timing.machine(cores, ("numpy",))}
 - {stays:,} made-up stays with {rows:,} rows, of {MEDIAN_HOURS:.0f} hours in the
   median; batches of {BATCH} random stays, 170 hours of 76 columns, with all
-  labels and masks.""", "", timing.table(head, lines), "", f"""\
+  labels and masks.""",
+        "",
+        timing.table(head, lines),
+        "",
+        f"""\
 Target: more than {LIMIT:,} stays a second on 2 cores. \
-{'Met' if slowest > LIMIT else 'Missed'} by one core:
+{"Met" if slowest > LIMIT else "Missed"} by one core:
 batches that are copied once more took, at their slowest, a second of processor
 time for {slowest:,.0f} stays.
 
 Conversion took {converted[0]:.1f} s in {cores} process(es); at this rate the
 {ALL:,} stays of MIMIC-III take {all_stays:.0f} s{cpu}. Opening the converted
 stays and comparing sizes and times of all files took {opened:.2f} s.
-"""]).rstrip() + "\n"
+""",
+      ]
+    ).rstrip()
+    + "\n"
+  )
 
 
 def main() -> None:
   """Measures and writes the page."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
   parser.add_argument("--stays", type=int, default=8000, help="made up")
   parser.add_argument("--repeats", type=int, default=5, help="rounds")
   parser.add_argument("--cores", type=int, default=2, help="to use")
@@ -214,8 +235,7 @@ def main() -> None:
     dataset = mimic3.build(config, ConfigDict(mimic3.compat()), name, 0)
     opened = time.perf_counter() - again
     found = measure(dataset, arguments)
-  timing.write("mimic3-reading.md",
-               page(arguments, rows, converted, opened, found))
+  timing.write("mimic3-reading.md", page(arguments, rows, converted, opened, found))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@ import numpy as np
 import timing
 
 LIMIT = 1.5
-CASES = {"default": "dynashare_jax, default model (causal)",
-         "authors": "dynashare_jax, the authors' network",
-         "torch": "PyTorch, the authors' network, a pass a task"}
+CASES = {
+  "default": "dynashare_jax, default model (causal)",
+  "authors": "dynashare_jax, the authors' network",
+  "torch": "PyTorch, the authors' network, a pass a task",
+}
 
 
 def dataset(spec: Any, rows: int) -> Any:
@@ -34,6 +36,7 @@ def dataset(spec: Any, rows: int) -> Any:
   import cases
 
   from dynashare_jax import types
+
   rng = np.random.default_rng(0)
   hours, columns = spec.input_shape
   series = rng.normal(size=(rows, hours, columns)).astype(np.float32)
@@ -61,6 +64,7 @@ def ours(batch: int, time: str) -> Any:
   import cases
 
   from dynashare_jax.data import mimic3
+
   config = cases.load_config("mimic3")
   config.method = "adashare"
   config.train.batch_size = batch
@@ -75,6 +79,7 @@ def theirs(batch: int, tasks: Any) -> Any:
   """A step of PyTorch, ready to be timed."""
   import torch
   import torch_mimic3
+
   trainer = torch_mimic3.Trainer([(t.outputs, t.hourly) for t in tasks])
   inputs = torch.randn(batch, torch_mimic3.COLUMNS, torch_mimic3.HOURS)
   targets = []
@@ -93,21 +98,34 @@ def page(arguments: argparse.Namespace, timed: Any) -> str:
   rows = []
   for name, label in CASES.items():
     case = timed[name]
-    rows.append([
-        label, timing.spread([1e3 * s / arguments.batch for s in case.wall]),
+    rows.append(
+      [
+        label,
+        timing.spread([1e3 * s / arguments.batch for s in case.wall]),
         timing.spread(timing.ratios(theirs.wall, case.wall)),
-        timing.spread(timing.ratios(theirs.cpu, case.cpu))])
-  same, slowest = (min(timing.ratios(theirs.wall, timed[name].wall))
-                   for name in ("authors", "default"))
-  head = ["case", "milliseconds a stay", "times as fast as PyTorch",
-          "the same, processor time"]
-  return "\n".join(["# Speed of a training step on MIMIC-III", "", f"""\
+        timing.spread(timing.ratios(theirs.cpu, case.cpu)),
+      ]
+    )
+  same, slowest = (
+    min(timing.ratios(theirs.wall, timed[name].wall)) for name in ("authors", "default")
+  )
+  head = ["case", "milliseconds a stay", "times as fast as PyTorch", "the same, processor time"]
+  return (
+    "\n".join(
+      [
+        "# Speed of a training step on MIMIC-III",
+        "",
+        f"""\
 - Command: `python benchmarks/mimic3_step.py --batch={arguments.batch}
   --repeats={arguments.repeats} --threads={arguments.threads}`
 {timing.machine(arguments.threads, ("jax", "flax", "optax", "torch"))}
 - A weight step of the search with soft decisions of four tasks, float32, random
   stays of 170 hours; medians of {arguments.repeats} rounds in turn with
-  (minimum–maximum).""", "", timing.table(head, rows), "", f"""\
+  (minimum–maximum).""",
+        "",
+        timing.table(head, rows),
+        "",
+        f"""\
 Target: the multi-task step at least {LIMIT} times as fast as the authors'
 layout in PyTorch. {_verdict(same)} by the authors' network, at its slowest
 {same:.2f} times; {_verdict(slowest).lower()} by the default model,
@@ -117,7 +135,11 @@ The default model is another network than the authors': it keeps every hour in
 front and sees no later one, and its heads are far smaller than four dilated
 branches of 1,024 channels a task. The second row is the authors' network
 itself; what is gained there is the first block, computed once for all tasks,
-and what the compiler makes of the rest."""]) + "\n"
+and what the compiler makes of the rest.""",
+      ]
+    )
+    + "\n"
+  )
 
 
 def _verdict(times: float) -> str:
@@ -127,7 +149,8 @@ def _verdict(times: float) -> str:
 def main() -> None:
   """Measures and writes the page."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
   parser.add_argument("--batch", type=int, default=16, help="stays a step")
   parser.add_argument("--repeats", type=int, default=7, help="rounds")
   parser.add_argument("--threads", type=int, default=1, help="cores to use")
@@ -136,13 +159,14 @@ def main() -> None:
   try:
     import torch
   except ImportError as error:
-    sys.exit(f"This comparison needs PyTorch ({error}). Install it with:"
-             " pip install -e .[bench]")
+    sys.exit(f"This comparison needs PyTorch ({error}). Install it with: pip install -e .[bench]")
   torch.set_num_threads(arguments.threads)
   default, tasks = ours(arguments.batch, "causal")
-  calls = {"default": default,
-           "authors": ours(arguments.batch, "authors")[0],
-           "torch": theirs(arguments.batch, tasks)}
+  calls = {
+    "default": default,
+    "authors": ours(arguments.batch, "authors")[0],
+    "torch": theirs(arguments.batch, tasks),
+  }
   for call in calls.values():
     call()
   timed = timing.alternate(calls, arguments.repeats)

@@ -32,9 +32,11 @@ from dynashare_jax.data import mimic3_store
 
 LIMIT = 1e-5
 SECONDS = 60.0
-SPLITS = {"train": ("train", "train_listfile.csv"),
-          "validation": ("train", "val_listfile.csv"),
-          "test": ("test", "test_listfile.csv")}
+SPLITS = {
+  "train": ("train", "train_listfile.csv"),
+  "validation": ("train", "val_listfile.csv"),
+  "test": ("test", "test_listfile.csv"),
+}
 TEMPORAL = {"length_of_stay": "los", "decompensation": "decomp"}
 
 
@@ -43,21 +45,29 @@ def theirs(pipeline: pathlib.Path, folder: pathlib.Path, split: str) -> Any:
   from mimic3benchmark import readers
   from mimic3models import preprocessing
   from mimic3models.multitask import utils
+
   part, listfile = SPLITS[split]
   reader = readers.MultitaskReader(str(folder / part), str(folder / listfile))
   discretizer = preprocessing.Discretizer(
-      timestep=1.0, store_masks=True, impute_strategy="previous",
-      start_time="zero")
+    timestep=1.0, store_masks=True, impute_strategy="previous", start_time="zero"
+  )
   header = discretizer.transform(reader.read_example(0)["X"])[1].split(",")
   normalizer = preprocessing.Normalizer(
-      fields=[i for i, name in enumerate(header) if "->" not in name])
+    fields=[i for i, name in enumerate(header) if "->" not in name]
+  )
   state = "mult_ts1.0.input_str-previous.start_time-zero.normalizer"
-  normalizer.load_params(
-      str(pipeline / "mimic3models" / "multitask" / state))
+  normalizer.load_params(str(pipeline / "mimic3models" / "multitask" / state))
   made = utils.BatchGen(
-      reader=reader, discretizer=discretizer, normalizer=normalizer,
-      ihm_pos=47, partition="custom", target_repl=False, batch_size=8,
-      small_part=False, shuffle=False)
+    reader=reader,
+    discretizer=discretizer,
+    normalizer=normalizer,
+    ihm_pos=47,
+    partition="custom",
+    target_repl=False,
+    batch_size=8,
+    small_part=False,
+    shuffle=False,
+  )
   return made.data
 
 
@@ -65,11 +75,11 @@ def their_fit(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """Means and deviations as the pipeline's script fits them."""
   from mimic3benchmark import readers
   from mimic3models import preprocessing
-  reader = readers.MultitaskReader(
-      str(folder / "train"), str(folder / "train_listfile.csv"))
+
+  reader = readers.MultitaskReader(str(folder / "train"), str(folder / "train_listfile.csv"))
   discretizer = preprocessing.Discretizer(
-      timestep=1.0, store_masks=True, impute_strategy="previous",
-      start_time="zero")
+    timestep=1.0, store_masks=True, impute_strategy="previous", start_time="zero"
+  )
   normalizer = preprocessing.Normalizer()
   for index in range(reader.get_number_of_examples()):
     found = reader.read_example(index)
@@ -84,13 +94,15 @@ def their_fit(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 def labels_of(split: str, data: Any, index: int) -> dict[str, Any]:
   """The pipeline's labels of a stay: task -> labels and mask."""
   from mimic3models import metrics
+
   left = data["los_y"][index]
   classes = [metrics.get_bin_custom(hours, 10) for hours in left]
   return {
-      "phenotyping": (data["pheno_y"][index], None),
-      "mortality": (data["ihm_y"][index], data["ihm_M"][index]),
-      "length_of_stay": (np.array(classes), data["los_M"][index]),
-      "decompensation": (data["decomp_y"][index], data["decomp_M"][index])}
+    "phenotyping": (data["pheno_y"][index], None),
+    "mortality": (data["ihm_y"][index], data["ihm_M"][index]),
+    "length_of_stay": (np.array(classes), data["los_M"][index]),
+    "decompensation": (data["decomp_y"][index], data["decomp_M"][index]),
+  }
 
 
 def compare(split: str, stays: Any, data: Any) -> dict[str, float]:
@@ -133,28 +145,45 @@ def fits(folder: pathlib.Path, store: mimic3_store.Store) -> float:
 
 
 def page(
-    arguments: argparse.Namespace, found: dict[str, dict[str, float]],
-    seconds: float, fitted: float
+  arguments: argparse.Namespace, found: dict[str, dict[str, float]], seconds: float, fitted: float
 ) -> str:
   """The Markdown page."""
   names = ("stays", "hours", "values", "lengths", "masks", "labels")
-  head = ["split", "stays", "hours", "largest difference of 76 columns",
-          "lengths that differ", "masks that differ", "labels that differ"]
-  rows = [[split, *(f"{counts[name]:,.3g}" if name == "values"
-                    else f"{counts[name]:,.0f}" for name in names)]
-          for split, counts in found.items()]
+  head = [
+    "split",
+    "stays",
+    "hours",
+    "largest difference of 76 columns",
+    "lengths that differ",
+    "masks that differ",
+    "labels that differ",
+  ]
+  rows = [
+    [
+      split,
+      *(f"{counts[name]:,.3g}" if name == "values" else f"{counts[name]:,.0f}" for name in names),
+    ]
+    for split, counts in found.items()
+  ]
   worst = max(counts["values"] for counts in found.values())
-  differ = sum(counts[name] for counts in found.values()
-               for name in ("lengths", "masks", "labels"))
+  differ = sum(counts[name] for counts in found.values() for name in ("lengths", "masks", "labels"))
   good = worst <= LIMIT and not differ
-  return "\n".join(["# MIMIC-III: values against the pipeline's own", "", f"""\
+  return (
+    "\n".join(
+      [
+        "# MIMIC-III: values against the pipeline's own",
+        "",
+        f"""\
 - Command: `python benchmarks/mimic3_values.py --pipeline=CHECKOUT
   --data_dir={arguments.label}`
 {timing.machine(1, ("numpy", "scikit-learn"))}
 - The pipeline's reader, discretiser, normaliser and batch maker ran as they
-  are, on the same files; nothing was cut.""", "", timing.table(head, rows),
-      "", f"""\
-Target: equal within {LIMIT:g} on every stay. {'Met' if good else 'Missed'}: the
+  are, on the same files; nothing was cut.""",
+        "",
+        timing.table(head, rows),
+        "",
+        f"""\
+Target: equal within {LIMIT:g} on every stay. {"Met" if good else "Missed"}: the
 largest difference of a normalised value is {worst:.2g}, which is single
 precision; {differ:,.0f} lengths, masks and labels differ.
 
@@ -163,19 +192,28 @@ Means and deviations fitted on the training stays (`config.data.normaliser =
 pipeline's script on the same stays.
 
 Conversion of these stays took {seconds:.2f} s in one process; target: under
-{SECONDS:.0f} s. {'Met' if seconds < SECONDS else 'Missed'}."""]) + "\n"
+{SECONDS:.0f} s. {"Met" if seconds < SECONDS else "Missed"}.""",
+      ]
+    )
+    + "\n"
+  )
 
 
 def main() -> None:
   """Compares and writes the page."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-  parser.add_argument("--pipeline", required=True, type=pathlib.Path,
-                      help="a checkout of mimic3-benchmarks")
-  parser.add_argument("--data_dir", required=True, type=pathlib.Path,
-                      help="folder of the multitask problem, or above it")
-  parser.add_argument("--label", default="FOLDER",
-                      help="what the page calls that folder")
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument(
+    "--pipeline", required=True, type=pathlib.Path, help="a checkout of mimic3-benchmarks"
+  )
+  parser.add_argument(
+    "--data_dir",
+    required=True,
+    type=pathlib.Path,
+    help="folder of the multitask problem, or above it",
+  )
+  parser.add_argument("--label", default="FOLDER", help="what the page calls that folder")
   arguments = parser.parse_args()
   sys.path.insert(0, str(arguments.pipeline.resolve()))
   timing.pin(1)
@@ -188,14 +226,16 @@ def main() -> None:
     dataset = mimic3.build(config, ConfigDict(mimic3.compat()), str(folder), 0)
     seconds = time.perf_counter() - begin
     store = mimic3_store.open_or_convert(
-        folder, pathlib.Path(cache), 1, False, lambda done, total: None)
-    config.hours = max(int(store.split(split).labels.counts.max())
-                       for split in SPLITS)
+      folder, pathlib.Path(cache), 1, False, lambda done, total: None
+    )
+    config.hours = max(int(store.split(split).labels.counts.max()) for split in SPLITS)
     dataset = mimic3.build(config, ConfigDict(mimic3.compat()), str(folder), 0)
     found = {
-        split: compare(split, dataset.source(split),
-                       theirs(arguments.pipeline.resolve(), folder, split))
-        for split in SPLITS}
+      split: compare(
+        split, dataset.source(split), theirs(arguments.pipeline.resolve(), folder, split)
+      )
+      for split in SPLITS
+    }
     fitted = fits(folder, store)
   timing.write("mimic3-values.md", page(arguments, found, seconds, fitted))
 

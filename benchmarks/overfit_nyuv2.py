@@ -26,9 +26,10 @@ import cases
 import timing
 
 LIMITS = (
-    ("segmentation", "pixel_accuracy", 95.0, True),
-    ("normals", "mean", 8.0, False),
-    ("depth", "rel", 0.05, False))
+  ("segmentation", "pixel_accuracy", 95.0, True),
+  ("normals", "mean", 8.0, False),
+  ("depth", "rel", 0.05, False),
+)
 
 
 def configuration(arguments: argparse.Namespace) -> Any:
@@ -51,8 +52,7 @@ def configuration(arguments: argparse.Namespace) -> Any:
   train.eval_every = 100
   train.checkpoint_every = 50
   config.eval.batch_size = 4
-  config.optimizers.warmup.update(
-      kind="adamw", lr=2e-3, b1=0.9, schedule="onecycle")
+  config.optimizers.warmup.update(kind="adamw", lr=2e-3, b1=0.9, schedule="onecycle")
   config.optimizers.retrain.update(config.optimizers.warmup)
   return config
 
@@ -62,12 +62,11 @@ def picture(workdir: pathlib.Path) -> None:
   from dynashare_jax.report import prediction_figures
   from dynashare_jax.report import style
   from dynashare_jax.report import workdir as workdir_lib
+
   run = workdir_lib.load(workdir)
-  kept = {name: run.predictions[name] for name in run.predictions
-          if name != "inputs"}
+  kept = {name: run.predictions[name] for name in run.predictions if name != "inputs"}
   with style.look():
-    figure = prediction_figures.predictions(
-        dataclasses.replace(run, predictions=kept))
+    figure = prediction_figures.predictions(dataclasses.replace(run, predictions=kept))
     assert figure is not None
     style.save(figure, timing.ROOT / "docs" / "images" / "overfit.png")
 
@@ -75,21 +74,32 @@ def picture(workdir: pathlib.Path) -> None:
 def page(workdir: pathlib.Path, arguments: argparse.Namespace) -> str:
   """The Markdown page."""
   results = json.loads((workdir / "results.json").read_text())
-  found = {(task["name"], metric["name"]): metric
-           for task in results["tasks"] for metric in task["metrics"]}
+  found = {
+    (task["name"], metric["name"]): metric
+    for task in results["tasks"]
+    for metric in task["metrics"]
+  }
   rows = []
   for task, name, limit, higher in LIMITS:
     metric = found[task, name]
     value = metric["test"]
     met = value > limit if higher else value < limit
-    rows.append([f"{task}: {name}", f"{value:.3g} {metric['unit']}",
-                 f"{metric['constant']:.3g} {metric['unit']}",
-                 f"{'above' if higher else 'below'} {limit:g}",
-                 "met" if met else "missed"])
+    rows.append(
+      [
+        f"{task}: {name}",
+        f"{value:.3g} {metric['unit']}",
+        f"{metric['constant']:.3g} {metric['unit']}",
+        f"{'above' if higher else 'below'} {limit:g}",
+        "met" if met else "missed",
+      ]
+    )
   step = results["timing"]["step_seconds"]
   seconds = next(iter(step.values()))
-  return "\n".join([
-      "# Four NYU v2 frames learnt by heart", "", f"""\
+  return "\n".join(
+    [
+      "# Four NYU v2 frames learnt by heart",
+      "",
+      f"""\
 - Command: `python benchmarks/overfit_nyuv2.py --data=FOLDER
   --steps={arguments.steps} --width_factor={arguments.width_factor:g}`, seed 0
 {timing.machine(1, ("jax", "flax", "optax"))}
@@ -99,21 +109,26 @@ def page(workdir: pathlib.Path, arguments: argparse.Namespace) -> str:
   nothing here tells of generalisation. Other metrics of these frames are in
   the run's report.
 - {seconds:.1f} s a step, {results["timing"]["seconds"] / 60:,.0f} minutes, on a
-  core that other work shared.""", "",
-      timing.table(["metric", "found", "constant prediction", "wanted", ""],
-                   rows), "", """\
+  core that other work shared.""",
+      "",
+      timing.table(["metric", "found", "constant prediction", "wanted", ""], rows),
+      "",
+      """\
 Labels, predictions and errors; the photographs are not ours to show. The file
 names of the frames are 0061, 0295, 0774 and 1314 of NYU Depth V2 (Silberman et
 al. 2012).
 
 ![Labels, predictions and errors](../images/overfit.png)
-"""])
+""",
+    ]
+  )
 
 
 def main() -> None:
   """Trains what is not trained yet, and writes the page."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
   parser.add_argument("--data", required=True, help="folder of the frames")
   parser.add_argument("--steps", type=int, default=400)
   parser.add_argument("--width_factor", type=float, default=0.5)
@@ -121,6 +136,7 @@ def main() -> None:
   arguments = parser.parse_args()
   from dynashare_jax import command
   from dynashare_jax import main as main_lib
+
   command.use_compilation_cache()
   workdir = pathlib.Path(arguments.workdir)
   main_lib.run(configuration(arguments), str(workdir))

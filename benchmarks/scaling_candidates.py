@@ -19,10 +19,18 @@ CANDIDATES = 4
 WAYS = {"in turn": 1, "at once": 2}
 LIMIT = 400  # seconds that a run may take
 _SHORT = {  # The search is as short as it can be; nearly all is re-training.
-    "train.warmup_steps": 2, "train.cycles": 1, "train.weight_steps": 2,
-    "train.policy_steps": 2, "train.steps": 6, "policy.curriculum_speed": 1,
-    "policy.candidates": CANDIDATES, "eval.pictures": 0, "data.train": 512,
-    "data.validation": 64, "data.test": 64}
+  "train.warmup_steps": 2,
+  "train.cycles": 1,
+  "train.weight_steps": 2,
+  "train.policy_steps": 2,
+  "train.steps": 6,
+  "policy.curriculum_speed": 1,
+  "policy.candidates": CANDIDATES,
+  "eval.pictures": 0,
+  "data.train": 512,
+  "data.validation": 64,
+  "data.test": 64,
+}
 
 
 def measure(rounds: int, steps: int, cores: Sequence[int]) -> dict[str, Any]:
@@ -51,50 +59,66 @@ def measure(rounds: int, steps: int, cores: Sequence[int]) -> dict[str, Any]:
         workdir = folder / f"{way.replace(' ', '-')}-{number}"
         _run(workdir, folder / "cache", groups, steps, cores)
         results[way] = json.loads((workdir / "results.json").read_text())
-        found[way].append(
-            results[way]["timing"]["step_seconds"]["retrain"]
-            * CANDIDATES / groups)
+        found[way].append(results[way]["timing"]["step_seconds"]["retrain"] * CANDIDATES / groups)
       print({way: v[-1:] for way, v in found.items()}, flush=True)
   one, two = (results[way] for way in WAYS)
   pairs = list(zip(one["candidates"], two["candidates"], strict=True))
   return found | {
-      "steps": steps, "apart": max(
-          abs(a["score"] - b["score"]) for a, b in pairs),
-      "same": one["chosen"] == two["chosen"] and all(
-          a["route"] == b["route"] for a, b in pairs)}
+    "steps": steps,
+    "apart": max(abs(a["score"] - b["score"]) for a, b in pairs),
+    "same": one["chosen"] == two["chosen"] and all(a["route"] == b["route"] for a, b in pairs),
+  }
 
 
 def _run(
-    workdir: pathlib.Path, cache: pathlib.Path, groups: int, steps: int,
-    cores: Sequence[int]
+  workdir: pathlib.Path, cache: pathlib.Path, groups: int, steps: int, cores: Sequence[int]
 ) -> None:
   """Trains in two processes, with a thread each that computes."""
   values = _SHORT | {
-      "train.retrain_steps": steps, "train.candidate_groups": groups,
-      "train.eval_every": steps, "train.checkpoint_every": steps}
+    "train.retrain_steps": steps,
+    "train.candidate_groups": groups,
+    "train.eval_every": steps,
+    "train.checkpoint_every": steps,
+  }
   address = f"localhost:{scaling_children.free_port()}"
   command = [
-      sys.executable, "-m", "dynashare_jax.main", "--config=configs/rooms.py",
-      f"--workdir={workdir}", f"--coordinator={address}", "--processes=2",
-      *(f"--config.{name}={value}" for name, value in values.items())]
+    sys.executable,
+    "-m",
+    "dynashare_jax.main",
+    "--config=configs/rooms.py",
+    f"--workdir={workdir}",
+    f"--coordinator={address}",
+    "--processes=2",
+    *(f"--config.{name}={value}" for name, value in values.items()),
+  ]
   environment = os.environ | {
-      "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu",
-      "JAX_NUM_CPU_DEVICES": "1", "NPROC": "1", "DYNASHARE_IDLE_GLOO": "1"}
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "1",
+    "NPROC": "1",
+    "DYNASHARE_IDLE_GLOO": "1",
+  }
   logs = [workdir.with_suffix(f".{number}.log") for number in range(2)]
   processes = []
   try:
     for number, log in enumerate(logs):
       with open(log, "wb") as file:
-        processes.append(subprocess.Popen(
-            [*command, f"--process_id={number}"], cwd=ROOT, env=environment,
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file))
+        processes.append(
+          subprocess.Popen(
+            [*command, f"--process_id={number}"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+          )
+        )
       os.sched_setaffinity(processes[-1].pid, cores)
     until = time.monotonic() + LIMIT
     for process in processes:
       process.wait(max(until - time.monotonic(), 0.01))
   except subprocess.TimeoutExpired as error:
-    raise scaling_children.ChildError(
-        f"A run took longer than {LIMIT} s.") from error
+    raise scaling_children.ChildError(f"A run took longer than {LIMIT} s.") from error
   finally:
     for process in processes:
       process.kill()

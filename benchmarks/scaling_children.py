@@ -27,9 +27,12 @@ class Child(contextlib.AbstractContextManager["Child"]):
   """A process of `scaling_process.py`; killed when the context ends."""
 
   def __init__(
-      self, role: str, cores: Sequence[int] = (),
-      environment: dict[str, str] | None = None, limit: int = LIMIT,
-      **settings: Any
+    self,
+    role: str,
+    cores: Sequence[int] = (),
+    environment: dict[str, str] | None = None,
+    limit: int = LIMIT,
+    **settings: Any,
   ) -> None:
     """Starts it.
 
@@ -42,13 +45,17 @@ class Child(contextlib.AbstractContextManager["Child"]):
     """
     self.role = role
     self._log = tempfile.NamedTemporaryFile(  # noqa: SIM115 (see close)
-        "w", suffix=f"-{role}.log")
-    told = json.dumps({"cores": list(cores), "limit": limit,
-                       "parent": os.getpid()} | settings)
+      "w", suffix=f"-{role}.log"
+    )
+    told = json.dumps({"cores": list(cores), "limit": limit, "parent": os.getpid()} | settings)
     self._process = subprocess.Popen(
-        [sys.executable, str(HERE / "scaling_process.py"), role, told],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-        text=True, env=os.environ | (environment or {}))
+      [sys.executable, str(HERE / "scaling_process.py"), role, told],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=self._log,
+      text=True,
+      env=os.environ | (environment or {}),
+    )
     self._answers: queue.Queue[str | None] = queue.Queue()
     self._listener = threading.Thread(target=self._listen, daemon=True)
     self._listener.start()
@@ -79,8 +86,9 @@ class Child(contextlib.AbstractContextManager["Child"]):
     try:
       line = self._answers.get(timeout=seconds)
     except queue.Empty:
-      raise ChildError(f"The {self.role} gave no answer within {seconds:.0f}"
-                       f" s: {self._tail()}") from None
+      raise ChildError(
+        f"The {self.role} gave no answer within {seconds:.0f} s: {self._tail()}"
+      ) from None
     if line is None:
       raise ChildError(f"The {self.role} ended: {self._tail()}")
     found: dict[str, Any] = json.loads(line)
@@ -119,8 +127,7 @@ class Group(contextlib.AbstractContextManager["Group"]):
   """
 
   def __init__(
-      self, cores: Sequence[Sequence[int]], threads: int = 0,
-      idle: bool = False, **settings: Any
+    self, cores: Sequence[Sequence[int]], threads: int = 0, idle: bool = False, **settings: Any
   ) -> None:
     """Starts them; `wait` waits until they are ready.
 
@@ -130,8 +137,7 @@ class Group(contextlib.AbstractContextManager["Group"]):
       idle: whether gloo's threads have idle priority.
       settings: of the trainers.
     """
-    environment = {
-        "JAX_PLATFORMS": "cpu", "DYNASHARE_IDLE_GLOO": str(int(idle))}
+    environment = {"JAX_PLATFORMS": "cpu", "DYNASHARE_IDLE_GLOO": str(int(idle))}
     if threads:
       environment["NPROC"] = str(threads)  # Read by jax's CPU client.
     self.ready: dict[str, Any] = {}
@@ -140,10 +146,16 @@ class Group(contextlib.AbstractContextManager["Group"]):
     self._children: list[Child] = []
     try:
       for number, own in enumerate(cores):
-        self._children.append(Child(
-            "trainer", own, environment, seconds=120,
+        self._children.append(
+          Child(
+            "trainer",
+            own,
+            environment,
+            seconds=120,
             place=[address, len(cores), number] if several else None,
-            **settings))
+            **settings,
+          )
+        )
     except BaseException:
       self.close()
       raise
@@ -190,8 +202,7 @@ class Others(contextlib.AbstractContextManager["Others"]):
     return self
 
   def __exit__(self, *unused: object) -> None:
-    taken, own, total = (
-        b - a for a, b in zip(self._before, _busy(), strict=True))
+    taken, own, total = (b - a for a, b in zip(self._before, _busy(), strict=True))
     self.share = min(max((taken - own) / total, 0.0), 1.0) if total else 0.0
 
 
@@ -210,8 +221,7 @@ def _busy() -> tuple[float, float, float]:
 
 
 def _middle(seconds: float | list[float]) -> float:
-  return sorted(seconds)[len(seconds) // 2] if isinstance(
-      seconds, list) else seconds
+  return sorted(seconds)[len(seconds) // 2] if isinstance(seconds, list) else seconds
 
 
 def free_port() -> int:

@@ -65,12 +65,9 @@ class Chip:
 # Latencies of GPUs: those that NCCL's tuner assumes for its low-latency tree
 #   (src/graph/tuning.cc: 4.4 us, NVLink 0.52 x 1.8, network 5.0).
 CHIPS = (
-    Chip("H100 SXM", 989e12, 80e9, 3.35e12, 450e9, 8, 50e9, 8, 112, 4.4e-6,
-         0.94e-6, 5e-6),
-    Chip("A100 SXM 80 GB", 312e12, 80e9, 2.039e12, 300e9, 8, 25e9, 8, 128,
-         4.4e-6, 0.94e-6, 5e-6),
-    Chip("TPU v5e", 197e12, 16e9, 819e9, 100e9, 256, 3.125e9, 8, 112, 0.0,
-         1e-6, 10e-6, torus=True),
+  Chip("H100 SXM", 989e12, 80e9, 3.35e12, 450e9, 8, 50e9, 8, 112, 4.4e-6, 0.94e-6, 5e-6),
+  Chip("A100 SXM 80 GB", 312e12, 80e9, 2.039e12, 300e9, 8, 25e9, 8, 128, 4.4e-6, 0.94e-6, 5e-6),
+  Chip("TPU v5e", 197e12, 16e9, 819e9, 100e9, 256, 3.125e9, 8, 112, 0.0, 1e-6, 10e-6, torus=True),
 )
 
 
@@ -160,14 +157,16 @@ class Step:
     """What takes longest: `compute`, `update`, `gradients`, ..."""
     if self.seconds > self.device:
       return "input" if self.read > self.dispatch else "dispatch"
-    parts = {"compute": self.compute, "update": self.update,
-             "gradients": self.gradients, "statistics": self.statistics}
+    parts = {
+      "compute": self.compute,
+      "update": self.update,
+      "gradients": self.gradients,
+      "statistics": self.statistics,
+    }
     return max(parts, key=lambda name: parts[name])
 
 
-def compute_seconds(
-    macs: float, examples: float, flops: float, utilisation: float
-) -> float:
+def compute_seconds(macs: float, examples: float, flops: float, utilisation: float) -> float:
   """Seconds of forward and backward passes.
 
   Args:
@@ -185,9 +184,7 @@ def compute_seconds(
   return 3 * 2 * macs * examples / (flops * utilisation)
 
 
-def ring_seconds(
-    size: float, devices: int, bandwidth: float, latency: float
-) -> float:
+def ring_seconds(size: float, devices: int, bandwidth: float, latency: float) -> float:
   """Seconds of an all-reduce around a ring.
 
   Args:
@@ -215,13 +212,10 @@ def latency_seconds(chip: Chip, devices: int) -> float:
   if chip.torus:
     width = 2 ** (math.ceil(math.log2(near)) // 2)
     steps = width // 2 + math.ceil(near / width) // 2
-  return chip.start + 2 * (steps * chip.hop
-                           + math.ceil(math.log2(far)) * chip.far_hop)
+  return chip.start + 2 * (steps * chip.hop + math.ceil(math.log2(far)) * chip.far_hop)
 
 
-def all_reduce_seconds(
-    size: float, chip: Chip, devices: int, link_use: float = 1.0
-) -> float:
+def all_reduce_seconds(size: float, chip: Chip, devices: int, link_use: float = 1.0) -> float:
   """Seconds of an all-reduce: a ring in every domain, then one across.
 
   Args:
@@ -245,8 +239,7 @@ def _split(chip: Chip, devices: int) -> tuple[int, int]:
 
 
 def step(
-    work: Work, chip: Chip, devices: int, examples: float,
-    assumed: Assumed | None = None
+  work: Work, chip: Chip, devices: int, examples: float, assumed: Assumed | None = None
 ) -> Step:
   """One training step in data parallel.
 
@@ -259,18 +252,20 @@ def step(
   """
   assumed = assumed or Assumed()
   small = work.small and (
-      (work.small - 1) * latency_seconds(chip, devices) + all_reduce_seconds(
-          work.small_bytes, chip, devices, assumed.link_use))
+    (work.small - 1) * latency_seconds(chip, devices)
+    + all_reduce_seconds(work.small_bytes, chip, devices, assumed.link_use)
+  )
   reading = examples * chip.host / (chip.cores * assumed.reads)
   return Step(
-      devices=devices, examples=examples,
-      compute=compute_seconds(work.macs, examples, chip.flops,
-                              assumed.utilisation),
-      update=4 * PASSES * work.trained / chip.memory_speed,
-      gradients=all_reduce_seconds(4 * work.trained, chip, devices,
-                                   assumed.link_use),
-      statistics=small, read=reading if work.reads else 0.0,
-      dispatch=assumed.dispatch / work.dispatched)
+    devices=devices,
+    examples=examples,
+    compute=compute_seconds(work.macs, examples, chip.flops, assumed.utilisation),
+    update=4 * PASSES * work.trained / chip.memory_speed,
+    gradients=all_reduce_seconds(4 * work.trained, chip, devices, assumed.link_use),
+    statistics=small,
+    read=reading if work.reads else 0.0,
+    dispatch=assumed.dispatch / work.dispatched,
+  )
 
 
 def efficiency(many: Step, one: Step) -> float:
@@ -279,8 +274,13 @@ def efficiency(many: Step, one: Step) -> float:
 
 
 def candidate_seconds(
-    work: Work, chip: Chip, devices: int, groups: int, candidates: int,
-    steps: int, assumed: Assumed | None = None
+  work: Work,
+  chip: Chip,
+  devices: int,
+  groups: int,
+  candidates: int,
+  steps: int,
+  assumed: Assumed | None = None,
 ) -> float:
   """Seconds of re-training all candidates, each group its own.
 
@@ -301,15 +301,13 @@ def candidate_seconds(
     raise ValueError(f"{groups} groups do not divide {devices} devices.")
   each = devices // groups
   if work.batch % each:
-    raise ValueError(f"A batch of {work.batch} cannot be split over {each}"
-                     " devices.")
+    raise ValueError(f"A batch of {work.batch} cannot be split over {each} devices.")
   one = step(work, chip, each, work.batch / each, assumed)
   return math.ceil(candidates / groups) * steps * one.seconds
 
 
 def held_bytes(
-    shapes: Sequence[Sequence[int]], devices: int, split: bool,
-    small: int = 2**14
+  shapes: Sequence[Sequence[int]], devices: int, split: bool, small: int = 2**14
 ) -> float:
   """Bytes of float32 arrays on each device.
 
@@ -328,9 +326,7 @@ def held_bytes(
   return total
 
 
-def sharded_seconds(
-    size: float, chip: Chip, devices: int, link_use: float = 1.0
-) -> float:
+def sharded_seconds(size: float, chip: Chip, devices: int, link_use: float = 1.0) -> float:
   """Seconds of communication of split parameters.
 
   All-gathers before the forward and the backward pass and a reduce-scatter

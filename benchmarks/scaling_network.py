@@ -25,15 +25,26 @@ from dynashare_jax.train import results
 
 # Name -> file of configs/ and its setting.
 NETWORKS = {
-    "ResNet-18, NYU v2": ("nyuv2", "2task"),
-    "ResNet-34, Cityscapes": ("cityscapes", "2task"),
-    "small ResNet, Rooms": ("rooms",),
+  "ResNet-18, NYU v2": ("nyuv2", "2task"),
+  "ResNet-34, Cityscapes": ("cityscapes", "2task"),
+  "small ResNet, Rooms": ("rooms",),
 }
 LARGE = "ResNet-101, NYU v2"
 SMALL = 2**16  # bytes of an all-reduce below which its latency is what counts
 _SIDE = 33  # of the small pictures
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
-          "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+_BYTES = {
+  "pred": 1,
+  "s8": 1,
+  "u8": 1,
+  "bf16": 2,
+  "f16": 2,
+  "s32": 4,
+  "u32": 4,
+  "f32": 4,
+  "s64": 8,
+  "u64": 8,
+  "f64": 8,
+}
 _REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
 _SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
 
@@ -94,13 +105,12 @@ def specification(config: Any) -> types.DatasetSpec:
     spec: types.DatasetSpec = module.outline(config.data, config.compat)
     return spec
   dataset: types.Dataset = module.build(
-      config.data, config.compat, config.data_dir or None, config.seed)
+    config.data, config.compat, config.data_dir or None, config.seed
+  )
   return dataset.spec
 
 
-def pictures(
-    spec: types.DatasetSpec, rows: int, size: tuple[int, int]
-) -> types.Dataset:
+def pictures(spec: types.DatasetSpec, rows: int, size: tuple[int, int]) -> types.Dataset:
   """Random pictures and labels for the tasks of a data set.
 
   Args:
@@ -112,26 +122,23 @@ def pictures(
   targets: dict[str, np.ndarray] = {}
   for task in spec.tasks:
     if task.kind == "segmentation":
-      targets[task.name] = rng.integers(
-          0, task.outputs, (rows, *size), np.int32)
+      targets[task.name] = rng.integers(0, task.outputs, (rows, *size), np.int32)
     elif task.kind == "normals":
       raw = rng.normal(size=(rows, *size, 3)) + [0.0, 0.0, 3.0]
-      targets[task.name] = (raw / np.linalg.norm(
-          raw, axis=-1, keepdims=True)).astype(np.float32)
+      targets[task.name] = (raw / np.linalg.norm(raw, axis=-1, keepdims=True)).astype(np.float32)
     else:
       targets[task.name] = 1 + rng.random((rows, *size), np.float32)
   batch = types.Batch(
-      rng.random((rows, *size, 3), np.float32), targets,
-      {name: np.ones((rows, *size), bool) for name in targets},
-      np.ones(rows, bool))
-  spec = dataclasses.replace(
-      spec, input_shape=(*size, 3), sizes={"train": rows}, crop=None)
+    rng.random((rows, *size, 3), np.float32),
+    targets,
+    {name: np.ones((rows, *size), bool) for name in targets},
+    np.ones(rows, bool),
+  )
+  spec = dataclasses.replace(spec, input_shape=(*size, 3), sizes={"train": rows}, crop=None)
   return types.Dataset(spec, lambda split: batch, lambda split: [])
 
 
-def forward_macs(
-    experiment: experiment_lib.Experiment, size: tuple[int, int] | None = None
-) -> int:
+def forward_macs(experiment: experiment_lib.Experiment, size: tuple[int, int] | None = None) -> int:
   """Multiply-accumulates of one example, every task by itself from block 1 on.
 
   Args:
@@ -141,8 +148,12 @@ def forward_macs(
   state = jax.eval_shape(experiment.initial_state)
   found = results.macs(experiment, state.params["network"], state.stats, size)
   blocks = found["per_example_all_blocks"][0]
-  return int(found["stem"] + blocks[0] + len(experiment.tasks) * sum(blocks[1:])
-             + sum(found["heads"].values()))
+  return int(
+    found["stem"]
+    + blocks[0]
+    + len(experiment.tasks) * sum(blocks[1:])
+    + sum(found["heads"].values())
+  )
 
 
 def facts(name: str) -> Facts:
@@ -150,26 +161,29 @@ def facts(name: str) -> Facts:
   config = configuration(name)
   spec = specification(config)
   experiment = experiment_lib.build(
-      config, outline.without_data(spec), methods.find(config.method).build)
+    config, outline.without_data(spec), methods.find(config.method).build
+  )
   height, width = spec.crop or spec.input_shape[:2]
   state = experiment.template(experiment.total_steps)
   counts = results.parameters(state.params["network"], state.stats, {})
-  one = jax.eval_shape(
-      lambda: pictures(spec, 1, (height, width)).arrays("train"))
+  one = jax.eval_shape(lambda: pictures(spec, 1, (height, width)).arrays("train"))
   phases = experiment.method.phases
   retrain = [p.steps for p in phases if p.candidate >= 0]
   network = jax.tree.leaves(state.params["network"])
   return Facts(
-      name=name, crop=(height, width), batch=config.train.batch_size,
-      macs=forward_macs(experiment, (height, width)),
-      trained=counts["backbone"] + counts["heads"],
-      input_bytes=sum(leaf.size * leaf.dtype.itemsize
-                      for leaf in jax.tree.leaves(one)),
-      state=tuple(leaf.shape for leaf in jax.tree.leaves(state)),
-      gradients=tuple(leaf.shape for leaf in network),
-      candidates=len(retrain), retrain_steps=retrain[0],
-      search_steps=experiment.total_steps - sum(retrain),
-      resident=config.train.resident)
+    name=name,
+    crop=(height, width),
+    batch=config.train.batch_size,
+    macs=forward_macs(experiment, (height, width)),
+    trained=counts["backbone"] + counts["heads"],
+    input_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)),
+    state=tuple(leaf.shape for leaf in jax.tree.leaves(state)),
+    gradients=tuple(leaf.shape for leaf in network),
+    candidates=len(retrain),
+    retrain_steps=retrain[0],
+    search_steps=experiment.total_steps - sum(retrain),
+    resident=config.train.resident,
+  )
 
 
 def reduced(text: str) -> list[list[int]]:
@@ -182,9 +196,12 @@ def reduced(text: str) -> list[list[int]]:
   for line in text.splitlines():
     match = _REDUCE.search(line)
     if match:
-      found.append([
+      found.append(
+        [
           _BYTES[kind] * math.prod(int(n) for n in shape.split(",") if n)
-          for kind, shape in _SHAPE.findall(match.group(1))])
+          for kind, shape in _SHAPE.findall(match.group(1))
+        ]
+      )
   return found
 
 
@@ -209,8 +226,7 @@ def collectives(name: str) -> list[list[int]]:
   on which the batch statistics' all-reduces do not depend.
   """
   if jax.device_count() != 2:
-    raise ValueError(
-        f"All-reduces are counted with 2 devices, not {jax.device_count()}.")
+    raise ValueError(f"All-reduces are counted with 2 devices, not {jax.device_count()}.")
   config = configuration(name)
   config.train.batch_size = 2
   config.eval.batch_size = 2

@@ -121,11 +121,12 @@ def weak(loads: Sequence[Mapping[str, Any]], fit: Mapping[str, float]) -> str:
     fit: `latency` and `bandwidth` of an all-reduce.
   """
   cases = {
-      "idle": "two processes, a thread each, gloo at idle priority",
-      "free": "two processes, a thread each",
-      "pair": "two processes, pinned to a core each",
-      "apart": "two runs of one process, pinned to a core each",
-      "threads": "one process, both cores, twice the batch"}
+    "idle": "two processes, a thread each, gloo at idle priority",
+    "free": "two processes, a thread each",
+    "pair": "two processes, pinned to a core each",
+    "apart": "two runs of one process, pinned to a core each",
+    "threads": "one process, both cores, twice the batch",
+  }
   rows, told = [], []
   for found in loads:
     batch = str(found["batch"])
@@ -133,33 +134,37 @@ def weak(loads: Sequence[Mapping[str, Any]], fit: Mapping[str, float]) -> str:
     waits = predicted_waits(found["reduced"], fit)
     talking = f"{2 * one / (one + waits):.2f}"
     predicted = {"idle": talking, "free": talking, "apart": "2"}
-    ratio = {name: [2 * a / b for a, b in zip(
-        found["alone"], found[name], strict=True)] for name in cases}
-    rows.append([f"{batch}: one process, pinned to a core",
-                 _ms(found["alone"]), "1", "1"])
-    rows += [[f"{batch}: {title}", _ms(found[name]),
-              timing.spread(ratio[name]), predicted.get(name, "-")]
-             for name, title in cases.items()]
+    ratio = {
+      name: [2 * a / b for a, b in zip(found["alone"], found[name], strict=True)] for name in cases
+    }
+    rows.append([f"{batch}: one process, pinned to a core", _ms(found["alone"]), "1", "1"])
+    rows += [
+      [f"{batch}: {title}", _ms(found[name]), timing.spread(ratio[name]), predicted.get(name, "-")]
+      for name, title in cases.items()
+    ]
     best, free = (statistics.median(ratio[name]) for name in ("idle", "free"))
-    more = [statistics.median(found[name]) - statistics.median(found["apart"])
-            for name in ("idle", "free")]
+    more = [
+      statistics.median(found[name]) - statistics.median(found["apart"])
+      for name in ("idle", "free")
+    ]
     rate = 6 * found["macs"] * found["batch"] / one
     arrays = [size for sizes in found["reduced"] for size in sizes]
     told.append(
-        f"- Batch {batch} (a step of {1000 * one:.0f} ms): {best:.2f} times at"
-        f" idle priority, {verdict(best, RATIO, False)}; {free:.2f} times"
-        f" without, {verdict(free, RATIO, False)}."
-        f" {len(found['reduced'])} all-reduces"
-        f" of {len(arrays)} arrays, {sum(arrays) / 1e6:.2f} MB, should take"
-        f" {1000 * waits:.0f} ms by the fit below; the step takes"
-        f" {1000 * more[0]:.0f} and {1000 * more[1]:.0f} ms longer than in two"
-        f" runs that do not talk. One core computes {rate / 1e9:.0f} GFLOP/s"
-        " (all taps; a step is three forward passes).")
+      f"- Batch {batch} (a step of {1000 * one:.0f} ms): {best:.2f} times at"
+      f" idle priority, {verdict(best, RATIO, False)}; {free:.2f} times"
+      f" without, {verdict(free, RATIO, False)}."
+      f" {len(found['reduced'])} all-reduces"
+      f" of {len(arrays)} arrays, {sum(arrays) / 1e6:.2f} MB, should take"
+      f" {1000 * waits:.0f} ms by the fit below; the step takes"
+      f" {1000 * more[0]:.0f} and {1000 * more[1]:.0f} ms longer than in two"
+      f" runs that do not talk. One core computes {rate / 1e9:.0f} GFLOP/s"
+      " (all taps; a step is three forward passes)."
+    )
   return f"""\
 - The search's weight step of `configs/rooms.py` (ResNet, 3 tasks, 48x64
-  pixels) on random pictures, {loads[0]['steps']} steps a turn; the first number
+  pixels) on random pictures, {loads[0]["steps"]} steps a turn; the first number
   is the batch of a process. Cases take turns, medians of
-  {len(loads[0]['alone'])} rounds with (minimum–maximum). Ratios are of examples
+  {len(loads[0]["alone"])} rounds with (minimum–maximum). Ratios are of examples
   a second. "A thread each" is the variable `NPROC=1`, which limits the threads
   that jax computes with; "idle priority" is `DYNASHARE_IDLE_GLOO=1`.
 
@@ -178,66 +183,65 @@ cores, that is seldom, and a step can take minutes. Do not pin a process to a
 single core (see the next section)."""
 
 
-def predicted_waits(
-    reduced: Sequence[Sequence[int]], fit: Mapping[str, float]
-) -> float:
+def predicted_waits(reduced: Sequence[Sequence[int]], fit: Mapping[str, float]) -> float:
   """Seconds of a step's all-reduces between two processes with gloo.
 
   Args:
     reduced: bytes of every array of every all-reduce; each is sent by itself.
     fit: `latency` and `bandwidth`.
   """
-  return sum(model.ring_seconds(size, 2, fit["bandwidth"], fit["latency"] / 2)
-             for sizes in reduced for size in sizes)
+  return sum(
+    model.ring_seconds(size, 2, fit["bandwidth"], fit["latency"] / 2)
+    for sizes in reduced
+    for size in sizes
+  )
 
 
 def all_reduce(found: Mapping[str, Any]) -> str:
   """Time of an all-reduce against its size, and the fit."""
   rows = []
   for size, seconds in found["sweep"].items():
-    fitted = model.ring_seconds(float(size), 2, found["bandwidth"],
-                                found["latency"] / 2)
-    rows.append([f"{int(size):,}", _us(seconds), f"{1e6 * fitted:,.3g}",
-                 _us(found["pinned"][size])])
+    fitted = model.ring_seconds(float(size), 2, found["bandwidth"], found["latency"] / 2)
+    rows.append(
+      [f"{int(size):,}", _us(seconds), f"{1e6 * fitted:,.3g}", _us(found["pinned"][size])]
+    )
   return f"""\
 - `psum` of float32 over two processes on two cores, gloo on loopback; several
   in one program, each needing the one before; medians with (minimum–maximum).
 
 {timing.table(["bytes", "a thread each, µs", "fit, µs", "pinned, µs"], rows)}
 
-Fit (least relative error): {1e6 * found['latency']:.0f} µs and
-{found['bandwidth'] / 1e9:.2f} GB/s."""
+Fit (least relative error): {1e6 * found["latency"]:.0f} µs and
+{found["bandwidth"] / 1e9:.2f} GB/s."""
 
 
 def candidates(found: Mapping[str, Any]) -> str:
   """Re-trainings at once against in turn."""
   gains = timing.ratios(found["in turn"], found["at once"])
-  agree = ("the same routes, the same choice" if found["same"]
-           else "OTHER ROUTES OR CHOICE")
+  agree = "the same routes, the same choice" if found["same"] else "OTHER ROUTES OR CHOICE"
   return f"""\
 - Rooms in two processes with a thread each (`NPROC=1`,
   `DYNASHARE_IDLE_GLOO=1`) on two cores: a search of 6 steps, then 4
-  re-trainings of {found['steps']} steps, one after another on both devices
+  re-trainings of {found["steps"]} steps, one after another on both devices
   (`config.train.candidate_groups=1`) and two at once on one device each (`=2`);
   seconds that one step of all 4 takes, without compiling, validation and
   checkpoints; runs of both ways take turns.
 
 | re-trainings | seconds a step of all |
 | --- | --- |
-| in turn | {timing.spread(found['in turn'])} |
-| at once | {timing.spread(found['at once'])} |
+| in turn | {timing.spread(found["in turn"])} |
+| at once | {timing.spread(found["at once"])} |
 
 At once is {timing.spread(gains)} times as fast: groups do not talk to each
 other in a step. Both ways found {agree}; scores are at most
-{found['apart']:.1e} apart."""
+{found["apart"]:.1e} apart."""
 
 
 def checkpoints(found: Mapping[str, Any]) -> str:
   """What saving costs."""
   rounds, steps = found["rounds"], found["steps"]
   plain = {kind: [r["plain"][kind] for r in rounds] for kind in ("wall", "cpu")}
-  extra = {kind: [r["saved"][kind] - r["plain"][kind] for r in rounds]
-           for kind in plain}
+  extra = {kind: [r["saved"][kind] - r["plain"][kind] for r in rounds] for kind in plain}
   blocked = [r["saved"]["blocked"] for r in rounds]
   step = statistics.median(plain["cpu"]) / steps
   cost = max(statistics.median(seconds) for seconds in extra.values())
@@ -250,20 +254,32 @@ def checkpoints(found: Mapping[str, Any]) -> str:
 - One process on one core trains blocks of {steps} steps, in turn without and
   with one asynchronous save at the beginning, waited for at the end; medians of
   {len(rounds)} rounds with (minimum–maximum). A checkpoint of Rooms has
-  {found['bytes'] / 1e6:.1f} MB.
+  {found["bytes"] / 1e6:.1f} MB.
 
-{timing.table(["", "elapsed, s", "processor, s"], [
-    [f"{steps} steps without a save", timing.spread(plain["wall"]),
-     timing.spread(plain["cpu"])],
-    ["more with a save, its writing included", timing.spread(extra["wall"]),
-     timing.spread(extra["cpu"])],
-    ["of them until `save` returns", timing.spread(blocked), "-"]])}
+{
+    timing.table(
+      ["", "elapsed, s", "processor, s"],
+      [
+        [
+          f"{steps} steps without a save",
+          timing.spread(plain["wall"]),
+          timing.spread(plain["cpu"]),
+        ],
+        [
+          "more with a save, its writing included",
+          timing.spread(extra["wall"]),
+          timing.spread(extra["cpu"]),
+        ],
+        ["of them until `save` returns", timing.spread(blocked), "-"],
+      ],
+    )
+  }
 
 Wanted: under {SHARE:.0%} of the time of steps. With a save every
-{found['every']} steps, as configured: {share:.2%}, \
+{found["every"]} steps, as configured: {share:.2%}, \
 {verdict(share, SHARE, True)} (the larger of the two columns; steps by processor
 time); a save every {fewest} steps would still do on one core. A state of
-{found['big_bytes'] / 1e6:.0f} MB blocks for {held:.2f} s and is written after
+{found["big_bytes"] / 1e6:.0f} MB blocks for {held:.2f} s and is written after
 {big:.2f} s ({speed / 1e6:.0f} MB/s, checksums included).
 {kept(disk=round(speed))}"""
 
@@ -271,17 +287,16 @@ time); a save every {fewest} steps would still do on one core. A state of
 def startup(found: Mapping[str, Any]) -> str:
   """From the start of the process to the first step."""
   middle = statistics.median(found["warm"])
-  rows = [[stage, f"{seconds:.2f}"]
-          for stage, seconds in found["stages"].items()]
+  rows = [[stage, f"{seconds:.2f}"] for stage, seconds in found["stages"].items()]
   return f"""\
 - `python -m dynashare_jax.main --config=configs/rooms.py
   --config.train.log_every=1` with a new workdir; the clock runs until the first
   line of metrics.jsonl, then the process is killed. Compiled programs lie in a
   cache that a first start filled.
 
-Wanted: under {START:.0f} s with a warm cache. {timing.spread(found['warm'])} s
-({len(found['warm'])} starts), {verdict(middle, START, True)}. With an empty
-cache (one start): {found['cold']:.1f} s. Where one more warm start spent its
+Wanted: under {START:.0f} s with a warm cache. {timing.spread(found["warm"])} s
+({len(found["warm"])} starts), {verdict(middle, START, True)}. With an empty
+cache (one start): {found["cold"]:.1f} s. Where one more warm start spent its
 time:
 
 {timing.table(["stage", "seconds"], rows)}"""
@@ -292,19 +307,17 @@ def dispatch(found: Mapping[str, Any]) -> str:
   seconds = statistics.median(found["seconds"])
   return f"""\
 - Weight steps of a narrow Rooms network on one 16x16 picture:
-  {found['steps']} dispatches of one step against one dispatch of
-  {found['steps']} steps, in turn; processor time, as the host prepares each
+  {found["steps"]} dispatches of one step against one dispatch of
+  {found["steps"]} steps, in turn; processor time, as the host prepares each
   dispatch; medians with (minimum–maximum).
 
-A dispatch of a state of {found['leaves']} arrays costs {_ms(found['seconds'])}
+A dispatch of a state of {found["leaves"]} arrays costs {_ms(found["seconds"])}
 ms of Python and jax on one core. Shorter steps than that wait for Python unless
 `config.train.steps_per_dispatch` is above 1.
 {kept(dispatch=round(seconds, 6))}"""
 
 
-def accelerator(
-    rows: Sequence[Mapping[str, Any]], kind: str, about: str
-) -> str:
+def accelerator(rows: Sequence[Mapping[str, Any]], kind: str, about: str) -> str:
   """The page of one device."""
   chip = chip_of(kind)
   lines: list[list[str]] = []
@@ -315,16 +328,36 @@ def accelerator(
     share = rate / chip.flops if chip else 0.0
     if row["dtype"] == "bfloat16" and chip:
       reached[row["network"]] = round(share, 4)
-    lines.append([
-        row["network"], row["dtype"], "x".join(map(str, row["size"])),
-        str(row["batch"]), _ms(row["seconds"]),
-        f"{row['batch'] / seconds:,.0f}", f"{rate / 1e12:,.2f}",
-        f"{share:.1%}" if chip else "-", f"{row['state'] / 1e9:.2f}",
-        f"{row['scratch'] / 1e9:.2f}", f"{row['peak'] / 1e9:.2f}",
-        f"{row['compile']:.0f}"])
-  head = ["network", "type", "crop", "batch", "ms / step", "examples / s",
-          "TFLOP/s", "of bfloat16 peak", "state, GB", "scratch, GB",
-          "peak so far, GB", "compile, s"]
+    lines.append(
+      [
+        row["network"],
+        row["dtype"],
+        "x".join(map(str, row["size"])),
+        str(row["batch"]),
+        _ms(row["seconds"]),
+        f"{row['batch'] / seconds:,.0f}",
+        f"{rate / 1e12:,.2f}",
+        f"{share:.1%}" if chip else "-",
+        f"{row['state'] / 1e9:.2f}",
+        f"{row['scratch'] / 1e9:.2f}",
+        f"{row['peak'] / 1e9:.2f}",
+        f"{row['compile']:.0f}",
+      ]
+    )
+  head = [
+    "network",
+    "type",
+    "crop",
+    "batch",
+    "ms / step",
+    "examples / s",
+    "TFLOP/s",
+    "of bfloat16 peak",
+    "state, GB",
+    "scratch, GB",
+    "peak so far, GB",
+    "compile, s",
+  ]
   return f"""\
 # A training step on one {kind}
 
@@ -341,8 +374,7 @@ def accelerator(
 
 def chip_of(kind: str) -> model.Chip | None:
   """The chip that a device's kind names, such as `NVIDIA H100 80GB HBM3`."""
-  signs = {"H100": "H100 SXM", "A100": "A100 SXM 80 GB", "v5 lite": "TPU v5e",
-           "v5e": "TPU v5e"}
+  signs = {"H100": "H100 SXM", "A100": "A100 SXM 80 GB", "v5 lite": "TPU v5e", "v5e": "TPU v5e"}
   names = [name for sign, name in signs.items() if sign in kind]
   return next((c for c in model.CHIPS if c.name in names), None)
 

@@ -31,11 +31,14 @@ def say(**values: Any) -> None:
 def trainer(settings: dict[str, Any]) -> None:
   """Trains on orders: `steps` (count), `reduce` (bytes, rounds), `end`."""
   import jax
+
   jax.config.update("jax_num_cpu_devices", 1)
   from dynashare_jax.train import cluster
+
   if settings["place"]:
     cluster.join(cluster.Place(*settings["place"]), settings["seconds"])
   import scaling_network
+
   config = scaling_network.configuration(settings["network"])
   config.model.width_factor = settings["width"]
   config.train.batch_size = settings["batch"] * jax.device_count()
@@ -46,10 +49,13 @@ def trainer(settings: dict[str, Any]) -> None:
   step = scaling_network.Step(config, data, "weights")
   for _ in range(2):
     step()
-  say(devices=jax.device_count(), examples=step.examples,
-      reduced=scaling_network.reduced(step.text),
-      parameters=_numbers(step.state.params),
-      macs=_macs(config, data) if settings["macs"] else 0)
+  say(
+    devices=jax.device_count(),
+    examples=step.examples,
+    reduced=scaling_network.reduced(step.text),
+    parameters=_numbers(step.state.params),
+    macs=_macs(config, data) if settings["macs"] else 0,
+  )
 
   def steps(order: dict[str, Any]) -> None:
     """Trains; a step before the clock starts brings all processes together."""
@@ -59,9 +65,14 @@ def trainer(settings: dict[str, Any]) -> None:
       step()
     say(seconds=(time.perf_counter() - began) / order["count"])
 
-  _obey({"steps": steps,
-         "reduce": lambda order: say(seconds=reduce_seconds(
-             order["bytes"], order["chain"], order["rounds"]))})
+  _obey(
+    {
+      "steps": steps,
+      "reduce": lambda order: say(
+        seconds=reduce_seconds(order["bytes"], order["chain"], order["rounds"])
+      ),
+    }
+  )
   if settings["place"]:
     jax.distributed.shutdown()
 
@@ -69,6 +80,7 @@ def trainer(settings: dict[str, Any]) -> None:
 def _numbers(tree: Any) -> int:
   """How many numbers the arrays of a tree have."""
   import jax
+
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
@@ -78,8 +90,10 @@ def _macs(config: Any, data: Any) -> int:
 
   from dynashare_jax import methods
   from dynashare_jax.train import experiment
-  return scaling_network.forward_macs(experiment.build(
-      config, data, methods.find(config.method).build))
+
+  return scaling_network.forward_macs(
+    experiment.build(config, data, methods.find(config.method).build)
+  )
 
 
 def _obey(orders: dict[str, Callable[[dict[str, Any]], None]]) -> None:
@@ -105,6 +119,7 @@ def reduce_seconds(size: int, chain: int, rounds: int) -> list[float]:
   from jax.sharding import PartitionSpec
 
   from dynashare_jax.train import mesh as mesh_lib
+
   mesh = mesh_lib.make_mesh()
 
   def links(own: jax.Array) -> jax.Array:
@@ -116,8 +131,7 @@ def reduce_seconds(size: int, chain: int, rounds: int) -> list[float]:
   spec = PartitionSpec(mesh_lib.AXIS)
   local = jnp.ones((len(mesh.local_devices), max(size // 4, 1)))
   x = mesh_lib.place_batch(local, mesh)
-  run = jax.jit(jax.shard_map(
-      links, mesh=mesh, in_specs=spec, out_specs=spec)).lower(x).compile()
+  run = jax.jit(jax.shard_map(links, mesh=mesh, in_specs=spec, out_specs=spec)).lower(x).compile()
   found = []
   for _ in range(rounds + 2):
     jax.block_until_ready(run(x))
@@ -134,14 +148,18 @@ def saver(settings: dict[str, Any]) -> None:
   import scaling_network
 
   from dynashare_jax.train import checkpoint
+
   config = scaling_network.configuration(settings["network"])
   config.model.width_factor = settings["width"]
   spec = scaling_network.specification(config)
   size = tuple(settings["size"] or spec.crop or spec.input_shape[:2])
   data = scaling_network.pictures(spec, 6 * config.train.batch_size, size)
   step = scaling_network.Step(config, data, "weights")
-  finite = jax.jit(lambda tree: jax.tree.map(  # As the loop does before it.
-      lambda leaf: jnp.isfinite(leaf).all(), tree))
+  finite = jax.jit(
+    lambda tree: jax.tree.map(  # As the loop does before it.
+      lambda leaf: jnp.isfinite(leaf).all(), tree
+    )
+  )
 
   def block(save: Callable[[], None] | None) -> dict[str, float]:
     """Seconds of a block: elapsed, of the processor, and blocked by a save."""
@@ -153,11 +171,13 @@ def saver(settings: dict[str, Any]) -> None:
       step()
     if save:
       store.wait()
-    return {"wall": time.perf_counter() - began, "blocked": blocked,
-            "cpu": time.process_time() - used}
+    return {
+      "wall": time.perf_counter() - began,
+      "blocked": blocked,
+      "cpu": time.process_time() - used,
+    }
 
-  with (tempfile.TemporaryDirectory() as folder,
-        checkpoint.Checkpoints(folder) as store):
+  with tempfile.TemporaryDirectory() as folder, checkpoint.Checkpoints(folder) as store:
     count = 0
 
     def save() -> None:
@@ -167,13 +187,16 @@ def saver(settings: dict[str, Any]) -> None:
       store.save(count, step.state, {"config": config.to_dict()}, 0.5)
 
     block(save)
-    rounds = [{"plain": block(None), "saved": block(save)}
-              for _ in range(settings["rounds"])]
+    rounds = [{"plain": block(None), "saved": block(save)} for _ in range(settings["rounds"])]
     bytes_ = 4 * _numbers(step.state)
-  say(rounds=rounds, bytes=bytes_, steps=settings["steps"],
-      every=config.train.checkpoint_every,
-      big=[_save_big(settings["big"]) for _ in range(min(
-          settings["rounds"], 3))], big_bytes=4 * settings["big"])
+  say(
+    rounds=rounds,
+    bytes=bytes_,
+    steps=settings["steps"],
+    every=config.train.checkpoint_every,
+    big=[_save_big(settings["big"]) for _ in range(min(settings["rounds"], 3))],
+    big_bytes=4 * settings["big"],
+  )
 
 
 def _save_big(numbers: int) -> tuple[float, float]:
@@ -181,10 +204,10 @@ def _save_big(numbers: int) -> tuple[float, float]:
   import jax.numpy as jnp
 
   from dynashare_jax.train import checkpoint
+
   state = {"array": jnp.arange(numbers, dtype=jnp.float32)}
   state["array"].block_until_ready()
-  with (tempfile.TemporaryDirectory() as folder,
-        checkpoint.Checkpoints(folder) as store):
+  with tempfile.TemporaryDirectory() as folder, checkpoint.Checkpoints(folder) as store:
     began = time.perf_counter()
     store.save(1, state, {})
     blocked = time.perf_counter() - began
@@ -209,24 +232,27 @@ def dispatcher(settings: dict[str, Any]) -> None:
   from dynashare_jax.train import mesh as mesh_lib
   from dynashare_jax.train import optim
   from dynashare_jax.train import step as step_lib
+
   config = scaling_network.configuration("small ResNet, Rooms")
   config.model.width_factor, several = settings["width"], settings["steps"]
   config.train.batch_size = 1
-  data = scaling_network.pictures(
-      scaling_network.specification(config), 8, (16, 16))
-  experiment = experiment_lib.build(
-      config, data, methods.find(config.method).build)
+  data = scaling_network.pictures(scaling_network.specification(config), 8, (16, 16))
+  experiment = experiment_lib.build(config, data, methods.find(config.method).build)
   phases = experiment.method.phases
   index = next(i for i, p in enumerate(phases) if p.name == "weights")
   route = np.ones((len(experiment.tasks), experiment.blocks))
-  spec = step_lib.spec_of(phases[index], *route.shape[:1], experiment.gated,
-                          route.tolist(), experiment.planned, (0,), 100)
+  spec = step_lib.spec_of(
+    phases[index], *route.shape[:1], experiment.gated, route.tolist(), experiment.planned, (0,), 100
+  )
   run = step_lib.make(
-      experiment.network, optim.make(config, spec.optimizer, spec.steps), spec,
-      experiment.objective, mesh_lib.batch_sharding(experiment.mesh))
+    experiment.network,
+    optim.make(config, spec.optimizer, spec.steps),
+    spec,
+    experiment.objective,
+    mesh_lib.batch_sharding(experiment.mesh),
+  )
   state = experiment.initial_state()
-  state = experiment.place(state.replace(
-      opt=experiment.optimizer(index).init(state.params)))
+  state = experiment.place(state.replace(opt=experiment.optimizer(index).init(state.params)))
   arrays = mesh_lib.place_replicated(data.arrays("train"), experiment.mesh)
   leaves = len(jax.tree.leaves(state))
 
@@ -234,8 +260,7 @@ def dispatcher(settings: dict[str, Any]) -> None:
     """As the loop does it."""
     nonlocal state
     rows = jnp.asarray(np.zeros((steps, 1), np.int32))
-    inputs = step_lib.inputs_of(
-        phases[index], 0, 0, 0, experiment.blocks, route)
+    inputs = step_lib.inputs_of(phases[index], 0, 0, 0, experiment.blocks, route)
     state, parts = run(state, arrays, rows, inputs, None)
     jax.device_get(parts)
 
@@ -249,9 +274,13 @@ def dispatcher(settings: dict[str, Any]) -> None:
   alone()
   many()
   timed = timing.alternate({"alone": alone, "many": many}, settings["rounds"])
-  say(seconds=[(a - b) / (several - 1) for a, b in zip(
-      timed["alone"].cpu, timed["many"].cpu, strict=True)], steps=several,
-      leaves=leaves)
+  say(
+    seconds=[
+      (a - b) / (several - 1) for a, b in zip(timed["alone"].cpu, timed["many"].cpu, strict=True)
+    ],
+    steps=several,
+    leaves=leaves,
+  )
 
 
 def counter(settings: dict[str, Any]) -> None:
@@ -259,15 +288,16 @@ def counter(settings: dict[str, Any]) -> None:
   import dataclasses
 
   import jax
+
   jax.config.update("jax_num_cpu_devices", 2)
   import scaling_network
+
   found = []
   for name in settings["networks"]:
     few = settings["small"].get(name)
     if few is None:
       few = scaling_network.small(scaling_network.collectives(name))
-    found.append(dataclasses.asdict(scaling_network.facts(name))
-                 | {"small": few})
+    found.append(dataclasses.asdict(scaling_network.facts(name)) | {"small": few})
   say(networks=found)
 
 
@@ -281,6 +311,7 @@ def starter(settings: dict[str, Any]) -> None:
   from dynashare_jax.train import feed
   from dynashare_jax.train import logs
   from dynashare_jax.train import loop
+
   marks["imports"] = time.time()
   command.use_compilation_cache()
   config = runpy.run_path(settings["config"])["get_config"]()
@@ -295,6 +326,7 @@ def starter(settings: dict[str, Any]) -> None:
       result = inner(*args, **named)
       marks.setdefault(mark, time.time())
       return result
+
     setattr(owner, name, outer)
 
   def stop(*unused: Any, **named: Any) -> None:
@@ -315,6 +347,7 @@ def accelerator(settings: dict[str, Any]) -> None:
   import jax
   import scaling_network
   import timing
+
   device = jax.devices()[0]
   for name in settings["networks"]:
     spec = scaling_network.specification(scaling_network.configuration(name))
@@ -328,17 +361,25 @@ def accelerator(settings: dict[str, Any]) -> None:
       step()
       timed = timing.alternate({"step": step}, settings["rounds"])["step"]
       memory = device.memory_stats() or {}
-      say(network=name, dtype=dtype, size=size, seconds=timed.wall,
-          batch=config.train.batch_size, macs=_macs(config, data),
-          compile=step.compile_cpu_seconds, scratch=step.temporary_bytes,
-          state=4 * _numbers(step.state),
-          peak=memory.get("peak_bytes_in_use", 0))
+      say(
+        network=name,
+        dtype=dtype,
+        size=size,
+        seconds=timed.wall,
+        batch=config.train.batch_size,
+        macs=_macs(config, data),
+        compile=step.compile_cpu_seconds,
+        scratch=step.temporary_bytes,
+        state=4 * _numbers(step.state),
+        peak=memory.get("peak_bytes_in_use", 0),
+      )
       del step, data
   say(kind=device.device_kind, platform=device.platform)
 
 
-ROLES = {role.__name__: role for role in (
-    trainer, saver, dispatcher, counter, starter, accelerator)}
+ROLES = {
+  role.__name__: role for role in (trainer, saver, dispatcher, counter, starter, accelerator)
+}
 
 
 def _watch(parent: int) -> None:
@@ -352,13 +393,13 @@ def main() -> None:
   """Pins the process, limits its life, and plays the role."""
   role, settings = sys.argv[1], json.loads(sys.argv[2])
   signal.alarm(settings["limit"])
-  threading.Thread(
-      target=_watch, args=(settings["parent"],), daemon=True).start()
+  threading.Thread(target=_watch, args=(settings["parent"],), daemon=True).start()
   if settings["cores"] and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, settings["cores"])
   root = pathlib.Path(__file__).resolve().parents[1]
   sys.path.insert(0, str(root))
   from absl import flags
+
   flags.FLAGS.mark_as_parsed()
   ROLES[role](settings)
   sys.stdout.flush()

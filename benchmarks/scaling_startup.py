@@ -15,8 +15,14 @@ import scaling_children
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "rooms.py"
 LIMIT = 240  # seconds that a start may take
-STAGES = ("interpreter", "imports", "data and network", "labels checked",
-          "initial state", "first step")
+STAGES = (
+  "interpreter",
+  "imports",
+  "data and network",
+  "labels checked",
+  "initial state",
+  "first step",
+)
 
 
 def measure(rounds: int) -> dict[str, object]:
@@ -32,10 +38,8 @@ def measure(rounds: int) -> dict[str, object]:
   with tempfile.TemporaryDirectory() as name:
     scratch = pathlib.Path(name)
     cold = start(scratch / "cold", scratch / "cache")
-    warm = [start(scratch / f"warm-{i}", scratch / "cache")
-            for i in range(rounds)]
-    return {"cold": cold, "warm": warm,
-            "stages": stages(scratch / "stages", scratch / "cache")}
+    warm = [start(scratch / f"warm-{i}", scratch / "cache") for i in range(rounds)]
+    return {"cold": cold, "warm": warm, "stages": stages(scratch / "stages", scratch / "cache")}
 
 
 def start(workdir: pathlib.Path, cache: pathlib.Path) -> float:
@@ -52,17 +56,28 @@ def start(workdir: pathlib.Path, cache: pathlib.Path) -> float:
   began = time.monotonic()
   with tempfile.TemporaryFile("w+") as log:
     process = subprocess.Popen(
-        [sys.executable, "-m", "dynashare_jax.main", f"--config={CONFIG}",
-         f"--workdir={workdir}", "--config.train.log_every=1"],
-        cwd=ROOT, env=_environment(cache), stdout=log, stderr=log,
-        stdin=subprocess.DEVNULL)
+      [
+        sys.executable,
+        "-m",
+        "dynashare_jax.main",
+        f"--config={CONFIG}",
+        f"--workdir={workdir}",
+        "--config.train.log_every=1",
+      ],
+      cwd=ROOT,
+      env=_environment(cache),
+      stdout=log,
+      stderr=log,
+      stdin=subprocess.DEVNULL,
+    )
     try:
       while not (metrics.is_file() and metrics.stat().st_size):
         seconds = time.monotonic() - began
         if process.poll() is not None or seconds > LIMIT:
           log.seek(0)
           raise scaling_children.ChildError(
-              f"No first step after {seconds:.0f} s: {log.read()[-1500:]}")
+            f"No first step after {seconds:.0f} s: {log.read()[-1500:]}"
+          )
         time.sleep(0.01)
       return time.monotonic() - began
     finally:
@@ -73,9 +88,15 @@ def start(workdir: pathlib.Path, cache: pathlib.Path) -> float:
 def stages(workdir: pathlib.Path, cache: pathlib.Path) -> dict[str, float]:
   """Seconds of every stage of a start, in order."""
   began = time.time()
-  with contextlib.closing(scaling_children.Child(
-      "starter", environment=_environment(cache), limit=LIMIT,
-      config=str(CONFIG), workdir=str(workdir))) as child:
+  with contextlib.closing(
+    scaling_children.Child(
+      "starter",
+      environment=_environment(cache),
+      limit=LIMIT,
+      config=str(CONFIG),
+      workdir=str(workdir),
+    )
+  ) as child:
     marks = child.answer(LIMIT)["marks"]
   found = {}
   for stage in STAGES:
@@ -85,5 +106,4 @@ def stages(workdir: pathlib.Path, cache: pathlib.Path) -> dict[str, float]:
 
 def _environment(cache: pathlib.Path) -> dict[str, str]:
   """Variables of a start on the CPU with its own cache."""
-  return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache),
-                       "JAX_PLATFORMS": "cpu"}
+  return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}

@@ -27,13 +27,13 @@ import timing
 BLOCKS = 8
 # Name -> phase, first blocks that all tasks share.
 VARIANTS = {
-    "weight step, nothing shared": ("weights", 0),
-    "weight step, 4 blocks shared": ("weights", 4),
-    "re-training step, a route a task": ("retrain", 0),
+  "weight step, nothing shared": ("weights", 0),
+  "weight step, 4 blocks shared": ("weights", 4),
+  "re-training step, a route a task": ("retrain", 0),
 }
 MODELS = {
-    "rooms": "Conv net (configs/rooms.py), 48x64 pixels, batch 8",
-    "census": "MLP (configs/census.py), batch 512",
+  "rooms": "Conv net (configs/rooms.py), 48x64 pixels, batch 8",
+  "census": "MLP (configs/census.py), batch 512",
 }
 
 
@@ -64,15 +64,16 @@ def compile_step(model: str, phase: str, prefix: int, tasks: int) -> Point:
   route = cases.random_route(tasks, BLOCKS) if phase == "retrain" else None
   step = cases.Stepper(config, dataset, phase, route, prefix)
   step()
-  print(f"{model}, {phase}, {tasks} tasks, {prefix} blocks shared: compiled in"
-        f" {step.compile_cpu_seconds:.0f} s, {step.temporary_bytes / 1e6:.0f}"
-        " MB", flush=True)
+  print(
+    f"{model}, {phase}, {tasks} tasks, {prefix} blocks shared: compiled in"
+    f" {step.compile_cpu_seconds:.0f} s, {step.temporary_bytes / 1e6:.0f}"
+    " MB",
+    flush=True,
+  )
   return Point(tasks, step)
 
 
-def measure(
-    model: str, counts: Sequence[int], repeats: int
-) -> dict[str, list[Point]]:
+def measure(model: str, counts: Sequence[int], repeats: int) -> dict[str, list[Point]]:
   """Times all variants of a model; numbers of tasks take turns."""
   found = {}
   for name, (phase, prefix) in VARIANTS.items():
@@ -91,14 +92,19 @@ def rows(points: list[Point]) -> list[list[str]]:
   for point in points:
     growth = timing.ratios(point.timed.cpu, first.timed.cpu)
     share = point.tasks / first.tasks
-    lines.append([
-        str(point.tasks), timing.spread(point.timed.wall),
+    lines.append(
+      [
+        str(point.tasks),
+        timing.spread(point.timed.wall),
         timing.spread(point.timed.cpu),
         f"{1 / statistics.median(point.timed.wall):.3g}",
-        timing.spread(growth), f"{share:g}",
+        timing.spread(growth),
+        f"{share:g}",
         f"{statistics.median(growth) / share:.2f}",
         f"{point.step.compile_cpu_seconds:.1f}",
-        f"{point.step.temporary_bytes / 1e6:,.0f}"])
+        f"{point.step.temporary_bytes / 1e6:,.0f}",
+      ]
+    )
   return lines
 
 
@@ -109,8 +115,9 @@ def marginal(points: list[Point]) -> list[float]:
   """
   seconds = [statistics.median(p.timed.cpu) for p in points]
   counts = [p.tasks for p in points]
-  return [(seconds[i + 1] - seconds[i]) / (counts[i + 1] - counts[i])
-          for i in range(len(points) - 1)]
+  return [
+    (seconds[i + 1] - seconds[i]) / (counts[i + 1] - counts[i]) for i in range(len(points) - 1)
+  ]
 
 
 def summary(points: list[Point]) -> str:
@@ -119,20 +126,20 @@ def summary(points: list[Point]) -> str:
   if not costs:
     return "One number of tasks only: no growth to tell."
   spans = ", ".join(
-      f"{a.tasks} to {b.tasks} tasks: {1000 * cost:.3g} ms"
-      for a, b, cost in zip(points, points[1:], costs, strict=False))
+    f"{a.tasks} to {b.tasks} tasks: {1000 * cost:.3g} ms"
+    for a, b, cost in zip(points, points[1:], costs, strict=False)
+  )
   return f"One more task costs, in processor time, {spans}."
 
 
-def page(
-    measured: dict[str, dict[str, list[Point]]], arguments: argparse.Namespace
-) -> str:
+def page(measured: dict[str, dict[str, list[Point]]], arguments: argparse.Namespace) -> str:
   """The Markdown page."""
-  parts = [f"""\
+  parts = [
+    f"""\
 # Cost of a training step against the number of tasks
 
 - Command: `python benchmarks/task_scaling.py --models
-  {' '.join(arguments.models)} --tasks {' '.join(map(str, arguments.tasks))}
+  {" ".join(arguments.models)} --tasks {" ".join(map(str, arguments.tasks))}
   --repeats={arguments.repeats} --threads={arguments.threads}`
 {timing.machine(arguments.threads, ("jax", "flax", "optax"))}
 - Random data; numbers of tasks alternate in one process; medians of
@@ -141,30 +148,47 @@ def page(
   column "growth / linear"; below 1 is better.
 - Scratch memory is XLA's figure for the compiled step, without parameters and
   data. Compile time is processor time, tracing included.
-- One step a dispatch."""]
-  head = ["T", "s / step", "processor s / step", "steps / s", "growth",
-          "linear", "growth / linear", "compile, s", "scratch, MB"]
+- One step a dispatch."""
+  ]
+  head = [
+    "T",
+    "s / step",
+    "processor s / step",
+    "steps / s",
+    "growth",
+    "linear",
+    "growth / linear",
+    "compile, s",
+    "scratch, MB",
+  ]
   for model, variants in measured.items():
     parts += ["", f"## {MODELS[model]}"]
     for name, points in variants.items():
-      parts += ["", f"### {name.capitalize()}", "",
-                timing.table(head, rows(points)), "", summary(points)]
+      parts += [
+        "",
+        f"### {name.capitalize()}",
+        "",
+        timing.table(head, rows(points)),
+        "",
+        summary(points),
+      ]
   return "\n".join(parts) + "\n"
 
 
 def main() -> None:
   """Measures and writes the page."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-  parser.add_argument("--models", nargs="+", choices=tuple(MODELS),
-                      default=list(MODELS))
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=list(MODELS))
   parser.add_argument("--tasks", nargs="+", type=int, default=[2, 4, 8, 16])
   parser.add_argument("--repeats", type=int, default=5, help="rounds")
   parser.add_argument("--threads", type=int, default=1, help="cores to use")
   arguments = parser.parse_args()
   timing.pin(arguments.threads)
-  measured = {model: measure(model, arguments.tasks, arguments.repeats)
-              for model in arguments.models}
+  measured = {
+    model: measure(model, arguments.tasks, arguments.repeats) for model in arguments.models
+  }
   timing.write("task-scaling.md", page(measured, arguments))
 
 

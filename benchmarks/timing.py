@@ -44,14 +44,14 @@ def pin(threads: int) -> None:
     return  # Not on this system; thread counts are then the libraries' own.
   cores = sorted(os.sched_getaffinity(0))
   if not 0 < threads <= len(cores):
-    raise ValueError(f"--threads is {threads}, but this process may use"
-                     f" {len(cores)} cores; give 1 to {len(cores)}.")
+    raise ValueError(
+      f"--threads is {threads}, but this process may use"
+      f" {len(cores)} cores; give 1 to {len(cores)}."
+    )
   os.sched_setaffinity(0, cores[-threads:])
 
 
-def alternate(
-    cases: Mapping[str, Callable[[], None]], repeats: int
-) -> dict[str, Timing]:
+def alternate(cases: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, Timing]:
   """Runs every case once in turn, again and again.
 
   Cases must be warm: nothing is thrown away.
@@ -77,8 +77,10 @@ def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
   """`median (min–max)` with significant digits."""
+
   def show(value: float) -> str:
     return f"{float(f'{value:.{digits}g}'):,.10g}"
+
   low, high = show(min(values)), show(max(values))
   return f"{show(statistics.median(values))} ({low}–{high})"
 
@@ -93,11 +95,14 @@ def machine(threads: int, packages: Sequence[str]) -> str:
   """Processor, load and versions, as a list in Markdown."""
   versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
   load = os.getloadavg()[0]
-  return "\n".join([
+  return "\n".join(
+    [
       f"- Machine: {_processor()}, {os.cpu_count()} cores; pinned to"
       f" {threads} of them; load average {load:.1f} at the end (other work was"
       " running if it is above the pinned cores).",
-      f"- Versions: Python {platform.python_version()}, {versions}."])
+      f"- Versions: Python {platform.python_version()}, {versions}.",
+    ]
+  )
 
 
 def _processor() -> str:

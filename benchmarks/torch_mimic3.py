@@ -29,12 +29,17 @@ class Head(nn.Module):
   def __init__(self, channels: int, outputs: int, width: int = 1024):
     super().__init__()
     self.branches = nn.ModuleList(
-        nn.Sequential(
-            nn.Conv1d(torch_resnet.WIDTHS[-1], width, 3, padding=rate,
-                      dilation=rate),
-            nn.ReLU(), nn.Dropout(0.5), nn.Conv1d(width, width, 1), nn.ReLU(),
-            nn.Dropout(0.5), nn.Conv1d(width, channels, 1))
-        for rate in torch_resnet.RATES)
+      nn.Sequential(
+        nn.Conv1d(torch_resnet.WIDTHS[-1], width, 3, padding=rate, dilation=rate),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Conv1d(width, width, 1),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Conv1d(width, channels, 1),
+      )
+      for rate in torch_resnet.RATES
+    )
     self.linear = nn.Linear(STEPS * channels, outputs)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,12 +60,11 @@ class Trainer:
     network = torch_resnet.Network(0, stem=COLUMNS)
     network.stem[0] = nn.Conv1d(COLUMNS, COLUMNS, 2, 2, bias=False)
     network.heads = nn.ModuleList(
-        Head(channels, channels * (HOURS if hourly else 1))
-        for channels, hourly in tasks)
+      Head(channels, channels * (HOURS if hourly else 1)) for channels, hourly in tasks
+    )
     self.network = network.train()
     self.logits = torch.zeros(len(tasks), torch_resnet.BLOCKS, 2)
-    self.optimizer = torch.optim.SGD(
-        network.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
+    self.optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
 
   def step(self, x: torch.Tensor, targets: Sequence[torch.Tensor]) -> float:
     """Trains on `[B, 76, 170]` and a target a task; returns the loss."""
@@ -70,11 +74,9 @@ class Trainer:
       drawn = F.gumbel_softmax(self.logits[index], tau=5.0)[:, 0].unbind()
       found = self.network.heads[index](self.network.features(x, drawn))
       if hourly and channels > 1:
-        losses.append(F.cross_entropy(
-            found.reshape(-1, channels), targets[index].reshape(-1)))
+        losses.append(F.cross_entropy(found.reshape(-1, channels), targets[index].reshape(-1)))
       else:
-        losses.append(F.binary_cross_entropy_with_logits(
-            found, targets[index]))
+        losses.append(F.binary_cross_entropy_with_logits(found, targets[index]))
     loss = torch.stack(losses).sum()
     loss.backward()
     self.optimizer.step()

@@ -28,9 +28,7 @@ STEPS = 61  # positions that are left of 482 columns
 RATES = (6, 12, 18, 24)
 
 
-def _conv(
-    inputs: int, outputs: int, width: int, stride: int = 1, dilation: int = 1
-) -> nn.Conv1d:
+def _conv(inputs: int, outputs: int, width: int, stride: int = 1, dilation: int = 1) -> nn.Conv1d:
   pad = dilation if width == 3 else 0
   return nn.Conv1d(inputs, outputs, width, stride, pad, dilation, bias=False)
 
@@ -48,8 +46,7 @@ class Block(nn.Module):
 
   def project(self, inputs: int, width: int, stride: int) -> None:
     """Adds a 1-wide convolution to the shortcut."""
-    self.shortcut = nn.Sequential(
-        _conv(inputs, width, 1, stride), nn.BatchNorm1d(width))
+    self.shortcut = nn.Sequential(_conv(inputs, width, 1, stride), nn.BatchNorm1d(width))
 
   def residual(self, x: torch.Tensor) -> torch.Tensor:
     """What a skipped block gives."""
@@ -67,11 +64,17 @@ class DilatedHead(nn.Module):
   def __init__(self, width: int = 1024):
     super().__init__()
     self.branches = nn.ModuleList(
-        nn.Sequential(
-            nn.Conv1d(WIDTHS[-1], width, 3, padding=rate, dilation=rate),
-            nn.ReLU(), nn.Dropout(0.5), nn.Conv1d(width, width, 1), nn.ReLU(),
-            nn.Dropout(0.5), nn.Conv1d(width, 1, 1))
-        for rate in RATES)
+      nn.Sequential(
+        nn.Conv1d(WIDTHS[-1], width, 3, padding=rate, dilation=rate),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Conv1d(width, width, 1),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Conv1d(width, 1, 1),
+      )
+      for rate in RATES
+    )
     self.linear = nn.Linear(STEPS, 1)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -104,8 +107,11 @@ class Network(nn.Module):
   def __init__(self, tasks: int, dilated: bool = True, stem: int = STEM):
     super().__init__()
     self.stem = nn.Sequential(
-        nn.Conv1d(1, stem, 2, 2, bias=False), nn.BatchNorm1d(stem), nn.ReLU(),
-        nn.MaxPool1d(1, 2, ceil_mode=True))
+      nn.Conv1d(1, stem, 2, 2, bias=False),
+      nn.BatchNorm1d(stem),
+      nn.ReLU(),
+      nn.MaxPool1d(1, 2, ceil_mode=True),
+    )
     blocks, inputs = [], stem
     for width, stride, dilation in zip(WIDTHS, STRIDES, DILATIONS, strict=True):
       first = Block(inputs, width, stride, dilation)
@@ -114,12 +120,9 @@ class Network(nn.Module):
       blocks += [first, Block(width, width, 1, dilation)]
       inputs = width
     self.blocks = nn.ModuleList(blocks)
-    self.heads = nn.ModuleList(
-        DilatedHead() if dilated else LinearHead() for _ in range(tasks))
+    self.heads = nn.ModuleList(DilatedHead() if dilated else LinearHead() for _ in range(tasks))
 
-  def features(
-      self, x: torch.Tensor, decisions: Sequence[torch.Tensor | int]
-  ) -> torch.Tensor:
+  def features(self, x: torch.Tensor, decisions: Sequence[torch.Tensor | int]) -> torch.Tensor:
     """One pass through the backbone.
 
     Args:
@@ -152,8 +155,7 @@ class Trainer:
   """
 
   def __init__(
-      self, network: Network, optimizer: str,
-      route: Sequence[Sequence[int]] | None
+    self, network: Network, optimizer: str, route: Sequence[Sequence[int]] | None
   ) -> None:
     self.network = network.train()
     self.route = route
@@ -161,11 +163,9 @@ class Trainer:
     parameters = list(network.parameters())
     self.optimizer: torch.optim.Optimizer
     if optimizer == "adam":
-      self.optimizer = torch.optim.Adam(
-          parameters, 1e-3, (0.5, 0.999), weight_decay=1e-4)
+      self.optimizer = torch.optim.Adam(parameters, 1e-3, (0.5, 0.999), weight_decay=1e-4)
     else:
-      self.optimizer = torch.optim.SGD(
-          parameters, 1e-3, momentum=0.9, weight_decay=1e-4)
+      self.optimizer = torch.optim.SGD(parameters, 1e-3, momentum=0.9, weight_decay=1e-4)
 
   def _decisions(self, task: int) -> Sequence[torch.Tensor | int]:
     if self.route is not None:
@@ -178,8 +178,7 @@ class Trainer:
     losses = []
     for task, head in enumerate(self.network.heads):
       features = self.network.features(x, self._decisions(task))
-      losses.append(F.binary_cross_entropy_with_logits(
-          head(features), targets[task]))
+      losses.append(F.binary_cross_entropy_with_logits(head(features), targets[task]))
     loss = torch.stack(losses).sum()
     loss.backward()
     self.optimizer.step()

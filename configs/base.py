@@ -109,7 +109,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizers.alternate = optimizer(kind="sgd", schedule="constant")
   config.optimizers.retrain = optimizer(kind="adam")
   config.optimizers.policy = ml_collections.ConfigDict(
-      dict(lr=0.01, b1=0.9, b2=0.999, weight_decay=5e-4))
+    dict(lr=0.01, b1=0.9, b2=0.999, weight_decay=5e-4)
+  )
 
   # Behaviour of the authors' code; the defaults are the corrected ones.
   config.compat = compat = ml_collections.ConfigDict()
@@ -124,7 +125,8 @@ def get_config() -> ml_collections.ConfigDict:
 
 def optimizer(kind: str, schedule: str = "steps") -> ml_collections.ConfigDict:
   """Settings of the weights' optimiser in a phase."""
-  return ml_collections.ConfigDict(dict(
+  return ml_collections.ConfigDict(
+    dict(
       kind=kind,  # sgd, adam, adamw
       lr=1e-3,
       head_lr=0.0,  # of the heads; 0: as lr
@@ -137,4 +139,5 @@ def optimizer(kind: str, schedule: str = "steps") -> ml_collections.ConfigDict:
       every=4000,  # steps: one step lasts this long
       factor=0.5,  # steps: and multiplies by this
       warm=0.1,  # onecycle: fraction that rises
-  ))
+    )
+  )

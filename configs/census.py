@@ -17,10 +17,16 @@ _BASE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "base.py")
 def get_config() -> ml_collections.ConfigDict:
   config = runpy.run_path(_BASE)["get_config"]()
   config.dataset = "census"
-  config.data = ml_collections.ConfigDict(dict(
+  config.data = ml_collections.ConfigDict(
+    dict(
       tasks=("income", "marital", "education"),
       encoding="embedded",  # or onehot, for the 1-D ResNet
-      split_seed=1, bins=16, instance_weight=True, rows=(199523, 99762)))
+      split_seed=1,
+      bins=16,
+      instance_weight=True,
+      rows=(199523, 99762),
+    )
+  )
   config.compat.census_columns = "corrected"  # or authors
   config.compat.census_labels = "corrected"  # or authors
 
@@ -56,8 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   for name in ("warmup", "retrain"):
     config.optimizers[name].update(
-        kind="adamw", lr=2e-3, b1=0.9, weight_decay=1e-2,
-        schedule="onecycle")
+      kind="adamw", lr=2e-3, b1=0.9, weight_decay=1e-2, schedule="onecycle"
+    )
   config.optimizers.retrain.gate_lr = 0.01
   config.optimizers.alternate.update(kind="adamw", lr=3e-4, b1=0.9)
   config.optimizers.policy.lr = 0.05

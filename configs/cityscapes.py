@@ -35,25 +35,25 @@ import runpy
 
 import ml_collections
 
-_DEEPLAB = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                        "deeplab.py")
+_DEEPLAB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "deeplab.py")
 SETTINGS = ("2task", "7class", "3task")
 
 
 def get_config(setting: str = "2task") -> ml_collections.ConfigDict:
   if setting not in SETTINGS:
-    raise ValueError(f"configs/cityscapes.py:{setting}: choose one of"
-                     f" {', '.join(SETTINGS)}.")
+    raise ValueError(f"configs/cityscapes.py:{setting}: choose one of {', '.join(SETTINGS)}.")
   shared = runpy.run_path(_DEEPLAB)
   config = shared["get_config"](34)
   config.dataset = "cityscapes"
-  tasks = {"3task": ("segmentation", "parts", "depth")}.get(
-      setting, ("segmentation", "depth"))
+  tasks = {"3task": ("segmentation", "parts", "depth")}.get(setting, ("segmentation", "depth"))
   config.data = shared["data"](
-      tasks, dict(segmentation=1.0, depth=20.0, parts=1.0), 224,
-      classes=7 if setting == "7class" else 19,
-      depth="disparity",  # or metres, pixels
-      farthest=80.0)  # metres; what is farther has no depth, 0: no limit
+    tasks,
+    dict(segmentation=1.0, depth=20.0, parts=1.0),
+    224,
+    classes=7 if setting == "7class" else 19,
+    depth="disparity",  # or metres, pixels
+    farthest=80.0,
+  )  # metres; what is farther has no depth, 0: no limit
   config.data.height, config.data.width = 256, 512
 
   config.policy.sparsity = 0.01

@@ -22,8 +22,7 @@ def get_config(depth: int = 18) -> ml_collections.ConfigDict:
   config.model.head = "aspp"
   config.model.dtype = "auto"  # bfloat16 on accelerators
   # The authors' mean of ImageNet; pictures count from 0 to 255 there.
-  config.model.mean = tuple(
-      c / 255 for c in (122.67891434, 116.66876762, 104.00698793))
+  config.model.mean = tuple(c / 255 for c in (122.67891434, 116.66876762, 104.00698793))
   config.model.std = (1 / 255,) * 3
   config.train.resident = False
   config.train.threads = 4
@@ -39,13 +38,21 @@ def get_config(depth: int = 18) -> ml_collections.ConfigDict:
 
 def data(tasks: tuple, weights: dict, crop: int, **values) -> dict:
   """Values of `config.data` of every data set of pictures."""
-  return ml_collections.ConfigDict(dict(
-      tasks=tasks, weights=weights,
+  return ml_collections.ConfigDict(
+    dict(
+      tasks=tasks,
+      weights=weights,
       layout="auto",  # or a name of data/<name>.py
       validation="train",  # or test: one half of the test examples
       validation_share=0.1,  # of the training examples
       split_seed=0,
-      augment=True, crop=(crop, crop), scales=(0.5, 1.5), mirror=True,
+      augment=True,
+      crop=(crop, crop),
+      scales=(0.5, 1.5),
+      mirror=True,
       jitter=0.0,  # of brightness, contrast and saturation
-      height=0, width=0,  # of whole pictures; 0 as stored
-      **values))
+      height=0,
+      width=0,  # of whole pictures; 0 as stored
+      **values,
+    )
+  )

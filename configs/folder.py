@@ -23,22 +23,28 @@ import runpy
 
 import ml_collections
 
-_DEEPLAB = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                        "deeplab.py")
+_DEEPLAB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "deeplab.py")
 
 
 def get_config() -> ml_collections.ConfigDict:
   config = runpy.run_path(_DEEPLAB)["get_config"](18)
   config.dataset = "folder"
-  config.data = ml_collections.ConfigDict(dict(
+  config.data = ml_collections.ConfigDict(
+    dict(
       file="dataset.yaml",  # relative to config.data_dir
       tasks=(),  # all of the file
       validation="train",  # or test: one half of it; if the file names none
       validation_share=0.1,  # of the training examples
       split_seed=0,
-      augment=True, crop=(224, 224), scales=(0.5, 1.5), mirror=True,
+      augment=True,
+      crop=(224, 224),
+      scales=(0.5, 1.5),
+      mirror=True,
       jitter=0.0,  # of brightness, contrast and saturation
-      height=0, width=0))  # of whole pictures; 0 as stored
+      height=0,
+      width=0,
+    )
+  )  # of whole pictures; 0 as stored
   config.model.head = "linear"
 
   config.policy.candidates = 2

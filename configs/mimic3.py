@@ -54,23 +54,30 @@ SETTINGS = ("epochs", "iterations", "demo")
 def get_config(setting: str = "epochs") -> ml_collections.ConfigDict:
   """The configuration of a setting, see `SETTINGS`."""
   if setting not in SETTINGS:
-    raise ValueError(f"configs/mimic3.py knows {', '.join(SETTINGS)}, not"
-                     f" {setting!r}.")
+    raise ValueError(f"configs/mimic3.py knows {', '.join(SETTINGS)}, not {setting!r}.")
   config = runpy.run_path(_BASE)["get_config"]()
   config.dataset = "mimic3"
-  config.data = ml_collections.ConfigDict(dict(
+  config.data = ml_collections.ConfigDict(
+    dict(
       tasks=("phenotyping", "length_of_stay", "decompensation", "mortality"),
       hours=170,
-      weights=dict(phenotyping=1.0, length_of_stay=2.0, decompensation=2.0,
-                   mortality=1.0),
-      positive_weights=dict(phenotyping=5.0, decompensation=500.0,
-                            mortality=5.0),
+      weights=dict(phenotyping=1.0, length_of_stay=2.0, decompensation=2.0, mortality=1.0),
+      positive_weights=dict(phenotyping=5.0, decompensation=500.0, mortality=5.0),
       stay_weights=(),  # of the 10 classes of the stay that is left
       normaliser="benchmark",  # or train
-      cache="", verify=False, workers=0))
-  for name, value in dict(time="causal", axes="kept", masks="labels",
-                          stays="all", stay_classes="benchmark",
-                          task_weights="once").items():
+      cache="",
+      verify=False,
+      workers=0,
+    )
+  )
+  for name, value in dict(
+    time="causal",
+    axes="kept",
+    masks="labels",
+    stays="all",
+    stay_classes="benchmark",
+    task_weights="once",
+  ).items():
     config.compat[name] = value  # or authors
 
   config.model.stem = "hourly"
@@ -142,7 +149,8 @@ def _demo(config: ml_collections.ConfigDict) -> None:
   config.eval.batch_size = 16
   for name in ("warmup", "retrain"):
     config.optimizers[name].update(
-        kind="adamw", lr=2e-3, b1=0.9, weight_decay=1e-2, schedule="onecycle")
+      kind="adamw", lr=2e-3, b1=0.9, weight_decay=1e-2, schedule="onecycle"
+    )
   config.optimizers.retrain.gate_lr = 0.01
   config.optimizers.alternate.update(kind="sgd", lr=0.01)
   config.optimizers.policy.lr = 0.05

@@ -46,15 +46,13 @@ import runpy
 
 import ml_collections
 
-_DEEPLAB = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                        "deeplab.py")
+_DEEPLAB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "deeplab.py")
 SETTINGS = ("2task", "3task", "2task-r34", "3task-r18")
 
 
 def get_config(setting: str = "2task") -> ml_collections.ConfigDict:
   if setting not in SETTINGS:
-    raise ValueError(f"configs/nyuv2.py:{setting}: choose one of"
-                     f" {', '.join(SETTINGS)}.")
+    raise ValueError(f"configs/nyuv2.py:{setting}: choose one of {', '.join(SETTINGS)}.")
   shared = runpy.run_path(_DEEPLAB)
   number, _, depth = setting.partition("-")
   three = number == "3task"
@@ -63,10 +61,13 @@ def get_config(setting: str = "2task") -> ml_collections.ConfigDict:
   config.dataset = "nyuv2"
   tasks = ("segmentation", "normals") + (("depth",) if three else ())
   config.data = shared["data"](
-      tasks, dict(segmentation=1.0, normals=20.0, depth=3.0), 321,
-      classes=40,  # or 13
-      samples_only=False,  # train and test on all that is found
-      normal_axes="auto")  # of stored normals
+    tasks,
+    dict(segmentation=1.0, normals=20.0, depth=3.0),
+    321,
+    classes=40,  # or 13
+    samples_only=False,  # train and test on all that is found
+    normal_axes="auto",
+  )  # of stored normals
   config.compat.normals = "unit"  # or raw: bytes, never decoded
 
   config.policy.sparsity = 0.001 if three else 0.05

@@ -14,12 +14,20 @@ _BASE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "base.py")
 def get_config() -> ml_collections.ConfigDict:
   config = runpy.run_path(_BASE)["get_config"]()
   config.dataset = "rooms"
-  config.data = ml_collections.ConfigDict(dict(
-      height=48, width=64, train=2048, validation=256, test=256,
+  config.data = ml_collections.ConfigDict(
+    dict(
+      height=48,
+      width=64,
+      train=2048,
+      validation=256,
+      test=256,
       tasks=("segmentation", "depth", "normals"),  # also edges, keypoints
-      noise=0.02, shadows=True, scene_seed=0,
-      weights=dict(segmentation=1.0, depth=1.0, normals=5.0, edges=5.0,
-                   keypoints=5.0)))
+      noise=0.02,
+      shadows=True,
+      scene_seed=0,
+      weights=dict(segmentation=1.0, depth=1.0, normals=5.0, edges=5.0, keypoints=5.0),
+    )
+  )
 
   config.model.widths = (16, 32, 48, 64)
   config.model.stem = "small"
@@ -50,8 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.batch_size = 32
 
   for name in ("warmup", "retrain"):
-    config.optimizers[name].update(
-        kind="adamw", lr=3e-3, b1=0.9, schedule="onecycle")
+    config.optimizers[name].update(kind="adamw", lr=3e-3, b1=0.9, schedule="onecycle")
   config.optimizers.retrain.gate_lr = 0.01
   config.optimizers.alternate.update(kind="sgd", lr=0.01)
   config.optimizers.policy.lr = 0.05

@@ -26,8 +26,7 @@ import runpy
 
 import ml_collections
 
-_DEEPLAB = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                        "deeplab.py")
+_DEEPLAB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "deeplab.py")
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -36,9 +35,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset = "taskonomy"
   config.method = "adashare"
   config.data = shared["data"](
-      ("segmentation", "normals", "depth", "keypoints", "edges"),
-      dict(segmentation=1.0, normals=3.0, depth=2.0, keypoints=7.0, edges=7.0),
-      224)
+    ("segmentation", "normals", "depth", "keypoints", "edges"),
+    dict(segmentation=1.0, normals=3.0, depth=2.0, keypoints=7.0, edges=7.0),
+    224,
+  )
   config.data.height, config.data.width = 256, 256
 
   config.compat.normal_mask = "depth"  # where there are normals; or none

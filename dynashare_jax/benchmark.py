@@ -79,10 +79,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
   if not file.is_file():
     near = sorted(map(str, file.parent.glob("*.py")))
     listed = f" There are: {', '.join(near)}." if near else ""
-    raise ValueError(
-      f"There is no configuration {path!r}.{lookup.hint(str(file), near)}"
-      f"{listed}"
-    )
+    raise ValueError(f"There is no configuration {path!r}.{lookup.hint(str(file), near)}{listed}")
   _check_names(path, overrides)
   return _read_config(path, overrides)
 
@@ -94,18 +91,14 @@ def _check_names(path: str, overrides: Sequence[str]) -> None:
   for override in overrides:
     name = override.partition("=")[0]
     if name not in names:
-      raise ValueError(
-        f"There is no config.{name} in {path}.{lookup.hint(name, names)}"
-      )
+      raise ValueError(f"There is no config.{name} in {path}.{lookup.hint(name, names)}")
 
 
 def _read_config(path: str, overrides: Sequence[str]) -> Any:
   argv = ["benchmark", f"--config={path}"]
   argv += [f"--config.{override}" for override in overrides]
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    "config", flag_values=values, lock_config=True, sys_argv=argv
-  )
+  config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
   try:
     values(argv)
     return values["config"].value
@@ -183,9 +176,7 @@ def _job(
     settings.append(f"random.like={like}")
   folder = root / f"{entry.label}-{seed}"
   arguments = [f"--config={path}", *(f"--config.{o}" for o in settings)]
-  job = jobs_lib.Job(
-    entry, seed, folder, (*arguments, f"--workdir={folder}")
-  )
+  job = jobs_lib.Job(entry, seed, folder, (*arguments, f"--workdir={folder}"))
   if (job.folder / "config.json").is_file():
     # The table computes Delta anew: a finished run needs no baseline.
     free = main_lib._FREE
@@ -194,9 +185,7 @@ def _job(
   return job, (baseline, like)
 
 
-def _first(
-  entries: Sequence[_entries.Entry], names: Sequence[str]
-) -> _entries.Entry | None:
+def _first(entries: Sequence[_entries.Entry], names: Sequence[str]) -> _entries.Entry | None:
   """The first entry of the first of these methods that has one."""
   for name in names:
     for entry in entries:
@@ -206,9 +195,7 @@ def _first(
 
 
 def notes(
-  entries: Sequence[_entries.Entry],
-  overrides: Sequence[str],
-  jobs: Sequence[jobs_lib.Job] = (),
+  entries: Sequence[_entries.Entry], overrides: Sequence[str], jobs: Sequence[jobs_lib.Job] = ()
 ) -> tuple[str, ...]:
   """What labels stand for, what all runs share, whether times compare."""
   found = []
@@ -231,40 +218,41 @@ def notes(
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax.benchmark", allow_abbrev=False,
+    prog="python -m dynashare_jax.benchmark",
+    allow_abbrev=False,
     description="Trains what is missing and compares methods in one table.",
     epilog="Any --config.name=value goes to all runs.",
-  )  # fmt: skip
-  parser.add_argument(
-    "--config", required=True, help="a file of configs/, for all runs"
   )
+  parser.add_argument("--config", required=True, help="a file of configs/, for all runs")
   parser.add_argument(
-    "--methods", default=_DEFAULT,
+    "--methods",
+    default=_DEFAULT,
     help="with commas; label=method+name=value+name=value is a method with"
     " other settings (default: %(default)s)",
-  )  # fmt: skip
+  )
+  parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
   parser.add_argument(
-    "--seeds", type=int, default=3, help="how many (default: %(default)s)"
+    "--workdir", default="", help="folder of all runs and of the table (default: runs/<data set>)"
   )
   parser.add_argument(
-    "--workdir", default="",
-    help="folder of all runs and of the table (default: runs/<data set>)",
-  )  # fmt: skip
-  parser.add_argument(
-    "--jobs", type=int, default=1,
+    "--jobs",
+    type=int,
+    default=1,
     help="runs that train at once on this machine; they share its processor"
     " cores and memory, but not its GPUs (default: %(default)s)",
-  )  # fmt: skip
+  )
   parser.add_argument(
-    "--devices", default="",
+    "--devices",
+    default="",
     help="GPUs to deal to the runs that train at once, as in 0,1,2,3"
     " (default: CUDA_VISIBLE_DEVICES)",
   )
   parser.add_argument(
-    "--shard", default="",
+    "--shard",
+    default="",
     help="i/n: train part i of n (from 1), for machines that share --workdir;"
     " the table comes when all parts are there",
-  )  # fmt: skip
+  )
   return parser.parse_known_args(list(argv))
 
 
@@ -287,9 +275,7 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   shares = places.shares(arguments.jobs, arguments.devices, os.environ)
   place = places.read_part(arguments.shard) if arguments.shard else (1, 1)
   environment = places.environment(bool(arguments.shard), os.environ)
-  jobs = plan(
-    arguments.config, entries, arguments.seeds, overrides, arguments.workdir
-  )
+  jobs = plan(arguments.config, entries, arguments.seeds, overrides, arguments.workdir)
   own = places.part(jobs, *place)
   jobs_lib.train(own, shares, environment)
   missing = [job.name for job in jobs if not job.finished]
@@ -298,14 +284,10 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     print(f"part {arguments.shard} {what}; {_no_table(missing, len(jobs))}")
     return None
   runs = {
-    entry.label: [
-      report_workdir.load(job.folder) for job in jobs if job.entry == entry
-    ]
+    entry.label: [report_workdir.load(job.folder) for job in jobs if job.entry == entry]
     for entry in entries
   }
-  command = shlex.join(
-    ["python", "-m", "dynashare_jax.benchmark", *_without_places(argv)]
-  )
+  command = shlex.join(["python", "-m", "dynashare_jax.benchmark", *_without_places(argv)])
   told = notes(entries, overrides, jobs)
   return comparison.write(runs, jobs[0].folder.parent, command, told)
 
@@ -339,8 +321,9 @@ def cli(argv: Sequence[str] | None = None) -> None:
   """
   table = command_lib.run(
     lambda: run(sys.argv[1:] if argv is None else argv),
-    "the same command goes on.", (ValueError, OSError, RuntimeError),
-  )  # fmt: skip
+    "the same command goes on.",
+    (ValueError, OSError, RuntimeError),
+  )
   if table:
     print(f"table: {table}")
 

@@ -171,10 +171,7 @@ class _Crew:
   """All runs of a machine: which wait, which train, which failed."""
 
   def __init__(
-    self,
-    jobs: Sequence[Job],
-    shares: Sequence[Mapping[str, str]],
-    environment: dict[str, str],
+    self, jobs: Sequence[Job], shares: Sequence[Mapping[str, str]], environment: dict[str, str]
   ) -> None:
     self._environment = environment
     self._free = collections.deque(shares)
@@ -251,9 +248,10 @@ class _Crew:
       return
     names = ", ".join(run.job.name for run in self._running)
     print(
-      f"ending what trains ({names}), with {GRACE:.0f} s for a checkpoint;"
-      " Ctrl-C now kills it", file=sys.stderr, flush=True,
-    )  # fmt: skip
+      f"ending what trains ({names}), with {GRACE:.0f} s for a checkpoint; Ctrl-C now kills it",
+      file=sys.stderr,
+      flush=True,
+    )
     for run in self._running:
       run.process.terminate()
     latest = time.monotonic() + GRACE
@@ -274,12 +272,8 @@ class _Crew:
       return
     found = list(self._failures)
     if self._lost:
-      found.append(
-        f"Not started, for they need a failed run: {', '.join(self._lost)}."
-      )
-    found.append(
-      "Finished runs stay; the same benchmark command goes on from here."
-    )
+      found.append(f"Not started, for they need a failed run: {', '.join(self._lost)}.")
+    found.append("Finished runs stay; the same benchmark command goes on from here.")
     raise RuntimeError("\n".join(found))
 
 
@@ -290,10 +284,13 @@ def _open(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     _lock(file)
     file.truncate(0)
     return subprocess.Popen(
-      [*PROGRAM, *job.arguments], stdin=subprocess.DEVNULL, stdout=file,
-      stderr=subprocess.STDOUT, env=environment,
+      [*PROGRAM, *job.arguments],
+      stdin=subprocess.DEVNULL,
+      stdout=file,
+      stderr=subprocess.STDOUT,
+      env=environment,
       start_new_session=True,  # The terminal's Ctrl-C is for this one alone.
-    )  # fmt: skip
+    )
 
 
 def _lock(file: BinaryIO) -> None:
@@ -301,9 +298,7 @@ def _lock(file: BinaryIO) -> None:
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
-    raise OSError(
-      f"another process is training it, and writes to {file.name}"
-    ) from error
+    raise OSError(f"another process is training it, and writes to {file.name}") from error
   except OSError:
     pass  # a file system without locks
 

@@ -12,14 +12,10 @@ from dynashare_jax.train import cluster
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _GPUS = "/dev/nvidia[0-9]*"
 # By these a run would take itself for one process of several.
-_SCHEDULED = (
-  "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "OMPI_COMM_WORLD_SIZE",
-)  # fmt: skip
+_SCHEDULED = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "OMPI_COMM_WORLD_SIZE")
 
 
-def groups(
-  jobs: Sequence[benchmark_jobs.Job],
-) -> tuple[tuple[benchmark_jobs.Job, ...], ...]:
+def groups(jobs: Sequence[benchmark_jobs.Job]) -> tuple[tuple[benchmark_jobs.Job, ...], ...]:
   """Puts runs together that need each other, directly or through others.
 
   Args:
@@ -57,8 +53,7 @@ def read_part(text: str) -> tuple[int, int]:
   match = re.fullmatch(r"(\d+)/(\d+)", text)
   if not match or not 1 <= int(match[1]) <= int(match[2]):
     raise ValueError(
-      "--shard must be i/n: part i of n, counted from 1 (1/4 to 4/4), but is"
-      f" {text!r}."
+      f"--shard must be i/n: part i of n, counted from 1 (1/4 to 4/4), but is {text!r}."
     )
   return int(match[1]), int(match[2])
 
@@ -149,8 +144,7 @@ def shares(
     hidden = [name for name in names if visible and name not in visible]
     if hidden:
       raise ValueError(
-        f"--devices names {', '.join(hidden)}, but {_VISIBLE} leaves"
-        f" {','.join(visible)} only."
+        f"--devices names {', '.join(hidden)}, but {_VISIBLE} leaves {','.join(visible)} only."
       )
   elif jobs == 1 or outer.get("JAX_PLATFORMS") == "cpu":
     return ({},) * jobs
@@ -172,9 +166,7 @@ def _names(text: str) -> list[str]:
   return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _deal(
-  jobs: int, names: Sequence[str], source: str
-) -> tuple[dict[str, str], ...]:
+def _deal(jobs: int, names: Sequence[str], source: str) -> tuple[dict[str, str], ...]:
   """Equally many GPUs for each run, neighbours together."""
   each = len(names) // jobs
   if not each:

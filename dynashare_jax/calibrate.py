@@ -40,9 +40,7 @@ from dynashare_jax.train import workdir as files
 _BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def one(
-  calibrator: calibrate.Calibrator, budget: settings.Budget
-) -> pathlib.Path:
+def one(calibrator: calibrate.Calibrator, budget: settings.Budget) -> pathlib.Path:
   """Meets a budget, writes the setting and prints a summary.
 
   Args:
@@ -84,11 +82,16 @@ def curve(
     settings.Budget(value, unit)  # raises where it is none
   left = [v for v in wanted if not reach[0] <= v <= reach[1]]
   if left:
-    print(f"left out: {', '.join(f'{v:g}' for v in left)} {unit}; in reach are"
-          f" {reach[0]:.4g} to {reach[1]:.4g}")  # fmt: skip
+    print(
+      f"left out: {', '.join(f'{v:g}' for v in left)} {unit}; in reach are"
+      f" {reach[0]:.4g} to {reach[1]:.4g}"
+    )
   # A budget nearer than the tolerance would find what the ends found.
-  near = [v for v in wanted if v not in left and all(
-    abs(v - end) > calibrate.TOLERANCE * end for end in reach)]  # fmt: skip
+  near = [
+    v
+    for v in wanted
+    if v not in left and all(abs(v - end) > calibrate.TOLERANCE * end for end in reach)
+  ]
   found: list[settings.Setting] = []
   for value in (reach[0], *near, reach[1]):
     found += calibrate.curve(calibrator, [settings.Budget(value, unit)])
@@ -97,17 +100,20 @@ def curve(
   files.write_json(
     trained.workdir / report_budget.CURVE,
     {
-      "unit": unit, "batch": calibrator.batch,
+      "unit": unit,
+      "batch": calibrator.batch,
       "device": jax.local_devices()[0].device_kind,
-      "reach": reach, "left_out": left, "tasks": _tasks(trained.tasks),
-      "settings": found, "default": calibrator.default(test=True),
-    })  # fmt: skip
+      "reach": reach,
+      "left_out": left,
+      "tasks": _tasks(trained.tasks),
+      "settings": found,
+      "default": calibrator.default(test=True),
+    },
+  )
   return report_budget.write(trained.workdir)
 
 
-def tune(
-  trained: trained_lib.Trained, sizes: Sequence[int]
-) -> pathlib.Path:
+def tune(trained: trained_lib.Trained, sizes: Sequence[int]) -> pathlib.Path:
   """Times the ways of gated execution on this device; writes and prints.
 
   Args:
@@ -124,7 +130,8 @@ def tune(
   if not sizes or not 1 <= min(sizes) <= max(sizes) <= len(source):
     raise ValueError(
       f"--tune must name batch sizes from 1 to {len(source)}, the size of the"
-      f" validation split, not {','.join(map(str, sizes))}.")  # fmt: skip
+      f" validation split, not {','.join(map(str, sizes))}."
+    )
   rows = [source[i].inputs for i in range(max(sizes))]
   inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
   found = strategy.tune(trained, strategy.examples(inputs, sizes))
@@ -134,16 +141,13 @@ def tune(
   return strategy.save(found, trained.workdir)
 
 
-def _write(
-  calibrator: calibrate.Calibrator, setting: settings.Setting
-) -> pathlib.Path:
+def _write(calibrator: calibrate.Calibrator, setting: settings.Setting) -> pathlib.Path:
   """Writes a setting beside the checkpoint; other budgets' files stay."""
   trained = calibrator.trained
   folder = trained.workdir / "budgets"
   folder.mkdir(exist_ok=True)
   path = folder / f"{setting.unit}-{setting.budget:.4g}.json"
-  about = {"step": trained.step, "route": trained.route,
-           "gated": trained.gated}  # fmt: skip
+  about = {"step": trained.step, "route": trained.route, "gated": trained.gated}
   files.write_json(path, setting.to_dict() | about)
   return path
 
@@ -151,11 +155,15 @@ def _write(
 def _tasks(tasks: Sequence[types.TaskSpec]) -> list[dict[str, Any]]:
   """Names and metrics, as results name them."""
   return [
-    {"name": task.name, "metrics": [
-      {"name": m.name, "higher_is_better": m.higher_is_better, "unit": m.unit}
-      for m in kinds.find(task.kind).metrics(task)]}
+    {
+      "name": task.name,
+      "metrics": [
+        {"name": m.name, "higher_is_better": m.higher_is_better, "unit": m.unit}
+        for m in kinds.find(task.kind).metrics(task)
+      ],
+    }
     for task in tasks
-  ]  # fmt: skip
+  ]
 
 
 def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
@@ -168,8 +176,9 @@ def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
   assert setting.test is not None and setting.budget is not None
   met = f"{setting.met():.4g} on validation"
   if setting.unit == settings.MS:
-    met = (f"{setting.met():.4g} measured ({setting.predicted_ms:.4g}"
-           f" predicted), batch {setting.batch}")  # fmt: skip
+    met = (
+      f"{setting.met():.4g} measured ({setting.predicted_ms:.4g} predicted), batch {setting.batch}"
+    )
   else:
     met += f", {setting.met('test'):.4g} on test"
   lines = [f"budget {setting.budget:.4g} {setting.unit}: {met}"]
@@ -178,7 +187,8 @@ def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
     lines.append(
       f"{split}: {100 * found.rate:.1f}% of all (task, block, example) triples"
       f" executed, {100 * found.flops:.1f}% of the multiply-accumulates"
-      f" (standard error {100 * found.error:.2f}%)")
+      f" (standard error {100 * found.error:.2f}%)"
+    )
   lines.append(f"validation score: {setting.validation.score:.4f}")
   for task in tasks:
     values = setting.test.metrics[task.name]
@@ -189,39 +199,42 @@ def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax.calibrate", allow_abbrev=False,
+    prog="python -m dynashare_jax.calibrate",
+    allow_abbrev=False,
     description="Finds gate thresholds that meet a budget on validation.",
-  )  # fmt: skip
+  )
+  parser.add_argument("--workdir", required=True, help="folder of a finished run with gates")
+  parser.add_argument("--budget", type=float, help="for example 0.6; in milliseconds for ms")
   parser.add_argument(
-    "--workdir", required=True, help="folder of a finished run with gates")
-  parser.add_argument(
-    "--budget", type=float, help="for example 0.6; in milliseconds for ms")
-  parser.add_argument(
-    "--unit", default=settings.FLOPS, choices=settings.UNITS,
+    "--unit",
+    default=settings.FLOPS,
+    choices=settings.UNITS,
     help="executed share of (task, block, example) triples, share of the"
     " multiply-accumulates with all gates open, or milliseconds of a batch"
     " (default: %(default)s)",
-  )  # fmt: skip
+  )
   parser.add_argument(
-    "--batch", type=int, default=8,
+    "--batch",
+    type=int,
+    default=8,
     help="examples of the batch that is timed (default: %(default)s)",
-  )  # fmt: skip
+  )
   parser.add_argument(
-    "--curve", action="store_true",
-    help="a table and a figure of metrics against budgets")  # fmt: skip
+    "--curve", action="store_true", help="a table and a figure of metrics against budgets"
+  )
   parser.add_argument(
-    "--budgets", default="",
+    "--budgets",
+    default="",
     help="of the curve, with commas (default: 0.3,0.4, ... 0.9; for ms these"
     " are shares of the time with all gates open)",
-  )  # fmt: skip
+  )
   parser.add_argument(
-    "--tune", default="",
+    "--tune",
+    default="",
     help="time the ways of gated execution at these batch sizes, with commas,"
     " and keep the quickest for this device",
-  )  # fmt: skip
-  parser.add_argument(
-    "--data_dir", default="",
-    help="where the data lie (default: as in training)")  # fmt: skip
+  )
+  parser.add_argument("--data_dir", default="", help="where the data lie (default: as in training)")
   return parser.parse_args(list(argv))
 
 
@@ -230,9 +243,7 @@ def _numbers(text: str, name: str) -> list[float]:
   try:
     return [float(value) for value in text.split(",") if value.strip()]
   except ValueError as error:
-    raise ValueError(
-      f"--{name} must be numbers with commas, not {text!r}."
-    ) from error
+    raise ValueError(f"--{name} must be numbers with commas, not {text!r}.") from error
 
 
 def run(argv: Sequence[str]) -> pathlib.Path:
@@ -275,8 +286,8 @@ def cli(argv: Sequence[str] | None = None) -> None:
   command.use_compilation_cache()
   start = time.monotonic()
   path = command.run(
-    lambda: run(sys.argv[1:] if argv is None else argv),
-    "budgets written so far stay.")  # fmt: skip
+    lambda: run(sys.argv[1:] if argv is None else argv), "budgets written so far stay."
+  )
   print(f"{path} ({time.monotonic() - start:,.0f} s)")
 
 

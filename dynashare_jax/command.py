@@ -50,17 +50,14 @@ def run(
         jax.distributed.shutdown()  # Waits for the others.
       return result
   except preemption.PreemptedError as told:
-    _part(preemption.STATUS,
-          f"ended by SIGTERM: {told}. {_sentence(interrupted)}")
+    _part(preemption.STATUS, f"ended by SIGTERM: {told}. {_sentence(interrupted)}")
   except KeyboardInterrupt:
     _leave(130, f"interrupted: {interrupted}")
   except Exception as error:
     return _failed(error, interrupted, errors)
 
 
-def _failed(
-  error: Exception, interrupted: str, errors: tuple[type[Exception], ...]
-) -> NoReturn:
+def _failed(error: Exception, interrupted: str, errors: tuple[type[Exception], ...]) -> NoReturn:
   """Says what happened and ends; unexpected errors go on in one process."""
   from dynashare_jax.train import cluster
 
@@ -90,8 +87,10 @@ def _full(error: BaseException | None, interrupted: str) -> str:
       reason = reasons[0] if reasons else os.strerror(number or 0)
       where = " ".join(str(error).split())
       where = f"{where[:200]} ..." if len(where) > 200 else where
-      return (f"error: the disk is full ({reason}): {where}. Make room; what"
-              f" was saved is not lost. {_sentence(interrupted)}")
+      return (
+        f"error: the disk is full ({reason}): {where}. Make room; what"
+        f" was saved is not lost. {_sentence(interrupted)}"
+      )
     seen = seen.__cause__ or seen.__context__
   return ""
 
@@ -111,8 +110,7 @@ def _threads_heard(interrupted: str) -> Iterator[None]:
     text = _full(error, interrupted)
     if not text and saves and jax.distributed.is_initialized():
       why = " ".join(str(error).split())[:300]
-      text = (f"error: a checkpoint could not be written: {why}."
-              f" {_sentence(interrupted)}")
+      text = f"error: a checkpoint could not be written: {why}. {_sentence(interrupted)}"
     if text:
       alarm = threading.Timer(STUCK, _drop, (text,))
       alarm.daemon = True
@@ -176,6 +174,5 @@ def use_compilation_cache() -> None:
   """Keeps compiled programs, so that a second start is quick."""
   if jax.config.values["jax_compilation_cache_dir"] is None:
     home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    jax.config.update("jax_compilation_cache_dir",
-                      os.path.join(home, "dynashare_jax"))  # fmt: skip
+    jax.config.update("jax_compilation_cache_dir", os.path.join(home, "dynashare_jax"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -56,9 +56,7 @@ def separate(trained: trained_lib.Trained) -> trained_lib.Trained:
   )
   params, stats = experiment.fresh("init")
   route = np.ones((len(experiment.tasks), experiment.blocks), int)
-  return trained_lib.Trained(
-    experiment, params, stats, route, False, trained.workdir, 0
-  )
+  return trained_lib.Trained(experiment, params, stats, route, False, trained.workdir, 0)
 
 
 def examples(trained: trained_lib.Trained, count: int) -> Any:
@@ -93,15 +91,12 @@ def read_batches(text: str) -> tuple[int, ...]:
     found = ()
   if not found or min(found) < 1 or len(set(found)) < len(found):
     raise ValueError(
-      f"--batches is {text!r}; give different numbers of at least 1 with"
-      " commas, as in 1,8,32."
+      f"--batches is {text!r}; give different numbers of at least 1 with commas, as in 1,8,32."
     )
   return found
 
 
-def _baseline(
-  trained: trained_lib.Trained, given: str
-) -> dict[str, dict[str, float]] | None:
+def _baseline(trained: trained_lib.Trained, given: str) -> dict[str, dict[str, float]] | None:
   """Metrics of single-task runs: named here, or when the run was trained.
 
   A run of single-task networks is its own.
@@ -117,13 +112,14 @@ def _baseline(
 
 
 def _facts(
-  trained: trained_lib.Trained, found: dict[str, Any],
-  arguments: argparse.Namespace, batches: Sequence[int],
-) -> list[str]:  # fmt: skip
+  trained: trained_lib.Trained,
+  found: dict[str, Any],
+  arguments: argparse.Namespace,
+  batches: Sequence[int],
+) -> list[str]:
   """Lines about the run and the machine."""
   device = jax.devices()[0]
-  threads = len(os.sched_getaffinity(0)) if hasattr(
-    os, "sched_getaffinity") else os.cpu_count()  # fmt: skip
+  threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
   lines = [
     f"Run: {found['method']} on {found['dataset']}, seed {found['seed']};"
     f" {len(trained.tasks)} tasks, {trained.experiment.blocks} blocks.",
@@ -138,8 +134,7 @@ def _facts(
     lines.append(_WORDS)
   if any(trained.gated):
     ways = "; ".join(
-      f"batch {b}: {_way(strategy.of(trained, b, device.platform))}"
-      for b in batches
+      f"batch {b}: {_way(strategy.of(trained, b, device.platform))}" for b in batches
     )
     lines.append(f"Left out by: {ways}.")
   return lines
@@ -169,9 +164,7 @@ def run(argv: Sequence[str]) -> str:
   arguments = _parse(argv)
   batches = read_batches(arguments.batches)
   if arguments.repeats < 1:
-    raise ValueError(
-      f"--repeats is {arguments.repeats}; it must be at least 1."
-    )
+    raise ValueError(f"--repeats is {arguments.repeats}; it must be at least 1.")
   trained = main_lib.load(arguments.workdir, arguments.data_dir)
   baseline = _baseline(trained, arguments.baseline)
   folder = trained.workdir
@@ -180,13 +173,14 @@ def run(argv: Sequence[str]) -> str:
   inputs = examples(trained, max(max(batches), min(size, _EXAMPLES)))
   rate = np.asarray(found["execution"]["rate"], float)
   columns = trained.experiment.method.columns
-  chosen = cost_lib.subjects(
-    trained, rate, None if columns else separate(trained)
-  )
+  chosen = cost_lib.subjects(trained, rate, None if columns else separate(trained))
   costs = cost_lib.measure(
-    chosen, inputs, batches, arguments.repeats,
+    chosen,
+    inputs,
+    batches,
+    arguments.repeats,
     lambda text: print(text, file=sys.stderr, flush=True),
-  )  # fmt: skip
+  )
   blocks = () if columns else cost_lib.blocks(trained, rate)
   scores = report.scores_of(found, baseline)
   facts = _facts(trained, found, arguments, batches)
@@ -195,36 +189,33 @@ def run(argv: Sequence[str]) -> str:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax.cost", allow_abbrev=False,
+    prog="python -m dynashare_jax.cost",
+    allow_abbrev=False,
     description="Tells what a finished run costs on this machine.",
-  )  # fmt: skip
+  )
   parser.add_argument("--workdir", required=True, help="of a finished run")
   parser.add_argument(
-    "--batches", default="1,8,32",
-    help="batch sizes with commas; the first one's latency is shown (default:"
-    " %(default)s)",
-  )  # fmt: skip
+    "--batches",
+    default="1,8,32",
+    help="batch sizes with commas; the first one's latency is shown (default: %(default)s)",
+  )
+  parser.add_argument("--repeats", type=int, default=20, help="rounds (default: %(default)s)")
   parser.add_argument(
-    "--repeats", type=int, default=20, help="rounds (default: %(default)s)"
+    "--data_dir", default="", help="where the data lie now (default: where they lay in training)"
   )
   parser.add_argument(
-    "--data_dir", default="",
-    help="where the data lie now (default: where they lay in training)",
-  )  # fmt: skip
-  parser.add_argument(
-    "--baseline", default="",
+    "--baseline",
+    default="",
     help="work directory of single-task runs, for their metrics (default: the"
     " run's own baseline, if it is still there)",
-  )  # fmt: skip
+  )
   return parser.parse_args(list(argv))
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
   """Entry point; exits with 2 after an error, 130 after an interruption."""
   command.use_compilation_cache()
-  print(command.run(
-    lambda: run(sys.argv[1:] if argv is None else argv),
-    "nothing was written."))  # fmt: skip
+  print(command.run(lambda: run(sys.argv[1:] if argv is None else argv), "nothing was written."))
 
 
 if __name__ == "__main__":

@@ -49,10 +49,7 @@ class Split:
   wrong: list[str] = dataclasses.field(default_factory=list)
   private: bool = False
 
-  def add(
-      self, batch: types.Batch, names: Sequence[str],
-      tasks: Sequence[types.TaskSpec]
-  ) -> None:
+  def add(self, batch: types.Batch, names: Sequence[str], tasks: Sequence[types.TaskSpec]) -> None:
     """Adds examples with a leading axis."""
     self.checked += len(names)
     numbers = statistics.numbers_of(batch.inputs)
@@ -61,25 +58,29 @@ class Split:
     else:
       self.inputs.add(numbers)
     for task in tasks:
-      self.tasks[task.name].add(np.asarray(batch.targets[task.name]),
-                                np.asarray(batch.valid[task.name]))
+      self.tasks[task.name].add(
+        np.asarray(batch.targets[task.name]), np.asarray(batch.valid[task.name])
+      )
       try:
         labels.check([task], batch, self.name)
       except ValueError as error:
         which = f"Example {names[0]!r}: " if len(names) == 1 else ""
         self.wrong.append(f"{which}{error}")
-    for name, digest in zip(names, statistics.digests(batch.inputs),
-                            strict=True):
+    for name, digest in zip(names, statistics.digests(batch.inputs), strict=True):
       self.repeated += digest in self.seen
       self.seen.setdefault(digest, name)
 
   def figures(self) -> dict[str, Any]:
     """All figures, for JSON."""
     return {
-        "examples": self.size, "checked": self.checked,
-        "unreadable": self.unreadable, "wrong_labels": self.wrong,
-        "repeated_inputs": self.repeated, "inputs": self.inputs.figures(),
-        "tasks": {n: t.figures() for n, t in self.tasks.items()}}
+      "examples": self.size,
+      "checked": self.checked,
+      "unreadable": self.unreadable,
+      "wrong_labels": self.wrong,
+      "repeated_inputs": self.repeated,
+      "inputs": self.inputs.figures(),
+      "tasks": {n: t.figures() for n, t in self.tasks.items()},
+    }
 
 
 @dataclasses.dataclass
@@ -104,15 +105,22 @@ class Check:
     """All figures, for JSON."""
     spec = self.spec
     return {
-        "dataset": spec.name, "found": list(spec.notes),
-        "input_kind": spec.input_kind, "input_shape": list(spec.input_shape),
-        "crop": spec.crop, "broken": self.broken, "warnings": self.warnings,
-        "splits": {n: s.figures() for n, s in self.splits.items()}}
+      "dataset": spec.name,
+      "found": list(spec.notes),
+      "input_kind": spec.input_kind,
+      "input_shape": list(spec.input_shape),
+      "crop": spec.crop,
+      "broken": self.broken,
+      "warnings": self.warnings,
+      "splits": {n: s.figures() for n, s in self.splits.items()},
+    }
 
 
 def check(
-    dataset: types.Dataset, most: int = 0, threads: int = 2,
-    progress: Callable[[str, int, int], None] | None = None
+  dataset: types.Dataset,
+  most: int = 0,
+  threads: int = 2,
+  progress: Callable[[str, int, int], None] | None = None,
 ) -> Check:
   """Reads a data set and looks for what would spoil a training.
 
@@ -128,18 +136,20 @@ def check(
   spec = dataset.spec
   splits, pictures = {}, []
   for name, size in spec.sizes.items():
-    split = Split(name, size, statistics.Numbers(),
-                  {t.name: statistics.Labels(t) for t in spec.tasks},
-                  private=spec.private)
+    split = Split(
+      name,
+      size,
+      statistics.Numbers(),
+      {t.name: statistics.Labels(t) for t in spec.tasks},
+      private=spec.private,
+    )
     chosen = _spread(size, most)
     tell = lambda done: progress and progress(name, done, len(chosen))  # noqa: B023
     if spec.input_kind == "image":
       kept = chosen[_spread(len(chosen), _PICTURES)] if name == "train" else []
-      pictures += _look(dataset, split, chosen, set(map(int, kept)), threads,
-                        tell)
+      pictures += _look(dataset, split, chosen, set(map(int, kept)), threads, tell)
     else:
-      split.add(loader.take(dataset.arrays(name), chosen),
-                [f"{i}" for i in chosen], spec.tasks)
+      split.add(loader.take(dataset.arrays(name), chosen), [f"{i}" for i in chosen], spec.tasks)
       tell(len(chosen))
     splits[name] = split
   broken, warnings = _problems(spec, splits)
@@ -147,36 +157,42 @@ def check(
 
 
 def _look(
-    dataset: types.Dataset, split: Split, chosen: np.ndarray, kept: set[int],
-    threads: int, tell: Callable[[int], Any]
+  dataset: types.Dataset,
+  split: Split,
+  chosen: np.ndarray,
+  kept: set[int],
+  threads: int,
+  tell: Callable[[int], Any],
 ) -> list[types.Batch]:
   """Reads examples one by one; returns those to keep."""
   source = dataset.source(split.name)
   names = getattr(source, "keys", None)
   found = []
-  for done, (index, example) in enumerate(
-      _read(source, chosen, threads), 1):
+  for done, (index, example) in enumerate(_read(source, chosen, threads), 1):
     name = names[index] if names else str(index)
     if isinstance(example, ValueError):
       split.unreadable.append(str(example))
     else:
       if index in kept:
         found.append(example)
-      split.add(jax.tree.map(lambda leaf: np.asarray(leaf)[None], example),
-                [name], dataset.spec.tasks)
+      split.add(
+        jax.tree.map(lambda leaf: np.asarray(leaf)[None], example), [name], dataset.spec.tasks
+      )
     tell(done)
   return found
 
 
 def _read(
-    source: Sequence[types.Batch], chosen: np.ndarray, threads: int
+  source: Sequence[types.Batch], chosen: np.ndarray, threads: int
 ) -> Iterator[tuple[int, Any]]:
   """Examples in order, some read ahead; an error in place of one."""
+
   def one(index: int) -> Any:
     try:
       return source[index]
     except ValueError as error:
       return error
+
   with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
     ahead = 2 * max(1, threads)
     waiting = [(int(i), pool.submit(one, int(i))) for i in chosen[:ahead]]
@@ -195,26 +211,26 @@ def _spread(size: int, most: int) -> np.ndarray:
   return np.linspace(0, size - 1, most).round().astype(np.int64)
 
 
-def _problems(
-    spec: types.DatasetSpec, splits: dict[str, Split]
-) -> tuple[list[str], list[str]]:
+def _problems(spec: types.DatasetSpec, splits: dict[str, Split]) -> tuple[list[str], list[str]]:
   """What is broken, and what is worth a look."""
   broken, warnings = [], []
   for split in splits.values():
-    for sort, what in ((split.unreadable, "cannot be read"),
-                       (split.wrong, "have wrong labels")):
+    for sort, what in ((split.unreadable, "cannot be read"), (split.wrong, "have wrong labels")):
       broken += [f"{split.name}: {text}" for text in sort[:_LISTED]]
       if len(sort) > _LISTED:
-        broken.append(f"{split.name}: {len(sort) - _LISTED} more {what}; all"
-                      " are in check.json.")
+        broken.append(f"{split.name}: {len(sort) - _LISTED} more {what}; all are in check.json.")
     if split.inputs.odd:
-      broken.append(f"{split.name}: {split.inputs.odd} numbers of the inputs"
-                    " are not finite.")
-    if spec.input_kind == "image" and split.inputs.count and (
-        split.inputs.low < 0 or split.inputs.high > 1):
-      warnings.append(f"{split.name}: inputs lie between"
-                      f" {split.inputs.low:.3g} and {split.inputs.high:.3g},"
-                      " not in 0..1.")
+      broken.append(f"{split.name}: {split.inputs.odd} numbers of the inputs are not finite.")
+    if (
+      spec.input_kind == "image"
+      and split.inputs.count
+      and (split.inputs.low < 0 or split.inputs.high > 1)
+    ):
+      warnings.append(
+        f"{split.name}: inputs lie between"
+        f" {split.inputs.low:.3g} and {split.inputs.high:.3g},"
+        " not in 0..1."
+      )
     for found in split.tasks.values():
       _task_problems(split, found, broken, warnings)
   for task in spec.tasks:
@@ -224,29 +240,33 @@ def _problems(
 
 
 def _task_problems(
-    split: Split, task: statistics.Labels, broken: list[str],
-    warnings: list[str]
+  split: Split, task: statistics.Labels, broken: list[str], warnings: list[str]
 ) -> None:
   """Problems of one task in one split."""
   where = f"{split.name}: {task.task.name}"
   if not task.known:
     whole = split.checked + len(split.unreadable) == split.size
     (broken if whole else warnings).append(
-        f"{where} has no label in the {split.checked} examples that were read.")
+      f"{where} has no label in the {split.checked} examples that were read."
+    )
     return
   share = task.known / task.places
   if share < _SPARSE:
     warnings.append(f"{where} has labels for {100 * share:.2g}% of the pixels.")
   if task.labelled < task.examples:
-    warnings.append(f"{where}: {task.examples - task.labelled} of"
-                    f" {task.examples} examples have no label.")
+    warnings.append(
+      f"{where}: {task.examples - task.labelled} of {task.examples} examples have no label."
+    )
   if task.task.kind == "depth" and task.numbers.low <= 0:
-    warnings.append(f"{where} has depths down to {task.numbers.low:.3g}; a"
-                    " depth should be above 0.")
+    warnings.append(
+      f"{where} has depths down to {task.numbers.low:.3g}; a depth should be above 0."
+    )
   lengths = task.lengths
   if lengths.count and (lengths.low < 0.99 or lengths.high > 1.01):
-    warnings.append(f"{where}: lengths of the normals lie between"
-                    f" {lengths.low:.3g} and {lengths.high:.3g}, not at 1.")
+    warnings.append(
+      f"{where}: lengths of the normals lie between"
+      f" {lengths.low:.3g} and {lengths.high:.3g}, not at 1."
+    )
 
 
 def _unseen(splits: dict[str, Split], task: str) -> list[str]:
@@ -255,12 +275,15 @@ def _unseen(splits: dict[str, Split], task: str) -> list[str]:
   found = []
   for name, split in splits.items():
     figures = split.tasks[task].figures().get("classes", {})
-    missing = [c for (c, n), trained in zip(figures.items(), train.counts,
-                                            strict=False) if n and not trained]
+    missing = [
+      c for (c, n), trained in zip(figures.items(), train.counts, strict=False) if n and not trained
+    ]
     if missing and train.known:
       more = ", ..." if len(missing) > _SHOWN else ""
-      found.append(f"{name}: {task} has {len(missing)} class(es) that training"
-                   f" never shows: {', '.join(missing[:_SHOWN])}{more}.")
+      found.append(
+        f"{name}: {task} has {len(missing)} class(es) that training"
+        f" never shows: {', '.join(missing[:_SHOWN])}{more}."
+      )
   return found
 
 
@@ -270,17 +293,18 @@ def _shared(spec: types.DatasetSpec, splits: dict[str, Split]) -> list[str]:
   names = list(splits)
   for split in splits.values():
     if split.repeated and spec.input_kind == "image":
-      found.append(f"{split.name}: {split.repeated} inputs repeat another one"
-                   " of this split.")
+      found.append(f"{split.name}: {split.repeated} inputs repeat another one of this split.")
   for i, first in enumerate(names):
-    for second in names[i + 1:]:
+    for second in names[i + 1 :]:
       one, two = splits[first].seen, splits[second].seen
       both = [digest for digest in two if digest in one]
       if both:
         pairs = ", ".join(
-            one[d] if one[d] == two[d] else f"{one[d]} = {two[d]}"
-            for d in both[:_SHOWN])
-        found.append(f"{first} and {second} have {len(both)} equal inputs, of"
-                     f" {len(two)} in {second}: {pairs}"
-                     f"{', ...' if len(both) > _SHOWN else '.'}")
+          one[d] if one[d] == two[d] else f"{one[d]} = {two[d]}" for d in both[:_SHOWN]
+        )
+        found.append(
+          f"{first} and {second} have {len(both)} equal inputs, of"
+          f" {len(two)} in {second}: {pairs}"
+          f"{', ...' if len(both) > _SHOWN else '.'}"
+        )
   return found

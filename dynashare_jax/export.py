@@ -24,28 +24,25 @@ from dynashare_jax.infer import export
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax.export", allow_abbrev=False,
+    prog="python -m dynashare_jax.export",
+    allow_abbrev=False,
     description="Writes a trained model as StableHLO with its weights.",
-  )  # fmt: skip
+  )
+  parser.add_argument("--workdir", required=True, help="folder of a finished run")
+  parser.add_argument("--tasks", default="", help="with commas (default: all)")
   parser.add_argument(
-    "--workdir", required=True, help="folder of a finished run")  # fmt: skip
-  parser.add_argument(
-    "--tasks", default="", help="with commas (default: all)")  # fmt: skip
-  parser.add_argument(
-    "--platforms", default=",".join(export.PLATFORMS),
+    "--platforms",
+    default=",".join(export.PLATFORMS),
     help="that it must run on, with commas (default: %(default)s)",
-  )  # fmt: skip
-  parser.add_argument(
-    "--budget", default="none",
-    help="gate thresholds, a file of <workdir>/budgets that"
-    " dynashare_jax.calibrate wrote (default: as trained)",
-  )  # fmt: skip
-  parser.add_argument(
-    "--output", default="", help="folder (default: <workdir>/export)"
   )
   parser.add_argument(
-    "--data_dir", default="",
-    help="where the data lie (default: as in training)")  # fmt: skip
+    "--budget",
+    default="none",
+    help="gate thresholds, a file of <workdir>/budgets that"
+    " dynashare_jax.calibrate wrote (default: as trained)",
+  )
+  parser.add_argument("--output", default="", help="folder (default: <workdir>/export)")
+  parser.add_argument("--data_dir", default="", help="where the data lie (default: as in training)")
   return parser.parse_args(list(argv))
 
 
@@ -82,9 +79,10 @@ def cli(argv: Sequence[str] | None = None) -> None:
   start = time.monotonic()
   path = command.run(
     lambda: run(sys.argv[1:] if argv is None else argv),
-    "nothing was written.", (ValueError, OSError, ImportError))  # fmt: skip
-  print(f"{path} ({path.stat().st_size / 1e6:.1f} MB,"
-        f" {time.monotonic() - start:.0f} s)")  # fmt: skip
+    "nothing was written.",
+    (ValueError, OSError, ImportError),
+  )
+  print(f"{path} ({path.stat().st_size / 1e6:.1f} MB, {time.monotonic() - start:.0f} s)")
 
 
 if __name__ == "__main__":

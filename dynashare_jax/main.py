@@ -35,19 +35,36 @@ from dynashare_jax.train import results
 from dynashare_jax.train import workdir as workdir_lib
 
 # Values that may change between the starts of one run.
-_FREE = ("baseline", "data_dir", "train.threads", "train.workers",
-         "train.resident", "train.candidate_groups", "train.shard_state")
+_FREE = (
+  "baseline",
+  "data_dir",
+  "train.threads",
+  "train.workers",
+  "train.resident",
+  "train.candidate_groups",
+  "train.shard_state",
+)
 
 
 # Values that configurations once did not have, as runs of then meant them.
 _LATER = {
-    "model.block": "basic", "model.norm": "batch", "model.width_factor": 1.0,
-    "model.mean": (0.0, 0.0, 0.0), "model.std": (1.0, 1.0, 1.0),
-    "model.weights": "", "model.weights_family": "auto",
-    "gates.target_rate": "fixed", "gates.sampled_range": (0.2, 1.0),
-    "train.loss_at": "logits", "train.workers": 0,
-    "train.shard_state": False, "train.candidate_groups": 1,
-    "eval.flip": False, "eval.scales": (1.0,), "compat.metrics": "pooled"}
+  "model.block": "basic",
+  "model.norm": "batch",
+  "model.width_factor": 1.0,
+  "model.mean": (0.0, 0.0, 0.0),
+  "model.std": (1.0, 1.0, 1.0),
+  "model.weights": "",
+  "model.weights_family": "auto",
+  "gates.target_rate": "fixed",
+  "gates.sampled_range": (0.2, 1.0),
+  "train.loss_at": "logits",
+  "train.workers": 0,
+  "train.shard_state": False,
+  "train.candidate_groups": 1,
+  "eval.flip": False,
+  "eval.scales": (1.0,),
+  "compat.metrics": "pooled",
+}
 
 
 def find_dataset(name: str) -> Any:
@@ -60,8 +77,10 @@ def find_dataset(name: str) -> Any:
   if name in files and _is_dataset(name):
     return importlib.import_module(f"{data.__name__}.{name}")
   names = [n for n in files if _is_dataset(n)]
-  raise ValueError(f"Unknown data set {name!r} in config.dataset."
-                   f"{lookup.hint(name, names)} Available: {', '.join(names)}.")
+  raise ValueError(
+    f"Unknown data set {name!r} in config.dataset."
+    f"{lookup.hint(name, names)} Available: {', '.join(names)}."
+  )
 
 
 def _is_dataset(name: str) -> bool:
@@ -79,13 +98,14 @@ def dataset_module(config: ml_collections.ConfigDict) -> Any:
   missing = sorted(set(module.defaults()) - set(config.data))
   if missing:
     raise ValueError(
-        f"config.data lacks {', '.join(missing)}, which {config.dataset} needs:"
-        " start from a configuration that is made for it.")
+      f"config.data lacks {', '.join(missing)}, which {config.dataset} needs:"
+      " start from a configuration that is made for it."
+    )
   return module
 
 
 def build(
-    config: ml_collections.ConfigDict, devices: Any = None
+  config: ml_collections.ConfigDict, devices: Any = None
 ) -> tuple[experiment_lib.Experiment, dict[str, str]]:
   """Puts a run together and checks it; nothing is trained.
 
@@ -100,16 +120,15 @@ def build(
   method = methods.find(config.method)
   module = dataset_module(config)
   dataset: types.Dataset = module.build(
-      config.data, config.compat, config.data_dir or None, config.seed)
+    config.data, config.compat, config.data_dir or None, config.seed
+  )
   experiment = experiment_lib.build(config, dataset, method.build, devices)
   if config.baseline:
     results.load_baseline(config.baseline, dataset.spec.tasks)
   return experiment, module.compat()
 
 
-def run(
-    config: ml_collections.ConfigDict, workdir: str, profile: int = 0
-) -> dict[str, Any]:
+def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> dict[str, Any]:
   """Trains what is not trained yet, and writes results, report and a log.
 
   Args:
@@ -125,20 +144,19 @@ def run(
     return _run(config, workdir, profile)
 
 
-def _run(
-    config: ml_collections.ConfigDict, workdir: str, profile: int
-) -> dict[str, Any]:
+def _run(config: ml_collections.ConfigDict, workdir: str, profile: int) -> dict[str, Any]:
   """See `run`."""
-  fixed = {name: value for name, value in workdir_lib.flatten(config.to_dict())
-           if name not in _FREE}
-  cluster.check_equal({"configuration": fixed, "code": cluster.code(),
-                       "version of jax": jax.__version__})
+  fixed = {
+    name: value for name, value in workdir_lib.flatten(config.to_dict()) if name not in _FREE
+  }
+  cluster.check_equal(
+    {"configuration": fixed, "code": cluster.code(), "version of jax": jax.__version__}
+  )
   experiment, corrected = build(config)
   primary = jax.process_index() == 0
   values = config.to_dict()
   folder = workdir_lib.open_workdir(workdir, values, _FREE, primary=False)
-  cluster.check_shared(
-      folder, lambda: workdir_lib.open_workdir(workdir, values, _FREE))
+  cluster.check_shared(folder, lambda: workdir_lib.open_workdir(workdir, values, _FREE))
   finished = folder / "results.json"
   if finished.is_file() and (folder / "report.md").is_file():
     logging.info("%s is finished; nothing to do.", folder)
@@ -147,13 +165,11 @@ def _run(
   state = loop.run()
   found = results.finish(loop, state, corrected)
   if primary:
-      report.write_report(folder)
+    report.write_report(folder)
   return found
 
 
-def describe(
-    config: ml_collections.ConfigDict, route: str | None = None
-) -> str:
+def describe(config: ml_collections.ConfigDict, route: str | None = None) -> str:
   """What a run would do and how large it is; no step is run.
 
   A data set with a function `outline(config.data, config.compat)` that returns
@@ -167,10 +183,8 @@ def describe(
   if hasattr(module, "outline"):
     dataset = outline.without_data(module.outline(config.data, config.compat))
   else:
-    dataset = module.build(
-        config.data, config.compat, config.data_dir or None, config.seed)
-  experiment = experiment_lib.build(
-      config, dataset, methods.find(config.method).build)
+    dataset = module.build(config.data, config.compat, config.data_dir or None, config.seed)
+  experiment = experiment_lib.build(config, dataset, methods.find(config.method).build)
   chosen = None if route is None else outline.read_route(route)
   return outline.describe(experiment, chosen)
 
@@ -187,8 +201,7 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
   """
   file = pathlib.Path(workdir) / "config.json"
   if not file.is_file():
-    raise ValueError(f"{workdir} is no work directory: there is no"
-                     f" {file.name} in it.")
+    raise ValueError(f"{workdir} is no work directory: there is no {file.name} in it.")
   stored = json.loads(file.read_text(encoding="utf-8"))
   config = ml_collections.ConfigDict(stored | {"baseline": ""})
   for name, value in _LATER.items():
@@ -201,8 +214,7 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
   try:
     experiment, _ = build(config)
   except (AttributeError, KeyError) as error:
-    raise ValueError(f"{file} was written by another version: {error}."
-                     ) from error
+    raise ValueError(f"{file} was written by another version: {error}.") from error
   return trained_lib.restore(experiment, workdir)
 
 
@@ -216,11 +228,12 @@ def summary(found: dict[str, Any], workdir: str) -> str:
   lines = []
   for task in found["tasks"]:
     values = ", ".join(
-        f"{m['name']} {_short(m['test'])} (constant {_short(m['constant'])})"
-        for m in task["metrics"])
+      f"{m['name']} {_short(m['test'])} (constant {_short(m['constant'])})" for m in task["metrics"]
+    )
     lines.append(f"{task['name']}: {values}")
-  lines.append(f"executed {100 * found['execution']['mean']:.1f}% of all"
-               " (task, block, example) triples")
+  lines.append(
+    f"executed {100 * found['execution']['mean']:.1f}% of all (task, block, example) triples"
+  )
   lines.append(f"report: {pathlib.Path(workdir) / 'report.md'}")
   return "\n".join(lines)
 
@@ -230,28 +243,47 @@ def _short(value: float | None) -> str:
 
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "File with the configuration; any value of it can be set"
-    " as --config.name=value.", lock_config=True)
+  "config",
+  None,
+  "File with the configuration; any value of it can be set as --config.name=value.",
+  lock_config=True,
+)
 _DESCRIBE = flags.DEFINE_bool(
-    "describe", False, "Print phases, shapes, parameters and multiply-"
-    "accumulates, and stop: nothing is read where the data set's shape is"
-    " known beforehand, and no step is run.")
+  "describe",
+  False,
+  "Print phases, shapes, parameters and multiply-"
+  "accumulates, and stop: nothing is read where the data set's shape is"
+  " known beforehand, and no step is run.",
+)
 _ROUTE = flags.DEFINE_string(
-    "route", None, "With --describe: a route to count too, a row of 0 and 1 a"
-    " task, such as 10111111,11111011.")
+  "route",
+  None,
+  "With --describe: a route to count too, a row of 0 and 1 a task, such as 10111111,11111011.",
+)
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run. Default: runs/<data set>/<method>-"
-    "<seed>. The same command again resumes.")
+  "workdir",
+  None,
+  "Folder of the run. Default: runs/<data set>/<method>-<seed>. The same command again resumes.",
+)
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "Of a run in several processes: host:port of process 0."
-    " Not needed under SLURM, Open MPI and on TPUs.")
+  "coordinator",
+  "",
+  "Of a run in several processes: host:port of process 0."
+  " Not needed under SLURM, Open MPI and on TPUs.",
+)
 _PROCESSES = flags.DEFINE_integer(
-    "processes", 0, "With --coordinator: how many processes there are.")
+  "processes", 0, "With --coordinator: how many processes there are."
+)
 _PROCESS_ID = flags.DEFINE_integer(
-    "process_id", -1, "With --coordinator: number of this process, from 0.")
+  "process_id", -1, "With --coordinator: number of this process, from 0."
+)
 _PROFILE = flags.DEFINE_integer(
-    "profile", 0, "Record a profile of this many steps, to look at with"
-    " Perfetto or TensorBoard; see docs/monitoring.md.", lower_bound=0)
+  "profile",
+  0,
+  "Record a profile of this many steps, to look at with"
+  " Perfetto or TensorBoard; see docs/monitoring.md.",
+  lower_bound=0,
+)
 
 
 def _main(argv: list[str]) -> None:
@@ -267,16 +299,19 @@ def _main(argv: list[str]) -> None:
   def work() -> str:
     if _DESCRIBE.value:
       return describe(config, _ROUTE.value)
-    place = cluster.Place(_COORDINATOR.value, _PROCESSES.value,
-                          _PROCESS_ID.value)
+    place = cluster.Place(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
     if cluster.join(place, cluster.wait_of(os.environ)):
       print(cluster.told(config.train.batch_size), flush=True)
     return summary(run(config, workdir, _PROFILE.value), workdir)
 
   errors = (ValueError, OSError, FloatingPointError)
-  print(command.run(
-      work, f"the same command goes on from the last checkpoint in {workdir}",
-      () if os.environ.get("DYNASHARE_TRACEBACK") else errors))
+  print(
+    command.run(
+      work,
+      f"the same command goes on from the last checkpoint in {workdir}",
+      () if os.environ.get("DYNASHARE_TRACEBACK") else errors,
+    )
+  )
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -302,8 +337,10 @@ def _check_config_file(name: str) -> None:
   folder = path.parent
   files = sorted(str(p) for p in folder.glob("*.py")) if folder.is_dir() else []
   listed = f" There are: {', '.join(files)}." if files else ""
-  print(f"error: There is no configuration {name!r}."
-        f"{lookup.hint(str(path), files)}{listed}", file=sys.stderr)
+  print(
+    f"error: There is no configuration {name!r}.{lookup.hint(str(path), files)}{listed}",
+    file=sys.stderr,
+  )
   sys.exit(2)
 
 

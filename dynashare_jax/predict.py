@@ -26,8 +26,7 @@ from dynashare_jax import infer
 from dynashare_jax.report import prediction_pictures
 
 Rows = list[dict[str, Any]]
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff",
-           ".webp")  # fmt: skip
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 _TABLE = "predictions.csv"
 _BATCH = {"image": 8, "table": 1024, "series": 64}
 
@@ -59,9 +58,7 @@ def run(argv: Sequence[str]) -> list[pathlib.Path]:
   return [_write_csv(output / _TABLE, _columns(model, found))]
 
 
-def images(
-  model: infer.Artefact, source: pathlib.Path, output: pathlib.Path
-) -> list[pathlib.Path]:
+def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
   """Predicts images and draws them.
 
   Args:
@@ -102,8 +99,7 @@ def images(
         written.append(prediction_pictures.draw(image, tasks, one, path))
     flat = [task for task in tasks if not prediction_pictures.is_dense(task)]
     names = [{"file": file.name} for file in part]
-    rows += [n | row for n, row in zip(
-      names, _columns(model, found, flat), strict=True)]  # fmt: skip
+    rows += [n | row for n, row in zip(names, _columns(model, found, flat), strict=True)]
   if len(rows[0]) > 1:
     output.mkdir(parents=True, exist_ok=True)
     written.append(_write_csv(output / _TABLE, rows))
@@ -116,9 +112,7 @@ def _images_in(source: pathlib.Path) -> list[pathlib.Path]:
     return [source]
   files = sorted(f for f in source.iterdir() if f.suffix.lower() in _IMAGES)
   if not files:
-    raise ValueError(
-      f"There is no image in {source}; endings read are {', '.join(_IMAGES)}."
-    )
+    raise ValueError(f"There is no image in {source}; endings read are {', '.join(_IMAGES)}.")
   return files
 
 
@@ -130,15 +124,15 @@ def _read_image(file: pathlib.Path, height: int, width: int) -> np.ndarray:
   except (OSError, SyntaxError) as error:  # of a broken PNG
     raise ValueError(f"{file} cannot be read as an image: {error}.") from error
   if image.size != (width, height):
-    print(f"{file}: resized from {image.width}x{image.height} to"
-          f" {width}x{height}, which the model reads")  # fmt: skip
+    print(
+      f"{file}: resized from {image.width}x{image.height} to"
+      f" {width}x{height}, which the model reads"
+    )
     image = image.resize((width, height), Image.Resampling.BILINEAR)
   return np.asarray(image)
 
 
-def _read_table(
-  model: infer.Artefact, source: pathlib.Path
-) -> dict[str, np.ndarray]:
+def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.ndarray]:
   """A CSV file with a header as codes int32 and numbers float32.
 
   Columns whose values the manifest knows hold those texts (code 0 is any other
@@ -146,17 +140,13 @@ def _read_table(
   """
   spec = model.manifest["inputs"]
   coded = spec["codes"]["categorical"]
-  names = {
-    "categorical": [c["name"] for c in coded],
-    "numeric": spec["numbers"]["numeric"],
-  }
+  names = {"categorical": [c["name"] for c in coded], "numeric": spec["numbers"]["numeric"]}
   makers: dict[str, Any] = dict.fromkeys(names["numeric"], float)
   makers |= {c["name"]: _coder(c.get("values", ())) for c in coded}
   arrays: dict[str, list[list[Any]]] = {name: [] for name in names}
   with open(source, encoding="utf-8-sig", newline="") as file:
     reader = csv.DictReader(file, skipinitialspace=True)
-    missing = [n for ns in names.values() for n in ns
-               if n not in (reader.fieldnames or ())]  # fmt: skip
+    missing = [n for ns in names.values() for n in ns if n not in (reader.fieldnames or ())]
     if missing:
       raise ValueError(
         f"{source} has no column {', '.join(missing)}. Its first line must name"
@@ -164,19 +154,18 @@ def _read_table(
       )
     for row in reader:
       for name, columns in names.items():
-        arrays[name].append([
-          _cell(source, reader.line_num, row, column, makers[column])
-          for column in columns
-        ])
+        arrays[name].append(
+          [_cell(source, reader.line_num, row, column, makers[column]) for column in columns]
+        )
   if not arrays["numeric"]:
     raise ValueError(f"{source} has no row below its header.")
   count = len(arrays["numeric"])
   return {
     "categorical": np.asarray(arrays["categorical"], np.int32).reshape(
-      count, len(names["categorical"])),
-    "numeric": np.asarray(arrays["numeric"], np.float32).reshape(
-      count, len(names["numeric"])),
-  }  # fmt: skip
+      count, len(names["categorical"])
+    ),
+    "numeric": np.asarray(arrays["numeric"], np.float32).reshape(count, len(names["numeric"])),
+  }
 
 
 def _coder(values: Sequence[str]) -> Any:
@@ -193,23 +182,17 @@ def _coder(values: Sequence[str]) -> Any:
   return code
 
 
-def _cell(
-  source: pathlib.Path, line: int, row: Mapping[str, Any], column: str,
-  make: Any
-) -> Any:  # fmt: skip
+def _cell(source: pathlib.Path, line: int, row: Mapping[str, Any], column: str, make: Any) -> Any:
   try:
     return make(row[column])
   except (TypeError, ValueError) as error:
     wanted = "a number" if make is float else "a code or a text"
     raise ValueError(
-      f"{source}, line {line}, column {column!r}: {row[column]!r} is not"
-      f" {wanted}."
+      f"{source}, line {line}, column {column!r}: {row[column]!r} is not {wanted}."
     ) from error
 
 
-def _read_arrays(
-  model: infer.Artefact, source: pathlib.Path
-) -> dict[str, np.ndarray]:
+def _read_arrays(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.ndarray]:
   """A `.npy` file as the model's only array, or a `.npz` file with all."""
   names = tuple(model.manifest["inputs"]["arrays"])
   ending = ".npy" if len(names) == 1 else ".npz"
@@ -219,14 +202,12 @@ def _read_arrays(
       found = {name: found[name] for name in names}
   except (OSError, ValueError, KeyError, IndexError) as error:
     listed = "" if len(names) == 1 else f" with {' and '.join(names)}"
-    raise ValueError(
-      f"{source} is no {ending} file{listed}: {error}.") from error
+    raise ValueError(f"{source} is no {ending} file{listed}: {error}.") from error
   arrays = {names[0]: found} if ending == ".npy" else found
   for name, array in arrays.items():
     if not np.size(array) or not np.ndim(array):
       of = "its shape" if len(names) == 1 else f"the shape of {name}"
-      raise ValueError(
-        f"{source} holds no example; {of} is {array.shape}.")
+      raise ValueError(f"{source} holds no example; {of} is {array.shape}.")
   return arrays
 
 
@@ -291,22 +272,21 @@ def _write_csv(path: pathlib.Path, rows: Rows) -> pathlib.Path:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax.predict", allow_abbrev=False,
+    prog="python -m dynashare_jax.predict",
+    allow_abbrev=False,
     description="Runs an exported model on images or a table.",
-  )  # fmt: skip
+  )
   parser.add_argument(
-    "--artefact", required=True,
-    help="folder that dynashare_jax.export wrote, or its model file",
-  )  # fmt: skip
+    "--artefact", required=True, help="folder that dynashare_jax.export wrote, or its model file"
+  )
   parser.add_argument(
-    "--input", required=True,
+    "--input",
+    required=True,
     help="an image or a folder of images; for a table a CSV file with a header"
     " (codes for categorical columns); for a series a .npy file, with"
     " lengths a .npz file",
-  )  # fmt: skip
-  parser.add_argument(
-    "--output", default="predictions", help="folder (default: %(default)s)"
   )
+  parser.add_argument("--output", default="predictions", help="folder (default: %(default)s)")
   return parser.parse_args(list(argv))
 
 
@@ -314,8 +294,8 @@ def cli(argv: Sequence[str] | None = None) -> None:
   """Entry point; exits with 2 after an error, 130 after an interruption."""
   command.use_compilation_cache()
   written = command.run(
-    lambda: run(sys.argv[1:] if argv is None else argv),
-    "files written so far stay.")  # fmt: skip
+    lambda: run(sys.argv[1:] if argv is None else argv), "files written so far stay."
+  )
   for path in written:
     print(path)
 

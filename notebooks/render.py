@@ -23,9 +23,7 @@ NOTEBOOK = pathlib.Path(__file__).with_name("quickstart_tpu.ipynb")
 CHANGES = "DYNASHARE_NOTEBOOK"  # environment variable that the notebook reads
 
 
-def execute(
-  folder: pathlib.Path, changes: dict[str, Any], cell_seconds: int
-) -> Any:
+def execute(folder: pathlib.Path, changes: dict[str, Any], cell_seconds: int) -> Any:
   """Executes the notebook.
 
   Args:
@@ -55,15 +53,16 @@ def execute(
     @property
     def kernel_spec(self) -> kernelspec.KernelSpec:
       start = [sys.executable, "-m", "ipykernel_launcher", "-f"]
-      return kernelspec.KernelSpec(
-        argv=[*start, "{connection_file}"], language="python"
-      )
+      return kernelspec.KernelSpec(argv=[*start, "{connection_file}"], language="python")
 
   folder.mkdir(parents=True, exist_ok=True)
   notebook = nbformat.read(NOTEBOOK, as_version=4)
   client = nbclient.NotebookClient(
-    notebook, timeout=cell_seconds, kernel_manager_class=ThisPython,
-    resources={"metadata": {"path": str(folder)}})  # fmt: skip
+    notebook,
+    timeout=cell_seconds,
+    kernel_manager_class=ThisPython,
+    resources={"metadata": {"path": str(folder)}},
+  )
   try:
     client.execute(env=_environment(changes))
   except nbclient.exceptions.CellExecutionError as error:
@@ -115,18 +114,21 @@ def run(argv: Sequence[str]) -> list[pathlib.Path]:
     ValueError: bad changes, jupyter is not installed, or a cell failed.
   """
   parser = argparse.ArgumentParser(
-    prog="python notebooks/render.py", allow_abbrev=False,
+    prog="python notebooks/render.py",
+    allow_abbrev=False,
     description="Executes the quickstart notebook and keeps its pictures.",
-  )  # fmt: skip
+  )
   parser.add_argument("--folder", required=True, help="where it runs")
   parser.add_argument("--pictures", required=True, help="folder of the PNGs")
   parser.add_argument(
-    "--changes", default="{}",
-    help="of configs/rooms.py, as JSON (default: none)")  # fmt: skip
+    "--changes", default="{}", help="of configs/rooms.py, as JSON (default: none)"
+  )
   parser.add_argument(
-    "--cell_seconds", type=int, default=3600,
+    "--cell_seconds",
+    type=int,
+    default=3600,
     help="the longest that a cell may take (default: %(default)s)",
-  )  # fmt: skip
+  )
   arguments = parser.parse_args(list(argv))
   try:
     changes = json.loads(arguments.changes)

@@ -25,8 +25,10 @@ _CHECKED = ("dynashare_jax.ops", "dynashare_jax.objectives")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
   parser.addoption(
-      "--no-typecheck", action="store_true",
-      help="do not check annotated shapes and types while tests run")
+    "--no-typecheck",
+    action="store_true",
+    help="do not check annotated shapes and types while tests run",
+  )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,8 +53,7 @@ def log_level() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data_folder() -> pathlib.Path:
   """Folder of real data; a test that asks for it is skipped without."""
-  folder = pathlib.Path(
-      os.environ.get("DYNASHARE_DATA", ROOT.parent / "shared" / "data"))
+  folder = pathlib.Path(os.environ.get("DYNASHARE_DATA", ROOT.parent / "shared" / "data"))
   if not folder.is_dir():
     pytest.skip(f"no folder of real data at {folder} (set DYNASHARE_DATA)")
   return folder
@@ -62,6 +63,7 @@ def data_folder() -> pathlib.Path:
 def stripes() -> Iterator[None]:
   """Lets the tiny data set of the training tests be found by its name."""
   from dynashare_jax import data  # After the hook that checks shapes.
+
   tiny = str(ROOT / "tests" / "train" / "tiny")
   data.__path__.append(tiny)
   jax.config.update("jax_disable_most_optimizations", True)

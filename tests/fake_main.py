@@ -16,7 +16,7 @@ from dynashare_jax import benchmark_jobs
 
 # Waits, writes what a finished run leaves, and a record. FAKE holds settings by
 # the name of the run, or by "*" for all.
-_SOURCE = '''
+_SOURCE = """
 import json, os, pathlib, signal, sys, time
 start = time.time()
 value = lambda name: [a.split("=", 1)[1] for a in sys.argv[1:]
@@ -75,7 +75,7 @@ elif not told.get("silent"):
   (folder / "report.md").write_text("# report")
 write(end=time.time())
 sys.exit(told.get("code", 0))
-'''
+"""
 
 
 def alive(pid: int) -> bool:
@@ -109,8 +109,7 @@ class Program:
 
   def records(self) -> list[dict[str, Any]]:
     """Start, end, arguments, environment and more of what has run."""
-    found = [json.loads(path.read_text()) for path in
-             self.folder.glob("*.json")]
+    found = [json.loads(path.read_text()) for path in self.folder.glob("*.json")]
     return sorted(found, key=lambda record: record["start"])
 
   def names(self) -> list[str]:
@@ -120,8 +119,7 @@ class Program:
     """Value of `--name=value` in every command; the last one counts."""
     found = []
     for record in self.records():
-      values = [a.split("=", 1)[1] for a in record["argv"]
-                if a.startswith(f"--{name}=")]
+      values = [a.split("=", 1)[1] for a in record["argv"] if a.startswith(f"--{name}=")]
       found.append(values[-1] if values else None)
     return found
 
@@ -131,8 +129,7 @@ class Program:
 
   def pids(self) -> list[int]:
     """Of all runs, and of the processes that they started."""
-    return [record[key] for record in self.records()
-            for key in ("pid", "worker") if key in record]
+    return [record[key] for record in self.records() for key in ("pid", "worker") if key in record]
 
   def end(self) -> None:
     """Kills what a failed test has left."""

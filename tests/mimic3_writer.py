@@ -40,8 +40,7 @@ class Stay:
     """The file of the time series."""
     lines = [",".join(columns.HEADER)]
     for hours, cells in self.rows:
-      lines.append(",".join(
-          [hours, *(cells.get(c.name, "") for c in columns.CHANNELS)]))
+      lines.append(",".join([hours, *(cells.get(c.name, "") for c in columns.CHANNELS)]))
     return "\n".join([*lines, ""])
 
   def line(self) -> str:
@@ -54,11 +53,19 @@ class Stay:
     soon = [int(self.dies > 0 and self.dies - t < 24) for t in alive]
     counts = int(self.hours >= 48 and first <= 48)
     positive = [int(i in self.phenotypes) for i in range(25)]
-    return ",".join([
-        self.name, f"{self.hours:.6f}",
-        f"{47 * counts};{counts};{int(self.dies > 0)}",
-        _joined(mask, left), _joined(positive), _joined(mask[:len(soon)], soon)]
-    ) + "\n"
+    return (
+      ",".join(
+        [
+          self.name,
+          f"{self.hours:.6f}",
+          f"{47 * counts};{counts};{int(self.dies > 0)}",
+          _joined(mask, left),
+          _joined(positive),
+          _joined(mask[: len(soon)], soon),
+        ]
+      )
+      + "\n"
+    )
 
 
 def _joined(*parts: Sequence[object]) -> str:
@@ -66,9 +73,7 @@ def _joined(*parts: Sequence[object]) -> str:
   return ";".join(texts)
 
 
-def write(
-    folder: pathlib.Path, stays: Mapping[str, Sequence[Stay]]
-) -> pathlib.Path:
+def write(folder: pathlib.Path, stays: Mapping[str, Sequence[Stay]]) -> pathlib.Path:
   """Writes all files of the multitask problem; returns the folder."""
   for split, (listfile, part) in mimic3_listfile.FILES.items():
     (folder / part).mkdir(parents=True, exist_ok=True)
@@ -89,23 +94,36 @@ def some(count: int, seed: int = 0, first: int = 1) -> list[Stay]:
     times = np.sort(rng.uniform(0, hours, rng.integers(2, 30)))
     rows = [(repr(float(t)), _cells(rng)) for t in times]
     rows[-1][1]["Heart Rate"] = "91.4142"  # the last row of a bin wins
-    found.append(Stay(
-        rows, hours, first + number,
+    found.append(
+      Stay(
+        rows,
+        hours,
+        first + number,
         hours + 1 if rng.random() < 0.4 else 0.0,
-        rng.integers(0, 25, 3).tolist()))
+        rng.integers(0, 25, 3).tolist(),
+      )
+    )
   return found
 
 
 def _cells(rng: np.random.Generator) -> dict[str, str]:
   chosen = [c for c in columns.CHANNELS if rng.random() < 0.3]
-  return {c.name: str(rng.choice(c.values)) if c.values
-          else f"{float(c.normal) * rng.uniform(0.5, 2):.7f}" for c in chosen}
+  return {
+    c.name: str(rng.choice(c.values))
+    if c.values
+    else f"{float(c.normal) * rng.uniform(0.5, 2):.7f}"
+    for c in chosen
+  }
 
 
-def few(folder: pathlib.Path, sizes: tuple[int, int, int] = (6, 2, 3)
-        ) -> pathlib.Path:
+def few(folder: pathlib.Path, sizes: tuple[int, int, int] = (6, 2, 3)) -> pathlib.Path:
   """Writes a few random stays."""
   train, validation, test = sizes
-  return write(folder, {
-      "train": some(train, 0, 100), "validation": some(validation, 1, 200),
-      "test": some(test, 2, 300)})
+  return write(
+    folder,
+    {
+      "train": some(train, 0, 100),
+      "validation": some(validation, 1, 200),
+      "test": some(test, 2, 300),
+    },
+  )

@@ -12,16 +12,21 @@ def read(key: str) -> dict[str, np.ndarray]:
   if key == "13":
     raise OSError("cannot read 13.png")
   rng = np.random.default_rng(int(key))
-  return {"image": rng.integers(0, 256, (10, 12, 3)).astype(np.uint8),
-          "depth": rng.uniform(1, 5, (10, 12)).astype(np.float32)}
+  return {
+    "image": rng.integers(0, 256, (10, 12, 3)).astype(np.uint8),
+    "depth": rng.uniform(1, 5, (10, 12)).astype(np.float32),
+  }
 
 
 def decode(fields: dict[str, np.ndarray]) -> types.Batch:
   """The example; depths above 4.5 are no labels."""
   depth = fields["depth"]
   return types.Batch(
-      fields["image"].astype(np.float32) / 255, {"depth": depth},
-      {"depth": depth < 4.5}, np.ones((), bool))
+    fields["image"].astype(np.float32) / 255,
+    {"depth": depth},
+    {"depth": depth < 4.5},
+    np.ones((), bool),
+  )
 
 
 def vary(example: types.Batch, place: int) -> types.Batch:

@@ -41,8 +41,7 @@ FLOORS = {
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = sorted(
-  module.name
-  for module in pkgutil.walk_packages(dynashare_jax.__path__, "dynashare_jax.")
+  module.name for module in pkgutil.walk_packages(dynashare_jax.__path__, "dynashare_jax.")
 )
 
 
@@ -102,14 +101,10 @@ def test_imports_go_downwards(path):
 def test_nothing_but_the_command_line_asks_for_a_report(folder):
   for path in (PACKAGE / folder).rglob("*.py"):
     for line, name in imports_of(path):
-      assert not own(name) or name.split(".")[1:2] != ["report"], (
-        f"{path}:{line} imports {name}"
-      )
+      assert not own(name) or name.split(".")[1:2] != ["report"], f"{path}:{line} imports {name}"
 
 
-@pytest.mark.parametrize(
-  "path", sorted((ROOT / "configs").rglob("*.py")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.py")), ids=lambda p: p.stem)
 def test_configs_import_nothing_of_the_package(path):
   assert [name for _, name in imports_of(path) if own(name)] == []
 
@@ -130,9 +125,7 @@ def test_there_are_methods_and_data_sets():
 
 
 @pytest.mark.parametrize(
-  "path",
-  [p for f in ("train", "infer") for p in sorted((PACKAGE / f).rglob("*.py"))],
-  ids=name_of,
+  "path", [p for f in ("train", "infer") for p in sorted((PACKAGE / f).rglob("*.py"))], ids=name_of
 )
 def test_trainer_names_no_method_and_no_data_set(path):
   tree = ast.parse(path.read_text())
@@ -150,9 +143,7 @@ def test_trainer_names_no_method_and_no_data_set(path):
     if own(name):
       parts = name.split(".")
       assert parts[1] != "methods", f"{path}:{line} imports {name}"
-      assert parts[1] != "data" or parts[-1] not in chosen_names(), (
-        f"{path}:{line} imports {name}"
-      )
+      assert parts[1] != "data" or parts[-1] not in chosen_names(), f"{path}:{line} imports {name}"
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -16,16 +16,12 @@ from dynashare_jax.methods import _entries
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # ml_collections loads configurations so.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore:the load_module:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 CONFIG = str(ROOT / "configs" / "rooms.py")
 
 
 @pytest.fixture
-def calls(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[fake_main.Program]:
+def calls(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_main.Program]:
   """A program that leaves what a finished run does."""
   program = fake_main.install(tmp_path / "program", monkeypatch)
   yield program
@@ -37,31 +33,39 @@ def start(tmp_path: pathlib.Path) -> Callable[..., Any]:
   """Runs the benchmark in a temporary folder."""
 
   def go(methods: str, *more: str, seeds: int = 1) -> pathlib.Path | None:
-    return benchmark.run([
-      f"--config={CONFIG}", f"--methods={methods}", f"--seeds={seeds}",
-      f"--workdir={tmp_path / 'runs'}", *more,
-    ])  # fmt: skip
+    return benchmark.run(
+      [
+        f"--config={CONFIG}",
+        f"--methods={methods}",
+        f"--seeds={seeds}",
+        f"--workdir={tmp_path / 'runs'}",
+        *more,
+      ]
+    )
 
   return go
 
 
 def test_single_first_and_baseline_of_the_same_seed(
-  calls: fake_main.Program, start: Callable[..., Any],
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+  calls: fake_main.Program,
+  start: Callable[..., Any],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
   table = start("hard,single", "--config.train.steps=7", seeds=2)
   assert calls.names() == ["single-0", "hard-0", "single-1", "hard-1"]
   runs = tmp_path / "runs"
   assert benchmark_jobs.PROGRAM[-1] == str(calls.script)
   assert calls.records()[3]["argv"] == [
     f"--config={CONFIG}",
-    "--config.train.steps=7", "--config.method=hard", "--config.seed=1",
-    f"--config.baseline={runs / 'single-1'}", f"--workdir={runs / 'hard-1'}",
-  ]  # fmt: skip
+    "--config.train.steps=7",
+    "--config.method=hard",
+    "--config.seed=1",
+    f"--config.baseline={runs / 'single-1'}",
+    f"--workdir={runs / 'hard-1'}",
+  ]
   assert calls.options("config.baseline")[::2] == [None, None]
-  assert [record.get("read") for record in calls.records()] == [
-    None, True, None, True,
-  ]  # fmt: skip
+  assert [record.get("read") for record in calls.records()] == [None, True, None, True]
   assert table == runs / "table.md"
   text = table.read_text()
   assert text.index("| hard") < text.index("| single")  # as they were given
@@ -70,9 +74,11 @@ def test_single_first_and_baseline_of_the_same_seed(
 
 
 def test_finished_runs_are_reused(
-  calls: fake_main.Program, start: Callable[..., Any],
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+  calls: fake_main.Program,
+  start: Callable[..., Any],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
   start("single,hard")
   (tmp_path / "runs" / "hard-0" / "report.md").unlink()  # killed just before
   calls.clear()
@@ -85,17 +91,10 @@ def test_finished_runs_are_reused(
 
 
 def test_random_policies_imitate_adashare(
-  calls: fake_main.Program, start: Callable[..., Any],
-  tmp_path: pathlib.Path,
-) -> None:  # fmt: skip
-  start("random1=random_policy+random.per_task=False,random_policy,"
-        "dynashare,adashare")  # fmt: skip
-  assert calls.names() == [
-    "dynashare-0",
-    "adashare-0",
-    "random1-0",
-    "random_policy-0",
-  ]
+  calls: fake_main.Program, start: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+  start("random1=random_policy+random.per_task=False,random_policy,dynashare,adashare")
+  assert calls.names() == ["dynashare-0", "adashare-0", "random1-0", "random_policy-0"]
   like = str(tmp_path / "runs" / "adashare-0")
   assert calls.options("config.random.like") == [None, None, like, like]
   assert calls.options("config.random.per_task") == [None, None, "False", None]
@@ -103,24 +102,21 @@ def test_random_policies_imitate_adashare(
 
 
 def test_random_policies_without_anything_to_imitate(
-  calls: fake_main.Program, start: Callable[..., Any],
-  tmp_path: pathlib.Path,
-) -> None:  # fmt: skip
+  calls: fake_main.Program, start: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
   start("hard,random_policy")
   assert calls.options("config.random.like") == [None, None]
   calls.clear()
   start("dynashare,r=random_policy")
-  assert calls.options("config.random.like") == [
-    None, str(tmp_path / "runs" / "dynashare-0"),
-  ]  # fmt: skip
+  assert calls.options("config.random.like") == [None, str(tmp_path / "runs" / "dynashare-0")]
   calls.clear()
   start("adashare,q=random_policy", "--config.random.like=elsewhere")
   assert calls.options("config.random.like") == ["elsewhere"] * 2
 
 
 def test_an_ablation_overrides_the_command_line(
-  calls: fake_main.Program, start: Callable[..., Any],
-) -> None:  # fmt: skip
+  calls: fake_main.Program, start: Callable[..., Any]
+) -> None:
   start(
     "a=adashare+policy.sparsity=1e+1+gates.target_rates=(1.0,0.5),adashare",
     "--config.policy.sparsity=0.3",
@@ -133,8 +129,8 @@ def test_an_ablation_overrides_the_command_line(
 
 
 def test_the_table_says_what_labels_stand_for(
-  calls: fake_main.Program, start: Callable[..., Any],
-) -> None:  # fmt: skip
+  calls: fake_main.Program, start: Callable[..., Any]
+) -> None:
   text = start("single,bold=hard+train.steps=9").read_text()
   assert "bold: `hard` with `config.train.steps=9`" in text
   assert "−10.00" in text
@@ -164,9 +160,12 @@ def test_the_table_says_what_labels_stand_for(
   ],
 )
 def test_errors_come_before_any_training(
-  calls: fake_main.Program, start: Callable[..., Any], methods: str,
-  more: tuple[str, ...], words: str,
-) -> None:  # fmt: skip
+  calls: fake_main.Program,
+  start: Callable[..., Any],
+  methods: str,
+  more: tuple[str, ...],
+  words: str,
+) -> None:
   with pytest.raises(ValueError) as caught:
     start(methods, *more)
   assert words in str(caught.value)
@@ -174,9 +173,8 @@ def test_errors_come_before_any_training(
 
 
 def test_a_folder_of_another_configuration_is_refused(
-  calls: fake_main.Program, start: Callable[..., Any],
-  tmp_path: pathlib.Path,
-) -> None:  # fmt: skip
+  calls: fake_main.Program, start: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
   start("single,hard")
   folder = tmp_path / "runs" / "hard-0"
   settings = ["method=hard", "seed=0"]  # finished, and without a baseline
@@ -190,15 +188,13 @@ def test_a_folder_of_another_configuration_is_refused(
 
 
 def test_a_failing_run_is_shown_and_others_go_on(
-  calls: fake_main.Program, tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+  calls: fake_main.Program, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
   calls.set({"hard-0": {"code": 2}})
   with pytest.raises(SystemExit) as stopped:
-    benchmark.cli([
-      f"--config={CONFIG}", "--methods=single,hard,adashare", "--seeds=1",
-      f"--workdir={tmp_path}",
-    ])  # fmt: skip
+    benchmark.cli(
+      [f"--config={CONFIG}", "--methods=single,hard,adashare", "--seeds=1", f"--workdir={tmp_path}"]
+    )
   assert stopped.value.code == 2
   words = capsys.readouterr()
   assert "[2/3] hard-0: failed with exit code 2\n" in words.out
@@ -221,13 +217,9 @@ def test_a_run_without_results_is_no_success(
 
 
 def test_the_end_of_a_good_benchmark_names_the_table(
-  calls: fake_main.Program, tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-  benchmark.cli([
-    f"--config={CONFIG}", "--methods=hard", "--seeds=1",
-    f"--workdir={tmp_path}",
-  ])  # fmt: skip
+  calls: fake_main.Program, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  benchmark.cli([f"--config={CONFIG}", "--methods=hard", "--seeds=1", f"--workdir={tmp_path}"])
   assert capsys.readouterr().out.endswith(f"table: {tmp_path / 'table.md'}\n")
 
 
@@ -253,8 +245,9 @@ def test_runs_at_once_make_the_same_table(
       now = now.replace(
         b"\n\n## Notes\n\n* Up to 3 runs trained at once on one machine and may"
         b" have slowed each other down: do not compare the times of their"
-        b" steps.", b"",
-      )  # fmt: skip
+        b" steps.",
+        b"",
+      )
     assert now == (before / name).read_bytes(), name
 
 
@@ -281,9 +274,11 @@ def test_the_command_in_the_table_says_what_and_not_where(
 
 
 def test_the_last_part_writes_the_table(
-  calls: fake_main.Program, start: Callable[..., Any],
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+  calls: fake_main.Program,
+  start: Callable[..., Any],
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
   table = tmp_path / "runs" / "table.md"
   assert start("single,hard", "--shard=2/2", seeds=3) is None
   assert calls.names() == ["single-1", "hard-1"]
@@ -304,13 +299,17 @@ def test_the_last_part_writes_the_table(
 
 
 def test_a_part_without_runs_ends_well(
-  calls: fake_main.Program, tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-  benchmark.cli([
-    f"--config={CONFIG}", "--methods=single,hard", "--seeds=5",
-    f"--workdir={tmp_path}", "--shard=6/6",
-  ])  # fmt: skip
+  calls: fake_main.Program, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  benchmark.cli(
+    [
+      f"--config={CONFIG}",
+      "--methods=single,hard",
+      "--seeds=5",
+      f"--workdir={tmp_path}",
+      "--shard=6/6",
+    ]
+  )
   assert not calls.names()
   told = capsys.readouterr().out
   assert told.count("\n") == 1 and told.startswith("part 6/6 has no runs; no")
@@ -328,20 +327,20 @@ def test_what_a_run_reads_is_what_it_waits_for() -> None:
   text = "hard,random_policy,dynashare,adashare,single,other=single"
   jobs = benchmark.plan(CONFIG, _entries.parse(text), 2)
   assert {job.name: job.needs for job in jobs[6:]} == {
-    "single-1": (), "other-1": (), "hard-1": ("single-1",),
-    "dynashare-1": ("single-1",), "adashare-1": ("single-1",),
+    "single-1": (),
+    "other-1": (),
+    "hard-1": ("single-1",),
+    "dynashare-1": ("single-1",),
+    "adashare-1": ("single-1",),
     "random_policy-1": ("single-1", "adashare-1"),
-  }  # fmt: skip
-  jobs = benchmark.plan(
-    CONFIG, _entries.parse("single,hard"), 2, ["baseline=runs/rooms/single-0"]
-  )
+  }
+  jobs = benchmark.plan(CONFIG, _entries.parse("single,hard"), 2, ["baseline=runs/rooms/single-0"])
   assert [job.needs for job in jobs] == [(), *[("single-0",)] * 3]
 
 
 def test_one_of_several_processes_is_refused_without_a_part(
-  calls: fake_main.Program, start: Callable[..., Any],
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+  calls: fake_main.Program, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
   values = {"NTASKS": "4", "PROCID": "1", "LOCALID": "1", "JOB_ID": "7"}
   for name, value in values.items():
     monkeypatch.setenv(f"SLURM_{name}", value)

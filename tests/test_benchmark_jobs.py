@@ -24,9 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def calls(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[fake_main.Program]:
+def calls(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_main.Program]:
   """A program that leaves what a finished run does."""
   program = fake_main.install(tmp_path / "program", monkeypatch)
   yield program
@@ -38,27 +36,34 @@ def make(root: pathlib.Path, **needs: tuple[str, ...]) -> list[Job]:
   jobs = []
   for label, names in needs.items():
     folder = root / f"{label}-0"
-    arguments = ("--config.method=hard", "--config.seed=0",
-                 f"--workdir={folder}",
-                 *(f"--config.baseline={root / name}-0" for name in names))
+    arguments = (
+      "--config.method=hard",
+      "--config.seed=0",
+      f"--workdir={folder}",
+      *(f"--config.baseline={root / name}-0" for name in names),
+    )
     entry = _entries.Entry(label, "hard")
-    jobs.append(Job(entry, 0, folder, arguments,
-                    tuple(f"{name}-0" for name in names)))
+    jobs.append(Job(entry, 0, folder, arguments, tuple(f"{name}-0" for name in names)))
   return jobs
 
 
 def most_at_once(records: list[dict[str, Any]]) -> int:
   """Largest number of runs that overlap in time."""
   return max(
-    sum(other["start"] <= record["start"] < other["end"] for other in records)
-    for record in records
+    sum(other["start"] <= record["start"] < other["end"] for other in records) for record in records
   )
 
 
 CHAINS: dict[str, tuple[str, ...]] = {
-  "s": (), "a": ("s",), "b": ("s",), "r": ("s", "a"),
-  "t": (), "c": ("t",), "u": (), "v": (),
-}  # fmt: skip
+  "s": (),
+  "a": ("s",),
+  "b": ("s",),
+  "r": ("s", "a"),
+  "t": (),
+  "c": ("t",),
+  "u": (),
+  "v": (),
+}
 
 
 @pytest.mark.parametrize("most", (1, 2, 3))
@@ -83,9 +88,8 @@ def test_no_more_than_allowed_and_nothing_before_what_it_needs(
 
 
 def test_a_waiting_run_does_not_hold_up_those_after_it(
-  calls: fake_main.Program, tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+  calls: fake_main.Program, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
   calls.set({"s-0": {"after": "c-0"}})
   jobs = make(tmp_path, s=(), a=("s",), t=(), c=("t",))
   benchmark_jobs.train(jobs, ({},) * 2)
@@ -98,24 +102,28 @@ def test_a_waiting_run_does_not_hold_up_those_after_it(
   ]
   assert "t-0: finished in" in told[2] and "c-0: training," in told[3]
   assert sorted(line.split(" in ")[0] for line in told[4:]) == [
-    "[1/4] s-0: finished", "[3/4] c-0: finished", "[4/4] a-0: finished",
+    "[1/4] s-0: finished",
+    "[3/4] c-0: finished",
+    "[4/4] a-0: finished",
     "[4/4] a-0: training, output",
-  ]  # fmt: skip
+  ]
 
 
 def test_every_run_has_devices_of_its_own(
-  calls: fake_main.Program, tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+  calls: fake_main.Program, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all of them")
   monkeypatch.setenv("OTHER", "kept")
   calls.set({"a-0": {"after": "d-0"}})
   shares = [{"CUDA_VISIBLE_DEVICES": name} for name in ("0,1", "2,3")]
   benchmark_jobs.train(make(tmp_path, a=(), b=(), c=(), d=()), shares)
   found = {r["name"]: r["environment"] for r in calls.records()}
-  assert {name: values["CUDA_VISIBLE_DEVICES"]
-          for name, values in found.items()} == {
-    "a-0": "0,1", "b-0": "2,3", "c-0": "2,3", "d-0": "2,3"}  # fmt: skip
+  assert {name: values["CUDA_VISIBLE_DEVICES"] for name, values in found.items()} == {
+    "a-0": "0,1",
+    "b-0": "2,3",
+    "c-0": "2,3",
+    "d-0": "2,3",
+  }
   assert all(values["OTHER"] == "kept" for values in found.values())
   own = {"FAKE_RECORDS": os.environ["FAKE_RECORDS"], "ONLY": "this"}
   benchmark_jobs.train(make(tmp_path, e=()), ({},), own)
@@ -123,9 +131,7 @@ def test_every_run_has_devices_of_its_own(
   assert values["ONLY"] == "this" and "OTHER" not in values
 
 
-def test_devices_take_turns(
-  calls: fake_main.Program, tmp_path: pathlib.Path
-) -> None:
+def test_devices_take_turns(calls: fake_main.Program, tmp_path: pathlib.Path) -> None:
   shares = [{"CUDA_VISIBLE_DEVICES": name} for name in "01"]
   jobs = make(tmp_path, a=(), b=("a",), c=("b",), d=("c",))
   benchmark_jobs.train(jobs, shares)
@@ -134,9 +140,8 @@ def test_devices_take_turns(
 
 
 def test_what_needs_a_failed_run_is_not_started(
-  calls: fake_main.Program, tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+  calls: fake_main.Program, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
   calls.set({"s-0": {"code": 3}, "u-0": {"code": 4}, "t-0": {"seconds": 0.4}})
   jobs = make(tmp_path, **CHAINS)
   with pytest.raises(RuntimeError) as caught:
@@ -180,9 +185,7 @@ def test_two_benchmarks_do_not_train_the_same_run(
     with pytest.raises(RuntimeError) as caught:
       benchmark_jobs.train(jobs)
     assert jobs[0].log.read_text() == "of the other\n"
-  assert "a-0 could not be started: another process is training it, and" in str(
-    caught.value
-  )
+  assert "a-0 could not be started: another process is training it, and" in str(caught.value)
   assert calls.names() == ["b-0"]
   benchmark_jobs.train(jobs)
   assert jobs[0].log.read_text().startswith("line 0\n")
@@ -202,16 +205,13 @@ def soon(calls: fake_main.Program, runs: int, *numbers: int) -> None:
   threading.Thread(target=work, daemon=True).start()
 
 
-def stopped(
-  calls: fake_main.Program, jobs: list[Job], *numbers: int
-) -> BaseException:
+def stopped(calls: fake_main.Program, jobs: list[Job], *numbers: int) -> BaseException:
   """Trains two at once, sends signals; nothing may be left behind."""
   handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
   soon(calls, 2, *numbers)
   with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
     benchmark_jobs.train(jobs, ({},) * 2)
-  assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)
-          ] == handlers  # fmt: skip
+  assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
   pids = calls.pids()
   assert len(pids) >= 2
   latest = time.monotonic() + 5  # until init has seen the workers' end
@@ -223,9 +223,11 @@ def stopped(
 
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
 def test_told_to_end_runs_save_and_go_on_later(
-  calls: fake_main.Program, tmp_path: pathlib.Path, number: signal.Signals,
+  calls: fake_main.Program,
+  tmp_path: pathlib.Path,
+  number: signal.Signals,
   capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
   calls.set({"*": {"seconds": 60, "saves": True, "worker": True}})
   jobs = make(tmp_path, a=(), b=(), c=())
   start = time.monotonic()
@@ -245,9 +247,8 @@ def test_told_to_end_runs_save_and_go_on_later(
 
 
 def test_a_run_that_does_not_end_is_killed(
-  calls: fake_main.Program, tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+  calls: fake_main.Program, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
   monkeypatch.setattr(benchmark_jobs, "GRACE", 0.5)
   calls.set({"*": {"seconds": 60, "stubborn": True, "worker": True}})
   start = time.monotonic()
@@ -265,9 +266,8 @@ def test_a_second_interruption_does_not_wait(
 
 
 def test_an_error_of_the_benchmark_leaves_no_run(
-  calls: fake_main.Program, tmp_path: pathlib.Path,
-  monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+  calls: fake_main.Program, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
   calls.set({"*": {"seconds": 60}})
 
   def full(*unused: Any) -> None:
@@ -310,17 +310,23 @@ def test_the_command_itself_is_ended_and_takes_no_device(
   calls: fake_main.Program, tmp_path: pathlib.Path
 ) -> None:
   """In a process of its own, as a scheduler ends it."""
-  calls.set({"single-0": {"seconds": 60, "saves": True},
-             "single-1": {"seconds": 60, "saves": True}})  # fmt: skip
+  calls.set(
+    {"single-0": {"seconds": 60, "saves": True}, "single-1": {"seconds": 60, "saves": True}}
+  )
   command = [
-    sys.executable, "-c", _DRIVER, str(calls.script),
-    f"--config={ROOT / 'configs' / 'rooms.py'}", "--methods=single,hard",
-    "--seeds=2", f"--workdir={tmp_path / 'runs'}", "--jobs=2",
-  ]  # fmt: skip
+    sys.executable,
+    "-c",
+    _DRIVER,
+    str(calls.script),
+    f"--config={ROOT / 'configs' / 'rooms.py'}",
+    "--methods=single,hard",
+    "--seeds=2",
+    f"--workdir={tmp_path / 'runs'}",
+    "--jobs=2",
+  ]
   process = subprocess.Popen(
-    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    cwd=ROOT,
-  )  # fmt: skip
+    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+  )
   try:
     latest = time.monotonic() + 120
     while len(calls.names()) < 2 and time.monotonic() < latest:

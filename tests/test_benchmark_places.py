@@ -17,10 +17,11 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 def make(**needs: str) -> list[benchmark_jobs.Job]:
   """Runs by name, with the names of what each needs between blanks."""
   return [
-    benchmark_jobs.Job(_entries.Entry(name, "hard"), 0, pathlib.Path(name), (),
-                       tuple(other.split()))
+    benchmark_jobs.Job(
+      _entries.Entry(name, "hard"), 0, pathlib.Path(name), (), tuple(other.split())
+    )
     for name, other in needs.items()
-  ]  # fmt: skip
+  ]
 
 
 def names(jobs: tuple[benchmark_jobs.Job, ...]) -> str:
@@ -38,28 +39,25 @@ def test_parts_by_hand() -> None:
   jobs = make(a="", b="", c="", d="a", e="c", f="c", g="e")
   assert names(places.part(jobs, 1, 2)) == "cefg"
   assert names(places.part(jobs, 2, 2)) == "abd"
-  assert [names(places.part(jobs, k, 4)) for k in (1, 2, 3, 4)] == [
-    "cefg", "ad", "b", "",
-  ]  # fmt: skip
+  assert [names(places.part(jobs, k, 4)) for k in (1, 2, 3, 4)] == ["cefg", "ad", "b", ""]
   assert places.part(jobs, 1, 1) == tuple(jobs)
 
 
 def test_equal_seeds_are_dealt_in_turn() -> None:
-  jobs = make(**{f"s{k}": "" for k in range(5)},
-              **{f"h{k}": f"s{k}" for k in range(5)})  # fmt: skip
-  assert [names(places.part(jobs, k, 3)) for k in (1, 2, 3)] == [
-    "s0s3h0h3", "s1s4h1h4", "s2h2",
-  ]  # fmt: skip
+  jobs = make(**{f"s{k}": "" for k in range(5)}, **{f"h{k}": f"s{k}" for k in range(5)})
+  assert [names(places.part(jobs, k, 3)) for k in (1, 2, 3)] == ["s0s3h0h3", "s1s4h1h4", "s2h2"]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_parts_have_every_run_once_and_all_that_it_needs(seed: int) -> None:
   rng = random.Random(seed)
   labels = [f"r{k}" for k in range(rng.randint(1, 25))]
-  jobs = make(**{
-    label: " ".join(rng.sample(labels[:k], min(k, rng.choice([0, 0, 1, 2]))))
-    for k, label in enumerate(labels)
-  })  # fmt: skip
+  jobs = make(
+    **{
+      label: " ".join(rng.sample(labels[:k], min(k, rng.choice([0, 0, 1, 2]))))
+      for k, label in enumerate(labels)
+    }
+  )
   parts = rng.randint(1, 7)
   found = [places.part(jobs, k + 1, parts) for k in range(parts)]
   dealt = [job.name for own in found for job in own]
@@ -73,9 +71,7 @@ def test_parts_have_every_run_once_and_all_that_it_needs(seed: int) -> None:
   assert loads[-1] <= largest or loads[-1] - loads[0] <= largest
 
 
-@pytest.mark.parametrize(
-  ("text", "found"), [("1/1", (1, 1)), ("2/3", (2, 3)), ("12/12", (12, 12))]
-)
+@pytest.mark.parametrize(("text", "found"), [("1/1", (1, 1)), ("2/3", (2, 3)), ("12/12", (12, 12))])
 def test_a_part_is_read(text: str, found: tuple[int, int]) -> None:
   assert places.read_part(text) == found
 
@@ -85,8 +81,7 @@ def test_no_part(text: str) -> None:
   with pytest.raises(ValueError) as caught:
     places.read_part(text)
   assert str(caught.value) == (
-    "--shard must be i/n: part i of n, counted from 1 (1/4 to 4/4), but is"
-    f" {text!r}."
+    f"--shard must be i/n: part i of n, counted from 1 (1/4 to 4/4), but is {text!r}."
   )
 
 
@@ -139,24 +134,32 @@ def test_gpus_that_nobody_named(tmp_path: pathlib.Path) -> None:
     (1, ",", {}, "--devices has 0"),
   ],
 )
-def test_gpus_that_do_not_fit(
-  jobs: int, devices: str, outer: dict[str, str], words: str
-) -> None:
+def test_gpus_that_do_not_fit(jobs: int, devices: str, outer: dict[str, str], words: str) -> None:
   with pytest.raises(ValueError) as caught:
     places.shares(jobs, devices, outer, "/nowhere/*")
   assert words in str(caught.value)
 
 
 def test_a_run_is_alone_where_a_part_was_given() -> None:
-  outer = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0",
-           "OMPI_COMM_WORLD_SIZE": "4", "SLURM_JOB_ID": "5", "HOME": "/h"}
+  outer = {
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "SLURM_JOB_ID": "5",
+    "HOME": "/h",
+  }
   assert places.environment(True, outer) == {"SLURM_JOB_ID": "5", "HOME": "/h"}
   assert outer["SLURM_NTASKS"] == "4"
   with pytest.raises(ValueError, match="no --shard says which runs"):
     places.environment(False, outer)
   # An array, or a script without srun: one process.
-  outer = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_NTASKS": "1",
-           "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+  outer = {
+    "SLURM_ARRAY_TASK_ID": "2",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+  }
   assert places.environment(False, outer) == outer
   with pytest.raises(ValueError, match="every run would wait for the others"):
     places.environment(True, {"TPU_WORKER_HOSTNAMES": "a,b"})

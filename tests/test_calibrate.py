@@ -27,10 +27,18 @@ pytestmark = pytest.mark.usefixtures("stripes")
 
 def _train(folder, **values):
   """A finished run of a second."""
-  config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"](**{
-    "gates__target_rates": (0.6, 0.6), "gates__init": "spread",
-    "policy__candidates": 1, "train__cycles": 1, "policy__use": False,
-    "data__validation": 200, "data__test": 100, **values})  # fmt: skip
+  config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"](
+    **{
+      "gates__target_rates": (0.6, 0.6),
+      "gates__init": "spread",
+      "policy__candidates": 1,
+      "train__cycles": 1,
+      "policy__use": False,
+      "data__validation": 200,
+      "data__test": 100,
+      **values,
+    }
+  )
   folder = workdir_lib.open_workdir(folder, config.to_dict())
   loop = loop_lib.Loop(main.build(config)[0], folder)
   results.finish(loop, loop.run(), {})
@@ -61,7 +69,9 @@ def test_a_budget_is_written_beside_the_checkpoint(run, capsys):
   calibrate.cli([f"--workdir={run}", "--budget=0.8"])
   calibrate.cli([f"--workdir={run}", "--budget=0.7", "--unit=rate"])
   assert sorted(p.name for p in (run / "budgets").iterdir()) == [
-    "flops-0.8.json", "rate-0.7.json"]  # earlier ones stay
+    "flops-0.8.json",
+    "rate-0.7.json",
+  ]  # earlier ones stay
   assert before == {p: p.read_bytes() for p in before}
   path = run / "budgets" / "flops-0.8.json"
   saved = json.loads(path.read_text())
@@ -69,8 +79,7 @@ def test_a_budget_is_written_beside_the_checkpoint(run, capsys):
   assert saved["validation"]["flops"] == pytest.approx(0.8, rel=0.02)
   assert len(saved["thresholds"]) == 2 == len(saved["gated"])
   thresholds, target = settings.read(path)
-  forward = jax.jit(main.load(str(run)).forward(
-    threshold=thresholds, target_rate=target))  # fmt: skip
+  forward = jax.jit(main.load(str(run)).forward(threshold=thresholds, target_rate=target))
   trained = main.load(str(run))
   batch = trained.experiment.dataset.arrays("test")
   executed = forward(trained.variables, batch.inputs)[1].executed

@@ -25,16 +25,17 @@ def _row(text, name):
   return found[0].split()[-1].replace(",", "")
 
 
-@pytest.mark.parametrize("name, setting, skips, backbone, heads, giga", [
+@pytest.mark.parametrize(
+  "name, setting, skips, backbone, heads, giga",
+  [
     ("nyuv2", "2task", R18_SKIPS, 11_176_512, (40, 3), 18.48),
     ("cityscapes", "2task", R34_SKIPS, 21_284_672, (19, 1), 33.35),
-])
-def test_the_papers_figures_need_no_data(
-    name, setting, skips, backbone, heads, giga):
+  ],
+)
+def test_the_papers_figures_need_no_data(name, setting, skips, backbone, heads, giga):
   config = _config(name, setting)
   blocks = sum(config.model.blocks)
-  route = ",".join("".join(str(int(b + 1 not in row)) for b in range(blocks))
-                   for row in skips)
+  route = ",".join("".join(str(int(b + 1 not in row)) for b in range(blocks)) for row in skips)
   text = main.describe(config, route)
   small = float(_row(text, "the same at 224 x 224, the papers' figure"))
   assert round(small / 1000, 2) == giga
@@ -45,11 +46,19 @@ def test_the_papers_figures_need_no_data(
   assert native > 5 * small
 
 
-@pytest.mark.parametrize("name, setting, tasks, depth", [
-    ("nyuv2", "2task", 2, 18), ("nyuv2", "3task", 3, 34),
-    ("nyuv2", "2task-r34", 2, 34), ("nyuv2", "3task-r18", 3, 18),
-    ("cityscapes", "2task", 2, 34), ("cityscapes", "7class", 2, 34),
-    ("cityscapes", "3task", 3, 34), ("taskonomy", None, 5, 34)])
+@pytest.mark.parametrize(
+  "name, setting, tasks, depth",
+  [
+    ("nyuv2", "2task", 2, 18),
+    ("nyuv2", "3task", 3, 34),
+    ("nyuv2", "2task-r34", 2, 34),
+    ("nyuv2", "3task-r18", 3, 18),
+    ("cityscapes", "2task", 2, 34),
+    ("cityscapes", "7class", 2, 34),
+    ("cityscapes", "3task", 3, 34),
+    ("taskonomy", None, 5, 34),
+  ],
+)
 def test_every_setting_can_be_built(name, setting, tasks, depth):
   config = _config(name, *([setting] if setting else []))
   module = main.find_dataset(config.dataset)

@@ -40,8 +40,12 @@ def single(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   return _train(
-    tmp_path_factory.mktemp("run"), policy__candidates=1, train__cycles=1,
-    gates__target_rates=(0.6, 0.6), policy__use=False)  # fmt: skip
+    tmp_path_factory.mktemp("run"),
+    policy__candidates=1,
+    train__cycles=1,
+    gates__target_rates=(0.6, 0.6),
+    policy__use=False,
+  )
 
 
 @pytest.fixture
@@ -65,9 +69,7 @@ def _error(capsys, *arguments):
 
 def test_a_run_tells_its_cost(run, single, capsys):
   before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-  cost.cli([
-    f"--workdir={run}", "--batches=1,5", "--repeats=2",
-    f"--baseline={single}"])  # fmt: skip
+  cost.cli([f"--workdir={run}", "--batches=1,5", "--repeats=2", f"--baseline={single}"])
   shown = capsys.readouterr().out
   page = (run / "cost.md").read_text()
   assert shown.strip() == page.strip()
@@ -79,20 +81,22 @@ def test_a_run_tells_its_cost(run, single, capsys):
   assert {row["batch"] for row in rows} == {"1", "5"}
   both = [row for row in rows if row["batch"] == "1"]
   assert {row["execution"] for row in both if row["scope"] == "all tasks"} == {
-    "masked", "planned", "planned + gated", "single-task networks"}
-  work = {r["execution"]: float(r["macs"]) for r in both
-          if r["scope"] == "all tasks"}  # fmt: skip
-  rate = np.asarray(
-    json.loads((run / "results.json").read_text())["execution"]["rate"])
+    "masked",
+    "planned",
+    "planned + gated",
+    "single-task networks",
+  }
+  work = {r["execution"]: float(r["macs"]) for r in both if r["scope"] == "all tasks"}
+  rate = np.asarray(json.loads((run / "results.json").read_text())["execution"]["rate"])
   # Every task executes every block: computed once on the plan. Two blocks with
   # a branch of 2 * 8 * 8; what gates close is left out.
   assert work["masked"] > work["planned"]
-  assert work["planned"] - work["planned + gated"] == pytest.approx(
-    128 * (2 - rate[0].sum()))
+  assert work["planned"] - work["planned + gated"] == pytest.approx(128 * (2 - rate[0].sum()))
   values = json.loads((single / "results.json").read_text())["tasks"]
   for task in values:
-    found = [r for r in both if r["scope"] == task["name"]
-             and r["execution"] == "single-task networks"]  # fmt: skip
+    found = [
+      r for r in both if r["scope"] == task["name"] and r["execution"] == "single-task networks"
+    ]
     assert float(found[0]["metric_value"]) == task["metrics"][0]["test"]
     assert float(found[0]["gates"]) == 0
 
@@ -102,9 +106,11 @@ def test_a_baseline_that_is_gone_leaves_metrics_out(run):
   stored["baseline"] = str(run / "gone")
   (run / "config.json").write_text(json.dumps(stored))
   cost.run([f"--workdir={run}", "--batches=2", "--repeats=1"])
-  assert [r["metric_value"] for r in _rows(run)
-          if r["scope"] == "a" and r["execution"] == "single-task networks"
-          ] == [""]
+  assert [
+    r["metric_value"]
+    for r in _rows(run)
+    if r["scope"] == "a" and r["execution"] == "single-task networks"
+  ] == [""]
 
 
 def test_single_task_networks_are_their_own_baseline(single, tmp_path):
@@ -112,28 +118,30 @@ def test_single_task_networks_are_their_own_baseline(single, tmp_path):
   shutil.copytree(single, folder)
   text = cost.run([f"--workdir={folder}", "--batches=1", "--repeats=1"])
   assert "## Blocks" not in text and "Masked:" not in text
-  assert {row["execution"] for row in _rows(folder)} == {
-    "single-task networks"}
+  assert {row["execution"] for row in _rows(folder)} == {"single-task networks"}
   values = [row["metric_value"] for row in _rows(folder)]
   assert values[0] == "" and all(values[1:])
 
 
-@pytest.mark.parametrize(
-  "text", ["", "0", "1,1", "1,x", "1;2", "-3"])
+@pytest.mark.parametrize("text", ["", "0", "1,1", "1,x", "1;2", "-3"])
 def test_batch_sizes_that_are_none(text, capsys):
   assert _error(capsys, "--workdir=x", f"--batches={text}") == (
     f"error: --batches is {text!r}; give different numbers of at least 1 with"
-    " commas, as in 1,8,32.\n")  # fmt: skip
+    " commas, as in 1,8,32.\n"
+  )
 
 
 def test_other_errors_are_one_line(run, capsys, tmp_path):
   assert _error(capsys, "--workdir=x", "--repeats=0") == (
-    "error: --repeats is 0; it must be at least 1.\n")
+    "error: --repeats is 0; it must be at least 1.\n"
+  )
   assert _error(capsys, f"--workdir={tmp_path / 'no'}").startswith(
-    f"error: {tmp_path / 'no'} is no work directory")
+    f"error: {tmp_path / 'no'} is no work directory"
+  )
   assert _error(capsys, f"--workdir={run}", "--batches=25").endswith(
-    "error: A batch of 25 cannot be taken from the 24 test examples: give"
-    " smaller --batches.\n")  # fmt: skip
+    "error: A batch of 25 cannot be taken from the 24 test examples: give smaller --batches.\n"
+  )
   assert "there is no" in _error(
-    capsys, f"--workdir={run}", "--batches=1", f"--baseline={tmp_path}")
+    capsys, f"--workdir={run}", "--batches=1", f"--baseline={tmp_path}"
+  )
   assert not (run / "cost.md").exists()

@@ -28,21 +28,20 @@ pytestmark = pytest.mark.usefixtures("stripes")
 def trained(tmp_path_factory):
   """A finished run that nobody trained: its weights are random."""
   config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"](
-    policy__candidates=1, gates__init="spread")
-  folder = workdir_lib.open_workdir(
-    tmp_path_factory.mktemp("run"), config.to_dict())
+    policy__candidates=1, gates__init="spread"
+  )
+  folder = workdir_lib.open_workdir(tmp_path_factory.mktemp("run"), config.to_dict())
   experiment = main.build(config)[0]
   state = experiment.initial_state()
   last = experiment.optimizer(len(experiment.method.phases) - 1)
-  state = state.replace(
-    opt=last.init(state.params), routes=jnp.ones_like(state.routes))
+  state = state.replace(opt=last.init(state.params), routes=jnp.ones_like(state.routes))
   with checkpoint.Checkpoints(folder / "checkpoints") as saved:
     saved.save(experiment.total_steps, state, {})
-  metrics = [{"name": "m", "unit": "%", "higher_is_better": True,
-              "validation": 3.0, "test": 2.0}]  # fmt: skip
-  workdir_lib.write_json(folder / "results.json", {
-    "tasks": [{"name": task.name, "metrics": metrics}
-              for task in experiment.tasks]})
+  metrics = [{"name": "m", "unit": "%", "higher_is_better": True, "validation": 3.0, "test": 2.0}]
+  workdir_lib.write_json(
+    folder / "results.json",
+    {"tasks": [{"name": task.name, "metrics": metrics} for task in experiment.tasks]},
+  )
   return folder
 
 
@@ -61,31 +60,40 @@ def _error(capsys, *arguments):
 def test_a_run_is_exported_beside_its_checkpoint(run, capsys):
   before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
   export.cli([f"--workdir={run}", "--platforms=cpu"])
-  assert capsys.readouterr().out.startswith(
-    f"{run / 'export' / 'model.stablehlo'} (")
+  assert capsys.readouterr().out.startswith(f"{run / 'export' / 'model.stablehlo'} (")
   assert before == {p: p.read_bytes() for p in before}
   model, whole = infer.load(run / "export"), main.load(run)
   inputs = np.asarray(whole.experiment.dataset.arrays("test").inputs)[:3]
   logits, signals = jax.jit(whole.forward())(whole.variables, inputs)
   found = model.run(inputs)
-  np.testing.assert_allclose(
-    found.predictions["a"], jax.nn.sigmoid(logits["a"][:, 0]), atol=1e-6)
-  np.testing.assert_array_equal(
-    found.predictions["b"], np.argmax(logits["b"], -1))
+  np.testing.assert_allclose(found.predictions["a"], jax.nn.sigmoid(logits["a"][:, 0]), atol=1e-6)
+  np.testing.assert_array_equal(found.predictions["b"], np.argmax(logits["b"], -1))
   np.testing.assert_array_equal(found.executed, signals.executed)
-  assert [[m["test"] for m in task["metrics"]]
-          for task in model.manifest["tasks"]] == [[2.0], [2.0]]
+  assert [[m["test"] for m in task["metrics"]] for task in model.manifest["tasks"]] == [
+    [2.0],
+    [2.0],
+  ]
 
 
 def test_tasks_budget_and_folder_are_chosen(run, tmp_path, capsys):
   whole = main.load(run)
   file = tmp_path / "budget.json"
-  file.write_text(json.dumps({
-    "thresholds": [0.0, 1e9], "target_rate": 0.5, "budget": 0.4,
-    "unit": "flops", "step": whole.step, "route": whole.route.tolist()}))
+  file.write_text(
+    json.dumps(
+      {
+        "thresholds": [0.0, 1e9],
+        "target_rate": 0.5,
+        "budget": 0.4,
+        "unit": "flops",
+        "step": whole.step,
+        "route": whole.route.tolist(),
+      }
+    )
+  )
   output = tmp_path / "elsewhere"
-  export.cli([f"--workdir={run}", "--platforms=cpu", "--tasks=b",
-              f"--budget={file}", f"--output={output}"])  # fmt: skip
+  export.cli(
+    [f"--workdir={run}", "--platforms=cpu", "--tasks=b", f"--budget={file}", f"--output={output}"]
+  )
   assert not (run / "export").exists()
   model = infer.load(output)
   assert model.tasks == ("b",) and model.manifest["budget"]["budget"] == 0.4
@@ -96,12 +104,12 @@ def test_tasks_budget_and_folder_are_chosen(run, tmp_path, capsys):
 
 def test_errors_are_one_line(run, tmp_path, capsys):
   assert _error(capsys, f"--workdir={run}", "--tasks=bb,a") == (
-    "error: Unknown task 'bb' in --tasks. Did you mean 'b'? The model has a,"
-    " b.\n")
-  assert "Did you mean 'cuda'" in _error(
-    capsys, f"--workdir={run}", "--platforms=cude")
+    "error: Unknown task 'bb' in --tasks. Did you mean 'b'? The model has a, b.\n"
+  )
+  assert "Did you mean 'cuda'" in _error(capsys, f"--workdir={run}", "--platforms=cude")
   assert "holds no budget setting" in _error(
-    capsys, f"--workdir={run}", f"--budget={tmp_path / 'none.json'}")
+    capsys, f"--workdir={run}", f"--budget={tmp_path / 'none.json'}"
+  )
   (run / "results.json").unlink()
   assert "holds no finished run" in _error(capsys, f"--workdir={run}")
   assert "is no work directory" in _error(capsys, f"--workdir={tmp_path}")

@@ -37,34 +37,39 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 _CASES = {
-    "field": (["--config=configs/rooms.py", "--config.train.stepz=3"],
-              'Did you mean "steps" instead of "stepz"'),
-    "group": (["--config=configs/rooms.py", "--config.modle.width=3"],
-              'Did you mean "model" instead of "modle"'),
-    "text for a number": (
-        ["--config=configs/rooms.py", "--config.train.steps=many"],
-        "config.train.steps=many: invalid"),
-    "fraction for a number": (
-        ["--config=configs/rooms.py", "--config.train.steps=1.5"],
-        "config.train.steps=1.5: invalid"),
-    "flag": (["--config=configs/rooms.py", "--workdirr=x"],
-             "Did you mean: workdir"),
-    "file": (["--config=configs/romms.py"],
-             "no configuration 'configs/romms.py'. Did you mean"
-             " 'configs/rooms.py'"),
-    "method": (["--config=configs/rooms.py", "--config.method=dynashaer"],
-               "error: Unknown method 'dynashaer' in config.method. Did you"
-               " mean 'dynashare'"),
-    "data set": (["--config=configs/rooms.py", "--config.dataset=room"],
-                 "error: Unknown data set 'room' in config.dataset. Did you"
-                 " mean 'rooms'"),
-    "task": (["--config=configs/rooms.py", "--config.data.tasks=('dept',)"],
-             "'depth'"),
-    "nothing": ([], "--config=configs/rooms.py"),
-    "setting": (["--config=configs/nyuv2.py:5task"],
-                "nyuv2.py:5task: choose one of 2task, 3task"),
-    "no setting": (["--config=configs/rooms.py:large"],
-                   "configs/rooms.py has no settings"),
+  "field": (
+    ["--config=configs/rooms.py", "--config.train.stepz=3"],
+    'Did you mean "steps" instead of "stepz"',
+  ),
+  "group": (
+    ["--config=configs/rooms.py", "--config.modle.width=3"],
+    'Did you mean "model" instead of "modle"',
+  ),
+  "text for a number": (
+    ["--config=configs/rooms.py", "--config.train.steps=many"],
+    "config.train.steps=many: invalid",
+  ),
+  "fraction for a number": (
+    ["--config=configs/rooms.py", "--config.train.steps=1.5"],
+    "config.train.steps=1.5: invalid",
+  ),
+  "flag": (["--config=configs/rooms.py", "--workdirr=x"], "Did you mean: workdir"),
+  "file": (
+    ["--config=configs/romms.py"],
+    "no configuration 'configs/romms.py'. Did you mean 'configs/rooms.py'",
+  ),
+  "method": (
+    ["--config=configs/rooms.py", "--config.method=dynashaer"],
+    "error: Unknown method 'dynashaer' in config.method. Did you mean 'dynashare'",
+  ),
+  "data set": (
+    ["--config=configs/rooms.py", "--config.dataset=room"],
+    "error: Unknown data set 'room' in config.dataset. Did you mean 'rooms'",
+  ),
+  "task": (["--config=configs/rooms.py", "--config.data.tasks=('dept',)"], "'depth'"),
+  "nothing": ([], "--config=configs/rooms.py"),
+  "setting": (["--config=configs/nyuv2.py:5task"], "nyuv2.py:5task: choose one of 2task, 3task"),
+  "no setting": (["--config=configs/rooms.py:large"], "configs/rooms.py has no settings"),
 }
 
 
@@ -94,10 +99,13 @@ def config(tiny, monkeypatch):
 def answers():
   """What the command line says to every case, with its exit status."""
   done = subprocess.run(
-      [sys.executable, "-c", _FORKS,
-       json.dumps([arguments for arguments, _ in _CASES.values()])],
-      cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
-      capture_output=True, check=True)
+    [sys.executable, "-c", _FORKS, json.dumps([arguments for arguments, _ in _CASES.values()])],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    text=True,
+    capture_output=True,
+    check=True,
+  )
   return dict(zip(_CASES, done.stdout.split("\0")[1:], strict=True))
 
 
@@ -109,8 +117,7 @@ def test_wrong_flags_end_in_one_clear_message(answers, case):
   assert "status 0" not in text and "status" in text
 
 
-def test_a_run_writes_its_results_and_is_not_repeated(
-    config, tmp_path, monkeypatch):
+def test_a_run_writes_its_results_and_is_not_repeated(config, tmp_path, monkeypatch):
   found = main.run(config, str(tmp_path / "run"))
   assert found["finished"]
   assert (tmp_path / "run" / "report.md").is_file()
@@ -134,7 +141,8 @@ def test_report_is_made_again_without_training(config, tmp_path, monkeypatch):
   after = main.run(config, str(folder))
   assert (folder / "report.md").is_file()
   assert {k: v for k, v in after.items() if k != "timing"} == {
-      k: v for k, v in before.items() if k != "timing"}
+    k: v for k, v in before.items() if k != "timing"
+  }
 
 
 def test_work_directory_of_another_config_is_refused(config, tmp_path):
@@ -178,14 +186,14 @@ def test_folder_that_cannot_be_written(config, tmp_path):
 
 def _end(monkeypatch, capsys, tmp_path, error):
   """Exit status and message when a run raises."""
+
   def run(config, workdir, profile):
     raise error
 
   monkeypatch.setattr(main, "run", run)
   monkeypatch.setattr(command, "use_compilation_cache", lambda: None)
   monkeypatch.setattr(main, "_CONFIG", python_types.SimpleNamespace(value={}))
-  monkeypatch.setattr(
-      main, "_WORKDIR", python_types.SimpleNamespace(value=str(tmp_path)))
+  monkeypatch.setattr(main, "_WORKDIR", python_types.SimpleNamespace(value=str(tmp_path)))
   with pytest.raises(SystemExit) as stop:
     main._main(["main"])
   return stop.value.code, capsys.readouterr().err
@@ -207,8 +215,7 @@ def test_errors_are_one_line(monkeypatch, capsys, tmp_path):
 
 def test_summary_shows_undefined_metrics():
   metric = {"name": "auc", "test": None, "constant": None}
-  found = {"tasks": [{"name": "a", "metrics": [metric]}],
-           "execution": {"mean": 0.5}}
+  found = {"tasks": [{"name": "a", "metrics": [metric]}], "execution": {"mean": 0.5}}
   assert "a: auc - (constant -)" in main.summary(found, "run")
 
 

@@ -41,8 +41,9 @@ def test_an_unknown_setting_is_refused():
     _config("demos")
 
 
-@pytest.mark.parametrize("time, stem, head", [
-    ("causal", "hourly", "temporal"), ("authors", "series", "aspp")])
+@pytest.mark.parametrize(
+  "time, stem, head", [("causal", "hourly", "temporal"), ("authors", "series", "aspp")]
+)
 def test_nine_blocks_and_both_forms_can_be_described(time, stem, head):
   config = _config("demo")
   config.compat.time = time
@@ -72,24 +73,37 @@ def trained(tmp_path_factory):
   config.data.hours = 96
   config.data.workers = 1
   config.model.update(width_factor=0.0625, head_width=8)
-  config.train.update(dict(
-      batch_size=4, warmup_steps=2, cycles=1, weight_steps=2, policy_steps=1,
-      retrain_steps=3, log_every=1, eval_every=3, checkpoint_every=3,
-      weights_share=0.5))
+  config.train.update(
+    dict(
+      batch_size=4,
+      warmup_steps=2,
+      cycles=1,
+      weight_steps=2,
+      policy_steps=1,
+      retrain_steps=3,
+      log_every=1,
+      eval_every=3,
+      checkpoint_every=3,
+      weights_share=0.5,
+    )
+  )
   config.policy.candidates = 1
   config.eval.batch_size = 4
   printed = io.StringIO()
   jax.config.update("jax_disable_most_optimizations", True)
   try:
-    with contextlib.redirect_stdout(printed), (
-        contextlib.redirect_stderr(printed)):
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
       found = main.run(config, str(folder / "run"))
       print(main.summary(found, str(folder / "run")))
-      status = _quietly([
-          "check", f"--config={ROOT / 'configs' / 'mimic3.py'}:demo",
+      status = _quietly(
+        [
+          "check",
+          f"--config={ROOT / 'configs' / 'mimic3.py'}:demo",
           f"--config.data_dir={data}",
           f"--config.data.cache={folder / 'cache'}",
-          f"--output={folder / 'check'}"])
+          f"--output={folder / 'check'}",
+        ]
+      )
       assert status == 0
   finally:
     jax.config.update("jax_disable_most_optimizations", False)
@@ -110,8 +124,11 @@ def test_every_task_is_trained_and_reported(trained):
 def test_no_value_of_a_patient_is_told(trained):
   """Neither printed nor in any file that is made to be read."""
   folder, _, printed = trained
-  values = {match for file in (folder / "data").rglob("*timeseries.csv")
-            for match in NUMBER.findall(file.read_bytes())}
+  values = {
+    match
+    for file in (folder / "data").rglob("*timeseries.csv")
+    for match in NUMBER.findall(file.read_bytes())
+  }
   values |= {b"91.4142"}
   assert len(values) > 100
   told = {"terminal": printed.encode()}

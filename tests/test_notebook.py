@@ -34,21 +34,36 @@ RENDER = ROOT / "notebooks" / "render.py"
 
 # A network of four small blocks that sees a few dozen pictures.
 SMALL = {
-    "data.height": 24, "data.width": 32, "data.train": 64,
-    "data.validation": 32, "data.test": 32, "train.batch_size": 8,
-    "model.widths": (4, 4, 8, 8), "model.blocks": (1, 1, 1, 1),
-    "gates.target_rates": (1.0, 1.0, 0.7, 0.7), "policy.init": "all",
-    "policy.candidates": 1, "train.warmup_steps": 8, "train.cycles": 1,
-    "train.weight_steps": 2, "train.policy_steps": 2,
-    "train.retrain_steps": 8, "train.execution": "planned",
-    "train.log_every": 2, "train.eval_every": 4}
+  "data.height": 24,
+  "data.width": 32,
+  "data.train": 64,
+  "data.validation": 32,
+  "data.test": 32,
+  "train.batch_size": 8,
+  "model.widths": (4, 4, 8, 8),
+  "model.blocks": (1, 1, 1, 1),
+  "gates.target_rates": (1.0, 1.0, 0.7, 0.7),
+  "policy.init": "all",
+  "policy.candidates": 1,
+  "train.warmup_steps": 8,
+  "train.cycles": 1,
+  "train.weight_steps": 2,
+  "train.policy_steps": 2,
+  "train.retrain_steps": 8,
+  "train.execution": "planned",
+  "train.log_every": 2,
+  "train.eval_every": 4,
+}
 STEPS = 20
 TASKS = ("segmentation", "depth", "normals")
 # Cells that show a picture, and the figure of the run.
 PICTURES = {
-    "learning-curves": "learning_curves", "policy": "policy",
-    "gates": "execution", "predictions": "predictions",
-    "budget": "budget_time"}
+  "learning-curves": "learning_curves",
+  "policy": "policy",
+  "gates": "execution",
+  "predictions": "predictions",
+  "budget": "budget_time",
+}
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +99,9 @@ def test_words_stand_before_every_code_cell(notebook):
 def test_the_page_shows_every_picture(notebook):
   page = (ROOT / "docs" / "notebook.md").read_text("utf-8")
   shown = set(re.findall(r"\(images/notebook-([a-z-]+)\.png\)", page))
-  there = {p.stem.removeprefix("notebook-")
-           for p in (ROOT / "docs" / "images").glob("notebook-*.png")}
+  there = {
+    p.stem.removeprefix("notebook-") for p in (ROOT / "docs" / "images").glob("notebook-*.png")
+  }
   assert shown == there == set(PICTURES)
 
 
@@ -101,10 +117,8 @@ class Machine:
     monkeypatch.chdir(folder)
     monkeypatch.setattr("subprocess.run", self.run)
     monkeypatch.setattr("importlib.util.find_spec", self.find)
-    monkeypatch.setattr(
-        "glob.glob", lambda pattern: fnmatch.filter(devices, pattern))
-    monkeypatch.setattr(
-        "shutil.which", lambda name: name if self._driver else None)
+    monkeypatch.setattr("glob.glob", lambda pattern: fnmatch.filter(devices, pattern))
+    monkeypatch.setattr("shutil.which", lambda name: name if self._driver else None)
 
   def find(self, name):
     return None if name == "dynashare_jax" else self._find(name)
@@ -120,33 +134,40 @@ class Machine:
         path.parent.mkdir(parents=True)
         path.write_text("")
     return python_types.SimpleNamespace(
-        returncode=int(failed), stdout="", stderr="no network" * failed)
+      returncode=int(failed), stdout="", stderr="no network" * failed
+    )
 
 
 @pytest.fixture
 def install(notebook):
   """Runs the install cell with a repository; returns its names."""
+
   def run(repository="https://example.org/copy"):
     names = {"REPOSITORY": repository}
     exec(_cell(notebook, "install").source, names)
     return names
+
   return run
 
 
-@pytest.mark.parametrize("devices, driver, extra", [
+@pytest.mark.parametrize(
+  "devices, driver, extra",
+  [
     ((), "", ""),
     (("/dev/accel0", "/dev/accel1"), "", "tpu"),
     (("/dev/vfio/0",), "", "tpu"),
     (("/dev/vfio/vfio",), "580.95.05\n", "cuda13"),
     ((), "550.54.15\n", "cuda12"),
-    ((), "NVIDIA-SMI has failed\n", "")])
+    ((), "NVIDIA-SMI has failed\n", ""),
+  ],
+)
 def test_the_package_is_installed_for_the_device(
-    install, monkeypatch, tmp_path, devices, driver, extra, capsys):
+  install, monkeypatch, tmp_path, devices, driver, extra, capsys
+):
   machine = Machine(monkeypatch, tmp_path, devices, driver)
   names = install()
   clone, pip = machine.commands
-  assert clone == (
-      "git", "clone", "--depth=1", "https://example.org/copy", "source")
+  assert clone == ("git", "clone", "--depth=1", "https://example.org/copy", "source")
   source = str(tmp_path.resolve() / "source")
   expected = (source, f"jax[{extra}]>=0.10.2") if extra else (source,)
   assert pip == (sys.executable, "-m", "pip", "install", *expected)
@@ -160,14 +181,14 @@ def test_the_package_is_installed_for_the_device(
     assert extras[extra] == expected[1]
 
 
-def test_without_an_address_one_error_says_what_to_do(
-    install, monkeypatch, tmp_path):
+def test_without_an_address_one_error_says_what_to_do(install, monkeypatch, tmp_path):
   machine = Machine(monkeypatch, tmp_path)
   with pytest.raises(ValueError) as found:
     install("")
   assert str(found.value) == (
-      "There is no copy of dynashare_jax here: set REPOSITORY in the cell above"
-      " to the address of yours, such as https://github.com/YOU/dynashare_jax.")
+    "There is no copy of dynashare_jax here: set REPOSITORY in the cell above"
+    " to the address of yours, such as https://github.com/YOU/dynashare_jax."
+  )
   assert not machine.commands
 
 
@@ -184,8 +205,7 @@ def test_what_cannot_be_installed_is_told(install, monkeypatch, tmp_path):
     install()
 
 
-def test_a_loaded_package_that_pip_replaced_asks_for_a_restart(
-    install, monkeypatch, tmp_path):
+def test_a_loaded_package_that_pip_replaced_asks_for_a_restart(install, monkeypatch, tmp_path):
   Machine(monkeypatch, tmp_path)
   monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
   with pytest.raises(RuntimeError, match=r"replaced numpy.*Restart session"):
@@ -199,12 +219,10 @@ def test_the_second_time_nothing_is_cloned(install, monkeypatch, tmp_path):
   assert [command[0] for command in machine.commands].count("git") == 1
 
 
-@pytest.mark.parametrize("devices, batch", [
-    (1, 16), (3, 15), (6, 18), (8, 16), (64, 64)])
+@pytest.mark.parametrize("devices, batch", [(1, 16), (3, 15), (6, 18), (8, 16), (64, 64)])
 def test_the_batch_fits_the_devices(notebook, monkeypatch, devices, batch):
   monkeypatch.delenv("DYNASHARE_NOTEBOOK", raising=False)
-  names = {"SOURCE": ROOT,
-           "jax": python_types.SimpleNamespace(device_count=lambda: devices)}
+  names = {"SOURCE": ROOT, "jax": python_types.SimpleNamespace(device_count=lambda: devices)}
   exec(_cell(notebook, "config").source, names)
   assert names["config"].train.batch_size == batch
   assert names["config"].eval.batch_size == 2 * batch
@@ -225,14 +243,25 @@ def test_changes_come_from_the_environment(notebook, monkeypatch):
 def _render(folder, changes):
   """Executes the notebook in a process of its own, as one CPU device."""
   environment = os.environ | {
-      "IPYTHONDIR": str(folder / "ipython"),
-      "JUPYTER_RUNTIME_DIR": str(folder / "jupyter"),
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    "IPYTHONDIR": str(folder / "ipython"),
+    "JUPYTER_RUNTIME_DIR": str(folder / "jupyter"),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  }
   return subprocess.run(
-      [sys.executable, str(RENDER), f"--folder={folder / 'here'}",
-       f"--pictures={folder / 'pictures'}", f"--changes={changes}",
-       "--cell_seconds=400"], env=environment, cwd=folder, timeout=500,
-      capture_output=True, text=True)
+    [
+      sys.executable,
+      str(RENDER),
+      f"--folder={folder / 'here'}",
+      f"--pictures={folder / 'pictures'}",
+      f"--changes={changes}",
+      "--cell_seconds=400",
+    ],
+    env=environment,
+    cwd=folder,
+    timeout=500,
+    capture_output=True,
+    text=True,
+  )
 
 
 class Executed:
@@ -243,27 +272,28 @@ class Executed:
     assert done.returncode == 0, done.stderr
     self.printed = [pathlib.Path(line) for line in done.stdout.split()]
     self.pictures = folder / "pictures"
-    self.notebook = nbformat.read(
-        folder / "here" / NOTEBOOK.name, as_version=4)
+    self.notebook = nbformat.read(folder / "here" / NOTEBOOK.name, as_version=4)
     self.run = workdir_lib.load(folder / "here" / "runs" / "quickstart")
 
   def text(self, name):
     """What a cell printed."""
-    return "".join(output.text for output in _cell(self.notebook, name).outputs
-                   if output.get("name") == "stdout")
+    return "".join(
+      output.text for output in _cell(self.notebook, name).outputs if output.get("name") == "stdout"
+    )
 
   def data(self, name, kind):
     """What a cell displayed of one kind."""
-    (found,) = (output.data[kind]
-                for output in _cell(self.notebook, name).outputs
-                if kind in output.get("data", {}))
+    (found,) = (
+      output.data[kind]
+      for output in _cell(self.notebook, name).outputs
+      if kind in output.get("data", {})
+    )
     return found
 
   def rows(self, name):
     """A cell's table: a dict a row."""
     head, _, *lines = self.data(name, "text/markdown").splitlines()
-    cut = [[text.strip() for text in line.strip("|").split("|")]
-           for line in (head, *lines)]
+    cut = [[text.strip() for text in line.strip("|").split("|")] for line in (head, *lines)]
     return [dict(zip(cut[0], row, strict=True)) for row in cut[1:]]
 
 
@@ -273,8 +303,7 @@ def executed(tmp_path_factory):
 
 
 def test_nothing_is_installed_where_the_package_is(executed):
-  assert executed.text("install") == (
-      "The package is here; nothing to install.\n")
+  assert executed.text("install") == ("The package is here; nothing to install.\n")
   assert not (executed.run.path.parents[1] / "source").exists()
   assert executed.text("devices").startswith("1 device(s): ")
   assert executed.text("config") == "8 pictures a step, 8 on each device\n"
@@ -292,8 +321,7 @@ def test_the_changes_were_trained(executed):
 
 
 def test_the_pictures_are_those_of_the_run(executed):
-  assert executed.printed == [
-      executed.pictures / f"notebook-{name}.png" for name in PICTURES]
+  assert executed.printed == [executed.pictures / f"notebook-{name}.png" for name in PICTURES]
   for name, figure in PICTURES.items():
     shown = base64.b64decode(executed.data(name, "image/png"))
     made = (executed.run.path / "figures" / f"{figure}.png").read_bytes()
@@ -306,16 +334,14 @@ def test_every_task_has_its_curve(executed, name):
   data = base64.b64decode(executed.data(name, "image/png"))
   pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
   for place, task in enumerate(TASKS):
-    colour = np.round(255 * np.asarray(
-        matplotlib.colors.to_rgb(style.colour(place))))
+    colour = np.round(255 * np.asarray(matplotlib.colors.to_rgb(style.colour(place))))
     drawn = (np.abs(pixels - colour).max(axis=-1) <= 2).sum()
     assert drawn > 200, (task, drawn)
 
 
 def test_the_table_has_the_test_metrics(executed):
   rows = executed.rows("metrics")
-  expected = [(task, metric) for task in TASKS
-              for metric in executed.run.task(task)["metrics"]]
+  expected = [(task, metric) for task in TASKS for metric in executed.run.task(task)["metrics"]]
   assert len(rows) == len(expected) == 12
   for row, (task, metric) in zip(rows, expected, strict=True):
     assert row["task"] == task
@@ -326,8 +352,7 @@ def test_the_table_has_the_test_metrics(executed):
 
 
 def test_a_budget_leaves_work_out(executed):
-  curve = json.loads(
-      (executed.run.path / "budgets" / "curve.json").read_text())
+  curve = json.loads((executed.run.path / "budgets" / "curve.json").read_text())
   (found,) = (s for s in curve["settings"] if s["budget"] == 0.6)
   assert found["unit"] == "flops" and max(map(abs, found["thresholds"])) > 0
   assert found["validation"]["flops"] == pytest.approx(0.6, abs=0.03)
@@ -337,8 +362,7 @@ def test_a_budget_leaves_work_out(executed):
 
 
 def test_the_time_saved_is_told(executed):
-  curve = json.loads(
-      (executed.run.path / "budgets" / "curve.json").read_text())
+  curve = json.loads((executed.run.path / "budgets" / "curve.json").read_text())
   rows = executed.rows("saved")
   assert len(rows) == len(curve["settings"]) >= 3
   times = [float(row["batch of 32 (ms)"]) for row in rows]
@@ -352,12 +376,11 @@ def test_the_time_saved_is_told(executed):
     for task in curve["tasks"]:
       name = task["metrics"][0]["name"]
       (title,) = (t for t in row if t.startswith(f"{task['name']} {name}"))
-      assert row[title] == tables.format_entry(
-          setting["test"]["metrics"][task["name"]][name])
+      assert row[title] == tables.format_entry(setting["test"]["metrics"][task["name"]][name])
   near = [row["budget"] for row in rows].index("0.6000")
   told = re.fullmatch(
-      r"Budget 0.6: (\S+) ms; all gates open: (\S+) ms; full: (\S+) ms.\n",
-      executed.text("saved"))
+    r"Budget 0.6: (\S+) ms; all gates open: (\S+) ms; full: (\S+) ms.\n", executed.text("saved")
+  )
   some, every, full = map(float, told.groups())
   assert (some, every) == pytest.approx((times[near], times[-1]), rel=2e-3)
   assert 0 < full < math.inf
@@ -370,9 +393,13 @@ def test_a_cell_that_fails_leaves_no_pictures(tmp_path):
   assert not (tmp_path / "pictures").exists()
 
 
-@pytest.mark.parametrize("changes, message", [
+@pytest.mark.parametrize(
+  "changes, message",
+  [
     ("{", "error: --changes is no JSON: "),
-    ("3", 'error: --changes must be an object such as {"train.retrain_steps"')])
+    ("3", 'error: --changes must be an object such as {"train.retrain_steps"'),
+  ],
+)
 def test_bad_changes_are_one_line(tmp_path, changes, message):
   done = _render(tmp_path, changes)
   assert done.returncode == 2 and done.stderr.startswith(message)

@@ -17,37 +17,47 @@ from dynashare_jax.infer import artefact
 
 def _save(folder, inputs, tasks, run):
   """An artefact of a function of its inputs, for any batch."""
-  batch, = jax.export.symbolic_shape("batch")
+  (batch,) = jax.export.symbolic_shape("batch")
   shapes = {
     name: jax.ShapeDtypeStruct((batch, *a["shape"]), a["dtypes"][0])
-    for name, a in inputs["arrays"].items()}  # fmt: skip
+    for name, a in inputs["arrays"].items()
+  }
   call = lambda weights, arrays: (run(arrays), jnp.ones(()))
   code = jax.export.export(jax.jit(call))({}, shapes).serialize()
-  manifest = {"platforms": ["cpu"], "jax": jax.__version__, "inputs": inputs,
-              "tasks": [{"classes": [], "unit": "", **t} for t in tasks]}
+  manifest = {
+    "platforms": ["cpu"],
+    "jax": jax.__version__,
+    "inputs": inputs,
+    "tasks": [{"classes": [], "unit": "", **t} for t in tasks],
+  }
   entry = {"role": "run", "platforms": ["cpu"], "smallest": 1}
   folder.mkdir()
-  (folder / artefact.FILE).write_bytes(
-    artefact.pack(manifest, {}, [(entry, bytes(code))]))
+  (folder / artefact.FILE).write_bytes(artefact.pack(manifest, {}, [(entry, bytes(code))]))
   return folder
 
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
   """The brightest channel, brightness in metres, and a number an image."""
-  inputs = {"kind": "image", "arrays": {
-    "image": {"shape": [4, 6, 3], "dtypes": ["uint8"]}}}  # fmt: skip
+  inputs = {"kind": "image", "arrays": {"image": {"shape": [4, 6, 3], "dtypes": ["uint8"]}}}
   tasks = [
-    {"name": "colour", "kind": "segmentation", "shape": ["batch", 4, 6],
-     "classes": ["red", "green", "blue"]},
+    {
+      "name": "colour",
+      "kind": "segmentation",
+      "shape": ["batch", 4, 6],
+      "classes": ["red", "green", "blue"],
+    },
     {"name": "range", "kind": "depth", "shape": ["batch", 4, 6], "unit": "m"},
     {"name": "bright", "kind": "binary", "shape": ["batch"]},
-  ]  # fmt: skip
+  ]
 
   def run(arrays):
     x = arrays["image"].astype(jnp.float32) / 255
-    return {"colour": jnp.argmax(x, -1).astype(jnp.int32),
-            "range": 5 * x.mean(-1), "bright": x.mean((1, 2, 3))}  # fmt: skip
+    return {
+      "colour": jnp.argmax(x, -1).astype(jnp.int32),
+      "range": 5 * x.mean(-1),
+      "bright": x.mean((1, 2, 3)),
+    }
 
   return _save(tmp_path_factory.mktemp("a") / "dense", inputs, tasks, run)
 
@@ -57,21 +67,26 @@ def table(tmp_path_factory):
   """Tells which code a row has and whether its numbers add up to more."""
   inputs = {
     "kind": "table",
-    "arrays": {"categorical": {"shape": [1], "dtypes": ["int32"]},
-               "numeric": {"shape": [2], "dtypes": ["float32"]}},
+    "arrays": {
+      "categorical": {"shape": [1], "dtypes": ["int32"]},
+      "numeric": {"shape": [2], "dtypes": ["float32"]},
+    },
     "codes": {"categorical": [{"name": "job", "codes": 3}]},
     "numbers": {"numeric": ["age", "pay"]},
-  }  # fmt: skip
-  tasks = [{"name": "rich", "kind": "binary", "shape": ["batch"]},
-           {"name": "job", "kind": "multiclass", "shape": ["batch"],
-            "classes": ["none", "cook", "king"]},
-           {"name": "many", "kind": "multilabel", "shape": ["batch", 2],
-            "classes": ["x", "y"]}]  # fmt: skip
+  }
+  tasks = [
+    {"name": "rich", "kind": "binary", "shape": ["batch"]},
+    {"name": "job", "kind": "multiclass", "shape": ["batch"], "classes": ["none", "cook", "king"]},
+    {"name": "many", "kind": "multilabel", "shape": ["batch", 2], "classes": ["x", "y"]},
+  ]
 
   def run(arrays):
     total = arrays["numeric"].sum(-1)
-    return {"rich": jax.nn.sigmoid(total), "job": arrays["categorical"][:, 0],
-            "many": jnp.stack([total, -total], -1)}  # fmt: skip
+    return {
+      "rich": jax.nn.sigmoid(total),
+      "job": arrays["categorical"][:, 0],
+      "many": jnp.stack([total, -total], -1),
+    }
 
   return _save(tmp_path_factory.mktemp("a") / "table", inputs, tasks, run)
 
@@ -82,8 +97,7 @@ def _picture(path, shade, size=(6, 4)):
 
 def _error(capsys, artefact_, source, output):
   with pytest.raises(SystemExit) as found:
-    predict.cli([f"--artefact={artefact_}", f"--input={source}",
-                 f"--output={output}"])  # fmt: skip
+    predict.cli([f"--artefact={artefact_}", f"--input={source}", f"--output={output}"])
   assert found.value.code == 2
   return capsys.readouterr().err
 
@@ -95,27 +109,25 @@ def test_a_folder_of_images_is_drawn(dense, tmp_path, capsys):
     _picture(source / f"{number}.png", (25 * number, 0, 0))
   _picture(source / "3.JPG", (0, 0, 255), (12, 9))
   (source / "notes.txt").write_text("no image")
-  predict.cli([f"--artefact={dense}", f"--input={source}",
-               f"--output={tmp_path / 'out'}"])  # fmt: skip
+  predict.cli([f"--artefact={dense}", f"--input={source}", f"--output={tmp_path / 'out'}"])
   names = sorted(p.name for p in (tmp_path / "out").iterdir())
-  assert names == sorted([f"{n}-prediction.png" for n in range(10) if n != 3]
-                         + ["3-JPG-prediction.png", "3-png-prediction.png",
-                            "predictions.csv"])  # fmt: skip
+  assert names == sorted(
+    [f"{n}-prediction.png" for n in range(10) if n != 3]
+    + ["3-JPG-prediction.png", "3-png-prediction.png", "predictions.csv"]
+  )
   out = capsys.readouterr().out
   assert "3.JPG: resized from 12x9 to 6x4, which the model reads" in out
   assert "9.png: resized" not in out
   with open(tmp_path / "out" / "predictions.csv", newline="") as file:
     rows = list(csv.DictReader(file))
-  assert [row["file"] for row in rows][:4] == ["0.png", "1.png", "2.png",
-                                               "3.JPG"]  # fmt: skip
+  assert [row["file"] for row in rows][:4] == ["0.png", "1.png", "2.png", "3.JPG"]
   assert rows[-1]["file"] == "9.png"
   assert float(rows[-1]["bright"]) == pytest.approx(225 / 255 / 3, rel=1e-5)
 
 
 def test_one_image_is_drawn(dense, tmp_path):
   _picture(tmp_path / "blue.png", (0, 0, 200))
-  predict.run([f"--artefact={dense}", f"--input={tmp_path / 'blue.png'}",
-               f"--output={tmp_path}"])  # fmt: skip
+  predict.run([f"--artefact={dense}", f"--input={tmp_path / 'blue.png'}", f"--output={tmp_path}"])
   with Image.open(tmp_path / "blue-prediction.png") as opened:
     drawn = np.asarray(opened)
   assert drawn.shape[1] > 1000
@@ -125,8 +137,7 @@ def test_one_image_is_drawn(dense, tmp_path):
 def test_a_table_becomes_a_table(table, tmp_path):
   source = tmp_path / "in.csv"
   source.write_text("id,age, job,pay\n7,1.5,2,-1\n8,0,0,0\n9,-3,1,1.0\n")
-  predict.cli([f"--artefact={table}", f"--input={source}",
-               f"--output={tmp_path / 'out'}"])  # fmt: skip
+  predict.cli([f"--artefact={table}", f"--input={source}", f"--output={tmp_path / 'out'}"])
   with open(tmp_path / "out" / "predictions.csv", newline="") as file:
     rows = list(csv.DictReader(file))
   assert list(rows[0]) == ["rich", "job", "many x", "many y"]
@@ -153,35 +164,32 @@ def test_texts_become_the_codes_of_training(table, tmp_path):
 def test_many_rows_keep_their_order(table, tmp_path, monkeypatch):
   monkeypatch.setitem(predict._BATCH, "table", 4)
   source = tmp_path / "in.csv"
-  source.write_text("job,age,pay\n" + "".join(f"{i % 3},{i},0\n"
-                                              for i in range(11)))
-  predict.run([f"--artefact={table}", f"--input={source}",
-               f"--output={tmp_path}"])  # fmt: skip
+  source.write_text("job,age,pay\n" + "".join(f"{i % 3},{i},0\n" for i in range(11)))
+  predict.run([f"--artefact={table}", f"--input={source}", f"--output={tmp_path}"])
   with open(tmp_path / "predictions.csv", newline="") as file:
     found = [float(row["many x"]) for row in csv.DictReader(file)]
   assert found == list(range(11))
 
 
 def test_a_series_is_read_from_an_array(tmp_path, capsys):
-  inputs = {"kind": "series", "arrays": {
-    "series": {"shape": [5], "dtypes": ["float32"]}}}  # fmt: skip
+  inputs = {"kind": "series", "arrays": {"series": {"shape": [5], "dtypes": ["float32"]}}}
   model = _save(
-    tmp_path / "m", inputs, [{"name": "s", "kind": "binary",
-                              "shape": ["batch"]}],
-    lambda arrays: {"s": arrays["series"].mean(-1)})  # fmt: skip
+    tmp_path / "m",
+    inputs,
+    [{"name": "s", "kind": "binary", "shape": ["batch"]}],
+    lambda arrays: {"s": arrays["series"].mean(-1)},
+  )
   np.save(tmp_path / "x.npy", np.full((2, 5), 0.25, np.float32))
-  predict.run([f"--artefact={model}", f"--input={tmp_path / 'x.npy'}",
-               f"--output={tmp_path}"])  # fmt: skip
+  predict.run([f"--artefact={model}", f"--input={tmp_path / 'x.npy'}", f"--output={tmp_path}"])
   assert (tmp_path / "predictions.csv").read_text() == "s\n0.25\n0.25\n"
   np.save(tmp_path / "y.npy", np.zeros((2, 4), np.float32))
   assert "Wrong input shape: series is (2, 4)" in _error(
-    capsys, model, tmp_path / "y.npy", tmp_path)
+    capsys, model, tmp_path / "y.npy", tmp_path
+  )
   np.save(tmp_path / "z.npy", np.float32(1))
-  assert "holds no example; its shape is ()" in _error(
-    capsys, model, tmp_path / "z.npy", tmp_path)
+  assert "holds no example; its shape is ()" in _error(capsys, model, tmp_path / "z.npy", tmp_path)
   (tmp_path / "w.npy").write_text("x")
-  assert "is no .npy file" in _error(
-    capsys, model, tmp_path / "w.npy", tmp_path)
+  assert "is no .npy file" in _error(capsys, model, tmp_path / "w.npy", tmp_path)
 
 
 def test_what_cannot_be_read_is_one_line(dense, table, tmp_path, capsys):
@@ -194,8 +202,7 @@ def test_what_cannot_be_read_is_one_line(dense, table, tmp_path, capsys):
   text.write_text("no image")
   assert "cannot be read as an image" in _error(capsys, dense, text, output)
   _picture(empty / "a.png", (1, 2, 3))
-  assert "--output is the folder of --input" in _error(
-    capsys, dense, empty, empty)
+  assert "--output is the folder of --input" in _error(capsys, dense, empty, empty)
   assert "There is no artefact" in _error(capsys, tmp_path, empty, output)
   for content, wanted in (
     ("age,pay\n1,2\n", "has no column job. Its first line must name"),

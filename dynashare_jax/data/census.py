@@ -102,9 +102,7 @@ def compat() -> dict[str, Any]:
   return {"census_columns": "corrected", "census_labels": "corrected"}
 
 
-def build(
-  config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int
-) -> types.Dataset:
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
   """Reads and encodes the data.
 
   Args:
@@ -131,9 +129,7 @@ def build(
     _refuse("config.data.encoding", config.encoding, ENCODINGS)
   train, other = columns_lib.read(data_dir, tuple(config.rows))
   halves = split_halves(other.rows, config.split_seed)
-  tables = dict(
-    zip(types.SPLITS, (train, *map(other.take, halves)), strict=True)
-  )
+  tables = dict(zip(types.SPLITS, (train, *map(other.take, halves)), strict=True))
   encoded = _encode(train, other, config, authors_columns)
   notes = encoded.notes
   if authors_labels and "education" in tasks:
@@ -141,8 +137,7 @@ def build(
   spec = types.DatasetSpec(
     name="census",
     tasks=tuple(
-      types.TaskSpec(name=task, kind="binary", classes=_TASKS[task][2])
-      for task in tasks
+      types.TaskSpec(name=task, kind="binary", classes=_TASKS[task][2]) for task in tasks
     ),
     input_kind="series" if encoded.table is None else "table",
     input_shape=encoded.shape,
@@ -158,9 +153,7 @@ def build(
   return types.Dataset(spec, splits.arrays, splits.source)
 
 
-def labels(
-  table: columns_lib.Table, task: str, authors: bool = False
-) -> Float[np.ndarray, " N"]:
+def labels(table: columns_lib.Table, task: str, authors: bool = False) -> Float[np.ndarray, " N"]:
   """Reads a task's labels, 0 or 1.
 
   Args:
@@ -189,9 +182,7 @@ def labels(
   return table.category(column, mapping, 0).astype(np.float32)
 
 
-def split_halves(
-  rows: int, seed: int
-) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"]]:
+def split_halves(rows: int, seed: int) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"]]:
   """Draws the rows of validation; the others are the test split.
 
   The draw equals `pandas.DataFrame.sample(frac=0.5, random_state=seed)`, which
@@ -226,9 +217,7 @@ class _Splits:
   def arrays(self, split: str) -> types.Batch:
     """Returns a whole split."""
     if split not in self._tables:
-      raise ValueError(
-        f"Unknown split '{split}'; census has {', '.join(self._tables)}."
-      )
+      raise ValueError(f"Unknown split '{split}'; census has {', '.join(self._tables)}.")
     if split not in self._batches:
       table, targets = self._tables[split], self._targets[split]
       self._batches[split] = types.Batch(
@@ -259,9 +248,7 @@ class _Rows(Sequence[types.Batch]):
   @overload
   def __getitem__(self, index: slice) -> Sequence[types.Batch]: ...
 
-  def __getitem__(
-    self, index: int | slice
-  ) -> types.Batch | Sequence[types.Batch]:
+  def __getitem__(self, index: int | slice) -> types.Batch | Sequence[types.Batch]:
     batch = self._batch
 
     def pick(arrays: Any) -> Any:
@@ -283,16 +270,12 @@ class _Encoded(NamedTuple):
 
 
 def _encode(
-  train: columns_lib.Table,
-  other: columns_lib.Table,
-  config: ConfigDict,
-  authors: bool,
+  train: columns_lib.Table, other: columns_lib.Table, config: ConfigDict, authors: bool
 ) -> _Encoded:
   """Fits the encoding that the configuration asks for."""
   weight = bool(config.instance_weight) or authors
   notes: tuple[str, ...] = (
-    "The household columns nearly give the marital status away, as in all"
-    " published results.",
+    "The household columns nearly give the marital status away, as in all published results.",
   )
   if weight:
     notes += ("The survey's sampling weight is one of the inputs.",)
@@ -308,11 +291,7 @@ def _encode(
     layouts = (encoding.corrected_layout(train, weight),) * 2
   train_encoder, other_encoder = map(encoding.OneHot, layouts)
   return _Encoded(
-    {
-      "train": train_encoder,
-      "validation": other_encoder,
-      "test": other_encoder,
-    },
+    {"train": train_encoder, "validation": other_encoder, "test": other_encoder},
     (len(layouts[0].features), 1),
     None,
     notes,
@@ -346,8 +325,7 @@ def _chosen_tasks(tasks: Sequence[str] | str) -> tuple[str, ...]:
       _refuse("config.data.tasks", task, TASKS)
   if not chosen or len(set(chosen)) < len(chosen):
     raise ValueError(
-      f"config.data.tasks is {chosen}; name one or more of {', '.join(TASKS)},"
-      " each once."
+      f"config.data.tasks is {chosen}; name one or more of {', '.join(TASKS)}, each once."
     )
   return tuple(task for task in TASKS if task in chosen)
 

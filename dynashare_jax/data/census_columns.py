@@ -125,8 +125,7 @@ class Table:
   def take(self, rows: Int[np.ndarray, " M"]) -> Table:
     """Returns a table of some rows, in the order asked for."""
     columns = {
-      name: Column(column.codes[rows], column.values)
-      for name, column in self.columns.items()
+      name: Column(column.codes[rows], column.values) for name, column in self.columns.items()
     }
     return Table(self.name, columns, self.numbers[rows], self.unit)
 
@@ -157,8 +156,7 @@ class Table:
     if len(bad):
       value = values[bad[0]]
       raise ValueError(
-        f"'{value}' is not a number ({self.place(column, value)}). Fetch the"
-        " file again or mend it."
+        f"'{value}' is not a number ({self.place(column, value)}). Fetch the file again or mend it."
       )
     return np.take(numbers, codes)
 
@@ -171,9 +169,7 @@ class Table:
     return tuple(sorted(used))
 
 
-def read(
-  data_dir: str | None, rows: Sequence[int] = ROWS
-) -> tuple[Table, Table]:
+def read(data_dir: str | None, rows: Sequence[int] = ROWS) -> tuple[Table, Table]:
   """Reads the training and the test file.
 
   `census_income_kdd.parquet` is taken where it lies, else `census-income.data`
@@ -194,8 +190,7 @@ def read(
   looked = f"{PARQUET}, or {' and '.join(RAW.values())} (each also with .gz)"
   if data_dir is None:
     raise FileNotFoundError(
-      f"The census data needs a folder with {looked}, and none is given. "
-      + _WHERE
+      f"The census data needs a folder with {looked}, and none is given. " + _WHERE
     )
   folder = pathlib.Path(data_dir).expanduser()
   parquet = folder / PARQUET
@@ -253,26 +248,20 @@ def _read_csv(path: pathlib.Path) -> Table:
   lines = []
   for numbers, rows in _chunks(path):
     lines.append(np.asarray(numbers, np.int32))
-    for column, vocabulary, parts in zip(
-      zip(*rows, strict=True), vocabularies, codes, strict=True
-    ):
+    for column, vocabulary, parts in zip(zip(*rows, strict=True), vocabularies, codes, strict=True):
       parts.append(_codes(column, vocabulary))
   columns = {
     name: Column(
       np.concatenate(parts) if parts else np.zeros(0, np.int32),
       tuple(value.strip() for value in vocabulary),
     )
-    for name, vocabulary, parts in zip(
-      COLUMNS, vocabularies, codes, strict=True
-    )
+    for name, vocabulary, parts in zip(COLUMNS, vocabularies, codes, strict=True)
   }
   where = np.concatenate(lines) if lines else np.zeros(0, np.int32)
   return Table(path.name, columns, where)
 
 
-def _codes(
-  column: Sequence[str], vocabulary: dict[str, int]
-) -> Int[np.ndarray, " n"]:
+def _codes(column: Sequence[str], vocabulary: dict[str, int]) -> Int[np.ndarray, " n"]:
   """Turns texts into codes; new ones are added to the vocabulary."""
   try:  # most columns bring nothing new after the first lines
     found = map(vocabulary.__getitem__, column)
@@ -283,9 +272,7 @@ def _codes(
     return _codes(column, vocabulary)
 
 
-def _chunks(
-  path: pathlib.Path,
-) -> Iterator[tuple[list[int], list[list[str]]]]:
+def _chunks(path: pathlib.Path) -> Iterator[tuple[list[int], list[list[str]]]]:
   """Yields line numbers and fields of some thousand lines at a time."""
   opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
   done = 0
@@ -335,8 +322,7 @@ def _read_parquet(path: pathlib.Path) -> dict[str, Table]:
   missing = [c for c in (*COLUMNS, "split") if c not in table.column_names]
   if missing:
     raise ValueError(
-      f"{path.name} has no column {', '.join(missing)}; it needs"
-      f" {', '.join(COLUMNS)} and split."
+      f"{path.name} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)} and split."
     )
   split = _arrow_column(table, "split")
   columns = {name: _arrow_column(table, name) for name in COLUMNS}
@@ -344,14 +330,10 @@ def _read_parquet(path: pathlib.Path) -> dict[str, Table]:
   unknown = set(split.values) - set(RAW)
   if unknown:
     raise ValueError(
-      f"{path.name}: column 'split' holds {sorted(unknown)}, only 'train' and"
-      " 'test' are known."
+      f"{path.name}: column 'split' holds {sorted(unknown)}, only 'train' and 'test' are known."
     )
   found = {value: code for code, value in enumerate(split.values)}
-  return {
-    name: whole.take(np.flatnonzero(split.codes == found.get(name, -1)))
-    for name in RAW
-  }
+  return {name: whole.take(np.flatnonzero(split.codes == found.get(name, -1))) for name in RAW}
 
 
 def _arrow_column(table: Any, name: str) -> Column:
@@ -362,6 +344,4 @@ def _arrow_column(table: Any, name: str) -> Column:
   if array.null_count:
     raise ValueError(f"Column '{name}' has {array.null_count} empty fields.")
   values = tuple(str(value).strip() for value in array.dictionary.to_pylist())
-  return Column(
-    array.indices.to_numpy(zero_copy_only=False).astype(np.int32), values
-  )
+  return Column(array.indices.to_numpy(zero_copy_only=False).astype(np.int32), values)

@@ -18,9 +18,7 @@ from dynashare_jax.data import census_columns as columns_lib
 # The authors scale `year` as a number and leave two code columns as they are.
 _AUTHORS_RAW = ("own_or_self", "vet_benefits")
 _AUTHORS_NUMERIC = tuple(
-  c
-  for c in columns_lib.COLUMNS
-  if c in (*columns_lib.NUMERIC, *_AUTHORS_RAW, "year")
+  c for c in columns_lib.COLUMNS if c in (*columns_lib.NUMERIC, *_AUTHORS_RAW, "year")
 )
 
 Range = tuple[float, float]
@@ -66,9 +64,7 @@ def fit_table(
   )
 
 
-def quantile_edges(
-  values: Float[np.ndarray, " N"], bins: int
-) -> tuple[float, ...]:
+def quantile_edges(values: Float[np.ndarray, " N"], bins: int) -> tuple[float, ...]:
   """Places bin edges at the quantiles of the values, without repeats.
 
   A value that alone would fill a bin is an edge of its own, and the other edges
@@ -95,24 +91,19 @@ def quantile_edges(
   return tuple(float(edge) for edge in edges)
 
 
-def corrected_layout(
-  train: columns_lib.Table, instance_weight: bool = True
-) -> Layout:
+def corrected_layout(train: columns_lib.Table, instance_weight: bool = True) -> Layout:
   """Fits a one-hot layout on the training file: numbers, then categories.
 
   A category that training lacks has no feature: all of its column are 0.
   """
   numeric = _numeric(instance_weight)
   return Layout(
-    tuple((c, None) for c in numeric)
-    + _one_hots(train, columns_lib.CATEGORICAL),
+    tuple((c, None) for c in numeric) + _one_hots(train, columns_lib.CATEGORICAL),
     {c: _min_max(train.number(c)) for c in numeric},
   )
 
 
-def authors_layouts(
-  train: columns_lib.Table, other: columns_lib.Table
-) -> tuple[Layout, Layout]:
+def authors_layouts(train: columns_lib.Table, other: columns_lib.Table) -> tuple[Layout, Layout]:
   """Gives the one-hot layouts of the authors' code for both files.
 
   Args:
@@ -126,9 +117,7 @@ def authors_layouts(
   test file has one that training lacks; here any number of missing ones come
   last, and categories unknown to training have no feature.
   """
-  categorical = tuple(
-    c for c in columns_lib.CATEGORICAL if c not in _AUTHORS_NUMERIC
-  )
+  categorical = tuple(c for c in columns_lib.CATEGORICAL if c not in _AUTHORS_NUMERIC)
   numbers = tuple((c, None) for c in _AUTHORS_NUMERIC)
   fitted = _one_hots(train, categorical)
   there = set(_one_hots(other, categorical))
@@ -137,14 +126,10 @@ def authors_layouts(
 
   def ranges(table: columns_lib.Table) -> dict[str, Range]:
     return {
-      c: (0.0, 1.0) if c in _AUTHORS_RAW else _min_max(table.number(c))
-      for c in _AUTHORS_NUMERIC
+      c: (0.0, 1.0) if c in _AUTHORS_RAW else _min_max(table.number(c)) for c in _AUTHORS_NUMERIC
     }
 
-  return (
-    Layout(numbers + fitted, ranges(train)),
-    Layout(numbers + shifted, ranges(other)),
-  )
+  return (Layout(numbers + fitted, ranges(train)), Layout(numbers + shifted, ranges(other)))
 
 
 def shifted_features(train: Layout, other: Layout) -> int:
@@ -155,14 +140,10 @@ def shifted_features(train: Layout, other: Layout) -> int:
 
 def _numeric(instance_weight: bool) -> tuple[str, ...]:
   """Returns the numeric columns, with or without the sampling weight."""
-  return tuple(
-    c for c in columns_lib.NUMERIC if instance_weight or c != "instance_weight"
-  )
+  return tuple(c for c in columns_lib.NUMERIC if instance_weight or c != "instance_weight")
 
 
-def _one_hots(
-  table: columns_lib.Table, names: Sequence[str]
-) -> tuple[tuple[str, str], ...]:
+def _one_hots(table: columns_lib.Table, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
   """Returns all categories of some columns that occur in a file."""
   return tuple((c, value) for c in names for value in table.categories(c))
 

@@ -48,16 +48,16 @@ def defaults() -> dict[str, Any]:
     in metres; 0 for no limit.
   """
   return {
-      **dense.defaults(),
-      "crop": (224, 224),
-      "tasks": ("segmentation", "depth"),
-      "weights": {"segmentation": 1.0, "depth": 20.0, "parts": 1.0},
-      "classes": 19,
-      "layout": "auto",
-      "height": 256,
-      "width": 512,
-      "depth": "disparity",
-      "farthest": 80.0,
+    **dense.defaults(),
+    "crop": (224, 224),
+    "tasks": ("segmentation", "depth"),
+    "weights": {"segmentation": 1.0, "depth": 20.0, "parts": 1.0},
+    "classes": 19,
+    "layout": "auto",
+    "height": 256,
+    "width": 512,
+    "depth": "disparity",
+    "farthest": 80.0,
   }
 
 
@@ -66,9 +66,7 @@ def compat() -> dict[str, Any]:
   return dense.compat()
 
 
-def build(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int
-) -> types.Dataset:
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
   """Finds the data set; pictures are read when they are asked for.
 
   Args:
@@ -100,41 +98,37 @@ def build(
   layout = _layout(config, data_dir, _fields(config, tasks), size)
   if "depth" in tasks and not layout.coded and config.depth != "disparity":
     raise ValueError(
-        f"config.data.depth is {config.depth!r}, but the layout {layout.name}"
-        " holds disparity without its scale: set it to disparity.")
+      f"config.data.depth is {config.depth!r}, but the layout {layout.name}"
+      " holds disparity without its scale: set it to disparity."
+    )
   table = cityscapes_labels.table(layout.labels, config.classes)
-  decode = Decode(tasks, tuple(table.tolist()), config.depth, layout.coded,
-                  float(config.farthest))
-  found = dense.Found(_told(layout), layout.keys, layout.read, decode,
-                      _notes(layout, tasks, config))
+  decode = Decode(tasks, tuple(table.tolist()), config.depth, layout.coded, float(config.farthest))
+  found = dense.Found(
+    _told(layout), layout.keys, layout.read, decode, _notes(layout, tasks, config)
+  )
   return dense.assemble("cityscapes", specs, found, config, compat)
 
 
-def original(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None
-) -> store.Original:
+def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
   """What `data.store` converts; see there."""
   del compat
   tasks, size = _chosen(config), dense_layouts.wanted_size(config)
   fields = _fields(config, tasks)
   layout = _layout(config, data_dir, fields, size)
   facts = {"labels": layout.labels, "coded": layout.coded}
-  return store.Original(_told(layout), layout.keys, layout.read, facts,
-                        ("image", *fields), size)
+  return store.Original(_told(layout), layout.keys, layout.read, facts, ("image", *fields), size)
 
 
 def _layout(
-    config: ConfigDict, data_dir: str | None, fields: tuple[str, ...],
-    size: tuple[int, int] | None
+  config: ConfigDict, data_dir: str | None, fields: tuple[str, ...], size: tuple[int, int] | None
 ) -> cityscapes_layouts.Layout:
   """The files, or a converted copy of them."""
   if data_dir and store.is_copy(data_dir):
     copy = store.open_copy(data_dir, "cityscapes", ("image", *fields), size)
     return cityscapes_layouts.Layout(
-        copy.layout, copy.keys, copy.read, copy.facts["labels"],
-        copy.facts["coded"])
-  return cityscapes_layouts.find(
-      data_dir, config.layout, fields, config.classes, size)
+      copy.layout, copy.keys, copy.read, copy.facts["labels"], copy.facts["coded"]
+    )
+  return cityscapes_layouts.find(data_dir, config.layout, fields, config.classes, size)
 
 
 def _told(layout: cityscapes_layouts.Layout) -> str:
@@ -159,9 +153,9 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
   """
   tasks = _chosen(config)
   size = dense_layouts.wanted_size(config) or cityscapes_layouts.SIZES.get(
-      config.layout, cityscapes_layouts.SIZES["mtan"])
-  return dense.outline("cityscapes", _specs(tasks, config, compat), size,
-                       _SIZES, config, compat)
+    config.layout, cityscapes_layouts.SIZES["mtan"]
+  )
+  return dense.outline("cityscapes", _specs(tasks, config, compat), size, _SIZES, config, compat)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,40 +182,36 @@ class Decode:
     Raises:
       ValueError: an id that is neither a class nor void.
     """
-    decoders = {"segmentation": self._segmentation, "depth": self._depth,
-                "parts": self._parts}
+    decoders = {"segmentation": self._segmentation, "depth": self._depth, "parts": self._parts}
     found = {task: decoders[task](fields) for task in self.tasks}
     return dense_layouts.example(fields["image"], found)
 
-  def _segmentation(
-      self, fields: Mapping[str, np.ndarray]
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def _segmentation(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     ids = fields["segmentation"].astype(np.int32)
     table = np.array(self.classes, np.int32)
     inside = (ids >= -1) & (ids < len(table))
     labels = np.where(inside, table[np.where(inside, ids, 0)], -2)
     if labels.min() < cityscapes_labels.VOID:
-      raise ValueError("its segmentation has the id"
-                       f" {ids[labels < cityscapes_labels.VOID][0]}, which is"
-                       " neither a class nor void.")
+      raise ValueError(
+        "its segmentation has the id"
+        f" {ids[labels < cityscapes_labels.VOID][0]}, which is"
+        " neither a class nor void."
+      )
     return labels, labels != cityscapes_labels.VOID
 
-  def _parts(
-      self, fields: Mapping[str, np.ndarray]
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def _parts(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     parts = fields["parts"].astype(np.int32)
     if self.coded:
       parts = cityscapes_labels.parts(parts)
     labels = np.where(parts == 255, cityscapes_labels.VOID, parts)
-    if not (labels.min() >= cityscapes_labels.VOID
-            and labels.max() < len(cityscapes_labels.PARTS)):
-      raise ValueError(f"its parts have ids {labels.min()} to {labels.max()};"
-                       f" known are -1 to {len(cityscapes_labels.PARTS) - 1}.")
+    if not (labels.min() >= cityscapes_labels.VOID and labels.max() < len(cityscapes_labels.PARTS)):
+      raise ValueError(
+        f"its parts have ids {labels.min()} to {labels.max()};"
+        f" known are -1 to {len(cityscapes_labels.PARTS) - 1}."
+      )
     return labels, labels != cityscapes_labels.VOID
 
-  def _depth(
-      self, fields: Mapping[str, np.ndarray]
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def _depth(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     stored = fields["depth"].astype(np.float32)
     if not self.coded:
       valid = np.isfinite(stored) & (stored > NEAREST)
@@ -242,8 +232,7 @@ class Decode:
 
 
 def _notes(
-    layout: cityscapes_layouts.Layout, tasks: tuple[str, ...],
-    config: ConfigDict
+  layout: cityscapes_layouts.Layout, tasks: tuple[str, ...], config: ConfigDict
 ) -> tuple[str, ...]:
   """What is worth telling of depth."""
   if "depth" not in tasks:
@@ -251,38 +240,39 @@ def _notes(
   if config.depth == "metres":
     limit = f", up to {config.farthest:g} m" if config.farthest else ""
     return (f"depth in metres: baseline times focal length / disparity{limit}",)
-  told = {"disparity": "the official 16-bit number / 65535",
-          "pixels": "in pixels of the picture"}[config.depth]
+  told = {"disparity": "the official 16-bit number / 65535", "pixels": "in pixels of the picture"}[
+    config.depth
+  ]
   if not layout.coded:
     told = "as the files hold it"
   return (f"depth is disparity, so inverse depth: {told}",)
 
 
 def _specs(
-    tasks: tuple[str, ...], config: ConfigDict, compat: ConfigDict
+  tasks: tuple[str, ...], config: ConfigDict, compat: ConfigDict
 ) -> tuple[types.TaskSpec, ...]:
   """How the rest of the house sees the tasks."""
   dense_layouts.one_of("config.data.depth", config.depth, tuple(DEPTHS))
   if not config.farthest >= 0:
-    raise ValueError("config.data.farthest must be at least 0, but is"
-                     f" {config.farthest}.")
+    raise ValueError(f"config.data.farthest must be at least 0, but is {config.farthest}.")
   if config.classes not in cityscapes_labels.CLASSES:
-    raise ValueError(f"config.data.classes is {config.classes}; it must be 19"
-                     " or 7.")
+    raise ValueError(f"config.data.classes is {config.classes}; it must be 19 or 7.")
   names = cityscapes_labels.CLASSES[config.classes]
   parts = cityscapes_labels.PARTS
   made = {
-      "segmentation": types.TaskSpec(
-          "segmentation", "segmentation", len(names), classes=names),
-      "depth": types.TaskSpec("depth", "depth", 1, unit=DEPTHS[config.depth],
-                              inverse=config.depth != "metres"),
-      "parts": types.TaskSpec(
-          "parts", "segmentation", len(parts), classes=parts)}
-  return tuple(dataclasses.replace(
-      made[task], weight=dense_layouts.weight(config, task),
-      metrics=compat.get("metrics", "pooled")) for task in tasks)
+    "segmentation": types.TaskSpec("segmentation", "segmentation", len(names), classes=names),
+    "depth": types.TaskSpec(
+      "depth", "depth", 1, unit=DEPTHS[config.depth], inverse=config.depth != "metres"
+    ),
+    "parts": types.TaskSpec("parts", "segmentation", len(parts), classes=parts),
+  }
+  return tuple(
+    dataclasses.replace(
+      made[task], weight=dense_layouts.weight(config, task), metrics=compat.get("metrics", "pooled")
+    )
+    for task in tasks
+  )
 
 
 def _chosen(config: ConfigDict) -> tuple[str, ...]:
-  return dense_layouts.chosen_tasks(
-      cityscapes_layouts.TITLE, tuple(config.tasks), TASKS)
+  return dense_layouts.chosen_tasks(cityscapes_layouts.TITLE, tuple(config.tasks), TASKS)

@@ -18,24 +18,81 @@ VOID = -1
 # train, motorcycle, bicycle.
 _V = VOID
 _TRAIN_IDS = (
-    _V, _V, _V, _V, _V, _V, _V, 0, 1, _V, _V, 2, 3, 4, _V, _V, _V, 5, _V, 6, 7,
-    8, 9, 10, 11, 12, 13, 14, 15, _V, _V, 16, 17, 18)
+  _V,
+  _V,
+  _V,
+  _V,
+  _V,
+  _V,
+  _V,
+  0,
+  1,
+  _V,
+  _V,
+  2,
+  3,
+  4,
+  _V,
+  _V,
+  _V,
+  5,
+  _V,
+  6,
+  7,
+  8,
+  9,
+  10,
+  11,
+  12,
+  13,
+  14,
+  15,
+  _V,
+  _V,
+  16,
+  17,
+  18,
+)
 # Of every train id its category, without void.
 _CATEGORIES = (0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 5, 6, 6, 6, 6, 6, 6)
 
 CLASSES = {
-    19: (
-        "road", "sidewalk", "building", "wall", "fence", "pole",
-        "traffic light", "traffic sign", "vegetation", "terrain", "sky",
-        "person", "rider", "car", "truck", "bus", "train", "motorcycle",
-        "bicycle"),
-    7: ("flat", "construction", "object", "nature", "sky", "human", "vehicle"),
+  19: (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+  ),
+  7: ("flat", "construction", "object", "nature", "sky", "human", "vehicle"),
 }
 
 PARTS = (
-    "background", "human torso", "human head", "human arms", "human legs",
-    "vehicle windows", "vehicle wheels", "vehicle lights",
-    "vehicle license plate", "vehicle chassis")
+  "background",
+  "human torso",
+  "human head",
+  "human arms",
+  "human legs",
+  "vehicle windows",
+  "vehicle wheels",
+  "vehicle lights",
+  "vehicle license plate",
+  "vehicle chassis",
+)
 _HUMANS = (24, 25)  # label ids of person, rider
 _VEHICLES = (26, 27, 28)  # of car, truck, bus
 
@@ -59,10 +116,8 @@ def table(stored: str, wanted: int) -> np.ndarray:
   if wanted not in CLASSES:
     raise ValueError(f"config.data.classes is {wanted}; it must be 19 or 7.")
   if stored == "categories" and wanted != 7:
-    raise ValueError("These labels tell only 7 classes apart: set"
-                     " config.data.classes to 7.")
-  known = _TRAIN_IDS if stored == "label ids" else tuple(
-      range(7 if stored == "categories" else 19))
+    raise ValueError("These labels tell only 7 classes apart: set config.data.classes to 7.")
+  known = _TRAIN_IDS if stored == "label ids" else tuple(range(7 if stored == "categories" else 19))
   if wanted == 7 and stored != "categories":
     known = tuple(VOID if i == VOID else _CATEGORIES[i] for i in known)
   classes = np.full(256, -2, np.int8)

@@ -61,9 +61,15 @@ def defaults() -> dict[str, Any]:
     jitter: of brightness, contrast and saturation, 0 for none.
   """
   return {
-      "validation": "train", "validation_share": 0.1, "split_seed": 0,
-      "augment": True, "crop": (321, 321), "scales": (0.5, 1.5),
-      "mirror": True, "jitter": 0.0}
+    "validation": "train",
+    "validation_share": 0.1,
+    "split_seed": 0,
+    "augment": True,
+    "crop": (321, 321),
+    "scales": (0.5, 1.5),
+    "mirror": True,
+    "jitter": 0.0,
+  }
 
 
 def compat() -> dict[str, Any]:
@@ -87,8 +93,11 @@ class Source(Sequence[types.Batch]):
   """
 
   def __init__(
-      self, keys: Sequence[str], read: Callable[[str], Fields],
-      decode: Callable[[Fields], types.Batch], shape: tuple[int, ...]
+    self,
+    keys: Sequence[str],
+    read: Callable[[str], Fields],
+    decode: Callable[[Fields], types.Batch],
+    shape: tuple[int, ...],
   ) -> None:
     """Checks nothing yet; every example must have inputs of `shape`."""
     self.keys = tuple(keys)
@@ -113,15 +122,15 @@ class Source(Sequence[types.Batch]):
       raise ValueError(f"Example {key!r}: {error}") from error
     if example.inputs.shape != self._shape:
       raise ValueError(
-          f"Example {key!r} is {_size(example.inputs.shape)}, the first one"
-          f" {_size(self._shape)}: all must have one size. Give"
-          " config.data.height and width, where the data set has them.")
+        f"Example {key!r} is {_size(example.inputs.shape)}, the first one"
+        f" {_size(self._shape)}: all must have one size. Give"
+        " config.data.height and width, where the data set has them."
+      )
     return example
 
 
 def assemble(
-    name: str, tasks: tuple[types.TaskSpec, ...], found: Found, config: Any,
-    switches: Any
+  name: str, tasks: tuple[types.TaskSpec, ...], found: Found, config: Any, switches: Any
 ) -> types.Dataset:
   """Makes a data set of what was found on disk.
 
@@ -141,22 +150,30 @@ def assemble(
   first = found.decode(found.read(keys["train"][0]))
   shape = first.inputs.shape
   if len(shape) != 3 or shape[2] != 3:
-    raise ValueError(f"{name}: the first picture has the shape {shape}; it must"
-                     " be [height, width, 3].")
-  sources = {split: Source(names, found.read, found.decode, shape)
-             for split, names in keys.items()}
+    raise ValueError(
+      f"{name}: the first picture has the shape {shape}; it must be [height, width, 3]."
+    )
+  sources = {split: Source(names, found.read, found.decode, shape) for split, names in keys.items()}
   augment = augmentation(tasks, config, switches)
   spec = types.DatasetSpec(
-      name, tasks, "image", shape, {s: len(k) for s, k in keys.items()},
-      notes=(f"found: {found.layout}", note, *found.notes),
-      crop=augment.crop if augment else None)
-  return types.Dataset(spec, _Arrays(sources), functools.partial(
-      _pick, sources), augment)
+    name,
+    tasks,
+    "image",
+    shape,
+    {s: len(k) for s, k in keys.items()},
+    notes=(f"found: {found.layout}", note, *found.notes),
+    crop=augment.crop if augment else None,
+  )
+  return types.Dataset(spec, _Arrays(sources), functools.partial(_pick, sources), augment)
 
 
 def outline(
-    name: str, tasks: tuple[types.TaskSpec, ...], size: tuple[int, int],
-    sizes: Mapping[str, int], config: Any, switches: Any
+  name: str,
+  tasks: tuple[types.TaskSpec, ...],
+  size: tuple[int, int],
+  sizes: Mapping[str, int],
+  config: Any,
+  switches: Any,
 ) -> types.DatasetSpec:
   """What is known of a data set before it is on disk.
 
@@ -177,29 +194,38 @@ def outline(
   keys, note = splits(numbers, config, switches.get("selection"))
   augment = augmentation(tasks, config, switches)
   return types.DatasetSpec(
-      name, tasks, "image", (*size, 3), {s: len(k) for s, k in keys.items()},
-      notes=("numbers of examples as published; nothing was read", note),
-      crop=augment.crop if augment else None)
+    name,
+    tasks,
+    "image",
+    (*size, 3),
+    {s: len(k) for s, k in keys.items()},
+    notes=("numbers of examples as published; nothing was read", note),
+    crop=augment.crop if augment else None,
+  )
 
 
 def augmentation(
-    tasks: tuple[types.TaskSpec, ...], config: Any, switches: Any
+  tasks: tuple[types.TaskSpec, ...], config: Any, switches: Any
 ) -> transforms.Augmentation | None:
   """The augmentation of `config.data`; None when it is switched off."""
   if not config.augment:
     return None
   for field in ("crop", "scales"):
     if len(config[field]) != 2:
-      raise ValueError(f"config.data.{field} must be two numbers, but is"
-                       f" {tuple(config[field])}.")
+      raise ValueError(f"config.data.{field} must be two numbers, but is {tuple(config[field])}.")
   return transforms.Augmentation(
-      tasks, tuple(config.crop), tuple(config.scales), bool(config.mirror),
-      float(config.jitter), switches.depth == "scaled",
-      switches.mirror == "negated")
+    tasks,
+    tuple(config.crop),
+    tuple(config.scales),
+    bool(config.mirror),
+    float(config.jitter),
+    switches.depth == "scaled",
+    switches.mirror == "negated",
+  )
 
 
 def splits(
-    keys: Mapping[str, Sequence[str]], config: Any, selection: str | None
+  keys: Mapping[str, Sequence[str]], config: Any, selection: str | None
 ) -> tuple[dict[str, tuple[str, ...]], str]:
   """Adds a validation split where there is no official one.
 
@@ -217,30 +243,38 @@ def splits(
   """
   train, test = tuple(keys.get("train", ())), tuple(keys.get("test", ()))
   if not train or not test:
-    raise ValueError(f"Training and test need examples; found {len(train)} and"
-                     f" {len(test)}.")
+    raise ValueError(f"Training and test need examples; found {len(train)} and {len(test)}.")
   if selection == "test":
-    return ({"train": train, "validation": test, "test": test},
-            "validation is the test split (compat.selection)")
+    return (
+      {"train": train, "validation": test, "test": test},
+      "validation is the test split (compat.selection)",
+    )
   if keys.get("validation"):
     validation = tuple(keys["validation"])
-    return ({"train": train, "validation": validation, "test": test},
-            "validation and test are the same examples" if validation == test
-            else "official validation split")
+    return (
+      {"train": train, "validation": validation, "test": test},
+      "validation and test are the same examples"
+      if validation == test
+      else "official validation split",
+    )
   if config.validation == "train":
-    rest, part = loader.halves(
-        len(train), config.split_seed, 1 - config.validation_share)
+    rest, part = loader.halves(len(train), config.split_seed, 1 - config.validation_share)
     note = f"validation: {len(part)} of {len(train)} training examples, seeded"
     chosen = tuple(train[i] for i in part)
-    return ({"train": tuple(train[i] for i in rest), "validation": chosen,
-             "test": test}, note)
+    return ({"train": tuple(train[i] for i in rest), "validation": chosen, "test": test}, note)
   if config.validation == "test":
     part, rest = loader.halves(len(test), config.split_seed, 0.5)
-    return ({"train": train, "validation": tuple(test[i] for i in part),
-             "test": tuple(test[i] for i in rest)},
-            f"validation: one half of the {len(test)} test examples, seeded")
-  raise ValueError(f"config.data.validation is {config.validation!r}; it must"
-                   " be 'train' or 'test'.")
+    return (
+      {
+        "train": train,
+        "validation": tuple(test[i] for i in part),
+        "test": tuple(test[i] for i in rest),
+      },
+      f"validation: one half of the {len(test)} test examples, seeded",
+    )
+  raise ValueError(
+    f"config.data.validation is {config.validation!r}; it must be 'train' or 'test'."
+  )
 
 
 class _Arrays:
@@ -255,27 +289,22 @@ class _Arrays:
     source = _pick(self._sources, split)
     with self._lock:
       if split not in self._kept:
-        self._kept[split] = loader.stack([source[i]
-                                          for i in range(len(source))])
+        self._kept[split] = loader.stack([source[i] for i in range(len(source))])
       return self._kept[split]
 
 
 def _pick(sources: Mapping[str, Source], split: str) -> Source:
   if split not in sources:
-    raise ValueError(f"There is no split {split!r}; choose one of"
-                     f" {', '.join(sources)}.")
+    raise ValueError(f"There is no split {split!r}; choose one of {', '.join(sources)}.")
   return sources[split]
 
 
 def _check_switches(switches: Any) -> None:
   """Refuses unknown values of the switches that are read here."""
-  for name, known in (("depth", ("scaled", "unscaled")),
-                      ("mirror", ("negated", "plain"))):
+  for name, known in (("depth", ("scaled", "unscaled")), ("mirror", ("negated", "plain"))):
     if switches[name] not in known:
-      raise ValueError(f"config.compat.{name} is {switches[name]!r}; it must be"
-                       f" one of {known}.")
+      raise ValueError(f"config.compat.{name} is {switches[name]!r}; it must be one of {known}.")
 
 
 def _size(shape: tuple[int, ...]) -> str:
   return " x ".join(map(str, shape[:2]))
-

@@ -18,9 +18,7 @@ from dynashare_jax import types
 from dynashare_jax.data import files
 
 
-def chosen_tasks(
-    title: str, tasks: Sequence[str], known: Sequence[str]
-) -> tuple[str, ...]:
+def chosen_tasks(title: str, tasks: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
   """The wanted tasks, checked.
 
   Args:
@@ -34,11 +32,13 @@ def chosen_tasks(
   for task in tasks:
     if task not in known:
       raise ValueError(
-          f"config.data.tasks has {task!r}; {title} has {', '.join(known)}."
-          f"{lookup.hint(task, known, 0.4)}")
+        f"config.data.tasks has {task!r}; {title} has {', '.join(known)}."
+        f"{lookup.hint(task, known, 0.4)}"
+      )
   if not tasks or len(set(tasks)) < len(tasks):
-    raise ValueError(f"config.data.tasks is {tuple(tasks)}; name one or more of"
-                     f" {', '.join(known)}, each once.")
+    raise ValueError(
+      f"config.data.tasks is {tuple(tasks)}; name one or more of {', '.join(known)}, each once."
+    )
   return tuple(tasks)
 
 
@@ -61,8 +61,10 @@ def wanted_size(config: Any) -> tuple[int, int] | None:
   """
   size = int(config.height), int(config.width)
   if min(size) < 0 or (min(size) == 0 < max(size)):
-    raise ValueError("config.data.height and width must both be at least 1, or"
-                     f" both 0 for the stored size; they are {size}.")
+    raise ValueError(
+      "config.data.height and width must both be at least 1, or"
+      f" both 0 for the stored size; they are {size}."
+    )
   return size if min(size) > 0 else None
 
 
@@ -78,14 +80,18 @@ def one_of(field: str, value: Any, known: Sequence[str]) -> str:
     ValueError: it is something else.
   """
   if value not in known:
-    raise ValueError(f"{field} is {value!r}; it must be one of"
-                     f" {', '.join(known)}.{lookup.hint(value, known, 0.4)}")
+    raise ValueError(
+      f"{field} is {value!r}; it must be one of {', '.join(known)}.{lookup.hint(value, known, 0.4)}"
+    )
   return str(value)
 
 
 def detect(
-    title: str, data_dir: str | None, layout: str,
-    marks: Mapping[str, Sequence[str]], explained: Mapping[str, str]
+  title: str,
+  data_dir: str | None,
+  layout: str,
+  marks: Mapping[str, Sequence[str]],
+  explained: Mapping[str, str],
 ) -> tuple[str, pathlib.Path]:
   """Tells which layout a folder holds.
 
@@ -104,47 +110,50 @@ def detect(
   """
   one_of("config.data.layout", layout, ("auto", *marks))
   known = " It must hold one of:" + "".join(
-      f"\n  {name}:\n      {text}" for name, text in explained.items())
+    f"\n  {name}:\n      {text}" for name, text in explained.items()
+  )
   if not data_dir:
-    raise ValueError(f"{title}: tell where it lies with config.data_dir."
-                     f"{known}")
+    raise ValueError(f"{title}: tell where it lies with config.data_dir.{known}")
   folder = pathlib.Path(data_dir)
   if not folder.is_dir():
     raise ValueError(f"{title}: there is no folder {data_dir}.{known}")
-  there = [name for name, patterns in marks.items()
-           if any(any(True for _ in folder.glob(p)) for p in patterns)]
+  there = [
+    name
+    for name, patterns in marks.items()
+    if any(any(True for _ in folder.glob(p)) for p in patterns)
+  ]
   if layout in there:
     return layout, folder
   if layout == "auto" and len(there) == 1:
     return there[0], folder
   if layout == "auto" and there:
-    raise ValueError(f"{title}: {folder} holds {' and '.join(there)}; choose"
-                     " one with config.data.layout.")
+    raise ValueError(
+      f"{title}: {folder} holds {' and '.join(there)}; choose one with config.data.layout."
+    )
   listed = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
   held = ", ".join(listed[:12]) + (", ..." if len(listed) > 12 else "")
   raise ValueError(
-      f"{title}: {folder} holds {held or 'nothing'}, which is not"
-      f" {'one of its layouts' if layout == 'auto' else layout}.{known}")
+    f"{title}: {folder} holds {held or 'nothing'}, which is not"
+    f" {'one of its layouts' if layout == 'auto' else layout}.{known}"
+  )
 
 
-def check_files(
-    title: str, folder: pathlib.Path, paths: Iterable[str]
-) -> None:
+def check_files(title: str, folder: pathlib.Path, paths: Iterable[str]) -> None:
   """Refuses a folder that lacks files.
 
   Raises:
     ValueError: tells how many are missing, and names the first.
   """
   wanted = list(paths)
-  missing = [path for path in wanted
-             if not os.path.isfile(os.path.join(folder, path))]
+  missing = [path for path in wanted if not os.path.isfile(os.path.join(folder, path))]
   if missing:
-    raise ValueError(f"{title}: {folder} lacks {len(missing)} of {len(wanted)}"
-                     f" files, first {missing[0]}.")
+    raise ValueError(
+      f"{title}: {folder} lacks {len(missing)} of {len(wanted)} files, first {missing[0]}."
+    )
 
 
 def read_lists(
-    path: pathlib.Path, names: Sequence[str], parts: Sequence[str]
+  path: pathlib.Path, names: Sequence[str], parts: Sequence[str]
 ) -> dict[str, tuple[tuple[str, ...], ...]]:
   """Reads AdaShare's lists of examples.
 
@@ -163,10 +172,14 @@ def read_lists(
   for name in names:
     entries = lists.get(name) if isinstance(lists, dict) else None
     if not isinstance(entries, list) or not all(
-        isinstance(entry, list) and len(entry) == len(parts)
-        and all(isinstance(part, str) for part in entry) for entry in entries):
-      raise ValueError(f"{path}: {name!r} must list, for every example, the"
-                       f" paths of {', '.join(parts)}.")
+      isinstance(entry, list)
+      and len(entry) == len(parts)
+      and all(isinstance(part, str) for part in entry)
+      for entry in entries
+    ):
+      raise ValueError(
+        f"{path}: {name!r} must list, for every example, the paths of {', '.join(parts)}."
+      )
   return {name: tuple(map(tuple, lists[name])) for name in names}
 
 
@@ -179,8 +192,7 @@ def plane(name: str, array: np.ndarray) -> np.ndarray:
   if array.ndim == 3 and array.shape[2] == 1:
     array = array[..., 0]
   if array.ndim != 2:
-    raise ValueError(f"its {name} has the shape {array.shape}; it must be"
-                     " [height, width].")
+    raise ValueError(f"its {name} has the shape {array.shape}; it must be [height, width].")
   return array
 
 
@@ -207,20 +219,18 @@ def photograph(array: np.ndarray) -> np.ndarray:
     ValueError: another shape or range.
   """
   if array.ndim != 3 or array.shape[2] != 3:
-    raise ValueError(f"its image has the shape {array.shape}; it must be"
-                     " [height, width, 3].")
+    raise ValueError(f"its image has the shape {array.shape}; it must be [height, width, 3].")
   if array.dtype == np.uint8:
     return array
-  if array.dtype.kind != "f" or not -1e-3 <= array.min() <= array.max() <= (
-      1.001):
-    raise ValueError("its image must be bytes, or floats of 0 to 1; it is"
-                     f" {array.dtype} of {array.min()} to {array.max()}.")
+  if array.dtype.kind != "f" or not -1e-3 <= array.min() <= array.max() <= (1.001):
+    raise ValueError(
+      "its image must be bytes, or floats of 0 to 1; it is"
+      f" {array.dtype} of {array.min()} to {array.max()}."
+    )
   return array.astype(np.float32, copy=False)
 
 
-def resized(
-    array: np.ndarray, size: tuple[int, int] | None, mixed: bool = False
-) -> np.ndarray:
+def resized(array: np.ndarray, size: tuple[int, int] | None, mixed: bool = False) -> np.ndarray:
   """Brings a field to a size.
 
   Args:
@@ -235,10 +245,17 @@ def resized(
     return files.resize_labels(array, size)
   if array.dtype == np.uint8:
     return files.resize_colour(array, size)
-  return np.stack([
-      np.asarray(Image.fromarray(np.ascontiguousarray(array[..., i])).resize(
-          (size[1], size[0]), Image.Resampling.BILINEAR))
-      for i in range(array.shape[2])], -1)
+  return np.stack(
+    [
+      np.asarray(
+        Image.fromarray(np.ascontiguousarray(array[..., i])).resize(
+          (size[1], size[0]), Image.Resampling.BILINEAR
+        )
+      )
+      for i in range(array.shape[2])
+    ],
+    -1,
+  )
 
 
 def pixels(image: np.ndarray) -> np.ndarray:
@@ -256,13 +273,12 @@ def same_size(fields: Mapping[str, np.ndarray]) -> None:
   """
   shapes = {name: array.shape[:2] for name, array in fields.items()}
   if len(set(shapes.values())) > 1:
-    raise ValueError(f"its parts differ in size: {shapes}; bring them to one"
-                     " with config.data.height and width.")
+    raise ValueError(
+      f"its parts differ in size: {shapes}; bring them to one with config.data.height and width."
+    )
 
 
-def example(
-    image: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]
-) -> types.Batch:
+def example(image: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> types.Batch:
   """An example of its decoded parts.
 
   Args:
@@ -270,5 +286,8 @@ def example(
     found: task -> label and where it is valid.
   """
   return types.Batch(
-      pixels(image), {task: label for task, (label, _) in found.items()},
-      {task: valid for task, (_, valid) in found.items()}, np.ones((), bool))
+    pixels(image),
+    {task: label for task, (label, _) in found.items()},
+    {task: valid for task, (_, valid) in found.items()},
+    np.ones((), bool),
+  )

@@ -28,8 +28,9 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
   """
   try:
     with Image.open(path) as picture:
-      wanted = {"RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LA": "L",
-                "1": "L"}.get(picture.mode, picture.mode)
+      wanted = {"RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LA": "L", "1": "L"}.get(
+        picture.mode, picture.mode
+      )
       array = np.asarray(picture.convert(wanted))
   except (OSError, SyntaxError, Image.DecompressionBombError) as error:
     raise _unreadable(path, error) from error
@@ -76,9 +77,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     raise _unreadable(path, error) from error
 
 
-def resize_colour(
-    image: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
+def resize_colour(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes a photograph bilinearly; when it shrinks, over all its pixels.
 
   Args:
@@ -88,8 +87,7 @@ def resize_colour(
   if image.shape[:2] == tuple(size):
     return image
   picture = Image.fromarray(image)
-  return np.asarray(picture.resize((size[1], size[0]),
-                                   Image.Resampling.BILINEAR))
+  return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -97,14 +95,13 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   if labels.shape[:2] == tuple(size):
     return labels
   rows, columns = (
-      np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64),
-                 old - 1) for old, new in zip(labels.shape[:2], size,
-                                              strict=True))
+    np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1)
+    for old, new in zip(labels.shape[:2], size, strict=True)
+  )
   return labels[rows][:, columns]
 
 
 def _unreadable(path: Any, error: Exception) -> ValueError:
   if isinstance(error, FileNotFoundError):
     return ValueError(f"There is no file {os.fspath(path)}.")
-  return ValueError(f"Cannot read {os.fspath(path)}"
-                    f" ({type(error).__name__}: {error}).")
+  return ValueError(f"Cannot read {os.fspath(path)} ({type(error).__name__}: {error}).")

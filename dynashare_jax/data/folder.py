@@ -33,8 +33,7 @@ def defaults() -> dict[str, Any]:
     names of those to train on, in order; none means all. height, width: of all
     pictures and labels; 0 as stored.
   """
-  return {**dense.defaults(), "file": "dataset.yaml", "tasks": (),
-          "height": 0, "width": 0}
+  return {**dense.defaults(), "file": "dataset.yaml", "tasks": (), "height": 0, "width": 0}
 
 
 def compat() -> dict[str, Any]:
@@ -42,9 +41,7 @@ def compat() -> dict[str, Any]:
   return dense.compat()
 
 
-def build(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int
-) -> types.Dataset:
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
   """Finds the pictures; they are read when they are asked for.
 
   Args:
@@ -66,28 +63,26 @@ def build(
   del seed
   original, tasks = _find(config, data_dir)
   metrics = compat.get("metrics", "pooled")
-  found = dense.Found(original.layout, original.keys, original.read,
-                      folder_decode.Decode(tasks))
-  return dense.assemble(NAME, tuple(_spec(t, metrics) for t in tasks), found,
-                        config, compat)
+  found = dense.Found(original.layout, original.keys, original.read, folder_decode.Decode(tasks))
+  return dense.assemble(NAME, tuple(_spec(t, metrics) for t in tasks), found, config, compat)
 
 
-def original(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None
-) -> store.Original:
+def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
   """What `data.store` converts; see there."""
   del compat
   return _find(config, data_dir)[0]
 
 
 def _find(
-    config: ConfigDict, data_dir: str | None
+  config: ConfigDict, data_dir: str | None
 ) -> tuple[store.Original, tuple[folder_description.Task, ...]]:
   """The files, or a converted copy of them, and the tasks that are wanted."""
   if not data_dir:
-    raise ValueError("folder: tell with config.data_dir where the folder with"
-                     f" {config.file} lies. For example:"
-                     f"{folder_description.EXAMPLE}")
+    raise ValueError(
+      "folder: tell with config.data_dir where the folder with"
+      f" {config.file} lies. For example:"
+      f"{folder_description.EXAMPLE}"
+    )
   size = dense_layouts.wanted_size(config)
   there = store.is_copy(data_dir)
   path = os.path.join(data_dir, store.MARKER if there else config.file)
@@ -103,14 +98,16 @@ def _find(
   reader, keys = _scan(parsed, tasks, size, os.path.dirname(path))
   title = f"{parsed.name}, " if parsed.name else ""
   counts = ", ".join(f"{len(k)} {s}" for s, k in keys.items())
-  return store.Original(f"{title}{path} ({counts})", keys, reader, raw,
-                        ("image", *names), size), tasks
+  return store.Original(
+    f"{title}{path} ({counts})", keys, reader, raw, ("image", *names), size
+  ), tasks
 
 
 def _scan(
-    parsed: folder_description.Description,
-    tasks: tuple[folder_description.Task, ...],
-    size: tuple[int, int] | None, folder: str
+  parsed: folder_description.Description,
+  tasks: tuple[folder_description.Task, ...],
+  size: tuple[int, int] | None,
+  folder: str,
 ) -> tuple[folder_files.Reader, dict[str, tuple[str, ...]]]:
   """Finds all pictures; looks that every task has a label somewhere."""
   where = parsed.where
@@ -122,8 +119,9 @@ def _scan(
     unknown = set(pattern.wildcards) - set(pictures.wildcards)
     if unknown:
       raise ValueError(
-          f"{place}.labels: {{{min(unknown)}}} is not in pictures, which has"
-          f" {', '.join(f'{{{w}}}' for w in pictures.wildcards)}.")
+        f"{place}.labels: {{{min(unknown)}}} is not in pictures, which has"
+        f" {', '.join(f'{{{w}}}' for w in pictures.wildcards)}."
+      )
     labels[task.name] = pattern
     try:
       surface_normals.read_axes(task.axes)
@@ -136,28 +134,37 @@ def _scan(
   for name in labels:
     if not any(reader.has(name, key) for key in used):
       raise ValueError(
-          f"{where}: tasks.{name}.labels: none of the {len(used)} examples has"
-          f" a label; that of {used[0]!r} should be"
-          f" {os.path.join(parsed.root, reader.expected(name, used[0]))}.")
+        f"{where}: tasks.{name}.labels: none of the {len(used)} examples has"
+        f" a label; that of {used[0]!r} should be"
+        f" {os.path.join(parsed.root, reader.expected(name, used[0]))}."
+      )
   return reader, keys
 
 
 def _chosen(
-    parsed: folder_description.Description, names: tuple[str, ...]
+  parsed: folder_description.Description, names: tuple[str, ...]
 ) -> tuple[folder_description.Task, ...]:
   """The tasks that are wanted."""
   known = {task.name: task for task in parsed.tasks}
   for name in names:
     if name not in known:
       raise ValueError(
-          f"config.data.tasks has {name!r}; {parsed.where} has"
-          f" {', '.join(known)}.{lookup.hint(name, known, 0.4)}")
+        f"config.data.tasks has {name!r}; {parsed.where} has"
+        f" {', '.join(known)}.{lookup.hint(name, known, 0.4)}"
+      )
   if len(set(names)) < len(names):
     raise ValueError(f"config.data.tasks names a task twice: {names}.")
   return tuple(known[name] for name in names or known)
 
 
 def _spec(task: folder_description.Task, metrics: str) -> types.TaskSpec:
-  return types.TaskSpec(task.name, task.kind, task.outputs, task.weight,
-                        task.classes, task.unit, inverse=task.inverse,
-                        metrics=metrics)
+  return types.TaskSpec(
+    task.name,
+    task.kind,
+    task.outputs,
+    task.weight,
+    task.classes,
+    task.unit,
+    inverse=task.inverse,
+    metrics=metrics,
+  )

@@ -58,30 +58,25 @@ def _inputs(image: np.ndarray) -> np.ndarray:
   if image.ndim == 2:
     image = np.repeat(image[..., None], 3, -1)
   if image.ndim != 3 or image.shape[2] != 3:
-    raise ValueError(f"its picture has the shape {image.shape}; it must be"
-                     " [height, width, 3].")
+    raise ValueError(f"its picture has the shape {image.shape}; it must be [height, width, 3].")
   if image.dtype == np.uint8:
     return image.astype(np.float32) / np.float32(255)
   if image.dtype.kind != "f":
-    raise ValueError(f"its picture is {image.dtype}; it must be uint8, or"
-                     " floats in 0..1.")
+    raise ValueError(f"its picture is {image.dtype}; it must be uint8, or floats in 0..1.")
   return image.astype(np.float32)
 
 
-def _absent(
-    task: folder_description.Task, size: tuple[int, ...]
-) -> np.ndarray:
+def _absent(task: folder_description.Task, size: tuple[int, ...]) -> np.ndarray:
   """Values for an example without a label; never used, but finite."""
   if task.kind == "segmentation":
     return np.zeros(size, np.int32)
   if task.kind == "normals":
     return np.broadcast_to(_NONE, (*size, 3)).copy()
-  return np.zeros((*size, task.outputs) if task.outputs > 1 else size,
-                  np.float32)
+  return np.zeros((*size, task.outputs) if task.outputs > 1 else size, np.float32)
 
 
 def _checked(
-    task: folder_description.Task, stored: np.ndarray, size: tuple[int, ...]
+  task: folder_description.Task, stored: np.ndarray, size: tuple[int, ...]
 ) -> np.ndarray:
   """The stored array, in the shape that its task needs.
 
@@ -90,29 +85,35 @@ def _checked(
   """
   if stored.shape[:2] != size:
     raise ValueError(
-        f"its {task.name} is {' x '.join(map(str, stored.shape[:2]))}, its"
-        f" picture {' x '.join(map(str, size))}. Give config.data.height and"
-        " width.")
+      f"its {task.name} is {' x '.join(map(str, stored.shape[:2]))}, its"
+      f" picture {' x '.join(map(str, size))}. Give config.data.height and"
+      " width."
+    )
   channels = stored.shape[2] if stored.ndim == 3 else 1
   if task.channels:
     if stored.ndim != 3 or channels != len(task.channels):
-      raise ValueError(f"its {task.name} has {channels} channels, but"
-                       f" {len(task.channels)} factors (tasks.{task.name}"
-                       ".channels).")
-    parts = (stored[..., i].astype(np.float64) * factor
-             for i, factor in enumerate(task.channels) if factor)
+      raise ValueError(
+        f"its {task.name} has {channels} channels, but"
+        f" {len(task.channels)} factors (tasks.{task.name}"
+        ".channels)."
+      )
+    parts = (
+      stored[..., i].astype(np.float64) * factor for i, factor in enumerate(task.channels) if factor
+    )
     return sum(parts, np.zeros(size))
   wanted = 1 if task.kind == "segmentation" else task.outputs
   if channels != wanted:
-    several = (f" Tell with tasks.{task.name}.channels how they make one number"
-               if wanted == 1 else "")
-    raise ValueError(f"its {task.name} has {channels} channels, not {wanted}."
-                     f"{several}".rstrip(".") + ".")
+    several = (
+      f" Tell with tasks.{task.name}.channels how they make one number" if wanted == 1 else ""
+    )
+    raise ValueError(
+      f"its {task.name} has {channels} channels, not {wanted}.{several}".rstrip(".") + "."
+    )
   return stored
 
 
 def _segmentation(
-    task: folder_description.Task, stored: np.ndarray
+  task: folder_description.Task, stored: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   if stored.dtype.kind in "fb":
     with np.errstate(invalid="ignore"):
@@ -128,12 +129,12 @@ def _segmentation(
   wrong = classes == _UNKNOWN
   if wrong.any():
     if task.unmapped == "error":
-      known = (f"{len(task.ids)} of its map" if task.ids is not None else
-               f"0 to {task.outputs - 1}")
+      known = f"{len(task.ids)} of its map" if task.ids is not None else f"0 to {task.outputs - 1}"
       values = ", ".join(map(str, np.unique(stored[wrong])[:5]))
       raise ValueError(
-          f"its {task.name} has the ids {values}; known are {known}. Add them"
-          f" to tasks.{task.name}.ignore or map, or say unmapped: ignore.")
+        f"its {task.name} has the ids {values}; known are {known}. Add them"
+        f" to tasks.{task.name}.ignore or map, or say unmapped: ignore."
+      )
     valid &= ~wrong
   return np.where(valid, classes, np.int32(0)), valid
 
@@ -144,9 +145,7 @@ def _table(task: folder_description.Task) -> np.ndarray:
   return _classes(task, np.arange(256))
 
 
-def _classes(
-    task: folder_description.Task, stored: np.ndarray
-) -> np.ndarray:
+def _classes(task: folder_description.Task, stored: np.ndarray) -> np.ndarray:
   """Class of every id; `_UNKNOWN` or `_IGNORED` where there is none."""
   ids = stored.astype(np.int64)
   if task.ids is None:
@@ -161,9 +160,7 @@ def _classes(
   return classes.astype(np.int32)
 
 
-def _numbers(
-    task: folder_description.Task, stored: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _numbers(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Depths and other numbers: offset + scale * stored."""
   values = stored.astype(np.float64)
   if task.scale is not None:
@@ -183,9 +180,7 @@ def _numbers(
   return np.where(valid[..., None], values, 0).astype(np.float32), valid
 
 
-def _normals(
-    task: folder_description.Task, stored: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _normals(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   scale, offset = task.scale, task.offset
   if scale is None and offset is None and stored.dtype.kind in "iu":
     scale, offset = 2.0 / np.iinfo(stored.dtype).max, -1.0
@@ -196,13 +191,16 @@ def _normals(
   parts = [stored[..., i].astype(np.float32) * factor + start for i in range(3)]
   valid = np.logical_and.reduce([np.isfinite(p) for p in parts])
   for value in task.ignore:
-    valid &= ~np.logical_and.reduce([stored[..., i] == value
-                                     for i in range(3)])
+    valid &= ~np.logical_and.reduce([stored[..., i] == value for i in range(3)])
   parts = [np.where(valid, p, np.float32(0)) for p in parts]
   normals, valid = surface_normals.unit(parts, valid)
   turned = surface_normals.read_axes(task.axes)(normals)
   return np.where(valid[..., None], turned, _NONE), valid
 
 
-_DECODERS = {"segmentation": _segmentation, "depth": _numbers,
-             "normals": _normals, "regression": _numbers}
+_DECODERS = {
+  "segmentation": _segmentation,
+  "depth": _numbers,
+  "normals": _normals,
+  "regression": _numbers,
+}

@@ -26,10 +26,10 @@ _TOP = ("name", "root", "pictures", "tasks", "splits")
 _EVERY = ("kind", "labels", "weight", "ignore")
 _NUMBERS = ("channels", "scale", "offset", "range", "unit")
 _KEYS = {
-    "segmentation": (*_EVERY, "classes", "map", "unmapped", "channels"),
-    "depth": (*_EVERY, *_NUMBERS, "inverse"),
-    "normals": (*_EVERY, "scale", "offset", "axes"),
-    "regression": (*_EVERY, *_NUMBERS, "outputs"),
+  "segmentation": (*_EVERY, "classes", "map", "unmapped", "channels"),
+  "depth": (*_EVERY, *_NUMBERS, "inverse"),
+  "normals": (*_EVERY, "scale", "offset", "axes"),
+  "regression": (*_EVERY, *_NUMBERS, "outputs"),
 }
 _SPLITS = (*types.SPLITS, "seed", "overlap")
 
@@ -108,16 +108,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
   """
   file = pathlib.Path(path)
   if not file.is_file():
-    raise ValueError(f"There is no file {file} that describes the data set. For"
-                     f" example:{EXAMPLE}")
+    raise ValueError(f"There is no file {file} that describes the data set. For example:{EXAMPLE}")
   try:
     found = yaml.safe_load(file.read_text(encoding="utf-8"))
   except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}."
-                     ) from error
+    raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
   if not isinstance(found, dict):
-    raise ValueError(f"{file} must hold the keys {', '.join(_TOP)}. For"
-                     f" example:{EXAMPLE}")
+    raise ValueError(f"{file} must hold the keys {', '.join(_TOP)}. For example:{EXAMPLE}")
   return found
 
 
@@ -138,8 +135,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
   names = tuple(tasks.raw)
   for name in names:
     if not str(name).isidentifier() or name == "image":
-      raise tasks.refusal(name, "a task's name has letters, digits and _, and"
-                          " is not 'image'")
+      raise tasks.refusal(name, "a task's name has letters, digits and _, and is not 'image'")
   splits = part.mapping("splits")
   splits.check_keys(_SPLITS)
   for needed in ("train", "test"):
@@ -147,10 +143,15 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
       raise splits.refusal(needed, "is missing; train and test are needed")
   root = pathlib.Path(folder) / part.text("root", ".")
   return Description(
-      where, part.text("name", ""), str(root), part.text("pictures"),
-      tuple(_task(tasks.mapping(name), str(name)) for name in names),
-      {s: _members(splits, s) for s in types.SPLITS if s in splits.raw},
-      int(splits.number("seed", 0)), splits.choice("overlap", (False, True)))
+    where,
+    part.text("name", ""),
+    str(root),
+    part.text("pictures"),
+    tuple(_task(tasks.mapping(name), str(name)) for name in names),
+    {s: _members(splits, s) for s in types.SPLITS if s in splits.raw},
+    int(splits.number("seed", 0)),
+    splits.choice("overlap", (False, True)),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,14 +172,14 @@ class _Part:
     for key in self.raw:
       if key not in known:
         raise ValueError(
-            f"{self.file}: {self._path(key)} is unknown{of}."
-            f"{lookup.hint(key, known)} Known are {', '.join(known)}.")
+          f"{self.file}: {self._path(key)} is unknown{of}."
+          f"{lookup.hint(key, known)} Known are {', '.join(known)}."
+        )
 
   def mapping(self, key: str) -> _Part:
     value = self.raw.get(key)
     if not isinstance(value, dict) or not value:
-      raise self.refusal(key, "must be a mapping with at least one key, but is"
-                         f" {_shown(value)}")
+      raise self.refusal(key, f"must be a mapping with at least one key, but is {_shown(value)}")
     return _Part(dict(value), self.file, self._path(key))
 
   def text(self, key: str, default: str | None = None) -> str:
@@ -198,23 +199,21 @@ class _Part:
     value = self.raw.get(key, [])
     if count is None and _number(value) is not None:
       value = [value]
-    found = ([_number(v) for v in value]
-             if isinstance(value, list | tuple) else [None])
+    found = [_number(v) for v in value] if isinstance(value, list | tuple) else [None]
     good = tuple(number for number in found if number is not None)
     if len(good) < len(found):
-      raise self.refusal(key, "must be a list of numbers, but is"
-                         f" {_shown(value)}")
+      raise self.refusal(key, f"must be a list of numbers, but is {_shown(value)}")
     if key in self.raw and count not in (None, len(good)):
       raise self.refusal(key, f"must have {count} numbers, but has {len(good)}")
     return good
 
   def choice(self, key: str, allowed: Sequence[Any]) -> Any:
     value = self.raw.get(key, allowed[0])
-    if not any(value is a or (value == a and isinstance(a, str))
-               for a in allowed):
+    if not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
       names = [str(a).lower() if isinstance(a, bool) else a for a in allowed]
-      raise self.refusal(key, f"must be one of {', '.join(names)}, but is"
-                         f" {_shown(value)}", lookup.hint(value, names))
+      raise self.refusal(
+        key, f"must be one of {', '.join(names)}, but is {_shown(value)}", lookup.hint(value, names)
+      )
     return value
 
 
@@ -230,27 +229,37 @@ def _task(part: _Part, name: str) -> Task:
   classes, outputs = _classes(part, kind)
   limits = part.numbers("range", 2) or (-math.inf, math.inf)
   if limits[0] > limits[1]:
-    raise part.refusal("range", f"must be [lowest, highest], but is"
-                       f" {list(limits)}")
+    raise part.refusal("range", f"must be [lowest, highest], but is {list(limits)}")
   channels = part.numbers("channels")
   if channels and kind == "regression" and outputs > 1:
-    raise part.refusal("channels", "make one number of several; leave them or"
-                       " outputs out")
-  scale, offset = (part.number(key, 0.0) if key in part.raw else None
-                   for key in ("scale", "offset"))
+    raise part.refusal("channels", "make one number of several; leave them or outputs out")
+  scale, offset = (
+    part.number(key, 0.0) if key in part.raw else None for key in ("scale", "offset")
+  )
   if scale == 0:
     raise part.refusal("scale", "must not be 0")
   inverse = part.raw.get("inverse", False)
   if not isinstance(inverse, bool):
-    raise part.refusal("inverse", f"must be true or false, but is"
-                       f" {_shown(inverse)}")
+    raise part.refusal("inverse", f"must be true or false, but is {_shown(inverse)}")
   metres = kind == "depth" and not inverse
   return Task(
-      name, kind, part.text("labels"), weight, classes, outputs,
-      part.text("unit", "m" if metres else ""),
-      part.numbers("ignore"), _ids(part, classes, outputs),
-      part.choice("unmapped", ("error", "ignore")), channels, scale, offset,
-      (limits[0], limits[1]), part.text("axes", Task.axes), inverse)
+    name,
+    kind,
+    part.text("labels"),
+    weight,
+    classes,
+    outputs,
+    part.text("unit", "m" if metres else ""),
+    part.numbers("ignore"),
+    _ids(part, classes, outputs),
+    part.choice("unmapped", ("error", "ignore")),
+    channels,
+    scale,
+    offset,
+    (limits[0], limits[1]),
+    part.text("axes", Task.axes),
+    inverse,
+  )
 
 
 def _classes(part: _Part, kind: str) -> tuple[tuple[str, ...], int]:
@@ -258,22 +267,24 @@ def _classes(part: _Part, kind: str) -> tuple[tuple[str, ...], int]:
   if kind != "segmentation":
     outputs = part.number("outputs", 3 if kind == "normals" else 1)
     if outputs < 1 or outputs != int(outputs):
-      raise part.refusal("outputs", "must be a whole number of at least 1, but"
-                         f" is {outputs:g}")
+      raise part.refusal("outputs", f"must be a whole number of at least 1, but is {outputs:g}")
     return (), int(outputs)
   value = part.raw.get("classes")
   if isinstance(value, int) and not isinstance(value, bool) and value > 1:
     return (), value
-  if (isinstance(value, list | tuple) and 1 < len(value) == len(set(value))
-      and all(isinstance(v, str) for v in value)):
+  if (
+    isinstance(value, list | tuple)
+    and 1 < len(value) == len(set(value))
+    and all(isinstance(v, str) for v in value)
+  ):
     return tuple(value), len(value)
-  raise part.refusal("classes", "must be their number or a list of different"
-                     f" names, at least 2, but is {_shown(value)}")
+  raise part.refusal(
+    "classes",
+    f"must be their number or a list of different names, at least 2, but is {_shown(value)}",
+  )
 
 
-def _ids(
-    part: _Part, classes: tuple[str, ...], outputs: int
-) -> tuple[tuple[int, int], ...] | None:
+def _ids(part: _Part, classes: tuple[str, ...], outputs: int) -> tuple[tuple[int, int], ...] | None:
   """Stored ids with their classes, given by number or name."""
   if "map" not in part.raw:
     return None
@@ -283,14 +294,16 @@ def _ids(
     try:
       stored = int(key)
     except (TypeError, ValueError) as error:
-      raise found.refusal(key, "is no whole number; write {stored id: class}"
-                          ) from error
+      raise found.refusal(key, "is no whole number; write {stored id: class}") from error
     place = classes.index(value) if value in classes else value
-    if (not isinstance(place, int) or isinstance(place, bool)
-        or not 0 <= place < outputs):
-      raise found.refusal(key, f"must be a class from 0 to {outputs - 1}"
-                          f"{' or its name' if classes else ''}, but is"
-                          f" {_shown(value)}", lookup.hint(value, classes))
+    if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < outputs:
+      raise found.refusal(
+        key,
+        f"must be a class from 0 to {outputs - 1}"
+        f"{' or its name' if classes else ''}, but is"
+        f" {_shown(value)}",
+        lookup.hint(value, classes),
+      )
     pairs.append((stored, place))
   return tuple(pairs)
 
@@ -301,8 +314,7 @@ def _members(part: _Part, split: str) -> float | str | tuple[str, ...]:
   share = None if isinstance(value, str) else _number(value)
   if share is not None:
     if not 0 < share <= 1:
-      raise part.refusal(split, "a share lies above 0 and at most at 1, but is"
-                         f" {share:g}")
+      raise part.refusal(split, f"a share lies above 0 and at most at 1, but is {share:g}")
     return share
   if isinstance(value, str) and value:
     return value
@@ -310,10 +322,13 @@ def _members(part: _Part, split: str) -> float | str | tuple[str, ...]:
     wrong = [v for v in value if not isinstance(v, str)]
     if not wrong:
       return tuple(value)
-    raise part.refusal(split, f"names must be texts, but one is"
-                       f" {_shown(wrong[0])}: put it in quotes")
-  raise part.refusal(split, "must be a share as 0.8, a pattern, a text file or"
-                     f" a list of names, but is {_shown(value)}")
+    raise part.refusal(
+      split, f"names must be texts, but one is {_shown(wrong[0])}: put it in quotes"
+    )
+  raise part.refusal(
+    split,
+    f"must be a share as 0.8, a pattern, a text file or a list of names, but is {_shown(value)}",
+  )
 
 
 def _number(value: Any) -> float | None:

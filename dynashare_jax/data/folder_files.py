@@ -44,8 +44,7 @@ class Pattern:
       raise ValueError(f"{where}: {text!r} must be a path below the root.")
     bare = _WILDCARD.sub("", text)
     if "{" in bare or "}" in bare or "" in _WILDCARD.findall(text):
-      raise ValueError(f"{where}: {text!r}: braces must hold a name, as in"
-                       " {name}.")
+      raise ValueError(f"{where}: {text!r}: braces must hold a name, as in {{name}}.")
     text = "/".join(parts)
     if "{" not in text:
       return cls(f"{text}/{{name}}", True)
@@ -80,7 +79,7 @@ class Pattern:
       for path in _files_below(root, folder):
         stem, ending = os.path.splitext(path)
         if ending.lower() in ENDINGS:
-          yield path, {"name": stem[len(folder) + 1:]}
+          yield path, {"name": stem[len(folder) + 1 :]}
       return
     text = self.text + (r"{}" if self._open else "")
     yield from _descend(root, "", text.split("/"), {})
@@ -96,7 +95,7 @@ def _files_below(root: str, folder: str) -> Iterator[str]:
 
 
 def _descend(
-    root: str, base: str, parts: Sequence[str], values: dict[str, str]
+  root: str, base: str, parts: Sequence[str], values: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
   """Matches one level of folders after the other."""
   part, *rest = parts
@@ -124,7 +123,7 @@ def _expression(part: str, known: Mapping[str, str]) -> re.Pattern[str]:
   """What a part of a path looks like; a wildcard is the same everywhere."""
   pieces, seen, end = [], set(known), 0
   for match in _WILDCARD.finditer(part):
-    pieces.append(re.escape(part[end:match.start()]))
+    pieces.append(re.escape(part[end : match.start()]))
     end, name = match.end(), match[1]
     if not name:
       pieces.append("(?i:" + "|".join(map(re.escape, ENDINGS)) + ")")
@@ -136,9 +135,7 @@ def _expression(part: str, known: Mapping[str, str]) -> re.Pattern[str]:
   return re.compile("".join(pieces) + re.escape(part[end:]))
 
 
-def find_pictures(
-    root: str, pattern: Pattern, where: str
-) -> dict[str, tuple[str, ...]]:
+def find_pictures(root: str, pattern: Pattern, where: str) -> dict[str, tuple[str, ...]]:
   """Names all examples.
 
   Args:
@@ -157,14 +154,17 @@ def find_pictures(
     texts = tuple(values[w] for w in pattern.wildcards)
     name = "/".join(texts)
     if name in found:
-      raise ValueError(f"{where}: pictures: two pictures are called {name!r};"
-                       f" one of them is {os.path.join(root, path)}.")
+      raise ValueError(
+        f"{where}: pictures: two pictures are called {name!r};"
+        f" one of them is {os.path.join(root, path)}."
+      )
     found[name] = texts
   if not found:
     raise ValueError(
-        f"{where}: pictures: no file fits {pattern.text!r} below {root}"
-        f"{'' if os.path.isdir(root) else ', which is no folder'}. Files must"
-        f" end in {', '.join(ENDINGS)}.")
+      f"{where}: pictures: no file fits {pattern.text!r} below {root}"
+      f"{'' if os.path.isdir(root) else ', which is no folder'}. Files must"
+      f" end in {', '.join(ENDINGS)}."
+    )
   return found
 
 
@@ -199,15 +199,16 @@ class Reader:
     values = self._values(key)
     path = self._path(self.pictures, values)
     if path is None:
-      raise ValueError("its picture is gone:"
-                       f" {self.pictures.candidates(values)[0]}.")
+      raise ValueError(f"its picture is gone: {self.pictures.candidates(values)[0]}.")
     fields = {"image": _read(path, True)}
     for task, pattern in self.labels.items():
       path = self._path(pattern, values)
       if path is not None:
         fields[task] = _read(path, False)
-    return {name: dense_layouts.resized(array, self.size, name == "image")
-            for name, array in fields.items()}
+    return {
+      name: dense_layouts.resized(array, self.size, name == "image")
+      for name, array in fields.items()
+    }
 
   def expected(self, task: str, key: str) -> str:
     """Where the label of an example should lie."""
@@ -237,6 +238,7 @@ def _read(path: str, picture: bool) -> Any:
     return files.read_colour(path)
   with open(path, "rb") as file:
     if file.read(26)[24:] == _DEEP_COLOUR and path.lower().endswith(".png"):
-      raise ValueError(f"{path} has 16 bits of red, green and blue, of which 8"
-                       " would be lost: store it as .npy.")
+      raise ValueError(
+        f"{path} has 16 bits of red, green and blue, of which 8 would be lost: store it as .npy."
+      )
   return files.read_picture(path)

@@ -13,8 +13,7 @@ from dynashare_jax.data import loader
 
 
 def assign(
-    names: Sequence[str], description: folder_description.Description,
-    folder: str
+  names: Sequence[str], description: folder_description.Description, folder: str
 ) -> dict[str, tuple[str, ...]]:
   """Fills the splits.
 
@@ -47,12 +46,12 @@ def assign(
 
 
 def _named(
-    known: Mapping[str, None], value: str | tuple[str, ...] | float,
-    place: str, folder: str
+  known: Mapping[str, None], value: str | tuple[str, ...] | float, place: str, folder: str
 ) -> tuple[str, ...]:
   """Examples that a list, a pattern or a text file names."""
-  entries: Sequence[str] = (value,) if isinstance(value, str) else tuple(
-      value) if isinstance(value, tuple) else ()
+  entries: Sequence[str] = (
+    (value,) if isinstance(value, str) else tuple(value) if isinstance(value, tuple) else ()
+  )
   if isinstance(value, str) and value.endswith(".txt"):
     path = pathlib.Path(folder) / value
     if not path.is_file():
@@ -65,12 +64,13 @@ def _named(
     if entry in known:
       found[entry] = None
       continue
-    fits = (fnmatch.filter(known, entry) if set("*?[") & set(entry) else [])
+    fits = fnmatch.filter(known, entry) if set("*?[") & set(entry) else []
     if not fits:
       raise ValueError(
-          f"{place}: no example is called {entry!r}."
-          f"{lookup.hint(entry, known)} There are {len(known)}, first"
-          f" {next(iter(known))!r}.")
+        f"{place}: no example is called {entry!r}."
+        f"{lookup.hint(entry, known)} There are {len(known)}, first"
+        f" {next(iter(known))!r}."
+      )
     found |= dict.fromkeys(fits)
   if not found:
     raise ValueError(f"{place}: names no example.")
@@ -78,23 +78,26 @@ def _named(
 
 
 def _shared(
-    rest: Sequence[str], shares: Mapping[str, float], seed: int, where: str
+  rest: Sequence[str], shares: Mapping[str, float], seed: int, where: str
 ) -> dict[str, tuple[str, ...]]:
   """Cuts what is left into shares."""
   if not shares:
     return {}
   if sum(shares.values()) > 1 + 1e-6:
-    raise ValueError(f"{where}: splits: the shares {_listed(shares)} add up to"
-                     f" {sum(shares.values()):g}; they must not exceed 1.")
-  mixed = (loader.order(len(rest), len(rest), seed, "splits").indices(0)[0]
-           if rest else [])
+    raise ValueError(
+      f"{where}: splits: the shares {_listed(shares)} add up to"
+      f" {sum(shares.values()):g}; they must not exceed 1."
+    )
+  mixed = loader.order(len(rest), len(rest), seed, "splits").indices(0)[0] if rest else []
   found, total, begin = {}, 0.0, 0
   for split, share in shares.items():
     total += share
     end = round(total * len(rest))
     if end <= begin:
-      raise ValueError(f"{where}: splits.{split}: {share:g} of {len(rest)}"
-                       " examples that no other split names is none.")
+      raise ValueError(
+        f"{where}: splits.{split}: {share:g} of {len(rest)}"
+        " examples that no other split names is none."
+      )
     found[split] = tuple(rest[i] for i in sorted(mixed[begin:end]))
     begin = end
   return found
@@ -106,8 +109,9 @@ def _check_overlap(found: Mapping[str, Sequence[str]], where: str) -> None:
     for name in names:
       if name in seen:
         raise ValueError(
-            f"{where}: splits: {name!r} is in {seen[name]} and in {split}. If"
-            " that is meant, say overlap: true.")
+          f"{where}: splits: {name!r} is in {seen[name]} and in {split}. If"
+          " that is meant, say overlap: true."
+        )
       seen[name] = split
 
 

@@ -51,9 +51,7 @@ class Order:
     vars(self).update(state)
     self._cache()
 
-  def indices(
-    self, start_step: int, count: int = 1
-  ) -> Int[np.ndarray, "count batch"]:
+  def indices(self, start_step: int, count: int = 1) -> Int[np.ndarray, "count batch"]:
     """Indices of `count` steps from `start_step` on.
 
     Args:
@@ -67,9 +65,7 @@ class Order:
       ValueError: a negative argument.
     """
     if start_step < 0 or count < 0:
-      raise ValueError(
-        f"Steps cannot be negative: start {start_step}, count {count}."
-      )
+      raise ValueError(f"Steps cannot be negative: start {start_step}, count {count}.")
     begin = start_step * self.batch_size
     end = begin + count * self.batch_size
     parts = [np.zeros(0, np.int32)]
@@ -155,9 +151,7 @@ def halves(
 
 
 def take(
-  batch: Batch,
-  indices: Int[Array, "..."],
-  present: Bool[Array, "..."] | None = None,
+  batch: Batch, indices: Int[Array, "..."], present: Bool[Array, "..."] | None = None
 ) -> Batch:
   """Picks examples, in NumPy or in a traced function.
 
@@ -240,13 +234,10 @@ def stream(
   """
   batch = indices_order.batch_size
   if global_batch not in (None, batch):
-    raise ValueError(
-      f"The order is made for batches of {batch}, not {global_batch}."
-    )
+    raise ValueError(f"The order is made for batches of {batch}, not {global_batch}.")
   if len(source) != indices_order.size:
     raise ValueError(
-      f"The order is made for {indices_order.size} examples, the source has"
-      f" {len(source)}."
+      f"The order is made for {indices_order.size} examples, the source has {len(source)}."
     )
   check_divisible(batch, process_count, process_count)
   local = batch // process_count
@@ -305,8 +296,7 @@ def check_divisible(batch: int, devices: int, processes: int = 1) -> None:
       below = batch - batch % count if count > 0 else 0
       near = f"{below} or {below + count}" if below > 0 else f"{count}"
       raise ValueError(
-        f"A batch of {batch} cannot be split evenly over {count} {what}; choose"
-        f" for example {near}."
+        f"A batch of {batch} cannot be split evenly over {count} {what}; choose for example {near}."
       )
 
 
@@ -314,9 +304,7 @@ class _Blocks:
   """The blocks of `padded_batches` in the shape of an order."""
 
   def __init__(
-    self,
-    indices: Int[np.ndarray, "steps batch"],
-    present: Bool[np.ndarray, "steps batch"],
+    self, indices: Int[np.ndarray, "steps batch"], present: Bool[np.ndarray, "steps batch"]
   ):
     self._flat = indices.reshape(-1)
     self.present = present
@@ -360,9 +348,7 @@ def _iterate(
 ) -> Iterator[Batch]:
   """Stacks rows to batches, in threads of this process or of workers."""
   batches = grain.MapDataset.source(rows).batch(local, batch_fn=stack)
-  options = grain.ReadOptions(
-    num_threads=threads, prefetch_buffer_size=2 * threads
-  )
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   ahead = batches[start_step:].to_iter_dataset(options)
   if workers:
     processes = grain.MultiprocessingOptions(num_workers=workers)
@@ -388,9 +374,7 @@ def _mask(batch: Batch, present: Bool[Array, "..."]) -> Batch:
   )
 
 
-def _permutation(
-  size: int, seed: int, stream_name: str, epoch: int
-) -> Int[np.ndarray, " size"]:
+def _permutation(size: int, seed: int, stream_name: str, epoch: int) -> Int[np.ndarray, " size"]:
   """A permutation of `range(size)`, the same with every NumPy version.
 
   NumPy promises stable raw bits of Philox, but not of its shuffle; so random

@@ -40,8 +40,13 @@ _FOLDER = "multitask"
 _CACHE = "dynashare_cache"
 _FIRST = 5  # the first hour that any label is for
 _SWITCHES = {
-    "time": "causal", "axes": "kept", "masks": "labels", "stays": "all",
-    "stay_classes": "benchmark", "task_weights": "once"}
+  "time": "causal",
+  "axes": "kept",
+  "masks": "labels",
+  "stays": "all",
+  "stay_classes": "benchmark",
+  "task_weights": "once",
+}
 
 
 def defaults() -> dict[str, Any]:
@@ -63,17 +68,15 @@ def defaults() -> dict[str, Any]:
     positive weights.
   """
   return {
-      "tasks": TASKS,
-      "hours": 170,
-      "weights": {"phenotyping": 1.0, "length_of_stay": 2.0,
-                  "decompensation": 2.0, "mortality": 1.0},
-      "positive_weights": {"phenotyping": 5.0, "decompensation": 500.0,
-                           "mortality": 5.0},
-      "stay_weights": (),
-      "normaliser": "benchmark",
-      "cache": "",
-      "verify": False,
-      "workers": 0,
+    "tasks": TASKS,
+    "hours": 170,
+    "weights": {"phenotyping": 1.0, "length_of_stay": 2.0, "decompensation": 2.0, "mortality": 1.0},
+    "positive_weights": {"phenotyping": 5.0, "decompensation": 500.0, "mortality": 5.0},
+    "stay_weights": (),
+    "normaliser": "benchmark",
+    "cache": "",
+    "verify": False,
+    "workers": 0,
   }
 
 
@@ -94,9 +97,7 @@ def compat() -> dict[str, Any]:
   return dict(_SWITCHES)
 
 
-def build(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int
-) -> types.Dataset:
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
   """Opens the converted stays, after converting them where that is not done.
 
   Args:
@@ -132,22 +133,26 @@ def build(
   workers = _workers(config)
   source, cache = _folders(data_dir, config.cache)
   with _bar(cache) as advance:
-    store = mimic3_store.open_or_convert(
-        source, cache, workers, bool(config.verify), advance)
+    store = mimic3_store.open_or_convert(source, cache, workers, bool(config.verify), advance)
   options = mimic3_batches.Options(
-      tasks=tuple(task.name for task in spec.tasks), hours=_hours(config),
-      normaliser=_normaliser(config, store),
-      lengths=spec.lengths, masked=not switches["masks"],
-      straight=not switches["axes"], all_stays=not switches["stays"],
-      stay_classes="authors" if switches["stay_classes"] else "benchmark")
-  splits = {name: mimic3_batches.Stays(store, name, options)
-            for name in types.SPLITS}
+    tasks=tuple(task.name for task in spec.tasks),
+    hours=_hours(config),
+    normaliser=_normaliser(config, store),
+    lengths=spec.lengths,
+    masked=not switches["masks"],
+    straight=not switches["axes"],
+    all_stays=not switches["stays"],
+    stay_classes="authors" if switches["stay_classes"] else "benchmark",
+  )
+  splits = {name: mimic3_batches.Stays(store, name, options) for name in types.SPLITS}
   spec = dataclasses.replace(
-      spec, sizes={name: len(stays) for name, stays in splits.items()},
-      notes=(*_cut_notes(store, options), *_label_notes(splits, spec.tasks),
-             *spec.notes))
-  return types.Dataset(spec, lambda split: _of(splits, split).whole(),
-                       lambda split: _of(splits, split))
+    spec,
+    sizes={name: len(stays) for name, stays in splits.items()},
+    notes=(*_cut_notes(store, options), *_label_notes(splits, spec.tasks), *spec.notes),
+  )
+  return types.Dataset(
+    spec, lambda split: _of(splits, split).whole(), lambda split: _of(splits, split)
+  )
 
 
 def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
@@ -158,14 +163,21 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
   """
   switches = _read_switches(compat)
   if config.normaliser not in NORMALISERS:
-    raise ValueError(f"config.data.normaliser is {config.normaliser!r}; it must"
-                     f" be one of {', '.join(NORMALISERS)}.")
+    raise ValueError(
+      f"config.data.normaliser is {config.normaliser!r}; it must"
+      f" be one of {', '.join(NORMALISERS)}."
+    )
   return types.DatasetSpec(
-      name="mimic3", tasks=_specs(config, switches), input_kind="series",
-      input_shape=(_hours(config), len(columns.COLUMNS)), sizes=_SIZES,
-      notes=_switch_notes(switches), lengths=not switches["time"],
-      channels=columns.groups(),
-      private=True)
+    name="mimic3",
+    tasks=_specs(config, switches),
+    input_kind="series",
+    input_shape=(_hours(config), len(columns.COLUMNS)),
+    sizes=_SIZES,
+    notes=_switch_notes(switches),
+    lengths=not switches["time"],
+    channels=columns.groups(),
+    private=True,
+  )
 
 
 def _read_switches(compat: ConfigDict) -> dict[str, bool]:
@@ -174,13 +186,13 @@ def _read_switches(compat: ConfigDict) -> dict[str, bool]:
   for name, corrected in _SWITCHES.items():
     value = compat[name]
     if value not in (corrected, "authors"):
-      raise ValueError(f"config.compat.{name} is {value!r}; it must be"
-                       f" {corrected!r} or 'authors'.")
+      raise ValueError(f"config.compat.{name} is {value!r}; it must be {corrected!r} or 'authors'.")
     found[name] = bool(value == "authors")
   if found["axes"] and not found["time"]:
     raise ValueError(
-        "config.compat.axes='authors' mixes up hours, so that no prediction can"
-        " be causal: it needs config.compat.time='authors' too.")
+      "config.compat.axes='authors' mixes up hours, so that no prediction can"
+      " be causal: it needs config.compat.time='authors' too."
+    )
   return found
 
 
@@ -188,49 +200,69 @@ def _hours(config: ConfigDict) -> int:
   hours = int(config.hours)
   least = MORTALITY_HOURS if "mortality" in config.tasks else _FIRST
   if hours < least:
-    why = ("mortality is predicted from that many"
-           if least == MORTALITY_HOURS else "there are no labels before")
-    raise ValueError(f"config.data.hours is {hours}; it must be at least"
-                     f" {least}: {why}.")
+    why = (
+      "mortality is predicted from that many"
+      if least == MORTALITY_HOURS
+      else "there are no labels before"
+    )
+    raise ValueError(f"config.data.hours is {hours}; it must be at least {least}: {why}.")
   return hours
 
 
 def _workers(config: ConfigDict) -> int:
   if int(config.workers) < 0:
-    raise ValueError(f"config.data.workers is {config.workers}; it must be 0,"
-                     " one a processor, or more.")
+    raise ValueError(
+      f"config.data.workers is {config.workers}; it must be 0, one a processor, or more."
+    )
   return int(config.workers)
 
 
-def _specs(
-    config: ConfigDict, switches: Mapping[str, bool]
-) -> tuple[types.TaskSpec, ...]:
+def _specs(config: ConfigDict, switches: Mapping[str, bool]) -> tuple[types.TaskSpec, ...]:
   """How the rest of the house sees the tasks."""
   chosen = dense_layouts.chosen_tasks("MIMIC-III", tuple(config.tasks), TASKS)
-  classes = (columns.AUTHORS_STAY_CLASSES if switches["stay_classes"]
-             else columns.STAY_CLASSES)
+  classes = columns.AUTHORS_STAY_CLASSES if switches["stay_classes"] else columns.STAY_CLASSES
   until = 0 if switches["time"] else MORTALITY_HOURS
 
   def weight(task: str) -> float:
-    return dense_layouts.weight(config, task) ** (
-        2 if switches["task_weights"] else 1)
+    return dense_layouts.weight(config, task) ** (2 if switches["task_weights"] else 1)
 
   make: dict[str, Callable[[], types.TaskSpec]] = {
-      "phenotyping": lambda: types.TaskSpec(
-          "phenotyping", "multilabel", len(columns.PHENOTYPES),
-          weight("phenotyping"), columns.PHENOTYPES,
-          positive_weight=_positive(config, "phenotyping")),
-      "length_of_stay": lambda: types.TaskSpec(
-          "length_of_stay", "multiclass", len(classes),
-          weight("length_of_stay"), classes,
-          class_weights=_stay_weights(config), hourly=True),
-      "decompensation": lambda: types.TaskSpec(
-          "decompensation", "binary", 1, weight("decompensation"),
-          ("lives", "dies in 24 hours"),
-          positive_weight=_positive(config, "decompensation"), hourly=True),
-      "mortality": lambda: types.TaskSpec(
-          "mortality", "binary", 1, weight("mortality"), ("lives", "dies"),
-          positive_weight=_positive(config, "mortality"), until=until)}
+    "phenotyping": lambda: types.TaskSpec(
+      "phenotyping",
+      "multilabel",
+      len(columns.PHENOTYPES),
+      weight("phenotyping"),
+      columns.PHENOTYPES,
+      positive_weight=_positive(config, "phenotyping"),
+    ),
+    "length_of_stay": lambda: types.TaskSpec(
+      "length_of_stay",
+      "multiclass",
+      len(classes),
+      weight("length_of_stay"),
+      classes,
+      class_weights=_stay_weights(config),
+      hourly=True,
+    ),
+    "decompensation": lambda: types.TaskSpec(
+      "decompensation",
+      "binary",
+      1,
+      weight("decompensation"),
+      ("lives", "dies in 24 hours"),
+      positive_weight=_positive(config, "decompensation"),
+      hourly=True,
+    ),
+    "mortality": lambda: types.TaskSpec(
+      "mortality",
+      "binary",
+      1,
+      weight("mortality"),
+      ("lives", "dies"),
+      positive_weight=_positive(config, "mortality"),
+      until=until,
+    ),
+  }
   return tuple(make[task]() for task in chosen)
 
 
@@ -239,32 +271,29 @@ def _positive(config: ConfigDict, task: str) -> float:
     raise ValueError(f"config.data.positive_weights has no factor of {task!r}.")
   factor = float(config.positive_weights[task])
   if not 0 < factor < float("inf"):
-    raise ValueError(f"config.data.positive_weights.{task} is {factor}; it must"
-                     " be above 0.")
+    raise ValueError(f"config.data.positive_weights.{task} is {factor}; it must be above 0.")
   return factor
 
 
 def _stay_weights(config: ConfigDict) -> tuple[float, ...]:
-  weights, count = tuple(map(float, config.stay_weights)), len(
-      columns.STAY_CLASSES)
-  if weights and (len(weights) != count or min(weights) < 0
-                  or not 0 < sum(weights) < float("inf")):
-    raise ValueError(f"config.data.stay_weights is {weights}; it must be empty,"
-                     f" or {count} numbers from 0 on.")
+  weights, count = tuple(map(float, config.stay_weights)), len(columns.STAY_CLASSES)
+  if weights and (len(weights) != count or min(weights) < 0 or not 0 < sum(weights) < float("inf")):
+    raise ValueError(
+      f"config.data.stay_weights is {weights}; it must be empty, or {count} numbers from 0 on."
+    )
   return weights
 
 
-def _folders(
-    data_dir: str | None, cache: str
-) -> tuple[pathlib.Path | None, pathlib.Path]:
+def _folders(data_dir: str | None, cache: str) -> tuple[pathlib.Path | None, pathlib.Path]:
   """Folder of the multitask problem, and that of the converted stays."""
   if not data_dir:
     if cache:
       return None, pathlib.Path(cache)
     raise ValueError(
-        "config.data_dir is empty: give the folder 'multitask' that the scripts"
-        " of https://github.com/YerevaNN/mimic3-benchmarks make of MIMIC-III"
-        " (https://physionet.org/content/mimiciii), or of its open demo.")
+      "config.data_dir is empty: give the folder 'multitask' that the scripts"
+      " of https://github.com/YerevaNN/mimic3-benchmarks make of MIMIC-III"
+      " (https://physionet.org/content/mimiciii), or of its open demo."
+    )
   folder = pathlib.Path(data_dir)
   if (folder / _FOLDER).is_dir():
     folder = folder / _FOLDER
@@ -278,55 +307,58 @@ def _bar(cache: pathlib.Path) -> Iterator[Callable[[int, int], None]]:
   """A progress bar on the terminal, from the first stay that is converted."""
   screen = rich_console.Console(stderr=True)
   with rich_progress.Progress(
-      rich_progress.TextColumn("{task.description}"), rich_progress.BarColumn(),
-      rich_progress.MofNCompleteColumn(), rich_progress.TimeRemainingColumn(),
-      console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    rich_progress.TextColumn("{task.description}"),
+    rich_progress.BarColumn(),
+    rich_progress.MofNCompleteColumn(),
+    rich_progress.TimeRemainingColumn(),
+    console=screen,
+    transient=True,
+    disable=not screen.is_terminal,
+  ) as bar:
     shown: list[rich_progress.TaskID] = []
 
     def advance(done: int, total: int) -> None:
       if not total:
         return
       if not shown:
-        screen.print(f"MIMIC-III: converting {total} stays, once, into {cache}",
-                     markup=False, highlight=False, soft_wrap=True)
+        screen.print(
+          f"MIMIC-III: converting {total} stays, once, into {cache}",
+          markup=False,
+          highlight=False,
+          soft_wrap=True,
+        )
         shown.append(bar.add_task("stays", total=total))
       bar.update(shown[0], completed=done)
 
     yield advance
 
 
-def _normaliser(
-    config: ConfigDict, store: mimic3_store.Store
-) -> discretiser.Normaliser:
+def _normaliser(config: ConfigDict, store: mimic3_store.Store) -> discretiser.Normaliser:
   if config.normaliser == "benchmark":
     return discretiser.benchmark()
   return discretiser.fit(store.split("train").hours.numbers)
 
 
-def _of(
-    splits: Mapping[str, mimic3_batches.Stays], split: str
-) -> mimic3_batches.Stays:
+def _of(splits: Mapping[str, mimic3_batches.Stays], split: str) -> mimic3_batches.Stays:
   if split not in splits:
-    raise ValueError(f"Unknown split '{split}'; mimic3 has"
-                     f" {', '.join(splits)}.")
+    raise ValueError(f"Unknown split '{split}'; mimic3 has {', '.join(splits)}.")
   return splits[split]
 
 
-def _cut_notes(
-    store: mimic3_store.Store, options: mimic3_batches.Options
-) -> tuple[str, ...]:
+def _cut_notes(store: mimic3_store.Store, options: mimic3_batches.Options) -> tuple[str, ...]:
   """How many stays are longer than T."""
   counts = {name: store.split(name).labels.counts for name in types.SPLITS}
   cut = {name: int((c > options.hours).sum()) for name, c in counts.items()}
   total = sum(map(len, counts.values()))
   each = ", ".join(f"{cut[n]} of {len(c)} {n}" for n, c in counts.items())
-  return (f"{sum(cut.values())} of {total} stays are longer than"
-          f" {options.hours} hours and are cut there ({each}).",)
+  return (
+    f"{sum(cut.values())} of {total} stays are longer than"
+    f" {options.hours} hours and are cut there ({each}).",
+  )
 
 
 def _label_notes(
-    splits: Mapping[str, mimic3_batches.Stays],
-    tasks: tuple[types.TaskSpec, ...]
+  splits: Mapping[str, mimic3_batches.Stays], tasks: tuple[types.TaskSpec, ...]
 ) -> tuple[str, ...]:
   """How many labels every task has, and how many of them are positive."""
   counts = {name: stays.label_counts() for name, stays in splits.items()}
@@ -346,11 +378,11 @@ def _label_notes(
 def _switch_notes(switches: Mapping[str, bool]) -> tuple[str, ...]:
   """What the authors' ways do to this run."""
   told = {
-      "time": "predictions read later hours and the padding.",
-      "axes": "hours and measurements are mixed up by a reshape.",
-      "masks": "hours and stays without a label count as 0, padding too.",
-      "stays": "the first stay of each split is dropped.",
-      "stay_classes": "the last class of the remaining stay begins at 15 days.",
-      "task_weights": "task weights are squared."}
-  return tuple(f"compat: {text}" for name, text in told.items()
-               if switches[name])
+    "time": "predictions read later hours and the padding.",
+    "axes": "hours and measurements are mixed up by a reshape.",
+    "masks": "hours and stays without a label count as 0, padding too.",
+    "stays": "the first stay of each split is dropped.",
+    "stay_classes": "the last class of the remaining stay begins at 15 days.",
+    "task_weights": "task weights are squared.",
+  }
+  return tuple(f"compat: {text}" for name, text in told.items() if switches[name])

@@ -49,9 +49,7 @@ class Options:
   stay_classes: str = "benchmark"
 
 
-def stay_class(
-    kept: UInt8[np.ndarray, "..."], which: str
-) -> Int[np.ndarray, "..."]:
+def stay_class(kept: UInt8[np.ndarray, "..."], which: str) -> Int[np.ndarray, "..."]:
   """Classes of the remaining stay, int32, 0 to 9.
 
   Args:
@@ -70,9 +68,7 @@ def stay_class(
 class Stays(Sequence[types.Batch]):
   """The stays of a split, one by one or as batches; picklable."""
 
-  def __init__(
-      self, store: mimic3_store.Store, split: str, options: Options
-  ) -> None:
+  def __init__(self, store: mimic3_store.Store, split: str, options: Options) -> None:
     """Maps the files; nothing is read."""
     self._made_of = store, split, options
     self._options = options
@@ -92,9 +88,7 @@ class Stays(Sequence[types.Batch]):
   @overload
   def __getitem__(self, index: slice) -> Sequence[types.Batch]: ...
 
-  def __getitem__(
-      self, index: int | slice
-  ) -> types.Batch | Sequence[types.Batch]:
+  def __getitem__(self, index: int | slice) -> types.Batch | Sequence[types.Batch]:
     if isinstance(index, slice):
       return [self[i] for i in range(*index.indices(len(self)))]
     if not -len(self) <= index < len(self):
@@ -133,9 +127,11 @@ class Stays(Sequence[types.Batch]):
       inputs = {"series": series, "length": length.astype(np.int32)}
     fields = self._fields(rows, starts, length)
     return types.Batch(
-        inputs, {task: fields[task][0] for task in options.tasks},
-        {task: fields[task][1] for task in options.tasks},
-        np.ones(len(rows), bool))
+      inputs,
+      {task: fields[task][0] for task in options.tasks},
+      {task: fields[task][1] for task in options.tasks},
+      np.ones(len(rows), bool),
+    )
 
   def label_counts(self) -> dict[str, tuple[int, int]]:
     """Of every task how many labels are valid, and how many of them are 1."""
@@ -147,17 +143,16 @@ class Stays(Sequence[types.Batch]):
       for task, (labels, positive) in found.items():
         target, valid = fields[task]
         chosen = target[valid]
-        found[task] = (labels + chosen.size,
-                       positive + int((chosen == 1).sum()))
+        found[task] = (labels + chosen.size, positive + int((chosen == 1).sum()))
     return found
 
   def _series(self, starts: np.ndarray, length: np.ndarray) -> np.ndarray:
     hours, options = self._split.hours, self._options
     series = np.zeros((len(starts), options.hours, WIDTH), np.float32)
-    for out, begin, count in zip(
-        series, starts.tolist(), length.tolist(), strict=True):
-      some = discretiser.Hours(hours.numbers[begin:begin + count],
-                               hours.flags[begin:begin + count])
+    for out, begin, count in zip(series, starts.tolist(), length.tolist(), strict=True):
+      some = discretiser.Hours(
+        hours.numbers[begin : begin + count], hours.flags[begin : begin + count]
+      )
       discretiser.expand(some, options.normaliser, out[:count])
     if not options.straight:
       turned = series.reshape(-1, WIDTH, options.hours).transpose(0, 2, 1)
@@ -165,51 +160,48 @@ class Stays(Sequence[types.Batch]):
     return series
 
   def _fields(
-      self, rows: np.ndarray, starts: np.ndarray, length: np.ndarray
+    self, rows: np.ndarray, starts: np.ndarray, length: np.ndarray
   ) -> Mapping[str, Field]:
     """Targets of all tasks, and which are valid."""
     options, labels = self._options, self._split.labels
     hourly = np.zeros((len(rows), options.hours, 4), np.uint8)
-    for out, begin, count in zip(
-        hourly, starts.tolist(), length.tolist(), strict=True):
-      out[:count] = labels.hourly[begin:begin + count]
+    for out, begin, count in zip(hourly, starts.tolist(), length.tolist(), strict=True):
+      out[:count] = labels.hourly[begin : begin + count]
     return {
-        "phenotyping": (labels.phenotypes[rows].astype(np.float32),
-                        np.ones(len(rows), bool)),
-        "mortality": _masked(labels.mortality[rows, 1].astype(np.float32),
-                             labels.mortality[rows, 0].astype(bool), options),
-        **self._hourly_fields(hourly, labels.listed[rows])}
+      "phenotyping": (labels.phenotypes[rows].astype(np.float32), np.ones(len(rows), bool)),
+      "mortality": _masked(
+        labels.mortality[rows, 1].astype(np.float32),
+        labels.mortality[rows, 0].astype(bool),
+        options,
+      ),
+      **self._hourly_fields(hourly, labels.listed[rows]),
+    }
 
-  def _hourly_fields(
-      self, hourly: np.ndarray, listed: np.ndarray
-  ) -> dict[str, Field]:
+  def _hourly_fields(self, hourly: np.ndarray, listed: np.ndarray) -> dict[str, Field]:
     options = self._options
     stay = stay_class(hourly[..., listfile.STAY], options.stay_classes)
     decompensation = hourly[..., listfile.DECOMPENSATION].astype(np.float32)
     if not options.masked:
       kept = authors_hours(listed, options.hours)
-      stay, decompensation = (np.where(kept, values, values.dtype.type(0))
-                              for values in (stay, decompensation))
+      stay, decompensation = (
+        np.where(kept, values, values.dtype.type(0)) for values in (stay, decompensation)
+      )
     return {
-        "length_of_stay": _masked(
-            stay, hourly[..., listfile.STAY_MASK].astype(bool), options),
-        "decompensation": _masked(
-            decompensation,
-            hourly[..., listfile.DECOMPENSATION_MASK].astype(bool), options)}
+      "length_of_stay": _masked(stay, hourly[..., listfile.STAY_MASK].astype(bool), options),
+      "decompensation": _masked(
+        decompensation, hourly[..., listfile.DECOMPENSATION_MASK].astype(bool), options
+      ),
+    }
 
 
-def _masked(
-    targets: np.ndarray, valid: np.ndarray, options: Options
-) -> Field:
+def _masked(targets: np.ndarray, valid: np.ndarray, options: Options) -> Field:
   """Targets with 0 where they are not valid; or all valid as they are."""
   if not options.masked:
     return targets, np.ones_like(valid)
   return np.where(valid, targets, targets.dtype.type(0)), valid
 
 
-def authors_hours(
-    listed: Int[np.ndarray, " B"], hours: int
-) -> Bool[np.ndarray, "B T"]:
+def authors_hours(listed: Int[np.ndarray, " B"], hours: int) -> Bool[np.ndarray, "B T"]:
   """Bins whose hourly labels the authors' reader fills; others are 0.
 
   Args:

@@ -30,34 +30,74 @@ class Channel(NamedTuple):
 
 
 CHANNELS = (
-    Channel("Capillary refill rate", "0.0", ("0.0", "1.0")),
-    Channel("Diastolic blood pressure", "59.0"),
-    Channel("Fraction inspired oxygen", "0.21"),
-    Channel("Glascow coma scale eye opening", "4 Spontaneously", (
-        "To Pain", "3 To speech", "1 No Response", "4 Spontaneously", "None",
-        "To Speech", "Spontaneously", "2 To pain")),
-    Channel("Glascow coma scale motor response", "6 Obeys Commands", (
-        "1 No Response", "3 Abnorm flexion", "Abnormal extension",
-        "No response", "4 Flex-withdraws", "Localizes Pain", "Flex-withdraws",
-        "Obeys Commands", "Abnormal Flexion", "6 Obeys Commands",
-        "5 Localizes Pain", "2 Abnorm extensn")),
-    Channel("Glascow coma scale total", "15", (
-        "11", "10", "13", "12", "15", "14", "3", "5", "4", "7", "6", "9",
-        "8")),
-    Channel("Glascow coma scale verbal response", "5 Oriented", (
-        "1 No Response", "No Response", "Confused", "Inappropriate Words",
-        "Oriented", "No Response-ETT", "5 Oriented", "Incomprehensible sounds",
-        "1.0 ET/Trach", "4 Confused", "2 Incomp sounds", "3 Inapprop words")),
-    Channel("Glucose", "128.0"),
-    Channel("Heart Rate", "86"),
-    Channel("Height", "170.0"),
-    Channel("Mean blood pressure", "77.0"),
-    Channel("Oxygen saturation", "98.0"),
-    Channel("Respiratory rate", "19"),
-    Channel("Systolic blood pressure", "118.0"),
-    Channel("Temperature", "36.6"),
-    Channel("Weight", "81.0"),
-    Channel("pH", "7.4"),
+  Channel("Capillary refill rate", "0.0", ("0.0", "1.0")),
+  Channel("Diastolic blood pressure", "59.0"),
+  Channel("Fraction inspired oxygen", "0.21"),
+  Channel(
+    "Glascow coma scale eye opening",
+    "4 Spontaneously",
+    (
+      "To Pain",
+      "3 To speech",
+      "1 No Response",
+      "4 Spontaneously",
+      "None",
+      "To Speech",
+      "Spontaneously",
+      "2 To pain",
+    ),
+  ),
+  Channel(
+    "Glascow coma scale motor response",
+    "6 Obeys Commands",
+    (
+      "1 No Response",
+      "3 Abnorm flexion",
+      "Abnormal extension",
+      "No response",
+      "4 Flex-withdraws",
+      "Localizes Pain",
+      "Flex-withdraws",
+      "Obeys Commands",
+      "Abnormal Flexion",
+      "6 Obeys Commands",
+      "5 Localizes Pain",
+      "2 Abnorm extensn",
+    ),
+  ),
+  Channel(
+    "Glascow coma scale total",
+    "15",
+    ("11", "10", "13", "12", "15", "14", "3", "5", "4", "7", "6", "9", "8"),
+  ),
+  Channel(
+    "Glascow coma scale verbal response",
+    "5 Oriented",
+    (
+      "1 No Response",
+      "No Response",
+      "Confused",
+      "Inappropriate Words",
+      "Oriented",
+      "No Response-ETT",
+      "5 Oriented",
+      "Incomprehensible sounds",
+      "1.0 ET/Trach",
+      "4 Confused",
+      "2 Incomp sounds",
+      "3 Inapprop words",
+    ),
+  ),
+  Channel("Glucose", "128.0"),
+  Channel("Heart Rate", "86"),
+  Channel("Height", "170.0"),
+  Channel("Mean blood pressure", "77.0"),
+  Channel("Oxygen saturation", "98.0"),
+  Channel("Respiratory rate", "19"),
+  Channel("Systolic blood pressure", "118.0"),
+  Channel("Temperature", "36.6"),
+  Channel("Weight", "81.0"),
+  Channel("pH", "7.4"),
 )
 HEADER = ("Hours", *(channel.name for channel in CHANNELS))
 
@@ -67,52 +107,72 @@ CATEGORIES = tuple(i for i, c in enumerate(CHANNELS) if c.values)
 
 # Of the numbers, in their order: mean and standard deviation.
 MEANS = (
-    61.73746731237323, 0.2941986945120962, 140.38699662380586,
-    85.53853938464474, 169.80350234321443, 79.59640838796953,
-    104.98108350952208, 19.867925156740334, 122.3975667186341,
-    36.94399135355236, 83.76208973419455, 7.207267791681239)
+  61.73746731237323,
+  0.2941986945120962,
+  140.38699662380586,
+  85.53853938464474,
+  169.80350234321443,
+  79.59640838796953,
+  104.98108350952208,
+  19.867925156740334,
+  122.3975667186341,
+  36.94399135355236,
+  83.76208973419455,
+  7.207267791681239,
+)
 STDS = (
-    221.89647947315552, 0.1714931950435367, 1766.7412133808477,
-    57.11693013941011, 6.222631784123813, 148.53013549514117,
-    5135.238732591619, 7.3213287278950965, 141.3988560835634,
-    5.277914736088037, 27.233083363220278, 1.6568268628593597)
+  221.89647947315552,
+  0.1714931950435367,
+  1766.7412133808477,
+  57.11693013941011,
+  6.222631784123813,
+  148.53013549514117,
+  5135.238732591619,
+  7.3213287278950965,
+  141.3988560835634,
+  5.277914736088037,
+  27.233083363220278,
+  1.6568268628593597,
+)
 
 PHENOTYPES = (
-    "Acute and unspecified renal failure",
-    "Acute cerebrovascular disease",
-    "Acute myocardial infarction",
-    "Cardiac dysrhythmias",
-    "Chronic kidney disease",
-    "Chronic obstructive pulmonary disease and bronchiectasis",
-    "Complications of surgical procedures or medical care",
-    "Conduction disorders",
-    "Congestive heart failure; nonhypertensive",
-    "Coronary atherosclerosis and other heart disease",
-    "Diabetes mellitus with complications",
-    "Diabetes mellitus without complication",
-    "Disorders of lipid metabolism",
-    "Essential hypertension",
-    "Fluid and electrolyte disorders",
-    "Gastrointestinal hemorrhage",
-    "Hypertension with complications and secondary hypertension",
-    "Other liver diseases",
-    "Other lower respiratory disease",
-    "Other upper respiratory disease",
-    "Pleurisy; pneumothorax; pulmonary collapse",
-    "Pneumonia (except that caused by tuberculosis or sexually transmitted"
-    " disease)",
-    "Respiratory failure; insufficiency; arrest (adult)",
-    "Septicemia (except in labor)",
-    "Shock")
+  "Acute and unspecified renal failure",
+  "Acute cerebrovascular disease",
+  "Acute myocardial infarction",
+  "Cardiac dysrhythmias",
+  "Chronic kidney disease",
+  "Chronic obstructive pulmonary disease and bronchiectasis",
+  "Complications of surgical procedures or medical care",
+  "Conduction disorders",
+  "Congestive heart failure; nonhypertensive",
+  "Coronary atherosclerosis and other heart disease",
+  "Diabetes mellitus with complications",
+  "Diabetes mellitus without complication",
+  "Disorders of lipid metabolism",
+  "Essential hypertension",
+  "Fluid and electrolyte disorders",
+  "Gastrointestinal hemorrhage",
+  "Hypertension with complications and secondary hypertension",
+  "Other liver diseases",
+  "Other lower respiratory disease",
+  "Other upper respiratory disease",
+  "Pleurisy; pneumothorax; pulmonary collapse",
+  "Pneumonia (except that caused by tuberculosis or sexually transmitted disease)",
+  "Respiratory failure; insufficiency; arrest (adult)",
+  "Septicemia (except in labor)",
+  "Shock",
+)
 
 # Hours that part the classes of the remaining stay: 1 to 8, 14 and 15 days.
 # The benchmark does not use the last one, the authors not the one before it.
 STAY_EDGES = tuple(24.0 * days for days in (*range(1, 9), 14, 15))
 STAY_CLASSES = (
-    "under 1 day", *(f"{d} to {d + 1} days" for d in range(1, 8)),
-    "8 to 14 days", "14 days or more")
-AUTHORS_STAY_CLASSES = (
-    *STAY_CLASSES[:8], "8 to 15 days", "15 days or more")
+  "under 1 day",
+  *(f"{d} to {d + 1} days" for d in range(1, 8)),
+  "8 to 14 days",
+  "14 days or more",
+)
+AUTHORS_STAY_CLASSES = (*STAY_CLASSES[:8], "8 to 15 days", "15 days or more")
 
 
 def _layout() -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
@@ -131,15 +191,15 @@ def _layout() -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
 
 
 COLUMNS, NUMBER_COLUMNS, BEGINS = _layout()
-FLAG_COLUMNS = tuple(
-    c for c in range(len(COLUMNS)) if c not in NUMBER_COLUMNS)
+FLAG_COLUMNS = tuple(c for c in range(len(COLUMNS)) if c not in NUMBER_COLUMNS)
 
 
 def codes() -> tuple[dict[str, float] | None, ...]:
   """Of every channel the value's number among `values`; None for a number."""
   return tuple(
-      {value: float(code) for code, value in enumerate(channel.values)}
-      if channel.values else None for channel in CHANNELS)
+    {value: float(code) for code, value in enumerate(channel.values)} if channel.values else None
+    for channel in CHANNELS
+  )
 
 
 def normal_values() -> np.ndarray:
@@ -147,8 +207,10 @@ def normal_values() -> np.ndarray:
 
   A category's is the number of its value.
   """
-  found = [known[channel.normal] if known else float(channel.normal)
-           for channel, known in zip(CHANNELS, codes(), strict=True)]
+  found = [
+    known[channel.normal] if known else float(channel.normal)
+    for channel, known in zip(CHANNELS, codes(), strict=True)
+  ]
   return np.array(found)
 
 
@@ -156,6 +218,6 @@ def groups() -> tuple[tuple[int, ...], ...]:
   """Of every channel its columns: values first, then "observed"."""
   observed = len(COLUMNS) - len(CHANNELS)
   return tuple(
-      (*range(begin, begin + max(1, len(channel.values))), observed + place)
-      for place, (channel, begin) in enumerate(
-          zip(CHANNELS, BEGINS, strict=True)))
+    (*range(begin, begin + max(1, len(channel.values))), observed + place)
+    for place, (channel, begin) in enumerate(zip(CHANNELS, BEGINS, strict=True))
+  )

@@ -84,9 +84,7 @@ def stat_of(found: os.stat_result) -> Stat:
   return found.st_size, found.st_mtime_ns
 
 
-def cut(
-    split: str, stays: Sequence[listfile.Listed], known: Mapping[str, Stat]
-) -> list[Part]:
+def cut(split: str, stays: Sequence[listfile.Listed], known: Mapping[str, Stat]) -> list[Part]:
   """Cuts a split into parts.
 
   Args:
@@ -96,13 +94,19 @@ def cut(
   """
   parts = []
   for number, begin in enumerate(range(0, len(stays), STAYS)):
-    chosen = stays[begin:begin + STAYS]
-    made_of = repr((FORMAT, columns.CHANNELS, [
-        (s.name, s.hours, known.get(s.name)) for s in chosen]))
-    parts.append(Part(
-        f"{split}-{number:05}.npz", listfile.FILES[split][1],
-        tuple(s.name for s in chosen), tuple(s.hours for s in chosen),
-        digest(made_of.encode())))
+    chosen = stays[begin : begin + STAYS]
+    made_of = repr(
+      (FORMAT, columns.CHANNELS, [(s.name, s.hours, known.get(s.name)) for s in chosen])
+    )
+    parts.append(
+      Part(
+        f"{split}-{number:05}.npz",
+        listfile.FILES[split][1],
+        tuple(s.name for s in chosen),
+        tuple(s.hours for s in chosen),
+        digest(made_of.encode()),
+      )
+    )
   return parts
 
 
@@ -117,15 +121,12 @@ def load(path: pathlib.Path, part: Part) -> Converted | None:
     with open(path / part.file, "rb") as file, np.load(file) as stored:
       if stored["key"].tobytes() != part.key:
         return None
-      return Converted(discretiser.Hours(stored["numbers"], stored["flags"]),
-                       stored["digests"])
+      return Converted(discretiser.Hours(stored["numbers"], stored["flags"]), stored["digests"])
   except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
     return None
 
 
-def convert_part(
-    part: Part, source: str, target: str
-) -> tuple[list[mimic3_problems.Problem], int]:
+def convert_part(part: Part, source: str, target: str) -> tuple[list[mimic3_problems.Problem], int]:
   """Converts a part, unless that was done before.
 
   Args:
@@ -145,15 +146,12 @@ def convert_part(
   return problems.kept, problems.total
 
 
-def _read(
-    part: Part, source: pathlib.Path, problems: mimic3_problems.Problems
-) -> Converted | None:
+def _read(part: Part, source: pathlib.Path, problems: mimic3_problems.Problems) -> Converted | None:
   """Reads and discretises a part's stays; None if anything is wrong."""
   counts = discretiser.count_bins(np.array(part.hours))
   first = np.cumsum(counts) - counts
   found, digests = [], []
-  for name, hours, bins, begin in zip(
-      part.names, part.hours, counts, first, strict=True):
+  for name, hours, bins, begin in zip(part.names, part.hours, counts, first, strict=True):
     file = f"{part.folder}/{name}"
     try:
       data = (source / file).read_bytes()
@@ -177,17 +175,25 @@ def _save(path: pathlib.Path, part: Part, converted: Converted) -> None:
   partial = path.with_suffix(f".{os.getpid()}.partial")
   try:
     with open(partial, "wb") as file:
-      np.savez(file, key=np.frombuffer(part.key, np.uint8),
-               numbers=converted.hours.numbers, flags=converted.hours.flags,
-               digests=converted.digests)
+      np.savez(
+        file,
+        key=np.frombuffer(part.key, np.uint8),
+        numbers=converted.hours.numbers,
+        flags=converted.hours.flags,
+        digests=converted.digests,
+      )
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
 
 
 def convert_all(
-    parts: Sequence[Part], source: pathlib.Path, target: pathlib.Path,
-    workers: int, problems: mimic3_problems.Problems, progress: Progress
+  parts: Sequence[Part],
+  source: pathlib.Path,
+  target: pathlib.Path,
+  workers: int,
+  problems: mimic3_problems.Problems,
+  progress: Progress,
 ) -> None:
   """Converts all parts, in worker processes where there are many.
 
@@ -207,9 +213,9 @@ def convert_all(
   progress(0, total)
   processes = min(workers or os.cpu_count() or 1, len(parts))
   with contextlib.ExitStack() as stack:
-    for part, found in _results(parts, str(source), str(target),
-                                processes if len(parts) >= _POOLED else 1,
-                                stack):
+    for part, found in _results(
+      parts, str(source), str(target), processes if len(parts) >= _POOLED else 1, stack
+    ):
       problems.extend(*found)
       done += len(part.names)
       progress(done, total)
@@ -219,15 +225,13 @@ _Found = tuple[list[mimic3_problems.Problem], int]
 
 
 def _results(
-    parts: Sequence[Part], source: str, target: str, processes: int,
-    stack: contextlib.ExitStack
+  parts: Sequence[Part], source: str, target: str, processes: int, stack: contextlib.ExitStack
 ) -> Iterator[tuple[Part, _Found]]:
   """Parts with what was wrong with them, in order."""
   if processes <= 1:
     yield from ((part, convert_part(part, source, target)) for part in parts)
     return
-  pool = concurrent.futures.ProcessPoolExecutor(
-      processes, multiprocessing.get_context("spawn"))
+  pool = concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
   stack.callback(pool.shutdown, wait=True, cancel_futures=True)
   waiting = [pool.submit(convert_part, part, source, target) for part in parts]
   for part, future in zip(parts, waiting, strict=True):
@@ -235,7 +239,8 @@ def _results(
       found = future.result()
     except concurrent.futures.process.BrokenProcessPool:
       raise ValueError(
-          "A process that converts MIMIC-III stays could not be started, or was"
-          " killed (out of memory?). Set config.data.workers=1 to convert in"
-          " one process.") from None
+        "A process that converts MIMIC-III stays could not be started, or was"
+        " killed (out of memory?). Set config.data.workers=1 to convert in"
+        " one process."
+      ) from None
     yield part, found

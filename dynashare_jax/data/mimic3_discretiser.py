@@ -75,7 +75,7 @@ class Events(NamedTuple):
 
 
 def discretise(
-    events: Events, counts: Int[np.ndarray, " S"]
+  events: Events, counts: Int[np.ndarray, " S"]
 ) -> tuple[Float[np.ndarray, "R 17"], Bool[np.ndarray, "R 17"]]:
   """Fills the table of some stays.
 
@@ -116,12 +116,12 @@ class Hours(NamedTuple):
   flags: UInt8[np.ndarray, "R 8"]
 
 
-def pack(
-    table: Float[np.ndarray, "R 17"], observed: Bool[np.ndarray, "R 17"]
-) -> Hours:
+def pack(table: Float[np.ndarray, "R 17"], observed: Bool[np.ndarray, "R 17"]) -> Hours:
   """Brings a table into the form that is kept."""
-  hot = [table[:, place, None] == np.arange(len(columns.CHANNELS[place].values))
-         for place in columns.CATEGORIES]
+  hot = [
+    table[:, place, None] == np.arange(len(columns.CHANNELS[place].values))
+    for place in columns.CATEGORIES
+  ]
   flags = np.packbits(np.concatenate([*hot, observed], axis=1), axis=1)
   return Hours(table[:, _NUMBERS].astype(np.float32), flags)
 
@@ -162,9 +162,7 @@ def fit(numbers: Float[np.ndarray, "R 12"]) -> Normaliser:
   return Normaliser(mean, np.maximum(std, 1e-7))
 
 
-def expand(
-    hours: Hours, normaliser: Normaliser, out: Float[np.ndarray, "R 76"]
-) -> None:
+def expand(hours: Hours, normaliser: Normaliser, out: Float[np.ndarray, "R 76"]) -> None:
   """Writes the 76 columns of the pipeline.
 
   Args:

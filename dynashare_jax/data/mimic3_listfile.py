@@ -24,13 +24,18 @@ from dynashare_jax.data import mimic3_problems
 
 # Split -> listfile and the folder of its stays.
 FILES = {
-    "train": ("train_listfile.csv", "train"),
-    "validation": ("val_listfile.csv", "train"),
-    "test": ("test_listfile.csv", "test")}
+  "train": ("train_listfile.csv", "train"),
+  "validation": ("val_listfile.csv", "train"),
+  "test": ("test_listfile.csv", "test"),
+}
 HEADER = (
-    "filename", "length of stay", "in-hospital mortality task (pos;mask;label)",
-    "length of stay task (masks;labels)", "phenotyping task (labels)",
-    "decompensation task (masks;labels)")
+  "filename",
+  "length of stay",
+  "in-hospital mortality task (pos;mask;label)",
+  "length of stay task (masks;labels)",
+  "phenotyping task (labels)",
+  "decompensation task (masks;labels)",
+)
 LONGEST = 1e5  # hours
 
 # Columns of the hourly labels.
@@ -79,9 +84,7 @@ class Labels(NamedTuple):
   listed: Int[np.ndarray, " S"]
 
 
-def read(
-    folder: pathlib.Path, problems: mimic3_problems.Problems
-) -> dict[str, list[Listed]]:
+def read(folder: pathlib.Path, problems: mimic3_problems.Problems) -> dict[str, list[Listed]]:
   """Reads the listfiles of all splits.
 
   Args:
@@ -99,16 +102,23 @@ def read(
     try:
       data = (folder / name).read_bytes()
     except OSError:
-      problems.add(name, 0, "", "there is no such file, or it cannot be read;"
-                   " the multitask problem of mimic3-benchmarks has it after"
-                   " split_train_val")
+      problems.add(
+        name,
+        0,
+        "",
+        "there is no such file, or it cannot be read;"
+        " the multitask problem of mimic3-benchmarks has it after"
+        " split_train_val",
+      )
       found[split] = []
       continue
     there = _names(folder / part)
     stays = _read_one(name, data, problems)
     found[split] = [
-        stay for stay in stays if _is_new(name, part, stay, seen, problems)
-        and _has_file(name, part, stay, there, problems)]
+      stay
+      for stay in stays
+      if _is_new(name, part, stay, seen, problems) and _has_file(name, part, stay, there, problems)
+    ]
   return found
 
 
@@ -120,43 +130,45 @@ def _names(folder: pathlib.Path) -> frozenset[str]:
 
 
 def _is_new(
-    listfile: str, part: str, stay: Listed, seen: dict[tuple[str, str], str],
-    problems: mimic3_problems.Problems
+  listfile: str,
+  part: str,
+  stay: Listed,
+  seen: dict[tuple[str, str], str],
+  problems: mimic3_problems.Problems,
 ) -> bool:
   """Refuses a stay that was named before, in this split or another one."""
   key = part, stay.name
   if key in seen:
-    problems.add(listfile, stay.line, HEADER[0],
-                 f"the stay is named twice, before in {seen[key]}")
+    problems.add(listfile, stay.line, HEADER[0], f"the stay is named twice, before in {seen[key]}")
     return False
   seen[key] = f"{listfile}, line {stay.line}"
   return True
 
 
 def _has_file(
-    listfile: str, part: str, stay: Listed, there: Collection[str],
-    problems: mimic3_problems.Problems
+  listfile: str, part: str, stay: Listed, there: Collection[str], problems: mimic3_problems.Problems
 ) -> bool:
   """Refuses a stay without its file."""
   if stay.name not in there:
-    problems.add(listfile, stay.line, HEADER[0],
-                 f"there is no file {part}/{stay.name}")
+    problems.add(listfile, stay.line, HEADER[0], f"there is no file {part}/{stay.name}")
   return stay.name in there
 
 
-def _read_one(
-    file: str, data: bytes, problems: mimic3_problems.Problems
-) -> list[Listed]:
+def _read_one(file: str, data: bytes, problems: mimic3_problems.Problems) -> list[Listed]:
   """Reads the lines of a listfile."""
   lines = data.decode("utf-8", "replace").split("\n")
   if lines.pop():
-    problems.add(file, len(lines) + 1, "", "the line does not end: the file is"
-                 " cut off")
+    problems.add(file, len(lines) + 1, "", "the line does not end: the file is cut off")
   lines = lines or [""]
   if tuple(lines[0].strip().split(",")) != HEADER:
-    other = (" (it is of another task)" if lines[0].startswith("stay,") else "")
-    problems.add(file, 1, "", "this is not the header of a listfile of the"
-                 f" multitask problem{other}: expected {', '.join(HEADER)}")
+    other = " (it is of another task)" if lines[0].startswith("stay,") else ""
+    problems.add(
+      file,
+      1,
+      "",
+      "this is not the header of a listfile of the"
+      f" multitask problem{other}: expected {', '.join(HEADER)}",
+    )
     return []
   if len(lines) == 1:
     problems.add(file, 0, "", "it names no stay")
@@ -169,9 +181,7 @@ def _read_one(
   return found
 
 
-def _read_line(
-    line: str, number: int, report: Callable[[str, str], None]
-) -> Listed | None:
+def _read_line(line: str, number: int, report: Callable[[str, str], None]) -> Listed | None:
   """Reads a line; None after something that is wrong was reported."""
   cells = line.split(",")
   if len(cells) != len(HEADER):
@@ -183,18 +193,18 @@ def _read_line(
     return None
   hours, bins = _length(hours_text, report)
   found = (
-      _mortality(mortality, report), _phenotypes(phenotypes, report),
-      _hourly(stay, HEADER[3], bins, float, report),
-      _hourly(decompensation, HEADER[5], bins, int, report))
+    _mortality(mortality, report),
+    _phenotypes(phenotypes, report),
+    _hourly(stay, HEADER[3], bins, float, report),
+    _hourly(decompensation, HEADER[5], bins, int, report),
+  )
   if bins < 1 or any(part is None for part in found):
     return None
   known: Any = found
   return Listed(name, number, hours, *known)
 
 
-def _length(
-    text: str, report: Callable[[str, str], None]
-) -> tuple[float, int]:
+def _length(text: str, report: Callable[[str, str], None]) -> tuple[float, int]:
   """Hours and bins of a stay; no bin after a problem was reported."""
   hours = _numbers([text], float)
   if hours is None or not abs(hours[0]) < LONGEST:
@@ -219,9 +229,7 @@ def _is_flag(values: np.ndarray) -> bool:
   return bool(((values == 0) | (values == 1)).all())
 
 
-def _mortality(
-    text: str, report: Callable[[str, str], None]
-) -> np.ndarray | None:
+def _mortality(text: str, report: Callable[[str, str], None]) -> np.ndarray | None:
   """Mask and label; the label of a stay that does not count is 0.
 
   The position that is written beside them is not used: it is always bin 47,
@@ -234,9 +242,7 @@ def _mortality(
   return np.array([values[1], values[1] * values[2]], np.uint8)
 
 
-def _phenotypes(
-    text: str, report: Callable[[str, str], None]
-) -> np.ndarray | None:
+def _phenotypes(text: str, report: Callable[[str, str], None]) -> np.ndarray | None:
   values, count = _numbers(text.split(";"), int), len(columns.PHENOTYPES)
   if values is None or len(values) != count or not _is_flag(values):
     report(HEADER[4], f"expected {count} labels, 0 or 1")
@@ -245,8 +251,7 @@ def _phenotypes(
 
 
 def _hourly(
-    text: str, column: str, bins: int, kind: type,
-    report: Callable[[str, str], None]
+  text: str, column: str, bins: int, kind: type, report: Callable[[str, str], None]
 ) -> np.ndarray | None:
   """Masks and labels of a task with a label every hour."""
   what = "hours" if kind is float else "labels, 0 or 1"
@@ -256,8 +261,13 @@ def _hourly(
   half = len(cut) // 2
   masks = _numbers(cut[:half], int)
   labels = _numbers(cut[half:], kind)
-  if masks is None or labels is None or len(cut) % 2 or not _is_flag(masks) or (
-      kind is int and not _is_flag(labels)):
+  if (
+    masks is None
+    or labels is None
+    or len(cut) % 2
+    or not _is_flag(masks)
+    or (kind is int and not _is_flag(labels))
+  ):
     report(column, f"expected as many masks, 0 or 1, as {what}")
     return None
   if bins and half > bins + 1:
@@ -282,17 +292,19 @@ def labels_of(stays: list[Listed]) -> Labels:
   ends = np.cumsum(counts)
   hourly = np.zeros((int(counts.sum()), 4), np.uint8)
   for stay, end, count in zip(stays, ends, counts, strict=True):
-    rows = hourly[end - count:end]
-    _place(rows[:, STAY_MASK:STAY + 1], stay.stay)
+    rows = hourly[end - count : end]
+    _place(rows[:, STAY_MASK : STAY + 1], stay.stay)
     _place(rows[:, DECOMPENSATION_MASK:], stay.decompensation)
   return Labels(
-      counts, np.stack([s.mortality for s in stays]),
-      np.stack([s.phenotypes for s in stays]), hourly,
-      np.array([len(s.decompensation) for s in stays]))
+    counts,
+    np.stack([s.mortality for s in stays]),
+    np.stack([s.phenotypes for s in stays]),
+    hourly,
+    np.array([len(s.decompensation) for s in stays]),
+  )
 
 
 def _place(rows: np.ndarray, entries: np.ndarray) -> None:
   """Puts entries of hours 0, 1, ... into the bins of a stay."""
   rows[:1] = entries[:1]
   rows[: max(0, len(entries) - 1)] = entries[1:]
-

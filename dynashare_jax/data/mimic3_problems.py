@@ -71,8 +71,10 @@ class Problems:
       return
     count = f"{self.total} problem" + "s" * (self.total > 1)
     more = self.total - len(self.kept)
-    lines = [f"The MIMIC-III files in {folder} have {count}; nothing was"
-             " converted.", *(f"  {problem}" for problem in self.kept)]
+    lines = [
+      f"The MIMIC-III files in {folder} have {count}; nothing was converted.",
+      *(f"  {problem}" for problem in self.kept),
+    ]
     if more:
       lines.append(f"  and {more} more.")
     raise ValueError("\n".join(lines))

@@ -36,9 +36,7 @@ class Series(NamedTuple):
   value: Float[np.ndarray, " E"]
 
 
-def parse(
-    data: bytes, file: str, problems: mimic3_problems.Problems
-) -> Series | None:
+def parse(data: bytes, file: str, problems: mimic3_problems.Problems) -> Series | None:
   """Reads the file of a stay.
 
   Args:
@@ -56,11 +54,11 @@ def parse(
   lines = data.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
   cut = bool(lines.pop())
   if cut:
-    problems.add(file, len(lines) + 1, "", "the line does not end: the file is"
-                 " cut off")
+    problems.add(file, len(lines) + 1, "", "the line does not end: the file is cut off")
   if not lines or tuple(lines[0].split(",")) != columns.HEADER:
-    problems.add(file, 1, "", "this is not the header of a time series:"
-                 f" expected {', '.join(columns.HEADER)}")
+    problems.add(
+      file, 1, "", f"this is not the header of a time series: expected {', '.join(columns.HEADER)}"
+    )
     return None
   if len(lines) == 1:
     problems.add(file, 0, "", "it has no row: a stay of zero length")
@@ -97,27 +95,27 @@ def _fast(lines: list[str]) -> Series | None:
   values = np.array(value, np.float64)
   if not (np.isfinite(hours).all() and np.isfinite(values).all()):
     return None
-  return Series(hours, np.array(place, np.int64),
-                np.repeat(np.arange(len(counts)), counts), values)
+  return Series(hours, np.array(place, np.int64), np.repeat(np.arange(len(counts)), counts), values)
 
 
-def _explain(
-    lines: list[str], file: str, problems: mimic3_problems.Problems
-) -> None:
+def _explain(lines: list[str], file: str, problems: mimic3_problems.Problems) -> None:
   """Notes every cell that is wrong."""
   for number, line in enumerate(lines[1:], 2):
     cells = line.split(",")
     if len(cells) != _WIDTH:
-      problems.add(file, number, "", f"expected {_WIDTH} columns; the line may"
-                   " be cut off")
+      problems.add(file, number, "", f"expected {_WIDTH} columns; the line may be cut off")
       continue
-    for cell, name, codes in zip(
-        cells, columns.HEADER, (None, *_CODES), strict=True):
+    for cell, name, codes in zip(cells, columns.HEADER, (None, *_CODES), strict=True):
       if codes is not None:
         if cell and cell not in codes:
-          problems.add(file, number, name, "expected one of the"
-                       f" {len(codes)} values that the benchmark knows, exactly"
-                       " as it writes them")
+          problems.add(
+            file,
+            number,
+            name,
+            "expected one of the"
+            f" {len(codes)} values that the benchmark knows, exactly"
+            " as it writes them",
+          )
       elif (cell or name == columns.HEADER[0]) and not _is_number(cell):
         problems.add(file, number, name, "expected a number")
 
@@ -129,9 +127,7 @@ def _is_number(text: str) -> bool:
     return False
 
 
-def _odd_times(
-    hours: np.ndarray, file: str, problems: mimic3_problems.Problems
-) -> bool:
+def _odd_times(hours: np.ndarray, file: str, problems: mimic3_problems.Problems) -> bool:
   """Notes times that run backwards or lie before the admission.
 
   Source: mimic3-benchmarks, Discretizer: a time may be less than 1e-6 hours
@@ -140,19 +136,21 @@ def _odd_times(
   """
   early = np.flatnonzero(hours <= -discretiser.EPS)
   for index in early:
-    problems.add(file, int(index) + 2, columns.HEADER[0],
-                 "expected hours from the admission on, 0 or more")
+    problems.add(
+      file, int(index) + 2, columns.HEADER[0], "expected hours from the admission on, 0 or more"
+    )
   back = np.flatnonzero(hours[:-1] >= hours[1:] + discretiser.EPS)
   for index in back:
-    problems.add(file, int(index) + 3, columns.HEADER[0],
-                 "the hours run backwards: expected no less than in the line"
-                 " above")
+    problems.add(
+      file,
+      int(index) + 3,
+      columns.HEADER[0],
+      "the hours run backwards: expected no less than in the line above",
+    )
   return bool(len(early) or len(back))
 
 
-def events(
-    series: Series, hours: float, bins: int, first: int
-) -> discretiser.Events:
+def events(series: Series, hours: float, bins: int, first: int) -> discretiser.Events:
   """Places a stay's measurements in a table of many stays.
 
   Args:
@@ -174,5 +172,4 @@ def events(
   row = first + bin_of_row[series.row]
   if counts.all():
     return discretiser.Events(row, series.channel, series.value)
-  return discretiser.Events(
-      row[counts], series.channel[counts], series.value[counts])
+  return discretiser.Events(row[counts], series.channel[counts], series.value[counts])

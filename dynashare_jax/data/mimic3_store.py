@@ -37,8 +37,8 @@ _LOCK = f".{NAME}.lock"
 
 try:
   import fcntl
-  _lock: Callable[[Any], None] | None = (
-      lambda file: fcntl.flock(file, fcntl.LOCK_EX))
+
+  _lock: Callable[[Any], None] | None = lambda file: fcntl.flock(file, fcntl.LOCK_EX)
 except ImportError:  # Windows: two runs must not convert at once
   _lock = None
 
@@ -71,21 +71,28 @@ class Store:
 
   def split(self, name: str) -> Split:
     """Maps a split's files into memory."""
+
     def mapped(kind: str) -> np.ndarray:
       path = _file(pathlib.Path(self.folder), name, kind)
       # A plain view: slices of a memmap cost ten times as much.
       return np.asarray(np.load(path, mmap_mode="r"))
+
     counts = mapped("counts")
     return Split(
-        discretiser.Hours(mapped("numbers"), mapped("flags")),
-        listfile.Labels(counts, mapped("mortality"), mapped("phenotypes"),
-                        mapped("hourly"), mapped("listed")),
-        np.cumsum(counts) - counts)
+      discretiser.Hours(mapped("numbers"), mapped("flags")),
+      listfile.Labels(
+        counts, mapped("mortality"), mapped("phenotypes"), mapped("hourly"), mapped("listed")
+      ),
+      np.cumsum(counts) - counts,
+    )
 
 
 def open_or_convert(
-    source: pathlib.Path | None, cache: pathlib.Path, workers: int,
-    verify: bool, progress: mimic3_convert.Progress
+  source: pathlib.Path | None,
+  cache: pathlib.Path,
+  workers: int,
+  verify: bool,
+  progress: mimic3_convert.Progress,
 ) -> Store:
   """Opens the store, after making it where there is none that fits.
 
@@ -107,9 +114,11 @@ def open_or_convert(
   found = _open(cache / NAME, verify)
   if source is None:
     if found is None:
-      raise ValueError(f"{cache} holds no complete converted copy of MIMIC-III;"
-                       " give config.data_dir, the folder of the multitask"
-                       " problem.")
+      raise ValueError(
+        f"{cache} holds no complete converted copy of MIMIC-III;"
+        " give config.data_dir, the folder of the multitask"
+        " problem."
+      )
     return found
   if found is not None and _fits(found, source, verify):
     return found
@@ -119,8 +128,7 @@ def open_or_convert(
       _convert(source, cache, workers, progress)
       found = _open(cache / NAME, False)
   if found is None:
-    raise ValueError(f"{cache / NAME} was damaged while it was written; delete"
-                     " it and start again.")
+    raise ValueError(f"{cache / NAME} was damaged while it was written; delete it and start again.")
   return found
 
 
@@ -153,12 +161,13 @@ def _fits(store: Store, source: pathlib.Path, verify: bool) -> bool:
   """Whether a store was made of the files that are there now."""
   folder = pathlib.Path(store.folder)
   index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-  known = {part: mimic3_convert.stats(source / part)
-           for _, part in listfile.FILES.values()}
+  known = {part: mimic3_convert.stats(source / part) for _, part in listfile.FILES.values()}
   try:
     listfiles = _changed_listfiles(index["listfiles"], source, verify)
-    stays = [_changed_stays(folder, split, source, known[_folder(split)],
-                            verify) for split in listfile.FILES]
+    stays = [
+      _changed_stays(folder, split, source, known[_folder(split)], verify)
+      for split in listfile.FILES
+    ]
   except OSError:  # a file is gone: converting again will name it
     return False
   if listfiles is None or None in stays:
@@ -169,7 +178,7 @@ def _fits(store: Store, source: pathlib.Path, verify: bool) -> bool:
 
 
 def _changed_listfiles(
-    remembered: Mapping[str, Any], source: pathlib.Path, verify: bool
+  remembered: Mapping[str, Any], source: pathlib.Path, verify: bool
 ) -> int | None:
   """Counts listfiles with another time; None if one has other contents."""
   changed = 0
@@ -183,8 +192,11 @@ def _changed_listfiles(
 
 
 def _changed_stays(
-    folder: pathlib.Path, split: str, source: pathlib.Path,
-    known: Mapping[str, mimic3_convert.Stat], verify: bool
+  folder: pathlib.Path,
+  split: str,
+  source: pathlib.Path,
+  known: Mapping[str, mimic3_convert.Stat],
+  verify: bool,
 ) -> int | None:
   """Counts stays with another time; None if one has other contents."""
   names = [name.decode() for name in np.load(_file(folder, split, "names"))]
@@ -202,8 +214,10 @@ def _changed_stays(
 
 
 def _remember(
-    folder: pathlib.Path, index: dict[str, Any], source: pathlib.Path,
-    known: Mapping[str, Mapping[str, mimic3_convert.Stat]]
+  folder: pathlib.Path,
+  index: dict[str, Any],
+  source: pathlib.Path,
+  known: Mapping[str, Mapping[str, mimic3_convert.Stat]],
 ) -> None:
   """Notes new times of files whose contents did not change, if it may."""
   try:
@@ -212,8 +226,7 @@ def _remember(
       names = np.load(_file(folder, split, "names")).tolist()
       _replace(path, np.array([known[part][n.decode()] for n in names]))
       index["files"][path.name] = [path.stat().st_size, _digest(path)]
-      index["listfiles"][name][:2] = mimic3_convert.stat_of(
-          (source / name).stat())
+      index["listfiles"][name][:2] = mimic3_convert.stat_of((source / name).stat())
     partial = folder / f"{_INDEX}.{os.getpid()}"
     partial.write_text(json.dumps(index), encoding="utf-8")
     os.replace(partial, folder / _INDEX)
@@ -267,29 +280,36 @@ def _locked(path: pathlib.Path) -> IO[bytes]:
 
 
 def _unwritable(cache: pathlib.Path, error: OSError) -> str:
-  return (f"The folder {cache} for the converted MIMIC-III stays cannot be"
-          f" written to ({error.strerror}). Name another one in"
-          " config.data.cache; about 60 bytes an hour of stay are needed twice,"
-          " 450 MB for all of MIMIC-III.")
+  return (
+    f"The folder {cache} for the converted MIMIC-III stays cannot be"
+    f" written to ({error.strerror}). Name another one in"
+    " config.data.cache; about 60 bytes an hour of stay are needed twice,"
+    " 450 MB for all of MIMIC-III."
+  )
 
 
 def _convert(
-    source: pathlib.Path, cache: pathlib.Path, workers: int,
-    progress: mimic3_convert.Progress
+  source: pathlib.Path, cache: pathlib.Path, workers: int, progress: mimic3_convert.Progress
 ) -> None:
   """Makes the store; a conversion that was stopped goes on where it was."""
   problems = mimic3_problems.Problems()
   listed = listfile.read(source, problems)
   staging = cache / _PARTIAL
-  known = {part: mimic3_convert.stats(source / part)
-           for _, part in listfile.FILES.values()}
-  parts = {split: mimic3_convert.cut(split, stays, known[_folder(split)])
-           for split, stays in listed.items()}
+  known = {part: mimic3_convert.stats(source / part) for _, part in listfile.FILES.values()}
+  parts = {
+    split: mimic3_convert.cut(split, stays, known[_folder(split)])
+    for split, stays in listed.items()
+  }
   try:
     staging.mkdir(mode=0o700, exist_ok=True)
     mimic3_convert.convert_all(
-        [part for some in parts.values() for part in some], source, staging,
-        workers, problems, progress)
+      [part for some in parts.values() for part in some],
+      source,
+      staging,
+      workers,
+      problems,
+      progress,
+    )
     if problems.total:
       shutil.rmtree(staging, ignore_errors=True)
       problems.check(str(source))
@@ -305,10 +325,11 @@ def _folder(split: str) -> str:
 
 
 def _assemble(
-    staging: pathlib.Path, source: pathlib.Path,
-    listed: Mapping[str, list[listfile.Listed]],
-    parts: Mapping[str, list[mimic3_convert.Part]],
-    known: Mapping[str, Mapping[str, mimic3_convert.Stat]]
+  staging: pathlib.Path,
+  source: pathlib.Path,
+  listed: Mapping[str, list[listfile.Listed]],
+  parts: Mapping[str, list[mimic3_convert.Part]],
+  known: Mapping[str, Mapping[str, mimic3_convert.Stat]],
 ) -> pathlib.Path:
   """Writes all files of the store into a folder."""
   made = staging / NAME
@@ -316,45 +337,48 @@ def _assemble(
   made.mkdir(mode=0o700)
   for split, stays in listed.items():
     labels = listfile.labels_of(stays)
-    digests = _gather(made, split, staging, parts[split],
-                      int(labels.counts.sum()))
+    digests = _gather(made, split, staging, parts[split], int(labels.counts.sum()))
     names = [stay.name for stay in stays]
     arrays = {
-        **{kind: getattr(labels, kind) for kind in labels._fields},
-        "names": np.array([name.encode() for name in names]),
-        "inputs": np.array([known[_folder(split)][name] for name in names]),
-        "digests": digests}
+      **{kind: getattr(labels, kind) for kind in labels._fields},
+      "names": np.array([name.encode() for name in names]),
+      "inputs": np.array([known[_folder(split)][name] for name in names]),
+      "digests": digests,
+    }
     for kind, array in arrays.items():
       np.save(_file(made, split, kind), array)
-  files = {path.name: [path.stat().st_size, _digest(path)]
-           for path in sorted(made.iterdir())}
+  files = {path.name: [path.stat().st_size, _digest(path)] for path in sorted(made.iterdir())}
   names_of = [name for name, _ in listfile.FILES.values()]
   index = {
-      "format": mimic3_convert.FORMAT,
-      "stays": {split: len(stays) for split, stays in listed.items()},
-      "files": files,
-      "listfiles": {
-          name: [*mimic3_convert.stat_of((source / name).stat()),
-                 _digest(source / name)] for name in names_of}}
+    "format": mimic3_convert.FORMAT,
+    "stays": {split: len(stays) for split, stays in listed.items()},
+    "files": files,
+    "listfiles": {
+      name: [*mimic3_convert.stat_of((source / name).stat()), _digest(source / name)]
+      for name in names_of
+    },
+  }
   (made / _INDEX).write_text(json.dumps(index), encoding="utf-8")
   return made
 
 
 def _gather(
-    made: pathlib.Path, split: str, staging: pathlib.Path,
-    parts: list[mimic3_convert.Part], rows: int
+  made: pathlib.Path, split: str, staging: pathlib.Path, parts: list[mimic3_convert.Part], rows: int
 ) -> np.ndarray:
   """Puts the measurements of all parts together; returns the checksums."""
   digests = []
-  with (_file(made, split, "numbers").open("wb") as numbers,
-        _file(made, split, "flags").open("wb") as flags):
+  with (
+    _file(made, split, "numbers").open("wb") as numbers,
+    _file(made, split, "flags").open("wb") as flags,
+  ):
     _header(numbers, "<f4", (rows, len(columns.NUMBERS)))
     _header(flags, "|u1", (rows, discretiser.PACKED))
     for part in parts:
       converted = mimic3_convert.load(staging, part)
       if converted is None:
-        raise ValueError(f"{staging / part.file} was damaged while stays were"
-                         " converted; start again.")
+        raise ValueError(
+          f"{staging / part.file} was damaged while stays were converted; start again."
+        )
       numbers.write(converted.hours.numbers.astype("<f4").tobytes())
       flags.write(converted.hours.flags.tobytes())
       digests.append(converted.digests)
@@ -364,7 +388,8 @@ def _gather(
 def _header(file: IO[bytes], kind: str, shape: tuple[int, int]) -> None:
   """Begins a .npy file, whose rows are written one part after another."""
   np.lib.format.write_array_header_1_0(
-      file, {"descr": kind, "fortran_order": False, "shape": shape})
+    file, {"descr": kind, "fortran_order": False, "shape": shape}
+  )
 
 
 def _publish(made: pathlib.Path, cache: pathlib.Path) -> None:

@@ -44,15 +44,15 @@ def defaults() -> dict[str, Any]:
     in `+0 -2 +1`.
   """
   return {
-      **dense.defaults(),
-      "tasks": ("segmentation", "normals"),
-      "weights": {"segmentation": 1.0, "normals": 20.0, "depth": 3.0},
-      "classes": 40,
-      "layout": "auto",
-      "height": 0,
-      "width": 0,
-      "samples_only": False,
-      "normal_axes": "auto",
+    **dense.defaults(),
+    "tasks": ("segmentation", "normals"),
+    "weights": {"segmentation": 1.0, "normals": 20.0, "depth": 3.0},
+    "classes": 40,
+    "layout": "auto",
+    "height": 0,
+    "width": 0,
+    "samples_only": False,
+    "normal_axes": "auto",
   }
 
 
@@ -66,9 +66,7 @@ def compat() -> dict[str, Any]:
   return {**dense.compat(), "normals": "unit"}
 
 
-def build(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int
-) -> types.Dataset:
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
   """Finds the data set; pictures are read when they are asked for.
 
   Args:
@@ -101,42 +99,51 @@ def build(
   layout = _layout(config, data_dir, tasks, size)
   keys, notes = _keys(layout, config.samples_only, data_dir)
   classes = nyuv2_classes.table(layout.classes, config.classes)
-  decode = Decode(tasks, layout.first, tuple(classes.tolist()), layout.void,
-                  _axes(layout, config, tasks, raw))
+  decode = Decode(
+    tasks, layout.first, tuple(classes.tolist()), layout.void, _axes(layout, config, tasks, raw)
+  )
   notes += (layout.note,) if layout.note else ()
   if "normals" in tasks:
     notes += _about_normals(decode)
   found = dense.Found(_told(layout), keys, layout.read, decode, notes)
-  return dense.assemble("nyuv2", _specs(tasks, config, compat), found, config,
-                        _switches(compat, raw))
+  return dense.assemble(
+    "nyuv2", _specs(tasks, config, compat), found, config, _switches(compat, raw)
+  )
 
 
-def original(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None
-) -> store.Original:
+def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
   """What `data.store` converts; see there."""
   del compat
   tasks, size = _chosen(config), dense_layouts.wanted_size(config)
   layout = _layout(config, data_dir, tasks, size)
   axes = _axes(layout, config, tasks, raw=False)
-  facts = {"classes": layout.classes, "first": layout.first,
-           "void": list(layout.void), "axes": str(axes), "note": layout.note}
-  return store.Original(_told(layout), layout.keys, layout.read, facts,
-                        ("image", *tasks), size)
+  facts = {
+    "classes": layout.classes,
+    "first": layout.first,
+    "void": list(layout.void),
+    "axes": str(axes),
+    "note": layout.note,
+  }
+  return store.Original(_told(layout), layout.keys, layout.read, facts, ("image", *tasks), size)
 
 
 def _layout(
-    config: ConfigDict, data_dir: str | None, tasks: tuple[str, ...],
-    size: tuple[int, int] | None
+  config: ConfigDict, data_dir: str | None, tasks: tuple[str, ...], size: tuple[int, int] | None
 ) -> nyuv2_layouts.Layout:
   """The files, or a converted copy of them."""
   if data_dir and store.is_copy(data_dir):
     copy = store.open_copy(data_dir, "nyuv2", ("image", *tasks), size)
     facts = copy.facts
     return nyuv2_layouts.Layout(
-        copy.layout, copy.keys, copy.read, facts["classes"], facts["first"],
-        tuple(facts["void"]), surface_normals.read_axes(facts["axes"]),
-        facts["note"])
+      copy.layout,
+      copy.keys,
+      copy.read,
+      facts["classes"],
+      facts["first"],
+      tuple(facts["void"]),
+      surface_normals.read_axes(facts["axes"]),
+      facts["note"],
+    )
   return nyuv2_layouts.find(data_dir, config.layout, tasks, size)
 
 
@@ -156,9 +163,11 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
   """
   tasks = _chosen(config)
   size = dense_layouts.wanted_size(config) or nyuv2_layouts.SIZES.get(
-      config.layout, nyuv2_layouts.SIZES["official"])
-  return dense.outline("nyuv2", _specs(tasks, config, compat), size, _SIZES,
-                       config, _switches(compat, _is_raw(compat)))
+    config.layout, nyuv2_layouts.SIZES["official"]
+  )
+  return dense.outline(
+    "nyuv2", _specs(tasks, config, compat), size, _SIZES, config, _switches(compat, _is_raw(compat))
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +195,7 @@ class Decode:
     Raises:
       ValueError: an id that is neither a class nor void.
     """
-    decoders = {"segmentation": self._segmentation, "normals": self._normals,
-                "depth": _depth}
+    decoders = {"segmentation": self._segmentation, "normals": self._normals, "depth": _depth}
     found = {task: decoders[task](fields[task]) for task in self.tasks}
     return dense_layouts.example(fields["image"], found)
 
@@ -197,8 +205,10 @@ class Decode:
     wrong = valid & ((place < 0) | (place >= len(self.table)))
     if wrong.any():
       last = self.first + len(self.table) - 1
-      raise ValueError(f"its segmentation has the id {ids[wrong][0]}; known are"
-                       f" {self.first} to {last}, and {self.void} for none.")
+      raise ValueError(
+        f"its segmentation has the id {ids[wrong][0]}; known are"
+        f" {self.first} to {last}, and {self.void} for none."
+      )
     table = np.array(self.table, np.int32)
     return np.where(valid, table[np.where(valid, place, 0)], 0), valid
 
@@ -206,8 +216,7 @@ class Decode:
     if self.axes is None:
       return _as_the_authors(stored)
     normals, valid = decode_normals(stored)
-    return np.where(valid[..., None], self.axes(normals),
-                    np.array([0, 0, -1], np.float32)), valid
+    return np.where(valid[..., None], self.axes(normals), np.array([0, 0, -1], np.float32)), valid
 
 
 def decode_normals(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,8 +247,10 @@ def _as_the_authors(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     and a pixel counts where none of them is 255.
   """
   if stored.dtype != np.uint8:
-    raise ValueError("config.compat.normals 'raw' needs normals stored as"
-                     " pictures, as AdaShare has them; these are arrays.")
+    raise ValueError(
+      "config.compat.normals 'raw' needs normals stored as"
+      " pictures, as AdaShare has them; these are arrays."
+    )
   red, green, blue = (stored[..., i].astype(np.float32) for i in range(3))
   length = np.maximum(np.sqrt(blue**2 + green**2 + red**2), np.float32(1))
   valid = np.maximum(np.maximum(red, green), blue) < 255
@@ -252,8 +263,7 @@ def _depth(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _axes(
-    layout: nyuv2_layouts.Layout, config: ConfigDict, tasks: Sequence[str],
-    raw: bool
+  layout: nyuv2_layouts.Layout, config: ConfigDict, tasks: Sequence[str], raw: bool
 ) -> surface_normals.Axes | None:
   """Axes of the stored normals: given, known, or found out."""
   if raw or "normals" not in tasks:
@@ -265,19 +275,20 @@ def _axes(
   assert isinstance(layout.read, nyuv2_files.Reader)
   read = dataclasses.replace(layout.read, tasks=("normals", "depth"), size=None)
   keys = (*layout.keys["train"], *layout.keys["test"])
-  chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, _TRIES).astype(int)
-            ] if keys else []
+  chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, _TRIES).astype(int)] if keys else []
   try:
     pairs = [_pair(read(key)) for key in dict.fromkeys(chosen)]
   except ValueError as error:
-    raise ValueError(f"To find out the axes of the normals: {error} Or give"
-                     " config.data.normal_axes.") from error
+    raise ValueError(
+      f"To find out the axes of the normals: {error} Or give config.data.normal_axes."
+    ) from error
   axes, best, second = surface_normals.match(pairs)
   if best < 0.7 or best - second < 0.1:
     raise ValueError(
-        "The axes of the normals do not show in the depth: the mean cosine to"
-        f" fitted planes is {best:.2f} for '{axes}', {second:.2f} for the next."
-        " Give config.data.normal_axes.")
+      "The axes of the normals do not show in the depth: the mean cosine to"
+      f" fitted planes is {best:.2f} for '{axes}', {second:.2f} for the next."
+      " Give config.data.normal_axes."
+    )
   return axes
 
 
@@ -291,27 +302,32 @@ def _pair(fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keys(
-    layout: nyuv2_layouts.Layout, samples_only: bool, data_dir: str | None
+  layout: nyuv2_layouts.Layout, samples_only: bool, data_dir: str | None
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
   """Splits, and a note where they are not the published ones."""
   if samples_only:
     every = tuple(dict.fromkeys((*layout.keys["train"], *layout.keys["test"])))
-    return (dict.fromkeys(types.SPLITS, every),
-            ("samples_only: train, validation and test are the same examples",))
+    return (
+      dict.fromkeys(types.SPLITS, every),
+      ("samples_only: train, validation and test are the same examples",),
+    )
   empty = [split for split in _SIZES if not layout.keys[split]]
   if empty:
     total = sum(map(len, layout.keys.values()))
     raise ValueError(
-        f"NYU v2: none of the {total} examples in {data_dir} belongs"
-        f" to {empty[0]}. To try things on all of them, without a split, set"
-        " config.data.samples_only.")
+      f"NYU v2: none of the {total} examples in {data_dir} belongs"
+      f" to {empty[0]}. To try things on all of them, without a split, set"
+      " config.data.samples_only."
+    )
   return dict(layout.keys), ()
 
 
 def _about_normals(decode: Decode) -> tuple[str, ...]:
   if decode.axes is None:
-    return ("compat: normals are raw bytes, blue first; mirroring leaves them,"
-            " as no component of theirs can be negated",)
+    return (
+      "compat: normals are raw bytes, blue first; mirroring leaves them,"
+      " as no component of theirs can be negated",
+    )
   return (f"axes of stored normals (right, down, forward): {decode.axes}",)
 
 
@@ -325,28 +341,27 @@ def _switches(compat: ConfigDict, raw: bool) -> ConfigDict:
 
 def _is_raw(compat: ConfigDict) -> bool:
   if compat.normals not in ("unit", "raw"):
-    raise ValueError(f"config.compat.normals is {compat.normals!r}; it must be"
-                     " 'unit' or 'raw'.")
+    raise ValueError(f"config.compat.normals is {compat.normals!r}; it must be 'unit' or 'raw'.")
   return bool(compat.normals == "raw")
 
 
 def _specs(
-    tasks: Sequence[str], config: ConfigDict, compat: ConfigDict
+  tasks: Sequence[str], config: ConfigDict, compat: ConfigDict
 ) -> tuple[types.TaskSpec, ...]:
   """How the rest of the house sees the tasks."""
   metrics = compat.get("metrics", "pooled")
   if config.classes not in nyuv2_classes.CLASSES:
-    raise ValueError(f"config.data.classes is {config.classes}; it must be 40"
-                     " or 13.")
+    raise ValueError(f"config.data.classes is {config.classes}; it must be 40 or 13.")
   names = nyuv2_classes.CLASSES[config.classes]
   made = {
-      "segmentation": types.TaskSpec(
-          "segmentation", "segmentation", len(names), classes=names),
-      "normals": types.TaskSpec("normals", "normals", 3),
-      "depth": types.TaskSpec("depth", "depth", 1, unit="m")}
-  return tuple(dataclasses.replace(
-      made[t], weight=dense_layouts.weight(config, t), metrics=metrics)
-      for t in tasks)
+    "segmentation": types.TaskSpec("segmentation", "segmentation", len(names), classes=names),
+    "normals": types.TaskSpec("normals", "normals", 3),
+    "depth": types.TaskSpec("depth", "depth", 1, unit="m"),
+  }
+  return tuple(
+    dataclasses.replace(made[t], weight=dense_layouts.weight(config, t), metrics=metrics)
+    for t in tasks
+  )
 
 
 def _chosen(config: ConfigDict) -> tuple[str, ...]:

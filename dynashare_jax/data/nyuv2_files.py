@@ -32,8 +32,7 @@ class Reader:
   folder: str
   tasks: tuple[str, ...]
   size: tuple[int, int] | None
-  paths: Mapping[str, Mapping[str, str]] = dataclasses.field(
-      default_factory=dict)
+  paths: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
   def __call__(self, key: str) -> dict[str, np.ndarray]:
     """Reads the fields of an example.
@@ -51,14 +50,15 @@ class Reader:
     if self.size is None:
       dense_layouts.same_size(checked)
       return checked
-    return {name: dense_layouts.resized(array, self.size, name == "image")
-            for name, array in checked.items()}
+    return {
+      name: dense_layouts.resized(array, self.size, name == "image")
+      for name, array in checked.items()
+    }
 
   def stored(self, key: str, names: Sequence[str]) -> dict[str, np.ndarray]:
     """The fields as in the files."""
     paths = self.paths[key]
-    return {name: _read_file(os.path.join(self.folder, paths[name]), name)
-            for name in names}
+    return {name: _read_file(os.path.join(self.folder, paths[name]), name) for name in names}
 
 
 class LabeledReader(Reader):
@@ -78,8 +78,7 @@ class LabeledReader(Reader):
       if "depth" in names:
         fields["depth"] = depth
       if "normals" in names:
-        normals, valid = surface_normals.fit(
-            depth, surface_normals.kinect(depth.shape))
+        normals, valid = surface_normals.fit(depth, surface_normals.kinect(depth.shape))
         fields["normals"] = np.where(valid[..., None], normals, 0)
     return fields
 
@@ -101,8 +100,10 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
     array = array[..., 0] if array.shape[2] == 1 else array
   wanted = 2 if name in ("segmentation", "depth") else 3
   if array.ndim != wanted or (wanted == 3 and array.shape[2] != 3):
-    raise ValueError(f"its {name} has the shape {array.shape}; it must be"
-                     f" [height, width{', 3' if wanted == 3 else ''}].")
+    raise ValueError(
+      f"its {name} has the shape {array.shape}; it must be"
+      f" [height, width{', 3' if wanted == 3 else ''}]."
+    )
   if name == "segmentation" and array.dtype.kind == "f":
     with np.errstate(invalid="ignore"):
       whole = array.astype(np.int16)
@@ -133,8 +134,7 @@ def open_labeled(path: str, process: int) -> Any:
   try:
     h5py = importlib.import_module("h5py")
   except ImportError as error:
-    raise ValueError(f"{path} is an HDF5 file; to read it: pip install"
-                     " 'h5py>=3.12'.") from error
+    raise ValueError(f"{path} is an HDF5 file; to read it: pip install 'h5py>=3.12'.") from error
   try:
     arrays = h5py.File(path, "r")
   except OSError as error:
@@ -156,13 +156,10 @@ def read_mat(path: str | os.PathLike[str]) -> dict[str, Any]:
   try:
     return dict(scipy_io.loadmat(path))
   except (OSError, ValueError, TypeError, NotImplementedError) as error:
-    raise ValueError(f"Cannot read {os.fspath(path)}"
-                     f" ({type(error).__name__}: {error}).") from error
+    raise ValueError(f"Cannot read {os.fspath(path)} ({type(error).__name__}: {error}).") from error
 
 
-def variable(
-    arrays: Mapping[str, Any], name: str, path: str | os.PathLike[str]
-) -> np.ndarray:
+def variable(arrays: Mapping[str, Any], name: str, path: str | os.PathLike[str]) -> np.ndarray:
   """An array of what `read_mat` read.
 
   Raises:

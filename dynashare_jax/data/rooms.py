@@ -56,13 +56,7 @@ def defaults() -> dict[str, Any]:
     "noise": 0.02,
     "shadows": True,
     "scene_seed": 0,
-    "weights": {
-      "segmentation": 1.0,
-      "depth": 1.0,
-      "normals": 5.0,
-      "edges": 5.0,
-      "keypoints": 5.0,
-    },
+    "weights": {"segmentation": 1.0, "depth": 1.0, "normals": 5.0, "edges": 5.0, "keypoints": 5.0},
   }
 
 
@@ -102,18 +96,12 @@ def render(
     grain = jax.random.normal(noise_key, image.shape)
     image = jnp.clip(image + noise * grain, 0.0, 1.0)
   targets = labels(scene, hit, height, width, tasks)
-  valid: dict[str, types.Array] = {
-    name: jnp.ones((height, width), bool) for name in tasks
-  }
+  valid: dict[str, types.Array] = {name: jnp.ones((height, width), bool) for name in tasks}
   return types.Batch(image, targets, valid, jnp.ones((), bool))
 
 
 def labels(
-  scene: shading.Scene,
-  hit: tracer.Hit,
-  height: int,
-  width: int,
-  tasks: Sequence[str] = TASKS,
+  scene: shading.Scene, hit: tracer.Hit, height: int, width: int, tasks: Sequence[str] = TASKS
 ) -> dict[str, types.Array]:
   """The labels of a scene.
 
@@ -152,9 +140,7 @@ def labels(
   return {name: make(name) for name in tasks}
 
 
-def build(
-  config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int
-) -> types.Dataset:
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
   """Makes the data set; nothing is rendered before it is asked for.
 
   Args:
@@ -183,17 +169,10 @@ def build(
     notes=("procedural scenes; segmentation is not balanced over classes",),
   )
   compiled = _renderer(
-    height,
-    width,
-    float(config.noise),
-    bool(config.shadows),
-    tuple(config.tasks),
+    height, width, float(config.noise), bool(config.shadows), tuple(config.tasks)
   )
   example = functools.partial(compiled, jax.random.key(int(config.scene_seed)))
-  sources = {
-    split: _Source(example, _OFFSETS[split], sizes[split])
-    for split in types.SPLITS
-  }
+  sources = {split: _Source(example, _OFFSETS[split], sizes[split]) for split in types.SPLITS}
   cache: dict[str, types.Batch] = {}
   lock = threading.Lock()
 
@@ -210,9 +189,7 @@ def build(
 class _Source(Sequence[types.Batch]):
   """Random access to the scenes of one split."""
 
-  def __init__(
-    self, example: Callable[[Any], types.Batch], offset: int, size: int
-  ) -> None:
+  def __init__(self, example: Callable[[Any], types.Batch], offset: int, size: int) -> None:
     self._example = example
     self._offset = offset
     self._size = size
@@ -232,9 +209,7 @@ class _Source(Sequence[types.Batch]):
   def stack(self) -> types.Batch:
     """All examples, written straight into the stacked arrays."""
     first = self[0]
-    result = jax.tree.map(
-      lambda x: np.empty((self._size, *x.shape), x.dtype), first
-    )
+    result = jax.tree.map(lambda x: np.empty((self._size, *x.shape), x.dtype), first)
     leaves = jax.tree.leaves(result)
     for i in range(self._size):
       for whole, part in zip(leaves, jax.tree.leaves(self[i]), strict=True):
@@ -257,9 +232,7 @@ def _renderer(
 
 def _pick(sources: dict[str, _Source], split: str) -> _Source:
   if split not in sources:
-    raise ValueError(
-      f"rooms: no split {split!r}; choose one of {', '.join(types.SPLITS)}"
-    )
+    raise ValueError(f"rooms: no split {split!r}; choose one of {', '.join(types.SPLITS)}")
   return sources[split]
 
 
@@ -280,14 +253,10 @@ def _check(config: ConfigDict) -> None:
   """Refuses what cannot be rendered, with the reason."""
   for field in ("height", "width"):
     if config[field] < SMALLEST:
-      raise ValueError(
-        f"rooms: data.{field} is {config[field]}; give at least {SMALLEST}"
-      )
+      raise ValueError(f"rooms: data.{field} is {config[field]}; give at least {SMALLEST}")
   for split in types.SPLITS:
     if not 0 < config[split] <= RANGE:
-      raise ValueError(
-        f"rooms: data.{split} is {config[split]} examples; give 1 to {RANGE}"
-      )
+      raise ValueError(f"rooms: data.{split} is {config[split]} examples; give 1 to {RANGE}")
   if not config.noise >= 0:
     raise ValueError(f"rooms: data.noise is {config.noise}; give 0 or more")
   _check_tasks(config)
@@ -303,6 +272,4 @@ def _check_tasks(config: ConfigDict) -> None:
         f" valid are {', '.join(TASKS)}.{lookup.hint(name, TASKS, 0.4)}"
       )
   if len(set(config.tasks)) < len(config.tasks):
-    raise ValueError(
-      f"rooms: data.tasks names a task twice: {tuple(config.tasks)}"
-    )
+    raise ValueError(f"rooms: data.tasks names a task twice: {tuple(config.tasks)}")

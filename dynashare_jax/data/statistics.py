@@ -44,22 +44,24 @@ class Numbers:
     self.count += good.size
     self.low = min(self.low, float(good.min()))
     self.high = max(self.high, float(good.max()))
-    flat = (values if whole else np.where(finite, values, 0)).reshape(
-        -1, values.shape[-1])
-    sums = np.stack([flat.sum(0, np.float64),
-                     np.einsum("nc,nc->c", flat, flat, dtype=np.float64)])
+    flat = (values if whole else np.where(finite, values, 0)).reshape(-1, values.shape[-1])
+    sums = np.stack([flat.sum(0, np.float64), np.einsum("nc,nc->c", flat, flat, dtype=np.float64)])
     self.sums = sums if self.sums is None else self.sums + sums
 
   def figures(self) -> dict[str, Any]:
     """Lowest, highest, mean and standard deviation, for JSON."""
     if not self.count or self.sums is None:
-      return {"low": None, "high": None, "mean": [], "std": [],
-              "non_finite": self.odd}
+      return {"low": None, "high": None, "mean": [], "std": [], "non_finite": self.odd}
     each = self.count / self.sums.shape[1]
     mean = self.sums[0] / each
     std = np.sqrt(np.maximum(self.sums[1] / each - mean**2, 0))
-    return {"low": self.low, "high": self.high, "mean": mean.tolist(),
-            "std": std.tolist(), "non_finite": self.odd}
+    return {
+      "low": self.low,
+      "high": self.high,
+      "mean": mean.tolist(),
+      "std": std.tolist(),
+      "non_finite": self.odd,
+    }
 
 
 class Labels:
@@ -73,8 +75,7 @@ class Labels:
     self.places = 0
     self.known = 0
     self.shapes: dict[str, int] = {}
-    self.counts = np.zeros(2 if task.kind == "binary" else task.outputs,
-                           np.int64)
+    self.counts = np.zeros(2 if task.kind == "binary" else task.outputs, np.int64)
     self.base = 0  # what the counts are shares of
     self.numbers = Numbers()
     self.lengths = Numbers()
@@ -109,18 +110,18 @@ class Labels:
   def figures(self) -> dict[str, Any]:
     """All of it, for JSON."""
     found = {
-        "kind": self.task.kind, "unit": self.task.unit,
-        "examples_with_labels": self.labelled,
-        "valid_share": self.known / self.places if self.places else 0.0,
-        "shapes": self.shapes, **self.numbers.figures()}
+      "kind": self.task.kind,
+      "unit": self.task.unit,
+      "examples_with_labels": self.labelled,
+      "valid_share": self.known / self.places if self.places else 0.0,
+      "shapes": self.shapes,
+      **self.numbers.figures(),
+    }
     if self.task.kind in (*_COUNTED, "multilabel"):
-      names = self.task.classes or tuple(
-          f"class {i}" for i in range(len(self.counts)))
-      found["classes"] = {n: int(c)
-                          for n, c in zip(names, self.counts, strict=True)}
+      names = self.task.classes or tuple(f"class {i}" for i in range(len(self.counts)))
+      found["classes"] = {n: int(c) for n, c in zip(names, self.counts, strict=True)}
     if self.task.kind == "normals":
-      found["length"] = {k: v for k, v in self.lengths.figures().items()
-                         if k in ("low", "high")}
+      found["length"] = {k: v for k, v in self.lengths.figures().items() if k in ("low", "high")}
     return found
 
 

@@ -84,19 +84,23 @@ class Reader:
     try:
       record = _records(self.folder, part, os.getpid())[number]
     except (OSError, RuntimeError, IndexError, ValueError) as error:
-      raise ValueError(f"{self.folder} is damaged"
-                       f" ({type(error).__name__}: {error}); convert again."
-                       ) from error
+      raise ValueError(
+        f"{self.folder} is damaged ({type(error).__name__}: {error}); convert again."
+      ) from error
     if record["name"].decode() != key:
-      raise ValueError(f"{self.folder} is damaged: it has"
-                       f" {record['name'].decode()!r} in this place; convert"
-                       " again.")
+      raise ValueError(
+        f"{self.folder} is damaged: it has"
+        f" {record['name'].decode()!r} in this place; convert"
+        " again."
+      )
     absent = record[ABSENT].decode().split(",")
-    found = {name: _unpacked(record[name]) for name in self.fields
-             if name in record and name not in absent}
-    return {name: array if array.ndim < 2 else dense_layouts.resized(
-                array, self.size, name in self.mixed)
-            for name, array in found.items()}
+    found = {
+      name: _unpacked(record[name]) for name in self.fields if name in record and name not in absent
+    }
+    return {
+      name: array if array.ndim < 2 else dense_layouts.resized(array, self.size, name in self.mixed)
+      for name, array in found.items()
+    }
 
 
 def is_copy(data_dir: str | os.PathLike[str]) -> bool:
@@ -118,8 +122,11 @@ def facts(data_dir: str, dataset: str) -> dict[str, Any]:
 
 
 def open_copy(
-    data_dir: str, dataset: str, fields: Sequence[str],
-    size: tuple[int, int] | None, mixed: Sequence[str] = ("image",)
+  data_dir: str,
+  dataset: str,
+  fields: Sequence[str],
+  size: tuple[int, int] | None,
+  mixed: Sequence[str] = ("image",),
 ) -> Original:
   """Opens a converted copy.
 
@@ -142,26 +149,32 @@ def open_copy(
   lacking = [name for name in fields if name not in marker["fields"]]
   if lacking:
     raise ValueError(
-        f"{where} with {', '.join(marker['fields'])}, but without"
-        f" {', '.join(lacking)}: convert again with these tasks.")
+      f"{where} with {', '.join(marker['fields'])}, but without"
+      f" {', '.join(lacking)}: convert again with these tasks."
+    )
   stored = tuple(marker["size"]) if marker["size"] else None
   if stored and size not in (None, stored):
-    raise ValueError(f"{where} at {_times(stored)}; config.data.height and"
-                     f" width ask for {_times(size)}. Convert again.")
+    raise ValueError(
+      f"{where} at {_times(stored)}; config.data.height and"
+      f" width ask for {_times(size)}. Convert again."
+    )
   for name, length in marker["files"].items():
     path = pathlib.Path(data_dir) / name
     found = path.stat().st_size if path.is_file() else -1
     if found != length:
       raise ValueError(
-          f"{data_dir} is damaged: {name} "
-          + ("is missing" if found < 0 else f"has {found} bytes, not {length}")
-          + "; convert again.")
+        f"{data_dir} is damaged: {name} "
+        + ("is missing" if found < 0 else f"has {found} bytes, not {length}")
+        + "; convert again."
+      )
   load_tfds()
   keys = {split: tuple(names) for split, names in marker["keys"].items()}
-  read = Reader(str(data_dir), places(keys), tuple(fields),
-                size if not stored else None, tuple(mixed))
-  return Original(f"converted copy of {marker['layout']}", keys, read,
-                  marker["facts"], tuple(fields), size)
+  read = Reader(
+    str(data_dir), places(keys), tuple(fields), size if not stored else None, tuple(mixed)
+  )
+  return Original(
+    f"converted copy of {marker['layout']}", keys, read, marker["facts"], tuple(fields), size
+  )
 
 
 def _unpacked(stored: Any) -> np.ndarray:
@@ -172,9 +185,7 @@ def _unpacked(stored: Any) -> np.ndarray:
   return np.asarray(stored)
 
 
-def places(
-    keys: Mapping[str, Sequence[str]]
-) -> dict[str, tuple[str, int]]:
+def places(keys: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, int]]:
   """Where every example lies: once, in the first split that names it.
 
   Args:
@@ -199,9 +210,11 @@ def _records(folder: str, part: str, process: int) -> Any:
   del process
   tfds = load_tfds()
   builder = tfds.builder_from_directory(folder)
-  decoders = {name: tfds.decode.SkipDecoding()
-              for name, feature in builder.info.features.items()
-              if isinstance(feature, tfds.features.Image)}
+  decoders = {
+    name: tfds.decode.SkipDecoding()
+    for name, feature in builder.info.features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
   return builder.as_data_source(part, decoders=decoders or None)
 
 
@@ -215,8 +228,9 @@ def _read_marker(data_dir: str, dataset: str) -> dict[str, Any]:
   if lacking:
     raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}.")
   if marker["dataset"] != dataset:
-    raise ValueError(f"{data_dir} is a converted copy of {marker['dataset']!r},"
-                     f" not of {dataset!r}.")
+    raise ValueError(
+      f"{data_dir} is a converted copy of {marker['dataset']!r}, not of {dataset!r}."
+    )
   return marker
 
 
@@ -230,9 +244,11 @@ def load_tfds() -> Any:
     importlib.import_module("array_record.python.array_record_module")
     return importlib.import_module("tensorflow_datasets")
   except ImportError as error:
-    raise ValueError("Converted copies need TensorFlow Datasets and ArrayRecord"
-                     " (TensorFlow is not needed): pip install"
-                     f" 'dynashare-jax[tfds]' ({error}).") from error
+    raise ValueError(
+      "Converted copies need TensorFlow Datasets and ArrayRecord"
+      " (TensorFlow is not needed): pip install"
+      f" 'dynashare-jax[tfds]' ({error})."
+    ) from error
 
 
 def _times(size: Any) -> str:

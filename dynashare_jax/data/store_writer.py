@@ -39,8 +39,7 @@ class Estimate:
   free: int
 
   def __str__(self) -> str:
-    return (f"{self.examples} examples, about {_size(self.needed)}; free:"
-            f" {_size(self.free)}")
+    return f"{self.examples} examples, about {_size(self.needed)}; free: {_size(self.free)}"
 
 
 def estimate(original: store.Original, output: str) -> Estimate:
@@ -54,21 +53,24 @@ def estimate(original: store.Original, output: str) -> Estimate:
     ValueError: an example cannot be read.
   """
   keys = tuple(store.places(original.keys))
-  chosen = [keys[i] for i in sorted(set(np.linspace(
-      0, len(keys) - 1, min(_SAMPLES, len(keys))).astype(int).tolist()))]
-  sizes = [sum(_compressed(_packed(name, array))
-               for name, array in _read(original, key).items())
-           for key in chosen]
+  chosen = [
+    keys[i]
+    for i in sorted(
+      set(np.linspace(0, len(keys) - 1, min(_SAMPLES, len(keys))).astype(int).tolist())
+    )
+  ]
+  sizes = [
+    sum(_compressed(_packed(name, array)) for name, array in _read(original, key).items())
+    for key in chosen
+  ]
   folder = pathlib.Path(output).absolute()
   while not folder.is_dir():
     folder = folder.parent
-  return Estimate(len(keys), int(np.mean(sizes) * len(keys)),
-                  shutil.disk_usage(folder).free)
+  return Estimate(len(keys), int(np.mean(sizes) * len(keys)), shutil.disk_usage(folder).free)
 
 
 def convert(
-    original: store.Original, dataset: str, output: str,
-    progress: Callable[[int], None] | None = None
+  original: store.Original, dataset: str, output: str, progress: Callable[[int], None] | None = None
 ) -> None:
   """Writes a copy; a folder that is not finished never looks like one.
 
@@ -92,11 +94,16 @@ def convert(
     _write(original, str(partial), progress or (lambda done: None))
     listed = {p.name: p.stat().st_size for p in sorted(partial.iterdir())}
     marker = {
-        "format": store.FORMAT, "dataset": dataset, "layout": original.layout,
-        "fields": list(original.fields), "size": original.size,
-        "facts": original.facts, "keys": original.keys, "files": listed}
-    (partial / store.MARKER).write_text(json.dumps(marker, indent=1),
-                                  encoding="utf-8")
+      "format": store.FORMAT,
+      "dataset": dataset,
+      "layout": original.layout,
+      "fields": list(original.fields),
+      "size": original.size,
+      "facts": original.facts,
+      "keys": original.keys,
+      "files": listed,
+    }
+    (partial / store.MARKER).write_text(json.dumps(marker, indent=1), encoding="utf-8")
     if target.is_dir():
       target.rmdir()
     partial.rename(target)
@@ -115,38 +122,37 @@ def check_output(output: str) -> None:
   if path.is_file():
     raise ValueError(f"{path} is a file; name a new folder.")
   if store.is_copy(path):
-    raise ValueError(f"{path} holds a converted copy already; delete it, or"
-                     " name another folder.")
+    raise ValueError(f"{path} holds a converted copy already; delete it, or name another folder.")
   if path.is_dir() and any(path.iterdir()):
-    raise ValueError(f"{path} is not empty and no converted copy: name a new"
-                     " folder.")
+    raise ValueError(f"{path} is not empty and no converted copy: name a new folder.")
 
 
-def _write(
-    original: store.Original, folder: str, progress: Callable[[int], None]
-) -> None:
+def _write(original: store.Original, folder: str, progress: Callable[[int], None]) -> None:
   """Writes all records, in the order of the names."""
   tfds = store.load_tfds()
   examples, lengths = _specimens(original)
   features = _features(tfds, examples)
   info = tfds.core.DatasetInfo(
-      builder=tfds.core.DatasetIdentity(
-          name=_NAME, version=tfds.core.Version(_VERSION), data_dir=folder,
-          module_name=__name__),
-      features=tfds.features.FeaturesDict(features),
-      description=f"Converted by dynashare_jax: {original.layout}",
-      disable_shuffling=True)
+    builder=tfds.core.DatasetIdentity(
+      name=_NAME, version=tfds.core.Version(_VERSION), data_dir=folder, module_name=__name__
+    ),
+    features=tfds.features.FeaturesDict(features),
+    description=f"Converted by dynashare_jax: {original.layout}",
+    disable_shuffling=True,
+  )
   writer = tfds.core.SequentialWriter(
-      info, max(1, _SHARD // max(1, lengths)), file_format="array_record")
+    info, max(1, _SHARD // max(1, lengths)), file_format="array_record"
+  )
   places = store.places(original.keys)
-  parts = {part: [k for k, (p, _) in places.items() if p == part]
-           for part in dict.fromkeys(p for p, _ in places.values())}
+  parts = {
+    part: [k for k, (p, _) in places.items() if p == part]
+    for part in dict.fromkeys(p for p, _ in places.values())
+  }
   writer.initialize_splits(list(parts))
   done = 0
   for part, keys in parts.items():
     for begin in range(0, len(keys), _CHUNK):
-      chunk = [_record(original, key, examples)
-               for key in keys[begin:begin + _CHUNK]]
+      chunk = [_record(original, key, examples) for key in keys[begin : begin + _CHUNK]]
       writer.add_examples({part: chunk})
       done += len(chunk)
       progress(done)
@@ -177,39 +183,35 @@ def _spread(keys: Sequence[str]) -> list[str]:
   return [keys[i * step % len(keys)] for i in range(len(keys))]
 
 
-def _features(
-    tfds: Any, examples: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-  features: dict[str, Any] = {"name": tfds.features.Text(),
-                              store.ABSENT: tfds.features.Text()}
+def _features(tfds: Any, examples: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  features: dict[str, Any] = {"name": tfds.features.Text(), store.ABSENT: tfds.features.Text()}
   for name, array in examples.items():
     if _is_picture(name, array):
-      features[name] = tfds.features.Image(
-          shape=(None, None, 3), encoding_format="png")
+      features[name] = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
     else:
       features[name] = tfds.features.Tensor(
-          shape=(*(None,) * min(array.ndim, 2), *array.shape[2:]),
-          dtype=array.dtype.type,
-          encoding=tfds.features.Encoding.BYTES)
+        shape=(*(None,) * min(array.ndim, 2), *array.shape[2:]),
+        dtype=array.dtype.type,
+        encoding=tfds.features.Encoding.BYTES,
+      )
   return features
 
 
 def _record(
-    original: store.Original, key: str, examples: Mapping[str, np.ndarray]
+  original: store.Original, key: str, examples: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
   """One example as TFDS takes it; an absent field is listed, and zeros."""
   fields = _read(original, key)
   absent = [name for name in examples if name not in fields]
   record: dict[str, Any] = {"name": key, store.ABSENT: ",".join(absent)}
   for name, like in examples.items():
-    array = fields.get(name, np.zeros(
-        (_SIDE,) * min(like.ndim, 2) + like.shape[2:], like.dtype))
-    if (array.dtype, array.ndim, array.shape[2:]) != (
-        like.dtype, like.ndim, like.shape[2:]):
+    array = fields.get(name, np.zeros((_SIDE,) * min(like.ndim, 2) + like.shape[2:], like.dtype))
+    if (array.dtype, array.ndim, array.shape[2:]) != (like.dtype, like.ndim, like.shape[2:]):
       raise ValueError(
-          f"Example {key!r}: its {name} is {array.dtype}"
-          f" {list(array.shape)}, that of other examples {like.dtype}"
-          f" {list(like.shape)}: a copy needs one type for all.")
+        f"Example {key!r}: its {name} is {array.dtype}"
+        f" {list(array.shape)}, that of other examples {like.dtype}"
+        f" {list(like.shape)}: a copy needs one type for all."
+      )
     record[name] = _packed(name, array)
   return record
 
@@ -220,13 +222,14 @@ def _read(original: store.Original, key: str) -> dict[str, np.ndarray]:
     fields = original.read(key)
   except (OSError, KeyError, ValueError) as error:
     raise ValueError(f"Example {key!r}: {error}") from error
-  return {name: np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-          for name, array in fields.items()}
+  return {
+    name: np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    for name, array in fields.items()
+  }
 
 
 def _is_picture(name: str, array: np.ndarray) -> bool:
-  return (name == "image" and array.dtype == np.uint8
-          and array.ndim == 3 and array.shape[2] == 3)
+  return name == "image" and array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
 
 
 def _packed(name: str, array: np.ndarray) -> Any:

@@ -46,13 +46,11 @@ def kinect(size: tuple[int, int]) -> Camera:
   fx, fy, cx, cy = _KINECT
   if abs(down - across) < 0.01 * across:
     return Camera(fx * across, fy * down, cx * across, cy * down)
-  return Camera(fx, fy, cx - (_KINECT_SIZE[1] - size[1]) / 2,
-                cy - (_KINECT_SIZE[0] - size[0]) / 2)
+  return Camera(fx, fy, cx - (_KINECT_SIZE[1] - size[1]) / 2, cy - (_KINECT_SIZE[0] - size[0]) / 2)
 
 
 def fit(
-    depth: np.ndarray, camera: Camera, radius: int = 10, fewest: float = 0.25,
-    roughest: float = 0.006
+  depth: np.ndarray, camera: Camera, radius: int = 10, fewest: float = 0.25, roughest: float = 0.006
 ) -> tuple[np.ndarray, np.ndarray]:
   """Fits a plane to the points in a square window around every pixel.
 
@@ -83,8 +81,10 @@ def fit(
   """
   depth = np.asarray(depth, np.float64)
   if depth.ndim != 2 or radius < 1:
-    raise ValueError("Normals need depth [H, W] and a radius of at least 1, not"
-                     f" the shape {depth.shape} and the radius {radius}.")
+    raise ValueError(
+      "Normals need depth [H, W] and a radius of at least 1, not"
+      f" the shape {depth.shape} and the radius {radius}."
+    )
   known = np.isfinite(depth) & (depth > 0)
   points = _points(np.where(known, depth, 0.0), camera)
   matrix, count = _covariances(points, known, radius)
@@ -97,9 +97,7 @@ def fit(
   return np.moveaxis(normal, 0, -1).astype(np.float32), usable
 
 
-def unit(
-    parts: Sequence[np.ndarray], valid: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def unit(parts: Sequence[np.ndarray], valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Brings decoded normals to length 1.
 
   Args:
@@ -134,8 +132,9 @@ class Axes(NamedTuple):
 
   def __str__(self) -> str:
     """For example `+0 -2 +1`: y is minus the stored channel 2."""
-    return " ".join(f"{'+' if s > 0 else '-'}{c}"
-                    for c, s in zip(self.channels, self.signs, strict=True))
+    return " ".join(
+      f"{'+' if s > 0 else '-'}{c}" for c, s in zip(self.channels, self.signs, strict=True)
+    )
 
 
 def read_axes(text: str) -> Axes:
@@ -145,20 +144,24 @@ def read_axes(text: str) -> Axes:
     ValueError: it is no signed order of the channels 0, 1 and 2.
   """
   words = text.split()
-  if (len(words) == 3 and all(w[:1] in "+-" and w[1:] in "012" for w in words)
-      and {w[1:] for w in words} == set("012")):
+  if (
+    len(words) == 3
+    and all(w[:1] in "+-" and w[1:] in "012" for w in words)
+    and {w[1:] for w in words} == set("012")
+  ):
     one, two, three = words
-    return Axes((int(one[1:]), int(two[1:]), int(three[1:])),
-                (int(one[0] + "1"), int(two[0] + "1"), int(three[0] + "1")))
+    return Axes(
+      (int(one[1:]), int(two[1:]), int(three[1:])),
+      (int(one[0] + "1"), int(two[0] + "1"), int(three[0] + "1")),
+    )
   raise ValueError(
-      f"config.data.normal_axes is {text!r}; it must be 'auto' or tell which"
-      " stored channel, with which sign, points right, down and forward: for"
-      " example '+0 -2 +1'.")
+    f"config.data.normal_axes is {text!r}; it must be 'auto' or tell which"
+    " stored channel, with which sign, points right, down and forward: for"
+    " example '+0 -2 +1'."
+  )
 
 
-def match(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]]
-) -> tuple[Axes, float, float]:
+def match(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Axes, float, float]:
   """Finds the axes of stored normals by comparing them with fitted ones.
 
   Args:
@@ -175,15 +178,19 @@ def match(
     sums += fitted.T.astype(np.float64) @ stored
     count += len(stored)
   ranked = sorted(
-      ((sum(s * sums[i, c] for i, (c, s) in enumerate(zip(channels, signs,
-                                                         strict=True))),
-        channels, signs)
-       for channels in itertools.permutations((0, 1, 2))
-       for signs in itertools.product((1, -1), repeat=3)),
-      key=lambda entry: -entry[0])
+    (
+      (
+        sum(s * sums[i, c] for i, (c, s) in enumerate(zip(channels, signs, strict=True))),
+        channels,
+        signs,
+      )
+      for channels in itertools.permutations((0, 1, 2))
+      for signs in itertools.product((1, -1), repeat=3)
+    ),
+    key=lambda entry: -entry[0],
+  )
   (best, channels, signs), (second, _, _) = ranked[:2]
-  axes = Axes((channels[0], channels[1], channels[2]),
-              (signs[0], signs[1], signs[2]))
+  axes = Axes((channels[0], channels[1], channels[2]), (signs[0], signs[1], signs[2]))
   return axes, best / max(count, 1), second / max(count, 1)
 
 
@@ -196,16 +203,16 @@ def _points(depth: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def _covariances(
-    points: np.ndarray, known: np.ndarray, radius: int
+  points: np.ndarray, known: np.ndarray, radius: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Covariances xx, xy, xz, yy, yz, zz `[6, H, W]`, and counts `[H, W]`."""
   count = _boxes(known.astype(np.float64), radius)
   divisor = np.maximum(count, 1.0)
   means = [_boxes(p, radius) / divisor for p in points]
   pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-  matrix = np.stack([
-      _boxes(points[i] * points[j], radius) / divisor - means[i] * means[j]
-      for i, j in pairs])
+  matrix = np.stack(
+    [_boxes(points[i] * points[j], radius) / divisor - means[i] * means[j] for i, j in pairs]
+  )
   return matrix, count
 
 
@@ -215,14 +222,13 @@ def _boxes(values: np.ndarray, radius: int) -> np.ndarray:
     size = values.shape[axis]
     total = np.insert(np.cumsum(values, axis), 0, 0.0, axis)
     at = np.arange(size)
-    values = (total.take(np.minimum(at + radius + 1, size), axis)
-              - total.take(np.maximum(at - radius, 0), axis))
+    values = total.take(np.minimum(at + radius + 1, size), axis) - total.take(
+      np.maximum(at - radius, 0), axis
+    )
   return values
 
 
-def _flattest(
-    matrix: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _flattest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Eigenvectors of the smallest eigenvalues of symmetric 3 x 3 matrices.
 
   Args:
@@ -239,16 +245,15 @@ def _flattest(
   xx, xy, xz, yy, yz, zz = matrix / np.where(trace > _SMALLEST, trace, 1.0)
   mean = (xx + yy + zz) / 3
   a, b, c = xx - mean, yy - mean, zz - mean
-  spread = np.sqrt(
-      (a * a + b * b + c * c + 2 * (xy * xy + xz * xz + yz * yz)) / 6)
+  spread = np.sqrt((a * a + b * b + c * c + 2 * (xy * xy + xz * xz + yz * yz)) / 6)
   spread = np.maximum(spread, 1e-9)
-  half = (a * (b * c - yz * yz) - xy * (xy * c - yz * xz)
-          + xz * (xy * yz - b * xz)) / (2 * spread**3)
+  half = (a * (b * c - yz * yz) - xy * (xy * c - yz * xz) + xz * (xy * yz - b * xz)) / (
+    2 * spread**3
+  )
   angle = np.arccos(np.clip(half, -1, 1)) / 3
   low = mean + 2 * spread * np.cos(angle + 2 * np.pi / 3)
   rows = np.stack([[xx - low, xy, xz], [xy, yy - low, yz], [xz, yz, zz - low]])
-  vectors = np.stack([np.cross(rows[i], rows[j], axis=0)
-                      for i, j in ((0, 1), (0, 2), (1, 2))])
+  vectors = np.stack([np.cross(rows[i], rows[j], axis=0) for i, j in ((0, 1), (0, 2), (1, 2))])
   lengths = np.sqrt((vectors**2).sum(1))
   best = lengths.argmax(0)
   vector = np.take_along_axis(vectors, best[None, None], 0)[0]

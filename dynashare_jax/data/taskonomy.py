@@ -27,9 +27,24 @@ from dynashare_jax.data import taskonomy_layouts
 TASKS = taskonomy_layouts.TASKS
 # Source: list of selected COCO classes, published with Taskonomy.
 CLASSES = (
-    "background", "bottle", "chair", "couch", "potted plant", "bed",
-    "dining table", "toilet", "tv", "microwave", "oven", "toaster", "sink",
-    "refrigerator", "book", "clock", "vase")
+  "background",
+  "bottle",
+  "chair",
+  "couch",
+  "potted plant",
+  "bed",
+  "dining table",
+  "toilet",
+  "tv",
+  "microwave",
+  "oven",
+  "toaster",
+  "sink",
+  "refrigerator",
+  "book",
+  "clock",
+  "vase",
+)
 FARTHEST = 64500  # 1/512 m; what is stored from here on is no depth
 KEYPOINTS = 0.005  # of 2^16: where keypoints are cut off
 EDGES = 0.08  # of 2^16: where edges are cut off
@@ -51,14 +66,13 @@ def defaults() -> dict[str, Any]:
     width: of all pictures; 0 as stored (512).
   """
   return {
-      **dense.defaults(),
-      "crop": (224, 224),
-      "tasks": TASKS,
-      "weights": {"segmentation": 1.0, "normals": 3.0, "depth": 2.0,
-                  "keypoints": 7.0, "edges": 7.0},
-      "layout": "auto",
-      "height": 256,
-      "width": 256,
+    **dense.defaults(),
+    "crop": (224, 224),
+    "tasks": TASKS,
+    "weights": {"segmentation": 1.0, "normals": 3.0, "depth": 2.0, "keypoints": 7.0, "edges": 7.0},
+    "layout": "auto",
+    "height": 256,
+    "width": 256,
   }
 
 
@@ -74,13 +88,16 @@ def compat() -> dict[str, Any]:
     `prior`: the authors weigh the classes of segmentation by the file `PRIOR`
     beside their lists (background 0.54, others 7.2 to 9.2).
   """
-  return {**dense.compat(), "normal_mask": "depth", "unlabelled": "void",
-          "pictures": "smooth", "class_weights": "equal"}
+  return {
+    **dense.compat(),
+    "normal_mask": "depth",
+    "unlabelled": "void",
+    "pictures": "smooth",
+    "class_weights": "equal",
+  }
 
 
-def build(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int
-) -> types.Dataset:
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
   """Finds the data set; pictures are read when they are asked for.
 
   Args:
@@ -123,54 +140,52 @@ def build(
   if small and compat.get("selection") == "test":
     keys["validation"] = small
     switches = ConfigDict({**dict(compat), "selection": "validation"})
-    notes += (f"validation is test_small: {len(small)} examples of test"
-              " (compat.selection)",)
+    notes += (f"validation is test_small: {len(small)} examples of test (compat.selection)",)
   found = dense.Found(_told(layout), keys, layout.read, decode, notes)
-  return dense.assemble("taskonomy", _weights(specs, data_dir, compat), found,
-                        config, switches)
+  return dense.assemble("taskonomy", _weights(specs, data_dir, compat), found, config, switches)
 
 
-def original(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None
-) -> store.Original:
+def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
   """What `data.store` converts; see there."""
   size = dense_layouts.wanted_size(config)
   layout = _layout(config, compat, data_dir, size)
   there = data_dir is not None and (pathlib.Path(data_dir) / PRIOR).is_file()
-  facts = {"notes": list(layout.notes),
-           "pictures": _pictures(compat) if size else "",
-           "prior": _prior(data_dir).tolist() if there else []}
-  return store.Original(_told(layout), layout.keys, layout.read, facts,
-                        _fields(config, compat), size)
+  facts = {
+    "notes": list(layout.notes),
+    "pictures": _pictures(compat) if size else "",
+    "prior": _prior(data_dir).tolist() if there else [],
+  }
+  return store.Original(
+    _told(layout), layout.keys, layout.read, facts, _fields(config, compat), size
+  )
 
 
 def _layout(
-    config: ConfigDict, compat: ConfigDict, data_dir: str | None,
-    size: tuple[int, int] | None
+  config: ConfigDict, compat: ConfigDict, data_dir: str | None, size: tuple[int, int] | None
 ) -> taskonomy_layouts.Layout:
   """The files, or a converted copy of them."""
   fields = _fields(config, compat)
   smooth = _pictures(compat) == "smooth"
   if data_dir and store.is_copy(data_dir):
-    copy = store.open_copy(data_dir, "taskonomy", fields, size,
-                           ("image",) if smooth else ())
+    copy = store.open_copy(data_dir, "taskonomy", fields, size, ("image",) if smooth else ())
     made = copy.facts["pictures"]
     if made not in ("", _pictures(compat)):
-      raise ValueError(f"{data_dir} is a converted copy made with"
-                       f" config.compat.pictures={made!r}, not"
-                       f" {_pictures(compat)!r}: convert again.")
-    return taskonomy_layouts.Layout(copy.layout, copy.keys, copy.read,
-                                    tuple(copy.facts["notes"]))
-  return taskonomy_layouts.find(
-      data_dir, config.layout, fields, size, smooth)
+      raise ValueError(
+        f"{data_dir} is a converted copy made with"
+        f" config.compat.pictures={made!r}, not"
+        f" {_pictures(compat)!r}: convert again."
+      )
+    return taskonomy_layouts.Layout(copy.layout, copy.keys, copy.read, tuple(copy.facts["notes"]))
+  return taskonomy_layouts.find(data_dir, config.layout, fields, size, smooth)
 
 
 def _told(layout: taskonomy_layouts.Layout) -> str:
   """What was found, with the numbers of examples."""
   if isinstance(layout.read, store.Reader):
     return layout.name
-  counts = ", ".join(f"{len(part)} {split}"
-                     for split, part in layout.keys.items() if split != "small")
+  counts = ", ".join(
+    f"{len(part)} {split}" for split, part in layout.keys.items() if split != "small"
+  )
   return f"{layout.name} ({counts})"
 
 
@@ -191,8 +206,9 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
     ValueError: a wrong value in `config`.
   """
   size = dense_layouts.wanted_size(config) or (512, 512)
-  return dense.outline("taskonomy", _specs(_chosen(config), config, compat),
-                       size, _SIZES, config, compat)
+  return dense.outline(
+    "taskonomy", _specs(_chosen(config), config, compat), size, _SIZES, config, compat
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,31 +232,31 @@ class Decode:
       ValueError: an id that is neither a class nor void.
     """
     decoders = {
-        "segmentation": self._segmentation, "normals": self._normals,
-        "depth": _depth,
-        "keypoints": lambda f: _response(f["keypoints"], KEYPOINTS),
-        "edges": lambda f: _response(f["edges"], EDGES)}
+      "segmentation": self._segmentation,
+      "normals": self._normals,
+      "depth": _depth,
+      "keypoints": lambda f: _response(f["keypoints"], KEYPOINTS),
+      "edges": lambda f: _response(f["edges"], EDGES),
+    }
     found = {task: decoders[task](fields) for task in self.tasks}
     return dense_layouts.example(fields["image"], found)
 
-  def _segmentation(
-      self, fields: Mapping[str, np.ndarray]
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def _segmentation(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     ids = fields["segmentation"].astype(np.int32)
     if ids.max() > len(CLASSES):
-      raise ValueError(f"its segmentation has the id {ids.max()}; known are 0"
-                       f" (none) to {len(CLASSES)}.")
+      raise ValueError(
+        f"its segmentation has the id {ids.max()}; known are 0 (none) to {len(CLASSES)}."
+      )
     valid = ids > 0
     if not self.void:
       valid = np.ones_like(valid)
     return np.maximum(ids - 1, 0), valid
 
-  def _normals(
-      self, fields: Mapping[str, np.ndarray]
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def _normals(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     # By channel: NumPy is slow along an axis of 3.
-    parts = [fields["normals"][..., i].astype(np.float32) * np.float32(2 / 255)
-             - 1 for i in range(3)]
+    parts = [
+      fields["normals"][..., i].astype(np.float32) * np.float32(2 / 255) - 1 for i in range(3)
+    ]
     length = np.sqrt(parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2)
     normals = np.stack([p / length for p in parts], -1)  # bytes are never 0
     if not self.masked:
@@ -248,25 +264,21 @@ class Decode:
     return normals, (length >= _SHORT) & (fields["depth"] < FARTHEST)
 
 
-def _depth(
-    fields: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def _depth(fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   """Logarithm of the distance."""
   valid = fields["depth"] < FARTHEST
   distance = np.where(valid, fields["depth"], 0).astype(np.float32)
   return np.log1p(distance) / np.float32(_RANGE), valid
 
 
-def _response(
-    stored: np.ndarray, most: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _response(stored: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
   """A heatmap, cut off at `most` and stretched to -1..1."""
   share = stored.astype(np.float32) / np.float32(2**16 * most)
   return np.minimum(share, 1) * 2 - 1, np.ones(stored.shape, bool)
 
 
 def _weights(
-    specs: tuple[types.TaskSpec, ...], data_dir: str | None, compat: ConfigDict
+  specs: tuple[types.TaskSpec, ...], data_dir: str | None, compat: ConfigDict
 ) -> tuple[types.TaskSpec, ...]:
   """The tasks with the authors' class weights, where they are asked for."""
   how = _switch(compat, "class_weights", ("equal", "prior"))
@@ -274,8 +286,9 @@ def _weights(
     return specs
   weights = tuple(_prior(data_dir).tolist())
   return tuple(
-      dataclasses.replace(task, class_weights=weights)
-      if task.kind == "segmentation" else task for task in specs)
+    dataclasses.replace(task, class_weights=weights) if task.kind == "segmentation" else task
+    for task in specs
+  )
 
 
 def _prior(data_dir: str | None) -> np.ndarray:
@@ -284,13 +297,13 @@ def _prior(data_dir: str | None) -> np.ndarray:
   if data_dir and store.is_copy(data_dir):
     factors = np.array(store.facts(data_dir, "taskonomy")["prior"])
     if not len(factors):
-      raise ValueError(f"{data_dir} is a converted copy of files without"
-                       f" {PRIOR}.")
+      raise ValueError(f"{data_dir} is a converted copy of files without {PRIOR}.")
   else:
     factors = files.read_array(path)
   if factors.shape != (len(CLASSES),) or not (factors > 0).all():
-    raise ValueError(f"{path} must hold {len(CLASSES)} numbers above 0; its"
-                     f" shape is {factors.shape}.")
+    raise ValueError(
+      f"{path} must hold {len(CLASSES)} numbers above 0; its shape is {factors.shape}."
+    )
   return factors.astype(float)
 
 
@@ -300,27 +313,28 @@ def _pictures(compat: ConfigDict) -> str:
 
 
 def _specs(
-    tasks: tuple[str, ...], config: ConfigDict, compat: ConfigDict
+  tasks: tuple[str, ...], config: ConfigDict, compat: ConfigDict
 ) -> tuple[types.TaskSpec, ...]:
   """How the rest of the house sees the tasks."""
   made = {
-      "segmentation": types.TaskSpec(
-          "segmentation", "segmentation", len(CLASSES), classes=CLASSES),
-      "normals": types.TaskSpec("normals", "normals", 3),
-      "depth": types.TaskSpec("depth", "regression", 1, unit="log"),
-      "keypoints": types.TaskSpec("keypoints", "regression", 1),
-      "edges": types.TaskSpec("edges", "regression", 1)}
-  return tuple(dataclasses.replace(
-      made[task], weight=dense_layouts.weight(config, task),
-      metrics=compat.get("metrics", "pooled")) for task in tasks)
+    "segmentation": types.TaskSpec("segmentation", "segmentation", len(CLASSES), classes=CLASSES),
+    "normals": types.TaskSpec("normals", "normals", 3),
+    "depth": types.TaskSpec("depth", "regression", 1, unit="log"),
+    "keypoints": types.TaskSpec("keypoints", "regression", 1),
+    "edges": types.TaskSpec("edges", "regression", 1),
+  }
+  return tuple(
+    dataclasses.replace(
+      made[task], weight=dense_layouts.weight(config, task), metrics=compat.get("metrics", "pooled")
+    )
+    for task in tasks
+  )
 
 
 def _switch(compat: ConfigDict, name: str, known: tuple[str, str]) -> str:
   """A switch; corrected where the configuration does not have it."""
-  return dense_layouts.one_of(
-      f"config.compat.{name}", compat.get(name, known[0]), known)
+  return dense_layouts.one_of(f"config.compat.{name}", compat.get(name, known[0]), known)
 
 
 def _chosen(config: ConfigDict) -> tuple[str, ...]:
-  return dense_layouts.chosen_tasks(
-      taskonomy_layouts.TITLE, tuple(config.tasks), TASKS)
+  return dense_layouts.chosen_tasks(taskonomy_layouts.TITLE, tuple(config.tasks), TASKS)

@@ -28,22 +28,27 @@ SPLITS = "train_val_test_tiny.csv"
 
 # Field -> what its folder, and the end of its files' names, may be.
 DOMAINS = {
-    "image": (("rgb",), ("rgb",)),
-    "segmentation": (("segment_semantic", "segmentsemantic"),
-                     ("segmentsemantic", "segment_semantic")),
-    "normals": (("normal",), ("normal",)),
-    "depth": (("depth_zbuffer", "depth_euclidean"),
-              ("depth_zbuffer", "depth_euclidean")),
-    "keypoints": (("keypoints2d",), ("keypoints2d",)),
-    "edges": (("edge_texture",), ("edge_texture",)),
+  "image": (("rgb",), ("rgb",)),
+  "segmentation": (
+    ("segment_semantic", "segmentsemantic"),
+    ("segmentsemantic", "segment_semantic"),
+  ),
+  "normals": (("normal",), ("normal",)),
+  "depth": (("depth_zbuffer", "depth_euclidean"), ("depth_zbuffer", "depth_euclidean")),
+  "keypoints": (("keypoints2d",), ("keypoints2d",)),
+  "edges": (("edge_texture",), ("edge_texture",)),
 }
 # Where the folder of a building's domain may lie.
-PLACES = ("{domain}/{building}", "{domain}/taskonomy/{building}",
-          "{building}/{domain}", "{building}_{domain}/{domain}",
-          "{building}_{domain}")
+PLACES = (
+  "{domain}/{building}",
+  "{domain}/taskonomy/{building}",
+  "{building}/{domain}",
+  "{building}_{domain}/{domain}",
+  "{building}_{domain}",
+)
 
 HELP = {
-    "official": f"""rgb/<building>/point_<i>_view_<j>_domain_rgb.png
+  "official": f"""rgb/<building>/point_<i>_view_<j>_domain_rgb.png
       segment_semantic/<building>/point_<i>_view_<j>_domain_segmentsemantic.png
       normal/<building>/point_<i>_view_<j>_domain_normal.png
       depth_zbuffer/<building>/point_<i>_view_<j>_domain_depth_zbuffer.png
@@ -58,7 +63,7 @@ HELP = {
         segment_semantic --components taskonomy --subset tiny --dest FOLDER
     splits: https://github.com/StanfordVL/taskonomy/raw/master/data/assets/
     splits_taskonomy.zip""",
-    "adashare": f"""{LISTS}, and the pictures that it names
+  "adashare": f"""{LISTS}, and the pictures that it names
     lists from https://drive.google.com/drive/folders/
     1KX9chooxefvrZACtFR441ShdkbS3F2lt (issue 7 of
     https://github.com/sunxm2357/AdaShare), pictures as above""",
@@ -66,19 +71,38 @@ HELP = {
 
 # Buildings of the published split.
 BUILDINGS = {
-    "train": (
-        "hanson", "merom", "klickitat", "onaga", "leonardo", "marstons",
-        "newfields", "pinesdale", "lakeville", "cosmos", "benevolence",
-        "pomaria", "tolstoy", "shelbyville", "allensville", "wainscott",
-        "beechwood", "coffeen", "stockman", "hiteman", "woodbine", "lindenwood",
-        "forkland", "mifflinburg", "ranchester"),
-    "validation": ("wiconisco", "corozal", "collierville", "markleeville",
-                   "darden"),
-    "test": ("ihlen", "muleshoe", "uvalda", "noxapater", "mcdade"),
+  "train": (
+    "hanson",
+    "merom",
+    "klickitat",
+    "onaga",
+    "leonardo",
+    "marstons",
+    "newfields",
+    "pinesdale",
+    "lakeville",
+    "cosmos",
+    "benevolence",
+    "pomaria",
+    "tolstoy",
+    "shelbyville",
+    "allensville",
+    "wainscott",
+    "beechwood",
+    "coffeen",
+    "stockman",
+    "hiteman",
+    "woodbine",
+    "lindenwood",
+    "forkland",
+    "mifflinburg",
+    "ranchester",
+  ),
+  "validation": ("wiconisco", "corozal", "collierville", "markleeville", "darden"),
+  "test": ("ihlen", "muleshoe", "uvalda", "noxapater", "mcdade"),
 }
 
-_MARKS = {
-    "official": (SPLITS, "rgb/*", "*/rgb", "*_rgb"), "adashare": (LISTS,)}
+_MARKS = {"official": (SPLITS, "rgb/*", "*/rgb", "*_rgb"), "adashare": (LISTS,)}
 _LOST = 0.01  # share of the examples that may lack files
 
 
@@ -101,8 +125,7 @@ class Reader:
   fields: tuple[str, ...]
   size: tuple[int, int] | None
   smooth: bool
-  places: Mapping[str, Sequence[tuple[str, str]]] = dataclasses.field(
-      default_factory=dict)
+  places: Mapping[str, Sequence[tuple[str, str]]] = dataclasses.field(default_factory=dict)
   paths: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
   def __call__(self, key: str) -> dict[str, np.ndarray]:
@@ -115,10 +138,12 @@ class Reader:
     Raises:
       ValueError: a file is missing, damaged or of a wrong shape.
     """
-    read = {field: dense_layouts.resized(
-        _read(os.path.join(self.folder, path), field), self.size,
-        field == "image" and self.smooth)
-            for field, path in zip(self.fields, self._paths(key), strict=True)}
+    read = {
+      field: dense_layouts.resized(
+        _read(os.path.join(self.folder, path), field), self.size, field == "image" and self.smooth
+      )
+      for field, path in zip(self.fields, self._paths(key), strict=True)
+    }
     dense_layouts.same_size(read)
     return read
 
@@ -126,8 +151,7 @@ class Reader:
     if key in self.paths:
       return self.paths[key]
     building, stem = key.split("/")
-    return [f"{folder}/{stem}_domain_{ending}.png"
-            for folder, ending in self.places[building]]
+    return [f"{folder}/{stem}_domain_{ending}.png" for folder, ending in self.places[building]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +173,11 @@ class Layout:
 
 
 def find(
-    data_dir: str | None, layout: str, fields: tuple[str, ...],
-    size: tuple[int, int] | None, smooth: bool
+  data_dir: str | None,
+  layout: str,
+  fields: tuple[str, ...],
+  size: tuple[int, int] | None,
+  smooth: bool,
 ) -> Layout:
   """Finds the data set.
 
@@ -168,8 +195,7 @@ def find(
     ValueError: nothing that fits, too much that fits, a building without
       pictures or labels, or more than 1 of 100 examples that lack files.
   """
-  if layout == "auto" and data_dir and (
-      pathlib.Path(data_dir) / LISTS).is_file():
+  if layout == "auto" and data_dir and (pathlib.Path(data_dir) / LISTS).is_file():
     layout = "adashare"  # its lists lie among the official folders
   name, folder = dense_layouts.detect(TITLE, data_dir, layout, _MARKS, HELP)
   if name == "adashare":
@@ -178,19 +204,18 @@ def find(
 
 
 def _official(
-    folder: pathlib.Path, fields: tuple[str, ...],
-    size: tuple[int, int] | None, smooth: bool
+  folder: pathlib.Path, fields: tuple[str, ...], size: tuple[int, int] | None, smooth: bool
 ) -> Layout:
   """Folders of domains and buildings, split by building."""
   split, told = _buildings(folder)
-  absent = [b for part in split.values() for b in part
-            if _place(folder, b, "image") is None]
+  absent = [b for part in split.values() for b in part if _place(folder, b, "image") is None]
   if absent:
     total = sum(map(len, split.values()))
     raise ValueError(
-        f"{TITLE}: {folder} has no pictures of {len(absent)} of the {total}"
-        f" buildings, first {absent[0]}. To use only those that are there, put"
-        f" a {SPLITS} with them into it (columns id, train, val, test).")
+      f"{TITLE}: {folder} has no pictures of {len(absent)} of the {total}"
+      f" buildings, first {absent[0]}. To use only those that are there, put"
+      f" a {SPLITS} with them into it (columns id, train, val, test)."
+    )
   keys: dict[str, tuple[str, ...]] = {}
   places: dict[str, tuple[tuple[str, str], ...]] = {}
   lost: list[str] = []
@@ -207,22 +232,18 @@ def _official(
   return Layout("official", keys, read, (told, *notes))
 
 
-def _about_lost(
-    folder: pathlib.Path, lost: Sequence[str], total: int
-) -> tuple[str, ...]:
+def _about_lost(folder: pathlib.Path, lost: Sequence[str], total: int) -> tuple[str, ...]:
   """Tells of a few examples that lack files, and refuses many."""
   if len(lost) > _LOST * total:
-    raise ValueError(f"{TITLE}: {folder} lacks files of {len(lost)} of {total}"
-                     f" examples, first {lost[0]}.")
+    raise ValueError(
+      f"{TITLE}: {folder} lacks files of {len(lost)} of {total} examples, first {lost[0]}."
+    )
   if not lost:
     return ()
-  return (f"{len(lost)} of {total} examples lack files and are left out, first"
-          f" {lost[0]}",)
+  return (f"{len(lost)} of {total} examples lack files and are left out, first {lost[0]}",)
 
 
-def _buildings(
-    folder: pathlib.Path
-) -> tuple[dict[str, tuple[str, ...]], str]:
+def _buildings(folder: pathlib.Path) -> tuple[dict[str, tuple[str, ...]], str]:
   """Buildings of every split, and where that is known from."""
   for path in (folder / SPLITS, folder / "splits_taskonomy" / SPLITS):
     if not path.is_file():
@@ -231,14 +252,17 @@ def _buildings(
     columns = {"train": "train", "validation": "val", "test": "test"}
     if not rows or not {"id", *columns.values()} <= set(rows[0]):
       raise ValueError(f"{path} must have the columns id, train, val and test.")
-    return ({split: tuple(row["id"] for row in rows if row[column] == "1")
-             for split, column in columns.items()}, f"split: {path.name}")
+    return (
+      {
+        split: tuple(row["id"] for row in rows if row[column] == "1")
+        for split, column in columns.items()
+      },
+      f"split: {path.name}",
+    )
   return BUILDINGS, "split: the published buildings"
 
 
-def _place(
-    folder: pathlib.Path, building: str, field: str
-) -> tuple[str, str] | None:
+def _place(folder: pathlib.Path, building: str, field: str) -> tuple[str, str] | None:
   """Folder of a field of a building, and the end of its files' names."""
   for domain in DOMAINS[field][0]:
     for pattern in PLACES:
@@ -251,32 +275,32 @@ def _place(
   return None
 
 
-def _needed(
-    folder: pathlib.Path, building: str, field: str
-) -> tuple[str, str]:
+def _needed(folder: pathlib.Path, building: str, field: str) -> tuple[str, str]:
   """As `_place`, which must be there."""
   place = _place(folder, building, field)
   if place is None:
     path = PLACES[0].format(domain=DOMAINS[field][0][0], building=building)
-    raise ValueError(f"{TITLE}: {folder} has no {field} of {building}: there"
-                     f" is no {path}/point_<i>_view_<j>_domain_"
-                     f"{DOMAINS[field][1][0]}.png.")
+    raise ValueError(
+      f"{TITLE}: {folder} has no {field} of {building}: there"
+      f" is no {path}/point_<i>_view_<j>_domain_"
+      f"{DOMAINS[field][1][0]}.png."
+    )
   return place
 
 
 def _complete(
-    folder: pathlib.Path, places: Sequence[tuple[str, str]]
+  folder: pathlib.Path, places: Sequence[tuple[str, str]]
 ) -> tuple[list[str], list[str]]:
   """Examples of a building with all files; of each other, one it lacks."""
   found = []
   for place, ending in places:
     tail = f"_domain_{ending}.png"
-    found.append({name.removesuffix(tail) for name in os.listdir(folder / place)
-                  if name.endswith(tail)})
+    found.append(
+      {name.removesuffix(tail) for name in os.listdir(folder / place) if name.endswith(tail)}
+    )
   kept, lost = [], []
   for stem in sorted(found[0], key=_number):
-    lacks = [place for place, there in zip(places, found, strict=True)
-             if stem not in there]
+    lacks = [place for place, there in zip(places, found, strict=True) if stem not in there]
     if lacks:
       lost.append(f"{lacks[0][0]}/{stem}_domain_{lacks[0][1]}.png")
     else:
@@ -293,8 +317,7 @@ def _number(stem: str) -> tuple[int, int, str]:
 
 
 def _adashare(
-    folder: pathlib.Path, fields: tuple[str, ...],
-    size: tuple[int, int] | None, smooth: bool
+  folder: pathlib.Path, fields: tuple[str, ...], size: tuple[int, int] | None, smooth: bool
 ) -> Layout:
   """AdaShare's lists; `train1` and `train2` together are `train`."""
   names = ["train", "test"]
@@ -304,15 +327,17 @@ def _adashare(
   order = ("image", *TASKS)
   entries = dense_layouts.read_lists(folder / LISTS, names, order)
   chosen = [order.index(field) for field in fields]
-  paths = {entry[0]: tuple(entry[i] for i in chosen)
-           for part in entries.values() for entry in part}
-  lost = {key: absent[0] for key, entry in paths.items() if (absent := [
-      path for path in entry
-      if not os.path.isfile(os.path.join(folder, path))])}
+  paths = {entry[0]: tuple(entry[i] for i in chosen) for part in entries.values() for entry in part}
+  lost = {
+    key: absent[0]
+    for key, entry in paths.items()
+    if (absent := [path for path in entry if not os.path.isfile(os.path.join(folder, path))])
+  }
   notes = _about_lost(folder, list(lost.values()), len(paths))
-  keys = {name.replace("test_small", "small"): tuple(
-      entry[0] for entry in part if entry[0] not in lost)
-          for name, part in entries.items()}
+  keys = {
+    name.replace("test_small", "small"): tuple(entry[0] for entry in part if entry[0] not in lost)
+    for name, part in entries.items()
+  }
   read = Reader(str(folder), fields, size, smooth, paths=paths)
   return Layout("adashare", keys, read, (f"split: {LISTS}", *notes))
 

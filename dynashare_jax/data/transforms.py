@@ -77,17 +77,13 @@ class Augmentation:
         a jitter outside [0, 1].
     """
     if min(self.crop) < 1:
-      raise ValueError(f"The crop {self.crop} must be a height and a width of"
-                       " at least 1 pixel.")
+      raise ValueError(f"The crop {self.crop} must be a height and a width of at least 1 pixel.")
     if not 0 < self.scales[0] <= self.scales[1]:
-      raise ValueError(f"The scales {self.scales} must be (low, high) with 0 <"
-                       " low <= high.")
+      raise ValueError(f"The scales {self.scales} must be (low, high) with 0 < low <= high.")
     if not 0 <= self.jitter <= 1:
       raise ValueError(f"The jitter must be in [0, 1], but is {self.jitter}.")
 
-  def draw(
-      self, seed: int, stream: str, positions: Int[np.ndarray, "..."]
-  ) -> Draw:
+  def draw(self, seed: int, stream: str, positions: Int[np.ndarray, "..."]) -> Draw:
     """Draws for places in the order of training.
 
     Args:
@@ -99,17 +95,21 @@ class Augmentation:
       Arrays whose leading axes are those of `positions`.
     """
     places = np.asarray(positions, np.int64)
-    uniform = np.stack([_uniforms(seed, stream, int(p)) for p in places.flat]
-                       or [np.zeros((7,))])[: places.size]
+    uniform = np.stack([_uniforms(seed, stream, int(p)) for p in places.flat] or [np.zeros((7,))])[
+      : places.size
+    ]
     uniform = uniform.reshape((*places.shape, 7))
     low, high = self.scales
     part = lambda i: uniform[..., i].astype(np.float32)
     # float32 may round a number just below 1 up to it.
     inside = lambda i: np.minimum(part(i), np.float32(1 - 2**-24))
     return Draw(
-        np.float32(low) + part(0) * np.float32(high - low),
-        (uniform[..., 1] < 0.5) & self.mirror, inside(2), inside(3),
-        (1 + self.jitter * (2 * uniform[..., 4:] - 1)).astype(np.float32))
+      np.float32(low) + part(0) * np.float32(high - low),
+      (uniform[..., 1] < 0.5) & self.mirror,
+      inside(2),
+      inside(3),
+      (1 + self.jitter * (2 * uniform[..., 4:] - 1)).astype(np.float32),
+    )
 
   def example(self, example: types.Batch, draw: Draw) -> types.Batch:
     """Varies one example on the host.
@@ -139,13 +139,10 @@ class Augmentation:
     varied: types.Batch = jax.vmap(one)(batch, draws)
     return varied
 
-  def _apply(
-      self, example: types.Batch, draw: Draw, xp: ModuleType
-  ) -> types.Batch:
+  def _apply(self, example: types.Batch, draw: Draw, xp: ModuleType) -> types.Batch:
     height, width = example.inputs.shape[:2]
     rows = _axis(xp, height, self.crop[0], draw.scale, draw.row, False)
-    columns = _axis(xp, width, self.crop[1], draw.scale, draw.column,
-                    draw.mirror)
+    columns = _axis(xp, width, self.crop[1], draw.scale, draw.column, draw.mirror)
     inside = rows.inside[:, None] & columns.inside[None, :]
     picture = _bilinear(xp, example.inputs, rows, columns)
     if self.jitter:
@@ -160,14 +157,12 @@ class Augmentation:
       label = self._label(xp, task, label, draw)
       extra = (1,) * (label.ndim - 2)
       targets[task.name] = xp.where(
-          inside.reshape(inside.shape + extra), label,
-          xp.zeros((), label.dtype))
+        inside.reshape(inside.shape + extra), label, xp.zeros((), label.dtype)
+      )
       valid[task.name] = known
     return example._replace(inputs=picture, targets=targets, valid=valid)
 
-  def _label(
-      self, xp: ModuleType, task: types.TaskSpec, label: Any, draw: Draw
-  ) -> Any:
+  def _label(self, xp: ModuleType, task: types.TaskSpec, label: Any, draw: Draw) -> Any:
     """What scaling and mirroring do to the values of labels."""
     if task.kind == "depth" and self.depth_scaled:
       return label * draw.scale if task.inverse else label / draw.scale
@@ -187,12 +182,9 @@ class _Axis(NamedTuple):
   weight: Any  # float32 [crop], of the other neighbour
 
 
-def _axis(
-    xp: ModuleType, size: int, crop: int, scale: Any, place: Any, mirror: Any
-) -> _Axis:
+def _axis(xp: ModuleType, size: int, crop: int, scale: Any, place: Any, mirror: Any) -> _Axis:
   """Scales an axis, pads both its ends to the crop, and cuts the crop out."""
-  scaled = xp.maximum(xp.floor(xp.float32(size) * scale + xp.float32(0.5)),
-                      xp.float32(1))
+  scaled = xp.maximum(xp.floor(xp.float32(size) * scale + xp.float32(0.5)), xp.float32(1))
   padded = xp.maximum(scaled, xp.float32(crop))
   before = xp.floor((padded - scaled) / 2)
   offset = xp.floor(place * (padded - xp.float32(crop) + 1))
@@ -203,8 +195,7 @@ def _axis(
   limit = lambda i: xp.clip(i, 0, size - 1).astype(xp.int32)
   low = xp.floor(centre - xp.float32(0.5))
   weight = (centre - xp.float32(0.5) - low).astype(xp.float32)
-  return _Axis(inside, limit(xp.floor(centre)), limit(low), limit(low + 1),
-               weight)
+  return _Axis(inside, limit(xp.floor(centre)), limit(low), limit(low + 1), weight)
 
 
 def _nearest(xp: ModuleType, labels: Any, rows: _Axis, columns: _Axis) -> Any:
@@ -216,11 +207,14 @@ def _bilinear(xp: ModuleType, image: Any, rows: _Axis, columns: _Axis) -> Any:
   """Mixes the four neighbours, first by rows; edges repeat."""
   image = image.astype(xp.float32)
   weight = rows.weight[:, None, None]
-  image = (xp.take(image, rows.low, axis=0) * (1 - weight)
-           + xp.take(image, rows.high, axis=0) * weight)
+  image = (
+    xp.take(image, rows.low, axis=0) * (1 - weight) + xp.take(image, rows.high, axis=0) * weight
+  )
   weight = columns.weight[None, :, None]
-  return (xp.take(image, columns.low, axis=1) * (1 - weight)
-          + xp.take(image, columns.high, axis=1) * weight)
+  return (
+    xp.take(image, columns.low, axis=1) * (1 - weight)
+    + xp.take(image, columns.high, axis=1) * weight
+  )
 
 
 def _coloured(xp: ModuleType, image: Any, inside: Any, factors: Any) -> Any:
@@ -240,7 +234,6 @@ def _uniforms(seed: int, stream: str, position: int) -> np.ndarray:
 
   NumPy promises stable raw bits of Philox, but not of what is made of them.
   """
-  entropy = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF,
-             zlib.crc32(stream.encode()), position]
+  entropy = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, zlib.crc32(stream.encode()), position]
   bits = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(7)
   return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

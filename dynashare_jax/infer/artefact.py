@@ -150,9 +150,7 @@ def load(path: str | pathlib.Path) -> Artefact:
   by_role: dict[str, list[tuple[int, Any]]] = {"run": [], "prepare": []}
   for entry in wanted:
     code = sections[entry["at"] : entry["at"] + entry["size"]]
-    by_role[entry["role"]].append(
-      (entry["smallest"], _deserialise(code, file, manifest["jax"]))
-    )
+    by_role[entry["role"]].append((entry["smallest"], _deserialise(code, file, manifest["jax"])))
   prepare = [call for _, call in by_role["prepare"]]
   return Artefact(
     manifest,
@@ -191,16 +189,13 @@ def pack(
     return len(body) - len(data), len(data)
 
   listed = [
-    (name, array.dtype.name, array.shape, *add(array.tobytes()))
-    for name, array in weights.items()
+    (name, array.dtype.name, array.shape, *add(array.tobytes())) for name, array in weights.items()
   ]
   entries = []
   for entry, data in programs:
     at, size = add(data)
     entries.append({**entry, "at": at, "size": size})
-  index = json.dumps(
-    {"manifest": manifest, "weights": listed, "programs": entries}
-  ).encode()
+  index = json.dumps({"manifest": manifest, "weights": listed, "programs": entries}).encode()
   index += b" " * (-(len(index) + _HEAD.size) % _ALIGN)
   length = struct.pack("<IQ", VERSION, len(index))
   digest = hashlib.sha256(length + index + body).digest()
@@ -221,9 +216,7 @@ def unpack(data: bytes, where: str) -> tuple[dict[str, Any], np.ndarray]:
     ValueError: the bytes are damaged, foreign or of another version.
   """
   if data[: len(_MARK)] != _MARK[: len(data)] or not data:
-    raise ValueError(
-      f"{where} is no artefact of dynashare_jax: it does not begin as one."
-    )
+    raise ValueError(f"{where} is no artefact of dynashare_jax: it does not begin as one.")
   damaged = ValueError(
     f"{where} is damaged: its {len(data)} bytes do not match their checksum."
     " Copy or export it again."
@@ -264,9 +257,7 @@ def _named(inputs: Any, wanted: Mapping[str, Any]) -> Arrays:
     inputs = {next(iter(wanted)): inputs}
   if not isinstance(inputs, dict) or inputs.keys() != wanted.keys():
     got = list(inputs) if isinstance(inputs, dict) else type(inputs).__name__
-    raise ValueError(
-      f"Wrong inputs: {got}; this model takes a dict of {list(wanted)}."
-    )
+    raise ValueError(f"Wrong inputs: {got}; this model takes a dict of {list(wanted)}.")
   arrays = dict(inputs)
   for name, array in inputs.items():
     if not hasattr(array, "aval"):  # no array of jax; quicker than isinstance
@@ -289,15 +280,12 @@ def _check(arrays: Arrays, wanted: Mapping[str, Any]) -> int:
     shape = tuple(arrays[name].shape)
     if not shape or shape[1:] != tuple(spec["shape"]):
       full = ", ".join(map(str, ["batch", *spec["shape"]]))
-      raise ValueError(
-        f"Wrong input shape: {name} is {shape}; this model takes ({full})."
-      )
+      raise ValueError(f"Wrong input shape: {name} is {shape}; this model takes ({full}).")
     _check_dtype(name, arrays[name], spec)
   sizes = {name: arrays[name].shape[0] for name in wanted}
   if len(set(sizes.values())) != 1 or 0 in sizes.values():
     raise ValueError(
-      f"Wrong batch: {sizes}; give at least one example, and as many in every"
-      " array."
+      f"Wrong batch: {sizes}; give at least one example, and as many in every array."
     )
   return int(next(iter(sizes.values())))
 

@@ -78,10 +78,15 @@ class Calibrator:
     self.work = work_lib.of_plan(trained)
     self._feed = feed_lib.Feed(experiment)
     self._evaluator = evaluate.Evaluator(
-      experiment.network, experiment.tasks, trained.gated,
+      experiment.network,
+      experiment.tasks,
+      trained.gated,
       experiment.config.eval.batch_size,
-      mesh_lib.batch_sharding(experiment.mesh), True, None,
-      experiment.target_rate)  # fmt: skip
+      mesh_lib.batch_sharding(experiment.mesh),
+      True,
+      None,
+      experiment.target_rate,
+    )
     self._seen: dict[str, dict[Place, settings.Measured]] = {}
 
   def knobs(self, place: Place) -> closing.Knobs:
@@ -92,9 +97,7 @@ class Calibrator:
       thresholds[block] = threshold
     return thresholds, target
 
-  def measure(
-    self, place: Place, split: str = "validation"
-  ) -> settings.Measured:
+  def measure(self, place: Place, split: str = "validation") -> settings.Measured:
     """Cost and metrics at a place; remembered.
 
     Args:
@@ -114,9 +117,7 @@ class Calibrator:
     lowest, highest = map(self.measure, _ENDS)
     return _cost(lowest, unit), _cost(highest, unit)
 
-  def meet(
-    self, budget: settings.Budget, test: bool = False
-  ) -> settings.Setting:
+  def meet(self, budget: settings.Budget, test: bool = False) -> settings.Setting:
     """The setting that meets a budget on validation.
 
     Args:
@@ -141,17 +142,27 @@ class Calibrator:
       return self._evaluate(knobs, split)._replace(error=error)
 
     return settings.Setting(
-      settings.FLOPS, None, tuple(map(float, knobs[0])), knobs[1],
-      whole("validation"), whole("test") if test else None)  # fmt: skip
+      settings.FLOPS,
+      None,
+      tuple(map(float, knobs[0])),
+      knobs[1],
+      whole("validation"),
+      whole("test") if test else None,
+    )
 
   def _setting(
     self, budget: settings.Budget, place: Place, test: bool, **times: Any
   ) -> settings.Setting:
     threshold, target = self.knobs(place)
     return settings.Setting(
-      budget.unit, budget.value, tuple(map(float, threshold)), target,
+      budget.unit,
+      budget.value,
+      tuple(map(float, threshold)),
+      target,
       self._whole(place, "validation"),
-      self._whole(place, "test") if test else None, **times)  # fmt: skip
+      self._whole(place, "test") if test else None,
+      **times,
+    )
 
   def _whole(self, place: Place, split: str) -> settings.Measured:
     """What was measured, with its standard error."""
@@ -164,8 +175,7 @@ class Calibrator:
     found = []
     for arrays, indices, present in self._feed.evaluation(split)():
       inputs = loader.take(arrays, indices, present).inputs
-      executed = np.asarray(
-        self._executed(self.trained.variables, inputs, *args))
+      executed = np.asarray(self._executed(self.trained.variables, inputs, *args))
       amounts = np.zeros(executed.shape[1])
       for task, block, amount in self.work.gated:
         amounts += amount * executed[task, :, block]
@@ -176,6 +186,7 @@ class Calibrator:
   @functools.cached_property
   def _executed(self) -> Any:
     """`(variables, inputs, thresholds, told rate)` to `[T, B, L]`, jitted."""
+
     def run(variables: Any, inputs: Any, threshold: Any, target: Any) -> Any:
       forward = self.trained.forward(threshold=threshold, target_rate=target)
       return forward(variables, inputs)[1].executed
@@ -196,11 +207,9 @@ class Calibrator:
       moved = np.abs(self.knobs(low)[0] - self.knobs(high)[0])
       block = int(moved.argmax())
       held = *low.held, (block, float(self.knobs(low)[0][block]))
-      place, gap = self._search(
-        unit, goal, Place(high.position, held), Place(1.0, held))
+      place, gap = self._search(unit, goal, Place(high.position, held), Place(1.0, held))
       found.append(place)
-    return min(
-      found, key=lambda p: abs(_cost(self.measure(p), unit) - goal))
+    return min(found, key=lambda p: abs(_cost(self.measure(p), unit) - goal))
 
   def _search(
     self, unit: str, goal: float, begin: Place, end: Place
@@ -213,15 +222,22 @@ class Calibrator:
     """
     held = begin.held
     costs = {p.position: _cost(self.measure(p), unit) for p in (begin, end)}
-    costs |= {p.position: _cost(m, unit)
-              for p, m in self._seen["validation"].items()
-              if p.held == held and begin.position <= p.position}
+    costs |= {
+      p.position: _cost(m, unit)
+      for p, m in self._seen["validation"].items()
+      if p.held == held and begin.position <= p.position
+    }
     pair = None
     for _ in range(_TRIES):
       near = min(abs(cost - goal) for cost in costs.values())
       pair = next(
-        (pair for pair in itertools.pairwise(sorted(costs))
-         if costs[pair[0]] <= goal <= costs[pair[1]]), None)  # fmt: skip
+        (
+          pair
+          for pair in itertools.pairwise(sorted(costs))
+          if costs[pair[0]] <= goal <= costs[pair[1]]
+        ),
+        None,
+      )
       if near <= TOLERANCE * goal or pair is None or pair[1] - pair[0] < 1e-6:
         break
       low, high = (costs[p] for p in pair)
@@ -234,26 +250,35 @@ class Calibrator:
       return Place(nearest, held), None
     return Place(nearest, held), (Place(pair[0], held), Place(pair[1], held))
 
-  def _evaluate(
-    self, knobs: closing.Knobs, split: str, batches: Any = None
-  ) -> settings.Measured:
+  def _evaluate(self, knobs: closing.Knobs, split: str, batches: Any = None) -> settings.Measured:
     trained = self.trained
     found = self._evaluator.run(
-      trained.params, trained.stats, batches or self._feed.evaluation(split),
-      trained.route, True, knobs[0], knobs[1])  # fmt: skip
+      trained.params,
+      trained.stats,
+      batches or self._feed.evaluation(split),
+      trained.route,
+      True,
+      knobs[0],
+      knobs[1],
+    )
     score = evaluate.score(trained.tasks, found.metrics, self._constant)
     return settings.Measured(
-      float(found.rate.mean()), float(self.work.share(found.rate)),
-      float(score.mean()), found.metrics)  # fmt: skip
+      float(found.rate.mean()),
+      float(self.work.share(found.rate)),
+      float(score.mean()),
+      found.metrics,
+    )
 
   @functools.cached_property
   def _constant(self) -> evaluate.Values:
     """Metrics of the best constant prediction, on validation."""
     config = self.trained.experiment.config
     return evaluate.constants(
-      self.trained.tasks, *constants.labels(
-        self.trained.experiment.dataset, "validation", config.train.resident,
-        config.eval.batch_size))  # fmt: skip
+      self.trained.tasks,
+      *constants.labels(
+        self.trained.experiment.dataset, "validation", config.train.resident, config.eval.batch_size
+      ),
+    )
 
   @functools.cached_property
   def _path(self) -> closing.Path:
@@ -310,8 +335,7 @@ class Calibrator:
       place = self._find(settings.FLOPS, goal)
       share = self.measure(place).flops
       predicted = float(np.interp(share, sorted(shares), sorted(times)))
-      closed, ms, opened = self._clock(
-        [self.knobs(p) for p in (_ENDS[0], place, _ENDS[1])])  # fmt: skip
+      closed, ms, opened = self._clock([self.knobs(p) for p in (_ENDS[0], place, _ENDS[1])])
       found = abs(ms - budget.value), place, ms, predicted
       best = found if best is None else min(best, found)
       if best[0] <= _TIME_TOLERANCE * budget.value:
@@ -319,8 +343,7 @@ class Calibrator:
       line = [(closed, ends[0]), (opened, ends[1])]
       line += [(ms, share)] if closed < ms < opened else []
     assert best is not None
-    return self._setting(budget, best[1], test, batch=self.batch, ms=best[2],
-                         predicted_ms=best[3])  # fmt: skip
+    return self._setting(budget, best[1], test, batch=self.batch, ms=best[2], predicted_ms=best[3])
 
   def _clock(self, knobs: Sequence[closing.Knobs]) -> list[float]:
     """Median milliseconds of a batch for every setting, in alternation."""
@@ -351,9 +374,10 @@ class Calibrator:
     batches = [
       jax.tree.map(
         lambda *rows: jax.device_put(np.stack(rows), device),
-        *(source[k * self.batch + i].inputs for i in range(self.batch)))
+        *(source[k * self.batch + i].inputs for i in range(self.batch)),
+      )
       for k in range(count)
-    ]  # fmt: skip
+    ]
     return jax.jit(run), jax.device_put(trained.variables, device), batches
 
 
@@ -392,8 +416,7 @@ def _check(trained: trained_lib.Trained, batch: int) -> None:
   size = trained.experiment.dataset.spec.sizes["validation"]
   if not 1 <= batch <= size:
     raise ValueError(
-      f"The batch must have 1 to {size} examples, as many as the validation"
-      f" split, not {batch}."
+      f"The batch must have 1 to {size} examples, as many as the validation split, not {batch}."
     )
 
 

@@ -42,9 +42,7 @@ def _shift(mask: np.ndarray, near: float, sign: float) -> np.ndarray:
   return sign * mask * (FAR if near <= 0 else min((1 - near) / near, FAR))
 
 
-def quartiles(
-  trained: trained_lib.Trained, batches: Callable[[], Any]
-) -> np.ndarray:
+def quartiles(trained: trained_lib.Trained, batches: Callable[[], Any]) -> np.ndarray:
   """Quartiles `[3, L]` of every block's scores with all gates open."""
   blocks = len(trained.gated)
   run = jax.jit(trained.forward(threshold=np.full(blocks, -FAR)))
@@ -56,8 +54,8 @@ def quartiles(
     for task, block in zip(*np.nonzero(signals.gated), strict=True):
       scores[block].append(signals.relevance[task, here, block])
   return np.stack(
-    [np.quantile(np.concatenate(s), _QUARTILES) if s else np.zeros(3)
-     for s in scores], axis=1)  # fmt: skip
+    [np.quantile(np.concatenate(s), _QUARTILES) if s else np.zeros(3) for s in scores], axis=1
+  )
 
 
 def thresholds(levels: np.ndarray, quartiles: np.ndarray) -> np.ndarray:
@@ -84,9 +82,8 @@ def thresholds(levels: np.ndarray, quartiles: np.ndarray) -> np.ndarray:
 
 
 def order(
-  try_levels: Callable[[np.ndarray], tuple[float, float]],
-  asked: Sequence[int], blocks: int
-) -> list[np.ndarray]:  # fmt: skip
+  try_levels: Callable[[np.ndarray], tuple[float, float]], asked: Sequence[int], blocks: int
+) -> list[np.ndarray]:
   """Levels `[L]` from all open to all closed, a level of one block a step.
 
   The next block is the one that loses least score for the work that it saves.
@@ -120,9 +117,7 @@ def order(
   return nodes
 
 
-def along(
-  nodes: Sequence[np.ndarray], quartiles: np.ndarray, target: float
-) -> Path:
+def along(nodes: Sequence[np.ndarray], quartiles: np.ndarray, target: float) -> Path:
   """The path through nodes of levels, from all closed to all open."""
   asked = np.asarray(nodes[0]) > 0  # all closed
 

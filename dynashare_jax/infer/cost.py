@@ -121,15 +121,11 @@ def alone(trained: trained_lib.Trained, task: int) -> trained_lib.Trained:
     trunk = network.trunk.clone(columns=(network.trunk.columns[task],))
   else:
     trunk = network.trunk.clone(tasks=1)
-  spec = dataclasses.replace(
-    experiment.dataset.spec, tasks=(experiment.tasks[task],)
-  )
+  spec = dataclasses.replace(experiment.dataset.spec, tasks=(experiment.tasks[task],))
   parts = dataclasses.replace(
     experiment,
     dataset=dataclasses.replace(experiment.dataset, spec=spec),
-    network=network.clone(
-      trunk=trunk, heads=(network.heads[task],), names=(network.names[task],)
-    ),
+    network=network.clone(trunk=trunk, heads=(network.heads[task],), names=(network.names[task],)),
   )
   return dataclasses.replace(
     trained,
@@ -186,9 +182,7 @@ def subjects(
   return tuple(found)
 
 
-def _cut(
-  trained: trained_lib.Trained, task: int | None
-) -> trained_lib.Trained:
+def _cut(trained: trained_lib.Trained, task: int | None) -> trained_lib.Trained:
   """The model with one of its tasks, or with all for None."""
   return trained if task is None else alone(trained, task)
 
@@ -198,9 +192,7 @@ def _subject(scope: str, way: str, model: trained_lib.Trained) -> Subject:
   return Subject(scope, way, model, work.total(model, how))
 
 
-def _shared(
-  scope: str, model: trained_lib.Trained, rate: np.ndarray | None
-) -> list[Subject]:
+def _shared(scope: str, model: trained_lib.Trained, rate: np.ndarray | None) -> list[Subject]:
   """The ways of a model whose tasks share a backbone."""
   found = [_subject(scope, way, model) for way in (MASKED, PLANNED)]
   plan = work.of_plan(model)
@@ -291,34 +283,26 @@ def measure(
   total = len(jax.tree.leaves(examples)[0])
   if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
     raise ValueError(
-      f"The batch sizes are {list(batches)}: give at least one, each at least"
-      " 1 and only once."
+      f"The batch sizes are {list(batches)}: give at least one, each at least 1 and only once."
     )
   if repeats < 1:
-    raise ValueError(f"The number of repeats is {repeats}; it must be at"
-                     " least 1.")
+    raise ValueError(f"The number of repeats is {repeats}; it must be at least 1.")
   if max(batches) > total:
     raise ValueError(
-      f"A batch of {max(batches)} cannot be taken from {total} examples: give"
-      " smaller batch sizes."
+      f"A batch of {max(batches)} cannot be taken from {total} examples: give smaller batch sizes."
     )
   found = [static(subject) for subject in chosen]
   times: list[dict[int, Times]] = [{} for _ in chosen]
   for batch in batches:
     tell(f"batch {batch}: compiling {len(chosen)} programs")
-    for kept, measured in zip(
-      times, _time(chosen, examples, batch, repeats), strict=True
-    ):
+    for kept, measured in zip(times, _time(chosen, examples, batch, repeats), strict=True):
       kept[batch] = measured
   return tuple(
-    dataclasses.replace(cost, times=kept)
-    for cost, kept in zip(found, times, strict=True)
+    dataclasses.replace(cost, times=kept) for cost, kept in zip(found, times, strict=True)
   )
 
 
-def _time(
-  chosen: Sequence[Subject], examples: Any, batch: int, repeats: int
-) -> list[Times]:
+def _time(chosen: Sequence[Subject], examples: Any, batch: int, repeats: int) -> list[Times]:
   """All subjects with one batch size, in turn."""
   total = len(jax.tree.leaves(examples)[0])
   parts = [
@@ -338,8 +322,7 @@ def _time(
       jax.block_until_ready(run(variables, parts[place % len(parts)]))
       spent.append(time.perf_counter() - began)
   return [
-    Times(tuple(spent), _activations(run))
-    for spent, (run, _) in zip(seconds, calls, strict=True)
+    Times(tuple(spent), _activations(run)) for spent, (run, _) in zip(seconds, calls, strict=True)
   ]
 
 
@@ -367,9 +350,7 @@ class Block(NamedTuple):
   gated: float | None
 
 
-def blocks(
-  trained: trained_lib.Trained, rate: np.ndarray | None = None
-) -> tuple[Block, ...]:
+def blocks(trained: trained_lib.Trained, rate: np.ndarray | None = None) -> tuple[Block, ...]:
   """The work of every block, for all tasks.
 
   Args:
@@ -380,8 +361,7 @@ def blocks(
     ValueError: it is a network a task, which has no plan.
   """
   if trained.experiment.method.columns:
-    raise ValueError("Single-task networks execute every block: they have no"
-                     " plan to list.")
+    raise ValueError("Single-task networks execute every block: they have no plan to list.")
   plan = trained.plan
   amounts = work.branches(trained)
   found = []
@@ -389,7 +369,12 @@ def blocks(
     first = [group[0] for group in step.groups[: step.running]]
     open_ = [1.0 if rate is None else float(rate[t, block]) for t in first]
     gated = sum(open_) if plan.gated[block] else float(step.running)
-    found.append(Block(
-      amounts[block], len(plan.tasks) if block else 1, step.running,
-      gated if any(plan.gated) else None))  # fmt: skip
+    found.append(
+      Block(
+        amounts[block],
+        len(plan.tasks) if block else 1,
+        step.running,
+        gated if any(plan.gated) else None,
+      )
+    )
   return tuple(found)

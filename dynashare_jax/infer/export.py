@@ -32,8 +32,7 @@ from dynashare_jax.train import workdir as workdir_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _KNOWN = ("cpu", "cuda", "rocm", "tpu")
-_OF_TASK = re.compile(
-  r"(?P<owner>\w+/(heads|trunk/columns))_(?P<row>\d+)(?P<rest>/.*)")
+_OF_TASK = re.compile(r"(?P<owner>\w+/(heads|trunk/columns))_(?P<row>\d+)(?P<rest>/.*)")
 _SMALLEST = (1, 2, 8)  # batches from which another way of execution may pay
 _SMALLEST_TABLES = (1, 1024)
 
@@ -69,8 +68,7 @@ class Program(NamedTuple):
 
   def entry(self, role: str) -> dict[str, Any]:
     """What the file's index says of it."""
-    return {"role": role, "platforms": list(self.platforms),
-            "smallest": self.smallest}  # fmt: skip
+    return {"role": role, "platforms": list(self.platforms), "smallest": self.smallest}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +107,7 @@ class Model:
       trunk = trunks.ColumnTrunk(tuple(trunk.columns[r] for r in self.rows))
     else:
       trunk = trunk.clone(tasks=len(self.rows))
-    return trunks.Network(
-      trunk, tuple(whole.heads[r] for r in self.rows), self.plan.tasks)
+    return trunks.Network(trunk, tuple(whole.heads[r] for r in self.rows), self.plan.tasks)
 
   @property
   def weights(self) -> dict[str, Any]:
@@ -157,9 +154,7 @@ class Model:
     return artefact.Output(predictions, signals.executed)
 
 
-def read_budget(
-  path: str | pathlib.Path, trained: trained_lib.Trained
-) -> Budget:
+def read_budget(path: str | pathlib.Path, trained: trained_lib.Trained) -> Budget:
   """Reads a setting that was found for a model.
 
   Args:
@@ -188,9 +183,7 @@ def read_budget(
 
 
 def choose(
-  trained: trained_lib.Trained,
-  tasks: Sequence[str] = (),
-  budget: Budget | None = None,
+  trained: trained_lib.Trained, tasks: Sequence[str] = (), budget: Budget | None = None
 ) -> Model:
   """Chooses what of a model is exported.
 
@@ -218,14 +211,11 @@ def choose(
     thresholds = np.asarray(budget.thresholds)
     route[:, gated & (thresholds >= closing.FAR)] = 0
     gated = gated & (np.abs(thresholds) < closing.FAR)
-  plan = plan_lib.make(
-    [names[row] for row in rows], route, (gated & route.any(0)).tolist())
+  plan = plan_lib.make([names[row] for row in rows], route, (gated & route.any(0)).tolist())
   return Model(trained, rows, plan, budget)
 
 
-def export(
-  model: Model, platforms: Sequence[str] = PLATFORMS
-) -> tuple[dict[str, Any], bytes]:
+def export(model: Model, platforms: Sequence[str] = PLATFORMS) -> tuple[dict[str, Any], bytes]:
   """Compiles a model to StableHLO and packs it with its weights.
 
   Args:
@@ -264,9 +254,7 @@ def export(
 
 
 def write(
-  model: Model,
-  output: str | pathlib.Path,
-  platforms: Sequence[str] = PLATFORMS,
+  model: Model, output: str | pathlib.Path, platforms: Sequence[str] = PLATFORMS
 ) -> pathlib.Path:
   """Exports a model into a folder: the model file and `manifest.json`.
 
@@ -298,8 +286,7 @@ def _weights(model: Model) -> dict[str, np.ndarray]:
   every = model.weights
   names = sorted(every)  # as jax flattens a dict
   kept = _lower(model, every, Program(("cpu",), 1), 1).module_kept_var_idx
-  return {names[i]: np.asarray(every[names[i]])
-          for i in kept if i < len(names)}  # fmt: skip
+  return {names[i]: np.asarray(every[names[i]]) for i in kept if i < len(names)}
 
 
 def _programs(model: Model, platforms: Sequence[str]) -> list[Program]:
@@ -316,8 +303,9 @@ def _programs(model: Model, platforms: Sequence[str]) -> list[Program]:
       if not ways or ways[-1][1] != way:
         ways.append((least, way))
     groups.setdefault(tuple(ways), []).append(name)
-  return [Program(tuple(names), least, way)
-          for many, names in groups.items() for least, way in many]  # fmt: skip
+  return [
+    Program(tuple(names), least, way) for many, names in groups.items() for least, way in many
+  ]
 
 
 def _way(model: Model, batch: int, platform: str) -> Way:
@@ -339,8 +327,9 @@ def _lower(
     found = model.forward(weights, arrays, program.way)
     return found.predictions, found.executed
 
-  shapes = {name: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype)
-            for name, a in weights.items()}  # fmt: skip
+  shapes = {
+    name: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype) for name, a in weights.items()
+  }
   make = jax_export.export(jax.jit(run), platforms=program.platforms)
   return make(shapes, _arguments(model, program.smallest, batch))
 
@@ -351,8 +340,9 @@ def _lower_prepare(model: Model, program: Program) -> jax_export.Exported:
   def run(arrays: Any) -> Any:
     return {name: a.astype(jnp.float32) / 255 for name, a in arrays.items()}
 
-  arguments = {name: jax.ShapeDtypeStruct(a.shape, np.uint8)
-               for name, a in _arguments(model, 1).items()}  # fmt: skip
+  arguments = {
+    name: jax.ShapeDtypeStruct(a.shape, np.uint8) for name, a in _arguments(model, 1).items()
+  }
   return jax_export.export(jax.jit(run), platforms=program.platforms)(arguments)
 
 
@@ -361,24 +351,24 @@ def _arguments(model: Model, least: int, batch: Any = 0) -> dict[str, Any]:
   spec, sample = model.spec, model.trained.experiment.sample_inputs()
   arrays = sample if isinstance(sample, dict) else {spec.input_kind: sample}
   if not batch:
-    batch = jax_export.symbolic_shape(
-      "batch", constraints=[f"batch >= {least}"])[0]  # fmt: skip
-  return {name: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype)
-          for name, a in arrays.items()}  # fmt: skip
+    batch = jax_export.symbolic_shape("batch", constraints=[f"batch >= {least}"])[0]
+  return {name: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
 
 
-def _manifest(
-  model: Model, platforms: Sequence[str], shapes: Mapping[str, Any]
-) -> dict[str, Any]:
+def _manifest(model: Model, platforms: Sequence[str], shapes: Mapping[str, Any]) -> dict[str, Any]:
   """What an artefact is, for people and for the loader."""
   trained, experiment = model.trained, model.trained.experiment
   record = None if model.budget is None else dict(model.budget.record)
   results = manifest.results(trained.workdir)
   gates = [
-    {"platforms": list(p.platforms), "smallest_batch": p.smallest,
-     "skipped_work": "masked" if p.way is None else p.way.how}
-    for p in _programs(model, platforms) if any(model.plan.gated)
-  ]  # fmt: skip
+    {
+      "platforms": list(p.platforms),
+      "smallest_batch": p.smallest,
+      "skipped_work": "masked" if p.way is None else p.way.how,
+    }
+    for p in _programs(model, platforms)
+    if any(model.plan.gated)
+  ]
   return {
     "format": artefact.VERSION,
     "jax": jax.__version__,
@@ -391,9 +381,8 @@ def _manifest(
       "seed": experiment.config.seed,
     },
     "inputs": manifest.inputs(model.spec, _arguments(model, 1)),
-    "tasks": [manifest.task(task, shapes[task.name], results, record)
-              for task in model.tasks],
+    "tasks": [manifest.task(task, shapes[task.name], results, record) for task in model.tasks],
     "plan": model.plan.to_dict(),
     "gates": gates,
     "budget": record,
-  }  # fmt: skip
+  }

@@ -36,10 +36,7 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
     "kind": spec.input_kind,
     "unit": "uint8 in 0..255, or float32 in 0..1" if image else "",
     "arrays": {
-      name: {
-        "shape": list(array.shape[1:]),
-        "dtypes": [array.dtype.name] + ["uint8"] * image,
-      }
+      name: {"shape": list(array.shape[1:]), "dtypes": [array.dtype.name] + ["uint8"] * image}
       for name, array in arrays.items()
     },
   }
@@ -58,10 +55,7 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
 
 
 def task(
-  spec: types.TaskSpec,
-  output: Any,
-  results: Mapping[str, Any],
-  budget: Mapping[str, Any] | None,
+  spec: types.TaskSpec, output: Any, results: Mapping[str, Any], budget: Mapping[str, Any] | None
 ) -> Json:
   """A task's output, and how well it did on validation and test.
 

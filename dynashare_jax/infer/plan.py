@@ -54,12 +54,14 @@ class Plan:
     blocks = []
     for index, step in enumerate(self.steps):
       named = [[self.tasks[t] for t in group] for group in step.groups]
-      blocks.append({
-        "block": index,
-        "gated": self.gated[index],
-        "computed_for": named[: step.running],
-        "skipped_by": [name for g in named[step.running :] for name in g],
-      })
+      blocks.append(
+        {
+          "block": index,
+          "gated": self.gated[index],
+          "computed_for": named[: step.running],
+          "skipped_by": [name for g in named[step.running :] for name in g],
+        }
+      )
     return {
       "tasks": list(self.tasks),
       "route": [list(row) for row in self.route],
@@ -87,23 +89,18 @@ class Plan:
     first = max(len(row[0]) for row in rows)
     wide = max(len(cell) for row in rows for cell in row[1:])
     lines = [
-      (row[0].ljust(first) + "".join("  " + c.ljust(wide) for c in row[1:]))
-      .rstrip() for row in rows
-    ]  # fmt: skip
+      (row[0].ljust(first) + "".join("  " + c.ljust(wide) for c in row[1:])).rstrip()
+      for row in rows
+    ]
     pairs, total = sum(map(sum, self.route)), len(self.tasks) * len(self.gated)
     lines += [
       "",
-      f"{pairs} of {total} (task, block) pairs run, in"
-      f" {sum(self.computations)} computations.",
+      f"{pairs} of {total} (task, block) pairs run, in {sum(self.computations)} computations.",
     ]
     return "\n".join(lines)
 
 
-def make(
-  tasks: Sequence[str],
-  route: Any,
-  gated: Sequence[bool] | None = None,
-) -> Plan:
+def make(tasks: Sequence[str], route: Any, gated: Sequence[bool] | None = None) -> Plan:
   """Makes the plan of a route.
 
   Args:

@@ -37,9 +37,7 @@ class Budget:
   def __post_init__(self) -> None:
     """Checks both."""
     if self.unit not in UNITS:
-      raise ValueError(
-        f"The unit of a budget is {self.unit!r}; it must be one of {UNITS}."
-      )
+      raise ValueError(f"The unit of a budget is {self.unit!r}; it must be one of {UNITS}.")
     if not (math.isfinite(self.value) and self.value > 0):
       raise ValueError(f"A budget must be above 0, but is {self.value}.")
 

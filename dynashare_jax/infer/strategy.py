@@ -30,10 +30,7 @@ WAYS: Mapping[str, Compaction | None] = {
 
 
 def choose(
-  batch: int,
-  platform: str,
-  tuned: Mapping[str, Any] | None = None,
-  input_kind: str = "image",
+  batch: int, platform: str, tuned: Mapping[str, Any] | None = None, input_kind: str = "image"
 ) -> Compaction | None:
   """The way for a batch size on a device.
 
@@ -71,20 +68,13 @@ def choose(
   return WAYS["buckets"] if batch >= 8 else None
 
 
-def of(
-  trained: trained_lib.Trained, batch: int, platform: str
-) -> Compaction | None:
+def of(trained: trained_lib.Trained, batch: int, platform: str) -> Compaction | None:
   """The way for a trained model, with what its folder says was tuned."""
-  return choose(
-    batch, platform, load(trained.workdir),
-    trained.experiment.dataset.spec.input_kind)  # fmt: skip
+  return choose(batch, platform, load(trained.workdir), trained.experiment.dataset.spec.input_kind)
 
 
 def tune(
-  trained: trained_lib.Trained,
-  batches: Mapping[int, Any],
-  threshold: Any = None,
-  repeats: int = 7,
+  trained: trained_lib.Trained, batches: Mapping[int, Any], threshold: Any = None, repeats: int = 7
 ) -> dict[str, Any]:
   """Times every way on this device, in alternation, and keeps the quickest.
 
@@ -103,17 +93,12 @@ def tune(
     ValueError: the model has no gates, or no batch size is given.
   """
   if not any(trained.gated):
-    raise ValueError(
-      "This model has no instance gates: there is nothing to choose."
-    )
+    raise ValueError("This model has no instance gates: there is nothing to choose.")
   if not batches:
     raise ValueError("Name at least one batch size to tune for.")
   choices, seconds = {}, {}
   for size, inputs in sorted(batches.items()):
-    ways = {
-      name: way for name, way in WAYS.items()
-      if not (size == 1 and name == "buckets")
-    }
+    ways = {name: way for name, way in WAYS.items() if not (size == 1 and name == "buckets")}
     found = _time(trained, ways, inputs, threshold, repeats)
     seconds[str(size)] = found
     choices[str(size)] = min(found, key=lambda name: found[name])
@@ -190,10 +175,5 @@ def examples(arrays: Any, sizes: Sequence[int]) -> dict[int, Any]:
   total = len(jax.tree.leaves(arrays)[0])
   for size in sizes:
     if not 1 <= size <= total:
-      raise ValueError(
-        f"A batch of {size} cannot be taken from {total} examples."
-      )
-  return {
-    size: jax.tree.map(lambda a, n=size: np.asarray(a[:n]), arrays)
-    for size in sizes
-  }
+      raise ValueError(f"A batch of {size} cannot be taken from {total} examples.")
+  return {size: jax.tree.map(lambda a, n=size: np.asarray(a[:n]), arrays) for size in sizes}

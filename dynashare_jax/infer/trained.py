@@ -87,10 +87,7 @@ class Trained:
     return plan_lib.make([t.name for t in self.tasks], self.route, self.gated)
 
   def forward(
-    self,
-    execution: Execution = PLANNED,
-    threshold: Any = None,
-    target_rate: float | None = None,
+    self, execution: Execution = PLANNED, threshold: Any = None, target_rate: float | None = None
   ) -> Forward:
     """The forward pass as a pure function, to be jitted by the caller.
 
@@ -140,9 +137,7 @@ def forward(
     gates = plan.gated if gated else (False,) * blocks
     kinds = routing.fixed(plan.route, gates, train=False)
 
-  def run(
-    variables: Any, inputs: Any
-  ) -> tuple[dict[str, jax.Array], trunks.Signals]:
+  def run(variables: Any, inputs: Any) -> tuple[dict[str, jax.Array], trunks.Signals]:
     decisions = trunks.Decisions(
       kinds,
       jnp.asarray(plan.route, jnp.float32),
@@ -156,9 +151,7 @@ def forward(
   return run
 
 
-def restore(
-  experiment: experiment_lib.Experiment, workdir: str | pathlib.Path
-) -> Trained:
+def restore(experiment: experiment_lib.Experiment, workdir: str | pathlib.Path) -> Trained:
   """Reads the chosen model of a finished run; changes nothing on disk.
 
   Args:

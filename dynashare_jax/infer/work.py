@@ -31,9 +31,7 @@ class Work(NamedTuple):
 
   def at(self, rate: np.ndarray) -> float:
     """With execution rates `[T, L]`, the mean over examples."""
-    return self.fixed + sum(
-      amount * float(rate[task, block]) for task, block, amount in self.gated
-    )
+    return self.fixed + sum(amount * float(rate[task, block]) for task, block, amount in self.gated)
 
   def share(self, rate: np.ndarray) -> float:
     """The same as a fraction of `full`, in (0, 1]."""
@@ -54,9 +52,7 @@ def of_plan(trained: trained_lib.Trained) -> Work:
   return Work(full - sum(amount for _, _, amount in gated), gated)
 
 
-def total(
-  trained: trained_lib.Trained, execution: trained_lib.Execution
-) -> int:
+def total(trained: trained_lib.Trained, execution: trained_lib.Execution) -> int:
   """Multiply-accumulates of an example; masked work counts as computed."""
   run = trained.forward(execution._replace(compaction=None))
   return costs.macs(run, trained.variables, trained.experiment.one_example())

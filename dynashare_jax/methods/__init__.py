@@ -11,8 +11,7 @@ from dynashare_jax import lookup
 
 def available() -> tuple[str, ...]:
   """Names of the methods that a config can choose."""
-  return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)
-                      if not m.name.startswith("_")))
+  return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
 def find(name: str) -> ModuleType:
@@ -23,7 +22,9 @@ def find(name: str) -> ModuleType:
   """
   names = available()
   if name not in names:
-    raise ValueError(f"Unknown method {name!r} in config.method."
-                     f"{lookup.hint(name, names)}"
-                     f" Available: {', '.join(names)}.")
+    raise ValueError(
+      f"Unknown method {name!r} in config.method."
+      f"{lookup.hint(name, names)}"
+      f" Available: {', '.join(names)}."
+    )
   return importlib.import_module(f"{__name__}.{name}")

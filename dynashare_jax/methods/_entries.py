@@ -42,10 +42,7 @@ def parse(text: str) -> tuple[Entry, ...]:
   """
   entries = tuple(_entry(part) for part in _split(text) if part)
   if not entries:
-    raise ValueError(
-      "--methods is empty. Name at least one of"
-      f" {', '.join(methods.available())}."
-    )
+    raise ValueError(f"--methods is empty. Name at least one of {', '.join(methods.available())}.")
   labels = [entry.label for entry in entries]
   twice = [label for label in labels if labels.count(label) > 1]
   if twice:
@@ -76,8 +73,7 @@ def _entry(text: str) -> Entry:
   methods.find(method)  # raises if there is none
   if overrides and not equals:
     raise ValueError(
-      f"The entry {text!r} of --methods has settings but no label. Write"
-      f" LABEL={text}."
+      f"The entry {text!r} of --methods has settings but no label. Write LABEL={text}."
     )
   if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", label):
     raise ValueError(

@@ -16,8 +16,9 @@ STARTS = ("scratch", "policy")
 def plain(config: Any) -> tuple[types.Phase, ...]:
   """One stretch of ordinary training of everything."""
   steps = positive(config.train.steps, "train.steps")
-  return (types.Phase("retrain", steps, candidate=0, optimizer="retrain",
-                      start="keep", select=True),)
+  return (
+    types.Phase("retrain", steps, candidate=0, optimizer="retrain", start="keep", select=True),
+  )
 
 
 def search(config: Any, blocks: int) -> tuple[types.Phase, ...]:
@@ -28,32 +29,37 @@ def search(config: Any, blocks: int) -> tuple[types.Phase, ...]:
   train, pol = config.train, config.policy
   phases = []
   if train.warmup_steps < 0:
-    raise ValueError("config.train.warmup_steps must be at least 0, but is"
-                     f" {train.warmup_steps}.")
+    raise ValueError(f"config.train.warmup_steps must be at least 0, but is {train.warmup_steps}.")
   if train.warmup_steps:
-    phases.append(types.Phase("warmup", train.warmup_steps,
-                              trainable=("backbone", "heads")))
+    phases.append(types.Phase("warmup", train.warmup_steps, trainable=("backbone", "heads")))
   positive(train.weight_steps, "train.weight_steps")
   positive(train.policy_steps, "train.policy_steps")
   for cycle in range(positive(train.cycles, "train.cycles")):
     common: dict[str, Any] = dict(
-        routing="soft", optimizer="alternate", cycle=cycle,
-        open_blocks=(policy.opened(cycle, pol.curriculum_speed, blocks)
-                     if pol.curriculum_speed else blocks),
-        temperature=policy.temperature(
-            cycle, pol.temperature, pol.temperature_decay,
-            pol.temperature_floor))
-    phases.append(types.Phase("weights", train.weight_steps, data="weights",
-                              trainable=("backbone", "heads"), **common))
-    phases.append(types.Phase("policy", train.policy_steps, data="policy",
-                              trainable=("policy",), penalties=True,
-                              **common))
+      routing="soft",
+      optimizer="alternate",
+      cycle=cycle,
+      open_blocks=(
+        policy.opened(cycle, pol.curriculum_speed, blocks) if pol.curriculum_speed else blocks
+      ),
+      temperature=policy.temperature(
+        cycle, pol.temperature, pol.temperature_decay, pol.temperature_floor
+      ),
+    )
+    phases.append(
+      types.Phase(
+        "weights", train.weight_steps, data="weights", trainable=("backbone", "heads"), **common
+      )
+    )
+    phases.append(
+      types.Phase(
+        "policy", train.policy_steps, data="policy", trainable=("policy",), penalties=True, **common
+      )
+    )
   return tuple(phases)
 
 
-def retrain(
-    config: Any, candidates: int, gated: bool, can_keep: bool
-) -> tuple[types.Phase, ...]:
+def retrain(config: Any, candidates: int, gated: bool, can_keep: bool) -> tuple[types.Phase, ...]:
   """One re-training a candidate route (DynaShare Algorithm 2).
 
   Args:
@@ -64,25 +70,33 @@ def retrain(
   """
   start = config.train.retrain_from
   if start not in STARTS:
-    raise ValueError(f"config.train.retrain_from is {start!r}; it must be one"
-                     f" of {STARTS}.")
+    raise ValueError(f"config.train.retrain_from is {start!r}; it must be one of {STARTS}.")
   positive(config.train.retrain_steps, "train.retrain_steps")
   groups = ("backbone", "heads") + (("gates",) if gated else ())
   return tuple(
-      types.Phase("retrain", config.train.retrain_steps, trainable=groups,
-                  routing="route", gated=gated, candidate=index,
-                  start=start if can_keep else "scratch", optimizer="retrain",
-                  select=True)
-      for index in range(positive(candidates, "policy.candidates")))
+    types.Phase(
+      "retrain",
+      config.train.retrain_steps,
+      trainable=groups,
+      routing="route",
+      gated=gated,
+      candidate=index,
+      start=start if can_keep else "scratch",
+      optimizer="retrain",
+      select=True,
+    )
+    for index in range(positive(candidates, "policy.candidates"))
+  )
 
 
 def needs_several(spec: types.DatasetSpec, config: Any) -> None:
   """Refuses a sharing loss with one task."""
   if len(spec.tasks) < 2 and config.policy.sharing > 0:
     raise ValueError(
-        "config.policy.sharing is above 0, but there is only one task"
-        f" ({spec.tasks[0].name}): nothing can be shared. Set"
-        " --config.policy.sharing=0.0 or train more tasks.")
+      "config.policy.sharing is above 0, but there is only one task"
+      f" ({spec.tasks[0].name}): nothing can be shared. Set"
+      " --config.policy.sharing=0.0 or train more tasks."
+    )
 
 
 def positive(value: int, name: str) -> int:

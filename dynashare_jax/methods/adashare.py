@@ -14,7 +14,11 @@ def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
   _schedule.needs_several(spec, config)
   count = config.policy.candidates
   phases = _schedule.search(config, blocks) + _schedule.retrain(
-      config, count, gated=False, can_keep=True)
+    config, count, gated=False, can_keep=True
+  )
   return types.Method(
-      name="adashare", phases=phases, learns_policy=True,
-      routes=lambda key, alpha: gumbel.sample_routes(key, alpha, count))
+    name="adashare",
+    phases=phases,
+    learns_policy=True,
+    routes=lambda key, alpha: gumbel.sample_routes(key, alpha, count),
+  )

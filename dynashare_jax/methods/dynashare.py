@@ -21,15 +21,21 @@ def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
   tasks = len(spec.tasks)
   if not config.policy.use:
     return types.Method(
-        name="dynashare",
-        phases=_schedule.retrain(config, 1, gated=True, can_keep=False),
-        routes=lambda key, alpha: _schedule.every_block(tasks, blocks),
-        target_rates=rates,
-        notes=("Task policy switched off: instance gates only.",))
+      name="dynashare",
+      phases=_schedule.retrain(config, 1, gated=True, can_keep=False),
+      routes=lambda key, alpha: _schedule.every_block(tasks, blocks),
+      target_rates=rates,
+      notes=("Task policy switched off: instance gates only.",),
+    )
   _schedule.needs_several(spec, config)
   count = config.policy.candidates
   phases = _schedule.search(config, blocks) + _schedule.retrain(
-      config, count, gated=True, can_keep=True)
+    config, count, gated=True, can_keep=True
+  )
   return types.Method(
-      name="dynashare", phases=phases, learns_policy=True, target_rates=rates,
-      routes=lambda key, alpha: gumbel.sample_routes(key, alpha, count))
+    name="dynashare",
+    phases=phases,
+    learns_policy=True,
+    target_rates=rates,
+    routes=lambda key, alpha: gumbel.sample_routes(key, alpha, count),
+  )

@@ -12,5 +12,7 @@ def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
   """One plain training of the shared network."""
   tasks = len(spec.tasks)
   return types.Method(
-      name="hard", phases=_schedule.plain(config),
-      routes=lambda key, alpha: _schedule.every_block(tasks, blocks))
+    name="hard",
+    phases=_schedule.plain(config),
+    routes=lambda key, alpha: _schedule.every_block(tasks, blocks),
+  )

@@ -31,9 +31,11 @@ def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
     return policy.random_routes(key, route, count, config.random.per_task)
 
   return types.Method(
-      name="random_policy", routes=routes,
-      phases=_schedule.retrain(config, count, gated=False, can_keep=False),
-      notes=(_note(route, config.random.per_task),))
+    name="random_policy",
+    routes=routes,
+    phases=_schedule.retrain(config, count, gated=False, can_keep=False),
+    notes=(_note(route, config.random.per_task),),
+  )
 
 
 def _note(route: np.ndarray, per_task: bool) -> str:
@@ -42,13 +44,10 @@ def _note(route: np.ndarray, per_task: bool) -> str:
   if per_task:
     share = ", ".join(str(n) for n in skipped)
     return f"Random routes: the tasks skip {share} of {route.shape[1]} blocks."
-  return (f"Random routes that skip {skipped.sum()} of {route.size} (task,"
-          " block) pairs.")
+  return f"Random routes that skip {skipped.sum()} of {route.size} (task, block) pairs."
 
 
-def _imitated(
-    config: Any, spec: types.DatasetSpec, blocks: int
-) -> np.ndarray:
+def _imitated(config: Any, spec: types.DatasetSpec, blocks: int) -> np.ndarray:
   """The route `[T, L]` whose number of skipped blocks is kept.
 
   Raises:
@@ -58,8 +57,7 @@ def _imitated(
   tasks = len(spec.tasks)
   if not config.random.like:
     if not 0 <= config.random.skip < 1:
-      raise ValueError("config.random.skip must be in [0, 1), but is"
-                       f" {config.random.skip}.")
+      raise ValueError(f"config.random.skip must be in [0, 1), but is {config.random.skip}.")
     # Spread evenly over the tasks: a remainder goes to the first ones.
     skipped = round(config.random.skip * tasks * blocks)
     route = np.ones((blocks, tasks), np.float32)
@@ -67,15 +65,17 @@ def _imitated(
     return route.T.copy()
   path = pathlib.Path(config.random.like) / "policy.json"
   if not path.is_file():
-    raise ValueError(f"config.random.like={config.random.like!r}: there is no"
-                     f" {path}; name the work directory of a finished run.")
+    raise ValueError(
+      f"config.random.like={config.random.like!r}: there is no"
+      f" {path}; name the work directory of a finished run."
+    )
   saved = json.loads(path.read_text())
   names = [task.name for task in spec.tasks]
   if saved["tasks"] != names:
-    raise ValueError(f"{path} is of the tasks {saved['tasks']}; this run has"
-                     f" {names}.")
+    raise ValueError(f"{path} is of the tasks {saved['tasks']}; this run has {names}.")
   route = np.asarray(saved["routes"][saved["chosen"]], np.float32)
   if route.shape != (tasks, blocks):
-    raise ValueError(f"{path} has a route of shape {route.shape}; this run"
-                     f" has {(tasks, blocks)} (tasks, blocks).")
+    raise ValueError(
+      f"{path} has a route of shape {route.shape}; this run has {(tasks, blocks)} (tasks, blocks)."
+    )
   return route

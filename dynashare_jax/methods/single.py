@@ -16,5 +16,8 @@ def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
   """One plain training of a column a task."""
   tasks = len(spec.tasks)
   return types.Method(
-      name="single", phases=_schedule.plain(config), columns=True,
-      routes=lambda key, alpha: _schedule.every_block(tasks, blocks))
+    name="single",
+    phases=_schedule.plain(config),
+    columns=True,
+    routes=lambda key, alpha: _schedule.every_block(tasks, blocks),
+  )

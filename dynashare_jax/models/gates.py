@@ -40,8 +40,12 @@ class Gate(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, updates: jax.Array, use_running: bool,
-      target: jax.Array | None = None, mask: jax.Array | None = None
+    self,
+    x: jax.Array,
+    updates: jax.Array,
+    use_running: bool,
+    target: jax.Array | None = None,
+    mask: jax.Array | None = None,
   ) -> jax.Array:
     """Returns the score `[G, B]`, positive where the block should run.
 
@@ -57,37 +61,34 @@ class Gate(nn.Module):
         whole.
     """
     if self.start not in GATE_INITS:
-      raise ValueError(
-          f"gates.init is {self.start!r}; it must be one of {GATE_INITS}."
-      )
+      raise ValueError(f"gates.init is {self.start!r}; it must be one of {GATE_INITS}.")
     pooled = x
     if mask is not None:
       pooled = series.running_mean(x).astype(self.dtype)
     elif x.ndim > 3:
       pooled = x.mean(tuple(range(2, x.ndim - 1)))
     h = nn.Dense(self.hidden, dtype=self.dtype, name="reduce")(pooled)
-    h = norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(
-        h, updates, use_running, mask
-    )
+    h = norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(h, updates, use_running, mask)
     if self.told:
       rate = jnp.ones((1,)) if target is None else jnp.reshape(target, (1,))
-      shift = nn.Dense(self.hidden, dtype=self.dtype, use_bias=False,
-                       name="rate")(rate.astype(self.dtype) - 0.5)
+      shift = nn.Dense(self.hidden, dtype=self.dtype, use_bias=False, name="rate")(
+        rate.astype(self.dtype) - 0.5
+      )
       h = h + shift.reshape((1,) * (h.ndim - 1) + (-1,))
     is_open = self.start == "open"
     spread = {"half": 0.01, "open": 0.001, "spread": 0.5}[self.start]
     out = nn.Dense(
-        2,
-        dtype=jnp.float32,
-        name="score",
-        kernel_init=nn.initializers.normal(spread),
-        bias_init=_open_bias if is_open else nn.initializers.zeros,
+      2,
+      dtype=jnp.float32,
+      name="score",
+      kernel_init=nn.initializers.normal(spread),
+      bias_init=_open_bias if is_open else nn.initializers.zeros,
     )(nn.relu(h).astype(jnp.float32))
     return out[..., 1] - out[..., 0]
 
 
 def _open_bias(
-    key: jax.Array, shape: tuple[int, ...], dtype: norm.Dtype = jnp.float32
+  key: jax.Array, shape: tuple[int, ...], dtype: norm.Dtype = jnp.float32
 ) -> jax.Array:
   """Biases 0.1 and 2 of (skip, execute)."""
   del key, shape

@@ -33,8 +33,7 @@ class LinearHead(nn.Module):
     del train
     if not self.dense and x.ndim > 2:
       x = x.mean(tuple(range(1, x.ndim - 1)))
-    return nn.Dense(self.outputs, dtype=jnp.float32, name="linear")(
-        x.astype(jnp.float32))
+    return nn.Dense(self.outputs, dtype=jnp.float32, name="linear")(x.astype(jnp.float32))
 
 
 class DilatedConv(nn.Module):
@@ -59,17 +58,21 @@ class DilatedConv(nn.Module):
     """`[B, ..., C]` to `[B, ..., features]`."""
     sizes = x.shape[1:-1]
     dims = len(sizes)
-    kernel = self.param("kernel", nn.initializers.lecun_normal(),
-                        (3,) * dims + (x.shape[-1], self.features))
+    kernel = self.param(
+      "kernel", nn.initializers.lecun_normal(), (3,) * dims + (x.shape[-1], self.features)
+    )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     reach = [self.rate < size for size in sizes]
     taps = kernel[tuple(slice(None) if far else slice(1, 2) for far in reach)]
     spatial = "HW"[:dims]
     out = jax.lax.conv_general_dilated(
-        x.astype(self.dtype), taps.astype(self.dtype), (1,) * dims,
-        [(self.rate, self.rate) if far else (0, 0) for far in reach],
-        rhs_dilation=(self.rate,) * dims,
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"))
+      x.astype(self.dtype),
+      taps.astype(self.dtype),
+      (1,) * dims,
+      [(self.rate, self.rate) if far else (0, 0) for far in reach],
+      rhs_dilation=(self.rate,) * dims,
+      dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+    )
     return out + bias.astype(self.dtype).reshape((1,) * (dims + 1) + (-1,))
 
 
@@ -101,8 +104,7 @@ class AsppHead(nn.Module):
       h = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(h))
       h = nn.Dense(self.width, dtype=self.dtype, name=f"hidden_{index}")(h)
       h = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(h))
-      h = nn.Dense(self.outputs, dtype=jnp.float32, name=f"output_{index}")(
-          h.astype(jnp.float32))
+      h = nn.Dense(self.outputs, dtype=jnp.float32, name=f"output_{index}")(h.astype(jnp.float32))
       total = h if total is None else total + h
     return total
 
@@ -131,13 +133,10 @@ class TemporalHead(nn.Module):
   dtype: norm.Dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-      self, x: jax.Array, train: bool, steps: series.Steps
-  ) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool, steps: series.Steps) -> jax.Array:
     """`[B, size, C]` to `[B, total, outputs]`, or `[B, outputs]`."""
     if self.hidden:
-      x = nn.relu(nn.Conv(self.hidden, (3,), padding=((2, 0),),
-                          dtype=self.dtype, name="hidden")(x))
+      x = nn.relu(nn.Conv(self.hidden, (3,), padding=((2, 0),), dtype=self.dtype, name="hidden")(x))
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = x.astype(jnp.float32)
     last = nn.Dense(self.outputs, dtype=jnp.float32, name="linear")
@@ -147,8 +146,7 @@ class TemporalHead(nn.Module):
     mask = steps.mask(size)
     if self.until:
       mask &= (jnp.arange(size) * steps.stride(size) < self.until)[None]
-    return last(jnp.concatenate(
-        [series.mean_of(x, mask), series.last_of(x, mask)], -1))
+    return last(jnp.concatenate([series.mean_of(x, mask), series.last_of(x, mask)], -1))
 
 
 class FlatHead(nn.Module):
@@ -174,17 +172,14 @@ class FlatHead(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """`[B, size, C]` to `[B, steps, outputs]`, or `[B, outputs]`."""
-    x = AsppHead(self.outputs, self.width, dtype=self.dtype, name="aspp")(
-        x, train)
+    x = AsppHead(self.outputs, self.width, dtype=self.dtype, name="aspp")(x, train)
     count = self.outputs * max(self.steps, 1)
-    flat = nn.Dense(count, dtype=jnp.float32, name="linear")(
-        x.reshape(x.shape[0], -1))
+    flat = nn.Dense(count, dtype=jnp.float32, name="linear")(x.reshape(x.shape[0], -1))
     return flat.reshape((-1, self.steps, self.outputs)) if self.steps else flat
 
 
 def build(
-    kind: str, outputs: int, dense: bool, width: int, dtype: norm.Dtype,
-    name: str | None
+  kind: str, outputs: int, dense: bool, width: int, dtype: norm.Dtype, name: str | None
 ) -> nn.Module:
   """Makes a head of pictures or vectors.
 
@@ -194,16 +189,22 @@ def build(
     ValueError: an unknown kind.
   """
   if kind not in HEADS:
-    raise ValueError(f"config.model.head is {kind!r}; it must be one of"
-                     f" {HEADS}, or {TEMPORAL!r} for series with lengths.")
+    raise ValueError(
+      f"config.model.head is {kind!r}; it must be one of"
+      f" {HEADS}, or {TEMPORAL!r} for series with lengths."
+    )
   if kind == "aspp" and dense:
     return AsppHead(outputs, width=width, dtype=dtype, name=name)
   return LinearHead(outputs, dense, name=name)
 
 
 def of_task(
-    config: Any, spec: types.DatasetSpec, task: types.TaskSpec, outputs: int,
-    dense: bool, dtype: norm.Dtype
+  config: Any,
+  spec: types.DatasetSpec,
+  task: types.TaskSpec,
+  outputs: int,
+  dense: bool,
+  dtype: norm.Dtype,
 ) -> nn.Module:
   """Makes a task's head.
 
@@ -223,17 +224,20 @@ def of_task(
   """
   kind, width = config.head, config.head_width
   if spec.lengths and kind in (TEMPORAL, "linear"):
-    return TemporalHead(outputs, task.hourly, task.until,
-                        width if kind == TEMPORAL else 0, config.dropout, dtype)
+    return TemporalHead(
+      outputs, task.hourly, task.until, width if kind == TEMPORAL else 0, config.dropout, dtype
+    )
   if spec.lengths:
     raise ValueError(
-        f"config.model.head is {kind!r}; for series of different lengths it"
-        f" must be {TEMPORAL!r} or 'linear'.")
+      f"config.model.head is {kind!r}; for series of different lengths it"
+      f" must be {TEMPORAL!r} or 'linear'."
+    )
   if kind == "aspp" and spec.input_kind == "series":
     steps = spec.input_shape[0] if task.hourly else 0
     return FlatHead(outputs, steps, width, dtype)
   if task.hourly:
     raise ValueError(
-        f"config.model.head={kind!r} cannot predict every step of a series"
-        f" without lengths, as {task.name} needs; use 'aspp'.")
+      f"config.model.head={kind!r} cannot predict every step of a series"
+      f" without lengths, as {task.name} needs; use 'aspp'."
+    )
   return build(kind, outputs, dense, width, dtype, None)

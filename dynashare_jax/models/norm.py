@@ -50,8 +50,7 @@ class ExampleNorm(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, updates: jax.Array, use_running: bool,
-      mask: jax.Array | None = None
+    self, x: jax.Array, updates: jax.Array, use_running: bool, mask: jax.Array | None = None
   ) -> jax.Array:
     """Normalises `[G, B, ..., C]`; there are no running statistics.
 
@@ -63,8 +62,12 @@ class ExampleNorm(nn.Module):
     if mask is not None:
       groups, first = 1, x.ndim - 1
     norm = nn.GroupNorm(
-        num_groups=groups, epsilon=self.epsilon, dtype=self.dtype,
-        name="groups", reduction_axes=tuple(range(first, x.ndim)))
+      num_groups=groups,
+      epsilon=self.epsilon,
+      dtype=self.dtype,
+      name="groups",
+      reduction_axes=tuple(range(first, x.ndim)),
+    )
     return norm(x)
 
 
@@ -91,8 +94,7 @@ class GroupedBatchNorm(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, updates: jax.Array, use_running: bool,
-      mask: jax.Array | None = None
+    self, x: jax.Array, updates: jax.Array, use_running: bool, mask: jax.Array | None = None
   ) -> jax.Array:
     """Normalises.
 
@@ -113,9 +115,7 @@ class GroupedBatchNorm(nn.Module):
     if use_running:
       factor = scale * jax.lax.rsqrt(var_r.value + self.epsilon)
       offset = bias - mean_r.value * factor
-      return (x * factor.reshape(shape) + offset.reshape(shape)).astype(
-          self.dtype
-      )
+      return (x * factor.reshape(shape) + offset.reshape(shape)).astype(self.dtype)
     wide = x.astype(jnp.float32)
     mean, var, count = _statistics(wide, mask)
     if not self.is_initializing():
@@ -123,13 +123,10 @@ class GroupedBatchNorm(nn.Module):
     factor = jax.lax.rsqrt(var + self.epsilon) * scale[None]
     offset = bias[None] - mean * factor
     grouped = (x.shape[0],) + (1,) * (x.ndim - 2) + (channels,)
-    return (
-        wide * factor.reshape(grouped) + offset.reshape(grouped)
-    ).astype(self.dtype)
+    return (wide * factor.reshape(grouped) + offset.reshape(grouped)).astype(self.dtype)
 
   def _update(
-      self, mean: jax.Array, var: jax.Array, updates: jax.Array,
-      count: jax.Array | int
+    self, mean: jax.Array, var: jax.Array, updates: jax.Array, count: jax.Array | int
   ) -> None:
     """Moves the running average by the groups' mean statistics."""
     if not self.is_mutable_collection("batch_stats"):
@@ -148,7 +145,7 @@ class GroupedBatchNorm(nn.Module):
 
 
 def _statistics(
-    x: jax.Array, mask: jax.Array | None
+  x: jax.Array, mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | int]:
   """Mean and variance `[G, C]` of every group, and how many values each has."""
   axes = tuple(range(1, x.ndim - 1))
@@ -156,8 +153,11 @@ def _statistics(
     mean = x.mean(axes)
     count: jax.Array | int = x.size // (x.shape[0] * x.shape[-1])
     # Examples alone differ little, beside their mean: a gate's input.
-    var = (jnp.square(x - mean[:, None]).mean(axes) if len(axes) == 1 else
-           jnp.maximum((x * x).mean(axes) - mean * mean, 0.0))
+    var = (
+      jnp.square(x - mean[:, None]).mean(axes)
+      if len(axes) == 1
+      else jnp.maximum((x * x).mean(axes) - mean * mean, 0.0)
+    )
     return mean, var, count
   counts = mask[None, ..., None]
   count = jnp.maximum(mask.sum(), 1)

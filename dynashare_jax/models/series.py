@@ -35,8 +35,9 @@ class Steps(NamedTuple):
       stride *= 2
     if -(-self.total // stride) != size:
       raise ValueError(
-          f"A series of {self.total} steps has no features of {size} steps:"
-          " strides must be powers of 2.")
+        f"A series of {self.total} steps has no features of {size} steps:"
+        " strides must be powers of 2."
+      )
     return stride
 
   def mask(self, size: int) -> jax.Array:

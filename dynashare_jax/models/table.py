@@ -22,9 +22,7 @@ def _bins(spec: types.TableSpec) -> tuple[np.ndarray, np.ndarray]:
   return low, scale
 
 
-def piecewise_linear(
-    numeric: jax.Array, spec: types.TableSpec
-) -> jax.Array:
+def piecewise_linear(numeric: jax.Array, spec: types.TableSpec) -> jax.Array:
   """Encodes numbers by how far they fill each training-quantile bin.
 
   Args:
@@ -59,8 +57,8 @@ class Embeddings(nn.Module):
     sizes = np.asarray(self.spec.cardinalities, np.int32)
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
     rows = nn.Embed(
-        int(sizes.sum()), self.features, name="embedding",
-        embedding_init=nn.initializers.normal(0.3))
+      int(sizes.sum()), self.features, name="embedding", embedding_init=nn.initializers.normal(0.3)
+    )
     return rows(categorical + jnp.asarray(offsets)[None])
 
 
@@ -81,11 +79,11 @@ class ColumnVector(nn.Module):
     batch = inputs["numeric"].shape[0]
     parts = []
     if self.spec.categorical:
-      parts.append(Embeddings(self.spec, self.features, name="codes")(
-          inputs["categorical"]).reshape(batch, -1))
+      parts.append(
+        Embeddings(self.spec, self.features, name="codes")(inputs["categorical"]).reshape(batch, -1)
+      )
     if self.spec.numeric:
-      parts.append(piecewise_linear(inputs["numeric"], self.spec)
-                   .reshape(batch, -1))
+      parts.append(piecewise_linear(inputs["numeric"], self.spec).reshape(batch, -1))
     return jnp.concatenate(parts, -1)
 
 
@@ -105,12 +103,10 @@ class ColumnTokens(nn.Module):
     """Returns `[B, columns, features]`."""
     parts = []
     if self.spec.categorical:
-      parts.append(Embeddings(self.spec, self.features, name="codes")(
-          inputs["categorical"]))
+      parts.append(Embeddings(self.spec, self.features, name="codes")(inputs["categorical"]))
     if self.spec.numeric:
       filled = piecewise_linear(inputs["numeric"], self.spec)
       columns, bins = filled.shape[1:]
-      weights = self.param("numbers", nn.initializers.normal(0.3),
-                           (columns, bins, self.features))
+      weights = self.param("numbers", nn.initializers.normal(0.3), (columns, bins, self.features))
       parts.append(jnp.einsum("bcn,cnf->bcf", filled, weights))
     return jnp.concatenate(parts, 1)

@@ -98,12 +98,14 @@ class SkipTrunk(nn.Module):
   def setup(self) -> None:
     """Creates one gate a gated block."""
     self.gates: list[Any] = [
-        gates.Gate(self.gate_hidden, self.gate_init, self.dtype,
-                   self.gate_told, name=f"gate_{l}") if gated else None
-        for l, gated in enumerate(self.gated)]
+      gates.Gate(self.gate_hidden, self.gate_init, self.dtype, self.gate_told, name=f"gate_{l}")
+      if gated
+      else None
+      for l, gated in enumerate(self.gated)
+    ]
 
   def __call__(
-      self, inputs: Any, decisions: Decisions, train: bool
+    self, inputs: Any, decisions: Decisions, train: bool
   ) -> tuple[list[jax.Array], Signals]:
     """Runs the blocks.
 
@@ -121,25 +123,29 @@ class SkipTrunk(nn.Module):
     plan = routing.steps(decisions.kinds)
     if len(plan) != len(self.gated) or len(decisions.kinds[0]) != self.tasks:
       raise ValueError(
-          f"The routing has {len(plan)} blocks and {len(decisions.kinds[0])}"
-          f" tasks; the trunk has {len(self.gated)} and {self.tasks}.")
+        f"The routing has {len(plan)} blocks and {len(decisions.kinds[0])}"
+        f" tasks; the trunk has {len(self.gated)} and {self.tasks}."
+      )
     steps = series.steps_of(inputs)
-    x = self.backbone.stem(
-        inputs, backbones.Pass(train, jnp.ones((1,)), steps))
+    x = self.backbone.stem(inputs, backbones.Pass(train, jnp.ones((1,)), steps))
     collected: list[_BlockSignals] = []
     for block, step in enumerate(plan):
       x, signals = self._block(block, step, x, decisions, train, steps)
       collected.append(signals)
     x = self.backbone.final(x)
     last = plan[-1].groups
-    of_task = [next(g for g, ts in enumerate(last) if t in ts)
-               for t in range(self.tasks)]
+    of_task = [next(g for g, ts in enumerate(last) if t in ts) for t in range(self.tasks)]
     features = _split(x)
     return [features[g][0] for g in of_task], _stack(collected)
 
   def _block(
-      self, block: int, step: routing.Step, x: jax.Array,
-      decisions: Decisions, train: bool, steps: series.Steps | None
+    self,
+    block: int,
+    step: routing.Step,
+    x: jax.Array,
+    decisions: Decisions,
+    train: bool,
+    steps: series.Steps | None,
   ) -> tuple[jax.Array, _BlockSignals]:
     """One block for all groups: `[G, B, ...]` to `[G', B, ...]`."""
     batch = x.shape[1]
@@ -152,22 +158,19 @@ class SkipTrunk(nn.Module):
     # Groups that part here still have equal inputs: one computation for all.
     parents, place = _distinct(step.parents)
     x = _pick(x, parents)
-    below = self.backbone.shortcut(
-        block, x, backbones.Pass(train, _total(updates, place), steps))
+    below = self.backbone.shortcut(block, x, backbones.Pass(train, _total(updates, place), steps))
     residual = _pick(below, place)
     if not step.running:
       return residual, signals
     parents, place = _distinct(place[: step.running])
     head = _pick(x, parents)
     moves = _total(running, place)
-    weight = None if policy is None else jnp.broadcast_to(
-        policy[:, None], (step.running, batch))
+    weight = None if policy is None else jnp.broadcast_to(policy[:, None], (step.running, batch))
     asked = decisions.gated and any(k != routing.RUN for k in step.kinds)
     # Computed also when gates do not decide, so that init creates it.
     if self.gates[block] is not None and (asked or self.is_initializing()):
       mask = None if steps is None else steps.mask(head.shape[2])
-      score = self.gates[block](
-          head, moves, not train, decisions.target, mask)
+      score = self.gates[block](head, moves, not train, decisions.target, mask)
       if asked:
         score = _at_steps(_pick(score, place), below)
         gate = self._gate(block, step, score, decisions)
@@ -177,32 +180,35 @@ class SkipTrunk(nn.Module):
           gate = gate * weight.reshape(weight.shape + (1,) * (gate.ndim - 2))
         weight = gate
     signals = signals.with_executed(
-        step, jnp.ones((step.running, batch)) if weight is None
-        else _over_steps(weight, steps))
+      step, jnp.ones((step.running, batch)) if weight is None else _over_steps(weight, steps)
+    )
     here = residual[: step.running]
-    wide = None if weight is None else weight.reshape(
-        weight.shape + (1,) * (here.ndim - weight.ndim))
-    if (weight is not None and decisions.compaction is not None
-        and decisions.discrete and not train):
+    wide = (
+      None if weight is None else weight.reshape(weight.shape + (1,) * (here.ndim - weight.ndim))
+    )
+    if weight is not None and decisions.compaction is not None and decisions.discrete and not train:
       rows = weight if weight.ndim == 2 else weight.max(-1)
-      done = self._compacted(block, _pick(head, place), here, rows,
-                             decisions.compaction, steps)
+      done = self._compacted(block, _pick(head, place), here, rows, decisions.compaction, steps)
       if wide is not None and weight.ndim > 2:
         done = jnp.where(wide > 0, done, here)
     else:
-      z = self.backbone.branch(
-          block, head, backbones.Pass(train, moves, steps))
+      z = self.backbone.branch(block, head, backbones.Pass(train, moves, steps))
       done = _pick(self.backbone.merge(_pick(below, parents), z), place)
       if wide is not None:
         # In float32, so that decisions get gradients summed in float32.
         done = (wide * done + (1 - wide) * here).astype(done.dtype)
     if step.running < len(step.groups):
-      done = jnp.concatenate([done, residual[step.running:]])
+      done = jnp.concatenate([done, residual[step.running :]])
     return done, signals
 
   def _compacted(
-      self, block: int, x: jax.Array, residual: jax.Array, weight: jax.Array,
-      how: compaction.Compaction, steps: series.Steps | None
+    self,
+    block: int,
+    x: jax.Array,
+    residual: jax.Array,
+    weight: jax.Array,
+    how: compaction.Compaction,
+    steps: series.Steps | None,
   ) -> jax.Array:
     """The block for those (group, example) rows alone that execute it.
 
@@ -213,43 +219,43 @@ class SkipTrunk(nn.Module):
 
     def executed(rows: jax.Array, rest: jax.Array) -> jax.Array:
       z = backbone.apply(
-          variables, block, rows[None],
-          # At test nothing depends on the lengths, but on there being some.
-          backbones.Pass(False, jnp.ones((1,)), steps), method="branch")
+        variables,
+        block,
+        rows[None],
+        # At test nothing depends on the lengths, but on there being some.
+        backbones.Pass(False, jnp.ones((1,)), steps),
+        method="branch",
+      )
       done: Any = backbone.apply(variables, rest, z[0], method="merge")
       return done
 
     flat = lambda a: a.reshape((-1,) + a.shape[2:])
-    done = compaction.run(executed, flat(x), flat(residual),
-                          flat(weight) > 0, how)
+    done = compaction.run(executed, flat(x), flat(residual), flat(weight) > 0, how)
     return done.reshape(residual.shape)
 
-  def _policy(
-      self, block: int, step: routing.Step, decisions: Decisions
-  ) -> jax.Array | None:
+  def _policy(self, block: int, step: routing.Step, decisions: Decisions) -> jax.Array | None:
     """`[running]` decisions of the groups, or None where all execute."""
     if decisions.policy is None or routing.OWN not in step.kinds:
       return None
     values = [
-        decisions.policy[group[0], block] if kind == routing.OWN else
-        jnp.ones(()) for group, kind in
-        zip(step.groups[: step.running], step.kinds, strict=True)]
+      decisions.policy[group[0], block] if kind == routing.OWN else jnp.ones(())
+      for group, kind in zip(step.groups[: step.running], step.kinds, strict=True)
+    ]
     return jnp.stack(values)
 
   def _gate(
-      self, block: int, step: routing.Step, score: jax.Array,
-      decisions: Decisions
+    self, block: int, step: routing.Step, score: jax.Array, decisions: Decisions
   ) -> jax.Array:
     """`[running, B]` or `[running, B, time]` decisions, as the scores."""
     if decisions.threshold is not None:
       score = score - decisions.threshold[block]
     noise = None
     if decisions.noise is not None:
-      noise = jnp.stack([decisions.noise[:, group[0], block]
-                         for group in step.groups[: step.running]])
+      noise = jnp.stack(
+        [decisions.noise[:, group[0], block] for group in step.groups[: step.running]]
+      )
       # One draw for all steps of a series.
-      noise = jnp.broadcast_to(
-          noise.reshape(noise.shape + (1,) * (score.ndim - 2)), score.shape)
+      noise = jnp.broadcast_to(noise.reshape(noise.shape + (1,) * (score.ndim - 2)), score.shape)
     return gumbel.hard_gate(score, noise, decisions.temperature)
 
 
@@ -263,7 +269,7 @@ class ColumnTrunk(nn.Module):
   columns: tuple[nn.Module, ...]
 
   def __call__(
-      self, inputs: Any, decisions: Decisions, train: bool
+    self, inputs: Any, decisions: Decisions, train: bool
   ) -> tuple[list[jax.Array], Signals]:
     """Runs every column on the same inputs.
 
@@ -272,8 +278,7 @@ class ColumnTrunk(nn.Module):
     """
     tasks = len(self.columns)
     if any(k != routing.RUN for row in decisions.kinds for k in row):
-      raise ValueError("Single-task networks execute every block: give them"
-                       " the routing `all_run`.")
+      raise ValueError("Single-task networks execute every block: give them the routing `all_run`.")
     one = jnp.ones((1,))
     features = []
     for column in self.columns:
@@ -285,8 +290,7 @@ class ColumnTrunk(nn.Module):
       features.append(column.final(x)[0])
     shape = (tasks, features[0].shape[0], len(decisions.kinds))
     ones = jnp.ones(shape)
-    return features, Signals(
-        ones, jnp.zeros((tasks, shape[2]), bool), ones, jnp.zeros(shape))
+    return features, Signals(ones, jnp.zeros((tasks, shape[2]), bool), ones, jnp.zeros(shape))
 
 
 class Network(nn.Module):
@@ -303,14 +307,16 @@ class Network(nn.Module):
   names: tuple[str, ...]
 
   def __call__(
-      self, inputs: Any, decisions: Decisions, train: bool
+    self, inputs: Any, decisions: Decisions, train: bool
   ) -> tuple[dict[str, jax.Array], Signals]:
     """Inputs to every task's logits (float32) and the trunk's signals."""
     features, signals = self.trunk(inputs, decisions, train)
     steps = series.steps_of(inputs)
     more = () if steps is None else (steps,)
-    logits = {name: head(x, train, *more) for name, head, x in
-              zip(self.names, self.heads, features, strict=True)}
+    logits = {
+      name: head(x, train, *more)
+      for name, head, x in zip(self.names, self.heads, features, strict=True)
+    }
     return logits, signals
 
 
@@ -326,16 +332,14 @@ class _BlockSignals(NamedTuple):
   def skipped(cls, tasks: int, batch: int) -> _BlockSignals:
     """Nothing executed, no gate asked."""
     zeros = jnp.zeros((batch,))
-    return cls([jnp.ones((batch,))] * tasks, [False] * tasks, [zeros] * tasks,
-               [zeros] * tasks)
+    return cls([jnp.ones((batch,))] * tasks, [False] * tasks, [zeros] * tasks, [zeros] * tasks)
 
   def _copy(self) -> _BlockSignals:
-    return _BlockSignals(list(self.gate), list(self.gated),
-                         list(self.executed), list(self.relevance))
+    return _BlockSignals(
+      list(self.gate), list(self.gated), list(self.executed), list(self.relevance)
+    )
 
-  def with_gate(
-      self, step: routing.Step, score: jax.Array, gate: jax.Array
-  ) -> _BlockSignals:
+  def with_gate(self, step: routing.Step, score: jax.Array, gate: jax.Array) -> _BlockSignals:
     """Writes the groups' gates to their tasks."""
     new = self._copy()
     for g in range(step.running):
@@ -344,9 +348,7 @@ class _BlockSignals(NamedTuple):
         new.gated[t] = True
     return new
 
-  def with_executed(
-      self, step: routing.Step, executed: jax.Array
-  ) -> _BlockSignals:
+  def with_executed(self, step: routing.Step, executed: jax.Array) -> _BlockSignals:
     """Writes what the groups executed to their tasks."""
     new = self._copy()
     for g in range(step.running):
@@ -357,13 +359,16 @@ class _BlockSignals(NamedTuple):
 
 def _stack(blocks: list[_BlockSignals]) -> Signals:
   """Signals of all blocks, `[T, B, L]`."""
+
   def join(values: Callable[[_BlockSignals], list[jax.Array]]) -> jax.Array:
     return jnp.stack([jnp.stack(values(b)) for b in blocks], -1)
+
   return Signals(
-      join(lambda b: b.gate),
-      jnp.asarray([b.gated for b in blocks]).T,
-      join(lambda b: b.executed),
-      join(lambda b: b.relevance))
+    join(lambda b: b.gate),
+    jnp.asarray([b.gated for b in blocks]).T,
+    join(lambda b: b.executed),
+    join(lambda b: b.relevance),
+  )
 
 
 def _at_steps(score: jax.Array, below: jax.Array) -> jax.Array:
@@ -381,9 +386,7 @@ def _over_steps(values: jax.Array, steps: series.Steps | None) -> jax.Array:
   return jax.vmap(lambda v: series.mean_of(v, mask))(values)
 
 
-def _distinct(
-    places: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _distinct(places: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """The distinct numbers, ascending, and where each number is among them."""
   distinct = tuple(sorted(set(places)))
   return distinct, tuple(distinct.index(p) for p in places)
@@ -393,9 +396,12 @@ def _total(updates: jax.Array, places: tuple[int, ...]) -> jax.Array:
   """Updates of a running average, added up over groups of equal features."""
   if places == tuple(range(len(places))):
     return updates
-  return jnp.stack([
+  return jnp.stack(
+    [
       jnp.stack([updates[g] for g, p in enumerate(places) if p == place]).sum()
-      for place in range(max(places) + 1)])
+      for place in range(max(places) + 1)
+    ]
+  )
 
 
 def _pick(x: jax.Array, parents: tuple[int, ...]) -> jax.Array:

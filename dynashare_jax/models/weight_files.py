@@ -20,20 +20,35 @@ import numpy as np
 
 # Names under which programs keep the network's state dict, beside the rest of
 # a checkpoint. The first is AdaShare's and DynaShare's.
-CONTAINERS = ("mtl-net", "state_dict", "model_state_dict", "model", "net",
-              "network")
+CONTAINERS = ("mtl-net", "state_dict", "model_state_dict", "model", "net", "network")
 # Prefixes of torch's wrappers for several devices and for compilation.
 WRAPPERS = ("module.", "_orig_mod.")
 
 _BF16 = "bfloat16"
 _TORCH = {
-    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2",
-    "BFloat16Storage": _BF16, "LongStorage": "<i8", "IntStorage": "<i4",
-    "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",
-    "BoolStorage": "?"}
+  "FloatStorage": "<f4",
+  "DoubleStorage": "<f8",
+  "HalfStorage": "<f2",
+  "BFloat16Storage": _BF16,
+  "LongStorage": "<i8",
+  "IntStorage": "<i4",
+  "ShortStorage": "<i2",
+  "CharStorage": "i1",
+  "ByteStorage": "u1",
+  "BoolStorage": "?",
+}
 _SAFETENSORS = {
-    "F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": _BF16, "I64": "<i8",
-    "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+  "F32": "<f4",
+  "F64": "<f8",
+  "F16": "<f2",
+  "BF16": _BF16,
+  "I64": "<i8",
+  "I32": "<i4",
+  "I16": "<i2",
+  "I8": "i1",
+  "U8": "u1",
+  "BOOL": "?",
+}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -90,8 +105,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     raise ValueError(f"Cannot read the weights in {path}: {error}.") from error
   except Exception as error:  # Damaged bytes can make anything fail.
     raise ValueError(
-        f"Cannot read the weights in {path}: the file is truncated or damaged"
-        f" ({type(error).__name__}: {error}).") from error
+      f"Cannot read the weights in {path}: the file is truncated or damaged"
+      f" ({type(error).__name__}: {error})."
+    ) from error
   return _unwrapped(found)
 
 
@@ -105,8 +121,7 @@ def _read(file: BinaryIO) -> dict[str, np.ndarray]:
     return _read_legacy(file)
   if start[8:9] == b"{":
     return _read_safetensors(file)
-  raise _Refused(
-      "this is neither a safetensors file nor one that torch.save wrote.")
+  raise _Refused("this is neither a safetensors file nor one that torch.save wrote.")
 
 
 def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -145,8 +160,9 @@ def _read_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
   found = {}
   for name, entry in header.items():
     if entry["dtype"] not in _SAFETENSORS:
-      raise _Refused(f"the tensor {name!r} has the type {entry['dtype']!r};"
-                     f" known are {', '.join(_SAFETENSORS)}.")
+      raise _Refused(
+        f"the tensor {name!r} has the type {entry['dtype']!r}; known are {', '.join(_SAFETENSORS)}."
+      )
     kind = _SAFETENSORS[entry["dtype"]]
     first, last = entry["data_offsets"]
     raw = body[first:last]
@@ -168,21 +184,22 @@ class _Unpickler(pickle.Unpickler):
     if module == "torch" and name in _TORCH:
       return lambda: name  # Told apart by a call, see `persistent_load`.
     allowed: dict[tuple[str, str], Callable[..., Any]] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch", "Size"): lambda size: tuple(size),
-        ("torch._utils", "_rebuild_tensor"): _rebuilt,
-        ("torch._utils", "_rebuild_tensor_v2"):
-            lambda storage, offset, size, stride, *rest:
-            _rebuilt(storage, offset, size, stride),
-        ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data,
+      ("collections", "OrderedDict"): OrderedDict,
+      ("torch", "Size"): lambda size: tuple(size),
+      ("torch._utils", "_rebuild_tensor"): _rebuilt,
+      ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, size, stride, *rest: _rebuilt(
+        storage, offset, size, stride
+      ),
+      ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data,
     }
     if module in ("builtins", "__builtin__") and name == "set":
       return set
     if (module, name) not in allowed:
       raise _Refused(
-          f"it holds a {module}.{name}, and only tensors and plain values are"
-          " read, because others could run any program. Save the network's"
-          " state_dict() alone: torch.save(network.state_dict(), FILE).")
+        f"it holds a {module}.{name}, and only tensors and plain values are"
+        " read, because others could run any program. Save the network's"
+        " state_dict() alone: torch.save(network.state_dict(), FILE)."
+      )
     known = allowed[module, name]
     return known if known is OrderedDict else lambda *args: known(*args)
 
@@ -195,9 +212,7 @@ class _Unpickler(pickle.Unpickler):
     return _Storage(str(key), str(kind()), int(numel), int(start))
 
 
-def _rebuilt(
-    storage: _Storage, offset: int, size: Any, stride: Any
-) -> _Tensor:
+def _rebuilt(storage: _Storage, offset: int, size: Any, stride: Any) -> _Tensor:
   return _Tensor(storage, int(offset), tuple(size), tuple(stride))
 
 
@@ -205,18 +220,21 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
   """Reads what torch.save writes since PyTorch 1.6."""
   with zipfile.ZipFile(file) as archive:
     names = archive.namelist()
-    roots = [n.removesuffix("data.pkl") for n in names
-             if n.endswith("data.pkl") and n.count("/") <= 1]
+    roots = [
+      n.removesuffix("data.pkl") for n in names if n.endswith("data.pkl") and n.count("/") <= 1
+    ]
     if len(roots) != 1:
       raise _Refused("this is a zip archive that torch.save did not write.")
     root = roots[0]
     if root + "constants.pkl" in names:
-      raise _Refused("this is a TorchScript program. Save its state_dict():"
-                     " torch.save(torch.jit.load(FILE).state_dict(), NEW).")
-    if (root + "byteorder" in names
-        and archive.read(root + "byteorder") != b"little"):
-      raise _Refused("its numbers are big-endian. Load and save it again on a"
-                     " little-endian machine.")
+      raise _Refused(
+        "this is a TorchScript program. Save its state_dict():"
+        " torch.save(torch.jit.load(FILE).state_dict(), NEW)."
+      )
+    if root + "byteorder" in names and archive.read(root + "byteorder") != b"little":
+      raise _Refused(
+        "its numbers are big-endian. Load and save it again on a little-endian machine."
+      )
     with archive.open(root + "data.pkl") as pickled:
       tensors = _state_dict(_Unpickler(pickled).load())
     records: dict[str, bytes] = {}
@@ -238,8 +256,7 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
   _Unpickler(file).load()
   machine = _Unpickler(file).load()
   if not machine["little_endian"]:
-    raise _Refused("its numbers are big-endian. Load and save it again on a"
-                   " little-endian machine.")
+    raise _Refused("its numbers are big-endian. Load and save it again on a little-endian machine.")
   unpickler = _Sized(file)
   tensors = _state_dict(unpickler.load())
   records: dict[str, bytes] = {}
@@ -279,18 +296,19 @@ def _state_dict(found: Any) -> dict[str, _Tensor]:
   if not tensors:
     keys = ", ".join(repr(k) for k in list(found)[:8])
     raise _Refused(
-        f"it holds no state dict: its entries are {keys or 'none'}. Looked for"
-        f" tensors there and under {', '.join(CONTAINERS)}.")
+      f"it holds no state dict: its entries are {keys or 'none'}. Looked for"
+      f" tensors there and under {', '.join(CONTAINERS)}."
+    )
   nested = [k for k, v in found.items() if isinstance(v, Mapping)]
   if nested:
-    raise _Refused(f"beside tensors it holds dictionaries ({nested[0]!r}):"
-                   " save the network's state_dict() alone.")
+    raise _Refused(
+      f"beside tensors it holds dictionaries ({nested[0]!r}):"
+      " save the network's state_dict() alone."
+    )
   return tensors
 
 
-def _arrays(
-    tensors: dict[str, _Tensor], records: dict[str, bytes]
-) -> dict[str, np.ndarray]:
+def _arrays(tensors: dict[str, _Tensor], records: dict[str, bytes]) -> dict[str, np.ndarray]:
   """The tensors' numbers, cut out of their records."""
   found = {}
   for name, (storage, offset, size, stride) in tensors.items():
@@ -301,7 +319,11 @@ def _arrays(
       raise EOFError(f"the numbers of {name!r} are not all there")
     # Refuses what would lie outside of `raw`.
     view: np.ndarray = np.ndarray(
-        size, dtype, raw, (storage.start + offset) * dtype.itemsize,
-        tuple(step * dtype.itemsize for step in stride))
+      size,
+      dtype,
+      raw,
+      (storage.start + offset) * dtype.itemsize,
+      tuple(step * dtype.itemsize for step in stride),
+    )
     found[name] = _widened(view, kind)
   return found

@@ -10,23 +10,36 @@ from dynashare_jax import lookup
 
 # Whole names of known networks, for messages.
 _KNOWN: dict[tuple[str, tuple[int, ...]], str] = {
-    ("basic", (2, 2, 2, 2)): "ResNet-18", ("basic", (3, 4, 6, 3)): "ResNet-34",
-    ("bottleneck", (3, 4, 6, 3)): "ResNet-50",
-    ("bottleneck", (3, 4, 23, 3)): "ResNet-101",
-    ("bottleneck", (3, 8, 36, 3)): "ResNet-152"}
+  ("basic", (2, 2, 2, 2)): "ResNet-18",
+  ("basic", (3, 4, 6, 3)): "ResNet-34",
+  ("bottleneck", (3, 4, 6, 3)): "ResNet-50",
+  ("bottleneck", (3, 4, 23, 3)): "ResNet-101",
+  ("bottleneck", (3, 8, 36, 3)): "ResNet-152",
+}
 
 # A leaf of our trees: group, parts of its path, and what it is.
 _LEAVES = (
-    (r"trunk/(?:backbone|columns_\d+)/stem_(?P<part>conv|norm)", "stem"),
-    (r"trunk/(?:backbone|columns_\d+)/block_(?P<block>\d+)"
-     r"/(?P<part>conv|norm)_(?P<index>\d+)", "block"),
-    (r"trunk/(?:backbone|columns_\d+)/shortcut_(?P<block>\d+)"
-     r"/(?P<part>conv|norm)", "shortcut"),
-    (r"trunk/gate_(?P<block>\d+)/(?P<part>reduce|norm|score)", "gate"),
-    (r"heads_(?P<task>\d+)/(?P<part>dilated|hidden|output)_(?P<index>\d+)",
-     "head"))
-_KINDS = {"kernel": "weight", "scale": "weight", "bias": "bias",
-          "mean": "running_mean", "var": "running_var"}
+  (r"trunk/(?:backbone|columns_\d+)/stem_(?P<part>conv|norm)", "stem"),
+  (
+    r"trunk/(?:backbone|columns_\d+)/block_(?P<block>\d+)"
+    r"/(?P<part>conv|norm)_(?P<index>\d+)",
+    "block",
+  ),
+  (
+    r"trunk/(?:backbone|columns_\d+)/shortcut_(?P<block>\d+)"
+    r"/(?P<part>conv|norm)",
+    "shortcut",
+  ),
+  (r"trunk/gate_(?P<block>\d+)/(?P<part>reduce|norm|score)", "gate"),
+  (r"heads_(?P<task>\d+)/(?P<part>dilated|hidden|output)_(?P<index>\d+)", "head"),
+)
+_KINDS = {
+  "kernel": "weight",
+  "scale": "weight",
+  "bias": "bias",
+  "mean": "running_mean",
+  "var": "running_var",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +91,11 @@ class Family:
         return None
       segment, place = _locate(int(part.get("block") or 0), blocks)
       index, task = int(part.get("index") or 0), int(part.get("task") or 0)
-      return template.format(
-          s=segment, s1=segment + 1, b=place, i=index, i1=index + 1,
-          t1=task + 1) + "." + _KINDS[leaf]
+      return (
+        template.format(s=segment, s1=segment + 1, b=place, i=index, i1=index + 1, t1=task + 1)
+        + "."
+        + _KINDS[leaf]
+      )
     return None
 
   def has(self, group: str) -> bool:
@@ -93,15 +108,16 @@ class Family:
     first = 1 if "{s1}" in self.names["block conv"] else 0
     for field, group in (("s1", "s"), ("s", "s"), ("b", "b"), ("i1", "i")):
       template = template.replace(rf"\{{{field}\}}", rf"(?P<{group}>\d+)")
-    found = [m for m in (re.fullmatch(template + r"\.weight", n)
-                         for n in names) if m]
+    found = [m for m in (re.fullmatch(template + r"\.weight", n) for n in names) if m]
     counts: dict[int, int] = {}
     for match in found:
       segment = int(match["s"]) - first
       counts[segment] = max(counts.get(segment, 0), int(match["b"]) + 1)
     wide = any(match["i"] == "3" for match in found)
-    return ("bottleneck" if wide else "basic",
-            tuple(counts.get(s, 0) for s in range(max(counts, default=-1) + 1)))
+    return (
+      "bottleneck" if wide else "basic",
+      tuple(counts.get(s, 0) for s in range(max(counts, default=-1) + 1)),
+    )
 
 
 def _locate(block: int, blocks: Sequence[int]) -> tuple[int, int]:
@@ -110,49 +126,66 @@ def _locate(block: int, blocks: Sequence[int]) -> tuple[int, int]:
     if block < count:
       return segment, block
     block -= count
-  raise ValueError(f"config.model.blocks {tuple(blocks)} has fewer blocks than"
-                   " the network.")
+  raise ValueError(f"config.model.blocks {tuple(blocks)} has fewer blocks than the network.")
 
 
 _COUNTS = (r".*\.num_batches_tracked", "counters of batches")
 _IMAGENET = {
-    "stem conv": "conv1", "stem norm": "bn1",
-    "block conv": "layer{s1}.{b}.conv{i1}",
-    "block norm": "layer{s1}.{b}.bn{i1}",
-    "shortcut conv": "layer{s1}.{b}.downsample.0",
-    "shortcut norm": "layer{s1}.{b}.downsample.1"}
-_IMAGENET_REST = (
-    _COUNTS, (r"fc\.(weight|bias)", "the classifier of ImageNet"))
+  "stem conv": "conv1",
+  "stem norm": "bn1",
+  "block conv": "layer{s1}.{b}.conv{i1}",
+  "block norm": "layer{s1}.{b}.bn{i1}",
+  "shortcut conv": "layer{s1}.{b}.downsample.0",
+  "shortcut norm": "layer{s1}.{b}.downsample.1",
+}
+_IMAGENET_REST = (_COUNTS, (r"fc\.(weight|bias)", "the classifier of ImageNet"))
 _AUTHORS = {
-    "stem conv": "backbone.conv1", "stem norm": "backbone.bn1",
-    "block conv": "backbone.blocks.{s}.{b}.conv{i1}",
-    "block norm": "backbone.blocks.{s}.{b}.bn{i1}",
-    "shortcut conv": "backbone.ds.{s}.0", "shortcut norm": "backbone.ds.{s}.1",
-    "head dilated": "task{t1}_fc1_c{i}.conv1",
-    "head hidden": "task{t1}_fc1_c{i}.conv2",
-    "head output": "task{t1}_fc1_c{i}.conv3"}
+  "stem conv": "backbone.conv1",
+  "stem norm": "backbone.bn1",
+  "block conv": "backbone.blocks.{s}.{b}.conv{i1}",
+  "block norm": "backbone.blocks.{s}.{b}.bn{i1}",
+  "shortcut conv": "backbone.ds.{s}.0",
+  "shortcut norm": "backbone.ds.{s}.1",
+  "head dilated": "task{t1}_fc1_c{i}.conv1",
+  "head hidden": "task{t1}_fc1_c{i}.conv2",
+  "head output": "task{t1}_fc1_c{i}.conv3",
+}
 _GATES = {
-    "gate reduce": "backbone.blocks.{s}.{b}.fc1",
-    "gate norm": "backbone.blocks.{s}.{b}.fc1bn",
-    "gate score": "backbone.blocks.{s}.{b}.fc2"}
+  "gate reduce": "backbone.blocks.{s}.{b}.fc1",
+  "gate norm": "backbone.blocks.{s}.{b}.fc1bn",
+  "gate score": "backbone.blocks.{s}.{b}.fc2",
+}
 _IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _AUTHORS_COLOURS = (
-    (122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
-    (1 / 255, 1 / 255, 1 / 255))
+  (122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
+  (1 / 255, 1 / 255, 1 / 255),
+)
 
-FAMILIES = {family.name: family for family in (
-    Family("torchvision", _IMAGENET, "", _IMAGENET_REST, False,
-           *_IMAGENET_COLOURS, middle_stride=True),
-    Family("timm", _IMAGENET, "", _IMAGENET_REST, False, *_IMAGENET_COLOURS,
-           middle_stride=True),
-    Family("adashare", _AUTHORS, "task{t1}_logits", (_COUNTS,), True,
-           *_AUTHORS_COLOURS),
-    Family("dynashare", _AUTHORS | _GATES, "task{t1}_logits", (
+FAMILIES = {
+  family.name: family
+  for family in (
+    Family(
+      "torchvision", _IMAGENET, "", _IMAGENET_REST, False, *_IMAGENET_COLOURS, middle_stride=True
+    ),
+    Family("timm", _IMAGENET, "", _IMAGENET_REST, False, *_IMAGENET_COLOURS, middle_stride=True),
+    Family("adashare", _AUTHORS, "task{t1}_logits", (_COUNTS,), True, *_AUTHORS_COLOURS),
+    Family(
+      "dynashare",
+      _AUTHORS | _GATES,
+      "task{t1}_logits",
+      (
         _COUNTS,
-        (r"backbone\.blocks\.\d+\.\d+\.shortcut\..*",
-         "shortcuts of blocks, which the authors' code never runs"),
-        (r"backbone\.blocks\.\d+\.\d+\.(fc1|fc1bn|fc2)\..*",
-         "gates of blocks that have none here")), True, *_AUTHORS_COLOURS))}
+        (
+          r"backbone\.blocks\.\d+\.\d+\.shortcut\..*",
+          "shortcuts of blocks, which the authors' code never runs",
+        ),
+        (r"backbone\.blocks\.\d+\.\d+\.(fc1|fc1bn|fc2)\..*", "gates of blocks that have none here"),
+      ),
+      True,
+      *_AUTHORS_COLOURS,
+    ),
+  )
+}
 
 
 def find(name: str) -> Family:
@@ -164,8 +197,9 @@ def find(name: str) -> Family:
   if name not in FAMILIES:
     known = ("auto", *FAMILIES)
     raise ValueError(
-        f"Unknown family {name!r} in config.model.weights_family."
-        f"{lookup.hint(name, known)} Available: {', '.join(known)}.")
+      f"Unknown family {name!r} in config.model.weights_family."
+      f"{lookup.hint(name, known)} Available: {', '.join(known)}."
+    )
   return FAMILIES[name]
 
 
@@ -176,11 +210,9 @@ def detect(names: Iterable[str]) -> Family | None:
   """
   names = tuple(names)
   if any(n.startswith("backbone.blocks.") for n in names):
-    gated = any(re.fullmatch(r"backbone\.blocks\.\d+\.\d+\.fc1\.weight", n)
-                for n in names)
+    gated = any(re.fullmatch(r"backbone\.blocks\.\d+\.\d+\.fc1\.weight", n) for n in names)
     return FAMILIES["dynashare" if gated else "adashare"]
-  if any(n.startswith("conv1.") for n in names) and any(
-      n.startswith("layer1.0.") for n in names):
+  if any(n.startswith("conv1.") for n in names) and any(n.startswith("layer1.0.") for n in names):
     return FAMILIES["torchvision"]
   return None
 

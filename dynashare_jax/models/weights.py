@@ -44,10 +44,7 @@ class _Leaf(NamedTuple):
   source: str
 
 
-def load(
-    path: str | os.PathLike[str], family: str, params: Any, stats: Any,
-    model: Any
-) -> Loaded:
+def load(path: str | os.PathLike[str], family: str, params: Any, stats: Any, model: Any) -> Loaded:
   """Fills a network's parameters and running averages from a file.
 
   ImageNet families (`torchvision`, `timm`) fill the backbone alone. `adashare`
@@ -83,26 +80,28 @@ def load(
   chosen = None if family == "auto" else weight_tables.find(family)
   tensors = weight_files.read(path)
   table = _family(path, chosen, tensors)
-  trees = {"params": traverse_util.flatten_dict(params, sep="/"),
-           "batch_stats": traverse_util.flatten_dict(stats, sep="/")}
+  trees = {
+    "params": traverse_util.flatten_dict(params, sep="/"),
+    "batch_stats": traverse_util.flatten_dict(stats, sep="/"),
+  }
   leaves, kept = _leaves(path, table, tensors, trees, model)
   logits = _logit_names(table, tensors, trees["params"])
   shape = (sum(model.blocks), 2)
-  leaves += [_Leaf("policy", f"policy/logits[{t}]", shape, name)
-             for t, name in enumerate(logits)]
+  leaves += [_Leaf("policy", f"policy/logits[{t}]", shape, name) for t, name in enumerate(logits)]
   ignored = _check(path, table, tensors, leaves, model)
   filled: dict[str, dict[str, Any]] = {k: dict(v) for k, v in trees.items()}
   for leaf in leaves:
     if leaf.collection != "policy":
       old = filled[leaf.collection][leaf.path]
-      filled[leaf.collection][leaf.path] = _value(
-          tensors[leaf.source], leaf, table.bgr).astype(old.dtype)
+      filled[leaf.collection][leaf.path] = _value(tensors[leaf.source], leaf, table.bgr).astype(
+        old.dtype
+      )
   return Loaded(
-      traverse_util.unflatten_dict(filled["params"], sep="/"),
-      traverse_util.unflatten_dict(filled["batch_stats"], sep="/"),
-      np.stack([tensors[n].astype(np.float32) for n in logits])
-      if logits else None,
-      _notes(path, table, family, leaves, kept, ignored, model))
+    traverse_util.unflatten_dict(filled["params"], sep="/"),
+    traverse_util.unflatten_dict(filled["batch_stats"], sep="/"),
+    np.stack([tensors[n].astype(np.float32) for n in logits]) if logits else None,
+    _notes(path, table, family, leaves, kept, ignored, model),
+  )
 
 
 def _check_network(params: Any, model: Any) -> None:
@@ -110,40 +109,43 @@ def _check_network(params: Any, model: Any) -> None:
   for name, wanted in _NEEDS.items():
     if model[name] != wanted:
       raise ValueError(
-          f"config.model.weights needs config.model.{name}={wanted!r}; it is"
-          f" {model[name]!r}.")
+        f"config.model.weights needs config.model.{name}={wanted!r}; it is {model[name]!r}."
+      )
   flat = traverse_util.flatten_dict(params, sep="/")
   stems = [v.shape for k, v in flat.items() if k.endswith("stem_conv/kernel")]
   if not stems or any(len(s) != 4 or s[2] != 3 for s in stems):
     raise ValueError(
-        "config.model.weights needs a network that reads colour images; the"
-        f" kernel of the first layer is {list(stems[0]) if stems else None},"
-        " not [7, 7, 3, channels].")
+      "config.model.weights needs a network that reads colour images; the"
+      f" kernel of the first layer is {list(stems[0]) if stems else None},"
+      " not [7, 7, 3, channels]."
+    )
 
 
 def _family(
-    path: pathlib.Path, chosen: weight_tables.Family | None,
-    tensors: Mapping[str, np.ndarray]
+  path: pathlib.Path, chosen: weight_tables.Family | None, tensors: Mapping[str, np.ndarray]
 ) -> weight_tables.Family:
   """The table to read a file by."""
   found = weight_tables.detect(tensors)
   some = ", ".join(list(tensors)[:4])
   if any(name.startswith("conv1.0.") for name in tensors):
     raise ValueError(
-        f"The weights in {path} are of a network with a deep stem"
-        " ('conv1.0.weight' and more), such as timm's resnet50d: its first"
-        " layers are not this network's. Use resnet18, 34, 50 or 101.")
+      f"The weights in {path} are of a network with a deep stem"
+      " ('conv1.0.weight' and more), such as timm's resnet50d: its first"
+      " layers are not this network's. Use resnet18, 34, 50 or 101."
+    )
   if found is None:
     raise ValueError(
-        f"The names in {path} are of no family that is known: {some}, ..."
-        f" Families: {', '.join(weight_tables.FAMILIES)}.")
+      f"The names in {path} are of no family that is known: {some}, ..."
+      f" Families: {', '.join(weight_tables.FAMILIES)}."
+    )
   if chosen is None:
     return found
   if chosen.names != found.names:
     raise ValueError(
-        f"config.model.weights_family is {chosen.name!r}, but the names in"
-        f" {path} are {found.name}'s: {some}, ... Set it to {found.name!r} or"
-        " 'auto'.")
+      f"config.model.weights_family is {chosen.name!r}, but the names in"
+      f" {path} are {found.name}'s: {some}, ... Set it to {found.name!r} or"
+      " 'auto'."
+    )
   return chosen
 
 
@@ -155,14 +157,15 @@ def _group(path: str) -> str:
 
 
 def _leaves(
-    path: pathlib.Path, table: weight_tables.Family,
-    tensors: Mapping[str, np.ndarray], trees: dict[str, dict[str, Any]],
-    model: Any
+  path: pathlib.Path,
+  table: weight_tables.Family,
+  tensors: Mapping[str, np.ndarray],
+  trees: dict[str, dict[str, Any]],
+  model: Any,
 ) -> tuple[list[_Leaf], list[str]]:
   """The leaves that the file fills, and the groups that it does not."""
   covered = {"backbone"}
-  if table.has("head") and any(
-      re.match(r"task\d+_fc1_", name) for name in tensors):
+  if table.has("head") and any(re.match(r"task\d+_fc1_", name) for name in tensors):
     covered.add("heads")
   if table.has("gate"):
     covered.add("gates")
@@ -175,22 +178,23 @@ def _leaves(
       source = table.source(name, tuple(model.blocks))
       if source is None:
         raise ValueError(
-            f"{table.name} files have nothing for {name}"
-            f" {list(leaf.shape)}, which the weights in {path} should fill."
-            f"{_HINTS[_group(name)]}")
+          f"{table.name} files have nothing for {name}"
+          f" {list(leaf.shape)}, which the weights in {path} should fill."
+          f"{_HINTS[_group(name)]}"
+        )
       leaves.append(_Leaf(collection, name, tuple(leaf.shape), source))
   return leaves, sorted(kept)
 
 
 _HINTS = {
-    "heads": " Their heads are config.model.head='aspp', for dense tasks.",
-    "gates": " Their gates are told no rate: config.gates.target_rate='fixed'.",
-    "backbone": ""}
+  "heads": " Their heads are config.model.head='aspp', for dense tasks.",
+  "gates": " Their gates are told no rate: config.gates.target_rate='fixed'.",
+  "backbone": "",
+}
 
 
 def _logit_names(
-    table: weight_tables.Family, tensors: Mapping[str, np.ndarray],
-    params: Mapping[str, Any]
+  table: weight_tables.Family, tensors: Mapping[str, np.ndarray], params: Mapping[str, Any]
 ) -> list[str]:
   """Names of the policy's logits, a task each; none if the file has none."""
   if not table.logits or table.logits.format(t1=1) not in tensors:
@@ -222,8 +226,11 @@ def _value(tensor: np.ndarray, leaf: _Leaf, bgr: bool) -> np.ndarray:
 
 
 def _check(
-    path: pathlib.Path, table: weight_tables.Family,
-    tensors: Mapping[str, np.ndarray], leaves: list[_Leaf], model: Any
+  path: pathlib.Path,
+  table: weight_tables.Family,
+  tensors: Mapping[str, np.ndarray],
+  leaves: list[_Leaf],
+  model: Any,
 ) -> dict[str, int]:
   """Accounts for every tensor; returns how many of each kind are left out."""
   ignored: dict[str, int] = {}
@@ -233,83 +240,95 @@ def _check(
     here = f"{leaf.path} {list(leaf.shape)}"
     needed = _needed(leaf)
     if leaf.source not in tensors:
-      wrong.append(f"the tensor {leaf.source!r} {list(needed[0])} is missing,"
-                   f" which {here} needs")
+      wrong.append(f"the tensor {leaf.source!r} {list(needed[0])} is missing, which {here} needs")
     elif tensors[leaf.source].shape not in needed:
       wrong.append(
-          f"the tensor {leaf.source!r} has the shape"
-          f" {list(tensors[leaf.source].shape)}, but {here} needs"
-          f" {list(needed[0])}")
+        f"the tensor {leaf.source!r} has the shape"
+        f" {list(tensors[leaf.source].shape)}, but {here} needs"
+        f" {list(needed[0])}"
+      )
   for name in tensors:
     if name in used:
       continue
     why = next((w for p, w in table.ignored if re.fullmatch(p, name)), None)
     if why is None:
-      wrong.append(f"the tensor {name!r} {list(tensors[name].shape)} has no"
-                   " place in it")
+      wrong.append(f"the tensor {name!r} {list(tensors[name].shape)} has no place in it")
     else:
       ignored[why] = ignored.get(why, 0) + 1
   if wrong:
     more = f" (and {len(wrong) - 1} more such)" if len(wrong) > 1 else ""
     raise ValueError(
-        f"The {table.name} weights in {path} do not fit the network:"
-        f" {wrong[0]}{more}.{_suggestion(table, tensors, leaves, model)}")
+      f"The {table.name} weights in {path} do not fit the network:"
+      f" {wrong[0]}{more}.{_suggestion(table, tensors, leaves, model)}"
+    )
   return ignored
 
 
 def _suggestion(
-    table: weight_tables.Family, tensors: Mapping[str, np.ndarray],
-    leaves: list[_Leaf], model: Any
+  table: weight_tables.Family, tensors: Mapping[str, np.ndarray], leaves: list[_Leaf], model: Any
 ) -> str:
   """What may be meant instead, from the file's names and shapes."""
   block, blocks = table.layout(tensors)
   if (block, blocks) != (model.block, tuple(model.blocks)):
-    return (f" The file looks like {weight_tables.title(block, blocks)}; here"
-            f" they are {tuple(model.blocks)} and {model.block!r}.")
+    return (
+      f" The file looks like {weight_tables.title(block, blocks)}; here"
+      f" they are {tuple(model.blocks)} and {model.block!r}."
+    )
   stem = next(leaf for leaf in leaves if leaf.path.endswith("stem_conv/kernel"))
   found = tensors.get(stem.source)
   if found is not None and found.shape[:1] != stem.shape[-1:]:
-    return (f" The file's first layer has {found.shape[0]} channels, this"
-            f" network's {stem.shape[-1]}: see config.model.widths and"
-            " width_factor.")
+    return (
+      f" The file's first layer has {found.shape[0]} channels, this"
+      f" network's {stem.shape[-1]}: see config.model.widths and"
+      " width_factor."
+    )
   theirs = {m[1] for m in (re.match(r"task(\d+)_", n) for n in tensors) if m}
-  ours = {m[1] for m in (re.match(r"task(\d+)_", leaf.source)
-                         for leaf in leaves) if m}
+  ours = {m[1] for m in (re.match(r"task(\d+)_", leaf.source) for leaf in leaves) if m}
   if theirs != ours and theirs and ours:
-    return (f" The file has {len(theirs)} tasks, this network {len(ours)}: see"
-            " config.data.tasks.")
+    return f" The file has {len(theirs)} tasks, this network {len(ours)}: see config.data.tasks."
   if any(name.startswith("task") for name in tensors):
-    return (" Tasks are taken in the order of the network's; see"
-            " config.data.tasks, config.model.head_width and"
-            " config.gates.hidden.")
+    return (
+      " Tasks are taken in the order of the network's; see"
+      " config.data.tasks, config.model.head_width and"
+      " config.gates.hidden."
+    )
   return ""
 
 
 def _notes(
-    path: pathlib.Path, table: weight_tables.Family, asked: str,
-    leaves: list[_Leaf], kept: list[str], ignored: dict[str, int], model: Any
+  path: pathlib.Path,
+  table: weight_tables.Family,
+  asked: str,
+  leaves: list[_Leaf],
+  kept: list[str],
+  ignored: dict[str, int],
+  model: Any,
 ) -> tuple[str, ...]:
   """What a user should know of it, one line each."""
-  groups = sorted({"policy" if leaf.collection == "policy" else
-                   _group(leaf.path) for leaf in leaves})
+  groups = sorted(
+    {"policy" if leaf.collection == "policy" else _group(leaf.path) for leaf in leaves}
+  )
   used = len({leaf.source for leaf in leaves})
-  alike = (" (timm has the same names)"
-           if asked == "auto" and table.name == "torchvision" else "")
-  lines = [f"weights: {used} tensors of {path.name} fill {', '.join(groups)};"
-           f" names of {table.name}{alike}"]
-  lines += [f"weights: ignored {count} tensors: {why}"
-            for why, count in sorted(ignored.items())]
+  alike = " (timm has the same names)" if asked == "auto" and table.name == "torchvision" else ""
+  lines = [
+    f"weights: {used} tensors of {path.name} fill {', '.join(groups)}; names of {table.name}{alike}"
+  ]
+  lines += [f"weights: ignored {count} tensors: {why}" for why, count in sorted(ignored.items())]
   if kept:
     lines.append(f"weights: {' and '.join(kept)} keep their initial values")
   if table.middle_stride and model.block == "bottleneck":
     lines.append(
-        "weights: a bottleneck's stride is its first convolution's here, and"
-        " was its 3-wide one's where they were trained")
-  if not (np.allclose(tuple(model.mean), table.mean, atol=1e-4)
-          and np.allclose(tuple(model.std), table.std, rtol=1e-3)):
+      "weights: a bottleneck's stride is its first convolution's here, and"
+      " was its 3-wide one's where they were trained"
+    )
+  if not (
+    np.allclose(tuple(model.mean), table.mean, atol=1e-4)
+    and np.allclose(tuple(model.std), table.std, rtol=1e-3)
+  ):
     short = lambda values: tuple(float(f"{v:.8g}") for v in values)
     lines.append(
-        f"weights: they were trained with config.model.mean={short(table.mean)}"
-        f" and std={short(table.std)}; here they are {short(model.mean)} and"
-        f" {short(model.std)}")
+      f"weights: they were trained with config.model.mean={short(table.mean)}"
+      f" and std={short(table.std)}; here they are {short(model.mean)} and"
+      f" {short(model.std)}"
+    )
   return tuple(lines)

@@ -64,11 +64,7 @@ def logits_at_labels(
   logits: Float[Array, "B h w O"],
   target: Shaped[Array, "B H W *channels"],
   valid: Bool[Array, "B H W"],
-) -> tuple[
-  Float[Array, "B H W O"],
-  Shaped[Array, "B H W *channels"],
-  Bool[Array, "B H W"],
-]:
+) -> tuple[Float[Array, "B H W O"], Shaped[Array, "B H W *channels"], Bool[Array, "B H W"]]:
   """Enlarges logits to the size of the labels, for the metrics.
 
   Args:
@@ -137,16 +133,12 @@ def one_channel(array: Shaped[Array, "..."], axes: int) -> Shaped[Array, "..."]:
   )
 
 
-def like(
-  logits: Float[Array, "..."], shape: tuple[int, ...]
-) -> Float[Array, "..."]:
+def like(logits: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
   """Repeats logits along axes of length 1, for constants over time."""
   return jnp.broadcast_to(logits, shape).astype(jnp.float32)
 
 
-def per_element(
-  valid: Bool[Array, "..."], shape: tuple[int, ...]
-) -> Bool[Array, "..."]:
+def per_element(valid: Bool[Array, "..."], shape: tuple[int, ...]) -> Bool[Array, "..."]:
   """Extends a mask of the leading axes to all axes of `shape`."""
   valid = jnp.asarray(valid)
   axes = tuple(range(valid.ndim, len(shape)))

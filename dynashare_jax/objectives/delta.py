@@ -15,15 +15,12 @@ def _value(values: Values, name: str, whose: str) -> float:
   """Looks a metric up, with a message that names it."""
   if name not in values:
     raise ValueError(
-      f"metric {name!r} is missing from {whose}, which has "
-      f"{', '.join(sorted(values)) or 'none'}."
+      f"metric {name!r} is missing from {whose}, which has {', '.join(sorted(values)) or 'none'}."
     )
   return float(values[name])
 
 
-def delta_task(
-  metrics: Sequence[Metric], values: Values, baseline: Values
-) -> float:
+def delta_task(metrics: Sequence[Metric], values: Values, baseline: Values) -> float:
   """Averages the relative gains of one task's metrics.
 
   Args:
@@ -109,8 +106,7 @@ def delta(tasks: Mapping[str, float]) -> float:
 
 
 def mean_rank(
-  metrics: Mapping[str, Sequence[Metric]],
-  methods: Mapping[str, Mapping[str, Values]],
+  metrics: Mapping[str, Sequence[Metric]], methods: Mapping[str, Mapping[str, Values]]
 ) -> dict[str, float]:
   """Averages each method's rank over all metrics of all tasks.
 

@@ -18,15 +18,12 @@ _LEAST_LOG_ALPHA = -16.0
 def _unknown(penalty: str, form: str, forms: tuple[str, ...]) -> ValueError:
   """Builds the message for a form that does not exist."""
   return ValueError(
-    f"unknown form {form!r} of the {penalty} penalty: use one of "
-    f"{', '.join(forms)}."
+    f"unknown form {form!r} of the {penalty} penalty: use one of {', '.join(forms)}."
   )
 
 
 def sparsity(
-  logits: Float[Array, "T L 2"],
-  opened: Bool[Array, " L"],
-  form: str = "code",
+  logits: Float[Array, "T L 2"], opened: Bool[Array, " L"], form: str = "code"
 ) -> Float[Array, ""]:
   """Charges every task for the blocks that it would execute.
 
@@ -61,9 +58,7 @@ def sparsity(
   raise _unknown("sparsity", form, ("code", "paper"))
 
 
-def sharing(
-  logits: Float[Array, "T L 2"], form: str = "paper"
-) -> Float[Array, ""]:
+def sharing(logits: Float[Array, "T L 2"], form: str = "paper") -> Float[Array, ""]:
   """Charges every pair of tasks for executing different blocks.
 
   Args:
@@ -133,10 +128,7 @@ def instance(
   """
   wanted = jnp.asarray(targets, rates.dtype)
   if wanted.shape != rates.shape[1:]:
-    raise ValueError(
-      f"{wanted.size} target rates for {rates.shape[1]} blocks: give one a "
-      "block."
-    )
+    raise ValueError(f"{wanted.size} target rates for {rates.shape[1]} blocks: give one a block.")
   gated = wanted < 1.0
   if form == "code":
     squares = jnp.square(wanted[None, :] - rates)
@@ -164,20 +156,15 @@ def check_target_rates(targets: object, blocks: int) -> tuple[float, ...]:
     array = np.asarray(targets, np.float64)
   except (TypeError, ValueError) as error:
     raise ValueError(
-      f"target rates must be a number or a sequence of numbers, got "
-      f"{targets!r}."
+      f"target rates must be a number or a sequence of numbers, got {targets!r}."
     ) from error
   if array.ndim == 0:
     array = np.full((blocks,), array)
   if array.shape != (blocks,):
     raise ValueError(
-      f"target rates have shape {array.shape} for {blocks} blocks: give one "
-      "number, or one a block."
+      f"target rates have shape {array.shape} for {blocks} blocks: give one number, or one a block."
     )
   for block, rate in enumerate(array):
     if not 0.0 < rate <= 1.0:
-      raise ValueError(
-        f"target rate of block {block} is {rate}: it must be above 0 and at "
-        "most 1."
-      )
+      raise ValueError(f"target rate of block {block} is {rate}: it must be above 0 and at most 1.")
   return tuple(float(rate) for rate in array)

@@ -42,10 +42,7 @@ PLAIN = View()
 
 
 def listed(
-  scales: Sequence[float],
-  flip: bool,
-  depth_scaled: bool = True,
-  normals_negated: bool = True,
+  scales: Sequence[float], flip: bool, depth_scaled: bool = True, normals_negated: bool = True
 ) -> tuple[View, ...]:
   """Lists the views to average.
 
@@ -89,14 +86,11 @@ def check_scales(scales: Sequence[float]) -> None:
   good = all(math.isfinite(scale) and scale > 0 for scale in scales)
   if not scales or not good or len(set(scales)) < len(scales):
     raise ValueError(
-      "config.eval.scales must be one or more different numbers above 0, but"
-      f" is {tuple(scales)}."
+      f"config.eval.scales must be one or more different numbers above 0, but is {tuple(scales)}."
     )
 
 
-def check(
-  tasks: Iterable[TaskSpec], input_kind: str, views: Sequence[View]
-) -> None:
+def check(tasks: Iterable[TaskSpec], input_kind: str, views: Sequence[View]) -> None:
   """Refuses views that the data or the tasks do not allow.
 
   Args:
@@ -125,9 +119,7 @@ def check(
       )
 
 
-def seen(
-  view: View, images: Float[Array, "B H W C"]
-) -> Float[Array, "B h w C"]:
+def seen(view: View, images: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
   """Looks at pictures.
 
   Args:
@@ -181,10 +173,7 @@ def averaged(
 
 
 def votes(
-  task: TaskSpec,
-  view: View,
-  logits: Float[Array, "B h w O"],
-  size: tuple[int, int],
+  task: TaskSpec, view: View, logits: Float[Array, "B h w O"], size: tuple[int, int]
 ) -> Float[Array, "B H W O"]:
   """Brings what was seen in a view back to the picture.
 
@@ -204,9 +193,7 @@ def votes(
   return kind.votes(task, alignment.enlarged(task, restored, size))
 
 
-def elected(
-  task: TaskSpec, total: Float[Array, "B H W O"], count: int
-) -> Float[Array, "B H W O"]:
+def elected(task: TaskSpec, total: Float[Array, "B H W O"], count: int) -> Float[Array, "B H W O"]:
   """Gives the logits of an average.
 
   Args:

@@ -75,23 +75,15 @@ def run(
     return _rows(function, x, other, keep)
   if compaction.how == BUCKETS:
     return _buckets(function, x, other, keep, compaction.buckets)
-  raise ValueError(
-    f"Compaction is {compaction.how!r}; it must be one of {HOWS}."
-  )
+  raise ValueError(f"Compaction is {compaction.how!r}; it must be one of {HOWS}.")
 
 
-def _rows(
-  function: Function, x: jax.Array, other: jax.Array, keep: jax.Array
-) -> jax.Array:
+def _rows(function: Function, x: jax.Array, other: jax.Array, keep: jax.Array) -> jax.Array:
   """One conditional a row: what is left out costs nothing."""
 
   def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     features, rest, wanted = row
-    return jax.lax.cond(
-      wanted,
-      lambda: function(features[None], rest[None])[0],
-      lambda: rest,
-    )
+    return jax.lax.cond(wanted, lambda: function(features[None], rest[None])[0], lambda: rest)
 
   if x.shape[0] == 1:
     return one((x[0], other[0], keep[0]))[None]
@@ -99,11 +91,7 @@ def _rows(
 
 
 def _buckets(
-  function: Function,
-  x: jax.Array,
-  other: jax.Array,
-  keep: jax.Array,
-  buckets: int,
+  function: Function, x: jax.Array, other: jax.Array, keep: jax.Array, buckets: int
 ) -> jax.Array:
   """Gathers, computes, scatters; the first size that holds all kept rows."""
   offered = sizes(x.shape[0], buckets)

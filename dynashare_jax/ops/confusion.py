@@ -53,9 +53,7 @@ def iou(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
   return np.where(occurs, hits / np.where(occurs, union, 1.0), np.nan)
 
 
-def class_accuracy(
-  counts: Shaped[np.ndarray, "K K"],
-) -> Float[np.ndarray, " K"]:
+def class_accuracy(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
   """Computes how many pixels of every class are found.
 
   Args:

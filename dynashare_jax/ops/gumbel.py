@@ -30,15 +30,12 @@ def _check_temperature(temperature: float | int | Array) -> None:
     return
   if jnp.ndim(temperature) == 0 and not float(temperature) > 0:
     raise ValueError(
-      f"temperature is {float(temperature)}: give a number above 0 (a hard "
-      "choice is `hard_gate`)."
+      f"temperature is {float(temperature)}: give a number above 0 (a hard choice is `hard_gate`)."
     )
 
 
 def logistic_noise(
-  key: jax.Array,
-  examples: Integer[Array, " B"],
-  shape: tuple[int, ...] = (),
+  key: jax.Array, examples: Integer[Array, " B"], shape: tuple[int, ...] = ()
 ) -> Float[jax.Array, "B ..."]:
   """Draws noise that belongs to an example, not to its place in a batch.
 
@@ -64,9 +61,7 @@ def logistic_noise(
 
 
 def soft_decisions(
-  key: jax.Array,
-  logits: Float[Array, "T L 2"],
-  temperature: float | int | Float[Array, ""],
+  key: jax.Array, logits: Float[Array, "T L 2"], temperature: float | int | Float[Array, ""]
 ) -> Float[jax.Array, "T L"]:
   """Samples relaxed execute decisions of the task policies.
 
@@ -92,14 +87,10 @@ def soft_decisions(
   tasks, blocks = logits.shape[:2]
 
   def draw(task: Array, block: Array) -> jax.Array:
-    return _logistic(
-      jax.random.fold_in(jax.random.fold_in(key, task), block), ()
-    )
+    return _logistic(jax.random.fold_in(jax.random.fold_in(key, task), block), ())
 
   by_block = jax.vmap(draw, in_axes=(None, 0))
-  noise = jax.vmap(by_block, in_axes=(0, None))(
-    jnp.arange(tasks), jnp.arange(blocks)
-  )
+  noise = jax.vmap(by_block, in_axes=(0, None))(jnp.arange(tasks), jnp.arange(blocks))
   score = logits[..., 0] - logits[..., 1] + noise
   return jax.nn.sigmoid(score / temperature)
 
@@ -113,8 +104,7 @@ def _binary(score: jax.Array, temperature: jax.Array) -> jax.Array:
 
 @_binary.defjvp
 def _binary_jvp(
-  primals: tuple[jax.Array, jax.Array],
-  tangents: tuple[jax.Array, jax.Array],
+  primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
   """Passes tangents through the relaxed decision."""
   score, temperature = primals
@@ -154,9 +144,7 @@ def hard_gate(
 
 
 def sample_routes(
-  key: jax.Array,
-  alpha: Float[Array, "T L"],
-  count: int,
+  key: jax.Array, alpha: Float[Array, "T L"], count: int
 ) -> Shaped[jax.Array, "N T L"]:
   """Samples discrete routes of a policy.
 
@@ -179,9 +167,7 @@ def sample_routes(
     raise ValueError(f"count is {count}: sample at least one route.")
 
   def draw(index: Array) -> jax.Array:
-    uniform = jax.random.uniform(
-      jax.random.fold_in(key, index), alpha.shape, jnp.float32
-    )
+    uniform = jax.random.uniform(jax.random.fold_in(key, index), alpha.shape, jnp.float32)
     return (uniform < alpha).astype(jnp.float32)
 
   return jax.vmap(draw)(jnp.arange(count))

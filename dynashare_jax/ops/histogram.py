@@ -10,11 +10,7 @@ from dynashare_jax.types import Array
 
 
 def histogram(
-  values: Float[Array, "*shape"],
-  valid: Bool[Array, "*shape"],
-  low: float,
-  high: float,
-  bins: int,
+  values: Float[Array, "*shape"], valid: Bool[Array, "*shape"], low: float, high: float, bins: int
 ) -> Integer[Array, " bins"]:
   """Counts values in equal bins.
 
@@ -35,9 +31,7 @@ def histogram(
   return jnp.zeros((bins + 1,), jnp.int32).at[place].add(1)[:-1]
 
 
-def quantile(
-  counts: Shaped[np.ndarray, " bins"], low: float, high: float, level: float
-) -> float:
+def quantile(counts: Shaped[np.ndarray, " bins"], low: float, high: float, level: float) -> float:
   """Reads a quantile from a histogram, linearly inside its bin.
 
   Args:

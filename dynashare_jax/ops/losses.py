@@ -13,16 +13,12 @@ from dynashare_jax.types import Array, Sums
 _SHORTEST = 1e-6
 
 
-def total(
-  values: Float[Array, "*shape"], valid: Bool[Array, "*shape"]
-) -> Float[Array, ""]:
+def total(values: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float[Array, ""]:
   """Sums the values that have a label, in float32; 0 when there are none."""
   return jnp.sum(jnp.where(valid, values.astype(jnp.float32), 0.0))
 
 
-def masked(
-  values: Float[Array, "*shape"], valid: Bool[Array, "*shape"]
-) -> Sums:
+def masked(values: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Sums:
   """Sums the values that have a label.
 
   Args:
@@ -59,9 +55,7 @@ def weighted(
   return Sums(total(values * factors, valid), total(factors, valid))
 
 
-def cleared(
-  target: Shaped[Array, "..."], valid: Bool[Array, "..."]
-) -> Shaped[Array, "..."]:
+def cleared(target: Shaped[Array, "..."], valid: Bool[Array, "..."]) -> Shaped[Array, "..."]:
   """Replaces targets without a label by zero.
 
   A NaN or an ignore code that is masked only after the loss would still reach
@@ -118,9 +112,7 @@ def cross_entropy(
 
 
 def binary_cross_entropy(
-  logits: Float[Array, "*shape"],
-  targets: Shaped[Array, "*shape"],
-  positive_weight: float = 1.0,
+  logits: Float[Array, "*shape"], targets: Shaped[Array, "*shape"], positive_weight: float = 1.0
 ) -> Float[Array, "*shape"]:
   """Computes the cross-entropy of a sigmoid, stable for large logits.
 

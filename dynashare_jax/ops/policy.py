@@ -46,8 +46,7 @@ def init_logits(
   """
   if tasks < 1 or blocks < 1:
     raise ValueError(
-      f"a policy needs at least one task and one block, got {tasks} tasks and "
-      f"{blocks} blocks."
+      f"a policy needs at least one task and one block, got {tasks} tasks and {blocks} blocks."
     )
   if how == "equal":
     return jnp.zeros((tasks, blocks, 2), jnp.float32)
@@ -59,8 +58,7 @@ def init_logits(
       raise ValueError("the policy's initialisation `random` needs a key.")
     return 1e-3 * jax.random.normal(key, (tasks, blocks, 2), jnp.float32)
   raise ValueError(
-    f"unknown initialisation {how!r} of the policy: use one of "
-    f"{', '.join(INITIAL)}."
+    f"unknown initialisation {how!r} of the policy: use one of {', '.join(INITIAL)}."
   )
 
 
@@ -135,10 +133,7 @@ def temperature(
 
 
 def random_routes(
-  key: jax.Array,
-  route: Shaped[Array, "T L"],
-  count: int,
-  per_task: bool,
+  key: jax.Array, route: Shaped[Array, "T L"], count: int, per_task: bool
 ) -> Float[jax.Array, "N T L"]:
   """Shuffles a route: as many skipped blocks, at random places.
 

@@ -17,16 +17,11 @@ def _split(
   scores = np.asarray(scores, np.float64).reshape(-1)
   positive = np.asarray(targets).reshape(-1) > 0.5
   if scores.size != positive.size:
-    raise ValueError(
-      f"{scores.size} scores for {positive.size} targets: give one score a "
-      "target."
-    )
+    raise ValueError(f"{scores.size} scores for {positive.size} targets: give one score a target.")
   return scores, positive
 
 
-def _groups(
-  scores: np.ndarray, positive: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _groups(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Counts positives and all examples of each distinct score, ascending."""
   _, place = np.unique(scores, return_inverse=True)
   size = np.bincount(place)
@@ -40,9 +35,7 @@ def _degenerate(scores: np.ndarray, positive: np.ndarray) -> bool:
   return bool(one_class or np.isnan(scores).any())
 
 
-def roc_auc(
-  scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]
-) -> float:
+def roc_auc(scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]) -> float:
   """Computes the area under the ROC curve over all examples at once.
 
   It is the probability that a positive example scores above a negative one,
@@ -95,9 +88,7 @@ def average_precision(
   return float(np.sum(precision * hits) / hits.sum())
 
 
-def auc_one_vs_one(
-  scores: Shaped[np.ndarray, "N K"], targets: Shaped[np.ndarray, " N"]
-) -> float:
+def auc_one_vs_one(scores: Shaped[np.ndarray, "N K"], targets: Shaped[np.ndarray, " N"]) -> float:
   """Averages the AUC over all pairs of classes (Hand and Till 2001).
 
   Args:
@@ -147,9 +138,7 @@ def over_labels(
   return float(np.mean(defined)) if defined else NAN
 
 
-def kappa(
-  counts: Shaped[np.ndarray, "K K"], weights: str | None = None
-) -> float:
+def kappa(counts: Shaped[np.ndarray, "K K"], weights: str | None = None) -> float:
   """Computes Cohen's kappa: agreement beyond chance.
 
   Args:
@@ -172,9 +161,7 @@ def kappa(
   elif weights == "linear":
     cost = distance
   else:
-    raise ValueError(
-      f"unknown kappa weights {weights!r}: use None or 'linear'."
-    )
+    raise ValueError(f"unknown kappa weights {weights!r}: use None or 'linear'.")
   total = counts.sum()
   if total == 0:
     return NAN

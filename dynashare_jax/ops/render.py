@@ -134,16 +134,12 @@ def look(yaw: Array, pitch: Array) -> Float[Array, "3 3"]:
   return jnp.stack([right, down, forward])
 
 
-def rotate(
-  matrix: Float[Array, "3 3"], vectors: Float[Array, "3 P"]
-) -> Float[Array, "3 P"]:
+def rotate(matrix: Float[Array, "3 3"], vectors: Float[Array, "3 P"]) -> Float[Array, "3 P"]:
   """`matrix @ vectors` in full float32 on every device."""
   return jnp.sum(matrix[:, :, None] * vectors[None], axis=1)
 
 
-def pixel_slopes(
-  camera: Camera, height: int, width: int
-) -> Float[Array, "3 pixels"]:
+def pixel_slopes(camera: Camera, height: int, width: int) -> Float[Array, "3 pixels"]:
   """Camera-frame directions (x/z, y/z, 1) of the pixel centres, row by row."""
   scale = camera.slope * (2.0 / width)
   x = (jnp.arange(width) + 0.5 - width / 2) * scale
@@ -160,11 +156,7 @@ def camera_hits(geometry: Geometry, height: int, width: int) -> Hit:
   return trace(geometry, camera.position[:, None], directions)
 
 
-def trace(
-  geometry: Geometry,
-  origin: Float[Array, "3 #P"],
-  direction: Float[Array, "3 P"],
-) -> Hit:
+def trace(geometry: Geometry, origin: Float[Array, "3 #P"], direction: Float[Array, "3 P"]) -> Hit:
   """First hit of rays that start inside the room and outside all bodies."""
   exits = _room_exits(geometry, origin, direction)
   room = jnp.min(exits, axis=0)
@@ -177,9 +169,7 @@ def trace(
 
 
 def body_distances(
-  geometry: Geometry,
-  origin: Float[Array, "3 #P"],
-  direction: Float[Array, "3 P"],
+  geometry: Geometry, origin: Float[Array, "3 #P"], direction: Float[Array, "3 P"]
 ) -> Float[Array, "N P"]:
   """Distance at which rays enter each body; infinity for a miss.
 
@@ -200,9 +190,7 @@ def body_distances(
 
 
 def occluded(
-  geometry: Geometry,
-  points: Float[Array, "3 P"],
-  target: Float[Array, " 3"],
+  geometry: Geometry, points: Float[Array, "3 P"], target: Float[Array, " 3"]
 ) -> Bool[Array, " P"]:
   """Whether a body stands between points on surfaces and a target point."""
   entries = body_distances(geometry, points, target[:, None] - points)
@@ -234,9 +222,7 @@ def _quadratic(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
   return enters, jnp.where(hit, (-b + root) / a, -jnp.inf)
 
 
-def _ball_distance(
-  size: Array, start: Array, along: Array
-) -> tuple[Array, Array]:
+def _ball_distance(size: Array, start: Array, along: Array) -> tuple[Array, Array]:
   a = jnp.sum(along * along, axis=1)
   b = jnp.sum(start * along, axis=1)
   c = jnp.sum(start * start, axis=1) - size[:, 0] ** 2
@@ -250,16 +236,12 @@ def _slab(size: Array, start: Array, along: Array) -> tuple[Array, Array]:
   return middle - reach, middle + reach
 
 
-def _box_distance(
-  size: Array, start: Array, along: Array
-) -> tuple[Array, Array]:
+def _box_distance(size: Array, start: Array, along: Array) -> tuple[Array, Array]:
   enters, leaves = _slab(size, start, along)
   return jnp.max(enters, axis=1), jnp.min(leaves, axis=1)
 
 
-def _tube_distance(
-  size: Array, start: Array, along: Array
-) -> tuple[Array, Array]:
+def _tube_distance(size: Array, start: Array, along: Array) -> tuple[Array, Array]:
   flat, ahead = start[:, :2], along[:, :2]
   a = jnp.maximum(jnp.sum(ahead * ahead, axis=1), _TINY)
   b = jnp.sum(flat * ahead, axis=1)
@@ -269,9 +251,7 @@ def _tube_distance(
   return jnp.maximum(side_in, cap_in), jnp.minimum(side_out, cap_out)
 
 
-def _room_exits(
-  geometry: Geometry, origin: Array, direction: Array
-) -> Float[Array, "3 P"]:
+def _room_exits(geometry: Geometry, origin: Array, direction: Array) -> Float[Array, "3 P"]:
   """Distance to the room's planes ahead, one for each axis."""
   safe = jnp.where(jnp.abs(direction) < _TINY, _TINY, direction)
   ahead = jnp.where(safe > 0, geometry.high[:, None], geometry.low[:, None])
@@ -279,12 +259,7 @@ def _room_exits(
 
 
 def _surface(
-  geometry: Geometry,
-  point: Array,
-  direction: Array,
-  distance: Array,
-  body: Array,
-  exits: Array,
+  geometry: Geometry, point: Array, direction: Array, distance: Array, body: Array, exits: Array
 ) -> Hit:
   """Normal, face and local coordinates of the hit bodies."""
   rows = _frames(geometry)[:, body]

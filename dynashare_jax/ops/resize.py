@@ -45,9 +45,7 @@ def _nearest(length: int, wanted: int) -> np.ndarray:
   return np.minimum(places, length - 1).astype(np.int32)
 
 
-def enlarge(
-  logits: Float[Array, "B h w O"], size: tuple[int, int]
-) -> Float[Array, "B H W O"]:
+def enlarge(logits: Float[Array, "B h w O"], size: tuple[int, int]) -> Float[Array, "B H W O"]:
   """Resizes dense logits bilinearly, pixel centres at half integers.
 
   Args:

@@ -78,24 +78,17 @@ def sample(key: Array) -> shading.Scene:
   return shading.Scene(geometry, _materials(u["looks"]), light)
 
 
-def _uniform(
-  key: Array, shapes: dict[str, tuple[int, ...]]
-) -> dict[str, Array]:
+def _uniform(key: Array, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
   """Numbers in [0, 1) of several shapes; one draw compiles much faster."""
   sizes = [math.prod(shape) for shape in shapes.values()]
-  parts = jnp.split(
-    jax.random.uniform(key, (sum(sizes),)), np.cumsum(sizes)[:-1].tolist()
-  )
+  parts = jnp.split(jax.random.uniform(key, (sum(sizes),)), np.cumsum(sizes)[:-1].tolist())
   return {
-    name: part.reshape(shape)
-    for part, (name, shape) in zip(parts, shapes.items(), strict=True)
+    name: part.reshape(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)
   }
 
 
 def _between(
-  share: Float[Array, " *N"],
-  low: Array | np.ndarray | float,
-  high: Array | np.ndarray | float,
+  share: Float[Array, " *N"], low: Array | np.ndarray | float, high: Array | np.ndarray | float
 ) -> Float[Array, " *N"]:
   return jnp.asarray(low + share * (high - low))
 
@@ -192,9 +185,7 @@ def _light(u: Float[Array, " 6"], high: Float[Array, " 3"]) -> shading.Light:
   position = jnp.append(flat, high[2] * _between(u[2], 0.85, 0.93))
   warm = _between(u[3], -0.08, 0.12)
   tint = 1.0 + warm * jnp.array([1.0, 0.0, -1.0])
-  return shading.Light(
-    position, _between(u[4], 0.9, 1.6), _between(u[5], 0.4, 0.65), tint
-  )
+  return shading.Light(position, _between(u[4], 0.9, 1.6), _between(u[5], 0.4, 0.65), tint)
 
 
 def _materials(u: Float[Array, "11 M"]) -> shading.Materials:

@@ -87,14 +87,10 @@ def all_run(blocks: int, tasks: int) -> Kinds:
 
 def own(blocks: int, tasks: int, shared: int = 0) -> Kinds:
   """A decision a task from block `shared` on; before it all run together."""
-  return tuple(
-    ((RUN if block < shared else OWN),) * tasks for block in range(blocks)
-  )
+  return tuple(((RUN if block < shared else OWN),) * tasks for block in range(blocks))
 
 
-def fixed(
-  route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool
-) -> Kinds:
+def fixed(route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool) -> Kinds:
   """The routing of a fixed route `[T][L]`.
 
   Args:
@@ -108,8 +104,9 @@ def fixed(
   """
   lengths = {len(row) for row in route}
   if lengths != {len(gated)}:
-    raise ValueError(f"The route has rows of {sorted(lengths)} blocks; the"
-                     f" network has {len(gated)}.")
+    raise ValueError(
+      f"The route has rows of {sorted(lengths)} blocks; the network has {len(gated)}."
+    )
   gate = OWN if train else GATE
   return tuple(
     tuple((gate if gated[l] else RUN) if row[l] else SKIP for row in route)

@@ -64,9 +64,7 @@ def segmentation(
   return classes.astype(jnp.int32), index, framed
 
 
-def edges(
-  hit: render.Hit, height: int, width: int
-) -> Float[Array, "height width"]:
+def edges(hit: render.Hit, height: int, width: int) -> Float[Array, "height width"]:
   """1 where a pixel and one beside, above or below see different pieces.
 
   A piece is a smooth part of one body, so these are exactly the occlusions,
@@ -81,9 +79,7 @@ def edges(
   return result.astype(jnp.float32)
 
 
-def key_points(
-  geometry: render.Geometry,
-) -> tuple[Float[Array, "3 K"], Bool[Array, " K"]]:
+def key_points(geometry: render.Geometry) -> tuple[Float[Array, "3 K"], Bool[Array, " K"]]:
   """Points worth finding, and whether the camera has a free view of them.
 
   Returns:

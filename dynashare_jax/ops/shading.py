@@ -62,9 +62,7 @@ class Scene(NamedTuple):
 
 
 def hsv(
-  hue: Float[Array, " M"],
-  saturation: Float[Array, " M"],
-  value: Float[Array, " M"],
+  hue: Float[Array, " M"], saturation: Float[Array, " M"], value: Float[Array, " M"]
 ) -> Float[Array, "M 3"]:
   """RGB of hue (in turns), saturation and value in 0..1."""
   offset = jnp.array([5.0, 3.0, 1.0])[None]
@@ -126,9 +124,9 @@ def albedo(
   row = jnp.where(hit.body > 0, planes + patches - 1 + hit.body, hit.face)
   row = jnp.where(patch >= 0, planes + patch, row)
   scalars = jnp.stack([materials.frequency, materials.phase])
-  table = jnp.concatenate(
-    [materials.first.T, materials.second.T, materials.axis.T, scalars]
-  )[:, row]
+  table = jnp.concatenate([materials.first.T, materials.second.T, materials.axis.T, scalars])[
+    :, row
+  ]
   texture = materials.texture[row]
   place = hit.local * table[9][None]
   share = mix(texture, place, table[6:9], table[10])
@@ -155,9 +153,7 @@ def shade(
   """
   geometry, light = scene.geometry, scene.light
   classes, patch, framed = scene_labels.segmentation(geometry, hit)
-  colour = albedo(
-    scene.materials, hit, patch, framed, geometry.patches.label.size
-  )
+  colour = albedo(scene.materials, hit, patch, framed, geometry.patches.label.size)
   towards = light.position[:, None] - hit.point
   square = jnp.sum(towards * towards, axis=0)
   cosine = jnp.sum(towards * hit.normal, axis=0) / jnp.sqrt(square + 1e-6)

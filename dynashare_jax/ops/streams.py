@@ -7,9 +7,7 @@ import zlib
 import jax
 
 
-def stream_key(
-  seed: int | jax.Array, stream: str, step: int | jax.Array = 0
-) -> jax.Array:
+def stream_key(seed: int | jax.Array, stream: str, step: int | jax.Array = 0) -> jax.Array:
   """The key of one use of randomness.
 
   Args:

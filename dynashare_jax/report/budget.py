@@ -99,23 +99,20 @@ def table(curve: Mapping[str, Any]) -> tables.Table:
     tables.Column("standard error", None, "%", group="test"),
   ]
   columns += [
-    tables.Column(f"{task['name']} {m['name']}", m["higher_is_better"],
-                  m["unit"], group="test")
-    for task in curve["tasks"] for m in task["metrics"]
-  ]  # fmt: skip
+    tables.Column(f"{task['name']} {m['name']}", m["higher_is_better"], m["unit"], group="test")
+    for task in curve["tasks"]
+    for m in task["metrics"]
+  ]
   columns.append(tables.Column("score", True, group="validation"))
   rows = [_row(curve, s) for s in (*curve["settings"], curve["default"])]
   return tables.Table(tuple(columns), tuple(rows))
 
 
-def _row(
-  curve: Mapping[str, Any], setting: Mapping[str, Any]
-) -> tuple[tables.Entry, ...]:
+def _row(curve: Mapping[str, Any], setting: Mapping[str, Any]) -> tuple[tables.Entry, ...]:
   """One setting's entries."""
   unit, test = curve["unit"], setting["test"]
   row: list[tables.Entry] = [
-    "as trained" if setting["budget"] is None
-    else _cost(setting["budget"], unit)
+    "as trained" if setting["budget"] is None else _cost(setting["budget"], unit)
   ]
   if unit == "ms":
     row += [_cost(setting[key], unit) for key in ("predicted_ms", "ms")]
@@ -125,8 +122,7 @@ def _row(
   row.append(tables.Cell(100 * workdir_lib.number(test["error"]), digits=2))
   for task in curve["tasks"]:
     for metric in task["metrics"]:
-      row.append(workdir_lib.number(test["metrics"][task["name"]]
-                                    [metric["name"]]))  # fmt: skip
+      row.append(workdir_lib.number(test["metrics"][task["name"]][metric["name"]]))
   row.append(tables.Cell(workdir_lib.number(setting["validation"]["score"])))
   return tuple(row)
 
@@ -143,8 +139,7 @@ def _markdown(curve: Mapping[str, Any], found: tables.Table) -> str:
   """Heading, what the columns mean, table and figure."""
   unit = curve["unit"]
   low, high = (
-    tables.format_entry(_cost(value, unit)) + f" {_UNITS[unit]}"
-    for value in curve["reach"]
+    tables.format_entry(_cost(value, unit)) + f" {_UNITS[unit]}" for value in curve["reach"]
   )
   text = (
     f"# Metrics against a budget\n\nOne checkpoint, no re-training: gate"
@@ -154,8 +149,7 @@ def _markdown(curve: Mapping[str, Any], found: tables.Table) -> str:
   if unit == "ms":
     text += f" Timed at batch {curve['batch']} on {curve['device']}."
   if curve["left_out"]:
-    left = ", ".join(tables.format_entry(_cost(b, unit))
-                     for b in curve["left_out"])  # fmt: skip
+    left = ", ".join(tables.format_entry(_cost(b, unit)) for b in curve["left_out"])
     text += f" Out of reach and left out: {left} {_UNITS[unit]}."
   text += (
     " Metrics and the columns `executed`, `multiply-accumulates` and `standard"
@@ -190,38 +184,46 @@ def figure(curve: Mapping[str, Any]) -> Figure:
       _panel(axes, curve, tasks[place], place)
     else:
       axes.set_visible(False)
-  fig.supxlabel(
-    "multiply-accumulates on test, % of all gates open", fontsize=9,
-    color=style.SOFT)  # fmt: skip
+  fig.supxlabel("multiply-accumulates on test, % of all gates open", fontsize=9, color=style.SOFT)
   return fig
 
 
-def _panel(
-  axes: Axes, curve: Mapping[str, Any], task: Mapping[str, Any], place: int
-) -> None:
+def _panel(axes: Axes, curve: Mapping[str, Any], task: Mapping[str, Any], place: int) -> None:
   """One task: the curve, and the model as trained as a diamond."""
   metric = task["metrics"][0]
   points = sorted(_points(curve["settings"], task["name"], metric["name"]))
   colour = style.colour(place)
   axes.grid(axis="y")
   axes.plot(
-    [x for x, _ in points], [y for _, y in points], "-o", color=colour,
-    markersize=4.2, clip_on=False, zorder=3)  # fmt: skip
+    [x for x, _ in points],
+    [y for _, y in points],
+    "-o",
+    color=colour,
+    markersize=4.2,
+    clip_on=False,
+    zorder=3,
+  )
   ((x, y),) = _points([curve["default"]], task["name"], metric["name"])
   axes.plot(
-    [x], [y], "D", color="white", markeredgecolor=style.INK, markersize=6,
-    markeredgewidth=1.3, zorder=4, clip_on=False)  # fmt: skip
-  column = tables.Column(
-    metric["name"], metric["higher_is_better"], metric["unit"] or "")
+    [x],
+    [y],
+    "D",
+    color="white",
+    markeredgecolor=style.INK,
+    markersize=6,
+    markeredgewidth=1.3,
+    zorder=4,
+    clip_on=False,
+  )
+  column = tables.Column(metric["name"], metric["higher_is_better"], metric["unit"] or "")
   axes.set_title(f"{task['name']}: {tables.heading(column)}")
   axes.margins(x=0.04, y=0.14)
   _name_default(axes, points, (x, y), bool(metric["higher_is_better"]))
 
 
 def _name_default(
-  axes: Axes, points: Sequence[tuple[float, float]],
-  mark: tuple[float, float], higher: bool
-) -> None:  # fmt: skip
+  axes: Axes, points: Sequence[tuple[float, float]], mark: tuple[float, float], higher: bool
+) -> None:
   """Words for the diamond on its worse side, where the curve is not.
 
   Metrics get worse to the left, so below a rising curve (above a falling one)
@@ -230,11 +232,16 @@ def _name_default(
   xs = [x for x, _ in (*points, mark)]
   late = mark[0] > (min(xs) + max(xs)) / 2
   axes.annotate(
-    "as trained", mark, (0, -16 if higher else 16),
-    textcoords="offset points", fontsize=8, color=style.INK,
-    ha="center" if late else "left", va="top" if higher else "bottom",
-    arrowprops={"arrowstyle": "-", "color": style.SOFT, "linewidth": 0.8,
-                "shrinkB": 5})  # fmt: skip
+    "as trained",
+    mark,
+    (0, -16 if higher else 16),
+    textcoords="offset points",
+    fontsize=8,
+    color=style.INK,
+    ha="center" if late else "left",
+    va="top" if higher else "bottom",
+    arrowprops={"arrowstyle": "-", "color": style.SOFT, "linewidth": 0.8, "shrinkB": 5},
+  )
 
 
 def _points(
@@ -242,7 +249,9 @@ def _points(
 ) -> list[tuple[float, float]]:
   """Percent of the work and a metric, on test."""
   return [
-    (100 * workdir_lib.number(s["test"]["flops"]),
-     workdir_lib.number(s["test"]["metrics"][task][metric]))
+    (
+      100 * workdir_lib.number(s["test"]["flops"]),
+      workdir_lib.number(s["test"]["metrics"][task][metric]),
+    )
     for s in settings
-  ]  # fmt: skip
+  ]

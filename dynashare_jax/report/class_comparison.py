@@ -34,8 +34,7 @@ def write(runs: gains.Runs, folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """
   found = {}
   for task in gains.first(runs).tasks:
-    path = style.draw(
-        functools.partial(chart, runs, task), folder / f"classes-{task}.png")
+    path = style.draw(functools.partial(chart, runs, task), folder / f"classes-{task}.png")
     if path is not None:
       found[task] = path
   return found
@@ -59,8 +58,7 @@ def means(runs: gains.Runs, task: str) -> dict[str, classes.Classes]:
     for run in several:
       one = classes.of(run, task)
       reference = reference or one
-      if (one is not None and reference is not None
-          and set(one.names) == set(reference.names)):
+      if one is not None and reference is not None and set(one.names) == set(reference.names):
         rows.append([one.iou[one.names.index(n)] for n in reference.names])
     if rows and reference is not None:
       found[label] = dataclasses.replace(reference, iou=_mean(np.array(rows)))
@@ -97,23 +95,34 @@ def chart(runs: gains.Runs, task: str) -> Figure | None:
     for axes in (left, right):
       axes.axhspan(row - 0.5, row + 0.5, color="#f6f6f6", zorder=0)
   places = list(runs)
-  handles = [_marks(right, found[label].iou, label, places.index(label))
-             for label in found]
+  handles = [_marks(right, found[label].iou, label, places.index(label)) for label in found]
   right.set_xlim(-2, 102)
   right.grid(axis="x")
   more = any(len(several) > 1 for several in runs.values())
   right.set_title(f"{task}: IoU (%)" + (", mean over seeds" if more else ""))
-  fig.legend(handles=handles, loc="upper left", ncols=_ACROSS,
-             bbox_to_anchor=(0.01, 1.0), columnspacing=1.2, handletextpad=0.2)
+  fig.legend(
+    handles=handles,
+    loc="upper left",
+    ncols=_ACROSS,
+    bbox_to_anchor=(0.01, 1.0),
+    columnspacing=1.2,
+    handletextpad=0.2,
+  )
   return fig
 
 
-def _marks(
-    axes: Axes, values: np.ndarray, label: str, place: int
-) -> Line2D:
+def _marks(axes: Axes, values: np.ndarray, label: str, place: int) -> Line2D:
   """A mark a class in the colour of the method, with its legend's handle."""
   (drawn,) = axes.plot(
-      values, range(len(values)), linestyle="none", label=label,
-      marker=_MARKS[place % len(_MARKS)], markersize=5.5, alpha=0.9,
-      color=style.colour(place), markeredgecolor="white", markeredgewidth=0.5)
+    values,
+    range(len(values)),
+    linestyle="none",
+    label=label,
+    marker=_MARKS[place % len(_MARKS)],
+    markersize=5.5,
+    alpha=0.9,
+    color=style.colour(place),
+    markeredgecolor="white",
+    markeredgewidth=0.5,
+  )
   return drawn

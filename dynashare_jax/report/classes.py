@@ -40,14 +40,19 @@ class Classes:
 
   def table(self, most: int | None = None) -> tables.Table:
     """A row a class, the most frequent ones only if there is a limit."""
-    columns = (tables.Column("class", align="left"),
-               tables.Column("share of pixels", unit="%"),
-               tables.Column("pixel accuracy", unit="%"),
-               tables.Column("IoU", unit="%"))
+    columns = (
+      tables.Column("class", align="left"),
+      tables.Column("share of pixels", unit="%"),
+      tables.Column("pixel accuracy", unit="%"),
+      tables.Column("IoU", unit="%"),
+    )
     cell = lambda value: tables.Cell(float(value), digits=2)
-    rows = [(name, cell(share), cell(accuracy), cell(iou))
-            for name, share, accuracy, iou in zip(
-                self.names, self.share, self.accuracy, self.iou, strict=True)]
+    rows = [
+      (name, cell(share), cell(accuracy), cell(iou))
+      for name, share, accuracy, iou in zip(
+        self.names, self.share, self.accuracy, self.iou, strict=True
+      )
+    ]
     return tables.Table(columns, tuple(rows[:most]))
 
 
@@ -59,14 +64,11 @@ def of(run: workdir_lib.Run, task: str) -> Classes | None:
     return None
   share = np.array([workdir_lib.number(v) for v in found["share"]])
   iou = np.array([workdir_lib.number(v) for v in found["iou"]])
-  accuracy = np.array([workdir_lib.number(v) for v in found.get(
-      "accuracy", [None] * len(iou))])
+  accuracy = np.array([workdir_lib.number(v) for v in found.get("accuracy", [None] * len(iou))])
   known = list(entry.get("classes") or ())
-  names = [known[k] if k < len(known) else f"class {k}"
-           for k in range(len(iou))]
+  names = [known[k] if k < len(known) else f"class {k}" for k in range(len(iou))]
   order = np.argsort(-np.nan_to_num(share), kind="stable")
-  return Classes(task, tuple(names[k] for k in order), share[order],
-                 iou[order], accuracy[order])
+  return Classes(task, tuple(names[k] for k in order), share[order], iou[order], accuracy[order])
 
 
 def all_of(run: workdir_lib.Run) -> tuple[Classes, ...]:
@@ -91,8 +93,10 @@ def section(run: workdir_lib.Run) -> str:
     path = run.path / f"classes-{one.task}.csv"
     if len(one.names) > SHOWN:
       files.write_text(path, tables.csv_text(one.table()))
-      text += (f"\n\nThe {SHOWN} most frequent of {len(one.names)} classes; all"
-               f" are in [{path.name}]({path.name}).")
+      text += (
+        f"\n\nThe {SHOWN} most frequent of {len(one.names)} classes; all"
+        f" are in [{path.name}]({path.name})."
+      )
     else:
       path.unlink(missing_ok=True)
     parts.append(text)
@@ -116,26 +120,27 @@ def figure(run: workdir_lib.Run) -> Figure | None:
   fig, panels = panels_of(found)
   for one, (left, right) in zip(found, panels, strict=True):
     shares(left, one)
-    right.barh(range(len(one.names)), np.nan_to_num(one.iou), height=0.66,
-               color=style.colour(0))
+    right.barh(range(len(one.names)), np.nan_to_num(one.iou), height=0.66, color=style.colour(0))
     for row, value in enumerate(one.iou):
-      text = (tables.format_number(value, 1) if math.isfinite(value)
-              else "does not occur")
+      text = tables.format_number(value, 1) if math.isfinite(value) else "does not occur"
       right.text(
-          np.nan_to_num(value) + 1, row, text, va="center", fontsize=7.5,
-          color=style.INK if math.isfinite(value) else style.SOFT,
-          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
-      )  # fmt: skip
+        np.nan_to_num(value) + 1,
+        row,
+        text,
+        va="center",
+        fontsize=7.5,
+        color=style.INK if math.isfinite(value) else style.SOFT,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+      )
     middle = float(np.nanmean(one.iou)) if np.isfinite(one.iou).any() else 0.0
-    right.axvline(middle, color=style.SOFT, linewidth=0.9, zorder=0.5,
-                  linestyle=(0, (4, 3)))
+    right.axvline(middle, color=style.SOFT, linewidth=0.9, zorder=0.5, linestyle=(0, (4, 3)))
     right.set_title(f"{one.task}: IoU (%), mean {middle:.1f}")
     right.set_xlim(0, 108)
   return fig
 
 
 def panels_of(
-    found: Sequence[Classes], above: float = 0.0
+  found: Sequence[Classes], above: float = 0.0
 ) -> tuple[Figure, list[tuple[Axes, Axes]]]:
   """A figure with a narrow and a wide panel for every task.
 
@@ -147,11 +152,14 @@ def panels_of(
   height = sum(ROW * n + 0.75 for n in rows) + above
   fig = style.figure(7.6, height)
   if above:
-    fig.set_layout_engine(
-        "constrained", rect=(0, 0, 1, 1 - above / height))
+    fig.set_layout_engine("constrained", rect=(0, 0, 1, 1 - above / height))
   grid = fig.subplots(
-      len(found), 2, squeeze=False, sharey="row",
-      gridspec_kw={"width_ratios": (1, 3.2), "height_ratios": rows})
+    len(found),
+    2,
+    squeeze=False,
+    sharey="row",
+    gridspec_kw={"width_ratios": (1, 3.2), "height_ratios": rows},
+  )
   for axes in grid.flat:
     axes.tick_params(axis="y", length=0)
   return fig, [(left, right) for left, right in grid]
@@ -164,8 +172,7 @@ def shares(axes: Axes, one: Classes) -> None:
   axes.barh(places, share, height=0.66, color=style.FAINT)
   top = max(float(share.max()), 1e-6)
   for row, value in enumerate(share):
-    axes.text(value + 0.03 * top, row, _percent(value), va="center",
-              fontsize=7, color=style.SOFT)
+    axes.text(value + 0.03 * top, row, _percent(value), va="center", fontsize=7, color=style.SOFT)
   axes.set_xlim(0, 1.35 * top)
   axes.set_ylim(len(one.names) - 0.4, -0.6)
   axes.set_yticks(places, one.names, color=style.INK, fontsize=8)

@@ -18,12 +18,14 @@ from dynashare_jax.report import workdir as workdir_lib
 DELTA = "Delta"
 COST = "cost"
 _FIGURES = (
-  ("classes", "Classes",
-   "Intersection over union of every class, the most frequent class first."),
-  ("examples", "Examples",
-   "Predictions for the same test examples; of every method the run with the"
-   " lowest seed. Light grey has no label."),
-)  # fmt: skip
+  ("classes", "Classes", "Intersection over union of every class, the most frequent class first."),
+  (
+    "examples",
+    "Examples",
+    "Predictions for the same test examples; of every method the run with the"
+    " lowest seed. Light grey has no label.",
+  ),
+)
 
 
 def compare(runs: gains.Runs) -> tables.Table:
@@ -49,11 +51,7 @@ def compare(runs: gains.Runs) -> tables.Table:
   gains.check(runs)
   columns = [tables.Column("method", align="left")]
   bodies: list[list[tables.Entry]] = [[label] for label in runs]
-  for columns_of, cells_of in (
-    _metric_columns(runs),
-    _delta_columns(runs),
-    _cost_columns(runs),
-  ):
+  for columns_of, cells_of in (_metric_columns(runs), _delta_columns(runs), _cost_columns(runs)):
     columns += columns_of
     for body, cells in zip(bodies, cells_of, strict=True):
       body += cells
@@ -61,10 +59,7 @@ def compare(runs: gains.Runs) -> tables.Table:
 
 
 def write(
-  runs: gains.Runs,
-  folder: str | pathlib.Path,
-  command: str = "",
-  notes: Sequence[str] = (),
+  runs: gains.Runs, folder: str | pathlib.Path, command: str = "", notes: Sequence[str] = ()
 ) -> pathlib.Path:
   """Writes `table.md`, `table.csv`, `table.tex` and figures.
 
@@ -94,8 +89,10 @@ def write(
   shown.pop(gains.baseline(runs) or "", None)
   if not comparison_figure.write(shown, picture):
     picture.unlink(missing_ok=True)
-  figures = {"classes": class_comparison.write(runs, target),
-             "examples": example_figures.write(runs, target)}
+  figures = {
+    "classes": class_comparison.write(runs, target),
+    "examples": example_figures.write(runs, target),
+  }
   path = target / "table.md"
   text = _markdown(table, runs, command, notes, picture.is_file(), figures)
   path.write_text(text, encoding="utf-8")
@@ -112,15 +109,8 @@ def _metric_columns(runs: gains.Runs) -> _Block:
   values = {k: list(map(gains.values, several)) for k, several in runs.items()}
   for task, metrics in gains.metrics(gains.first(runs)).items():
     for metric in metrics:
-      columns.append(
-        tables.Column(
-          metric.name, metric.higher_is_better, metric.unit, group=task
-        )
-      )
-      cells = [
-        tables.mean_std([v[task][metric.name] for v in values[label]])
-        for label in runs
-      ]
+      columns.append(tables.Column(metric.name, metric.higher_is_better, metric.unit, group=task))
+      cells = [tables.mean_std([v[task][metric.name] for v in values[label]]) for label in runs]
       finite = [abs(c.value) for c in cells if math.isfinite(c.value)]
       digits = tables.decimals(max(finite, default=0.0))
       for body, cell in zip(bodies, cells, strict=True):
@@ -158,14 +148,9 @@ def _cost_columns(runs: gains.Runs) -> _Block:
   bodies: list[list[tables.Entry]] = []
   for label, several in runs.items():
     results = [run.results for run in several]
-    executed = [
-      100 * workdir_lib.number((r.get("execution") or {}).get("mean"))
-      for r in results
-    ]
+    executed = [100 * workdir_lib.number((r.get("execution") or {}).get("mean")) for r in results]
     steps = [
-      workdir_lib.number(
-        ((r.get("timing") or {}).get("step_seconds") or {}).get("retrain")
-      )
+      workdir_lib.number(((r.get("timing") or {}).get("step_seconds") or {}).get("retrain"))
       for r in results
     ]
     bodies.append(
@@ -190,10 +175,7 @@ def _means(runs: gains.Runs) -> dict[str, dict[str, dict[str, float]]]:
   for label, several in runs.items():
     values = [gains.values(run) for run in several]
     found[label] = {
-      task: {
-        name: tables.mean_std([v[task][name] for v in values]).value
-        for name in one
-      }
+      task: {name: tables.mean_std([v[task][name] for v in values]).value for name in one}
       for task, one in values[0].items()
     }
   return found
@@ -210,9 +192,7 @@ def _parameters(results: workdir_lib.Json) -> float:
 
 def _part(table: tables.Table, groups: Sequence[str]) -> tables.Table:
   """The methods with the columns of some groups only."""
-  places = [
-    i for i, c in enumerate(table.columns) if i == 0 or c.group in groups
-  ]
+  places = [i for i, c in enumerate(table.columns) if i == 0 or c.group in groups]
   columns = []
   for i in places:
     column = table.columns[i]
@@ -289,10 +269,7 @@ def _own_notes(runs: gains.Runs) -> list[str]:
   """What a reader must know before trusting a row."""
   found = []
   for label, several in runs.items():
-    if any(
-      (r.results.get("compat") or {}).get("selection") == "test"
-      for r in several
-    ):
+    if any((r.results.get("compat") or {}).get("selection") == "test" for r in several):
       found.append(
         f"**{label} was selected on the test split: its numbers are optimistic"
         " and not comparable with others.**"
@@ -325,18 +302,10 @@ def _latex(table: tables.Table, runs: gains.Runs) -> str:
   first = gains.first(runs).results
   name = first["dataset"]
   parts = [
-    tables.latex(
-      _part(table, (DELTA, COST)),
-      f"{name}: overview, {_seeds(runs)}.",
-      f"tab:{name}",
-    )
+    tables.latex(_part(table, (DELTA, COST)), f"{name}: overview, {_seeds(runs)}.", f"tab:{name}")
   ]
   for task in gains.metrics(gains.first(runs)):
     parts.append(
-      tables.latex(
-        _part(table, (task,)),
-        f"{name}: {task}, {_seeds(runs)}.",
-        f"tab:{name}-{task}",
-      )
+      tables.latex(_part(table, (task,)), f"{name}: {task}, {_seeds(runs)}.", f"tab:{name}-{task}")
     )
   return "\n".join(parts)

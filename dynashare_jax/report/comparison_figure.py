@@ -73,14 +73,19 @@ def chart(gains: Gains) -> Figure | None:
     axes.tick_params(axis="x", labelbottom=below)
   grid[0, 0].set_ylim(len(labels) - 0.5, -0.95)
   grid[0, 0].text(
-    0, -0.62, "  single-task  ", fontsize=7.5, color=style.SOFT, va="center",
+    0,
+    -0.62,
+    "  single-task  ",
+    fontsize=7.5,
+    color=style.SOFT,
+    va="center",
     ha="left" if high >= -low else "right",
-  )  # fmt: skip
+  )
   fig.supxlabel(
-    "Δ (%): change against single-task networks, right is better"
-    + _whiskers(list(cells.values())),
-    fontsize=9, color=style.SOFT,
-  )  # fmt: skip
+    "Δ (%): change against single-task networks, right is better" + _whiskers(list(cells.values())),
+    fontsize=9,
+    color=style.SOFT,
+  )
   return fig
 
 
@@ -108,9 +113,7 @@ def _limits(cells: Sequence[tables.Cell]) -> tuple[float, float]:
   )
 
 
-def _panel(
-  axes: Axes, cells: Sequence[tables.Cell], limits: tuple[float, float]
-) -> None:
+def _panel(axes: Axes, cells: Sequence[tables.Cell], limits: tuple[float, float]) -> None:
   """Bars from the zero line with their numbers beyond the spread."""
   gap = 0.015 * (limits[1] - limits[0])
   axes.set_xlim(*limits)
@@ -118,24 +121,32 @@ def _panel(
   axes.axvline(0, color=style.INK, linewidth=1.0, zorder=3)
   for row, cell in enumerate(cells):
     if not math.isfinite(cell.value):
-      axes.text(
-        gap, row, "not defined", va="center", fontsize=7.5, color=style.SOFT
-      )
+      axes.text(gap, row, "not defined", va="center", fontsize=7.5, color=style.SOFT)
       continue
     up = cell.value >= 0
     axes.barh(row, cell.value, height=0.62, color=style.colour(row))
     if cell.std is not None:
       axes.errorbar(
-        cell.value, row, xerr=cell.std, color=style.INK, linewidth=1.0,
-        capsize=2.5, capthick=1.0, zorder=4,
-      )  # fmt: skip
+        cell.value,
+        row,
+        xerr=cell.std,
+        color=style.INK,
+        linewidth=1.0,
+        capsize=2.5,
+        capthick=1.0,
+        zorder=4,
+      )
     end = cell.value + (cell.std or 0.0) * (1 if up else -1)
     # Nothing of the number may lie over the zero line.
     end = max(end, 0.0) if up else min(end, 0.0)
     axes.text(
-      end + (gap if up else -gap), row, tables.format_number(
-        cell.value, 1, signed=True),
-      va="center", ha="left" if up else "right", fontsize=8, zorder=5,
-    )  # fmt: skip
+      end + (gap if up else -gap),
+      row,
+      tables.format_number(cell.value, 1, signed=True),
+      va="center",
+      ha="left" if up else "right",
+      fontsize=8,
+      zorder=5,
+    )
   axes.tick_params(axis="y", length=0)
   axes.spines["left"].set_visible(False)

@@ -20,10 +20,7 @@ MISSING = (0.93, 0.93, 0.93)  # pixels without a label
 
 
 def contact_sheet(
-  batch: types.Batch,
-  spec: types.DatasetSpec,
-  path: str | pathlib.Path,
-  rows: int = 6,
+  batch: types.Batch, spec: types.DatasetSpec, path: str | pathlib.Path, rows: int = 6
 ) -> pathlib.Path:
   """Draws one row for each example: its image, then every dense label.
 
@@ -88,25 +85,16 @@ def _what(
 def _grid(figure: Figure, count: int, columns: int, tall: float) -> np.ndarray:
   """Axes `[count + 1, columns]`; the last row is for legends."""
   axes = figure.subplots(
-    count + 1,
-    columns,
-    squeeze=False,
-    gridspec_kw={"height_ratios": [tall] * count + [KEY]},
+    count + 1, columns, squeeze=False, gridspec_kw={"height_ratios": [tall] * count + [KEY]}
   )
-  figure.set_layout_engine(
-    "constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0
-  )
+  figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
   for axis in axes.ravel():
     axis.set_axis_off()
   return axes
 
 
 def _pictures(
-  task: types.TaskSpec,
-  target: np.ndarray,
-  valid: np.ndarray,
-  images: np.ndarray,
-  key: Axes,
+  task: types.TaskSpec, target: np.ndarray, valid: np.ndarray, images: np.ndarray, key: Axes
 ) -> np.ndarray:
   """A task's labels as RGB `[rows, H, W, 3]`; explains them in the key."""
   if task.kind == "segmentation":
@@ -128,8 +116,7 @@ def _pictures(
 def _legend(task: types.TaskSpec, palette: np.ndarray, key: Axes) -> None:
   names = task.classes or tuple(f"class {k}" for k in range(task.outputs))
   handles = [
-    Patch(color=tuple(colour), label=name)
-    for colour, name in zip(palette, names, strict=True)
+    Patch(color=tuple(colour), label=name) for colour, name in zip(palette, names, strict=True)
   ]
   key.legend(
     handles=handles,
@@ -144,16 +131,13 @@ def _legend(task: types.TaskSpec, palette: np.ndarray, key: Axes) -> None:
   )
 
 
-def _scale(
-  task: types.TaskSpec, target: np.ndarray, valid: np.ndarray, key: Axes
-) -> np.ndarray:
+def _scale(task: types.TaskSpec, target: np.ndarray, valid: np.ndarray, key: Axes) -> np.ndarray:
   """Numbers on one colour scale, with a bar if they have a unit."""
   target = target[..., 0] if target.ndim == 4 else target
   known = target[valid]
   low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
   scale = ScalarMappable(
-    Normalize(low, max(high, low + 1e-6)),
-    style.DEPTH if task.unit else "gray",
+    Normalize(low, max(high, low + 1e-6)), style.DEPTH if task.unit else "gray"
   )
   if task.unit:
     inset = key.inset_axes((0.08, 0.8, 0.84, 0.15))

@@ -47,9 +47,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
   return float(low), float(middle), float(high)
 
 
-def figure(
-  costs: Sequence[cost_lib.Cost], scores: Sequence[Score]
-) -> Figure | None:
+def figure(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> Figure | None:
   """Main metric against milliseconds a call, a panel a task.
 
   Args:
@@ -76,29 +74,31 @@ def figure(
   alone = any(found.scope != cost_lib.ALL for found in costs)
   shown = [w for w in cost_lib.WAYS if any(c.way == w for c in costs)]
   fig.legend(
-    handles=_key(shown, alone), loc="outside upper left",
-    ncols=len(shown) + 2 * alone, fontsize=8.5, handletextpad=0.3,
+    handles=_key(shown, alone),
+    loc="outside upper left",
+    ncols=len(shown) + 2 * alone,
+    fontsize=8.5,
+    handletextpad=0.3,
     columnspacing=1.4,
-  )  # fmt: skip
+  )
   fig.supxlabel(
-    f"milliseconds a call, batch {batch} (median, bars: quartiles); left is"
-    " better", fontsize=9, color=style.SOFT,
-  )  # fmt: skip
+    f"milliseconds a call, batch {batch} (median, bars: quartiles); left is better",
+    fontsize=9,
+    color=style.SOFT,
+  )
   return fig
 
 
 Point = tuple[str, bool, tuple[float, float, float]]
 
 
-def _points(
-  costs: Sequence[cost_lib.Cost], task: str, batch: int
-) -> list[Point]:
+def _points(costs: Sequence[cost_lib.Cost], task: str, batch: int) -> list[Point]:
   """Way, whether for all tasks, and quartiles of the milliseconds."""
   return [
-    (c.way, c.scope == cost_lib.ALL,
-     quartiles([1000 * s for s in c.times[batch].seconds]))
-    for c in costs if c.scope in (cost_lib.ALL, task)
-  ]  # fmt: skip
+    (c.way, c.scope == cost_lib.ALL, quartiles([1000 * s for s in c.times[batch].seconds]))
+    for c in costs
+    if c.scope in (cost_lib.ALL, task)
+  ]
 
 
 def _panel(axes: Axes, score: Score, points: Sequence[Point]) -> None:
@@ -117,17 +117,30 @@ def _panel(axes: Axes, score: Score, points: Sequence[Point]) -> None:
       if together:
         axes.axvline(middle, color=colour, linewidth=1.2, linestyle="--")
         axes.annotate(
-          f"{middle:.3g} ms, metric unknown", (middle, 0.03), (4, 0),
-          xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-          rotation=90, ha="left", va="bottom", fontsize=7.5, color=colour,
-        )  # fmt: skip
+          f"{middle:.3g} ms, metric unknown",
+          (middle, 0.03),
+          (4, 0),
+          xycoords=axes.get_xaxis_transform(),
+          textcoords="offset points",
+          rotation=90,
+          ha="left",
+          va="bottom",
+          fontsize=7.5,
+          color=colour,
+        )
       continue
     axes.errorbar(
-      middle, value, xerr=[[middle - first], [third - middle]],
-      marker=_MARKERS[way], markersize=7.5 if together else 5.5, color=colour,
-      markerfacecolor=colour if together else "white", markeredgewidth=1.3,
-      elinewidth=1.0, zorder=4 if together else 3,
-    )  # fmt: skip
+      middle,
+      value,
+      xerr=[[middle - first], [third - middle]],
+      marker=_MARKERS[way],
+      markersize=7.5 if together else 5.5,
+      color=colour,
+      markerfacecolor=colour if together else "white",
+      markeredgewidth=1.3,
+      elinewidth=1.0,
+      zorder=4 if together else 3,
+    )
   _labels(axes, score, [p for p in points if p[1]])
   better = tables.UP if score.higher_is_better else tables.DOWN
   axes.set_title(score.task)
@@ -142,10 +155,15 @@ def _labels(axes: Axes, score: Score, points: Sequence[Point]) -> None:
   places = style.spread(middles, 0.085 * right, 0.0, right)
   for (way, _, _), middle, place in zip(known, middles, places, strict=True):
     axes.annotate(
-      f"{middle:.3g} ms", (place, score.of(way)), (0, 9), rotation=55,
-      textcoords="offset points", rotation_mode="anchor", fontsize=8,
+      f"{middle:.3g} ms",
+      (place, score.of(way)),
+      (0, 9),
+      rotation=55,
+      textcoords="offset points",
+      rotation_mode="anchor",
+      fontsize=8,
       color=style.colour(cost_lib.WAYS.index(way)),
-    )  # fmt: skip
+    )
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
@@ -161,14 +179,30 @@ def _key(ways: Sequence[str], alone: bool) -> list[Line2D]:
   """What colours, shapes and fillings mean."""
   found = [
     Line2D(
-      [], [], linestyle="none", marker=_MARKERS[way], markersize=7,
-      color=style.colour(cost_lib.WAYS.index(way)), label=way,
-    ) for way in ways
-  ]  # fmt: skip
+      [],
+      [],
+      linestyle="none",
+      marker=_MARKERS[way],
+      markersize=7,
+      color=style.colour(cost_lib.WAYS.index(way)),
+      label=way,
+    )
+    for way in ways
+  ]
   if alone:
     fills = {cost_lib.ALL: style.SOFT, "one task alone": "white"}
     for label, fill in fills.items():
-      found.append(Line2D(
-        [], [], linestyle="none", marker="o", markersize=6, color=style.SOFT,
-        markerfacecolor=fill, markeredgewidth=1.3, label=label))  # fmt: skip
+      found.append(
+        Line2D(
+          [],
+          [],
+          linestyle="none",
+          marker="o",
+          markersize=6,
+          color=style.SOFT,
+          markerfacecolor=fill,
+          markeredgewidth=1.3,
+          label=label,
+        )
+      )
   return found

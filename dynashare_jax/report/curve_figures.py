@@ -117,19 +117,23 @@ def shade(axes: Axes, parts: Sequence[Span], labels: bool) -> None:
       stretches = (("policy", part.first, part.last),)
     for phase, first, last in stretches:
       axes.axvspan(
-          first, last, color=style.PHASE_TINTS.get(phase, "#f3f3f3"),
-          linewidth=0, zorder=0,
-      )  # fmt: skip
+        first, last, color=style.PHASE_TINTS.get(phase, "#f3f3f3"), linewidth=0, zorder=0
+      )
   if not labels:
     return
   total = max(parts[-1].last - parts[0].first, 1e-9)
   for part in parts:
     wide = (part.last - part.first) / total > 0.011 * len(part.name)
     axes.text(
-        (part.first + part.last) / 2 if wide else part.first, 1.02, part.name,
-        transform=axes.get_xaxis_transform(), fontsize=8, color=style.SOFT,
-        ha="center" if wide else "left", va="bottom",
-    )  # fmt: skip
+      (part.first + part.last) / 2 if wide else part.first,
+      1.02,
+      part.name,
+      transform=axes.get_xaxis_transform(),
+      fontsize=8,
+      color=style.SOFT,
+      ha="center" if wide else "left",
+      va="bottom",
+    )
 
 
 def losses(run: workdir_lib.Run) -> Figure | None:
@@ -151,9 +155,12 @@ def losses(run: workdir_lib.Run) -> Figure | None:
     return None
   fig = style.figure(8.2, 5.6 if len(score) > 1 else 3.3)
   grid = fig.subplots(
-      2 if len(score) > 1 else 1, 1, squeeze=False, sharex=True,
-      height_ratios=[1.2, 1] if len(score) > 1 else [1],
-  )[:, 0]  # fmt: skip
+    2 if len(score) > 1 else 1,
+    1,
+    squeeze=False,
+    sharex=True,
+    height_ratios=[1.2, 1] if len(score) > 1 else [1],
+  )[:, 0]
   parts = spans(rows)
   ends = []
   for place, key in enumerate(keys):
@@ -198,25 +205,26 @@ def metrics(run: workdir_lib.Run) -> Figure | None:
   fig = style.figure(3.2 * columns + 0.3, 2.4 * lines + 0.2)
   grid = fig.subplots(lines, columns, squeeze=False, sharex=True).ravel()
   parts = spans(rows)
-  for axes, (place, name, metric, key) in zip(
-      grid, found, strict=False
-  ):
+  for axes, (place, name, metric, key) in zip(grid, found, strict=False):
     shade(axes, parts, labels=False)
     _draw(axes, rows, "eval", key, place, run.chosen)
-    column = tables.Column(
-        metric["name"], metric["higher_is_better"], metric.get("unit") or ""
-    )
+    column = tables.Column(metric["name"], metric["higher_is_better"], metric.get("unit") or "")
     axes.set_title(f"{name}: {tables.heading(column)}")
     constant = workdir_lib.number(metric.get("constant"))
     if math.isfinite(constant):
       axes.axhline(constant, color=style.SOFT, linewidth=0.9, linestyle="--")
       under = constant > sum(axes.get_ylim()) / 2
       axes.annotate(
-          "constant predictor", (1, constant), (-3, -4 if under else 3),
-          xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-          ha="right", va="top" if under else "bottom", fontsize=7.5,
-          color=style.SOFT,
-      )  # fmt: skip
+        "constant predictor",
+        (1, constant),
+        (-3, -4 if under else 3),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        va="top" if under else "bottom",
+        fontsize=7.5,
+        color=style.SOFT,
+      )
     axes.set_xlim(parts[0].first, parts[-1].last)
     axes.tick_params(labelbottom=True)
   for axes in grid[len(found) :]:
@@ -226,24 +234,16 @@ def metrics(run: workdir_lib.Run) -> Figure | None:
   return fig
 
 
-def _curve(
-    rows: Sequence[dict[str, Any]], kind: str, key: str
-) -> np.ndarray:
+def _curve(rows: Sequence[dict[str, Any]], kind: str, key: str) -> np.ndarray:
   """Steps and values [N, 2] of one key, ascending in step."""
   found = [
-      (float(row["step"]), float(row["values"][key]))
-      for row in workdir_lib.select(rows, kind, key)
+    (float(row["step"]), float(row["values"][key])) for row in workdir_lib.select(rows, kind, key)
   ]
   return np.asarray(sorted(found), np.float64).reshape(len(found), 2)
 
 
 def _draw(
-    axes: Axes,
-    rows: Sequence[dict[str, Any]],
-    kind: str,
-    key: str,
-    place: int | None,
-    chosen: int,
+  axes: Axes, rows: Sequence[dict[str, Any]], kind: str, key: str, place: int | None, chosen: int
 ) -> np.ndarray:
   """Draws a key: the shared phases and the kept candidate bold, others thin.
 
@@ -263,13 +263,8 @@ def _draw(
   chosen_rows = [r for r in rows if int(r.get("candidate", -1)) in (-1, chosen)]
   others = sorted({int(r.get("candidate", -1)) for r in rows} - {-1, chosen})
   for other in others:
-    curve = _curve(
-        [r for r in rows if int(r.get("candidate", -1)) == other], kind, key
-    )
-    axes.plot(
-        curve[:, 0], curve[:, 1], dashes, color=colour, linewidth=0.7,
-        alpha=0.45,
-    )  # fmt: skip
+    curve = _curve([r for r in rows if int(r.get("candidate", -1)) == other], kind, key)
+    axes.plot(curve[:, 0], curve[:, 1], dashes, color=colour, linewidth=0.7, alpha=0.45)
   # A new phase may start from other weights: no line across that jump.
   first = [r for r in chosen_rows if int(r.get("candidate", -1)) == -1]
   second = [r for r in chosen_rows if int(r.get("candidate", -1)) == chosen]
@@ -278,9 +273,8 @@ def _draw(
     # Few points: show where something was measured, the line only joins them.
     mark = "o" if len(curve) < _SPARSE else ""
     axes.plot(
-        curve[:, 0], curve[:, 1], dashes, color=colour, linewidth=1.9,
-        marker=mark, markersize=3,
-    )  # fmt: skip
+      curve[:, 0], curve[:, 1], dashes, color=colour, linewidth=1.9, marker=mark, markersize=3
+    )
   return _curve(chosen_rows, kind, key)
 
 
@@ -296,26 +290,27 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
   axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
 
-def _end_labels(
-    axes: Axes, ends: Sequence[tuple[str, np.ndarray, int | None]]
-) -> None:
+def _end_labels(axes: Axes, ends: Sequence[tuple[str, np.ndarray, int | None]]) -> None:
   """Names each curve at its right end, the names moved apart."""
   axes.autoscale_view()
   low, high = axes.get_ylim()
   transform = axes.transScale
   level = [
-      float(transform.transform((1.0, v))[1])
-      for v in (low, high, *(curve[-1, 1] for _, curve, _ in ends))
+    float(transform.transform((1.0, v))[1])
+    for v in (low, high, *(curve[-1, 1] for _, curve, _ in ends))
   ]
   room = level[1] - level[0]
   wanted = [(value - level[0]) / room for value in level[2:]]
   height = axes.get_window_extent().height / style.DPI * 72
   gap = 11.5 / max(height, 1.0)
-  for (name, _, place), where in zip(
-      ends, style.spread(wanted, gap, 0.02, 0.98), strict=True
-  ):
+  for (name, _, place), where in zip(ends, style.spread(wanted, gap, 0.02, 0.98), strict=True):
     axes.text(
-        1.01, where, name, va="center", fontsize=8.5, fontweight="bold",
-        color=style.INK if place is None else style.colour(place),
-        transform=axes.transAxes,
-    )  # fmt: skip
+      1.01,
+      where,
+      name,
+      va="center",
+      fontsize=8.5,
+      fontweight="bold",
+      color=style.INK if place is None else style.colour(place),
+      transform=axes.transAxes,
+    )

@@ -27,20 +27,16 @@ def write(runs: gains.Runs, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     Task -> path of its figure. A figure of an earlier call that has no data
     any more is removed.
   """
-  first = {label: min(several, key=gains.seed)
-           for label, several in runs.items()}
+  first = {label: min(several, key=gains.seed) for label, several in runs.items()}
   found = {}
   for task in next(iter(first.values())).tasks:
-    path = style.draw(functools.partial(examples, first, task),
-                      folder / f"examples-{task}.png")
+    path = style.draw(functools.partial(examples, first, task), folder / f"examples-{task}.png")
     if path is not None:
       found[task] = path
   return found
 
 
-def examples(
-    runs: Mapping[str, workdir_lib.Run], task: str
-) -> Figure | None:
+def examples(runs: Mapping[str, workdir_lib.Run], task: str) -> Figure | None:
   """One task: a row an example; input, label, then every method.
 
   Args:
@@ -51,15 +47,18 @@ def examples(
   Returns:
     The figure, or None if fewer than two methods can be compared.
   """
-  drawn = {label: run for label, run in runs.items()
-           if f"target/{task}" in run.predictions
-           and f"prediction/{task}" in run.predictions}
+  drawn = {
+    label: run
+    for label, run in runs.items()
+    if f"target/{task}" in run.predictions and f"prediction/{task}" in run.predictions
+  }
   if len(drawn) < 2:
     return None
   reference = next(iter(drawn.values()))
   labels = reference.predictions[f"target/{task}"]
-  drawn = {label: run for label, run in drawn.items()
-           if _equal(run.predictions[f"target/{task}"], labels)}
+  drawn = {
+    label: run for label, run in drawn.items() if _equal(run.predictions[f"target/{task}"], labels)
+  }
   others = [run for run in drawn.values() if run is not reference]
   dense = label_pictures.read(reference, task, others)
   if dense is None or len(drawn) < 2:

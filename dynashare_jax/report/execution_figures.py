@@ -42,9 +42,12 @@ def execution(run: workdir_lib.Run) -> Figure | None:
   right = 3.0 if counts is not None else 0.0
   fig = style.figure(left + right, 1.25 * tasks + 1)
   grid = fig.subplots(
-      tasks, 1 if counts is None else 2, squeeze=False, sharex="col",
-      width_ratios=[left] if counts is None else [left, 2.8],
-  )  # fmt: skip
+    tasks,
+    1 if counts is None else 2,
+    squeeze=False,
+    sharex="col",
+    width_ratios=[left] if counts is None else [left, 2.8],
+  )
   fig.get_layout_engine().set(wspace=0.06, hspace=0.04)
   for task in range(tasks):
     _rates(grid[task, 0], run, task, names[task])
@@ -58,13 +61,9 @@ def execution(run: workdir_lib.Run) -> Figure | None:
   return fig
 
 
-def _histogram(
-    run: workdir_lib.Run,
-) -> tuple[np.ndarray | None, np.ndarray]:
+def _histogram(run: workdir_lib.Run) -> tuple[np.ndarray | None, np.ndarray]:
   """Counts [T, N] and their places [N]; None if absent or without counts."""
-  found: dict[str, Any] = (run.results.get("execution") or {}).get(
-      "per_example_hist"
-  ) or {}
+  found: dict[str, Any] = (run.results.get("execution") or {}).get("per_example_hist") or {}
   counts = workdir_lib.matrix(found.get("counts"))
   if counts is None or counts.sum() == 0:
     return None, np.zeros(0)
@@ -87,26 +86,34 @@ def _rates(axes: Axes, run: workdir_lib.Run, task: int, name: str) -> None:
   targets = run.target_rates
   skipped = np.zeros(blocks, bool) if route is None else route[task] < 0.5
   axes.bar(
-      range(blocks), values, width=0.66,
-      color=[style.colour(task) if g else style.FAINT for g in gated],
-  )  # fmt: skip
+    range(blocks),
+    values,
+    width=0.66,
+    color=[style.colour(task) if g else style.FAINT for g in gated],
+  )
   for block, value in enumerate(values):
     if skipped[block]:
       axes.text(
-          block, 0.03, "skipped", rotation=90, ha="center", va="bottom",
-          fontsize=7, color=style.SOFT,
-      )  # fmt: skip
+        block, 0.03, "skipped", rotation=90, ha="center", va="bottom", fontsize=7, color=style.SOFT
+      )
       continue
     axes.text(
-        block, value + 0.05 + 0.03 * _under(targets, gated, block, value),
-        f"{value:.2f}".replace("0.", "."), ha="center", va="bottom",
-        fontsize=7.5, color=style.INK if gated[block] else style.SOFT,
-    )  # fmt: skip
+      block,
+      value + 0.05 + 0.03 * _under(targets, gated, block, value),
+      f"{value:.2f}".replace("0.", "."),
+      ha="center",
+      va="bottom",
+      fontsize=7.5,
+      color=style.INK if gated[block] else style.SOFT,
+    )
     if targets is not None and gated[block] and np.isfinite(targets[block]):
       axes.plot(
-          [block - 0.42, block + 0.42], [targets[block]] * 2, color=style.INK,
-          linewidth=1.6, solid_capstyle="butt",
-      )  # fmt: skip
+        [block - 0.42, block + 0.42],
+        [targets[block]] * 2,
+        color=style.INK,
+        linewidth=1.6,
+        solid_capstyle="butt",
+      )
   axes.set_xlim(-0.6, blocks - 0.4)
   axes.set_ylim(0, 1.24)
   axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
@@ -118,9 +125,7 @@ def _rates(axes: Axes, run: workdir_lib.Run, task: int, name: str) -> None:
     _key(axes, targets is not None and bool(gated.any()), bool((~gated).any()))
 
 
-def _under(
-    targets: np.ndarray | None, gated: np.ndarray, block: int, value: float
-) -> float:
+def _under(targets: np.ndarray | None, gated: np.ndarray, block: int, value: float) -> float:
   """How far a bar's number must rise so that its target tick stays clear."""
   if targets is None or not gated[block] or not np.isfinite(targets[block]):
     return 0.0
@@ -135,27 +140,18 @@ def _key(axes: Axes, target: bool, ungated: bool) -> None:
     words.append("▬ target rate")
   if ungated:
     words.append("grey: no gate")
-  axes.set_title(
-      "    ".join(words), loc="right", fontsize=8, fontweight="normal",
-      color=style.SOFT,
-  )  # fmt: skip
+  axes.set_title("    ".join(words), loc="right", fontsize=8, fontweight="normal", color=style.SOFT)
 
 
-def _counts(
-    axes: Axes, places: np.ndarray, counts: np.ndarray, colour: str
-) -> None:
+def _counts(axes: Axes, places: np.ndarray, counts: np.ndarray, colour: str) -> None:
   """Share of examples by number of blocks executed, and the mean."""
   share = counts / max(counts.sum(), 1)
   step = float(np.min(np.diff(places))) if len(places) > 1 else 1.0
   axes.bar(places, share, width=0.86 * step, color=colour)
   mean = float((places * share).sum())
   top = max(float(share.max()), 1e-9)
-  axes.plot(
-      [mean], [1.1 * top], "v", color=style.INK, markersize=4.5, clip_on=False
-  )
-  axes.text(
-      mean, 1.17 * top, f"mean {mean:.1f}", va="bottom", ha="center", fontsize=8
-  )
+  axes.plot([mean], [1.1 * top], "v", color=style.INK, markersize=4.5, clip_on=False)
+  axes.text(mean, 1.17 * top, f"mean {mean:.1f}", va="bottom", ha="center", fontsize=8)
   axes.set_ylim(0, 1.38 * top)
   axes.set_yticks([])
   axes.spines["left"].set_visible(False)

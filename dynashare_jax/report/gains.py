@@ -62,8 +62,9 @@ def metrics(run: workdir_lib.Run) -> dict[str, tuple[Metric, ...]]:
   """Task -> its metrics, in the order of the results."""
   return {
     task["name"]: tuple(
-      Metric(m["name"], bool(m["higher_is_better"]), m.get("unit") or "",
-             bool(m.get("in_delta", True)))
+      Metric(
+        m["name"], bool(m["higher_is_better"]), m.get("unit") or "", bool(m.get("in_delta", True))
+      )
       for m in task["metrics"]
     )
     for task in run.results["tasks"]
@@ -73,9 +74,7 @@ def metrics(run: workdir_lib.Run) -> dict[str, tuple[Metric, ...]]:
 def values(run: workdir_lib.Run) -> dict[str, dict[str, float]]:
   """Task -> metric -> value on test; NaN where there is none."""
   return {
-    task["name"]: {
-      m["name"]: workdir_lib.number(m["test"]) for m in task["metrics"]
-    }
+    task["name"]: {m["name"]: workdir_lib.number(m["test"]) for m in task["metrics"]}
     for task in run.results["tasks"]
   }
 
@@ -91,16 +90,12 @@ def check(runs: Runs) -> None:
   for several in runs.values():
     for run in several:
       if not run.results.get("finished"):
-        raise ValueError(
-          f"{run.path} is not finished: start its training command again."
-        )
+        raise ValueError(f"{run.path} is not finished: start its training command again.")
   reference = first(runs)
   for label, several in runs.items():
     seeds = [seed(run) for run in several]
     if len(set(seeds)) < len(seeds):
-      raise ValueError(
-        f"{label} has a seed twice: {sorted(seeds)}. Give one run a seed."
-      )
+      raise ValueError(f"{label} has a seed twice: {sorted(seeds)}. Give one run a seed.")
     for run in several:
       _check_alike(run, reference)
 
@@ -119,9 +114,7 @@ def _check_alike(run: workdir_lib.Run, other: workdir_lib.Run) -> None:
     )
 
 
-def _of_run(
-  run: workdir_lib.Run, single: workdir_lib.Run | None
-) -> dict[str, float]:
+def _of_run(run: workdir_lib.Run, single: workdir_lib.Run | None) -> dict[str, float]:
   """Gains of one run by task and of all tasks; NaN where not defined."""
   new = values(run)
   against = values(single) if single is not None else {}

@@ -55,17 +55,16 @@ class Dense(NamedTuple):
   @property
   def sort(self) -> str:
     """How it is drawn: `normals`, `segments` or `numbers`."""
-    if self.kind == "normals" or (not self.kind and self.truth.ndim == 4
-                                  and self.truth.shape[-1] == 3):
+    if self.kind == "normals" or (
+      not self.kind and self.truth.ndim == 4 and self.truth.shape[-1] == 3
+    ):
       return "normals"
     if self.kind == "segmentation" or self.truth.dtype.kind in "iub":
       return "segments"
     return "numbers"
 
 
-def read(
-    run: workdir_lib.Run, name: str, others: Sequence[workdir_lib.Run] = ()
-) -> Dense | None:
+def read(run: workdir_lib.Run, name: str, others: Sequence[workdir_lib.Run] = ()) -> Dense | None:
   """Reads one task's labels and predictions.
 
   Args:
@@ -89,10 +88,10 @@ def read(
     valid = np.broadcast_to(valid, truth.shape[:3])
   task = run.task(name)
   unit = task.get("unit") or ("m" if task.get("kind") == "depth" else "")
-  guesses = tuple(_flat(r.predictions[f"prediction/{name}"])
-                  for r in (run, *others))
-  return Dense(name, run.kind(name), str(unit),
-               tuple(task.get("classes") or ()), truth, guesses, valid)
+  guesses = tuple(_flat(r.predictions[f"prediction/{name}"]) for r in (run, *others))
+  return Dense(
+    name, run.kind(name), str(unit), tuple(task.get("classes") or ()), truth, guesses, valid
+  )
 
 
 def inputs(run: workdir_lib.Run, pixels: int) -> np.ndarray | None:
@@ -124,7 +123,7 @@ def _flat(array: np.ndarray) -> np.ndarray:
 def thin(array: np.ndarray, pixels: int) -> np.ndarray:
   """Takes the middle of squares of pixels: about `pixels` columns stay."""
   step, height, width = _squares(array, pixels)
-  return array[:, step // 2:height:step, step // 2:width:step]
+  return array[:, step // 2 : height : step, step // 2 : width : step]
 
 
 def mean(pictures: np.ndarray, pixels: int) -> np.ndarray:
@@ -144,9 +143,7 @@ def _squares(array: np.ndarray, pixels: int) -> tuple[int, int, int]:
   return step, height // step * step, width // step * step
 
 
-def paint(
-    dense: Dense, pixels: int
-) -> tuple[np.ndarray, tuple[np.ndarray, ...], Key]:
+def paint(dense: Dense, pixels: int) -> tuple[np.ndarray, tuple[np.ndarray, ...], Key]:
   """Labels and predictions, all with the same colours.
 
   Args:
@@ -165,8 +162,7 @@ def paint(
   elif dense.sort == "numbers":
     scale, key = _scale(dense)
     colour = lambda values: scale.cmap(scale.norm(_first(values)))[..., :3]
-  shown, *others = (colour(thin(part, pixels))
-                    for part in (dense.truth, *dense.guesses))
+  shown, *others = (colour(thin(part, pixels)) for part in (dense.truth, *dense.guesses))
   known = thin(dense.valid, pixels)[..., None]
   return np.where(known, shown, UNKNOWN), tuple(others), key
 
@@ -184,8 +180,7 @@ def _first(values: np.ndarray) -> np.ndarray:
 def _palette(dense: Dense) -> tuple[np.ndarray, Key]:
   """Colours of the classes; the most frequent that appear make the key."""
   real = dense.truth[dense.valid].astype(int)
-  seen = np.concatenate(
-      [real, *(guess.astype(int).ravel() for guess in dense.guesses)])
+  seen = np.concatenate([real, *(guess.astype(int).ravel() for guess in dense.guesses)])
   sizes = np.bincount(seen.clip(0), minlength=1)
   palette = style.class_colours(max(len(sizes), len(dense.classes)))
   most = np.argsort(-sizes, kind="stable")[:_LEGEND]
@@ -212,9 +207,7 @@ def _scale(dense: Dense) -> tuple[ScalarMappable, Key]:
   return scale, Key(scale=scale, note=f"{dense.name}{unit}{more}")
 
 
-def mistakes(
-    dense: Dense, pixels: int, images: np.ndarray | None = None
-) -> tuple[np.ndarray, Key]:
+def mistakes(dense: Dense, pixels: int, images: np.ndarray | None = None) -> tuple[np.ndarray, Key]:
   """Where the first prediction is wrong, and by how much.
 
   Args:
@@ -235,8 +228,7 @@ def mistakes(
     if images is not None and images.shape[:3] == valid.shape[:3]:
       grey = 0.3 + 0.5 * images.mean(-1, keepdims=True)
     drawn = share * np.asarray(style.WRONG, np.float32) + (1 - share) * grey
-    names = [("wrong", np.asarray(style.WRONG)),
-             ("right", np.full(3, 0.6))]
+    names = [("wrong", np.asarray(style.WRONG)), ("right", np.full(3, 0.6))]
     if not dense.valid.all():
       names.append(("no label", np.asarray(UNKNOWN)))
     return np.where(valid, drawn, UNKNOWN), Key(tuple(names))
@@ -261,8 +253,8 @@ def _sizes(dense: Dense) -> tuple[np.ndarray, str]:
 def _angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   """Angles between directions, degrees."""
   first, second = (
-      v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-6)
-      for v in (first, second))
+    v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-6) for v in (first, second)
+  )
   apart = np.linalg.norm(first - second, axis=-1)
   along = np.linalg.norm(first + second, axis=-1)
   return np.rad2deg(2 * np.arctan2(apart, along))

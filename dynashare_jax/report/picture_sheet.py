@@ -42,9 +42,7 @@ class Sheet:
   size: tuple[float, float]
 
   @classmethod
-  def plan(
-      cls, shape: tuple[int, ...], groups: Sequence[int]
-  ) -> Sheet:
+  def plan(cls, shape: tuple[int, ...], groups: Sequence[int]) -> Sheet:
     """A sheet for pictures.
 
     Args:
@@ -79,7 +77,7 @@ class Sheet:
     """Axes at a place, measured from the top left corner."""
     width, height = self.size
     return self.figure.add_axes(
-        (left / width, 1 - (top + tall) / height, wide / width, tall / height)
+      (left / width, 1 - (top + tall) / height, wide / width, tall / height)
     )
 
   def picture(self, row: int, column: int, rgb: np.ndarray) -> None:
@@ -104,14 +102,16 @@ class Sheet:
   def head(self, column: int, title: str, words: Sequence[str]) -> None:
     """A title over some columns, and a small word over each of them."""
     self.figure.text(
-        *self.point(self.left(column), 0.16), title, fontsize=9.5,
-        fontweight="bold", va="bottom",
-    )  # fmt: skip
+      *self.point(self.left(column), 0.16), title, fontsize=9.5, fontweight="bold", va="bottom"
+    )
     for place, word in enumerate(words):
       self.figure.text(
-          *self.point(self.left(column + place), _HEAD - 0.05), word,
-          fontsize=8, color=style.SOFT, va="bottom",
-      )  # fmt: skip
+        *self.point(self.left(column + place), _HEAD - 0.05),
+        word,
+        fontsize=8,
+        color=style.SOFT,
+        va="bottom",
+      )
 
   def key(self, column: int, count: int, key: label_pictures.Key) -> None:
     """Explains, below some columns, how to read their colours."""
@@ -130,13 +130,16 @@ class Sheet:
     if key.classes:
       handles = [Patch(color=tuple(c), label=n) for n, c in key.classes]
       self.figure.legend(
-          handles=handles, loc="upper left", ncols=max(int(wide / _ENTRY), 1),
-          bbox_to_anchor=self.point(left - 0.05, top),
-          fontsize=7, handlelength=1, handleheight=1, columnspacing=1,
-          handletextpad=0.5, borderaxespad=0,
-      )  # fmt: skip
+        handles=handles,
+        loc="upper left",
+        ncols=max(int(wide / _ENTRY), 1),
+        bbox_to_anchor=self.point(left - 0.05, top),
+        fontsize=7,
+        handlelength=1,
+        handleheight=1,
+        columnspacing=1,
+        handletextpad=0.5,
+        borderaxespad=0,
+      )
     elif key.note:
-      self.figure.text(
-          *self.point(left, top), key.note, va="top", fontsize=7.5,
-          color=style.SOFT,
-      )  # fmt: skip
+      self.figure.text(*self.point(left, top), key.note, va="top", fontsize=7.5, color=style.SOFT)

@@ -39,9 +39,7 @@ def policy(run: workdir_lib.Run) -> Figure | None:
   height = _CELL * tasks + 0.75
   if beside:
     fig = style.figure(1.4 + 2 * width, height + 0.1)
-    grid = fig.subplots(
-        1, 2, squeeze=False, width_ratios=[blocks, blocks + 1]
-    ).ravel()
+    grid = fig.subplots(1, 2, squeeze=False, width_ratios=[blocks, blocks + 1]).ravel()
     fig.get_layout_engine().set(wspace=0.06)
   else:
     fig = style.figure(1.2 + width, height * len(parts) + 0.1)
@@ -63,11 +61,11 @@ def policy(run: workdir_lib.Run) -> Figure | None:
 
 
 def heat(
-    axes: Axes,
-    values: np.ndarray,
-    colormap: Colormap,
-    limits: tuple[float, float],
-    form: str = "{:.2f}",
+  axes: Axes,
+  values: np.ndarray,
+  colormap: Colormap,
+  limits: tuple[float, float],
+  form: str = "{:.2f}",
 ) -> None:
   """A matrix as coloured cells with the number in each; NaN is left grey.
 
@@ -87,15 +85,17 @@ def heat(
       shade = (value - low) / (high - low)
       rgba = colormap(shade) if known else (0.93, 0.93, 0.93, 1.0)
       axes.add_patch(
-          Rectangle(
-              (column - 0.48, row - 0.48), 0.96, 0.96, facecolor=rgba,
-              edgecolor="none",
-          )
-      )  # fmt: skip
+        Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, facecolor=rgba, edgecolor="none")
+      )
       axes.text(
-          column, row, _short(form.format(value)) if known else "–",
-          ha="center", va="center", fontsize=8, color=style.readable(rgba),
-      )  # fmt: skip
+        column,
+        row,
+        _short(form.format(value)) if known else "–",
+        ha="center",
+        va="center",
+        fontsize=8,
+        color=style.readable(rgba),
+      )
   axes.set_xlim(-0.5, columns - 0.5)
   axes.set_ylim(rows - 0.5, -0.5)
   axes.set_aspect("equal", anchor="W")
@@ -117,16 +117,23 @@ def squares(axes: Axes, route: np.ndarray) -> None:
     for block in range(blocks):
       on = bool(route[task, block] > 0.5)
       axes.add_patch(
-          Rectangle(
-              (block - 0.36, task - 0.36), 0.72, 0.72,
-              facecolor=style.colour(0) if on else "white",
-              edgecolor=style.colour(0) if on else style.FAINT, linewidth=1.0,
-          )
-      )  # fmt: skip
+        Rectangle(
+          (block - 0.36, task - 0.36),
+          0.72,
+          0.72,
+          facecolor=style.colour(0) if on else "white",
+          edgecolor=style.colour(0) if on else style.FAINT,
+          linewidth=1.0,
+        )
+      )
     axes.text(
-        blocks - 0.35, task, f"{int((route[task] > 0.5).sum())}/{blocks}",
-        va="center", fontsize=8.5, color=style.INK,
-    )  # fmt: skip
+      blocks - 0.35,
+      task,
+      f"{int((route[task] > 0.5).sum())}/{blocks}",
+      va="center",
+      fontsize=8.5,
+      color=style.INK,
+    )
   axes.set_xlim(-0.5, blocks + 0.5)
   axes.set_ylim(tasks - 0.5, -0.5)
   axes.set_aspect("equal", anchor="W")
@@ -177,16 +184,21 @@ def correlation(run: workdir_lib.Run) -> Figure | None:
   names = run.tasks
   cosine, pearson = similarity(alpha)
   parts = [
-      ("Cosine", cosine, style.SEQUENTIAL, (0.0, 1.0), "{:.2f}"),
-      ("Pearson", pearson, style.DIVERGING, (-1.0, 1.0), "{:.2f}"),
+    ("Cosine", cosine, style.SEQUENTIAL, (0.0, 1.0), "{:.2f}"),
+    ("Pearson", pearson, style.DIVERGING, (-1.0, 1.0), "{:.2f}"),
   ]
   route = run.route
   if route is not None:
     on = (route > 0.5).astype(np.float64)
     parts.append(
-        ("Blocks shared in the route", on @ on.T, style.SEQUENTIAL,
-         (0.0, float(route.shape[1])), "{:.0f}")
-    )  # fmt: skip
+      (
+        "Blocks shared in the route",
+        on @ on.T,
+        style.SEQUENTIAL,
+        (0.0, float(route.shape[1])),
+        "{:.0f}",
+      )
+    )
   size = 0.6 * len(names)
   fig = style.figure(0.9 + (size + 0.9) * len(parts), size + 1.2)
   for place, axes in enumerate(fig.subplots(1, len(parts), squeeze=False)[0]):
@@ -194,9 +206,7 @@ def correlation(run: workdir_lib.Run) -> Figure | None:
     heat(axes, values, colormap, limits, form)
     axes.set_title(title)
     axes.set_xticks(range(len(names)))
-    axes.set_xticklabels(
-        names, rotation=35, ha="right", rotation_mode="anchor", color=style.INK
-    )
+    axes.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor", color=style.INK)
     axes.set_yticks(range(len(names)))
     axes.set_yticklabels(names if place == 0 else (), color=style.INK)
   return fig
@@ -212,8 +222,8 @@ def evolution(run: workdir_lib.Run) -> Figure | None:
     The figure, or None.
   """
   rows = [
-      (int(row["step"]), workdir_lib.matrix(row["values"]["alpha"]))
-      for row in workdir_lib.select(run.lines, "alpha", "alpha")
+    (int(row["step"]), workdir_lib.matrix(row["values"]["alpha"]))
+    for row in workdir_lib.select(run.lines, "alpha", "alpha")
   ]
   rows = [row for row in rows if row[1] is not None]
   if len(rows) < 2:
@@ -235,9 +245,14 @@ def evolution(run: workdir_lib.Run) -> Figure | None:
       axes.set_visible(False)
       continue
     mesh = axes.pcolormesh(
-        edges, np.arange(blocks + 1) - 0.5, alphas[:, task, :].T,
-        cmap=style.SEQUENTIAL, vmin=0, vmax=1, rasterized=True,
-    )  # fmt: skip
+      edges,
+      np.arange(blocks + 1) - 0.5,
+      alphas[:, task, :].T,
+      cmap=style.SEQUENTIAL,
+      vmin=0,
+      vmax=1,
+      rasterized=True,
+    )
     _evolution_axis(axes, names[task], alphas[-1, task], run.route, task)
     if task % columns == 0:
       axes.set_ylabel("block, 0 nearest the input")
@@ -246,9 +261,7 @@ def evolution(run: workdir_lib.Run) -> Figure | None:
     axes.tick_params(labelbottom=True)
     if task + columns >= tasks:
       axes.set_xlabel("step")
-  bar = fig.colorbar(
-      mesh, ax=grid.ravel().tolist(), shrink=0.8, aspect=28, pad=0.02
-  )
+  bar = fig.colorbar(mesh, ax=grid.ravel().tolist(), shrink=0.8, aspect=28, pad=0.02)
   bar.set_label("probability of executing the block")
   bar.outline.set_visible(False)
   return fig
@@ -263,11 +276,7 @@ def _edges(steps: np.ndarray) -> np.ndarray:
 
 
 def _evolution_axis(
-    axes: Axes,
-    name: str,
-    final: np.ndarray,
-    route: np.ndarray | None,
-    task: int,
+  axes: Axes, name: str, final: np.ndarray, route: np.ndarray | None, task: int
 ) -> None:
   """Title, block ticks, and at the right the last value and the decision."""
   blocks = len(final)
@@ -280,13 +289,22 @@ def _evolution_axis(
   axes.tick_params(axis="x", length=3)
   for block in range(blocks):
     axes.text(
-        1.02, block, f"{final[block]:.2f}", va="center", fontsize=7.5,
-        color=style.INK, transform=axes.get_yaxis_transform(),
-    )  # fmt: skip
+      1.02,
+      block,
+      f"{final[block]:.2f}",
+      va="center",
+      fontsize=7.5,
+      color=style.INK,
+      transform=axes.get_yaxis_transform(),
+    )
     if route is not None:
       on = bool(route[task, block] > 0.5)
       axes.text(
-          1.15, block, "■" if on else "□", va="center", fontsize=8.5,
-          color=style.colour(0) if on else style.SOFT,
-          transform=axes.get_yaxis_transform(),
-      )  # fmt: skip
+        1.15,
+        block,
+        "■" if on else "□",
+        va="center",
+        fontsize=8.5,
+        color=style.colour(0) if on else style.SOFT,
+        transform=axes.get_yaxis_transform(),
+      )

@@ -78,8 +78,7 @@ def draw(
   image = np.asarray(image) / (255 if image.dtype == np.uint8 else 1)
   dense = [task for task in tasks if is_dense(task)]
   if not dense:
-    raise ValueError("No task of this model predicts every pixel: nothing to"
-                     " draw.")  # fmt: skip
+    raise ValueError("No task of this model predicts every pixel: nothing to draw.")
   found = [Panel("input", image)]
   for task in dense:
     found += panels(task, np.asarray(predictions[task["name"]]), image)
@@ -87,9 +86,7 @@ def draw(
     return style.save(_sheet(found), path)
 
 
-def panels(
-  task: Mapping[str, Any], prediction: np.ndarray, image: np.ndarray
-) -> list[Panel]:
+def panels(task: Mapping[str, Any], prediction: np.ndarray, image: np.ndarray) -> list[Panel]:
   """Pictures of one task's prediction: one, or one a channel.
 
   Args:
@@ -101,18 +98,22 @@ def panels(
   if task["kind"] == "segmentation":
     return [_segments(name, task["classes"], prediction, image)]
   if task["kind"] == "normals":
-    return [Panel(name, np.clip((prediction + 1) / 2, 0, 1),
-                  note="colour = (normal + 1) / 2: red x, green y, blue z")]
+    return [
+      Panel(
+        name,
+        np.clip((prediction + 1) / 2, 0, 1),
+        note="colour = (normal + 1) / 2: red x, green y, blue z",
+      )
+    ]
   if prediction.ndim == 2:
     return [_numbers(name, str(task["unit"]), prediction)]
-  return [_numbers(f"{name} {channel}", str(task["unit"]),
-                   prediction[..., channel])
-          for channel in range(prediction.shape[-1])]  # fmt: skip
+  return [
+    _numbers(f"{name} {channel}", str(task["unit"]), prediction[..., channel])
+    for channel in range(prediction.shape[-1])
+  ]
 
 
-def _segments(
-  name: str, classes: Sequence[str], ids: np.ndarray, image: np.ndarray
-) -> Panel:
+def _segments(name: str, classes: Sequence[str], ids: np.ndarray, image: np.ndarray) -> Panel:
   """Class colours over the grey image; the legend has their mean shade."""
   count = max(int(ids.max()) + 1, len(classes))
   palette = style.class_colours(count)
@@ -120,8 +121,10 @@ def _segments(
   seen = [c for c in np.argsort(-sizes, kind="stable") if sizes[c]]
   labels = [classes[c] if c < len(classes) else f"class {c}" for c in seen]
   grey = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1)
-  named = tuple((label, _INK * palette[c] + (1 - _INK) * grey[ids == c].mean())
-                for label, c in zip(labels, seen, strict=True))  # fmt: skip
+  named = tuple(
+    (label, _INK * palette[c] + (1 - _INK) * grey[ids == c].mean())
+    for label, c in zip(labels, seen, strict=True)
+  )
   note = ""
   if len(named) > _LEGEND:
     note = f"and {len(named) - _LEGEND} more classes"
@@ -166,20 +169,19 @@ def _sheet(found: Sequence[Panel]) -> Figure:
 
 
 def _box(
-  figure: Figure, size: tuple[float, float], left: float, top: float,
-  tall: float, wide: float = _WIDE
-) -> Axes:  # fmt: skip
+  figure: Figure,
+  size: tuple[float, float],
+  left: float,
+  top: float,
+  tall: float,
+  wide: float = _WIDE,
+) -> Axes:
   """Axes at a place in inches from the top left corner."""
   width, height = size
-  return figure.add_axes(
-    (left / width, 1 - (top + tall) / height, wide / width, tall / height)
-  )
+  return figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
 
 
-def _foot(
-  figure: Figure, size: tuple[float, float], panel: Panel, left: float,
-  top: float
-) -> None:  # fmt: skip
+def _foot(figure: Figure, size: tuple[float, float], panel: Panel, left: float, top: float) -> None:
   """How to read a panel's colours, below it."""
   x, y = left / size[0], 1 - (top + 0.06) / size[1]
   if panel.scale is not None:
@@ -192,10 +194,16 @@ def _foot(
   if panel.classes:
     figure.legend(
       handles=[Patch(color=colour, label=n) for n, colour in panel.classes],
-      loc="upper left", bbox_to_anchor=(x, y), ncols=3, handlelength=1,
-      handleheight=1, columnspacing=1.2, handletextpad=0.5, borderaxespad=0,
+      loc="upper left",
+      bbox_to_anchor=(x, y),
+      ncols=3,
+      handlelength=1,
+      handleheight=1,
+      columnspacing=1.2,
+      handletextpad=0.5,
+      borderaxespad=0,
       borderpad=0,
-    )  # fmt: skip
+    )
     y -= _LINE * math.ceil(len(panel.classes) / 3) / size[1]
   if panel.note:
     figure.text(x, y, panel.note, va="top", fontsize=8, color=style.SOFT)

@@ -22,61 +22,53 @@ EMPTY = "#ececec"
 
 # Okabe and Ito (2008), darkened where a line of it would be too pale on white,
 # and their yellow left out for the same reason.
-PALETTE = (
-    "#0072b2", "#d55e00", "#009e73", "#b5548f", "#d18f00", "#3f9fd6",
-    "#555555", "#7a4fb3",
-)  # fmt: skip
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b5548f", "#d18f00", "#3f9fd6", "#555555", "#7a4fb3")
 
 # One hue from paper to ink for probabilities and rates, so that darker always
 # means more likely, and that survives a grey print.
 SEQUENTIAL = colors.LinearSegmentedColormap.from_list(
-    "paper_to_blue", ["#f7f9fb", "#c6dbec", "#7fb2d6", "#2f7ab5", "#0b3c6f"]
+  "paper_to_blue", ["#f7f9fb", "#c6dbec", "#7fb2d6", "#2f7ab5", "#0b3c6f"]
 )
 DIVERGING = colors.LinearSegmentedColormap.from_list(
-    "orange_to_blue", ["#b35806", "#f1b26b", "#f7f7f7", "#8fbfdd", "#1f5f99"]
+  "orange_to_blue", ["#b35806", "#f1b26b", "#f7f7f7", "#8fbfdd", "#1f5f99"]
 )
 DEPTH = "cividis"
 ERROR = "magma"  # no error is dark, so that pale is free for "no label"
 WRONG = (0.86, 0.16, 0.13)
 
-PHASE_TINTS = {
-    "warmup": "#f3f3f3",
-    "weights": "#e6eff6",
-    "policy": "#fbeddd",
-    "retrain": "#e7f3ec",
-}
+PHASE_TINTS = {"warmup": "#f3f3f3", "weights": "#e6eff6", "policy": "#fbeddd", "retrain": "#e7f3ec"}
 
 _RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.labelsize": 9.0,
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": FAINT,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "xtick.major.size": 3.0,
-    "ytick.major.size": 3.0,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
-    "lines.solid_capstyle": "round",
-    "legend.frameon": False,
-    "legend.fontsize": 8.0,
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-    "savefig.facecolor": "white",
-    "savefig.dpi": DPI,
+  "font.family": "DejaVu Sans",
+  "font.size": 9.0,
+  "axes.titlesize": 9.5,
+  "axes.titleweight": "bold",
+  "axes.titlelocation": "left",
+  "axes.titlecolor": INK,
+  "axes.labelsize": 9.0,
+  "axes.labelcolor": SOFT,
+  "axes.edgecolor": FAINT,
+  "axes.linewidth": 0.8,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.axisbelow": True,
+  "text.color": INK,
+  "xtick.color": SOFT,
+  "ytick.color": SOFT,
+  "xtick.labelsize": 8.0,
+  "ytick.labelsize": 8.0,
+  "xtick.major.size": 3.0,
+  "ytick.major.size": 3.0,
+  "grid.color": "#e6e6e6",
+  "grid.linewidth": 0.6,
+  "lines.linewidth": 1.6,
+  "lines.solid_capstyle": "round",
+  "legend.frameon": False,
+  "legend.fontsize": 8.0,
+  "figure.facecolor": "white",
+  "figure.constrained_layout.use": True,
+  "savefig.facecolor": "white",
+  "savefig.dpi": DPI,
 }
 
 
@@ -102,9 +94,7 @@ def figure(width: float, height: float) -> Figure:
   return found
 
 
-def draw(
-    make: Callable[[], Figure | None], path: pathlib.Path
-) -> pathlib.Path | None:
+def draw(make: Callable[[], Figure | None], path: pathlib.Path) -> pathlib.Path | None:
   """Writes what `make` draws; without anything, a file of before is removed.
 
   Returns:
@@ -167,9 +157,7 @@ def bare(axes: Axes) -> None:
   axes.tick_params(length=0)
 
 
-def spread(
-    places: Sequence[float], gap: float, low: float, high: float
-) -> list[float]:
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
   """Moves label places apart to at least a gap, changing them little.
 
   Args:
@@ -192,9 +180,7 @@ def spread(
   blocks: list[tuple[float, int]] = []
   for value in moved:
     centre, size = min(max(float(value), low), high), 1
-    while blocks and (
-        blocks[-1][0] + blocks[-1][1] * gap / 2 > centre - size * gap / 2
-    ):
+    while blocks and (blocks[-1][0] + blocks[-1][1] * gap / 2 > centre - size * gap / 2):
       previous, members = blocks.pop()
       centre = (previous * members + centre * size) / (members + size)
       size += members

@@ -73,14 +73,12 @@ class Table:
     for place, row in enumerate(self.rows):
       if len(row) != len(self.columns):
         raise ValueError(
-            f"Row {place} of the table has {len(row)} entries for"
-            f" {len(self.columns)} columns. Give one entry a column."
+          f"Row {place} of the table has {len(row)} entries for"
+          f" {len(self.columns)} columns. Give one entry a column."
         )
 
 
-def mean_std(
-    values: Sequence[float], digits: int | None = None, signed: bool = False
-) -> Cell:
+def mean_std(values: Sequence[float], digits: int | None = None, signed: bool = False) -> Cell:
   """Mean and sample standard deviation of the finite values.
 
   Args:
@@ -105,9 +103,7 @@ def decimals(value: float) -> int:
   return int(min(max(3 - math.floor(math.log10(abs(value))), 0), 6))
 
 
-def format_number(
-    value: float, digits: int | None = None, signed: bool = False
-) -> str:
+def format_number(value: float, digits: int | None = None, signed: bool = False) -> str:
   """One number as text: `0.4831`, `−1.20`, `1,234`; a dash for NaN."""
   if math.isnan(value):
     return MISSING
@@ -162,9 +158,9 @@ def best_rows(table: Table) -> list[set[int]]:
       continue
     best = max(finite) if column.higher_is_better else min(finite)
     shown = {
-        i: format_entry(row[place]).split(" ± ")[0]
-        for i, row in enumerate(table.rows)
-        if math.isfinite(values[i])
+      i: format_entry(row[place]).split(" ± ")[0]
+      for i, row in enumerate(table.rows)
+      if math.isfinite(values[i])
     }
     winner = shown[values.index(best)]
     ties = {i for i, text in shown.items() if text == winner}
@@ -195,24 +191,16 @@ def markdown(table: Table, bold_best: bool = True) -> str:
   for i, row in enumerate(table.rows):
     texts = [format_entry(entry).replace("|", "\\|") for entry in row]
     marks = [i in rows for rows in best]
-    body.append(
-        [f"**{t}**" if m else t for t, m in zip(texts, marks, strict=True)]
-    )
+    body.append([f"**{t}**" if m else t for t, m in zip(texts, marks, strict=True)])
   head = [heading(column).replace("|", "\\|") for column in table.columns]
   widths = [max(3, *map(len, texts)) for texts in zip(head, *body, strict=True)]
   right = [column.align == "right" for column in table.columns]
 
   def line(texts: Sequence[str]) -> str:
-    cells = [
-        t.rjust(w) if r else t.ljust(w)
-        for t, w, r in zip(texts, widths, right, strict=True)
-    ]
+    cells = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, right, strict=True)]
     return "| " + " | ".join(cells) + " |"
 
-  rule = [
-      "-" * (w - 1) + (":" if r else "-")
-      for w, r in zip(widths, right, strict=True)
-  ]
+  rule = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)]
   return "\n".join([line(head), line(rule), *map(line, body)])
 
 
@@ -227,9 +215,11 @@ def csv_text(table: Table) -> str:
     columns' titles (`segmentation/miou`).
   """
   spread = [
-      any(isinstance(row[i], Cell) and row[i].std is not None  # type: ignore[union-attr]
-          for row in table.rows)
-      for i in range(len(table.columns))
+    any(
+      isinstance(row[i], Cell) and row[i].std is not None  # type: ignore[union-attr]
+      for row in table.rows
+    )
+    for i in range(len(table.columns))
   ]
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
@@ -256,13 +246,31 @@ def _plain(value: float) -> str:
 
 
 _ESCAPES = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$",
-    "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}", UP: r"$\uparrow$", DOWN: r"$\downarrow$",
-    "±": r"$\pm$", MINUS: "$-$", MISSING: "--", "Δ": r"$\Delta$",
-    "°": r"$^\circ$", "∞": r"$\infty$", "²": "$^2$", "³": "$^3$",
-    "<": "$<$", ">": "$>$", "×": r"$\times$", "·": r"$\cdot$",
-}  # fmt: skip
+  "\\": r"\textbackslash{}",
+  "&": r"\&",
+  "%": r"\%",
+  "$": r"\$",
+  "#": r"\#",
+  "_": r"\_",
+  "{": r"\{",
+  "}": r"\}",
+  "~": r"\textasciitilde{}",
+  "^": r"\textasciicircum{}",
+  UP: r"$\uparrow$",
+  DOWN: r"$\downarrow$",
+  "±": r"$\pm$",
+  MINUS: "$-$",
+  MISSING: "--",
+  "Δ": r"$\Delta$",
+  "°": r"$^\circ$",
+  "∞": r"$\infty$",
+  "²": "$^2$",
+  "³": "$^3$",
+  "<": "$<$",
+  ">": "$>$",
+  "×": r"$\times$",
+  "·": r"$\cdot$",
+}
 
 
 def escape_latex(text: str) -> str:
@@ -285,17 +293,11 @@ def latex(table: Table, caption: str = "", label: str = "") -> str:
   spec = "".join("r" if c.align == "right" else "l" for c in table.columns)
   lines = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
   lines += _latex_groups(table.columns)
-  lines += [
-      " & ".join(escape_latex(heading(c)) for c in table.columns) + r" \\",
-      r"\midrule",
-  ]
+  lines += [" & ".join(escape_latex(heading(c)) for c in table.columns) + r" \\", r"\midrule"]
   for i, row in enumerate(table.rows):
     texts = [escape_latex(format_entry(entry)) for entry in row]
     marks = [i in rows for rows in best]
-    texts = [
-        rf"\textbf{{{t}}}" if m else t
-        for t, m in zip(texts, marks, strict=True)
-    ]
+    texts = [rf"\textbf{{{t}}}" if m else t for t, m in zip(texts, marks, strict=True)]
     lines.append(" & ".join(texts) + r" \\")
   lines += [r"\bottomrule", r"\end{tabular}"]
   if caption:
@@ -319,8 +321,7 @@ def _latex_groups(columns: Sequence[Column]) -> list[str]:
       spans.append((column.group, 1))
   for group, width in spans:
     text = escape_latex(group)
-    cells.append(rf"\multicolumn{{{width}}}{{c}}{{{text}}}" if group else
-                 " & ".join([""] * width))
+    cells.append(rf"\multicolumn{{{width}}}{{c}}{{{text}}}" if group else " & ".join([""] * width))
     if group:
       rules.append(rf"\cmidrule(lr){{{place}-{place + width - 1}}}")
     place += width

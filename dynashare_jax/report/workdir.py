@@ -132,8 +132,8 @@ def _read_json(path: pathlib.Path) -> Json:
     found = json.loads(path.read_text(encoding="utf-8"))
   except json.JSONDecodeError as error:
     raise ValueError(
-        f"{path} is not valid JSON ({error}). Run the training command again"
-        " to write it anew, or delete the file."
+      f"{path} is not valid JSON ({error}). Run the training command again"
+      " to write it anew, or delete the file."
     ) from error
   return dict(found or {})
 
@@ -160,8 +160,8 @@ def _read_lines(path: pathlib.Path) -> tuple[Json, ...]:
       if place == len(texts) - 1:
         break
       raise ValueError(
-          f"{path}, line {place + 1} is not valid JSON ({error}). Delete that"
-          " line; the report needs no single line."
+        f"{path}, line {place + 1} is not valid JSON ({error}). Delete that"
+        " line; the report needs no single line."
       ) from error
     keys = ("phase", "cycle", "candidate", "step", "kind")
     rows[tuple(row.get(key) for key in keys)] = row
@@ -208,23 +208,18 @@ def load(workdir: str | pathlib.Path) -> Run:
   """
   path = pathlib.Path(workdir)
   if not path.is_dir():
-    raise ValueError(
-        f"There is no work directory {path}. Give the --workdir of a training"
-        " run."
-    )
+    raise ValueError(f"There is no work directory {path}. Give the --workdir of a training run.")
   return Run(
-      path=path,
-      results=_read_json(path / "results.json"),
-      policy=_read_json(path / "policy.json"),
-      config=_read_json(path / "config.json"),
-      lines=_read_lines(path / "metrics.jsonl"),
-      predictions=_Arrays(path / "predictions.npz"),
+    path=path,
+    results=_read_json(path / "results.json"),
+    policy=_read_json(path / "policy.json"),
+    config=_read_json(path / "config.json"),
+    lines=_read_lines(path / "metrics.jsonl"),
+    predictions=_Arrays(path / "predictions.npz"),
   )
 
 
-def select(
-    lines: Sequence[Json], kind: str, key: str | None = None
-) -> list[Json]:
+def select(lines: Sequence[Json], kind: str, key: str | None = None) -> list[Json]:
   """Rows of one kind that have a finite number (or an array) under a key.
 
   Args:

@@ -84,7 +84,7 @@ def spans(experiment: experiment_lib.Experiment) -> list[range]:
 
 
 def layout(
-    experiment: experiment_lib.Experiment, workdir: pathlib.Path, step: int
+  experiment: experiment_lib.Experiment, workdir: pathlib.Path, step: int
 ) -> list[jax.sharding.Mesh]:
   """Decides how candidates are re-trained; all processes agree.
 
@@ -101,30 +101,27 @@ def layout(
     A mesh a group; empty for in turn.
   """
   folder = workdir / FOLDER
-  groups = experiment_lib.groups_of(
-      experiment.config, experiment.method, experiment.mesh)
+  groups = experiment_lib.groups_of(experiment.config, experiment.method, experiment.mesh)
   candidates = spans(experiment)
   if len(candidates) < 2:
     return []
   search = step - candidates[0].start
   first = mesh_lib.rank(experiment.mesh) == 0
-  there = bool(mesh_lib.every(
-      np.array([folder.is_dir()]), experiment.mesh)[0, 0])
+  there = bool(mesh_lib.every(np.array([folder.is_dir()]), experiment.mesh)[0, 0])
   if there and search and first:
     # Of a finished run; or the search goes on from an earlier checkpoint, and
     # on other devices may find other routes.
     if search < 0:
-      logging.warning("Candidates are trained again, as the search is not at"
-                      " its end: %s is deleted.", folder)
+      logging.warning(
+        "Candidates are trained again, as the search is not at its end: %s is deleted.", folder
+      )
     shutil.rmtree(folder)
   if search > 0 or (groups == 1 and (search < 0 or not there)):
     return []
   return mesh_lib.candidate_meshes(experiment.mesh, groups)
 
 
-def display(
-    experiment: experiment_lib.Experiment, part: Part | None
-) -> tuple[int, int, bool]:
+def display(experiment: experiment_lib.Experiment, part: Part | None) -> tuple[int, int, bool]:
   """What the progress of a loop shows.
 
   Returns:
@@ -137,8 +134,10 @@ def display(
 
 
 def train(
-    loop: loop_lib.Loop, checkpoints: checkpoint.Checkpoints,
-    start: state_lib.State, meshes: Sequence[jax.sharding.Mesh]
+  loop: loop_lib.Loop,
+  checkpoints: checkpoint.Checkpoints,
+  start: state_lib.State,
+  meshes: Sequence[jax.sharding.Mesh],
 ) -> state_lib.State:
   """Re-trains all candidates, and merges them.
 
@@ -157,8 +156,8 @@ def train(
   told = _train_groups(loop, start, meshes)
   if _meet(told):
     raise preemption.PreemptedError(
-        "told to end while candidates were re-trained; checkpoints of them are"
-        " written")
+      "told to end while candidates were re-trained; checkpoints of them are written"
+    )
   state = _merge(loop, checkpoints, start, len(meshes))
   if mesh_lib.rank(loop.experiment.mesh) == 0:
     shutil.rmtree(loop.workdir / FOLDER)
@@ -166,8 +165,7 @@ def train(
 
 
 def _train_groups(
-    loop: loop_lib.Loop, start: state_lib.State,
-    meshes: Sequence[jax.sharding.Mesh]
+  loop: loop_lib.Loop, start: state_lib.State, meshes: Sequence[jax.sharding.Mesh]
 ) -> bool:
   """Trains the groups of this process; whether they were told to end."""
   start = loop.searched(start)
@@ -175,22 +173,37 @@ def _train_groups(
   constant = loop.constant()
   loop.free()
   halt = threading.Event()
-  mine = [number for number, mesh in enumerate(meshes)
-          if jax.process_index() in mesh_lib.processes(mesh)]
+  mine = [
+    number for number, mesh in enumerate(meshes) if jax.process_index() in mesh_lib.processes(mesh)
+  ]
   works = [
-      functools.partial(_train_group, loop, meshes[number], number,
-                        len(meshes), start, constant, halt,
-                        loop.profile if number == mine[0] else 0)
-      for number in mine]
+    functools.partial(
+      _train_group,
+      loop,
+      meshes[number],
+      number,
+      len(meshes),
+      start,
+      constant,
+      halt,
+      loop.profile if number == mine[0] else 0,
+    )
+    for number in mine
+  ]
   if len(works) == 1:
     return works[0]()
   return any(_at_once(works, halt))
 
 
 def _train_group(
-    loop: loop_lib.Loop, mesh: jax.sharding.Mesh, group: int, groups: int,
-    start: state_lib.State, constant: evaluate.Values, halt: threading.Event,
-    profile: int
+  loop: loop_lib.Loop,
+  mesh: jax.sharding.Mesh,
+  group: int,
+  groups: int,
+  start: state_lib.State,
+  constant: evaluate.Values,
+  halt: threading.Event,
+  profile: int,
 ) -> bool:
   """Trains the candidates of a group in turn; whether it was told to end."""
   experiment = dataclasses.replace(loop.experiment, mesh=mesh)
@@ -198,12 +211,18 @@ def _train_group(
   before: loop_lib.Loop | None = None
   done = 0
   for number, steps in mine:
-    part = Part(steps, start, constant, done, sum(len(s) for _, s in mine),
-                group == 0 and mesh_lib.rank(mesh) == 0, halt)
+    part = Part(
+      steps,
+      start,
+      constant,
+      done,
+      sum(len(s) for _, s in mine),
+      group == 0 and mesh_lib.rank(mesh) == 0,
+      halt,
+    )
     one = type(loop)(experiment, _folder(loop, number), part=part)
     if before is None:
-      one.monitor = monitor_lib.Monitor(
-          mesh, loop.workdir / "profile", profile, loop.config)
+      one.monitor = monitor_lib.Monitor(mesh, loop.workdir / "profile", profile, loop.config)
     else:
       one.share(before)
     try:
@@ -215,15 +234,12 @@ def _train_group(
   return False
 
 
-def _at_once(
-    works: Sequence[Callable[[], bool]], halt: threading.Event
-) -> list[bool]:
+def _at_once(works: Sequence[Callable[[], bool]], halt: threading.Event) -> list[bool]:
   """Runs each in a thread; the first error halts the others and is raised."""
   with concurrent.futures.ThreadPoolExecutor(len(works), "candidate") as pool:
     running = [pool.submit(work) for work in works]
     try:
-      done, _ = concurrent.futures.wait(
-          running, return_when=concurrent.futures.FIRST_EXCEPTION)
+      done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_EXCEPTION)
       if any(one.exception() for one in done):
         halt.set()
     except BaseException:
@@ -245,6 +261,7 @@ def _meet(told: bool) -> bool:
   if jax.process_count() == 1:
     return told
   from jax._src import distributed  # The only way to its barriers.
+
   client: Any = distributed.global_state.client
   name = f"dynashare_jax/candidates/{next(_meetings)}"
   here = mesh_lib.make_mesh(jax.local_devices()[:1])
@@ -260,8 +277,7 @@ def _meet(told: bool) -> bool:
 
 
 def _merge(
-    loop: loop_lib.Loop, checkpoints: checkpoint.Checkpoints,
-    start: state_lib.State, groups: int
+  loop: loop_lib.Loop, checkpoints: checkpoint.Checkpoints, start: state_lib.State, groups: int
 ) -> state_lib.State:
   """Puts the candidates behind one another, as if trained in turn; saves."""
   experiment = loop.experiment
@@ -273,8 +289,7 @@ def _merge(
     log.rewind(candidates[0].start)
     for number, steps in enumerate(candidates):
       folder = _folder(loop, number)
-      with checkpoint.Checkpoints(folder / "checkpoints",
-                                  mesh=experiment.mesh) as saved:
+      with checkpoint.Checkpoints(folder / "checkpoints", mesh=experiment.mesh) as saved:
         found = saved.restore(experiment.template, steps.stop)
       assert found is not None
       _, state, record = found

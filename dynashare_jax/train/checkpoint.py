@@ -49,9 +49,7 @@ class _KeepBest:
   def __init__(self, scores: dict[int, float | None]):
     self._scores = scores
 
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> Sequence[bool]:
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
     del context
     best = _best(self._scores, [info.step for info in checkpoints])
     return [info.step == best for info in checkpoints]
@@ -108,10 +106,7 @@ class Checkpoints:
       item_handlers=writers.handlers(self._mesh),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(
-          [
-            preservation_policy.LatestN(keep_latest),
-            _KeepBest(self._scores),
-          ]
+          [preservation_policy.LatestN(keep_latest), _KeepBest(self._scores)]
         ),
         todelete_subdir=None if read_only else _TRASH,
         cleanup_tmp_directories=False,  # `_clear_unfinished` does, at once.
@@ -128,11 +123,7 @@ class Checkpoints:
         self._scores[step] = None  # A restore reports it.
 
   def save(
-    self,
-    step: int,
-    state: PyTree,
-    record: Mapping[str, Any],
-    score: float | None = None,
+    self, step: int, state: PyTree, record: Mapping[str, Any], score: float | None = None
   ) -> None:
     """Starts to write a step; waits only for the save before this one.
 
@@ -158,13 +149,10 @@ class Checkpoints:
     latest = self.latest_step()
     if latest is not None and step <= latest:
       raise ValueError(
-        f"Checkpoint step {step} is not above step {latest}, the latest in"
-        f" {self._directory}."
+        f"Checkpoint step {step} is not above step {latest}, the latest in {self._directory}."
       )
     arrays = leaves_lib.named(state)
-    leaves = {
-      name: leaves_lib.describe(leaf, name) for name, leaf in arrays.items()
-    }
+    leaves = {name: leaves_lib.describe(leaf, name) for name, leaf in arrays.items()}
     if score is not None:
       score = float(score) if math.isfinite(score) else None
     body = {
@@ -173,18 +161,14 @@ class Checkpoints:
       "leaves": leaves,
       "record": workdir.plain(record, nan_to_null=False),
     }
-    filled = {
-      name: writers.accepted(leaf) for name, leaf in arrays.items() if leaf.size
-    }
+    filled = {name: writers.accepted(leaf) for name, leaf in arrays.items() if leaf.size}
     self._scores[int(step)] = score
     try:
       manager.save(
         int(step),
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(filled),
-          record=ocp.args.JsonSave(
-            {"body": body, "crc32": leaves_lib.text_crc(body)}
-          ),
+          record=ocp.args.JsonSave({"body": body, "crc32": leaves_lib.text_crc(body)}),
         ),
         force=True,
       )
@@ -232,9 +216,7 @@ class Checkpoints:
           candidate,
           self._directory,
           damage,
-          f"Trying step {before[0]} instead."
-          if before
-          else "There is no step before it.",
+          f"Trying step {before[0]} instead." if before else "There is no step before it.",
         )
         continue
       return candidate, state, record
@@ -268,9 +250,7 @@ class Checkpoints:
     try:
       self._manager.wait_until_finished()
     except Exception as error:
-      raise OSError(
-        f"Could not write a checkpoint to {self._directory}: {error}"
-      ) from error
+      raise OSError(f"Could not write a checkpoint to {self._directory}: {error}") from error
     self._empty_trash()
 
   def close(self) -> None:
@@ -303,9 +283,7 @@ class Checkpoints:
       return []
     return sorted(self._manager.all_steps(), reverse=True)
 
-  def _restore_one(
-    self, template: PyTree, step: int
-  ) -> tuple[int, PyTree, dict[str, Any]]:
+  def _restore_one(self, template: PyTree, step: int) -> tuple[int, PyTree, dict[str, Any]]:
     if step not in self._steps():
       raise ValueError(
         f"There is no checkpoint of step {step} in {self._directory}; there are"
@@ -323,9 +301,9 @@ class Checkpoints:
     """Score, record and description of the leaves, checked."""
     assert self._manager is not None
     try:
-      stored = self._manager.restore(
-        step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
-      )["record"]
+      stored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))[
+        "record"
+      ]
       body, crc = stored["body"], stored["crc32"]
       whole = leaves_lib.text_crc(body) == crc and body["step"] == step
     except Exception as error:
@@ -341,23 +319,17 @@ class Checkpoints:
     problem, body, host = "", {}, {}
     try:
       body = self._read(step)
-      leaves_lib.check_structure(
-        body["leaves"], wanted, self._directory / str(step)
-      )
+      leaves_lib.check_structure(body["leaves"], wanted, self._directory / str(step))
       host = self._read_leaves(step, body["leaves"])
     except _Damage as damage:
       problem = str(damage)
     if not self._everywhere(not problem):
       raise _Damage(problem or "another process could not read it")
-    leaves = [
-      leaves_lib.place(host[name], leaf) for name, leaf in wanted.items()
-    ]
+    leaves = [leaves_lib.place(host[name], leaf) for name, leaf in wanted.items()]
     structure = jax.tree.structure(template)
     return jax.tree.unflatten(structure, leaves), body["record"]
 
-  def _read_leaves(
-    self, step: int, leaves: Mapping[str, Any]
-  ) -> dict[str, np.ndarray]:
+  def _read_leaves(self, step: int, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The state as NumPy arrays, every checksum compared."""
     assert self._manager is not None
     host: dict[str, np.ndarray] = {
@@ -370,10 +342,7 @@ class Checkpoints:
     try:
       with _quiet_futures():
         host |= self._manager.restore(
-          step,
-          args=ocp.args.Composite(
-            state=ocp.args.PyTreeRestore(restore_args=args)
-          ),
+          step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=args))
         )["state"]
     except Exception as error:
       named = next((n for n in args if f'"{n}/' in str(error)), "state")
@@ -434,9 +403,7 @@ def _has_score(scores: Mapping[int, float | None], step: int) -> bool:
   return scores.get(step) is not None
 
 
-def _best(
-  scores: Mapping[int, float | None], steps: Sequence[int]
-) -> int | None:
+def _best(scores: Mapping[int, float | None], steps: Sequence[int]) -> int | None:
   """Step with the highest score; of equal scores the latest."""
   scored = [(scores[s], s) for s in steps if _has_score(scores, s)]
   return max(scored)[1] if scored else None

@@ -30,14 +30,26 @@ from dynashare_jax.train import gloo_priority
 
 HEARTBEAT = 10  # seconds of silence after which a process counts as lost
 SEEN_WITHIN = 10.0  # seconds for a new file to be seen by all hosts
-LOST = ("lost contact with the other processes of this run: one of them ended"
-        " (its log says why), or the network failed")
+LOST = (
+  "lost contact with the other processes of this run: one of them ended"
+  " (its log says why), or the network failed"
+)
 ON = "The same command goes on from the last checkpoint"
 # What exceptions say when a process or the network is gone.
-_SIGNS = ("gloo", "nccl", "coordination service", "coordinationservice",
-          "connection closed by peer", "connection reset by peer",
-          "socket closed", "barrier timed out", "heartbeat", "unavailable:",
-          "deadline_exceeded", "failed to connect")
+_SIGNS = (
+  "gloo",
+  "nccl",
+  "coordination service",
+  "coordinationservice",
+  "connection closed by peer",
+  "connection reset by peer",
+  "socket closed",
+  "barrier timed out",
+  "heartbeat",
+  "unavailable:",
+  "deadline_exceeded",
+  "failed to connect",
+)
 
 
 class Place(NamedTuple):
@@ -58,8 +70,7 @@ NOWHERE = Place()
 
 
 def join(
-    place: Place = NOWHERE, seconds: int = 60,
-    environment: Mapping[str, str] | None = None
+  place: Place = NOWHERE, seconds: int = 60, environment: Mapping[str, str] | None = None
 ) -> bool:
   """Joins the processes of this run, before anything is computed.
 
@@ -86,9 +97,14 @@ def join(
   if not given and not found_several(environment):
     return False
   where = f"at {place.coordinator}" if given else "where the scheduler tells"
-  alarm = threading.Timer(seconds, _give_up, (
+  alarm = threading.Timer(
+    seconds,
+    _give_up,
+    (
       f"error: the processes of this run did not meet {where} within {seconds}"
-      " s. Is process 0 running, is its address right, were all started?",))
+      " s. Is process 0 running, is its address right, were all started?",
+    ),
+  )
   alarm.daemon = True
   alarm.start()
   # It would take SIGTERM for itself; see `preemption`.
@@ -96,14 +112,15 @@ def join(
   _tell_at_abort(f"error: {LOST}. {ON}.")
   try:
     jax.distributed.initialize(
-        place.coordinator if given else None,
-        place.processes if given else None, place.process if given else None,
-        initialization_timeout=seconds + 60,
-        heartbeat_timeout_seconds=HEARTBEAT)
+      place.coordinator if given else None,
+      place.processes if given else None,
+      place.process if given else None,
+      initialization_timeout=seconds + 60,
+      heartbeat_timeout_seconds=HEARTBEAT,
+    )
   except (RuntimeError, ValueError) as error:
     first = str(error).strip().splitlines()[0]
-    raise ValueError(f"The processes of this run did not meet {where}: {first}"
-                     ) from error
+    raise ValueError(f"The processes of this run did not meet {where}: {first}") from error
   finally:
     alarm.cancel()
   with gloo_priority.lowered() if idle else contextlib.nullcontext():
@@ -164,13 +181,13 @@ def check(place: Place) -> bool:
     return False
   host, _, port = place.coordinator.rpartition(":")
   if not host or not port.isdigit():
-    raise ValueError("--coordinator must be host:port of process 0, but is"
-                     f" {place.coordinator!r}.")
+    raise ValueError(f"--coordinator must be host:port of process 0, but is {place.coordinator!r}.")
   if not 0 <= place.process < place.processes:
     raise ValueError(
-        "--processes and --process_id must be a number of processes and one of"
-        f" 0 to that number - 1, but are {place.processes} and"
-        f" {place.process}.")
+      "--processes and --process_id must be a number of processes and one of"
+      f" 0 to that number - 1, but are {place.processes} and"
+      f" {place.process}."
+    )
   return True
 
 
@@ -182,8 +199,9 @@ def wait_of(environment: Mapping[str, str]) -> int:
   """
   told = environment.get("DYNASHARE_WAIT", "60")
   if not told.isdigit() or int(told) < 1:
-    raise ValueError("The variable DYNASHARE_WAIT must be a whole number of"
-                     f" seconds above 0, but is {told!r}.")
+    raise ValueError(
+      f"The variable DYNASHARE_WAIT must be a whole number of seconds above 0, but is {told!r}."
+    )
   return int(told)
 
 
@@ -200,14 +218,18 @@ def found_several(environment: Mapping[str, str]) -> bool:
       marks with `TPU_ML_PLATFORM`, the machine's metadata name the hosts.
   """
   step = "SLURM_PROCID" in environment and "SLURM_LOCALID" in environment
-  counts = [environment.get("SLURM_NTASKS", "1") if step else "1",
-            environment.get("OMPI_COMM_WORLD_SIZE", "1")]
+  counts = [
+    environment.get("SLURM_NTASKS", "1") if step else "1",
+    environment.get("OMPI_COMM_WORLD_SIZE", "1"),
+  ]
   if any(c.isdigit() and int(c) > 1 for c in counts):
     return True
-  hosts = environment.get(
-      "TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES"))
-  if hosts is None and environment.get("TPU_ML_PLATFORM") == "JAX" and (
-      "TPU_SKIP_MDS_QUERY" not in environment):
+  hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES"))
+  if (
+    hosts is None
+    and environment.get("TPU_ML_PLATFORM") == "JAX"
+    and ("TPU_SKIP_MDS_QUERY" not in environment)
+  ):
     hosts = _metadata("worker-network-endpoints", environment)
   return len([h for h in (hosts or "").split(",") if h.strip()]) > 1
 
@@ -216,8 +238,9 @@ def _metadata(name: str, environment: Mapping[str, str]) -> str:
   """An attribute of a Google Cloud machine; empty where there is none."""
   host = environment.get("GCE_METADATA_IP", "metadata.google.internal")
   question = urllib.request.Request(
-      f"http://{host}/computeMetadata/v1/instance/attributes/{name}",
-      headers={"Metadata-Flavor": "Google"})
+    f"http://{host}/computeMetadata/v1/instance/attributes/{name}",
+    headers={"Metadata-Flavor": "Google"},
+  )
   direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
   for _ in range(3):
     try:
@@ -239,10 +262,12 @@ def told(batch_size: int) -> str:
   """
   devices = jax.device_count()
   kind = jax.devices()[0].device_kind
-  parts = [f"{jax.process_count()} processes", f"{devices} devices ({kind})",
-           f"{jax.local_device_count()} in this process, number"
-           f" {jax.process_index()}",
-           f"{batch_size // devices} of {batch_size} examples a step on each"]
+  parts = [
+    f"{jax.process_count()} processes",
+    f"{devices} devices ({kind})",
+    f"{jax.local_device_count()} in this process, number {jax.process_index()}",
+    f"{batch_size // devices} of {batch_size} examples a step on each",
+  ]
   return ", ".join(parts)
 
 
@@ -272,14 +297,15 @@ def check_equal(what: Mapping[str, Any]) -> None:
   counts = collections.Counter(d.process_index for d in jax.devices())
   if len(set(counts.values())) > 1:  # Then they cannot gather anything.
     raise ValueError(
-        "The processes of this run differ in their number of devices"
-        f" ({', '.join(str(counts[p]) for p in sorted(counts))}). Start all"
-        " with equally many.")
-  texts = [json.dumps(value, sort_keys=True, default=str)
-           for value in what.values()]
-  digests = np.array([
-      int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-      for text in texts], np.uint32)
+      "The processes of this run differ in their number of devices"
+      f" ({', '.join(str(counts[p]) for p in sorted(counts))}). Start all"
+      " with equally many."
+    )
+  texts = [json.dumps(value, sort_keys=True, default=str) for value in what.values()]
+  digests = np.array(
+    [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") for text in texts],
+    np.uint32,
+  )
   every = _gather(digests)
   for place, name in enumerate(what):
     column = every[:, place].tolist()
@@ -287,9 +313,10 @@ def check_equal(what: Mapping[str, Any]) -> None:
     if len(different) > 1:
       groups = [different.index(digest) for digest in column]
       raise ValueError(
-          f"The processes of this run differ in their {name} (those of equal"
-          f" number agree: {groups}). Start all with the same command and"
-          " code.")
+        f"The processes of this run differ in their {name} (those of equal"
+        f" number agree: {groups}). Start all with the same command and"
+        " code."
+      )
 
 
 def _gather(values: np.ndarray) -> np.ndarray:
@@ -297,9 +324,7 @@ def _gather(values: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.process_allgather(values))
 
 
-def check_shared(
-    folder: pathlib.Path, prepare: Callable[[], object] = lambda: None
-) -> None:
+def check_shared(folder: pathlib.Path, prepare: Callable[[], object] = lambda: None) -> None:
   """Makes sure that all processes see and can write one folder.
 
   Args:
@@ -324,8 +349,7 @@ def check_shared(
       token.touch()
     except (ValueError, OSError) as error:
       failure = error
-  told = _gather(np.array(
-      [number, failure is not None, _full_disk(failure)], np.uint32))[0]
+  told = _gather(np.array([number, failure is not None, _full_disk(failure)], np.uint32))[0]
   if failure is not None:
     raise failure
   if told[1]:
@@ -333,19 +357,23 @@ def check_shared(
     raise OSError(int(told[2]), text) if told[2] else ValueError(f"{text}.")
   seen = _waited_for(folder / f".shared-{told[0]:08x}")
   problem = 0 if seen and _can_write(folder) else 1 if not seen else 2
-  host = np.frombuffer(
-      socket.gethostname().encode()[:64].ljust(64), np.uint8).astype(np.uint32)
+  host = np.frombuffer(socket.gethostname().encode()[:64].ljust(64), np.uint8).astype(np.uint32)
   every = _gather(np.concatenate([np.array([problem], np.uint32), host]))
   if primary:
     token.unlink(missing_ok=True)
-  what = {1: "does not see what process 0 wrote there (is it on a file system"
-             " that all hosts share?)", 2: "cannot write there"}
-  found = [f"{_listed(every, kind)} {text}" for kind, text in what.items()
-           if (every[:, 0] == kind).any()]
+  what = {
+    1: "does not see what process 0 wrote there (is it on a file system that all hosts share?)",
+    2: "cannot write there",
+  }
+  found = [
+    f"{_listed(every, kind)} {text}" for kind, text in what.items() if (every[:, 0] == kind).any()
+  ]
   if found:
-    raise ValueError(f"The work directory {folder} does not serve all"
-                     f" processes: {'; '.join(found)}. Choose another"
-                     " --workdir.")
+    raise ValueError(
+      f"The work directory {folder} does not serve all"
+      f" processes: {'; '.join(found)}. Choose another"
+      " --workdir."
+    )
 
 
 def _full_disk(error: BaseException | None) -> int:
@@ -361,8 +389,10 @@ def _full_disk(error: BaseException | None) -> int:
 def _listed(every: np.ndarray, kind: int) -> str:
   """Processes with a problem, and their hosts."""
   return ", ".join(
-      f"process {number} on {bytes(row[1:].astype(np.uint8)).decode().strip()}"
-      for number, row in enumerate(every) if row[0] == kind)
+    f"process {number} on {bytes(row[1:].astype(np.uint8)).decode().strip()}"
+    for number, row in enumerate(every)
+    if row[0] == kind
+  )
 
 
 def _waited_for(path: pathlib.Path) -> bool:

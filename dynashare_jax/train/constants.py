@@ -16,7 +16,7 @@ _LABELS = 2**27  # most numbers of a streamed split that a constant is fitted on
 
 
 def labels(
-    dataset: types.Dataset, split: str, resident: bool, batch_size: int
+  dataset: types.Dataset, split: str, resident: bool, batch_size: int
 ) -> tuple[types.Batch, Iterable[types.Batch]]:
   """The labels that `evaluate.constants` takes.
 
@@ -43,8 +43,8 @@ def labels(
       return dataset.arrays("train"), (whole,)
     cuts = range(0, len(whole.present), batch_size)
     return dataset.arrays("train"), (
-        jax.tree.map(lambda leaf, b=begin: leaf[b:b + batch_size], whole)
-        for begin in cuts)
+      jax.tree.map(lambda leaf, b=begin: leaf[b : b + batch_size], whole) for begin in cuts
+    )
 
   def read(name: str, chosen: Iterable[int]) -> types.Batch:
     source = dataset.source(name)
@@ -54,11 +54,11 @@ def labels(
 
   first = read("train", (0,))
   numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(first.targets))
-  train = read("train", spread(len(dataset.source("train")),
-                               max(_LABELS // max(numbers, 1), 1)))
+  train = read("train", spread(len(dataset.source("train")), max(_LABELS // max(numbers, 1), 1)))
   size = len(dataset.source(split))
-  return train, (read(split, range(begin, min(begin + batch_size, size)))
-                 for begin in range(0, size, batch_size))
+  return train, (
+    read(split, range(begin, min(begin + batch_size, size))) for begin in range(0, size, batch_size)
+  )
 
 
 def spread(size: int, most: int) -> np.ndarray:

@@ -54,11 +54,16 @@ class Evaluator:
   """
 
   def __init__(
-      self, network: Any, tasks: tuple[types.TaskSpec, ...],
-      gated: tuple[bool, ...], batch_size: int, sharding: Any,
-      planned: bool, sampled_gates: int | None = None,
-      target_rate: float = 1.0,
-      views: tuple[views_lib.View, ...] = (views_lib.PLAIN,)
+    self,
+    network: Any,
+    tasks: tuple[types.TaskSpec, ...],
+    gated: tuple[bool, ...],
+    batch_size: int,
+    sharding: Any,
+    planned: bool,
+    sampled_gates: int | None = None,
+    target_rate: float = 1.0,
+    views: tuple[views_lib.View, ...] = (views_lib.PLAIN,),
   ) -> None:
     """Prepares.
 
@@ -87,8 +92,14 @@ class Evaluator:
     self._compiled = functools.lru_cache(maxsize=32)(self._compile)
 
   def run(
-      self, params: Any, stats: Any, batches: Callable[[], Any], route: Any,
-      use_gates: bool, threshold: Any = None, target_rate: float | None = None
+    self,
+    params: Any,
+    stats: Any,
+    batches: Callable[[], Any],
+    route: Any,
+    use_gates: bool,
+    threshold: Any = None,
+    target_rate: float | None = None,
   ) -> Result:
     """Goes once through a split.
 
@@ -107,14 +118,17 @@ class Evaluator:
     route = np.asarray(route)
     call = self._compiled(self.kinds(route, use_gates), use_gates)
     knobs = (
-        np.zeros(route.shape[1:], np.float32) if threshold is None else
-        np.asarray(threshold, np.float32),
-        np.float32(self._target_rate if target_rate is None else target_rate))
+      np.zeros(route.shape[1:], np.float32)
+      if threshold is None
+      else np.asarray(threshold, np.float32),
+      np.float32(self._target_rate if target_rate is None else target_rate),
+    )
     totals: Any = None
     scores: list[Any] = []
     for number, (arrays, indices, present) in enumerate(batches()):
-      sums, rows = call(params, stats, arrays, indices, present,
-                        jnp.asarray(route, jnp.float32), knobs, number)
+      sums, rows = call(
+        params, stats, arrays, indices, present, jnp.asarray(route, jnp.float32), knobs, number
+      )
       sums = jax.tree.map(_wide, jax.device_get(sums))
       totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
       scores.append(jax.device_get(rows))
@@ -128,15 +142,20 @@ class Evaluator:
     if not self._planned:
       return routing.own(blocks, tasks)
     gated = self._gated if use_gates else (False,) * blocks
-    return routing.fixed(route.astype(int).tolist(), gated,
-                         train=self._seed is not None)
+    return routing.fixed(route.astype(int).tolist(), gated, train=self._seed is not None)
 
   def _compile(self, kinds_: routing.Kinds, use_gates: bool) -> Any:
     """The jitted evaluation of one batch."""
+
     def batch_sums(
-        params: Any, stats: Any, arrays: types.Batch, indices: jax.Array,
-        present: jax.Array, route: jax.Array,
-        knobs: tuple[jax.Array, jax.Array], number: jax.Array
+      params: Any,
+      stats: Any,
+      arrays: types.Batch,
+      indices: jax.Array,
+      present: jax.Array,
+      route: jax.Array,
+      knobs: tuple[jax.Array, jax.Array],
+      number: jax.Array,
     ) -> tuple[Any, Any]:
       """Sums and scores of the rows `indices` of a split."""
       batch = loader.take(arrays, indices, present)
@@ -148,19 +167,21 @@ class Evaluator:
         noise = gumbel.logistic_noise(key, places, route.shape)
       threshold, target = knobs
       decisions = trunks.Decisions(
-          kinds_, route, gated=use_gates, noise=noise, threshold=threshold,
-          target=target)
-      logits, signals = self.logits(params, stats, batch.inputs, decisions,
-                                    dense_sizes(batch))
+        kinds_, route, gated=use_gates, noise=noise, threshold=threshold, target=target
+      )
+      logits, signals = self.logits(params, stats, batch.inputs, decisions, dense_sizes(batch))
       return self._sums(batch, logits, signals.executed)
 
-    everywhere = jax.sharding.NamedSharding(
-        self._sharding.mesh, jax.sharding.PartitionSpec())
+    everywhere = jax.sharding.NamedSharding(self._sharding.mesh, jax.sharding.PartitionSpec())
     return jax.jit(batch_sums, out_shardings=everywhere)
 
   def logits(
-      self, params: Any, stats: Any, inputs: Any, decisions: trunks.Decisions,
-      sizes: Mapping[str, tuple[int, int]]
+    self,
+    params: Any,
+    stats: Any,
+    inputs: Any,
+    decisions: trunks.Decisions,
+    sizes: Mapping[str, tuple[int, int]],
   ) -> tuple[dict[str, jax.Array], Any]:
     """What the network says of inputs, averaged over the views.
 
@@ -175,35 +196,32 @@ class Evaluator:
       Logits of every task (of averaged views: at the size of the labels), and
       the signals of the first view.
     """
+
     def apply(inputs: Any) -> Any:
-      return self._network.apply({"params": params, "batch_stats": stats},
-                                 inputs, decisions, False)
+      return self._network.apply({"params": params, "batch_stats": stats}, inputs, decisions, False)
 
     return views_lib.averaged(self._tasks, self._views, apply, inputs, sizes)
 
   def _sums(
-      self, batch: types.Batch, logits: dict[str, jax.Array],
-      executed: jax.Array
+    self, batch: types.Batch, logits: dict[str, jax.Array], executed: jax.Array
   ) -> tuple[Any, Any]:
     """Additive sums and row-wise scores of a batch."""
     sums: dict[str, Any] = {}
     scores: dict[str, Any] = {}
     for task in self._tasks:
       kind = kinds.find(task.kind)
-      args = (task, logits[task.name], batch.targets[task.name],
-              batch.valid[task.name])
+      args = (task, logits[task.name], batch.targets[task.name], batch.valid[task.name])
       loss = kind.loss(*args)
-      sums[task.name] = {"metrics": kind.sums(*args, batch.present),
-                         "loss": loss}
+      sums[task.name] = {"metrics": kind.sums(*args, batch.present), "loss": loss}
       scores[task.name] = kind.scores(*args)
     here = batch.present.astype(jnp.float32)
     blocks = executed.shape[2]
-    counts = jax.nn.one_hot(executed.sum(2).round().astype(jnp.int32),
-                            blocks + 1)
+    counts = jax.nn.one_hot(executed.sum(2).round().astype(jnp.int32), blocks + 1)
     sums["executed"] = {
-        "rate": jnp.einsum("tbl,b->tl", executed, here),
-        "histogram": jnp.einsum("tbn,b->tn", counts, here),
-        "examples": here.sum()}
+      "rate": jnp.einsum("tbl,b->tl", executed, here),
+      "histogram": jnp.einsum("tbn,b->tn", counts, here),
+      "examples": here.sum(),
+    }
     return sums, scores
 
   def _finish(self, totals: Any, scores: list[Any]) -> Result:
@@ -213,8 +231,9 @@ class Evaluator:
     details = {}
     for task in self._tasks:
       kind = kinds.find(task.kind)
-      rows = {name: np.concatenate([s[task.name][name] for s in scores])
-              for name in scores[0][task.name]}
+      rows = {
+        name: np.concatenate([s[task.name][name] for s in scores]) for name in scores[0][task.name]
+      }
       sums = totals[task.name]["metrics"]
       metrics[task.name] = kind.finish(task, sums, rows)
       if hasattr(kind, "details"):
@@ -222,20 +241,18 @@ class Evaluator:
       total, count = totals[task.name]["loss"]
       losses[task.name] = float(total / count) if count else float("nan")
     executed = totals["executed"]
-    return Result(metrics, losses, executed["rate"] / executed["examples"],
-                  executed["histogram"], details)
+    return Result(
+      metrics, losses, executed["rate"] / executed["examples"], executed["histogram"], details
+    )
 
 
 def dense_sizes(batch: types.Batch) -> dict[str, tuple[int, int]]:
   """Height and width of the labels of every task that has pixels."""
   shapes = {name: valid.shape for name, valid in batch.valid.items()}
-  return {name: (shape[1], shape[2]) for name, shape in shapes.items()
-          if len(shape) > 2}
+  return {name: (shape[1], shape[2]) for name, shape in shapes.items() if len(shape) > 2}
 
 
-def resident_batches(
-    arrays: types.Batch, batch_size: int
-) -> Callable[[], Any]:
+def resident_batches(arrays: types.Batch, batch_size: int) -> Callable[[], Any]:
   """Batches of a split that lives on the device."""
   size = arrays.present.shape[0]
   indices, present = loader.padded_batches(size, batch_size)
@@ -243,8 +260,12 @@ def resident_batches(
 
 
 def streamed_batches(
-    source: Any, batch_size: int, place: Callable[[Any], Any],
-    threads: int = 2, workers: int = 0, part: tuple[int, int] = (0, 1)
+  source: Any,
+  batch_size: int,
+  place: Callable[[Any], Any],
+  threads: int = 2,
+  workers: int = 0,
+  part: tuple[int, int] = (0, 1),
 ) -> Callable[[], Any]:
   """Batches of a split that is read while it is evaluated.
 
@@ -260,16 +281,16 @@ def streamed_batches(
   every = np.ones((batch_size,), bool)  # The stream has marked its padding.
 
   def batches() -> Any:
-    for batch in loader.evaluation_stream(
-        source, batch_size, *part, threads, workers):
+    for batch in loader.evaluation_stream(source, batch_size, *part, threads, workers):
       yield place(batch), rows, every
 
   return batches
 
 
 def constants(
-    tasks: tuple[types.TaskSpec, ...], train: types.Batch,
-    test_batches: types.Batch | Iterable[types.Batch]
+  tasks: tuple[types.TaskSpec, ...],
+  train: types.Batch,
+  test_batches: types.Batch | Iterable[types.Batch],
 ) -> Values:
   """Metrics of the best constant prediction, fitted on the training labels.
 
@@ -287,9 +308,12 @@ def constants(
   Raises:
     ValueError: no batch to score.
   """
-  fitted = {task.name: np.asarray(kinds.find(task.kind).constant(
-      task, train.targets[task.name], train.valid[task.name]))
-            for task in tasks}
+  fitted = {
+    task.name: np.asarray(
+      kinds.find(task.kind).constant(task, train.targets[task.name], train.valid[task.name])
+    )
+    for task in tasks
+  }
   if isinstance(test_batches, types.Batch):
     test_batches = (test_batches,)
   totals: dict[str, Any] = {}
@@ -298,22 +322,21 @@ def constants(
     for task in tasks:
       for sums, scores in _constant_sums(task, fitted[task.name], batch):
         before = totals.get(task.name)
-        totals[task.name] = (sums if before is None
-                             else jax.tree.map(np.add, before, sums))
+        totals[task.name] = sums if before is None else jax.tree.map(np.add, before, sums)
         rows[task.name].append(scores)
   if not totals:
     raise ValueError("There are no labels to score a constant prediction on.")
   found: Values = {}
   for task in tasks:
-    joined = {name: np.concatenate([r[name] for r in rows[task.name]])
-              for name in rows[task.name][0]}
-    found[task.name] = kinds.find(task.kind).finish(
-        task, totals[task.name], joined)
+    joined = {
+      name: np.concatenate([r[name] for r in rows[task.name]]) for name in rows[task.name][0]
+    }
+    found[task.name] = kinds.find(task.kind).finish(task, totals[task.name], joined)
   return found
 
 
 def _constant_sums(
-    task: types.TaskSpec, one: np.ndarray, batch: types.Batch
+  task: types.TaskSpec, one: np.ndarray, batch: types.Batch
 ) -> Iterator[tuple[Any, Any]]:
   """Sums and scores of a constant on a batch, in parts that fit into memory.
 
@@ -329,16 +352,13 @@ def _constant_sums(
   for begin in range(0, len(target), most):
     part = slice(begin, begin + most)
     shape = valid[part].shape + one.shape[-1:]
-    logits = jnp.broadcast_to(
-        jnp.asarray(one).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
+    logits = jnp.broadcast_to(jnp.asarray(one).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
     args = (task, logits, target[part], valid[part])
     sums = jax.device_get(kind.sums(*args, present[part]))
     yield jax.tree.map(_wide, sums), jax.device_get(kind.scores(*args))
 
 
-def score(
-    tasks: tuple[types.TaskSpec, ...], values: Values, constant: Values
-) -> np.ndarray:
+def score(tasks: tuple[types.TaskSpec, ...], values: Values, constant: Values) -> np.ndarray:
   """One number a task for model selection, higher is better.
 
   Percentages count as value / 100, errors as 1 - error / error of the constant

@@ -107,12 +107,15 @@ class Experiment:
     """
     spec = self.dataset.spec
     if spec.table is not None:
-      return {"categorical": jnp.zeros((2, len(spec.table.categorical)),
-                                       jnp.int32),
-              "numeric": jnp.zeros((2, len(spec.table.numeric)))}
+      return {
+        "categorical": jnp.zeros((2, len(spec.table.categorical)), jnp.int32),
+        "numeric": jnp.zeros((2, len(spec.table.numeric))),
+      }
     if spec.lengths:
-      return {"series": jnp.zeros((2, *spec.input_shape)),
-              "length": jnp.full((2,), spec.input_shape[0], jnp.int32)}
+      return {
+        "series": jnp.zeros((2, *spec.input_shape)),
+        "length": jnp.full((2,), spec.input_shape[0], jnp.int32),
+      }
     if cropped and spec.crop is not None:
       return jnp.zeros((2, *spec.crop, *spec.input_shape[2:]))
     return jnp.zeros((2,) + tuple(spec.input_shape))
@@ -124,20 +127,21 @@ class Experiment:
     """
     key = streams.stream_key(self.config.seed, stream, number)
     made = state_lib.init_network(
-        self.network, self.sample_inputs(cropped=True), self.blocks,
-        len(self.tasks), key)
+      self.network, self.sample_inputs(cropped=True), self.blocks, len(self.tasks), key
+    )
     if self.loaded is None:
       return made
     return jax.tree.map(
-        lambda new, old: jnp.asarray(new) if isinstance(new, np.ndarray)
-        else old, (self.loaded.params, self.loaded.stats), made)
+      lambda new, old: jnp.asarray(new) if isinstance(new, np.ndarray) else old,
+      (self.loaded.params, self.loaded.stats),
+      made,
+    )
 
   def initial_state(self) -> state_lib.State:
     """The state before step 0."""
     params, stats = self.fresh("init")
     key = streams.stream_key(self.config.seed, "policy_init")
-    logits = policy.init_logits(
-        self.config.policy.init, len(self.tasks), self.blocks, key)
+    logits = policy.init_logits(self.config.policy.init, len(self.tasks), self.blocks, key)
     if not self.method.learns_policy:
       logits = jnp.zeros_like(logits)
     elif self.loaded is not None and self.loaded.logits is not None:
@@ -150,20 +154,23 @@ class Experiment:
     """Shapes and shardings of the state after `step` steps."""
     index, offset = self.locate(step)
     ran = index if offset else index - 1
+
     def make() -> state_lib.State:
       state = self.initial_state()
       if ran >= 0:
         state = state.replace(opt=self.optimizer(ran).init(state.params))
       return state
+
     shapes = jax.eval_shape(make)
     return jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
-        shapes, self.shardings(shapes))
+      lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+      shapes,
+      self.shardings(shapes),
+    )
 
   def shardings(self, state: Any) -> Any:
     """Where the leaves of a state (or of a part of it) lie."""
-    return mesh_lib.state_shardings(
-        state, self.mesh, self.config.train.shard_state)
+    return mesh_lib.state_shardings(state, self.mesh, self.config.train.shard_state)
 
   def place(self, state: Any) -> Any:
     """Puts a state onto the devices of the mesh."""
@@ -171,8 +178,7 @@ class Experiment:
 
   def optimizer(self, index: int) -> Any:
     """The optimiser of a phase."""
-    return optim.make(self.config, self.method.phases[index].optimizer,
-                      self.optimizer_steps(index))
+    return optim.make(self.config, self.method.phases[index].optimizer, self.optimizer_steps(index))
 
   def optimizer_steps(self, index: int) -> int:
     """How many steps the weights' optimiser of a phase makes in all.
@@ -184,8 +190,11 @@ class Experiment:
     phase = phases[index]
     if phase.candidate >= 0:
       return phase.steps
-    return sum(p.steps for p in phases if p.candidate < 0
-               and p.optimizer == phase.optimizer and "backbone" in p.trainable)
+    return sum(
+      p.steps
+      for p in phases
+      if p.candidate < 0 and p.optimizer == phase.optimizer and "backbone" in p.trainable
+    )
 
   def sampling_alpha(self, logits: jax.Array) -> jax.Array:
     """Probabilities that routes are drawn with, `[T, L]`.
@@ -193,10 +202,10 @@ class Experiment:
     Blocks that the curriculum never opened were executed in all of the search;
     their logits mean nothing, and they stay.
     """
-    opened = max((p.open_blocks for p in self.method.phases
-                  if p.routing == "soft"), default=self.blocks)
-    return jnp.where(policy.open_mask(self.blocks, opened)[None],
-                     policy.alpha(logits), 1.0)
+    opened = max(
+      (p.open_blocks for p in self.method.phases if p.routing == "soft"), default=self.blocks
+    )
+    return jnp.where(policy.open_mask(self.blocks, opened)[None], policy.alpha(logits), 1.0)
 
   def evaluator(self) -> evaluate.Evaluator:
     """An evaluator of this network.
@@ -207,14 +216,23 @@ class Experiment:
     config = self.config
     sampled = config.seed if config.compat.gates == "sampled" else None
     views = views_lib.listed(
-        tuple(config.eval.scales), bool(config.eval.flip),
-        config.compat.get("depth", "scaled") == "scaled",
-        config.compat.get("mirror", "negated") == "negated")
+      tuple(config.eval.scales),
+      bool(config.eval.flip),
+      config.compat.get("depth", "scaled") == "scaled",
+      config.compat.get("mirror", "negated") == "negated",
+    )
     views_lib.check(self.tasks, self.dataset.spec.input_kind, views)
     return evaluate.Evaluator(
-        self.network, self.tasks, self.gated, config.eval.batch_size,
-        mesh_lib.batch_sharding(self.mesh), self.planned, sampled,
-        self.target_rate, views)
+      self.network,
+      self.tasks,
+      self.gated,
+      config.eval.batch_size,
+      mesh_lib.batch_sharding(self.mesh),
+      self.planned,
+      sampled,
+      self.target_rate,
+      views,
+    )
 
   @property
   def target_rate(self) -> float:
@@ -226,10 +244,7 @@ class Experiment:
     return float(np.mean(rates)) if rates else 1.0
 
 
-def build(
-    config: Any, dataset: types.Dataset, make_method: Any,
-    devices: Any = None
-) -> Experiment:
+def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = None) -> Experiment:
   """Puts an experiment together.
 
   Args:
@@ -251,33 +266,39 @@ def build(
   method = make_method(config, spec, blocks)
   gated = tuple(rate < 1 for rate in method.target_rates or (1.0,) * blocks)
   if method.columns:
-    trunk: Any = trunks.ColumnTrunk(tuple(
-        family.build(config.model, spec, dtype) for _ in spec.tasks))
+    trunk: Any = trunks.ColumnTrunk(
+      tuple(family.build(config.model, spec, dtype) for _ in spec.tasks)
+    )
   else:
-    trunk = trunks.SkipTrunk(first, len(spec.tasks), gated, config.gates.hidden,
-                             config.gates.init, dtype, _sampled(config))
-  network = trunks.Network(trunk, _heads(config, spec, dtype),
-                           tuple(t.name for t in spec.tasks))
+    trunk = trunks.SkipTrunk(
+      first, len(spec.tasks), gated, config.gates.hidden, config.gates.init, dtype, _sampled(config)
+    )
+  network = trunks.Network(trunk, _heads(config, spec, dtype), tuple(t.name for t in spec.tasks))
   mesh = mesh_lib.make_mesh(devices)
   _check(config, spec, method, mesh)
   objective = step_lib.Objective(
-      spec.tasks,
-      (config.policy.sparsity, config.compat.sparsity),
-      (config.policy.sharing, config.compat.sharing),
-      (config.gates.weight, config.compat.instance),
-      method.target_rates or (1.0,) * blocks, config.gates.temperature,
-      tuple(config.gates.sampled_range) if _sampled(config) else None,
-      config.train.loss_at == "labels")
-  experiment = Experiment(config, dataset, method, network, mesh, blocks,
-                          gated, objective)
+    spec.tasks,
+    (config.policy.sparsity, config.compat.sparsity),
+    (config.policy.sharing, config.compat.sharing),
+    (config.gates.weight, config.compat.instance),
+    method.target_rates or (1.0,) * blocks,
+    config.gates.temperature,
+    tuple(config.gates.sampled_range) if _sampled(config) else None,
+    config.train.loss_at == "labels",
+  )
+  experiment = Experiment(config, dataset, method, network, mesh, blocks, gated, objective)
   for index, phase in enumerate(method.phases):
     optim.make(config, phase.optimizer, experiment.optimizer_steps(index))
   # Traces every part of the network.
   state = jax.eval_shape(experiment.initial_state)
   if config.model.weights:
     experiment.loaded = weights.load(
-        config.model.weights, config.model.weights_family,
-        state.params["network"], state.stats, config.model)
+      config.model.weights,
+      config.model.weights_family,
+      state.params["network"],
+      state.stats,
+      config.model,
+    )
   experiment.evaluator()
   return experiment
 
@@ -286,8 +307,7 @@ def _scored(dataset: types.Dataset, how: str) -> types.Dataset:
   """The data set with the metrics of its tasks pooled or as the authors'."""
   spec = dataset.spec
   tasks = tuple(dataclasses.replace(t, metrics=how) for t in spec.tasks)
-  return dataclasses.replace(
-      dataset, spec=dataclasses.replace(spec, tasks=tasks))
+  return dataclasses.replace(dataset, spec=dataclasses.replace(spec, tasks=tasks))
 
 
 def _dtype(name: str) -> Any:
@@ -307,78 +327,82 @@ def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
   made = []
   for task in spec.tasks:
     kind = kinds.find(task.kind)
-    made.append(heads.of_task(
-        config.model, spec, task, kind.head_outputs(task),
-        kind.HEAD == "dense", dtype))
+    made.append(
+      heads.of_task(config.model, spec, task, kind.head_outputs(task), kind.HEAD == "dense", dtype)
+    )
   return tuple(made)
 
 
 def _check_values(config: Any) -> None:
   """Refuses values that are wrong whatever the data set and the method."""
   if config.model.dtype not in (*DTYPES, AUTO):
-    raise ValueError(f"config.model.dtype is {config.model.dtype!r}; it must be"
-                     f" one of {(*DTYPES, AUTO)}.")
+    raise ValueError(
+      f"config.model.dtype is {config.model.dtype!r}; it must be one of {(*DTYPES, AUTO)}."
+    )
   if not 0 <= config.seed < 2**31:
-    raise ValueError(f"config.seed must be in 0 .. 2^31 - 1, but is"
-                     f" {config.seed}.")
+    raise ValueError(f"config.seed must be in 0 .. 2^31 - 1, but is {config.seed}.")
   for name in ("temperature", "temperature_floor", "temperature_decay"):
     if not config.policy[name] > 0:
-      raise ValueError(f"config.policy.{name} must be above 0, but is"
-                       f" {config.policy[name]}.")
+      raise ValueError(f"config.policy.{name} must be above 0, but is {config.policy[name]}.")
   if not config.gates.temperature > 0:
-    raise ValueError("config.gates.temperature must be above 0, but is"
-                     f" {config.gates.temperature}.")
+    raise ValueError(
+      f"config.gates.temperature must be above 0, but is {config.gates.temperature}."
+    )
   if not 0 <= config.gates.noise_fades <= 1:
-    raise ValueError("config.gates.noise_fades must be in [0, 1], but is"
-                     f" {config.gates.noise_fades}.")
+    raise ValueError(
+      f"config.gates.noise_fades must be in [0, 1], but is {config.gates.noise_fades}."
+    )
   _check_sampled_rates(config.gates)
   if config.train.execution not in ("planned", "masked"):
-    raise ValueError(f"config.train.execution is {config.train.execution!r};"
-                     " it must be 'planned' or 'masked'.")
+    raise ValueError(
+      f"config.train.execution is {config.train.execution!r}; it must be 'planned' or 'masked'."
+    )
   if config.train.loss_at not in ("logits", "labels"):
-    raise ValueError(f"config.train.loss_at is {config.train.loss_at!r}; it"
-                     " must be 'logits' or 'labels'.")
+    raise ValueError(
+      f"config.train.loss_at is {config.train.loss_at!r}; it must be 'logits' or 'labels'."
+    )
   if config.train.workers < 0:
-    raise ValueError("config.train.workers must be at least 0, but is"
-                     f" {config.train.workers}.")
+    raise ValueError(f"config.train.workers must be at least 0, but is {config.train.workers}.")
   if config.compat.gates not in ("argmax", "sampled"):
-    raise ValueError(f"config.compat.gates is {config.compat.gates!r}; it must"
-                     " be 'argmax' or 'sampled'.")
+    raise ValueError(
+      f"config.compat.gates is {config.compat.gates!r}; it must be 'argmax' or 'sampled'."
+    )
   if config.compat.selection not in ("validation", "test"):
-    raise ValueError(f"config.compat.selection is {config.compat.selection!r};"
-                     " it must be 'validation' or 'test'.")
+    raise ValueError(
+      f"config.compat.selection is {config.compat.selection!r}; it must be 'validation' or 'test'."
+    )
   if config.compat.metrics not in kinds.METRICS:
-    raise ValueError(f"config.compat.metrics is {config.compat.metrics!r}; it"
-                     f" must be one of {kinds.METRICS}.")
+    raise ValueError(
+      f"config.compat.metrics is {config.compat.metrics!r}; it must be one of {kinds.METRICS}."
+    )
   views_lib.check_scales(tuple(config.eval.scales))
-  for name in ("log_every", "eval_every", "checkpoint_every",
-               "steps_per_dispatch"):
+  for name in ("log_every", "eval_every", "checkpoint_every", "steps_per_dispatch"):
     if config.train[name] < 1:
-      raise ValueError(f"config.train.{name} must be at least 1, but is"
-                       f" {config.train[name]}.")
+      raise ValueError(f"config.train.{name} must be at least 1, but is {config.train[name]}.")
   if not config.train.resident and config.train.steps_per_dispatch > 1:
-    raise ValueError("config.train.steps_per_dispatch must be 1 when"
-                     " config.train.resident is False, but is"
-                     f" {config.train.steps_per_dispatch}.")
+    raise ValueError(
+      "config.train.steps_per_dispatch must be 1 when"
+      " config.train.resident is False, but is"
+      f" {config.train.steps_per_dispatch}."
+    )
   if config.train.threads < 0:
-    raise ValueError("config.train.threads must be at least 0, but is"
-                     f" {config.train.threads}.")
+    raise ValueError(f"config.train.threads must be at least 0, but is {config.train.threads}.")
 
 
 def _check_sampled_rates(gates: Any) -> None:
   """Refuses an unknown kind of target rate and an empty range."""
   if gates.target_rate not in ("fixed", "sampled"):
-    raise ValueError(f"config.gates.target_rate is {gates.target_rate!r}; it"
-                     " must be 'fixed' or 'sampled'.")
+    raise ValueError(
+      f"config.gates.target_rate is {gates.target_rate!r}; it must be 'fixed' or 'sampled'."
+    )
   bounds = tuple(gates.sampled_range)
   if len(bounds) != 2 or not 0 < bounds[0] < bounds[1] <= 1:
-    raise ValueError("config.gates.sampled_range must be (low, high) with"
-                     f" 0 < low < high <= 1, but is {bounds}.")
+    raise ValueError(
+      f"config.gates.sampled_range must be (low, high) with 0 < low < high <= 1, but is {bounds}."
+    )
 
 
-def _check(
-    config: Any, spec: types.DatasetSpec, method: types.Method, mesh: Any
-) -> None:
+def _check(config: Any, spec: types.DatasetSpec, method: types.Method, mesh: Any) -> None:
   """Refuses phases and batches that cannot run."""
   processes = len(mesh_lib.processes(mesh))
   loader.check_divisible(config.train.batch_size, mesh.devices.size, processes)
@@ -387,14 +411,16 @@ def _check(
   groups_of(config, method, mesh)
   for index, phase in enumerate(method.phases):
     if phase.steps < 1:
-      raise ValueError(f"Phase {index} ({phase.name}) has {phase.steps} steps;"
-                       " give it at least 1 in config.train.")
+      raise ValueError(
+        f"Phase {index} ({phase.name}) has {phase.steps} steps; give it at least 1 in config.train."
+      )
     size = part_size(config, spec, phase.data)
     if config.train.batch_size > size:
       raise ValueError(
-          f"config.train.batch_size={config.train.batch_size} is larger than"
-          f" the {size} examples of phase {index} ({phase.name}, data"
-          f" {phase.data!r}).")
+        f"config.train.batch_size={config.train.batch_size} is larger than"
+        f" the {size} examples of phase {index} ({phase.name}, data"
+        f" {phase.data!r})."
+      )
 
 
 def groups_of(config: Any, method: types.Method, mesh: Any) -> int:
@@ -407,14 +433,14 @@ def groups_of(config: Any, method: types.Method, mesh: Any) -> int:
   wanted = config.train.candidate_groups
   candidates = max(p.candidate for p in method.phases) + 1
   if wanted < 0:
-    raise ValueError("config.train.candidate_groups must be at least 0, but is"
-                     f" {wanted}.")
+    raise ValueError(f"config.train.candidate_groups must be at least 0, but is {wanted}.")
   if candidates < 2:
     return 1
   if wanted > candidates:
     raise ValueError(
-        f"config.train.candidate_groups={wanted} is more than the {candidates}"
-        " candidates; set it to at most as many, or to 0: as many as fit.")
+      f"config.train.candidate_groups={wanted} is more than the {candidates}"
+      " candidates; set it to at most as many, or to 0: as many as fit."
+    )
   if wanted == 0:
     return mesh_lib.most_groups(mesh, candidates)
   return len(mesh_lib.candidate_meshes(mesh, wanted))

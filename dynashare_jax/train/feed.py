@@ -49,8 +49,7 @@ class Feed:
     """A resident split, replicated on all devices."""
     if name not in self._resident:
       arrays = self._experiment.dataset.arrays(name)
-      self._resident[name] = mesh_lib.place_replicated(
-          arrays, self._experiment.mesh)
+      self._resident[name] = mesh_lib.place_replicated(arrays, self._experiment.mesh)
     return self._resident[name]
 
   def release(self, name: str) -> None:
@@ -62,12 +61,12 @@ class Feed:
     phase = self._experiment.method.phases[index]
     if phase.name not in self._orders:
       spec = self._experiment.dataset.spec
-      rows = experiment_lib.part_indices(self._experiment.config, spec,
-                                         phase.data)
+      rows = experiment_lib.part_indices(self._experiment.config, spec, phase.data)
       # Cycles of a search continue one order; every candidate sees the same.
-      self._orders[phase.name] = rows, loader.order(
-          len(rows), self._config.batch_size, self._experiment.config.seed,
-          phase.name)
+      self._orders[phase.name] = (
+        rows,
+        loader.order(len(rows), self._config.batch_size, self._experiment.config.seed, phase.name),
+      )
     return self._orders[phase.name]
 
   def first(self, index: int) -> int:
@@ -78,9 +77,7 @@ class Feed:
       return 0
     return sum(p.steps for p in phases[:index] if p.name == phase.name)
 
-  def chunk(
-      self, index: int, offset: int, count: int
-  ) -> tuple[types.Batch, jax.Array, Any]:
+  def chunk(self, index: int, offset: int, count: int) -> tuple[types.Batch, jax.Array, Any]:
     """What some steps of a phase train on.
 
     Args:
@@ -97,8 +94,7 @@ class Feed:
     position = self.first(index) + offset
     if self._config.resident:
       chosen = rows[order.indices(position, count)]
-      return (self.split("train"), jnp.asarray(chosen),
-              self._draws(index, position, count))
+      return (self.split("train"), jnp.asarray(chosen), self._draws(index, position, count))
     if count != 1:
       raise ValueError(f"A streamed chunk is one step, not {count}.")
     batch = self._streamed(index, position)
@@ -124,9 +120,15 @@ class Feed:
       source = loader.Subset(self._experiment.dataset.source("train"), rows)
       self._streams.clear()
       stream = loader.stream(
-          source, order, position, self._config.batch_size,
-          *self._part, self._config.threads, self._config.workers,
-          self._vary(index))
+        source,
+        order,
+        position,
+        self._config.batch_size,
+        *self._part,
+        self._config.threads,
+        self._config.workers,
+        self._vary(index),
+      )
     batch = next(stream)
     labels.check(self._experiment.tasks, batch, "train")
     self._streams[index] = (position + 1, stream)
@@ -150,13 +152,16 @@ class Feed:
       return mesh_lib.place_batch(batch, self._experiment.mesh)
 
     return evaluate.streamed_batches(
-        self._experiment.dataset.source(split), size, place,
-        self._config.threads, self._config.workers, self._part)
+      self._experiment.dataset.source(split),
+      size,
+      place,
+      self._config.threads,
+      self._config.workers,
+      self._part,
+    )
 
 
-def _varied(
-    augment: Any, seed: int, stream: str, example: types.Batch, place: int
-) -> types.Batch:
+def _varied(augment: Any, seed: int, stream: str, example: types.Batch, place: int) -> types.Batch:
   """One example at its place in the order; worker processes call it."""
   draw = augment.draw(seed, stream, np.asarray(place))
   varied: types.Batch = augment.example(example, draw)

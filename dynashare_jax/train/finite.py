@@ -15,9 +15,7 @@ class NonFiniteLossError(FloatingPointError):
   """The loss became NaN or infinite."""
 
 
-def check_losses(
-    title: str, first: int, parts: dict[str, np.ndarray], advice: str
-) -> None:
+def check_losses(title: str, first: int, parts: dict[str, np.ndarray], advice: str) -> None:
   """Stops on the first loss that is not finite.
 
   Args:
@@ -29,24 +27,23 @@ def check_losses(
   Raises:
     NonFiniteLossError: names tasks and step.
   """
-  bad = {name: values for name, values in parts.items()
-         if "/" in name and name != "loss/total"
-         and not np.isfinite(values).all()}
+  bad = {
+    name: values
+    for name, values in parts.items()
+    if "/" in name and name != "loss/total" and not np.isfinite(values).all()
+  }
   total = parts["loss/total"]
   if not bad and np.isfinite(total).all():
     return
-  where = min(int(np.argmin(np.isfinite(v))) for v in
-              (bad or {"total": total}).values())
-  names = [n.split("/")[1] for n, v in bad.items()
-           if not np.isfinite(v[where])] or ["total"]
+  where = min(int(np.argmin(np.isfinite(v))) for v in (bad or {"total": total}).values())
+  names = [n.split("/")[1] for n, v in bad.items() if not np.isfinite(v[where])] or ["total"]
   raise NonFiniteLossError(
-      f"The loss of {', '.join(names)} is not finite at step"
-      f" {first + where + 1}, in phase {title}. {advice}")
+    f"The loss of {', '.join(names)} is not finite at step"
+    f" {first + where + 1}, in phase {title}. {advice}"
+  )
 
 
-def check_state(
-    title: str, step: int, state: state_lib.State, advice: str
-) -> None:
+def check_state(title: str, step: int, state: state_lib.State, advice: str) -> None:
   """Stops on parameters that are not finite, before they are kept.
 
   A gradient can overflow where the loss did not; only the next loss would
@@ -63,15 +60,20 @@ def check_state(
   """
   groups = optim.labels(state.params)
   found = _finite({"params": state.params, "stats": state.stats})
-  bad = sorted({group for group, good in zip(
-      jax.tree.leaves(groups), jax.tree.leaves(found["params"]), strict=True)
-      if not good})
+  bad = sorted(
+    {
+      group
+      for group, good in zip(jax.tree.leaves(groups), jax.tree.leaves(found["params"]), strict=True)
+      if not good
+    }
+  )
   if not all(map(bool, jax.tree.leaves(found["stats"]))):
     bad.append("batch statistics")
   if bad:
     raise NonFiniteLossError(
-        f"The gradient or the parameters of {', '.join(bad)} became not"
-        f" finite at or shortly before step {step}, in phase {title}. {advice}")
+      f"The gradient or the parameters of {', '.join(bad)} became not"
+      f" finite at or shortly before step {step}, in phase {title}. {advice}"
+    )
 
 
 @jax.jit

@@ -32,8 +32,7 @@ def wanted(environment: Mapping[str, str]) -> bool:
   """
   told = environment.get(VARIABLE, "0")
   if told not in ("0", "1"):
-    raise ValueError(f"The variable {VARIABLE} must be 0 or 1, but is"
-                     f" {told!r}.")
+    raise ValueError(f"The variable {VARIABLE} must be 0 or 1, but is {told!r}.")
   if told == "1" and not (hasattr(os, "SCHED_IDLE") and _THREADS.is_dir()):
     raise ValueError(f"The variable {VARIABLE} is for Linux only; unset it.")
   return told == "1"

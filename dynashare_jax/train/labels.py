@@ -13,9 +13,7 @@ _YES_OR_NO = ("binary", "multilabel")
 _SHOWN = 3  # wrong values in a message
 
 
-def check(
-    tasks: Sequence[types.TaskSpec], batch: types.Batch, split: str
-) -> None:
+def check(tasks: Sequence[types.TaskSpec], batch: types.Batch, split: str) -> None:
   """Looks at every label once, on the host.
 
   Class ids lie in 0 .. outputs - 1, yes-or-no labels are 0 or 1, everything
@@ -39,10 +37,11 @@ def check(
       more = ", ..." if len(values) > _SHOWN else ""
       shown = ", ".join(f"{v:g}" for v in values[:_SHOWN]) + more
       raise ValueError(
-          f"Task {task.name!r} has {int(bad.sum())} labels in the split"
-          f" {split!r} that a {task.kind} task cannot have: {shown}; allowed"
-          f" are {allowed}. Mark what is no label as not valid, or correct the"
-          " data or the task's number of outputs.")
+        f"Task {task.name!r} has {int(bad.sum())} labels in the split"
+        f" {split!r} that a {task.kind} task cannot have: {shown}; allowed"
+        f" are {allowed}. Mark what is no label as not valid, or correct the"
+        " data or the task's number of outputs."
+      )
 
 
 def _good(task: types.TaskSpec, target: np.ndarray) -> tuple[str, np.ndarray]:

@@ -55,14 +55,8 @@ def describe(leaf: Array, name: str) -> dict[str, Any]:
   if not isinstance(leaf, (np.ndarray, np.generic, jax.Array)):
     raise ValueError(f"State leaf {name!r} is no array but {type(leaf)}.")
   if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-    raise ValueError(
-      f"State leaf {name!r} is a PRNG key; keep its seed in the record."
-    )
-  return {
-    "shape": list(leaf.shape),
-    "dtype": leaf.dtype.name,
-    "crc32": crc(mesh_lib.whole(leaf)),
-  }
+    raise ValueError(f"State leaf {name!r} is a PRNG key; keep its seed in the record.")
+  return {"shape": list(leaf.shape), "dtype": leaf.dtype.name, "crc32": crc(mesh_lib.whole(leaf))}
 
 
 def check_structure(
@@ -115,9 +109,7 @@ def place(host: np.ndarray, template: Any) -> Array:
     return jnp.array(host)
   if sharding.is_fully_addressable:
     return jax.device_put(host, sharding, may_alias=False)
-  return jax.make_array_from_callback(
-    host.shape, sharding, lambda index: host[index]
-  )
+  return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def crc(array: np.ndarray) -> int:

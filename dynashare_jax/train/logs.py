@@ -31,9 +31,7 @@ class MetricLog:
   loses at most a part of its last line; `rewind` removes that.
   """
 
-  def __init__(
-    self, workdir: str | os.PathLike[str], active: bool = True
-  ) -> None:
+  def __init__(self, workdir: str | os.PathLike[str], active: bool = True) -> None:
     """Prepares; files are opened by the first line.
 
     Args:
@@ -48,13 +46,7 @@ class MetricLog:
     self._purge_step: int | None = None
 
   def write(
-    self,
-    step: int,
-    phase: str,
-    candidate: int,
-    cycle: int,
-    kind: str,
-    values: Mapping[str, Any],
+    self, step: int, phase: str, candidate: int, cycle: int, kind: str, values: Mapping[str, Any]
   ) -> None:
     """Adds one line. Write a step's lines before its checkpoint is saved.
 
@@ -100,11 +92,7 @@ class MetricLog:
     if not self._active or not self._path.exists():
       return
     lines = self._path.read_text(encoding="utf-8", errors="replace")
-    kept = [
-      text + "\n"
-      for text, line in _parse(lines, self._path)
-      if line["step"] <= step
-    ]
+    kept = [text + "\n" for text, line in _parse(lines, self._path) if line["step"] <= step]
     workdir_lib.write_text(self._path, "".join(kept))
 
   def close(self) -> None:
@@ -173,18 +161,10 @@ class Progress:
     self._bar: rich_progress.Progress | None = None
     if active and self._file.isatty():
       self._bar = _bar(self._file)
-      self._row = self._bar.add_task(
-        "", total=total_steps, completed=start_step, text=""
-      )
+      self._row = self._bar.add_task("", total=total_steps, completed=start_step, text="")
       self._bar.start()
 
-  def update(
-    self,
-    step: int,
-    phase: str,
-    losses: Mapping[str, float],
-    examples: int = 0,
-  ) -> float:
+  def update(self, step: int, phase: str, losses: Mapping[str, float], examples: int = 0) -> float:
     """Tells how far the run is.
 
     Args:
@@ -221,22 +201,14 @@ class Progress:
     self.close()
 
   def _show(
-    self,
-    step: int,
-    phase: str,
-    losses: Mapping[str, float],
-    speed: float,
-    left: float,
-    now: float,
+    self, step: int, phase: str, losses: Mapping[str, float], speed: float, left: float, now: float
   ) -> None:
     items = [f"{name} {float(v):.4g}" for name, v in losses.items()]
     more = [f"+{len(items) - _SHOWN}"] if len(items) > _SHOWN else []
     text = " ".join(items[:_SHOWN] + more)
     rest = f"{_amount(speed)} examples/s  {_duration(left)} left"
     if self._bar is not None:
-      self._bar.update(
-        self._row, completed=step, description=phase, text=f"{text}  {rest}"
-      )
+      self._bar.update(self._row, completed=step, description=phase, text=f"{text}  {rest}")
     elif now - self._printed >= self._every or step >= self._total:
       self._printed = now
       line = f"{phase}  step {step}/{self._total}  {text}  {rest}"
@@ -256,15 +228,10 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   text = path.read_text(encoding="utf-8", errors="replace")
-  return [
-    line | {"values": _null_to_nan(line["values"])}
-    for _, line in _parse(text, path)
-  ]
+  return [line | {"values": _null_to_nan(line["values"])} for _, line in _parse(text, path)]
 
 
-def _parse(
-  text: str, path: pathlib.Path
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parse(text: str, path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields whole lines; skips what is none."""
   lines = text.split("\n")
   for number, line in enumerate(lines[:-1], 1):  # The rest has no line end.

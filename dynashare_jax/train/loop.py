@@ -42,8 +42,11 @@ class Loop:
   """Trains one experiment in one work directory, from wherever it stands."""
 
   def __init__(
-      self, experiment: experiment_lib.Experiment, workdir: pathlib.Path,
-      profile: int = 0, part: candidates.Part | None = None
+    self,
+    experiment: experiment_lib.Experiment,
+    workdir: pathlib.Path,
+    profile: int = 0,
+    part: candidates.Part | None = None,
   ) -> None:
     """Prepares; nothing is computed yet.
 
@@ -64,8 +67,8 @@ class Loop:
     self.candidates: dict[int, dict[str, Any]] = {}
     self.spent = 0.0
     self.monitor = monitor_lib.Monitor(
-        experiment.mesh, pathlib.Path(workdir) / "profile", profile,
-        self.config)
+      experiment.mesh, pathlib.Path(workdir) / "profile", profile, self.config
+    )
     self._pending: dict[str, np.ndarray] = {}
     self._constant = None if part is None else part.constant
     self._compiled = functools.lru_cache(maxsize=4)(self._compile)
@@ -79,13 +82,9 @@ class Loop:
     """Frees the splits on the devices; they are placed again when asked for."""
     self.feed = feed_lib.Feed(self.experiment)
 
-  def save(
-      self, checkpoints: checkpoint.Checkpoints, step: int,
-      state: state_lib.State
-  ) -> None:
+  def save(self, checkpoints: checkpoint.Checkpoints, step: int, state: state_lib.State) -> None:
     """Starts to save what is there after a step."""
-    checkpoints.save(step, state, self._record(step),
-                     float(np.mean(state.best.scores)))
+    checkpoints.save(step, state, self._record(step), float(np.mean(state.best.scores)))
 
   def take(self, record: dict[str, Any]) -> None:
     """Takes over candidates and times of a checkpoint's record."""
@@ -105,16 +104,16 @@ class Loop:
     experiment, part = self.experiment, self.part
     if part is None:
       self.feed.check()
-    with (checkpoint.Checkpoints(self.workdir / "checkpoints",
-                                 mesh=experiment.mesh) as checkpoints,
-          preemption.Watch(experiment.mesh) as watch):
+    with (
+      checkpoint.Checkpoints(self.workdir / "checkpoints", mesh=experiment.mesh) as checkpoints,
+      preemption.Watch(experiment.mesh) as watch,
+    ):
       step, state = self._restore(checkpoints)
       if part is not None:
         return self._train(checkpoints, watch, step, state, part.steps.stop)
       meshes = candidates.layout(experiment, self.workdir, step)
       if not meshes:
-        return self._train(
-            checkpoints, watch, step, state, experiment.total_steps)
+        return self._train(checkpoints, watch, step, state, experiment.total_steps)
       last = candidates.spans(experiment)[0].start
       state = self._train(checkpoints, watch, step, state, last)
       if step < last:
@@ -125,17 +124,23 @@ class Loop:
       return candidates.train(self, checkpoints, start, meshes)
 
   def _train(
-      self, checkpoints: checkpoint.Checkpoints, watch: preemption.Watch,
-      step: int, state: state_lib.State, last: int
+    self,
+    checkpoints: checkpoint.Checkpoints,
+    watch: preemption.Watch,
+    step: int,
+    state: state_lib.State,
+    last: int,
   ) -> state_lib.State:
     """Trains from one step to another, phase after phase."""
     experiment, config = self.experiment, self.config
     began, spent_before = time.monotonic(), self.spent
     active = mesh_lib.rank(experiment.mesh) == 0
     done_before, total, shown = candidates.display(experiment, self.part)
-    with (logs.MetricLog(self.workdir, active) as log,
-          logs.Progress(total, step - done_before, shown) as progress,
-          self.monitor):
+    with (
+      logs.MetricLog(self.workdir, active) as log,
+      logs.Progress(total, step - done_before, shown) as progress,
+      self.monitor,
+    ):
       log.rewind(step)
       while step < last:
         index, offset = experiment.locate(step)
@@ -144,8 +149,7 @@ class Loop:
           state = self._begin(index, state)
         stop = self._next_stop(phase, offset)
         self.monitor.begin(_title(phase), step, phase.steps - offset)
-        state, parts, seconds = self._advance(
-            index, offset, stop - offset, step, state, watch)
+        state, parts, seconds = self._advance(index, offset, stop - offset, step, state, watch)
         done = len(parts["loss/total"])
         step += done
         finite.check_losses(_title(phase), step - done, parts, self._advice())
@@ -157,11 +161,10 @@ class Loop:
           self.save(checkpoints, step, state)
           break
         speed = progress.update(
-            step - done_before, _title(phase), _task_losses(parts),
-            done * config.train.batch_size)
+          step - done_before, _title(phase), _task_losses(parts), done * config.train.batch_size
+        )
         self._note_seconds(phase, seconds, done)
-        self._log(log, phase, step, parts, speed,
-                  self.monitor.look(done))
+        self._log(log, phase, step, parts, speed, self.monitor.look(done))
         told = watch.reached(step)
         saves = told or self._saves(index, step, done)
         evaluates = self._evaluates(phase, stop)
@@ -170,8 +173,7 @@ class Loop:
         if evaluates:
           state = self._evaluate(log, phase, step, state)
         if phase.name == "policy" and stop == phase.steps:
-          log.write(step, phase.name, -1, phase.cycle, "alpha",
-                    {"alpha": self._alpha(state)})
+          log.write(step, phase.name, -1, phase.cycle, "alpha", {"alpha": self._alpha(state)})
         if saves:
           self.spent = spent_before + time.monotonic() - began
           self.save(checkpoints, step, state)
@@ -180,49 +182,47 @@ class Loop:
     self.spent = spent_before + time.monotonic() - began
     if watch.told and step < last:
       raise preemption.PreemptedError(
-          f"told to end after step {step} of {experiment.total_steps}; a"
-          " checkpoint of it is written")
+        f"told to end after step {step} of {experiment.total_steps}; a checkpoint of it is written"
+      )
     return state
 
-  def _with_pending(
-      self, parts: dict[str, np.ndarray]
-  ) -> dict[str, np.ndarray]:
+  def _with_pending(self, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Losses since the last look, those before an early end included."""
     pending, self._pending = self._pending, {}
     if not pending:
       return parts
     return {k: np.concatenate([pending[k], v]) for k, v in parts.items()}
 
-  def _restore(
-      self, checkpoints: checkpoint.Checkpoints
-  ) -> tuple[int, state_lib.State]:
+  def _restore(self, checkpoints: checkpoint.Checkpoints) -> tuple[int, state_lib.State]:
     """The latest whole checkpoint, or the beginning."""
     if checkpoints.latest_step() is None:
-      first, state = ((0, self.experiment.initial_state())
-                      if self.part is None
-                      else (self.part.steps.start, self.part.start))
+      first, state = (
+        (0, self.experiment.initial_state())
+        if self.part is None
+        else (self.part.steps.start, self.part.start)
+      )
       return first, self.experiment.place(state)
     found = checkpoints.restore(self.experiment.template)
     assert found is not None
     step, state, record = found
     self.take(record)
     self.spent = record["seconds"]
-    self._pending = {k: np.asarray(v, np.float32)
-                     for k, v in record.get("pending", {}).items()}
-    logging.info("Resuming at step %d of %d.", step,
-                 self.experiment.total_steps)
+    self._pending = {k: np.asarray(v, np.float32) for k, v in record.get("pending", {}).items()}
+    logging.info("Resuming at step %d of %d.", step, self.experiment.total_steps)
     return step, state
 
   def _record(self, step: int) -> dict[str, Any]:
     """What a checkpoint stores beside the state."""
     index, offset = self.experiment.locate(step)
     return {
-        "phase": {"index": index, "offset": offset},
-        "data": {"step": step},
-        "config": self.config.to_dict(),
-        "candidates": workdir_lib.plain(self.candidates),
-        "pending": self._pending,
-        "step_seconds": self.step_seconds, "seconds": self.spent}
+      "phase": {"index": index, "offset": offset},
+      "data": {"step": step},
+      "config": self.config.to_dict(),
+      "candidates": workdir_lib.plain(self.candidates),
+      "pending": self._pending,
+      "step_seconds": self.step_seconds,
+      "seconds": self.spent,
+    }
 
   def _begin(self, index: int, state: state_lib.State) -> state_lib.State:
     """Prepares a phase: routes, parameters to start from, optimiser.
@@ -238,15 +238,13 @@ class Loop:
       state = self.searched(state)
     if phase.start == "scratch":
       params, stats = experiment.fresh("retrain")
-      state = state.replace(params={**state.params, "network": params},
-                            stats=stats)
+      state = state.replace(params={**state.params, "network": params}, stats=stats)
     elif phase.start == "policy":
       start = _copy(state.anchor)
       state = state.replace(
-          params={**state.params, "network": start["params"]},
-          stats=start["stats"])
-    if (before is not None and before.optimizer == phase.optimizer
-        and phase.candidate < 0):
+        params={**state.params, "network": start["params"]}, stats=start["stats"]
+      )
+    if before is not None and before.optimizer == phase.optimizer and phase.candidate < 0:
       return state
     state = state.replace(opt=experiment.optimizer(index).init(state.params))
     return experiment.place(state)
@@ -255,12 +253,12 @@ class Loop:
     """The state at the end of the search, with what all re-trainings need."""
     key = streams.stream_key(self.config.seed, "routes")
     routes = self.experiment.method.routes(
-        key, self.experiment.sampling_alpha(state.params["policy"]["logits"]))
+      key, self.experiment.sampling_alpha(state.params["policy"]["logits"])
+    )
     state = state.replace(routes=jnp.asarray(routes, jnp.float32))
     if not state.anchor:
       return state
-    return state.replace(anchor=_copy(
-        {"params": state.params["network"], "stats": state.stats}))
+    return state.replace(anchor=_copy({"params": state.params["network"], "stats": state.stats}))
 
   def _next_stop(self, phase: types.Phase, offset: int) -> int:
     """Where the host looks next; a function of the phase and offset alone."""
@@ -271,8 +269,13 @@ class Loop:
     return min([phase.steps] + [(offset // n + 1) * n for n in every])
 
   def _advance(
-      self, index: int, offset: int, count: int, step: int,
-      state: state_lib.State, watch: preemption.Watch
+    self,
+    index: int,
+    offset: int,
+    count: int,
+    step: int,
+    state: state_lib.State,
+    watch: preemption.Watch,
   ) -> tuple[state_lib.State, dict[str, np.ndarray], float]:
     """Runs steps in dispatches of `steps_per_dispatch`; fewer if told to end.
 
@@ -280,11 +283,17 @@ class Loop:
     """
     phase = self.experiment.method.phases[index]
     route = np.asarray(state.routes[max(phase.candidate, 0)])
-    run = self._compiled(step_lib.spec_of(
-        phase, len(self.experiment.tasks), self.experiment.gated,
-        route.astype(int).tolist(), self.experiment.planned,
+    run = self._compiled(
+      step_lib.spec_of(
+        phase,
+        len(self.experiment.tasks),
+        self.experiment.gated,
+        route.astype(int).tolist(),
+        self.experiment.planned,
         tuple(self.config.train.shared_prefixes),
-        self.experiment.optimizer_steps(index)))
+        self.experiment.optimizer_steps(index),
+      )
+    )
     parts: list[dict[str, jax.Array]] = []
     began, timed = time.monotonic(), 0
     done = 0
@@ -295,8 +304,14 @@ class Loop:
       with self.monitor.input():
         arrays, rows, draws = self.feed.chunk(index, offset + done, size)
       inputs = step_lib.inputs_of(
-          phase, self.config.seed, offset + done, step + done,
-          self.experiment.blocks, route, self.config.gates.noise_fades)
+        phase,
+        self.config.seed,
+        offset + done,
+        step + done,
+        self.experiment.blocks,
+        route,
+        self.config.gates.noise_fades,
+      )
       state, found = run(state, arrays, rows, inputs, draws)
       parts.append(found)
       done += size
@@ -313,18 +328,24 @@ class Loop:
   def _compile(self, spec: step_lib.Spec) -> Any:
     experiment = self.experiment
     tx = optim.make(self.config, spec.optimizer, spec.steps)
-    return step_lib.make(experiment.network, tx, spec, experiment.objective,
-                         mesh_lib.batch_sharding(experiment.mesh),
-                         experiment.dataset.augment, experiment.shardings)
+    return step_lib.make(
+      experiment.network,
+      tx,
+      spec,
+      experiment.objective,
+      mesh_lib.batch_sharding(experiment.mesh),
+      experiment.dataset.augment,
+      experiment.shardings,
+    )
 
   def _advice(self) -> str:
-    return (f"The last good checkpoint is kept in"
-            f" {self.workdir / 'checkpoints'}. Lower the learning rate of this"
-            " phase (config.optimizers) or check the data.")
+    return (
+      f"The last good checkpoint is kept in"
+      f" {self.workdir / 'checkpoints'}. Lower the learning rate of this"
+      " phase (config.optimizers) or check the data."
+    )
 
-  def _note_seconds(
-      self, phase: types.Phase, seconds: float, count: int
-  ) -> None:
+  def _note_seconds(self, phase: types.Phase, seconds: float, count: int) -> None:
     """Remembers seconds a step; short stretches mostly measure start-up."""
     if count > 1 or phase.steps == 1:
       kept = self.step_seconds.setdefault(phase.name, [])
@@ -332,8 +353,13 @@ class Loop:
       del kept[:-_TIMES]
 
   def _log(
-      self, log: logs.MetricLog, phase: types.Phase, step: int,
-      parts: dict[str, np.ndarray], speed: float, times: dict[str, float]
+    self,
+    log: logs.MetricLog,
+    phase: types.Phase,
+    step: int,
+    parts: dict[str, np.ndarray],
+    speed: float,
+    times: dict[str, float],
   ) -> None:
     values = {k: float(v.astype(np.float64).mean()) for k, v in parts.items()}
     if phase.routing == "soft":
@@ -345,8 +371,11 @@ class Loop:
   def _evaluates(self, phase: types.Phase, offset: int) -> bool:
     """Whether validation is due: when selecting, and when a search ends."""
     if offset == phase.steps:
-      return phase.select or phase.name == "warmup" or (
-          phase.name == "policy" and self._last_cycle(phase))
+      return (
+        phase.select
+        or phase.name == "warmup"
+        or (phase.name == "policy" and self._last_cycle(phase))
+      )
     return phase.select and offset % self.config.train.eval_every == 0
 
   def _last_cycle(self, phase: types.Phase) -> bool:
@@ -365,8 +394,11 @@ class Loop:
       return True
     following, offset = self.experiment.locate(step)
     phases = self.experiment.method.phases
-    return offset == 0 and following > index and (
-        following == len(phases) or phases[following].candidate >= 0)
+    return (
+      offset == 0
+      and following > index
+      and (following == len(phases) or phases[following].candidate >= 0)
+    )
 
   def _alpha(self, state: state_lib.State) -> np.ndarray:
     return np.asarray(policy.alpha(state.params["policy"]["logits"]))
@@ -376,8 +408,7 @@ class Loop:
     if phase.candidate >= 0:
       return np.asarray(state.routes[phase.candidate])
     if phase.routing == "soft":
-      opened = np.asarray(
-          policy.open_mask(self.experiment.blocks, phase.open_blocks))
+      opened = np.asarray(policy.open_mask(self.experiment.blocks, phase.open_blocks))
       chosen = (self._alpha(state) >= 0.5) | ~opened[None]
       return chosen.astype(np.float32)
     return np.ones_like(self._alpha(state))
@@ -386,9 +417,14 @@ class Loop:
     """Metrics of the best constant prediction on the selection split."""
     if self._constant is None:
       self._constant = evaluate.constants(
-          self.experiment.tasks, *constants.labels(
-              self.experiment.dataset, self.selection,
-              self.config.train.resident, self.config.eval.batch_size))
+        self.experiment.tasks,
+        *constants.labels(
+          self.experiment.dataset,
+          self.selection,
+          self.config.train.resident,
+          self.config.eval.batch_size,
+        ),
+      )
     return self._constant
 
   @property
@@ -397,18 +433,22 @@ class Loop:
     return str(self.config.compat.selection)
 
   def _evaluate(
-      self, log: logs.MetricLog, phase: types.Phase, step: int,
-      state: state_lib.State
+    self, log: logs.MetricLog, phase: types.Phase, step: int, state: state_lib.State
   ) -> state_lib.State:
     """Validates, and keeps the model if it is the best so far."""
     result = self.evaluator.run(
-        state.params["network"], state.stats,
-        self.feed.evaluation(self.selection), self.route(phase, state),
-        phase.gated)
-    scores = evaluate.score(self.experiment.tasks, result.metrics,
-                            self.constant())
-    values = {f"{task}/{name}": value for task, metrics in
-              result.metrics.items() for name, value in metrics.items()}
+      state.params["network"],
+      state.stats,
+      self.feed.evaluation(self.selection),
+      self.route(phase, state),
+      phase.gated,
+    )
+    scores = evaluate.score(self.experiment.tasks, result.metrics, self.constant())
+    values = {
+      f"{task}/{name}": value
+      for task, metrics in result.metrics.items()
+      for name, value in metrics.items()
+    }
     values |= {f"loss/{name}": v for name, v in result.losses.items()}
     values |= {"score": float(scores.mean()), "rate": float(result.rate.mean())}
     log.write(step, phase.name, phase.candidate, phase.cycle, "eval", values)
@@ -418,31 +458,35 @@ class Loop:
     return state.replace(best=self._better(state, scores, phase, step))
 
   def _note_candidate(
-      self, phase: types.Phase, state: state_lib.State,
-      result: evaluate.Result, score: float
+    self, phase: types.Phase, state: state_lib.State, result: evaluate.Result, score: float
   ) -> None:
     """Remembers a candidate's best validation, for the report."""
     old = self.candidates.get(phase.candidate)
     if old is None or score > old["score"]:
       self.candidates[phase.candidate] = {
-          "index": phase.candidate, "score": score,
-          "route": self.route(phase, state).astype(int).tolist(),
-          "validation": result.metrics}
+        "index": phase.candidate,
+        "score": score,
+        "route": self.route(phase, state).astype(int).tolist(),
+        "validation": result.metrics,
+      }
 
   def _better(
-      self, state: state_lib.State, scores: np.ndarray, phase: types.Phase,
-      step: int
+    self, state: state_lib.State, scores: np.ndarray, phase: types.Phase, step: int
   ) -> state_lib.Best:
     """The best model after an evaluation."""
     tasks = scores.shape
-    return self.better(state.best, state_lib.Best(
-        state.params["network"], state.stats, jnp.asarray(scores),
+    return self.better(
+      state.best,
+      state_lib.Best(
+        state.params["network"],
+        state.stats,
+        jnp.asarray(scores),
         jnp.full(tasks, phase.candidate, jnp.int32),
-        jnp.full(tasks, step, jnp.int32)))
+        jnp.full(tasks, step, jnp.int32),
+      ),
+    )
 
-  def better(
-      self, old: state_lib.Best, new: state_lib.Best
-  ) -> state_lib.Best:
+  def better(self, old: state_lib.Best, new: state_lib.Best) -> state_lib.Best:
     """The better of two models, on the devices; see `selection.better`."""
     found = selection.better(old, new, self.experiment.method.columns)
     return old if found is old else self.experiment.place(found)
@@ -463,6 +507,8 @@ def _title(phase: types.Phase) -> str:
 
 def _task_losses(parts: dict[str, np.ndarray]) -> dict[str, float]:
   """Last losses by task, for the display."""
-  return {k.removeprefix("loss/"): float(v[-1]) for k, v in parts.items()
-          if k.startswith("loss/") and k != "loss/total"
-          and math.isfinite(float(v[-1]))}
+  return {
+    k.removeprefix("loss/"): float(v[-1])
+    for k, v in parts.items()
+    if k.startswith("loss/") and k != "loss/total" and math.isfinite(float(v[-1]))
+  }

@@ -153,9 +153,7 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
     The same structure of global arrays.
   """
 
-  def put(
-    leaf: jax.Array | np.ndarray, sharding: NamedSharding
-  ) -> jax.Array:
+  def put(leaf: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     if _in_parts(leaf):
       return _copier(sharding)(leaf)
     # Through the host: `device_put` of a JAX array keeps the buffer of the
@@ -163,9 +161,7 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
     host = np.array(leaf)
     if sharding.is_fully_addressable:
       return jax.device_put(host, sharding, may_alias=False)
-    return jax.make_array_from_callback(
-      host.shape, sharding, lambda index: host[index]
-    )
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
   return jax.tree.map(put, tree, shardings)
 
@@ -184,9 +180,7 @@ def whole(leaf: jax.Array | np.ndarray) -> np.ndarray:
 
 def _in_parts(leaf: jax.Array | np.ndarray) -> bool:
   """Whether this process has only a part of an array."""
-  return isinstance(leaf, jax.Array) and not (
-    leaf.is_fully_addressable or leaf.is_fully_replicated
-  )
+  return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
 
 
 @functools.lru_cache(maxsize=256)
@@ -226,8 +220,7 @@ def every(values: np.ndarray, mesh: Mesh) -> np.ndarray:
   local = np.repeat(values[None], len(mesh.local_devices), 0)
   rows = jax.make_array_from_process_local_data(batch_sharding(mesh), local)
   found = np.asarray(_copier(replicated(mesh))(rows))
-  firsts = [next(i for i, d in enumerate(devices) if d.process_index == p)
-            for p in members]
+  firsts = [next(i for i, d in enumerate(devices) if d.process_index == p) for p in members]
   return found[firsts]
 
 
@@ -259,8 +252,5 @@ def place_batch(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
   if sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)
   return jax.tree.map(
-    lambda leaf: jax.make_array_from_process_local_data(
-      sharding, np.asarray(leaf)
-    ),
-    tree,
+    lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
   )

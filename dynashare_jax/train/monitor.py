@@ -73,9 +73,12 @@ class Monitor:
   """
 
   def __init__(
-      self, mesh: jax.sharding.Mesh, folder: pathlib.Path, profile: int = 0,
-      config: ml_collections.ConfigDict | None = None,
-      clock: Callable[[], float] = time.monotonic
+    self,
+    mesh: jax.sharding.Mesh,
+    folder: pathlib.Path,
+    profile: int = 0,
+    config: ml_collections.ConfigDict | None = None,
+    clock: Callable[[], float] = time.monotonic,
   ) -> None:
     """Prepares.
 
@@ -105,7 +108,8 @@ class Monitor:
     self._ended = 0.0
     self._untimed = self._dispatches = self._starved = 0
     self._profiler = profiler.Profiler(
-        pathlib.Path(folder) / f"process-{jax.process_index()}", profile)
+      pathlib.Path(folder) / f"process-{jax.process_index()}", profile
+    )
 
   def begin(self, title: str, step: int, left: int) -> None:
     """Told where the run is, before every look.
@@ -191,21 +195,21 @@ class Monitor:
     found = rows[slowest]
     skew = found.own - min(row.own for row in rows)
     values |= {
-        "time/step": found.step, "time/input_wait": found.input,
-        "time/host": found.host, "time/device_wait": found.device,
-        "time/starved": found.starved}
+      "time/step": found.step,
+      "time/input_wait": found.input,
+      "time/host": found.host,
+      "time/device_wait": found.device,
+      "time/starved": found.starved,
+    }
     if len(rows) > 1:
-      values |= {"time/skew": skew,
-                 "time/slowest_process": float(self._processes[slowest])}
+      values |= {"time/skew": skew, "time/slowest_process": float(self._processes[slowest])}
     self._warn(found, skew, slowest, timed * found.step)
     return values
 
   def __enter__(self) -> Monitor:
     return self
 
-  def __exit__(
-      self, kind: type[BaseException] | None, *unused: object
-  ) -> None:
+  def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
     self._profiler.close(failed=kind is not None)
     process_log.set_phase("")
 
@@ -228,12 +232,14 @@ class Monitor:
       return Times(*[float("nan")] * 4)
     whole = self._ended - self._begun
     spent, waited = self._input.total, self._device.total
-    return Times(spent / timed, max(whole - spent - waited, 0.0) / timed,
-                 waited / timed, self._starved / max(self._dispatches, 1))
+    return Times(
+      spent / timed,
+      max(whole - spent - waited, 0.0) / timed,
+      waited / timed,
+      self._starved / max(self._dispatches, 1),
+    )
 
-  def _gather(
-      self, times: Times, devices: dict[str, float]
-  ) -> tuple[list[Times], np.ndarray]:
+  def _gather(self, times: Times, devices: dict[str, float]) -> tuple[list[Times], np.ndarray]:
     """Times of every process, and the largest peak of its devices."""
     peaks = [v for k, v in devices.items() if k.endswith("_peak_gb")]
     peak = max(peaks, default=float("nan"))
@@ -249,35 +255,44 @@ class Monitor:
       return
     self._told = now
     logging.info(
-        "step %d: %s a step, of it %s waiting for batches, %s on the host, %s"
-        " waiting for devices; %.2f GiB of memory at most.", self._step,
-        _ms(times.step), _ms(times.input), _ms(times.host), _ms(times.device),
-        host["host_peak_gb"])
+      "step %d: %s a step, of it %s waiting for batches, %s on the host, %s"
+      " waiting for devices; %.2f GiB of memory at most.",
+      self._step,
+      _ms(times.step),
+      _ms(times.input),
+      _ms(times.host),
+      _ms(times.device),
+      host["host_peak_gb"],
+    )
 
-  def _warn(
-      self, found: Times, skew: float, slowest: int, seconds: float
-  ) -> None:
+  def _warn(self, found: Times, skew: float, slowest: int, seconds: float) -> None:
     """Says what holds steps up, if it does for several looks."""
     kind = _kind(self._title)
     several = len(self._processes) > 1
     number = self._processes[slowest]
-    level = (logging.WARNING if mesh_lib.rank(self._mesh) == 0
-             else logging.INFO)
-    starves = (found.input > INPUT_SHARE * found.step
-               and found.starved > STARVED_SHARE)
+    level = logging.WARNING if mesh_lib.rank(self._mesh) == 0 else logging.INFO
+    starves = found.input > INPUT_SHARE * found.step and found.starved > STARVED_SHARE
     if self._alarms["input"].due(starves, kind, seconds):
       logging.log(
-          level, "Input is the bottleneck%s: steps wait %.0f%% of their time"
-          " for batches (%s of %s). %s",
-          f" in process {number}" if several else "",
-          100 * found.input / found.step, _ms(found.input), _ms(found.step),
-          _advice(self._config))
+        level,
+        "Input is the bottleneck%s: steps wait %.0f%% of their time for batches (%s of %s). %s",
+        f" in process {number}" if several else "",
+        100 * found.input / found.step,
+        _ms(found.input),
+        _ms(found.step),
+        _advice(self._config),
+      )
     if self._alarms["skew"].due(skew > SKEW_SHARE * found.step, kind, seconds):
       logging.log(
-          level, "Process %d is slow: its own work, waiting for batches and"
-          " preparing steps, takes %s a step longer than the fastest process's"
-          " (steps take %s). The others wait for it: see what else its machine"
-          " does, and its log.", number, _ms(skew), _ms(found.step))
+        level,
+        "Process %d is slow: its own work, waiting for batches and"
+        " preparing steps, takes %s a step longer than the fastest process's"
+        " (steps take %s). The others wait for it: see what else its machine"
+        " does, and its log.",
+        number,
+        _ms(skew),
+        _ms(found.step),
+      )
 
 
 class _Span:
@@ -334,15 +349,18 @@ def _advice(config: ml_collections.ConfigDict | None) -> str:
     return "See docs/monitoring.md."
   train = config.train
   if train.resident:
-    return ("The data are resident: what is left to the host is the order of"
-            " examples and the draws of augmentation. Raise"
-            f" config.train.steps_per_dispatch ({train.steps_per_dispatch}).")
-  convert = (", convert the data (python -m dynashare_jax.data convert)"
-             if config.data_dir else "")
-  return (f"Raise config.train.threads ({train.threads}) or .workers"
-          f" ({train.workers}) up to the {os.cpu_count()} cores of this"
-          f" machine{convert}, or set config.train.resident=True if the data"
-          " fit into memory.")
+    return (
+      "The data are resident: what is left to the host is the order of"
+      " examples and the draws of augmentation. Raise"
+      f" config.train.steps_per_dispatch ({train.steps_per_dispatch})."
+    )
+  convert = ", convert the data (python -m dynashare_jax.data convert)" if config.data_dir else ""
+  return (
+    f"Raise config.train.threads ({train.threads}) or .workers"
+    f" ({train.workers}) up to the {os.cpu_count()} cores of this"
+    f" machine{convert}, or set config.train.resident=True if the data"
+    " fit into memory."
+  )
 
 
 def _host_memory() -> dict[str, float]:
@@ -363,8 +381,7 @@ def _device_memory(mesh: jax.sharding.Mesh) -> dict[str, float]:
       stats = device.memory_stats() or {}
     except RuntimeError:  # A backend without them.
       stats = {}
-    for field, name in (("bytes_in_use", "gb"), ("peak_bytes_in_use",
-                                                 "peak_gb")):
+    for field, name in (("bytes_in_use", "gb"), ("peak_bytes_in_use", "peak_gb")):
       if field in stats:
         found[f"device_{device.id}_{name}"] = stats[field] / _GB
   return found

@@ -43,29 +43,35 @@ def schedule(settings: Any, rate: float, steps: int) -> optax.Schedule:
     ValueError: an unknown schedule, or a setting outside its range.
   """
   if not 0 <= rate < float("inf"):
-    raise ValueError("A learning rate in config.optimizers must be at least 0"
-                     f" and finite, but is {rate}.")
+    raise ValueError(
+      f"A learning rate in config.optimizers must be at least 0 and finite, but is {rate}."
+    )
   if settings.schedule == "constant":
     return optax.constant_schedule(rate)
   if settings.schedule == "steps":
     if settings.every < 1:
-      raise ValueError("The setting `every` of a schedule 'steps' in"
-                       " config.optimizers must be at least 1, but is"
-                       f" {settings.every}.")
-    return optax.exponential_decay(rate, settings.every, settings.factor,
-                                   staircase=True)
+      raise ValueError(
+        "The setting `every` of a schedule 'steps' in"
+        " config.optimizers must be at least 1, but is"
+        f" {settings.every}."
+      )
+    return optax.exponential_decay(rate, settings.every, settings.factor, staircase=True)
   if settings.schedule == "cosine":
     return optax.cosine_decay_schedule(rate, max(steps, 1))
   if settings.schedule == "onecycle":
     if not 0 <= settings.warm < 1:
-      raise ValueError("The setting `warm` of a schedule 'onecycle' in"
-                       " config.optimizers must be in [0, 1), but is"
-                       f" {settings.warm}.")
+      raise ValueError(
+        "The setting `warm` of a schedule 'onecycle' in"
+        " config.optimizers must be in [0, 1), but is"
+        f" {settings.warm}."
+      )
     warm = max(int(steps * settings.warm), 1)
     return optax.warmup_cosine_decay_schedule(
-        rate / 25, rate, warm, max(steps, warm + 1), rate / 1e4)
-  raise ValueError(f"Unknown schedule {settings.schedule!r} in"
-                   f" config.optimizers; it must be one of {SCHEDULES}.")
+      rate / 25, rate, warm, max(steps, warm + 1), rate / 1e4
+    )
+  raise ValueError(
+    f"Unknown schedule {settings.schedule!r} in config.optimizers; it must be one of {SCHEDULES}."
+  )
 
 
 def make(config: Any, name: str, steps: int) -> optax.GradientTransformation:
@@ -92,53 +98,55 @@ def make(config: Any, name: str, steps: int) -> optax.GradientTransformation:
     gates = optax.adam(settings.gate_lr, settings.b1, settings.b2)
   pol = config.optimizers.policy
   logits = optax.chain(
-      optax.add_decayed_weights(pol.weight_decay),
-      optax.scale_by_adam(pol.b1, pol.b2),
-      optax.scale_by_learning_rate(pol.lr))
+    optax.add_decayed_weights(pol.weight_decay),
+    optax.scale_by_adam(pol.b1, pol.b2),
+    optax.scale_by_learning_rate(pol.lr),
+  )
   return optax.multi_transform(
-      {"backbone": weights, "gates": gates, "heads": heads,
-       "policy": logits}, labels)
+    {"backbone": weights, "gates": gates, "heads": heads, "policy": logits}, labels
+  )
 
 
-def _weights(
-    settings: Any, rate: float, steps: int
-) -> optax.GradientTransformation:
+def _weights(settings: Any, rate: float, steps: int) -> optax.GradientTransformation:
   """The optimiser of network weights."""
   rates = schedule(settings, rate, steps)
   if settings.kind == "sgd":
     return optax.chain(
-        optax.add_decayed_weights(settings.weight_decay),
-        optax.sgd(rates, momentum=settings.momentum))
+      optax.add_decayed_weights(settings.weight_decay), optax.sgd(rates, momentum=settings.momentum)
+    )
   if settings.kind == "adam":
     return optax.chain(
-        optax.add_decayed_weights(settings.weight_decay),
-        optax.adam(rates, settings.b1, settings.b2))
+      optax.add_decayed_weights(settings.weight_decay), optax.adam(rates, settings.b1, settings.b2)
+    )
   if settings.kind == "adamw":
-    return optax.adamw(rates, settings.b1, settings.b2,
-                       weight_decay=settings.weight_decay)
-  raise ValueError(f"Unknown optimiser {settings.kind!r} in config.optimizers;"
-                   f" it must be one of {KINDS}.")
+    return optax.adamw(rates, settings.b1, settings.b2, weight_decay=settings.weight_decay)
+  raise ValueError(
+    f"Unknown optimiser {settings.kind!r} in config.optimizers; it must be one of {KINDS}."
+  )
 
 
 def split(params: Any, trainable: tuple[str, ...]) -> tuple[Any, Any]:
   """Parts a tree into what trains and the rest; None stands for absent."""
   groups = labels(params)
-  moving = jax.tree.map(lambda p, g: p if g in trainable else None, params,
-                        groups)
-  still = jax.tree.map(lambda p, g: None if g in trainable else p, params,
-                       groups)
+  moving = jax.tree.map(lambda p, g: p if g in trainable else None, params, groups)
+  still = jax.tree.map(lambda p, g: None if g in trainable else p, params, groups)
   return moving, still
 
 
 def join(moving: Any, still: Any) -> Any:
   """Puts a split tree together again."""
-  return jax.tree.map(lambda a, b: b if a is None else a, moving, still,
-                      is_leaf=lambda x: x is None)
+  return jax.tree.map(
+    lambda a, b: b if a is None else a, moving, still, is_leaf=lambda x: x is None
+  )
 
 
 def update(
-    tx: optax.GradientTransformation, grads: Any, opt: Any, params: Any,
-    trainable: tuple[str, ...], open_blocks: jax.Array
+  tx: optax.GradientTransformation,
+  grads: Any,
+  opt: Any,
+  params: Any,
+  trainable: tuple[str, ...],
+  open_blocks: jax.Array,
 ) -> tuple[Any, Any]:
   """Moves the trainable groups; all others stay bit-identical.
 
@@ -158,16 +166,21 @@ def update(
     New parameters and optimiser state.
   """
   groups = labels(params)
-  full = jax.tree.map(lambda g, p: jnp.zeros_like(p) if g is None else g,
-                      grads, params, is_leaf=lambda x: x is None)
+  full = jax.tree.map(
+    lambda g, p: jnp.zeros_like(p) if g is None else g, grads, params, is_leaf=lambda x: x is None
+  )
   moves, new = tx.update(full, opt, params)
-  inner = {group: new.inner_states[group] if group in trainable else state
-           for group, state in opt.inner_states.items()}
+  inner = {
+    group: new.inner_states[group] if group in trainable else state
+    for group, state in opt.inner_states.items()
+  }
   opened = open_blocks[None, :, None]
   if "policy" in trainable:  # Weight decay would move the closed moments.
     inner["policy"] = jax.tree.map(
-        lambda n, o: jnp.where(opened, n, o) if n.ndim else n,
-        inner["policy"], opt.inner_states["policy"])
+      lambda n, o: jnp.where(opened, n, o) if n.ndim else n,
+      inner["policy"],
+      opt.inner_states["policy"],
+    )
 
   def move(param: jax.Array, delta: jax.Array, group: str) -> jax.Array:
     if group not in trainable:
@@ -176,5 +189,4 @@ def update(
       return jnp.where(opened, param + delta, param)
     return (param + delta).astype(param.dtype)
 
-  return jax.tree.map(move, params, moves, groups), new._replace(
-      inner_states=inner)
+  return jax.tree.map(move, params, moves, groups), new._replace(inner_states=inner)

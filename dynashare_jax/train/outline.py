@@ -19,9 +19,7 @@ from dynashare_jax.train import results
 PAPERS_SIZE = (224, 224)  # at which the papers count multiply-accumulates
 
 
-def describe(
-    experiment: experiment_lib.Experiment, route: Any = None
-) -> str:
+def describe(experiment: experiment_lib.Experiment, route: Any = None) -> str:
   """Phases, shapes, parameters and multiply-accumulates as text.
 
   Args:
@@ -32,8 +30,13 @@ def describe(
     ValueError: a route of another shape or with other values.
   """
   state = jax.eval_shape(experiment.initial_state)
-  parts = [_head(experiment), _phases(experiment), _shapes(experiment, state),
-           _parameters(experiment, state), _macs(experiment, state, route)]
+  parts = [
+    _head(experiment),
+    _phases(experiment),
+    _shapes(experiment, state),
+    _parameters(experiment, state),
+    _macs(experiment, state, route),
+  ]
   return "\n\n".join(parts)
 
 
@@ -45,16 +48,19 @@ def read_route(text: str) -> np.ndarray:
   """
   rows = text.replace(" ", "").split(",")
   if set("".join(rows)) - set("01") or len({len(row) for row in rows}) != 1:
-    raise ValueError(f"The route {text!r} must be rows of 0 and 1 of one"
-                     " length, a row a task, with commas between them.")
+    raise ValueError(
+      f"The route {text!r} must be rows of 0 and 1 of one"
+      " length, a row a task, with commas between them."
+    )
   return np.asarray([[int(letter) for letter in row] for row in rows])
 
 
 def _head(experiment: experiment_lib.Experiment) -> str:
   spec = experiment.dataset.spec
   size = " x ".join(map(str, spec.input_shape))
-  lines = [f"{experiment.method.name} on {spec.name}:"
-           f" {spec.input_kind} {size}, {len(spec.tasks)} tasks"]
+  lines = [
+    f"{experiment.method.name} on {spec.name}: {spec.input_kind} {size}, {len(spec.tasks)} tasks"
+  ]
   for task in spec.tasks:
     outputs = f", {task.outputs} outputs" if task.outputs > 1 else ""
     lines.append(f"  {task.name}: {task.kind}{outputs}, weight {task.weight:g}")
@@ -67,19 +73,18 @@ def _phases(experiment: experiment_lib.Experiment) -> str:
   rows = [["phase", "steps", "data", "trains", "blocks", "optimiser"]]
   counts: dict[tuple[str, ...], list[int]] = {}
   for phase in experiment.method.phases:
-    blocks = {"all": "all", "soft": "soft sample of the policy",
-              "route": "a sampled route"}[phase.routing]
+    blocks = {"all": "all", "soft": "soft sample of the policy", "route": "a sampled route"}[
+      phase.routing
+    ]
     if phase.gated:
       blocks += " + gates"
-    row = (phase.name, phase.data, ", ".join(phase.trainable), blocks,
-           phase.optimizer)
+    row = (phase.name, phase.data, ", ".join(phase.trainable), blocks, phase.optimizer)
     counts.setdefault(row, []).append(phase.steps)
   for (name, *rest), steps in counts.items():
     times = f"{len(steps)} x {steps[0]}" if len(steps) > 1 else str(steps[0])
     rows.append([name, times, *rest])
   batch = experiment.config.train.batch_size
-  return (f"Phases, {experiment.total_steps:,} steps of {batch} examples in"
-          f" all\n{_table(rows)}")
+  return f"Phases, {experiment.total_steps:,} steps of {batch} examples in all\n{_table(rows)}"
 
 
 def _shapes(experiment: experiment_lib.Experiment, state: Any) -> str:
@@ -94,17 +99,17 @@ def _shapes(experiment: experiment_lib.Experiment, state: Any) -> str:
     found = [backbone.stem(x, pass_)]
     for block in range(backbone.num_blocks):
       rest = backbone.shortcut(block, found[-1], pass_)
-      found.append(backbone.merge(
-          rest, backbone.branch(block, found[-1], pass_)))
+      found.append(backbone.merge(rest, backbone.branch(block, found[-1], pass_)))
     return found
 
   shapes = jax.eval_shape(
-      lambda v, x: experiment.network.apply(v, x, method=features), variables,
-      inputs)
+    lambda v, x: experiment.network.apply(v, x, method=features), variables, inputs
+  )
   logits = jax.eval_shape(
-      lambda v, x: experiment.network.apply(
-          v, x, trunks.Decisions(_all(experiment)), False)[0],
-      variables, inputs)
+    lambda v, x: experiment.network.apply(v, x, trunks.Decisions(_all(experiment)), False)[0],
+    variables,
+    inputs,
+  )
   rows = [["features", "shape"]]
   rows.append(["stem", _size(shapes[0].shape[2:])])
   for block, found in enumerate(shapes[1:]):
@@ -117,8 +122,8 @@ def _shapes(experiment: experiment_lib.Experiment, state: Any) -> str:
 def _parameters(experiment: experiment_lib.Experiment, state: Any) -> str:
   learnt = experiment.method.learns_policy
   counts = results.parameters(
-      state.params["network"], state.stats,
-      state.params["policy"] if learnt else {})
+    state.params["network"], state.stats, state.params["policy"] if learnt else {}
+  )
   rows = [["parameters", "number"]]
   buffers = counts.pop("batch_stats")
   rows += [[name, f"{count:,}"] for name, count in counts.items()]
@@ -127,9 +132,7 @@ def _parameters(experiment: experiment_lib.Experiment, state: Any) -> str:
   return _table(rows)
 
 
-def _macs(
-    experiment: experiment_lib.Experiment, state: Any, route: Any
-) -> str:
+def _macs(experiment: experiment_lib.Experiment, state: Any, route: Any) -> str:
   """Multiply-accumulates of an example, all taps counted."""
   found = results.macs(experiment, state.params["network"], state.stats)
   rows = [["multiply-accumulates of an example", "millions"]]
@@ -143,27 +146,24 @@ def _macs(
   rows += [[f"head {name}", _mega(n)] for name, n in found["heads"].items()]
   heads = sum(found["heads"].values())
   one = found["stem"] + sum(blocks)
-  rows.append(["every block once, all heads (hard sharing)",
-               _mega(one + heads)])
-  rows.append(["a pass a task, all blocks, all heads (masked)",
-               _mega(one * len(tasks) + heads)])
+  rows.append(["every block once, all heads (hard sharing)", _mega(one + heads)])
+  rows.append(["a pass a task, all blocks, all heads (masked)", _mega(one * len(tasks) + heads)])
   chosen = np.ones((len(tasks), experiment.blocks), int)
   if route is not None:
     chosen = np.asarray(route)
     _check_route(chosen, experiment)
-    plan = routing.steps(routing.fixed(
-        chosen.tolist(), (False,) * experiment.blocks, train=False))
+    plan = routing.steps(routing.fixed(chosen.tolist(), (False,) * experiment.blocks, train=False))
     once = sum(step.running * blocks[i] for i, step in enumerate(plan))
-    rows.append(["the route's plan, all heads", _mega(
-        found["stem"] + once + heads)])
+    rows.append(["the route's plan, all heads", _mega(found["stem"] + once + heads)])
   what = "the route" if route is not None else "all blocks"
-  rows.append([f"{what} by the papers' convention (a pass a task, no heads)",
-               _mega(_papers(found, chosen))])
+  rows.append(
+    [f"{what} by the papers' convention (a pass a task, no heads)", _mega(_papers(found, chosen))]
+  )
   if experiment.dataset.spec.input_kind == "image":
-    small = results.macs(
-        experiment, state.params["network"], state.stats, PAPERS_SIZE)
-    rows.append([f"the same at {_size(PAPERS_SIZE)}, the papers' figure",
-                 _mega(_papers(small, chosen))])
+    small = results.macs(experiment, state.params["network"], state.stats, PAPERS_SIZE)
+    rows.append(
+      [f"the same at {_size(PAPERS_SIZE)}, the papers' figure", _mega(_papers(small, chosen))]
+    )
   return _table(rows)
 
 
@@ -173,14 +173,14 @@ def _papers(found: dict[str, Any], chosen: np.ndarray) -> int:
   return int(len(chosen) * found["stem"] + (chosen * blocks).sum())
 
 
-def _check_route(
-    route: np.ndarray, experiment: experiment_lib.Experiment
-) -> None:
+def _check_route(route: np.ndarray, experiment: experiment_lib.Experiment) -> None:
   wanted = (len(experiment.tasks), experiment.blocks)
   if route.shape != wanted:
-    raise ValueError(f"The route has {route.shape[0]} tasks and"
-                     f" {route.shape[1]} blocks; this network has {wanted[0]}"
-                     f" and {wanted[1]}.")
+    raise ValueError(
+      f"The route has {route.shape[0]} tasks and"
+      f" {route.shape[1]} blocks; this network has {wanted[0]}"
+      f" and {wanted[1]}."
+    )
 
 
 def _all(experiment: experiment_lib.Experiment) -> routing.Kinds:
@@ -198,16 +198,20 @@ def _size(shape: Sequence[int]) -> str:
 def _table(rows: Sequence[Sequence[str]]) -> str:
   """Columns of even width; the first row is a heading."""
   wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  lines = ["  " + "  ".join(
-      cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip()
-      for row in rows]
+  lines = [
+    "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip()
+    for row in rows
+  ]
   lines.insert(1, "  " + "  ".join("-" * width for width in wide))
   return "\n".join(lines)
 
 
 def without_data(spec: types.DatasetSpec) -> types.Dataset:
   """A data set that can be described but not read."""
+
   def refuse(split: str) -> Any:
-    raise ValueError(f"The {split} split of {spec.name} was not opened: this is"
-                     " a description only.")
+    raise ValueError(
+      f"The {split} split of {spec.name} was not opened: this is a description only."
+    )
+
   return types.Dataset(spec, refuse, refuse)

@@ -192,11 +192,12 @@ class Watch:
     return self
 
   def __exit__(
-      self, kind: type[BaseException] | None, error: BaseException | None,
-      trace: python_types.TracebackType | None
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: python_types.TracebackType | None,
   ) -> None:
-    if error is not None and jax.process_count() > 1 and not isinstance(
-        error, PreemptedError):
+    if error is not None and jax.process_count() > 1 and not isinstance(error, PreemptedError):
       _end_soon(error)
     self._open.close()
 
@@ -233,8 +234,9 @@ def _anywhere(mesh: jax.sharding.Mesh) -> Any:
   local = len(mesh.local_devices)
 
   def ask(flag: bool) -> jax.Array:
-    found: jax.Array = reduce(jax.make_array_from_process_local_data(
-        sharding, np.full((local,), flag)))
+    found: jax.Array = reduce(
+      jax.make_array_from_process_local_data(sharding, np.full((local,), flag))
+    )
     return found
 
   return ask
@@ -244,6 +246,7 @@ def _anywhere(mesh: jax.sharding.Mesh) -> Any:
 def _spread() -> Iterator[None]:
   """Tells all groups of a run what one process was told, and hears of it."""
   from jax._src import distributed  # The only way to the key-value store.
+
   client = distributed.global_state.client
   done = threading.Event()
 

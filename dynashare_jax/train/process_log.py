@@ -32,9 +32,7 @@ class ProcessLog:
   is left alone: the run goes on. Use it as a context manager.
   """
 
-  def __init__(
-      self, workdir: str | os.PathLike[str], process: int, told: str = ""
-  ) -> None:
+  def __init__(self, workdir: str | os.PathLike[str], process: int, told: str = "") -> None:
     """Prepares.
 
     Args:
@@ -50,19 +48,19 @@ class ProcessLog:
   def __enter__(self) -> ProcessLog:
     _attach(self._handler)
     self._add(logging.INFO, f"start: {self._told}")
-    self._add(logging.INFO, f"pid {os.getpid()} on {socket.gethostname()}:"
-              f" {' '.join(sys.argv)}")
+    self._add(logging.INFO, f"pid {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
     return self
 
   def __exit__(
-      self, kind: type[BaseException] | None, error: BaseException | None,
-      trace: types.TracebackType | None
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: types.TracebackType | None,
   ) -> None:
     if kind is None:
       self._add(logging.INFO, "end")
     else:
-      self._add(logging.ERROR, f"ended by {kind.__name__}",
-                (kind, error, trace))
+      self._add(logging.ERROR, f"ended by {kind.__name__}", (kind, error, trace))
     _detach(self._handler)
     self._handler.close()
 
@@ -74,16 +72,15 @@ class ProcessLog:
 class _Handler(logging.Handler):
   """Writes lines to the file of a process, once it can be there."""
 
-  def __init__(
-      self, workdir: pathlib.Path, path: pathlib.Path, process: int
-  ) -> None:
+  def __init__(self, workdir: pathlib.Path, path: pathlib.Path, process: int) -> None:
     super().__init__(logging.INFO)
     self._workdir = workdir
     self._path = path
     self._held: collections.deque[str] = collections.deque(maxlen=_HELD)
     self._file: TextIO | None = None
-    self.setFormatter(logging.Formatter(
-        f"%(asctime)s %(levelname)s process {process}%(phase)s %(message)s"))
+    self.setFormatter(
+      logging.Formatter(f"%(asctime)s %(levelname)s process {process}%(phase)s %(message)s")
+    )
 
   def filter(self, record: logging.LogRecord) -> bool:
     """Leaves out what other packages tell without warning."""
@@ -99,7 +96,8 @@ class _Handler(logging.Handler):
       if self._file is None and self._workdir.is_dir():
         self._path.parent.mkdir(exist_ok=True)
         self._file = open(  # noqa: SIM115  # stays open between lines
-            self._path, "a", encoding="utf-8")
+          self._path, "a", encoding="utf-8"
+        )
       if self._file is not None:
         self._file.write("".join(self._held))
         self._held.clear()
@@ -116,8 +114,7 @@ class _Handler(logging.Handler):
 
 
 def _record(level: int, text: str, error: Any = None) -> logging.LogRecord:
-  return logging.LogRecord(
-      "dynashare_jax", level, __file__, 0, text, None, error)
+  return logging.LogRecord("dynashare_jax", level, __file__, 0, text, None, error)
 
 
 _titles: dict[int | None, str] = {None: ""}  # by thread; None: the latest
@@ -169,14 +166,18 @@ def _detach(handler: logging.Handler) -> None:
 
 
 def _warned(
-    message: Warning | str, category: type[Warning], filename: str,
-    lineno: int, file: TextIO | None = None, line: str | None = None
+  message: Warning | str,
+  category: type[Warning],
+  filename: str,
+  lineno: int,
+  file: TextIO | None = None,
+  line: str | None = None,
 ) -> None:
   """Stands in for `warnings.showwarning`, which still shows it."""
   for handler in tuple(_attached):
-    handler.handle(_record(
-        logging.WARNING,
-        f"{category.__name__}: {message} ({filename}:{lineno})"))
+    handler.handle(
+      _record(logging.WARNING, f"{category.__name__}: {message} ({filename}:{lineno})")
+    )
   for show in tuple(_shows):
     show(message, category, filename, lineno, file, line)
 

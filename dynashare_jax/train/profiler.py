@@ -69,8 +69,7 @@ class Profiler:
     if begins:
       self._start()
     if self._recording:
-      self._annotation = jax.profiler.StepTraceAnnotation(
-          STEP, step_num=self._step + 1)
+      self._annotation = jax.profiler.StepTraceAnnotation(STEP, step_num=self._step + 1)
       self._annotation.__enter__()
     return begins
 
@@ -105,8 +104,10 @@ class Profiler:
       self._stop()
     elif self._wanted and not failed:
       logging.warning(
-          "No profile was recorded: no phase had %d steps left after its first"
-          " dispatch, which is never recorded. Ask for fewer.", self._steps)
+        "No profile was recorded: no phase had %d steps left after its first"
+        " dispatch, which is never recorded. Ask for fewer.",
+        self._steps,
+      )
     self._wanted = False
 
   def _leave(self) -> None:
@@ -128,20 +129,20 @@ class Profiler:
   def _stop(self) -> None:
     try:
       jax.profiler.stop_trace()
-      found = (self._folder / "plugins" / "profile").glob(
-          "*/perfetto_trace.json.gz")
+      found = (self._folder / "plugins" / "profile").glob("*/perfetto_trace.json.gz")
       latest = max(found, key=lambda path: path.stat().st_mtime)
     except Exception as error:
       self._fail(error)
     else:
       self._end()
-      _tell(f"Profile of steps {self._first + 1} to {self._step}: {latest}\n"
-            "Open it at https://ui.perfetto.dev, or see docs/monitoring.md for"
-            " TensorBoard.")
+      _tell(
+        f"Profile of steps {self._first + 1} to {self._step}: {latest}\n"
+        "Open it at https://ui.perfetto.dev, or see docs/monitoring.md for"
+        " TensorBoard."
+      )
 
   def _fail(self, error: Exception) -> None:
-    logging.warning("No profile could be recorded in %s: %s", self._folder,
-                    error)
+    logging.warning("No profile could be recorded in %s: %s", self._folder, error)
     self._end()
 
   def _end(self) -> None:

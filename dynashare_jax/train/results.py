@@ -33,12 +33,17 @@ from dynashare_jax.train import workdir as workdir_lib
 
 # Parameters and results of these keys do not describe the authors' behaviour.
 CORRECTED = {
-    "sharing": "paper", "sparsity": "code", "instance": "code",
-    "gates": "argmax", "selection": "validation", "metrics": "pooled"}
+  "sharing": "paper",
+  "sparsity": "code",
+  "instance": "code",
+  "gates": "argmax",
+  "selection": "validation",
+  "metrics": "pooled",
+}
 
 
 def finish(
-    loop: loop_lib.Loop, state: state_lib.State, corrected: dict[str, str]
+  loop: loop_lib.Loop, state: state_lib.State, corrected: dict[str, str]
 ) -> dict[str, Any]:
   """Evaluates the chosen model once on test and writes everything.
 
@@ -57,33 +62,44 @@ def finish(
   route = np.asarray(state.routes[chosen])
   gates = experiment.method.target_rates is not None
   # Process 0 writes alone, so that it must have the whole model.
-  best = (mesh_lib.place_replicated(state.best, experiment.mesh)
-          if experiment.config.train.shard_state else state.best)
+  best = (
+    mesh_lib.place_replicated(state.best, experiment.mesh)
+    if experiment.config.train.shard_state
+    else state.best
+  )
   test, validation = (
-      loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split),
-                         route, gates) for split in ("test", "validation"))
-  constant = evaluate.constants(experiment.tasks, *constants.labels(
-      experiment.dataset, "test", experiment.config.train.resident,
-      experiment.config.eval.batch_size))
+    loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split), route, gates)
+    for split in ("test", "validation")
+  )
+  constant = evaluate.constants(
+    experiment.tasks,
+    *constants.labels(
+      experiment.dataset,
+      "test",
+      experiment.config.train.resident,
+      experiment.config.eval.batch_size,
+    ),
+  )
   learnt = experiment.method.learns_policy
   results = {
-      "dataset": experiment.dataset.spec.name,
-      "method": experiment.method.name, "seed": experiment.config.seed,
-      "finished": True, "split": "test",
-      "tasks": _tasks(experiment.tasks, test, validation, constant),
-      "parameters": parameters(
-          best.params, best.stats, state.params["policy"] if learnt else {}),
-      "macs": macs(experiment, best.params, best.stats),
-      "execution": _execution(test),
-      "candidates": [loop.candidates[k] for k in sorted(loop.candidates)],
-      "chosen": chosen,
-      "chosen_step": np.asarray(best.step),
-      "delta": _delta(experiment, test),
-      "timing": _timing(loop),
-      "compat": _changed(experiment.config, corrected),
-      "versions": {"python": sys.version.split()[0], "jax": jax.__version__,
-                   "numpy": np.__version__},
-      "notes": [*experiment.notes, *_views_note(experiment.config.eval)]}
+    "dataset": experiment.dataset.spec.name,
+    "method": experiment.method.name,
+    "seed": experiment.config.seed,
+    "finished": True,
+    "split": "test",
+    "tasks": _tasks(experiment.tasks, test, validation, constant),
+    "parameters": parameters(best.params, best.stats, state.params["policy"] if learnt else {}),
+    "macs": macs(experiment, best.params, best.stats),
+    "execution": _execution(test),
+    "candidates": [loop.candidates[k] for k in sorted(loop.candidates)],
+    "chosen": chosen,
+    "chosen_step": np.asarray(best.step),
+    "delta": _delta(experiment, test),
+    "timing": _timing(loop),
+    "compat": _changed(experiment.config, corrected),
+    "versions": {"python": sys.version.split()[0], "jax": jax.__version__, "numpy": np.__version__},
+    "notes": [*experiment.notes, *_views_note(experiment.config.eval)],
+  }
   found: dict[str, Any] = workdir_lib.plain(results)
   if jax.process_index() == 0:
     _write_policy(loop, state, chosen)
@@ -109,8 +125,7 @@ def parameters(params: Any, stats: Any, policy_params: Any) -> dict[str, int]:
 
 
 def macs(
-    experiment: Any, params: Any, stats: Any,
-    size: tuple[int, int] | None = None
+  experiment: Any, params: Any, stats: Any, size: tuple[int, int] | None = None
 ) -> dict[str, Any]:
   """Analytic multiply-accumulates of one example: stem, blocks, heads.
 
@@ -131,13 +146,12 @@ def macs(
   def count(kinds_: routing.Kinds) -> int:
     decisions = trunks.Decisions(kinds_)
     return costs.macs(
-        lambda v, x: experiment.network.apply(v, x, decisions, False),
-        variables, inputs)
+      lambda v, x: experiment.network.apply(v, x, decisions, False), variables, inputs
+    )
 
   full = count(routing.all_run(blocks, tasks))
   if experiment.method.columns:
-    return {"per_example_all_blocks": None, "stem": None, "heads": None,
-            "total": full}
+    return {"per_example_all_blocks": None, "stem": None, "heads": None, "total": full}
   per_block = []
   for block in range(blocks):
     row = [routing.RUN] * tasks
@@ -146,55 +160,70 @@ def macs(
     per_block.append(full - count(tuple(kinds_)))
   heads = _head_macs(experiment, variables, inputs)
   stem = full - sum(per_block) - sum(heads.values())
-  return {"per_example_all_blocks": [per_block] * tasks, "stem": stem,
-          "heads": heads, "total": full}
+  return {
+    "per_example_all_blocks": [per_block] * tasks,
+    "stem": stem,
+    "heads": heads,
+    "total": full,
+  }
 
 
-def _head_macs(
-    experiment: Any, variables: Any, inputs: Any
-) -> dict[str, int]:
+def _head_macs(experiment: Any, variables: Any, inputs: Any) -> dict[str, int]:
   """Multiply-accumulates of every head on one example's features."""
-  decisions = trunks.Decisions(
-      routing.all_run(experiment.blocks, len(experiment.tasks)))
+  decisions = trunks.Decisions(routing.all_run(experiment.blocks, len(experiment.tasks)))
   features = jax.eval_shape(
-      lambda v, x: experiment.network.apply(
-          v, x, decisions, False, method=_features), variables, inputs)
+    lambda v, x: experiment.network.apply(v, x, decisions, False, method=_features),
+    variables,
+    inputs,
+  )
   steps = [s for s in (series.steps_of(inputs),) if s is not None]
   found = {}
   for index, (task, head) in enumerate(
-      zip(experiment.tasks, experiment.network.heads, strict=True)):
+    zip(experiment.tasks, experiment.network.heads, strict=True)
+  ):
     weights = {"params": variables["params"][f"heads_{index}"]}
     found[task.name] = costs.macs(
-        lambda w, x, h=head: h.apply(w, x, False, *steps), weights,
-        features[index])
+      lambda w, x, h=head: h.apply(w, x, False, *steps), weights, features[index]
+    )
   return found
 
 
 def _features(
-    network: trunks.Network, inputs: Any, decisions: trunks.Decisions,
-    train: bool
+  network: trunks.Network, inputs: Any, decisions: trunks.Decisions, train: bool
 ) -> list[jax.Array]:
   return network.trunk(inputs, decisions, train)[0]
 
 
 def _tasks(
-    tasks: tuple[types.TaskSpec, ...], test: evaluate.Result,
-    validation: evaluate.Result, constant: evaluate.Values
+  tasks: tuple[types.TaskSpec, ...],
+  test: evaluate.Result,
+  validation: evaluate.Result,
+  constant: evaluate.Values,
 ) -> list[dict[str, Any]]:
   """Metrics of every task."""
-  return [{
-      "name": task.name, "kind": task.kind, "weight": task.weight,
+  return [
+    {
+      "name": task.name,
+      "kind": task.kind,
+      "weight": task.weight,
       "classes": list(task.classes),
-      "loss": {"test": test.losses[task.name],
-               "validation": validation.losses[task.name]},
-      "metrics": [{
-          "name": m.name, "higher_is_better": m.higher_is_better,
-          "unit": m.unit, "in_delta": m.in_delta,
+      "loss": {"test": test.losses[task.name], "validation": validation.losses[task.name]},
+      "metrics": [
+        {
+          "name": m.name,
+          "higher_is_better": m.higher_is_better,
+          "unit": m.unit,
+          "in_delta": m.in_delta,
           "test": test.metrics[task.name][m.name],
           "validation": validation.metrics[task.name][m.name],
           "constant": constant[task.name][m.name],
-      } for m in kinds.find(task.kind).metrics(task)],
-      **_details(test, task.name)} for task in tasks]
+        }
+        for m in kinds.find(task.kind).metrics(task)
+      ],
+      **_details(test, task.name),
+    }
+    for task in tasks
+  ]
 
 
 def _details(test: evaluate.Result, task: str) -> dict[str, Any]:
@@ -209,15 +238,16 @@ def _views_note(settings: Any) -> list[str]:
   if not settings.flip and tuple(settings.scales) == (1.0,):
     return []
   mirrored = ", each also mirrored" if settings.flip else ""
-  return [f"Predictions are averaged over pictures at the scales"
-          f" {scales}{mirrored} (config.eval)."]
+  return [f"Predictions are averaged over pictures at the scales {scales}{mirrored} (config.eval)."]
 
 
 def _execution(test: evaluate.Result) -> dict[str, Any]:
   blocks = test.histogram.shape[1]
-  return {"rate": test.rate, "mean": float(test.rate.mean()),
-          "per_example_hist": {"bins": list(range(blocks)),
-                               "counts": test.histogram}}
+  return {
+    "rate": test.rate,
+    "mean": float(test.rate.mean()),
+    "per_example_hist": {"bins": list(range(blocks)), "counts": test.histogram},
+  }
 
 
 def _timing(loop: loop_lib.Loop) -> dict[str, Any]:
@@ -227,9 +257,12 @@ def _timing(loop: loop_lib.Loop) -> dict[str, Any]:
   scale = 2**30 if sys.platform == "darwin" else 2**20
   last = medians.get("retrain", 0.0)
   rate = loop.config.train.batch_size / last if last else float("nan")
-  return {"seconds": loop.spent, "step_seconds": medians,
-          "peak_memory_gb": peak / scale,
-          "examples_per_second": rate}
+  return {
+    "seconds": loop.spent,
+    "step_seconds": medians,
+    "peak_memory_gb": peak / scale,
+    "examples_per_second": rate,
+  }
 
 
 def _changed(config: Any, corrected: dict[str, str]) -> dict[str, Any]:
@@ -238,9 +271,7 @@ def _changed(config: Any, corrected: dict[str, str]) -> dict[str, Any]:
   return {k: v for k, v in config.compat.items() if defaults.get(k) != v}
 
 
-def _delta(
-    experiment: Any, test: evaluate.Result
-) -> dict[str, Any] | None:
+def _delta(experiment: Any, test: evaluate.Result) -> dict[str, Any] | None:
   """Eqs. 7 and 8 against stored single-task results, if they are named.
 
   A task whose baseline has a metric of 0 has no relative change: NaN.
@@ -252,18 +283,18 @@ def _delta(
   for task in experiment.tasks:
     metrics = kinds.find(task.kind).metrics(task)
     try:
-      found[task.name] = delta.delta_task(
-          metrics, test.metrics[task.name], saved[task.name])
+      found[task.name] = delta.delta_task(metrics, test.metrics[task.name], saved[task.name])
     except ValueError as error:
       logging.warning("No Delta for %s: %s", task.name, error)
       found[task.name] = float("nan")
-  return {"baseline": str(experiment.config.baseline), "tasks": found,
-          "overall": delta.delta(found)}
+  return {
+    "baseline": str(experiment.config.baseline),
+    "tasks": found,
+    "overall": delta.delta(found),
+  }
 
 
-def load_baseline(
-    folder: str, tasks: tuple[types.TaskSpec, ...]
-) -> dict[str, dict[str, float]]:
+def load_baseline(folder: str, tasks: tuple[types.TaskSpec, ...]) -> dict[str, dict[str, float]]:
   """Test metrics of a finished run, by task.
 
   Raises:
@@ -271,18 +302,22 @@ def load_baseline(
   """
   path = pathlib.Path(folder) / "results.json"
   if not path.is_file():
-    raise ValueError(f"config.baseline={folder!r}: there is no {path}. Train it"
-                     " first (--config.method=single), or leave it empty.")
+    raise ValueError(
+      f"config.baseline={folder!r}: there is no {path}. Train it"
+      " first (--config.method=single), or leave it empty."
+    )
   try:
-    saved = {t["name"]: {m["name"]: _number(m["test"]) for m in t["metrics"]}
-             for t in json.loads(path.read_text())["tasks"]}
+    saved = {
+      t["name"]: {m["name"]: _number(m["test"]) for m in t["metrics"]}
+      for t in json.loads(path.read_text())["tasks"]
+    }
   except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(f"config.baseline={folder!r}: cannot read {path}"
-                     f" ({type(error).__name__}: {error}).") from error
+    raise ValueError(
+      f"config.baseline={folder!r}: cannot read {path} ({type(error).__name__}: {error})."
+    ) from error
   missing = [t.name for t in tasks if t.name not in saved]
   if missing:
-    raise ValueError(f"{path} has no results for the tasks {missing}; it has"
-                     f" {sorted(saved)}.")
+    raise ValueError(f"{path} has no results for the tasks {missing}; it has {sorted(saved)}.")
   return saved
 
 
@@ -291,22 +326,24 @@ def _number(value: float | None) -> float:
   return float("nan") if value is None else float(value)
 
 
-def _write_policy(
-    loop: loop_lib.Loop, state: state_lib.State, chosen: int
-) -> None:
+def _write_policy(loop: loop_lib.Loop, state: state_lib.State, chosen: int) -> None:
   experiment = loop.experiment
   alpha = policy.alpha(state.params["policy"]["logits"])
-  workdir_lib.write_json(loop.workdir / "policy.json", {
+  workdir_lib.write_json(
+    loop.workdir / "policy.json",
+    {
       "tasks": [t.name for t in experiment.tasks],
       "alpha": np.asarray(alpha) if experiment.method.learns_policy else None,
-      "routes": np.asarray(state.routes).astype(int), "chosen": chosen,
+      "routes": np.asarray(state.routes).astype(int),
+      "chosen": chosen,
       "gated": list(experiment.gated),
-      "target_rates": list(experiment.method.target_rates or
-                           (1.0,) * experiment.blocks)})
+      "target_rates": list(experiment.method.target_rates or (1.0,) * experiment.blocks),
+    },
+  )
 
 
 def _write_predictions(
-    loop: loop_lib.Loop, best: state_lib.Best, route: np.ndarray, gates: bool
+  loop: loop_lib.Loop, best: state_lib.Best, route: np.ndarray, gates: bool
 ) -> None:
   """Some test examples with truth and prediction, for pictures."""
   experiment = loop.experiment
@@ -319,13 +356,14 @@ def _write_predictions(
   source = experiment.dataset.source("test")
   batch = loader.stack([source[i] for i in range(count)])
   decisions = trunks.Decisions(
-      loop.evaluator.kinds(route, gates), jnp.asarray(route), gated=gates,
-      target=jnp.float32(experiment.target_rate))
+    loop.evaluator.kinds(route, gates),
+    jnp.asarray(route),
+    gated=gates,
+    target=jnp.float32(experiment.target_rate),
+  )
   sizes = evaluate.dense_sizes(batch)
-  logits, _ = loop.evaluator.logits(
-      params, stats, batch.inputs, decisions, sizes)
-  found = {"inputs": np.round(255 * np.clip(batch.inputs, 0, 1)).astype(
-      np.uint8)}  # RGB in 0 .. 1
+  logits, _ = loop.evaluator.logits(params, stats, batch.inputs, decisions, sizes)
+  found = {"inputs": np.round(255 * np.clip(batch.inputs, 0, 1)).astype(np.uint8)}  # RGB in 0 .. 1
   for task in spec.tasks:
     kind = kinds.find(task.kind)
     large: Any = logits[task.name]
@@ -340,12 +378,10 @@ def _write_predictions(
 def _small(array: types.Array) -> np.ndarray:
   """Half precision and 16-bit integers, where the numbers fit: for pictures."""
   array = np.asarray(array)
-  kind = np.dtype({"f": np.float16, "i": np.int16}.get(array.dtype.kind,
-                                                       array.dtype))
+  kind = np.dtype({"f": np.float16, "i": np.int16}.get(array.dtype.kind, array.dtype))
   if array.dtype.itemsize <= kind.itemsize or not array.size:
     return array
   limit = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
   finite = array[np.isfinite(array)]
-  fits = not finite.size or (finite.min() >= limit.min
-                             and finite.max() <= limit.max)
+  fits = not finite.size or (finite.min() >= limit.min and finite.max() <= limit.max)
   return array.astype(kind) if fits else array

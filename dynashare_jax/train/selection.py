@@ -11,9 +11,7 @@ import numpy as np
 from dynashare_jax.train import state as state_lib
 
 
-def better(
-    old: state_lib.Best, new: state_lib.Best, columns: bool
-) -> state_lib.Best:
+def better(old: state_lib.Best, new: state_lib.Best, columns: bool) -> state_lib.Best:
   """The better of two models: by the mean score, `old` if it is equal.
 
   Args:
@@ -36,12 +34,12 @@ def better(
 
   pick_all = jax.tree_util.tree_map_with_path
   return state_lib.Best(
-      params=pick_all(pick, old.params, new.params),
-      stats=pick_all(pick, old.stats, new.stats),
-      scores=jnp.asarray(np.where(wins, scores, before)),
-      candidate=jnp.asarray(np.where(wins, new.candidate, old.candidate),
-                            jnp.int32),
-      step=jnp.asarray(np.where(wins, new.step, old.step), jnp.int32))
+    params=pick_all(pick, old.params, new.params),
+    stats=pick_all(pick, old.stats, new.stats),
+    scores=jnp.asarray(np.where(wins, scores, before)),
+    candidate=jnp.asarray(np.where(wins, new.candidate, old.candidate), jnp.int32),
+    step=jnp.asarray(np.where(wins, new.step, old.step), jnp.int32),
+  )
 
 
 def _column(path: Any) -> int:

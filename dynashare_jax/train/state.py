@@ -52,7 +52,7 @@ class State(struct.PyTreeNode):
 
 
 def init_network(
-    network: Any, inputs: Any, blocks: int, tasks: int, key: jax.Array
+  network: Any, inputs: Any, blocks: int, tasks: int, key: jax.Array
 ) -> tuple[Any, Any]:
   """Fresh parameters and batch statistics, in one compiled call.
 
@@ -65,23 +65,27 @@ def init_network(
   """
   decisions = trunks.Decisions(routing.all_run(blocks, tasks))
   # Compiled, the forward pass that only tells shapes is left out.
-  make = jax.jit(
-      lambda k: network.init({"params": k}, inputs, decisions, False))
+  make = jax.jit(lambda k: network.init({"params": k}, inputs, decisions, False))
   variables = make(key)
   return variables["params"], variables.get("batch_stats", {})
 
 
-def start(
-    params: Any, stats: Any, logits: jax.Array, candidates: int,
-    keep_anchor: bool
-) -> State:
+def start(params: Any, stats: Any, logits: jax.Array, candidates: int, keep_anchor: bool) -> State:
   """The state before the first step; `opt` is set when a phase begins."""
   tasks, blocks = logits.shape[:2]
   copy = lambda tree: jax.tree.map(jnp.array, tree)
   anchor = {"params": copy(params), "stats": copy(stats)} if keep_anchor else {}
   return State(
-      params={"network": params, "policy": {"logits": logits}}, stats=stats,
-      opt={},
-      best=Best(copy(params), copy(stats), jnp.full((tasks,), -jnp.inf),
-                jnp.zeros((tasks,), jnp.int32), jnp.zeros((tasks,), jnp.int32)),
-      anchor=anchor, routes=jnp.zeros((candidates, tasks, blocks)))
+    params={"network": params, "policy": {"logits": logits}},
+    stats=stats,
+    opt={},
+    best=Best(
+      copy(params),
+      copy(stats),
+      jnp.full((tasks,), -jnp.inf),
+      jnp.zeros((tasks,), jnp.int32),
+      jnp.zeros((tasks,), jnp.int32),
+    ),
+    anchor=anchor,
+    routes=jnp.zeros((candidates, tasks, blocks)),
+  )

@@ -93,8 +93,10 @@ class Objective(NamedTuple):
 
 
 def task_losses(
-    tasks: tuple[types.TaskSpec, ...], logits: dict[str, jax.Array],
-    batch: types.Batch, at_labels: bool = False
+  tasks: tuple[types.TaskSpec, ...],
+  logits: dict[str, jax.Array],
+  batch: types.Batch,
+  at_labels: bool = False,
 ) -> dict[str, jax.Array]:
   """Mean loss of every task over its valid labels; 0 where there are none.
 
@@ -117,16 +119,14 @@ def task_losses(
 
 
 def _decisions(
-    spec: Spec, objective: Objective, params: Any, inputs: Inputs,
-    step: jax.Array, batch_size: int
+  spec: Spec, objective: Objective, params: Any, inputs: Inputs, step: jax.Array, batch_size: int
 ) -> trunks.Decisions:
   """Draws what is random in a step, from (seed, stream, step) alone."""
   tasks = len(objective.tasks)
   blocks = len(spec.kinds)
   if spec.sampled:
     key = streams.stream_key(inputs.seed, "policy", step)
-    drawn = gumbel.soft_decisions(key, params["policy"]["logits"],
-                                  inputs.temperature)
+    drawn = gumbel.soft_decisions(key, params["policy"]["logits"], inputs.temperature)
     drawn = jnp.where(inputs.opened[None, :], drawn, 1.0)
   else:
     drawn = inputs.route
@@ -140,9 +140,14 @@ def _decisions(
       key = streams.stream_key(inputs.seed, "target_rate", step)
       target = jax.random.uniform(key, (), jnp.float32, low, high)
   return trunks.Decisions(
-      kinds=spec.kinds, policy=drawn, discrete=not spec.sampled,
-      gated=spec.gated, noise=noise, temperature=objective.gate_temperature,
-      target=target)
+    kinds=spec.kinds,
+    policy=drawn,
+    discrete=not spec.sampled,
+    gated=spec.gated,
+    noise=noise,
+    temperature=objective.gate_temperature,
+    target=target,
+  )
 
 
 def _noise_scale(fade: jax.Array, step: jax.Array) -> jax.Array:
@@ -153,8 +158,13 @@ def _noise_scale(fade: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def _penalties(
-    spec: Spec, objective: Objective, params: Any, opened: jax.Array,
-    signals: trunks.Signals, route: jax.Array, target: jax.Array | None
+  spec: Spec,
+  objective: Objective,
+  params: Any,
+  opened: jax.Array,
+  signals: trunks.Signals,
+  route: jax.Array,
+  target: jax.Array | None,
 ) -> dict[str, jax.Array]:
   """The regularisers of a step, with their weights."""
   found: dict[str, Any] = {}
@@ -173,25 +183,36 @@ def _penalties(
       targets = jnp.where(targets < 1, target, 1.0)
     counted = signals.gated & (route > 0)
     rates = jnp.where(counted, signals.gate.mean(1), targets[None])
-    found["instance"] = weight * regularisers.instance(
-        rates, targets, form)
+    found["instance"] = weight * regularisers.instance(rates, targets, form)
   return found
 
 
 def loss(
-    network: Any, spec: Spec, objective: Objective, params: Any, stats: Any,
-    batch: types.Batch, inputs: Inputs, step: jax.Array
+  network: Any,
+  spec: Spec,
+  objective: Objective,
+  params: Any,
+  stats: Any,
+  batch: types.Batch,
+  inputs: Inputs,
+  step: jax.Array,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
   """Total loss of a batch (Eq. 6), its parts, and the new batch statistics."""
   size = batch.present.shape[0]
   decisions = _decisions(spec, objective, params, inputs, step, size)
   variables = {"params": params["network"], "batch_stats": stats}
   (logits, signals), changed = network.apply(
-      variables, batch.inputs, decisions, True, mutable=["batch_stats"],
-      rngs={"dropout": streams.stream_key(inputs.seed, "dropout", step)})
+    variables,
+    batch.inputs,
+    decisions,
+    True,
+    mutable=["batch_stats"],
+    rngs={"dropout": streams.stream_key(inputs.seed, "dropout", step)},
+  )
   losses = task_losses(objective.tasks, logits, batch, objective.at_labels)
-  penalties = _penalties(spec, objective, params, inputs.opened, signals,
-                         inputs.route, decisions.target)
+  penalties = _penalties(
+    spec, objective, params, inputs.opened, signals, inputs.route, decisions.target
+  )
   total: Any = sum(task.weight * losses[task.name] for task in objective.tasks)
   total = total + sum(penalties.values())
   parts = {f"loss/{name}": value for name, value in losses.items()}
@@ -202,9 +223,14 @@ def loss(
 
 
 def advance(
-    network: Any, tx: optax.GradientTransformation, spec: Spec,
-    objective: Objective, state: state_lib.State, batch: types.Batch,
-    inputs: Inputs, step: jax.Array
+  network: Any,
+  tx: optax.GradientTransformation,
+  spec: Spec,
+  objective: Objective,
+  state: state_lib.State,
+  batch: types.Batch,
+  inputs: Inputs,
+  step: jax.Array,
 ) -> tuple[state_lib.State, dict[str, jax.Array]]:
   """One update from one batch.
 
@@ -216,12 +242,10 @@ def advance(
   moving, still = optim.split(state.params, spec.trainable)
 
   def objective_of(part: Any) -> Any:
-    return loss(network, spec, objective, optim.join(part, still), state.stats,
-                batch, inputs, step)
+    return loss(network, spec, objective, optim.join(part, still), state.stats, batch, inputs, step)
 
   grads, (parts, stats) = jax.grad(objective_of, has_aux=True)(moving)
-  params, opt = optim.update(tx, grads, state.opt, state.params,
-                             spec.trainable, inputs.opened)
+  params, opt = optim.update(tx, grads, state.opt, state.params, spec.trainable, inputs.opened)
   if "backbone" not in spec.trainable:
     stats = state.stats
   return state.replace(params=params, stats=stats, opt=opt), parts
@@ -234,9 +258,13 @@ def take(arrays: types.Batch, indices: jax.Array, sharding: Any) -> types.Batch:
 
 
 def make(
-    network: Any, tx: optax.GradientTransformation, spec: Spec,
-    objective: Objective, sharding: jax.sharding.NamedSharding,
-    augment: Any = None, shardings: Any = None
+  network: Any,
+  tx: optax.GradientTransformation,
+  spec: Spec,
+  objective: Objective,
+  sharding: jax.sharding.NamedSharding,
+  augment: Any = None,
+  shardings: Any = None,
 ) -> Any:
   """Compiles many steps in one dispatch.
 
@@ -257,16 +285,19 @@ def make(
   """
 
   def run(
-      state: state_lib.State, arrays: types.Batch, indices: jax.Array,
-      inputs: Inputs, draws: Any = None
+    state: state_lib.State,
+    arrays: types.Batch,
+    indices: jax.Array,
+    inputs: Inputs,
+    draws: Any = None,
   ) -> tuple[state_lib.State, dict[str, jax.Array]]:
     """Steps through the rows of `indices`, one update each."""
+
     def one(carry: state_lib.State, row: Any) -> Any:
       step, chosen, draw = row
       batch = take(arrays, chosen, sharding)
       if draw is not None:
-        batch = jax.lax.with_sharding_constraint(
-            augment.batch(batch, draw), sharding)
+        batch = jax.lax.with_sharding_constraint(augment.batch(batch, draw), sharding)
       return advance(network, tx, spec, objective, carry, batch, inputs, step)
 
     count = indices.shape[0]
@@ -282,16 +313,20 @@ def make(
     state, parts = run(state, *rest, **named)
     return jax.lax.with_sharding_constraint(state, shardings(state)), parts
 
-  everywhere = jax.sharding.NamedSharding(
-      sharding.mesh, jax.sharding.PartitionSpec())
+  everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
   if shardings is not None:
     return jax.jit(placed, donate_argnums=0, out_shardings=(None, everywhere))
   return jax.jit(run, donate_argnums=0, out_shardings=everywhere)
 
 
 def spec_of(
-    phase: types.Phase, tasks: int, gated: tuple[bool, ...], route: Any,
-    planned: bool, prefixes: tuple[int, ...], steps: int | None = None
+  phase: types.Phase,
+  tasks: int,
+  gated: tuple[bool, ...],
+  route: Any,
+  planned: bool,
+  prefixes: tuple[int, ...],
+  steps: int | None = None,
 ) -> Spec:
   """The compiled side of a phase; equal for phases that share a program.
 
@@ -322,14 +357,25 @@ def spec_of(
     kinds_ = routing.fixed(route, gates, train=True)
   else:
     kinds_ = routing.own(blocks, tasks)
-  return Spec(kinds_, phase.trainable, phase.routing == "soft", phase.gated,
-              phase.penalties, phase.optimizer,
-              phase.steps if steps is None else steps)
+  return Spec(
+    kinds_,
+    phase.trainable,
+    phase.routing == "soft",
+    phase.gated,
+    phase.penalties,
+    phase.optimizer,
+    phase.steps if steps is None else steps,
+  )
 
 
 def inputs_of(
-    phase: types.Phase, seed: int, offset: int, step: int, blocks: int,
-    route: Any, fading: float = 0.0
+  phase: types.Phase,
+  seed: int,
+  offset: int,
+  step: int,
+  blocks: int,
+  route: Any,
+  fading: float = 0.0,
 ) -> Inputs:
   """The changing side of a phase.
 
@@ -346,7 +392,10 @@ def inputs_of(
   end = step - offset + phase.steps
   begin = end - round(fading * phase.steps)
   return Inputs(
-      jnp.asarray(seed, jnp.int32), jnp.asarray(step, jnp.int32),
-      jnp.asarray(phase.temperature, jnp.float32),
-      policy.open_mask(blocks, phase.open_blocks),
-      jnp.asarray(route, jnp.float32), jnp.asarray([begin, end], jnp.int32))
+    jnp.asarray(seed, jnp.int32),
+    jnp.asarray(step, jnp.int32),
+    jnp.asarray(phase.temperature, jnp.float32),
+    policy.open_mask(blocks, phase.open_blocks),
+    jnp.asarray(route, jnp.float32),
+    jnp.asarray([begin, end], jnp.int32),
+  )

@@ -145,21 +145,17 @@ def _check_writable(folder: pathlib.Path) -> None:
   except OSError as error:
     reason = error.strerror or str(error)
     raise ValueError(
-      f"Cannot write to the work directory {folder}: {reason}. Choose another"
-      " --workdir."
+      f"Cannot write to the work directory {folder}: {reason}. Choose another --workdir."
     ) from error
 
 
-def _compare(
-  file: pathlib.Path, wanted: Mapping[str, Any], ignore: Sequence[str]
-) -> None:
+def _compare(file: pathlib.Path, wanted: Mapping[str, Any], ignore: Sequence[str]) -> None:
   """Raises ValueError unless the file holds the wanted config."""
   try:
     old = dict(flatten(json.loads(file.read_text(encoding="utf-8"))))
   except (OSError, ValueError) as error:
     raise ValueError(
-      f"Cannot read {file}: {error}. Choose another --workdir, or delete this"
-      " one."
+      f"Cannot read {file}: {error}. Choose another --workdir, or delete this one."
     ) from error
   new = dict(flatten(wanted))
   lines = []

@@ -41,8 +41,7 @@ def handlers(mesh: jax.sharding.Mesh) -> dict[str, Any] | None:
     (
       jax.Array,
       ocp.type_handlers.ArrayHandler(
-        primary_host=options.primary_host,
-        use_replica_parallel=False if alone else None,
+        primary_host=options.primary_host, use_replica_parallel=False if alone else None
       ),
     ),
   )
@@ -61,9 +60,7 @@ def accepted(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
   a process do. They are handed over as if another process had a copy; the
   first copy, which is this one, is what is written.
   """
-  if jax.process_count() == 1 or not (
-    isinstance(leaf, jax.Array) and leaf.is_fully_addressable
-  ):
+  if jax.process_count() == 1 or not (isinstance(leaf, jax.Array) and leaf.is_fully_addressable):
     return leaf
   here = jax.process_index()
   pair = [

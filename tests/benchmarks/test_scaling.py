@@ -28,8 +28,9 @@ def test_split_arrays_are_counted_as_the_package_splits_them() -> None:
   shapes = [(256, 128), (3, 3, 64, 100), (127, 255), (64,), (2**14,), ()]
   arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
   places = mesh_lib.state_shardings(arrays, mesh, True)
-  held = sum(4 * math.prod(place.shard_shape(a.shape))
-             for a, place in zip(arrays, places, strict=True))
+  held = sum(
+    4 * math.prod(place.shard_shape(a.shape)) for a, place in zip(arrays, places, strict=True)
+  )
   assert model.held_bytes(shapes, 4, True, mesh_lib.SMALL) == held
   assert held < model.held_bytes(shapes, 4, False)
 
@@ -88,9 +89,14 @@ def test_a_silent_process_is_killed() -> None:
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
   return subprocess.run(
-      [sys.executable, "benchmarks/scaling.py", *arguments], cwd=ROOT,
-      capture_output=True, text=True, timeout=100, check=False,
-      env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    [sys.executable, "benchmarks/scaling.py", *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=100,
+    check=False,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+  )
 
 
 def test_an_unknown_part_is_refused() -> None:
@@ -100,8 +106,7 @@ def test_an_unknown_part_is_refused() -> None:
 
 
 def test_the_page_of_a_device_runs_on_the_cpu() -> None:
-  before = {path: path.stat().st_mtime_ns
-            for path in (ROOT / "docs" / "benchmarks").glob("*.md")}
+  before = {path: path.stat().st_mtime_ns for path in (ROOT / "docs" / "benchmarks").glob("*.md")}
   found = _run("--parts=accelerator", "--quick", "--rounds=1")
   assert found.returncode == 0, found.stderr
   assert "# A training step on one cpu" in found.stdout
@@ -111,14 +116,16 @@ def test_the_page_of_a_device_runs_on_the_cpu() -> None:
 
 def test_a_terminated_benchmark_leaves_no_process() -> None:
   process = subprocess.Popen(
-      [sys.executable, "benchmarks/scaling.py", "--parts=dispatch", "--quick"],
-      cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
-      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    [sys.executable, "benchmarks/scaling.py", "--parts=dispatch", "--quick"],
+    cwd=ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
   child: list[str] = []
   while not child and process.poll() is None:
     time.sleep(0.02)
-    child = pathlib.Path(
-        f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    child = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
   process.terminate()
   assert process.wait(30) == 143
   assert child

@@ -18,10 +18,20 @@ import scaling_page as page  # noqa: E402
 import scaling_tables as tables  # noqa: E402
 
 CHIP = model.Chip(
-    "chip", flops=1000.0, memory=1e3, memory_speed=70.0, link=10.0, domain=4,
-    network=5.0, host=4, cores=8, start=1.0, hop=2.0, far_hop=5.0)
-WORK = model.Work("net", macs=10.0, trained=5.0, batch=8, small=3,
-                  small_bytes=8.0)
+  "chip",
+  flops=1000.0,
+  memory=1e3,
+  memory_speed=70.0,
+  link=10.0,
+  domain=4,
+  network=5.0,
+  host=4,
+  cores=8,
+  start=1.0,
+  hop=2.0,
+  far_hop=5.0,
+)
+WORK = model.Work("net", macs=10.0, trained=5.0, batch=8, small=3, small_bytes=8.0)
 PLAIN = model.Assumed(utilisation=0.5, link_use=1.0, reads=2.0, dispatch=0.25)
 
 
@@ -75,11 +85,11 @@ def test_latency_of_switch_and_torus_by_hand() -> None:
 
 def test_all_reduce_inside_and_across_hosts_by_hand() -> None:
   assert model.all_reduce_seconds(80.0, CHIP, 1) == 0
-  assert model.all_reduce_seconds(80.0, CHIP, 4) == pytest.approx(
-      13 + 2 * 3 / 4 * 80 / 10)
+  assert model.all_reduce_seconds(80.0, CHIP, 4) == pytest.approx(13 + 2 * 3 / 4 * 80 / 10)
   # Then 20 bytes of every device go around 2 hosts at 5 bytes a second.
   assert model.all_reduce_seconds(80.0, CHIP, 8) == pytest.approx(
-      1 + 2 * (6 + 5) + 12 + 2 * 1 / 2 * 20 / 5)
+    1 + 2 * (6 + 5) + 12 + 2 * 1 / 2 * 20 / 5
+  )
   # Half of the bandwidth doubles all but the latency.
   assert model.all_reduce_seconds(80.0, CHIP, 4, 0.5) == pytest.approx(13 + 24)
 
@@ -105,24 +115,27 @@ def test_one_device_sends_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "assumed", "bound"),
-    [({}, {}, "update"),
-     ({"macs": 1e4}, {}, "compute"),
-     ({}, {"reads": 0.01}, "input"),
-     ({}, {"dispatch": 1e3}, "dispatch"),
-     ({"reads": False}, {"reads": 0.01}, "update"),
-     ({"dispatched": 1000}, {"dispatch": 1e3}, "update")])
+  ("work", "assumed", "bound"),
+  [
+    ({}, {}, "update"),
+    ({"macs": 1e4}, {}, "compute"),
+    ({}, {"reads": 0.01}, "input"),
+    ({}, {"dispatch": 1e3}, "dispatch"),
+    ({"reads": False}, {"reads": 0.01}, "update"),
+    ({"dispatched": 1000}, {"dispatch": 1e3}, "update"),
+  ],
+)
 def test_what_bounds_a_step(work: dict, assumed: dict, bound: str) -> None:
-  step = model.step(dataclasses.replace(WORK, **work), CHIP, 1, 8,
-                    dataclasses.replace(PLAIN, **assumed))
+  step = model.step(
+    dataclasses.replace(WORK, **work), CHIP, 1, 8, dataclasses.replace(PLAIN, **assumed)
+  )
   assert step.bound == bound
   assert step.seconds == max(step.device, step.read, step.dispatch)
 
 
 @pytest.mark.parametrize("chip", model.CHIPS, ids=lambda chip: chip.name)
 def test_free_communication_scales_without_loss(chip: model.Chip) -> None:
-  free = dataclasses.replace(
-      chip, link=math.inf, network=math.inf, start=0.0, hop=0.0, far_hop=0.0)
+  free = dataclasses.replace(chip, link=math.inf, network=math.inf, start=0.0, hop=0.0, far_hop=0.0)
   one = model.step(WORK, free, 1, 4)
   for devices in (2, 8, 64, 256):
     many = model.step(WORK, free, devices, 4)
@@ -141,19 +154,14 @@ def test_all_reduce_grows_with_devices_and_bytes(chip: model.Chip) -> None:
 def test_candidates_by_hand() -> None:
   one = model.step(WORK, CHIP, 2, 4, PLAIN).seconds
   # 8 devices in 4 groups of 2; 6 candidates need 2 rounds of 100 steps.
-  assert model.candidate_seconds(
-      WORK, CHIP, 8, 4, 6, 100, PLAIN) == pytest.approx(2 * 100 * one)
+  assert model.candidate_seconds(WORK, CHIP, 8, 4, 6, 100, PLAIN) == pytest.approx(2 * 100 * one)
   alone = model.step(WORK, CHIP, 1, 8, PLAIN).seconds
-  assert model.candidate_seconds(
-      WORK, CHIP, 8, 8, 8, 1, PLAIN) == pytest.approx(alone)
+  assert model.candidate_seconds(WORK, CHIP, 8, 8, 8, 1, PLAIN) == pytest.approx(alone)
 
 
 @pytest.mark.parametrize("chip", model.CHIPS, ids=lambda chip: chip.name)
-def test_groups_never_lose_where_they_divide_the_candidates(
-    chip: model.Chip
-) -> None:
-  seconds = [model.candidate_seconds(WORK, chip, 8, groups, 8, 10)
-             for groups in (1, 2, 4, 8)]
+def test_groups_never_lose_where_they_divide_the_candidates(chip: model.Chip) -> None:
+  seconds = [model.candidate_seconds(WORK, chip, 8, groups, 8, 10) for groups in (1, 2, 4, 8)]
   assert seconds == sorted(seconds, reverse=True)
 
 
@@ -201,8 +209,10 @@ def test_a_page_keeps_what_is_written_by_hand(tmp_path: pathlib.Path) -> None:
   page.put(path, {"y": "two " + page.kept(disk=3)}, outline)
   page.put(path, {"x": "three"}, outline)
   text = path.read_text()
-  assert text == ("# A\n<!-- x -->\nthree\n<!-- /x -->\nby hand\n<!-- y -->\n"
-                  'two <!-- constants {"disk": 3} -->\n<!-- /y -->\n')
+  assert text == (
+    "# A\n<!-- x -->\nthree\n<!-- /x -->\nby hand\n<!-- y -->\n"
+    'two <!-- constants {"disk": 3} -->\n<!-- /y -->\n'
+  )
   assert page.constants(text) == {"disk": 3}
   with pytest.raises(ValueError, match=r"no <!-- z --> \.\.\. <!-- /z -->"):
     page.put(path, {"z": "four"}, outline)
@@ -214,22 +224,40 @@ def test_waits_of_a_step_count_every_array() -> None:
   assert page.predicted_waits([[10, 20], [30]], fit) == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize(("kind", "name"), [
+@pytest.mark.parametrize(
+  ("kind", "name"),
+  [
     ("NVIDIA H100 80GB HBM3", "H100 SXM"),
     ("NVIDIA A100-SXM4-80GB", "A100 SXM 80 GB"),
-    ("TPU v5 lite", "TPU v5e"), ("cpu", None), ("NVIDIA H200", None)])
+    ("TPU v5 lite", "TPU v5e"),
+    ("cpu", None),
+    ("NVIDIA H200", None),
+  ],
+)
 def test_devices_are_recognised(kind: str, name: str | None) -> None:
   chip = page.chip_of(kind)
   assert (chip.name if chip else None) == name
 
 
 def test_measured_utilisation_replaces_the_assumed_one() -> None:
-  net = {"name": "ResNet-18, NYU v2", "crop": (321, 321), "batch": 16,
-         "macs": 1e11, "trained": 5e7, "input_bytes": 3e6, "small": (34, 2e5),
-         "state": [(1000, 1000)], "gradients": [(1000, 1000)],
-         "candidates": 8, "retrain_steps": 50000, "resident": False}
-  made = [tables.sections([net], 1e-3, measured, 1e8) for measured in (
-      {}, {"H100 SXM": {"ResNet-18, NYU v2": 0.6}})]
+  net = {
+    "name": "ResNet-18, NYU v2",
+    "crop": (321, 321),
+    "batch": 16,
+    "macs": 1e11,
+    "trained": 5e7,
+    "input_bytes": 3e6,
+    "small": (34, 2e5),
+    "state": [(1000, 1000)],
+    "gradients": [(1000, 1000)],
+    "candidates": 8,
+    "retrain_steps": 50000,
+    "resident": False,
+  }
+  made = [
+    tables.sections([net], 1e-3, measured, 1e8)
+    for measured in ({}, {"H100 SXM": {"ResNet-18, NYU v2": 0.6}})
+  ]
   assert "0.3 assumed" in made[0]["chips"]
   assert "| 0.60 |" in made[1]["chips"]
   # 6 x 1e11 x 16 operations at a share of 989e12, and Adam's 28 x 5e7 bytes.

@@ -99,11 +99,7 @@ def _text(rows: list[list[str]]) -> str:
   return "".join(", ".join(row) + "\n" for row in rows)
 
 
-def _write(
-  folder: pathlib.Path,
-  train: str | None = None,
-  test: str | None = None,
-) -> str:
+def _write(folder: pathlib.Path, train: str | None = None, test: str | None = None) -> str:
   """Writes both files and returns their folder."""
   (folder / TRAIN).write_text(_text(_train_rows()) if train is None else train)
   (folder / TEST).write_text(_text(_test_rows()) if test is None else test)
@@ -152,9 +148,7 @@ def test_codes_and_numbers_by_hand(folder: str) -> None:
   assert inputs["categorical"].dtype == np.int32
   assert inputs["numeric"].dtype == np.float32
   # Codes ascend with the number, not with the text: 2, 4, 10 are 1, 2, 3.
-  np.testing.assert_array_equal(
-    inputs["categorical"][:4, industry], [1, 2, 3, 1]
-  )
+  np.testing.assert_array_equal(inputs["categorical"][:4, industry], [1, 2, 3, 1])
   assert spec.cardinalities[industry] == 4
   np.testing.assert_array_equal(inputs["numeric"][:, age], np.arange(20, 80))
 
@@ -166,10 +160,7 @@ def test_everything_is_fitted_on_train_only(folder: str) -> None:
   industry = spec.categorical.index("det_ind_code")
   age = spec.numeric.index("age")
   codes = np.concatenate(
-    [
-      data.arrays(s).inputs["categorical"][:, industry]
-      for s in ("validation", "test")
-    ]
+    [data.arrays(s).inputs["categorical"][:, industry] for s in ("validation", "test")]
   )
   assert sorted(codes) == [0] + [3] * 39  # 99 occurs in the test file only
   assert spec.edges[age][0] == 20 and spec.edges[age][-1] == 79
@@ -188,9 +179,7 @@ def test_halves_are_fixed_disjoint_and_whole(folder: str) -> None:
   spec = data.spec.table
   assert spec is not None
   age = spec.numeric.index("age")
-  halves = [
-    data.arrays(s).inputs["numeric"][:, age] for s in ("validation", "test")
-  ]
+  halves = [data.arrays(s).inputs["numeric"][:, age] for s in ("validation", "test")]
   assert [len(half) for half in halves] == [20, 20]
   assert sorted(np.concatenate(halves)) == list(range(40))
   assert dict(data.spec.sizes) == {"train": 60, "validation": 20, "test": 20}
@@ -226,8 +215,7 @@ def _parquet(path: pathlib.Path) -> None:
   arrow = pytest.importorskip("pyarrow")
   rows = _test_rows() + _train_rows()
   columns: dict[str, Any] = {
-    name: [row[i] for row in rows]
-    for i, name in enumerate(census_columns.COLUMNS)
+    name: [row[i] for row in rows] for i, name in enumerate(census_columns.COLUMNS)
   }
   for name in ("age", "det_ind_code", "own_or_self", "year"):
     columns[name] = [int(value) for value in columns[name]]
@@ -241,19 +229,14 @@ def _parquet(path: pathlib.Path) -> None:
 @pytest.mark.parametrize("write", [_gz, _untidy, _parquet])
 @pytest.mark.parametrize("encoding", census.ENCODINGS)
 def test_every_format_gives_the_same(
-  folder: str,
-  tmp_path: pathlib.Path,
-  write: Callable[[pathlib.Path], None],
-  encoding: str,
+  folder: str, tmp_path: pathlib.Path, write: Callable[[pathlib.Path], None], encoding: str
 ) -> None:
   write(tmp_path)
   plain = _build(folder, encoding=encoding)
   other = _build(str(tmp_path), encoding=encoding)
   assert plain.spec == other.spec
   for split in types.SPLITS:
-    jax.tree.map(
-      np.testing.assert_array_equal, plain.arrays(split), other.arrays(split)
-    )
+    jax.tree.map(np.testing.assert_array_equal, plain.arrays(split), other.arrays(split))
 
 
 def test_files_longer_than_a_chunk(tmp_path: pathlib.Path) -> None:
@@ -277,9 +260,7 @@ def test_onehot_by_hand(folder: str) -> None:
     np.testing.assert_array_equal(inputs[:, place, 0], np.arange(60) % 4 == i)
   # A category that training lacks leaves its whole column at zero.
   industry = [i for i, f in enumerate(features) if f[0] == "det_ind_code"]
-  sums = np.concatenate(
-    [data.arrays(s).inputs[:, industry, 0].sum(1) for s in types.SPLITS]
-  )
+  sums = np.concatenate([data.arrays(s).inputs[:, industry, 0].sum(1) for s in types.SPLITS])
   assert sorted(sums) == [0.0] + [1.0] * 99
 
 
@@ -288,11 +269,7 @@ def test_source_gives_the_rows_of_arrays(folder: str) -> None:
     data = _build(folder, encoding=encoding)
     source, whole = data.source("test"), data.arrays("test")
     assert len(source) == 20
-    jax.tree.map(
-      np.testing.assert_array_equal,
-      source[3],
-      jax.tree.map(lambda a: a[3], whole),
-    )
+    jax.tree.map(np.testing.assert_array_equal, source[3], jax.tree.map(lambda a: a[3], whole))
     assert len(source[2:5]) == 3
     with pytest.raises(IndexError):
       source[20]
@@ -331,9 +308,7 @@ def test_compat_labels(folder: str) -> None:
   assert corrected[professional].all()
   education = authors.arrays("train").targets["education"]
   assert not education[professional].any()
-  np.testing.assert_array_equal(
-    education[~professional], corrected[~professional]
-  )
+  np.testing.assert_array_equal(education[~professional], corrected[~professional])
   assert any("professional" in note for note in authors.spec.notes)
 
 
@@ -356,17 +331,13 @@ def test_compat_columns_shift_the_test_file(folder: str) -> None:
   assert shifted.features[b - 2] == ("det_hh_fam_stat", "C")
   ours = data.arrays("train").inputs[..., 0]
   np.testing.assert_array_equal(ours[:, b], np.arange(60) % 4 == 1)
-  theirs = np.concatenate(
-    [data.arrays(s).inputs[:, b - 2, 0] for s in ("validation", "test")]
-  )
+  theirs = np.concatenate([data.arrays(s).inputs[:, b - 2, 0] for s in ("validation", "test")])
   assert theirs.sum() == 13  # household C, every third of 40 rows
   vet = fitted.features.index(("vet_benefits", None))
   assert (ours[:, vet] == 2).all()
   # Validation and test are scaled by the test file's own ages, 0 to 39.
   ages = [data.arrays(s).inputs[:, 0, 0] * 39 for s in ("validation", "test")]
-  np.testing.assert_allclose(
-    sorted(np.concatenate(ages)), np.arange(40), atol=1e-5
-  )
+  np.testing.assert_allclose(sorted(np.concatenate(ages)), np.arange(40), atol=1e-5)
   assert any("one-hot features mean another" in n for n in data.spec.notes)
   assert any("not followed" in note for note in data.spec.notes)
 
@@ -398,9 +369,7 @@ def test_damaged_files_name_file_and_line(tmp_path: pathlib.Path) -> None:
     _build(empty)
   rows = _test_rows()
   rows[4] = _row(age="old")
-  with pytest.raises(
-    ValueError, match=f"'old' is not a number \\({TEST}, line 5, column 'age'"
-  ):
+  with pytest.raises(ValueError, match=f"'old' is not a number \\({TEST}, line 5, column 'age'"):
     _build(_write(tmp_path, test=_text(rows)))
 
 
@@ -422,9 +391,7 @@ def test_parquet_without_a_column(tmp_path: pathlib.Path) -> None:
   arrow = pytest.importorskip("pyarrow")
   parquet = importlib.import_module("pyarrow.parquet")
   path = tmp_path / census_columns.PARQUET
-  parquet.write_table(
-    arrow.table({"age": [1, 2], "split": ["train"] * 2}), path
-  )
+  parquet.write_table(arrow.table({"age": [1, 2], "split": ["train"] * 2}), path)
   with pytest.raises(ValueError, match="has no column class_worker"):
     _build(str(tmp_path))
 
@@ -451,9 +418,7 @@ def test_unknown_label_is_named(tmp_path: pathlib.Path) -> None:
     ("census_labels", "paper", "config.compat.census_labels"),
   ],
 )
-def test_wrong_settings_are_told(
-  folder: str, field: str, value: Any, message: str
-) -> None:
+def test_wrong_settings_are_told(folder: str, field: str, value: Any, message: str) -> None:
   with pytest.raises(ValueError, match=message):
     _build(folder, **{field: value})
   with pytest.raises(ValueError, match="census has train, validation, test"):
@@ -474,11 +439,7 @@ def real_folder() -> str:
 
 def test_real_counts_and_base_rates(real_folder: str) -> None:
   data = _build(real_folder, rows=census_columns.ROWS)
-  assert dict(data.spec.sizes) == {
-    "train": 199_523,
-    "validation": 49_881,
-    "test": 49_881,
-  }
+  assert dict(data.spec.sizes) == {"train": 199_523, "validation": 49_881, "test": 49_881}
   targets = data.arrays("train").targets
   rates = {task: round(float(v.mean()), 4) for task, v in targets.items()}
   assert rates == {"income": 0.0621, "marital": 0.5665, "education": 0.1477}

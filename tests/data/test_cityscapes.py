@@ -20,17 +20,41 @@ SIZE = (8, 16)
 STORED = {"height": 0, "width": 0}
 # Every label id with its train id and category, as they are published.
 PUBLISHED = (
-    (0, 255, "void"), (1, 255, "void"), (2, 255, "void"), (3, 255, "void"),
-    (4, 255, "void"), (5, 255, "void"), (6, 255, "void"), (7, 0, "flat"),
-    (8, 1, "flat"), (9, 255, "flat"), (10, 255, "flat"),
-    (11, 2, "construction"), (12, 3, "construction"), (13, 4, "construction"),
-    (14, 255, "construction"), (15, 255, "construction"),
-    (16, 255, "construction"), (17, 5, "object"), (18, 255, "object"),
-    (19, 6, "object"), (20, 7, "object"), (21, 8, "nature"), (22, 9, "nature"),
-    (23, 10, "sky"), (24, 11, "human"), (25, 12, "human"), (26, 13, "vehicle"),
-    (27, 14, "vehicle"), (28, 15, "vehicle"), (29, 255, "vehicle"),
-    (30, 255, "vehicle"), (31, 16, "vehicle"), (32, 17, "vehicle"),
-    (33, 18, "vehicle"))
+  (0, 255, "void"),
+  (1, 255, "void"),
+  (2, 255, "void"),
+  (3, 255, "void"),
+  (4, 255, "void"),
+  (5, 255, "void"),
+  (6, 255, "void"),
+  (7, 0, "flat"),
+  (8, 1, "flat"),
+  (9, 255, "flat"),
+  (10, 255, "flat"),
+  (11, 2, "construction"),
+  (12, 3, "construction"),
+  (13, 4, "construction"),
+  (14, 255, "construction"),
+  (15, 255, "construction"),
+  (16, 255, "construction"),
+  (17, 5, "object"),
+  (18, 255, "object"),
+  (19, 6, "object"),
+  (20, 7, "object"),
+  (21, 8, "nature"),
+  (22, 9, "nature"),
+  (23, 10, "sky"),
+  (24, 11, "human"),
+  (25, 12, "human"),
+  (26, 13, "vehicle"),
+  (27, 14, "vehicle"),
+  (28, 15, "vehicle"),
+  (29, 255, "vehicle"),
+  (30, 255, "vehicle"),
+  (31, 16, "vehicle"),
+  (32, 17, "vehicle"),
+  (33, 18, "vehicle"),
+)
 
 
 def _config(**values):
@@ -39,13 +63,11 @@ def _config(**values):
 
 
 def _switches(**values):
-  return ml_collections.ConfigDict(
-      {"selection": "test", **cityscapes.compat(), **values})
+  return ml_collections.ConfigDict({"selection": "test", **cityscapes.compat(), **values})
 
 
 def _build(folder, config=None, **switches):
-  return cityscapes.build(config or _config(), _switches(**switches),
-                          str(folder), 0)
+  return cityscapes.build(config or _config(), _switches(**switches), str(folder), 0)
 
 
 def _save(path, array):
@@ -78,16 +100,30 @@ def _codes():
 
 def _uids():
   uids = np.full(SIZE, 7, np.int32)
-  uids[0, :12] = (24, 26002, 2401001, 2500302, 2499903, 2400004, 2400105,
-                  2600000, 2600101, 2712302, 2800405, 3200101)
+  uids[0, :12] = (
+    24,
+    26002,
+    2401001,
+    2500302,
+    2499903,
+    2400004,
+    2400105,
+    2600000,
+    2600101,
+    2712302,
+    2800405,
+    3200101,
+  )
   uids[1, :2] = 2700003, 2600104
   return uids
 
 
 PARTS = ([0, 0, 1, 2, 3, 4, 0, 0, 5, 6, 9, 0], [7, 8])
-NAMES = (("train", "aachen", "aachen_000001_000019"),
-         ("train", "ulm", "ulm_000000_000019"),
-         ("val", "munster", "munster_000002_000019"))
+NAMES = (
+  ("train", "aachen", "aachen_000001_000019"),
+  ("train", "ulm", "ulm_000000_000019"),
+  ("val", "munster", "munster_000002_000019"),
+)
 
 
 def _official(folder, names=NAMES, ids="labelIds", nested=False):
@@ -95,8 +131,7 @@ def _official(folder, names=NAMES, ids="labelIds", nested=False):
     return folder / f"{kind}_{archive}" / kind if nested else folder / kind
 
   for number, (part, city, stem) in enumerate(names):
-    _save(root("leftImg8bit") / part / city / f"{stem}_leftImg8bit.png",
-          _picture(number))
+    _save(root("leftImg8bit") / part / city / f"{stem}_leftImg8bit.png", _picture(number))
     labels = _ids()
     if ids == "labelTrainIds":
       table = np.full(256, 255, np.uint8)
@@ -105,13 +140,20 @@ def _official(folder, names=NAMES, ids="labelIds", nested=False):
       labels = table[labels]
     _save(root("gtFine") / part / city / f"{stem}_gtFine_{ids}.png", labels)
     _save(root("disparity") / part / city / f"{stem}_disparity.png", _codes())
-    _save(root("gtFinePanopticParts", "trainval") / part / city
-          / f"{stem}_gtFinePanopticParts.tif", _uids())
+    _save(
+      root("gtFinePanopticParts", "trainval") / part / city / f"{stem}_gtFinePanopticParts.tif",
+      _uids(),
+    )
     camera = root("camera") / part / city / f"{stem}_camera.json"
     camera.parent.mkdir(parents=True, exist_ok=True)
-    camera.write_text(json.dumps({
-        "extrinsic": {"baseline": 0.25, "pitch": 0.05},
-        "intrinsic": {"fx": 2000.0, "fy": 2100.0, "u0": 1, "v0": 1}}))
+    camera.write_text(
+      json.dumps(
+        {
+          "extrinsic": {"baseline": 0.25, "pitch": 0.05},
+          "intrinsic": {"fx": 2000.0, "fy": 2100.0, "u0": 1, "v0": 1},
+        }
+      )
+    )
   return folder
 
 
@@ -119,17 +161,18 @@ def _official(folder, names=NAMES, ids="labelIds", nested=False):
 def test_official_splits_and_pictures(tmp_path, nested):
   dataset = _build(_official(tmp_path, nested=nested))
   assert dataset.source("train").keys == (
-      "train/aachen/aachen_000001_000019", "train/ulm/ulm_000000_000019")
+    "train/aachen/aachen_000001_000019",
+    "train/ulm/ulm_000000_000019",
+  )
   assert dataset.source("test").keys == ("val/munster/munster_000002_000019",)
   assert dataset.spec.notes == (
-      "found: official (2 train, 1 test)",
-      "validation is the test split (compat.selection)",
-      "depth is disparity, so inverse depth: the official 16-bit number /"
-      " 65535")
+    "found: official (2 train, 1 test)",
+    "validation is the test split (compat.selection)",
+    "depth is disparity, so inverse depth: the official 16-bit number / 65535",
+  )
   example = dataset.source("train")[1]
   assert example.inputs.dtype == np.float32
-  np.testing.assert_array_equal(example.inputs,
-                                _picture(1).astype(np.float32) / 255)
+  np.testing.assert_array_equal(example.inputs, _picture(1).astype(np.float32) / 255)
   assert example.present == np.ones((), bool)
   assert dataset.arrays("train").inputs.shape == (2, *SIZE, 3)
 
@@ -141,8 +184,7 @@ def test_every_label_id(tmp_path, ids, classes):
   task = dataset.spec.tasks[0]
   assert task.outputs == len(task.classes) == classes
   example = dataset.source("test")[0]
-  labels, valid = (example.targets["segmentation"],
-                   example.valid["segmentation"])
+  labels, valid = (example.targets["segmentation"], example.valid["segmentation"])
   assert labels.dtype == np.int32 and valid.dtype == np.bool_
   for label, train, category in PUBLISHED:
     known = train != 255
@@ -159,19 +201,23 @@ def test_every_label_id(tmp_path, ids, classes):
 
 def test_class_names():
   names = cityscapes_labels.CLASSES[19]
-  assert [names[i] for i in (0, 8, 13, 18)] == ["road", "vegetation", "car",
-                                                "bicycle"]
+  assert [names[i] for i in (0, 8, 13, 18)] == ["road", "vegetation", "car", "bicycle"]
   assert cityscapes_labels.CLASSES[7] == (
-      "flat", "construction", "object", "nature", "sky", "human", "vehicle")
+    "flat",
+    "construction",
+    "object",
+    "nature",
+    "sky",
+    "human",
+    "vehicle",
+  )
 
 
 def test_parts_of_universal_ids(tmp_path):
-  dataset = _build(_official(tmp_path), _config(
-      tasks=("segmentation", "parts", "depth")))
+  dataset = _build(_official(tmp_path), _config(tasks=("segmentation", "parts", "depth")))
   task = dataset.spec.tasks[1]
   assert (task.kind, task.outputs, task.weight) == ("segmentation", 10, 1.0)
-  assert task.classes[1] == "human torso" and task.classes[8] == (
-      "vehicle license plate")
+  assert task.classes[1] == "human torso" and task.classes[8] == ("vehicle license plate")
   example = dataset.source("test")[0]
   parts = example.targets["parts"]
   assert parts.dtype == np.int32 and example.valid["parts"].all()
@@ -186,8 +232,8 @@ def test_disparity_by_hand(tmp_path):
   assert depth.dtype == np.float32
   np.testing.assert_array_equal(valid[0, :6], [0, 0, 1, 1, 1, 1])
   np.testing.assert_allclose(
-      depth[0, :6], [0, 0, 3.05180e-5, 0.00392157, 0.0390783, 0.492210],
-      rtol=1e-5)
+    depth[0, :6], [0, 0, 3.05180e-5, 0.00392157, 0.0390783, 0.492210], rtol=1e-5
+  )
 
 
 def test_metres_by_hand(tmp_path):
@@ -196,17 +242,15 @@ def test_metres_by_hand(tmp_path):
   assert dataset.spec.tasks[1].unit == "m"
   assert dataset.augment.depth_scaled
   assert dataset.spec.notes[-1] == (
-      "depth in metres: baseline times focal length / disparity, up to 80 m")
+    "depth in metres: baseline times focal length / disparity, up to 80 m"
+  )
   example = dataset.source("test")[0]
   # 0.25 m times 2000 px is 500: / 10 and / 126 px; 500 m is too far.
-  np.testing.assert_array_equal(example.valid["depth"][0, :6],
-                                [0, 0, 0, 0, 1, 1])
-  np.testing.assert_allclose(example.targets["depth"][0, :6],
-                             [0, 0, 0, 0, 50, 3.968254], rtol=1e-6)
+  np.testing.assert_array_equal(example.valid["depth"][0, :6], [0, 0, 0, 0, 1, 1])
+  np.testing.assert_allclose(example.targets["depth"][0, :6], [0, 0, 0, 0, 50, 3.968254], rtol=1e-6)
   every = _build(tmp_path, _config(depth="metres", farthest=0.0))
   example = every.source("test")[0]
-  np.testing.assert_array_equal(example.valid["depth"][0, :6],
-                                [0, 0, 1, 1, 1, 1])
+  np.testing.assert_array_equal(example.valid["depth"][0, :6], [0, 0, 1, 1, 1, 1])
   np.testing.assert_allclose(example.targets["depth"][0, 2:4], [128000, 500])
 
 
@@ -214,11 +258,10 @@ def test_pixels_by_hand(tmp_path):
   _official(tmp_path)
   example = _build(tmp_path, _config(depth="pixels")).source("test")[0]
   # One pixel of 16 is 128 of the original 2048.
-  np.testing.assert_array_equal(example.valid["depth"][0, :6],
-                                [0, 1, 1, 1, 1, 1])
+  np.testing.assert_array_equal(example.valid["depth"][0, :6], [0, 1, 1, 1, 1, 1])
   np.testing.assert_allclose(
-      example.targets["depth"][0, :6],
-      np.array([0, 0, 1 / 256, 1, 10, 126]) / 128, rtol=1e-6)
+    example.targets["depth"][0, :6], np.array([0, 0, 1 / 256, 1, 10, 126]) / 128, rtol=1e-6
+  )
   half = _build(tmp_path, _config(depth="pixels", height=4, width=8))
   assert half.source("test")[0].targets["depth"].max() == np.float32(1 / 256)
 
@@ -226,45 +269,47 @@ def test_pixels_by_hand(tmp_path):
 def test_enlarging_a_picture_multiplies_disparity_and_divides_metres(tmp_path):
   _official(tmp_path)
   for depth, factor in (("disparity", 2), ("metres", 0.5)):
-    dataset = _build(tmp_path, _config(
-        depth=depth, tasks=("depth",), crop=(16, 32), farthest=0.0))
+    dataset = _build(tmp_path, _config(depth=depth, tasks=("depth",), crop=(16, 32), farthest=0.0))
     example = dataset.source("train")[0]
-    draw = transforms.Draw(np.float32(2), np.bool_(False), np.float32(0),
-                           np.float32(0), np.ones(3, np.float32))
+    draw = transforms.Draw(
+      np.float32(2), np.bool_(False), np.float32(0), np.float32(0), np.ones(3, np.float32)
+    )
     found = dataset.augment.example(example, draw).targets["depth"]
     np.testing.assert_allclose(
-        found, factor * example.targets["depth"].repeat(2, 0).repeat(2, 1)[
-            :16, :32], rtol=1e-6)
+      found, factor * example.targets["depth"].repeat(2, 0).repeat(2, 1)[:16, :32], rtol=1e-6
+    )
 
 
 def test_tasks_order_and_weights(tmp_path):
-  spec = _build(_official(tmp_path), _config(
-      tasks=("depth", "segmentation")), metrics="authors").spec
+  spec = _build(
+    _official(tmp_path), _config(tasks=("depth", "segmentation")), metrics="authors"
+  ).spec
   assert spec.tasks == (
-      types.TaskSpec("depth", "depth", 1, 20.0, unit="disparity",
-                     inverse=True, metrics="authors"),
-      types.TaskSpec("segmentation", "segmentation", 19, 1.0,
-                     cityscapes_labels.CLASSES[19], metrics="authors"))
+    types.TaskSpec("depth", "depth", 1, 20.0, unit="disparity", inverse=True, metrics="authors"),
+    types.TaskSpec(
+      "segmentation", "segmentation", 19, 1.0, cityscapes_labels.CLASSES[19], metrics="authors"
+    ),
+  )
   assert spec.crop == (224, 224)
 
 
 def test_everything_is_resized(tmp_path):
-  dataset = _build(_official(tmp_path), _config(
-      tasks=cityscapes.TASKS, height=4, width=8))
+  dataset = _build(_official(tmp_path), _config(tasks=cityscapes.TASKS, height=4, width=8))
   assert dataset.spec.input_shape == (4, 8, 3)
   example = dataset.source("train")[0]
   for task in cityscapes.TASKS:
     assert example.targets[task].shape == example.valid[task].shape == (4, 8)
   # Labels are picked: rows and columns 1, 3, ...
   whole = _build(tmp_path).source("train")[0].targets["segmentation"]
-  np.testing.assert_array_equal(example.targets["segmentation"],
-                                whole[1::2, 1::2])
+  np.testing.assert_array_equal(example.targets["segmentation"], whole[1::2, 1::2])
   assert abs(example.inputs.mean() - _picture(0).mean() / 255) < 0.01
   raw = dataset.source("train").read("train/ulm/ulm_000000_000019")
-  assert {name: (array.dtype.name, array.shape[:2])
-          for name, array in raw.items()} == {
-              "image": ("uint8", (4, 8)), "segmentation": ("uint8", (4, 8)),
-              "depth": ("uint16", (4, 8)), "parts": ("int32", (4, 8))}
+  assert {name: (array.dtype.name, array.shape[:2]) for name, array in raw.items()} == {
+    "image": ("uint8", (4, 8)),
+    "segmentation": ("uint8", (4, 8)),
+    "depth": ("uint16", (4, 8)),
+    "parts": ("int32", (4, 8)),
+  }
 
 
 def test_the_default_size_is_the_papers(tmp_path):
@@ -278,8 +323,7 @@ def test_validation_from_train_or_test(tmp_path):
   names += [("val", "lindau", f"lindau_{i:06}_000019") for i in range(4)]
   _official(tmp_path, names)
   keys = lambda d: {s: set(d.source(s).keys) for s in types.SPLITS}
-  share = keys(_build(tmp_path, _config(validation="train"),
-                      selection="validation"))
+  share = keys(_build(tmp_path, _config(validation="train"), selection="validation"))
   assert [len(share[s]) for s in types.SPLITS] == [9, 1, 4]
   assert len(share["train"] | share["validation"]) == 10
   assert all(key.startswith("val/") for key in share["test"])
@@ -311,8 +355,7 @@ def test_damaged_files_are_named(tmp_path):
   camera.write_text('{"extrinsic": {"baseline": 0}, "intrinsic": {"fx": 1}}')
   with pytest.raises(ValueError, match=r"must be above 0; they are \[0.0, 1"):
     _build(tmp_path, _config(depth="metres")).source("test")[0]
-  _save(tmp_path / "disparity" / f"{place}_disparity.png",
-        np.zeros(SIZE, np.uint8))
+  _save(tmp_path / "disparity" / f"{place}_disparity.png", np.zeros(SIZE, np.uint8))
   with pytest.raises(ValueError, match="8 bits a pixel; disparity has 16"):
     _build(tmp_path).source("test")[0]
   (tmp_path / "leftImg8bit" / f"{place}_leftImg8bit.png").write_bytes(b"cut")
@@ -324,20 +367,22 @@ def test_ids_that_are_no_labels(tmp_path):
   _official(tmp_path)
   ids = _ids()
   ids[3, 3] = 34
-  _save(tmp_path / "gtFine/val/munster/munster_000002_000019_gtFine_labelIds"
-        ".png", ids)
+  _save(tmp_path / "gtFine/val/munster/munster_000002_000019_gtFine_labelIds.png", ids)
   with pytest.raises(ValueError, match="munster.*has the id 34, which is neit"):
     _build(tmp_path).source("test")[0]
 
 
 def test_parts_that_differ_in_size(tmp_path):
   _official(tmp_path)
-  _save(tmp_path / "disparity/val/munster/munster_000002_000019_disparity.png",
-        np.zeros((4, 8), np.uint16))
+  _save(
+    tmp_path / "disparity/val/munster/munster_000002_000019_disparity.png",
+    np.zeros((4, 8), np.uint16),
+  )
   with pytest.raises(ValueError, match="parts differ in size.*height and wid"):
     _build(tmp_path).source("test")[0]
-  assert _build(tmp_path, _config(height=8, width=16)).source("test")[
-      0].targets["depth"].shape == SIZE
+  assert (
+    _build(tmp_path, _config(height=8, width=16)).source("test")[0].targets["depth"].shape == SIZE
+  )
 
 
 def _arrays(number):
@@ -354,11 +399,10 @@ def _arrays(number):
 def _check_arrays(dataset, example, number, classes):
   np.testing.assert_allclose(example.inputs, _picture(number) / 255, atol=1e-7)
   assert example.inputs.dtype == np.float32
-  labels, valid = (example.targets["segmentation"],
-                   example.valid["segmentation"])
+  labels, valid = (example.targets["segmentation"], example.valid["segmentation"])
   np.testing.assert_array_equal(
-      labels[0, :5], [-1, -1, 0, classes - 1, number % 19 if classes == 19
-                      else 4])
+    labels[0, :5], [-1, -1, 0, classes - 1, number % 19 if classes == 19 else 4]
+  )
   np.testing.assert_array_equal(valid[0, :5], [0, 0, 1, 1, 1])
   depth, valid = example.targets["depth"], example.valid["depth"]
   np.testing.assert_array_equal(depth[0, :4], np.float32([0, 0, 0, 0.25]))
@@ -371,12 +415,18 @@ def _adashare(folder):
   names = {"train": (3, 2), "train1": (3,), "train2": (2,), "test": (5,)}
   lists = {}
   for split, numbers in names.items():
-    lists[split] = [[f"{kind}/{i}.npy" for kind in (
-        "image", "depth", "label_2", "label_7", "label_19")] for i in numbers]
+    lists[split] = [
+      [f"{kind}/{i}.npy" for kind in ("image", "depth", "label_2", "label_7", "label_19")]
+      for i in numbers
+    ]
     for i in numbers:
       labels, coarse, depth = _arrays(i)
-      for kind, array in (("image", _picture(i) / 255.0), ("depth", depth),
-                          ("label_7", coarse), ("label_19", labels)):
+      for kind, array in (
+        ("image", _picture(i) / 255.0),
+        ("depth", depth),
+        ("label_7", coarse),
+        ("label_19", labels),
+      ):
         _save(folder / kind / f"{i}.npy", array)
   (folder / "cityscape.json").write_text(json.dumps(lists))
   return folder
@@ -387,7 +437,8 @@ def test_adashare_values(tmp_path, classes):
   dataset = _build(_adashare(tmp_path), _config(classes=classes))
   assert dataset.spec.notes[0] == "found: adashare (2 train, 1 test)"
   assert dataset.spec.notes[-1].startswith(
-      "depth is disparity, so inverse depth: as the files hold it")
+    "depth is disparity, so inverse depth: as the files hold it"
+  )
   assert dataset.source("train").keys == ("image/3.npy", "image/2.npy")
   _check_arrays(dataset, dataset.source("test")[0], 5, classes)
 
@@ -418,18 +469,22 @@ def _mtan(folder, labels=("label_7", "label_19")):
       fine, coarse, depth = _arrays(i)
       parts = np.zeros(SIZE, np.float32)
       parts[0, :3] = 9, -1, 255
-      for kind, array in (("image", _picture(i) / 255.0), ("depth", depth),
-                          ("part", parts)):
+      for kind, array in (("image", _picture(i) / 255.0), ("depth", depth), ("part", parts)):
         _save(folder / part / kind / f"{i}.npy", array)
       for kind in labels:
-        _save(folder / part / kind / f"{i}.npy",
-              fine if kind == "label_19" else coarse)
+        _save(folder / part / kind / f"{i}.npy", fine if kind == "label_19" else coarse)
   return folder
 
 
-@pytest.mark.parametrize(("labels", "classes"), [
-    (("label_7", "label_19"), 7), (("label_7", "label_19"), 19),
-    (("label",), 7), (("label_19",), 19)])
+@pytest.mark.parametrize(
+  ("labels", "classes"),
+  [
+    (("label_7", "label_19"), 7),
+    (("label_7", "label_19"), 19),
+    (("label",), 7),
+    (("label_19",), 19),
+  ],
+)
 def test_mtan_values(tmp_path, labels, classes):
   dataset = _build(_mtan(tmp_path, labels), _config(classes=classes))
   assert dataset.spec.notes[0] == "found: mtan (11 train, 2 test)"
@@ -446,8 +501,7 @@ def test_mtan_parts(tmp_path):
 
 def test_7_classes_follow_from_19_but_not_the_other_way(tmp_path):
   _mtan(tmp_path, ("label_19",))
-  labels = _build(tmp_path, _config(classes=7)).source("train")[10].targets[
-      "segmentation"]
+  labels = _build(tmp_path, _config(classes=7)).source("train")[10].targets["segmentation"]
   # Void, void, road, bicycle, then class 10: sky.
   np.testing.assert_array_equal(labels[0, :5], [-1, -1, 0, 6, 4])
   other = _mtan(tmp_path / "other", ("label",))
@@ -459,8 +513,12 @@ def test_arrays_that_are_wrong(tmp_path):
   config = _config(tasks=("segmentation",))
   _mtan(tmp_path)
   labels = np.zeros(SIZE)
-  for wrong, text in ((0.5, "no class ids"), (np.nan, "no class ids"),
-                      (19, "has the id 19"), (-2, "has the id -2")):
+  for wrong, text in (
+    (0.5, "no class ids"),
+    (np.nan, "no class ids"),
+    (19, "has the id 19"),
+    (-2, "has the id -2"),
+  ):
     labels[1, 1] = wrong
     _save(tmp_path / "val" / "label_19" / "1.npy", labels)
     with pytest.raises(ValueError, match=f"'val/1': .*{text}"):
@@ -488,8 +546,7 @@ def _auto_lambda(folder):
 
 
 def test_auto_lambda_values(tmp_path):
-  dataset = _build(_auto_lambda(tmp_path), _config(
-      tasks=cityscapes.TASKS, depth="pixels"))
+  dataset = _build(_auto_lambda(tmp_path), _config(tasks=cityscapes.TASKS, depth="pixels"))
   assert dataset.spec.notes[0] == "found: auto_lambda (2 train, 1 test)"
   example = dataset.source("test")[0]
   assert example.targets["segmentation"].flat[26] == 13
@@ -502,8 +559,7 @@ def test_what_a_worker_process_gets(tmp_path):
   source = _build(_official(tmp_path), config).source("train")
   copy = pickle.loads(pickle.dumps(source))
   for task in cityscapes.TASKS:
-    np.testing.assert_array_equal(copy[1].targets[task],
-                                  source[1].targets[task])
+    np.testing.assert_array_equal(copy[1].targets[task], source[1].targets[task])
 
 
 def test_one_error_lists_all_layouts(tmp_path):
@@ -512,8 +568,9 @@ def test_one_error_lists_all_layouts(tmp_path):
   with pytest.raises(ValueError) as caught:
     _build(tmp_path)
   text = str(caught.value)
-  assert text.startswith(f"Cityscapes: {tmp_path} holds gtFine/, notes.txt,"
-                         " which is not one of its layouts.")
+  assert text.startswith(
+    f"Cityscapes: {tmp_path} holds gtFine/, notes.txt, which is not one of its layouts."
+  )
   for name, told in cityscapes_layouts.HELP.items():
     assert f"\n  {name}:\n      {told}" in text
     assert "https://" in told
@@ -539,7 +596,9 @@ def test_pictures_of_one_split_only(tmp_path):
     _build(tmp_path)
 
 
-@pytest.mark.parametrize(("values", "text"), [
+@pytest.mark.parametrize(
+  ("values", "text"),
+  [
     ({"tasks": ("segmentaton",)}, "Did you mean 'segmentation'"),
     ({"tasks": ()}, "name one or more"),
     ({"tasks": ("depth", "depth")}, "each once"),
@@ -549,10 +608,10 @@ def test_pictures_of_one_split_only(tmp_path):
     ({"height": 4, "width": 0}, "must both be at least 1"),
     ({"farthest": -1.0}, "farthest must be at least 0"),
     ({"weights": {"depth": 1.0}}, "no weight of 'segmentation'"),
-])
+  ],
+)
 def test_wrong_values(tmp_path, values, text):
-  config = ml_collections.ConfigDict(
-      {**cityscapes.defaults(), **STORED, **values})
+  config = ml_collections.ConfigDict({**cityscapes.defaults(), **STORED, **values})
   with pytest.raises(ValueError, match=text):
     cityscapes.build(config, _switches(), str(_official(tmp_path)), 0)
 
@@ -562,7 +621,6 @@ def test_outline_needs_no_data(tmp_path):
   spec = cityscapes.outline(config, _switches())
   assert spec.sizes == {"train": 2975, "validation": 500, "test": 500}
   assert spec.input_shape == (256, 512, 3) and spec.crop == (224, 224)
-  assert cityscapes.outline(_config(layout="official"),
-                            _switches()).input_shape == (1024, 2048, 3)
+  assert cityscapes.outline(_config(layout="official"), _switches()).input_shape == (1024, 2048, 3)
   built = cityscapes.build(config, _switches(), str(_official(tmp_path)), 0)
   assert built.spec.tasks == spec.tasks

@@ -20,25 +20,42 @@ pytest.importorskip("tensorflow_datasets")
 
 ALL = ("segmentation", "normals", "depth")
 CASES = {
-    "nyuv2-adashare": (
-        nyuv2, test_nyuv2, lambda path: test_nyuv2._adashare(path),
-        {"tasks": ALL, "samples_only": True}),
-    "nyuv2-mtan": (nyuv2, test_nyuv2, lambda path: test_nyuv2._mtan(path),
-                   {"tasks": ALL, "classes": 13}),
-    "cityscapes-official": (
-        cityscapes, test_cityscapes,
-        lambda path: test_cityscapes._official(path),
-        {"depth": "metres", "tasks": ("segmentation", "parts", "depth")}),
-    "cityscapes-adashare": (
-        cityscapes, test_cityscapes,
-        lambda path: test_cityscapes._adashare(path), {}),
-    "taskonomy-official": (
-        taskonomy, test_taskonomy,
-        lambda path: test_taskonomy._official(path), {}),
-    "taskonomy-adashare": (
-        taskonomy, test_taskonomy,
-        lambda path: test_taskonomy._adashare(path),
-        {"tasks": ("normals", "edges"), "validation_share": 0.5}),
+  "nyuv2-adashare": (
+    nyuv2,
+    test_nyuv2,
+    lambda path: test_nyuv2._adashare(path),
+    {"tasks": ALL, "samples_only": True},
+  ),
+  "nyuv2-mtan": (
+    nyuv2,
+    test_nyuv2,
+    lambda path: test_nyuv2._mtan(path),
+    {"tasks": ALL, "classes": 13},
+  ),
+  "cityscapes-official": (
+    cityscapes,
+    test_cityscapes,
+    lambda path: test_cityscapes._official(path),
+    {"depth": "metres", "tasks": ("segmentation", "parts", "depth")},
+  ),
+  "cityscapes-adashare": (
+    cityscapes,
+    test_cityscapes,
+    lambda path: test_cityscapes._adashare(path),
+    {},
+  ),
+  "taskonomy-official": (
+    taskonomy,
+    test_taskonomy,
+    lambda path: test_taskonomy._official(path),
+    {},
+  ),
+  "taskonomy-adashare": (
+    taskonomy,
+    test_taskonomy,
+    lambda path: test_taskonomy._adashare(path),
+    {"tasks": ("normals", "edges"), "validation_share": 0.5},
+  ),
 }
 
 
@@ -50,8 +67,7 @@ def test_a_copy_gives_the_same_examples(tmp_path, name):
   write(raw)
   config, switches = tests._config(**values), tests._switches()
   found = module.original(config, switches, str(raw))
-  store_writer.convert(found, config.get("dataset", name.split("-")[0]),
-                       str(copy))
+  store_writer.convert(found, config.get("dataset", name.split("-")[0]), str(copy))
   first = module.build(config, switches, str(raw), 0)
   second = module.build(config, switches, str(copy), 0)
   assert second.spec.tasks == first.spec.tasks
@@ -72,8 +88,7 @@ def test_a_copy_of_taskonomy_keeps_weights_and_how_pictures_shrank(tmp_path):
   np.save(raw / taskonomy.PRIOR, factors)
   config = test_taskonomy._config(height=4, width=6)
   prior = test_taskonomy._switches(class_weights="prior")
-  store_writer.convert(taskonomy.original(config, prior, str(raw)),
-                       "taskonomy", str(copy))
+  store_writer.convert(taskonomy.original(config, prior, str(raw)), "taskonomy", str(copy))
   tasks = taskonomy.build(config, prior, str(copy), 0).spec.tasks
   assert tasks[0].class_weights == tuple(factors)
   picked = test_taskonomy._switches(pictures="nearest")
@@ -87,8 +102,7 @@ def test_a_copy_without_a_task_that_is_wanted(tmp_path):
   test_taskonomy._official(raw)
   config = test_taskonomy._config(tasks=("edges", "depth"))
   switches = test_taskonomy._switches()
-  store_writer.convert(taskonomy.original(config, switches, str(raw)),
-                       "taskonomy", str(copy))
+  store_writer.convert(taskonomy.original(config, switches, str(raw)), "taskonomy", str(copy))
   wanted = test_taskonomy._config(tasks=("edges", "keypoints"))
   with pytest.raises(ValueError, match="without keypoints: convert again"):
     taskonomy.build(wanted, switches, str(copy), 0)

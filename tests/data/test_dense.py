@@ -13,24 +13,20 @@ from dynashare_jax import types
 from dynashare_jax.data import dense
 
 TASKS = (types.TaskSpec("depth", "depth", unit="m"),)
-SWITCHES = ml_collections.ConfigDict(
-    {"selection": "validation", **dense.compat()})
+SWITCHES = ml_collections.ConfigDict({"selection": "validation", **dense.compat()})
 KEYS = {"train": tuple(map(str, range(10))), "test": ("10", "11", "12", "14")}
 
 
 def _config(**values):
-  return ml_collections.ConfigDict({**dense.defaults(), "crop": (8, 8),
-                                    **values})
+  return ml_collections.ConfigDict({**dense.defaults(), "crop": (8, 8), **values})
 
 
 def _found(keys=KEYS):
-  return dense.Found("numbers", keys, numbered_source.read,
-                     numbered_source.decode, ("a note",))
+  return dense.Found("numbers", keys, numbered_source.read, numbered_source.decode, ("a note",))
 
 
 def _build(config=None, switches=SWITCHES, keys=KEYS):
-  return dense.assemble("numbered", TASKS, _found(keys), config or _config(),
-                     switches)
+  return dense.assemble("numbered", TASKS, _found(keys), config or _config(), switches)
 
 
 def test_a_share_of_train_validates_and_test_stays_whole():
@@ -41,8 +37,10 @@ def test_a_share_of_train_validates_and_test_stays_whole():
   assert test == KEYS["test"]
   assert dataset.spec.sizes == {"train": 8, "validation": 2, "test": 4}
   assert dataset.spec.notes == (
-      "found: numbers", "validation: 2 of 10 training examples, seeded",
-      "a note")
+    "found: numbers",
+    "validation: 2 of 10 training examples, seeded",
+    "a note",
+  )
   other = _build(_config(validation_share=0.2, split_seed=1))
   assert other.source("validation").keys != validation
 
@@ -80,8 +78,7 @@ def test_arrays_hold_what_the_source_reads():
   for place in range(4):
     one = source[place]
     np.testing.assert_array_equal(arrays.inputs[place], one.inputs)
-    np.testing.assert_array_equal(arrays.valid["depth"][place],
-                                  one.valid["depth"])
+    np.testing.assert_array_equal(arrays.valid["depth"][place], one.valid["depth"])
   twin = pickle.loads(pickle.dumps(source))
   np.testing.assert_array_equal(twin[1].inputs, source[1].inputs)
 
@@ -90,8 +87,7 @@ def test_the_config_says_how_examples_are_varied():
   augment = _build(_config(scales=(0.8, 1.0), mirror=False)).augment
   assert (augment.crop, augment.scales) == ((8, 8), (0.8, 1.0))
   assert not augment.mirror and augment.depth_scaled
-  authors = ml_collections.ConfigDict(
-      {**SWITCHES, "depth": "unscaled", "mirror": "plain"})
+  authors = ml_collections.ConfigDict({**SWITCHES, "depth": "unscaled", "mirror": "plain"})
   augment = _build(switches=authors).augment
   assert not augment.depth_scaled and not augment.normals_negated
   plain = _build(_config(augment=False))
@@ -106,17 +102,19 @@ def test_an_unreadable_example_is_named():
 
 
 def test_examples_of_another_size_are_refused():
-  source = dense.Source(("1",), numbered_source.read, numbered_source.decode,
-                        (10, 16, 3))
+  source = dense.Source(("1",), numbered_source.read, numbered_source.decode, (10, 16, 3))
   with pytest.raises(ValueError, match="'1' is 10 x 12, the first one 10 x 16"):
     source[0]
 
 
-@pytest.mark.parametrize("values, message", [
+@pytest.mark.parametrize(
+  "values, message",
+  [
     ({"validation": "val"}, "must be 'train' or 'test'"),
     ({"validation_share": 1.0}, "cannot be split"),
     ({"crop": (3, 3, 3)}, "config.data.crop must be two numbers"),
-])
+  ],
+)
 def test_wrong_values(values, message):
   with pytest.raises(ValueError, match=message):
     _build(_config(**values))
@@ -131,7 +129,8 @@ def test_wrong_switches_and_empty_splits():
 
 
 def test_an_outline_needs_no_files():
-  spec = dense.outline("numbered", TASKS, (10, 12), {"train": 10, "test": 4},
-                       _config(validation_share=0.2), SWITCHES)
+  spec = dense.outline(
+    "numbered", TASKS, (10, 12), {"train": 10, "test": 4}, _config(validation_share=0.2), SWITCHES
+  )
   assert spec.input_shape == (10, 12, 3) and spec.crop == (8, 8)
   assert spec.sizes == {"train": 8, "validation": 2, "test": 4}

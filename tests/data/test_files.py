@@ -25,8 +25,9 @@ def test_pictures_keep_their_numbers(tmp_path):
   alpha = np.concatenate([colour, grey[..., None]], -1)
   Image.fromarray(alpha).save(tmp_path / "a.png")
   np.testing.assert_array_equal(files.read_picture(tmp_path / "a.png"), colour)
-  np.testing.assert_array_equal(files.read_colour(tmp_path / "g.png"),
-                                grey[..., None].repeat(3, -1))
+  np.testing.assert_array_equal(
+    files.read_colour(tmp_path / "g.png"), grey[..., None].repeat(3, -1)
+  )
 
 
 def test_a_palette_picture_gives_its_indices(tmp_path):
@@ -43,9 +44,12 @@ def test_what_cannot_be_read_is_named(tmp_path):
   np.savez(tmp_path / "z.npz", a=np.ones(2))
   (tmp_path / "x.json").write_text("{")
   for read, name in (
-      (files.read_picture, "x.png"), (files.read_colour, "x.png"),
-      (files.read_array, "o.npy"), (files.read_array, "x.png"),
-      (files.read_json, "x.json")):
+    (files.read_picture, "x.png"),
+    (files.read_colour, "x.png"),
+    (files.read_array, "o.npy"),
+    (files.read_array, "x.png"),
+    (files.read_json, "x.json"),
+  ):
     with pytest.raises(ValueError, match=f"Cannot read .*{name}"):
       read(tmp_path / name)
     with pytest.raises(ValueError, match="There is no file .*gone"):
@@ -59,10 +63,10 @@ def test_what_cannot_be_read_is_named(tmp_path):
 def test_labels_are_never_mixed():
   labels = np.array([[1, 2], [3, 4]])
   np.testing.assert_array_equal(
-      files.resize_labels(labels, (4, 4)), labels.repeat(2, 0).repeat(2, 1))
+    files.resize_labels(labels, (4, 4)), labels.repeat(2, 0).repeat(2, 1)
+  )
   large = RNG.integers(0, 9, (6, 9, 2))
-  np.testing.assert_array_equal(files.resize_labels(large, (2, 3)),
-                                large[1::3, 1::3])
+  np.testing.assert_array_equal(files.resize_labels(large, (2, 3)), large[1::3, 1::3])
   assert files.resize_labels(large, (6, 9)) is large
 
 

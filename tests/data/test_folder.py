@@ -17,25 +17,53 @@ from dynashare_jax.data import folder_files
 
 SIZE = (4, 6)
 NAMES = ("a", "b", "c", "d", "e")
-SWITCHES = ml_collections.ConfigDict(
-    {"selection": "validation", **folder.compat()})
+SWITCHES = ml_collections.ConfigDict({"selection": "validation", **folder.compat()})
 # Of the set of 7 street views; its SOURCE.txt has ids, depths and sky.
-SELMA_IDS = {1: 2, 2: 4, 5: 5, 6: 0, 7: 0, 8: 1, 9: 8, 11: 3, 12: 7, 13: 10,
-             18: 6, 22: 9, 40: 11, 41: 12, 100: 13, 101: 14, 102: 15, 103: 16,
-             104: 17, 105: 18}
+SELMA_IDS = {
+  1: 2,
+  2: 4,
+  5: 5,
+  6: 0,
+  7: 0,
+  8: 1,
+  9: 8,
+  11: 3,
+  12: 7,
+  13: 10,
+  18: 6,
+  22: 9,
+  40: 11,
+  41: 12,
+  100: 13,
+  101: 14,
+  102: 15,
+  103: 16,
+  104: 17,
+  105: 18,
+}
 SELMA = {
-    "pictures": "{town}/CAM_{camera}/{frame}.jpg",
-    "tasks": {
-        "segmentation": {
-            "kind": "segmentation", "classes": 19, "map": SELMA_IDS,
-            "labels": "{town}/SEGCAM_{camera}/{frame}.png",
-            "unmapped": "ignore"},
-        "depth": {
-            "kind": "depth", "labels": "{town}/DEPTHCAM_{camera}/{frame}.png",
-            "channels": [1, 256, 65536], "scale": 1000 / (2**24 - 1),
-            "range": [0, 999]}},
-    "splits": {"train": "*/FRONT*/*", "validation": ["*/LEFT/*", "*/RIGHT/*"],
-               "test": ["*/BACK/*", "*/DESK/*"]},
+  "pictures": "{town}/CAM_{camera}/{frame}.jpg",
+  "tasks": {
+    "segmentation": {
+      "kind": "segmentation",
+      "classes": 19,
+      "map": SELMA_IDS,
+      "labels": "{town}/SEGCAM_{camera}/{frame}.png",
+      "unmapped": "ignore",
+    },
+    "depth": {
+      "kind": "depth",
+      "labels": "{town}/DEPTHCAM_{camera}/{frame}.png",
+      "channels": [1, 256, 65536],
+      "scale": 1000 / (2**24 - 1),
+      "range": [0, 999],
+    },
+  },
+  "splits": {
+    "train": "*/FRONT*/*",
+    "validation": ["*/LEFT/*", "*/RIGHT/*"],
+    "test": ["*/BACK/*", "*/DESK/*"],
+  },
 }
 
 
@@ -48,26 +76,34 @@ def _save(path, array):
 
 
 def _picture(seed, size=SIZE):
-  return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(
-      np.uint8)
+  return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
 
 
 def _description(**values):
   return {
-      "pictures": "images",
-      "tasks": {
-          "parts": {"kind": "segmentation", "labels": "parts/{name}.png",
-                    "classes": ["one", "two", "three"], "ignore": [255],
-                    "map": {7: "three", 0: 0, 1: 1}},
-          "depth": {"kind": "depth", "labels": "depth/{name}.png",
-                    "scale": 0.001, "ignore": [0, 65535]}},
-      "splits": {"train": ["a", "b", "c"], "validation": ["d"], "test": ["e"]},
-      **values}
+    "pictures": "images",
+    "tasks": {
+      "parts": {
+        "kind": "segmentation",
+        "labels": "parts/{name}.png",
+        "classes": ["one", "two", "three"],
+        "ignore": [255],
+        "map": {7: "three", 0: 0, 1: 1},
+      },
+      "depth": {
+        "kind": "depth",
+        "labels": "depth/{name}.png",
+        "scale": 0.001,
+        "ignore": [0, 65535],
+      },
+    },
+    "splits": {"train": ["a", "b", "c"], "validation": ["d"], "test": ["e"]},
+    **values,
+  }
 
 
 def _write(path, description):
-  (path / "dataset.yaml").write_text(yaml.safe_dump(
-      description, sort_keys=False))
+  (path / "dataset.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
 
 
 @pytest.fixture
@@ -96,9 +132,10 @@ def test_values_are_decoded(raw):
   spec = dataset.spec
   assert spec.input_shape == (*SIZE, 3)
   assert spec.sizes == {"train": 3, "validation": 1, "test": 1}
-  assert [(t.name, t.kind, t.outputs, t.classes, t.unit) for t in spec.tasks
-          ] == [("parts", "segmentation", 3, ("one", "two", "three"), ""),
-                ("depth", "depth", 1, (), "m")]
+  assert [(t.name, t.kind, t.outputs, t.classes, t.unit) for t in spec.tasks] == [
+    ("parts", "segmentation", 3, ("one", "two", "three"), ""),
+    ("depth", "depth", 1, (), "m"),
+  ]
   first, second = dataset.source("train")[0], dataset.source("train")[1]
   np.testing.assert_array_equal(first.inputs, _picture(0) / np.float32(255))
   assert first.inputs.dtype == np.float32
@@ -108,8 +145,7 @@ def test_values_are_decoded(raw):
   assert first.targets["parts"].dtype == np.int32
   # 16 bits in millimetres; 0 and 65535 are no depth.
   np.testing.assert_array_equal(first.valid["depth"][0, :4], [0, 0, 1, 1])
-  np.testing.assert_allclose(first.targets["depth"][0, :4],
-                             [0, 0, 0.001, 2.5], rtol=1e-6)
+  np.testing.assert_allclose(first.targets["depth"][0, :4], [0, 0, 0.001, 2.5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", (np.int16, np.int32, np.float32))
@@ -118,16 +154,18 @@ def test_ids_beyond_a_byte(raw, dtype):
   stored = np.full(SIZE, 300, dtype)
   stored[0, :3] = -1, 1000, 2
   _save(raw / "parts" / "a.npy", stored)
-  parts = {"kind": "segmentation", "labels": "parts", "classes": 3,
-           "ignore": -1}
-  _write(raw, _description(tasks={"parts": {
-      **parts, "map": {300: 2, 1000: 0, 2: 1, 0: 0, 1: 1, 7: 2, 255: 0}}}))
+  parts = {"kind": "segmentation", "labels": "parts", "classes": 3, "ignore": -1}
+  _write(
+    raw,
+    _description(
+      tasks={"parts": {**parts, "map": {300: 2, 1000: 0, 2: 1, 0: 0, 1: 1, 7: 2, 255: 0}}}
+    ),
+  )
   example = _build(raw).source("train")[0]
   np.testing.assert_array_equal(example.targets["parts"][0, :4], [0, 0, 1, 2])
   np.testing.assert_array_equal(example.valid["parts"][0, :4], [0, 1, 1, 1])
   _write(raw, _description(tasks={"parts": parts}))
-  with pytest.raises(ValueError, match="its parts has the ids 300.*, 1000.*;"
-                     " known are 0 to 2"):
+  with pytest.raises(ValueError, match="its parts has the ids 300.*, 1000.*; known are 0 to 2"):
     _build(raw)
   _write(raw, _description(tasks={"parts": {**parts, "unmapped": "ignore"}}))
   example = _build(raw).source("train")[0]
@@ -148,43 +186,57 @@ def test_a_missing_label_file_means_no_label(raw):
 def test_normals_from_bytes_words_and_floats(raw):
   wanted = np.array([0.6, 0.0, -0.8])
   forms = {
-      ".png": np.round((wanted + 1) / 2 * 255).astype(np.uint8),
-      ".npy": (3 * wanted).astype(np.float64)}
+    ".png": np.round((wanted + 1) / 2 * 255).astype(np.uint8),
+    ".npy": (3 * wanted).astype(np.float64),
+  }
   for ending, vector in forms.items():
     stored = np.tile(vector, (*SIZE, 1)).astype(vector.dtype)
     stored[0, 0] = 255 if ending == ".png" else np.nan
     _save(raw / "normals" / f"a{ending}", stored)
-    _write(raw, _description(tasks={"normals": {
-        "kind": "normals", "labels": "normals", "ignore": [255]}}))
+    _write(
+      raw,
+      _description(tasks={"normals": {"kind": "normals", "labels": "normals", "ignore": [255]}}),
+    )
     example = _build(raw).source("train")[0]
-    np.testing.assert_allclose(example.targets["normals"][2, 3], wanted,
-                               atol=0.005)
-    np.testing.assert_allclose(
-        np.linalg.norm(example.targets["normals"], axis=-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(example.targets["normals"][2, 3], wanted, atol=0.005)
+    np.testing.assert_allclose(np.linalg.norm(example.targets["normals"], axis=-1), 1, rtol=1e-6)
     assert not example.valid["normals"][0, 0] and example.valid["normals"][1, 1]
     (raw / "normals" / f"a{ending}").unlink()
   words = np.round((wanted + 1) / 2 * 65535).astype(np.uint16)
   _save(raw / "normals" / "a.npy", np.tile(words, (*SIZE, 1)))
-  _write(raw, _description(tasks={"normals": {
-      "kind": "normals", "labels": "normals", "axes": "-2 +1 +0"}}))
+  _write(
+    raw,
+    _description(tasks={"normals": {"kind": "normals", "labels": "normals", "axes": "-2 +1 +0"}}),
+  )
   example = _build(raw).source("train")[0]
-  np.testing.assert_allclose(example.targets["normals"][0, 0], [0.8, 0, 0.6],
-                             atol=1e-4)
+  np.testing.assert_allclose(example.targets["normals"][0, 0], [0.8, 0, 0.6], atol=1e-4)
 
 
 def test_regression_has_channels_scale_and_offset(raw):
   stored = np.arange(4 * 6 * 2, dtype=np.int16).reshape(*SIZE, 2)
   for name in NAMES:
     _save(raw / "flow" / f"{name}.npy", stored)
-  _write(raw, _description(tasks={"flow": {
-      "kind": "regression", "labels": "flow", "outputs": 2, "scale": "1e-1",
-      "offset": -1, "range": [-0.95, 100], "unit": "px", "weight": 3}}))
+  _write(
+    raw,
+    _description(
+      tasks={
+        "flow": {
+          "kind": "regression",
+          "labels": "flow",
+          "outputs": 2,
+          "scale": "1e-1",
+          "offset": -1,
+          "range": [-0.95, 100],
+          "unit": "px",
+          "weight": 3,
+        }
+      }
+    ),
+  )
   dataset = _build(raw)
-  assert dataset.spec.tasks[0] == types.TaskSpec(
-      "flow", "regression", 2, 3.0, unit="px")
+  assert dataset.spec.tasks[0] == types.TaskSpec("flow", "regression", 2, 3.0, unit="px")
   example = dataset.source("test")[0]
-  np.testing.assert_allclose(example.targets["flow"][1],
-                             stored[1] * 0.1 - 1, rtol=1e-6)
+  np.testing.assert_allclose(example.targets["flow"][1], stored[1] * 0.1 - 1, rtol=1e-6)
   # A pixel with one channel out of range has no label.
   assert not example.valid["flow"][0, 0]
   assert example.valid["flow"].sum() == 23
@@ -195,8 +247,7 @@ def test_everything_is_resized_alike(raw):
   example = dataset.source("train")[0]
   assert example.inputs.shape == (2, 3, 3)
   # Of two by two pixels the one at the lower right is picked.
-  np.testing.assert_array_equal(example.targets["depth"],
-                                np.full((2, 3), 2.5, np.float32))
+  np.testing.assert_array_equal(example.targets["depth"], np.full((2, 3), 2.5, np.float32))
   with pytest.raises(ValueError, match="must both be at least 1, or both 0"):
     _build(raw, height=2)
 
@@ -211,8 +262,11 @@ def test_sources_go_to_worker_processes(raw):
 
 def test_tasks_can_be_chosen(raw):
   assert [t.name for t in _build(raw, tasks=("depth",)).spec.tasks] == ["depth"]
-  with pytest.raises(ValueError, match=r"config\.data\.tasks has 'dept'; .* has"
-                     r" parts, depth\. Did you mean 'depth'\?"):
+  with pytest.raises(
+    ValueError,
+    match=r"config\.data\.tasks has 'dept'; .* has"
+    r" parts, depth\. Did you mean 'depth'\?",
+  ):
     _build(raw, tasks=("dept",))
 
 
@@ -220,21 +274,24 @@ def test_names_come_from_several_wildcards(tmp_path):
   for town in ("x", "y"):
     for camera in ("left", "right"):
       _save(tmp_path / town / f"cam_{camera}" / "7.png", _picture(1))
-      _save(tmp_path / town / f"depth_{camera}" / f"{town}7.npy",
-            np.ones(SIZE, np.float32))
+      _save(tmp_path / town / f"depth_{camera}" / f"{town}7.npy", np.ones(SIZE, np.float32))
   _save(tmp_path / "x" / "xcam_left" / "7.png", _picture(2))  # no match
   pattern = folder_files.Pattern.read("{town}/cam_{camera}/{frame}", "f")
   found = folder_files.find_pictures(str(tmp_path), pattern, "f")
-  assert found == {"x/left/7": ("x", "left", "7"),
-                   "x/right/7": ("x", "right", "7"),
-                   "y/left/7": ("y", "left", "7"),
-                   "y/right/7": ("y", "right", "7")}
-  _write(tmp_path, {
+  assert found == {
+    "x/left/7": ("x", "left", "7"),
+    "x/right/7": ("x", "right", "7"),
+    "y/left/7": ("y", "left", "7"),
+    "y/right/7": ("y", "right", "7"),
+  }
+  _write(
+    tmp_path,
+    {
       "pictures": "{town}/cam_{camera}/{frame}.png",
-      "tasks": {"depth": {"kind": "depth",
-                          "labels": "{town}/depth_{camera}/{town}{frame}"}},
-      "splits": {"train": "x/*", "validation": "y/left/*", "test": "y/right/7"}
-  })
+      "tasks": {"depth": {"kind": "depth", "labels": "{town}/depth_{camera}/{town}{frame}"}},
+      "splits": {"train": "x/*", "validation": "y/left/*", "test": "y/right/7"},
+    },
+  )
   dataset = _build(tmp_path)
   assert dataset.source("train").keys == ("x/left/7", "x/right/7")
   assert dataset.source("test")[0].valid["depth"].all()
@@ -249,8 +306,9 @@ def test_splits_by_shares_and_text_files(raw):
   for i in range(20):
     _save(raw / "images" / "more" / f"{i:02}.png", _picture(i))
   (raw / "held.txt").write_text("# the hard ones\nmore/03\n\na\n")
-  _write(raw, _description(splits={"train": 0.5, "validation": 0.25,
-                                   "test": "held.txt", "seed": 1}))
+  _write(
+    raw, _description(splits={"train": 0.5, "validation": 0.25, "test": "held.txt", "seed": 1})
+  )
   dataset = _build(raw)
   parts = {s: dataset.source(s).keys for s in types.SPLITS}
   assert parts["test"] == ("a", "more/03")
@@ -258,8 +316,9 @@ def test_splits_by_shares_and_text_files(raw):
   every = [key for keys in parts.values() for key in keys]
   assert len(set(every)) == len(every)
   assert _build(raw).source("train").keys == parts["train"]
-  _write(raw, _description(splits={"train": 0.5, "validation": 0.25,
-                                   "test": "held.txt", "seed": 2}))
+  _write(
+    raw, _description(splits={"train": 0.5, "validation": 0.25, "test": "held.txt", "seed": 2})
+  )
   assert _build(raw).source("train").keys != parts["train"]
 
 
@@ -271,51 +330,82 @@ def test_a_root_may_lie_elsewhere(raw, tmp_path_factory):
   assert _build(raw, file="parts/dataset.yaml").spec.sizes["train"] == 3
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"piktures": "x"}, r"dataset\.yaml: piktures is unknown\. Did you mean"
-     r" 'pictures'\? Known are name, root, pictures, tasks, splits\."),
-    ({"tasks": {}}, r"yaml: tasks: must be a mapping with at least one key, but"
-     r" is \{\}\."),
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (
+      {"piktures": "x"},
+      r"dataset\.yaml: piktures is unknown\. Did you mean"
+      r" 'pictures'\? Known are name, root, pictures, tasks, splits\.",
+    ),
+    (
+      {"tasks": {}},
+      r"yaml: tasks: must be a mapping with at least one key, but"
+      r" is \{\}\.",
+    ),
     ({"splits": {"train": 0.8}}, "splits.test: is missing; train and test"),
-    ({"splits": {"train": 0.8, "test": 0.3}},
-     "the shares train 0.8 and test 0.3 add up to 1.1; they must not exceed 1"),
-    ({"splits": {"train": ["a", "b"], "test": ["b"]}},
-     "'b' is in train and in test. If that is meant, say overlap: true."),
-    ({"splits": {"train": ["a", "q"], "test": ["b"]}},
-     "splits.train: no example is called 'q'.* There are 5, first 'a'"),
-    ({"splits": {"train": [1], "test": ["b"]}},
-     "splits.train: names must be texts, but one is 1: put it in quotes"),
-    ({"splits": {"train": 0.05, "test": 0.9}},
-     "splits.train: 0.05 of 5 examples that no other split names is none"),
+    (
+      {"splits": {"train": 0.8, "test": 0.3}},
+      "the shares train 0.8 and test 0.3 add up to 1.1; they must not exceed 1",
+    ),
+    (
+      {"splits": {"train": ["a", "b"], "test": ["b"]}},
+      "'b' is in train and in test. If that is meant, say overlap: true.",
+    ),
+    (
+      {"splits": {"train": ["a", "q"], "test": ["b"]}},
+      "splits.train: no example is called 'q'.* There are 5, first 'a'",
+    ),
+    (
+      {"splits": {"train": [1], "test": ["b"]}},
+      "splits.train: names must be texts, but one is 1: put it in quotes",
+    ),
+    (
+      {"splits": {"train": 0.05, "test": 0.9}},
+      "splits.train: 0.05 of 5 examples that no other split names is none",
+    ),
     ({"splits": {"train": "no.txt", "test": 0.9}}, "there is no file .*no.txt"),
     ({"pictures": "nothing"}, "no file fits 'nothing/{name}' below"),
     ({"pictures": "../images"}, "must be a path below the root"),
     ({"pictures": "images/{}.png"}, "braces must hold a name, as in {name}"),
-], ids=str)
+  ],
+  ids=str,
+)
 def test_errors_name_file_key_and_what_is_allowed(raw, change, message):
   _write(raw, _description(**change))
   with pytest.raises(ValueError, match=message):
     _build(raw)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"knd": "depth"}, "tasks.depth.knd is unknown for a depth task. Did you"
-     " mean 'kind'[?] Known are kind, labels, weight, ignore, channels"),
-    ({"kind": "deep"}, "tasks.depth.kind: must be one of segmentation, depth,"
-     " normals, regression, but is 'deep'. Did you mean 'depth'[?]"),
-    ({"kind": "segmentation"}, "tasks.depth.scale is unknown for a"
-     " segmentation task. Known are"),
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (
+      {"knd": "depth"},
+      "tasks.depth.knd is unknown for a depth task. Did you"
+      " mean 'kind'[?] Known are kind, labels, weight, ignore, channels",
+    ),
+    (
+      {"kind": "deep"},
+      "tasks.depth.kind: must be one of segmentation, depth,"
+      " normals, regression, but is 'deep'. Did you mean 'depth'[?]",
+    ),
+    ({"kind": "segmentation"}, "tasks.depth.scale is unknown for a segmentation task. Known are"),
     ({"scale": [1]}, r"tasks.depth.scale: must be a number, but is \[1\]"),
     ({"scale": 0}, "tasks.depth.scale: must not be 0"),
     ({"range": [3, 1]}, r"range: must be \[lowest, highest\], but is \[3.0, 1"),
     ({"range": [3]}, "tasks.depth.range: must have 2 numbers, but has 1"),
     ({"weight": -1}, "tasks.depth.weight: must be at least 0, but is -1"),
-    ({"labels": "depth/{nam}.png"}, "{nam} is not in pictures, which has"
-     " {name}"),
-    ({"labels": "deep"}, "tasks.depth.labels: none of the 5 examples has a"
-     " label; that of 'a' should be .*deep/a.png or .*a.jpg"),
+    ({"labels": "depth/{nam}.png"}, "{nam} is not in pictures, which has {name}"),
+    (
+      {"labels": "deep"},
+      "tasks.depth.labels: none of the 5 examples has a"
+      " label; that of 'a' should be .*deep/a.png or .*a.jpg",
+    ),
     ({"channels": [1, 256]}, "its depth has 1 channels, but 2 factors"),
-], ids=str)
+  ],
+  ids=str,
+)
 def test_errors_of_a_task(raw, change, message):
   description = _description()
   description["tasks"]["depth"] |= change
@@ -324,15 +414,25 @@ def test_errors_of_a_task(raw, change, message):
     _build(raw)
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(
+  "change, message",
+  [
     ({"classes": 1}, "classes: must be their number or a list"),
     ({"map": {"x": 1}}, "parts.map.x: is no whole number"),
-    ({"map": {3: "tree"}}, "parts.map.3: must be a class from 0 to 2 or its"
-     " name, but is 'tree'. Did you mean 'three'[?]"),
+    (
+      {"map": {3: "tree"}},
+      "parts.map.3: must be a class from 0 to 2 or its"
+      " name, but is 'tree'. Did you mean 'three'[?]",
+    ),
     ({"unmapped": "drop"}, "must be one of error, ignore, but is 'drop'"),
-    ({"map": {0: 0, 1: 1}}, "its parts has the ids 7; known are 2 of its map."
-     " Add them to tasks.parts.ignore or map, or say unmapped: ignore"),
-], ids=str)
+    (
+      {"map": {0: 0, 1: 1}},
+      "its parts has the ids 7; known are 2 of its map."
+      " Add them to tasks.parts.ignore or map, or say unmapped: ignore",
+    ),
+  ],
+  ids=str,
+)
 def test_errors_of_classes(raw, change, message):
   description = _description()
   description["tasks"]["parts"] |= change
@@ -343,8 +443,10 @@ def test_errors_of_classes(raw, change, message):
 
 def test_files_that_do_not_fit_are_named(raw):
   _save(raw / "depth" / "b.png", np.ones((5, 6), np.uint16))
-  with pytest.raises(ValueError, match="Example 'b': its depth is 5 x 6, its"
-                     " picture 4 x 6. Give config.data.height and width."):
+  with pytest.raises(
+    ValueError,
+    match="Example 'b': its depth is 5 x 6, its picture 4 x 6. Give config.data.height and width.",
+  ):
     _build(raw).source("train")[1]
   (raw / "depth" / "b.png").write_bytes(b"no picture")
   with pytest.raises(ValueError, match=r"Example 'b': Cannot read .*b\.png"):
@@ -362,8 +464,11 @@ def test_files_that_do_not_fit_are_named(raw):
 def test_without_a_description(tmp_path):
   with pytest.raises(ValueError, match="tell with config.data_dir"):
     _build("")
-  with pytest.raises(ValueError, match=r"There is no file .*dataset\.yaml that"
-                     r" describes.*\n  pictures: images"):
+  with pytest.raises(
+    ValueError,
+    match=r"There is no file .*dataset\.yaml that"
+    r" describes.*\n  pictures: images",
+  ):
     _build(tmp_path)
   (tmp_path / "dataset.yaml").write_text("pictures: [")
   with pytest.raises(ValueError, match=r"dataset\.yaml cannot be read: .*line"):
@@ -388,27 +493,27 @@ def test_street_views_with_two_wildcard_folders(data_folder, tmp_path):
   dataset = _build(tmp_path, height=160, width=320)
   assert dataset.spec.sizes == {"train": 3, "validation": 2, "test": 2}
   assert dataset.source("train").keys[0] == (
-      "Town01_Opt_ClearNight/FRONT/Town01_Opt_ClearNight_14825380774802470444")
+    "Town01_Opt_ClearNight/FRONT/Town01_Opt_ClearNight_14825380774802470444"
+  )
   for split, skies in (("train", (0.03, 0.05)), ("validation", (0.15, 0.35))):
     example = dataset.source(split)[0]
     known = example.valid["segmentation"]
-    sky, road = (known & (example.targets["segmentation"] == c)
-                 for c in (10, 0))
+    sky, road = (known & (example.targets["segmentation"] == c) for c in (10, 0))
     assert skies[0] < sky.mean() < skies[1] and road.mean() > 0.2
     assert not example.valid["depth"][sky].any()  # at 1000 m: out of range
     assert example.valid["depth"][road].all()
     # Of a flat road, seen without roll, 1 / depth falls evenly from row to row.
-    inverse = np.array([
-        1 / np.median(example.targets["depth"][row][road[row]])
-        for row in range(110, 156, 5)])
-    np.testing.assert_allclose(np.diff(inverse), np.diff(inverse).mean(),
-                               rtol=0.02)
+    inverse = np.array(
+      [1 / np.median(example.targets["depth"][row][road[row]]) for row in range(110, 156, 5)]
+    )
+    np.testing.assert_allclose(np.diff(inverse), np.diff(inverse).mean(), rtol=0.02)
   source = _build(tmp_path).source("train")
   fields = source.read(source.keys[0])
   red, green, blue = fields["depth"][500, 700].tolist()
   assert green > 0  # more than one byte counts
   assert source[0].targets["depth"][500, 700] == pytest.approx(
-      1000 * (red + 256 * green + 65536 * blue) / (2**24 - 1), rel=1e-6)
+    1000 * (red + 256 * green + 65536 * blue) / (2**24 - 1), rel=1e-6
+  )
 
 
 def test_disparity_is_an_inverse_depth(raw):

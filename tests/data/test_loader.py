@@ -49,9 +49,7 @@ def _assert_equal(a: Batch, b: Batch) -> None:
 def test_each_epoch_is_another_permutation(size, batch):
   flat = loader.order(size, batch, 0, "train").indices(0, 6 * size).ravel()
   epochs = flat[: 6 * size].reshape(6, size)
-  np.testing.assert_array_equal(
-    np.sort(epochs), np.tile(np.arange(size), (6, 1))
-  )
+  np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(size), (6, 1)))
   assert len({tuple(epoch) for epoch in epochs}) > 1
   assert flat.dtype == np.int32
 
@@ -61,9 +59,7 @@ def test_order_is_a_function_of_the_step():
   whole = one.indices(0, 40)
   for start in (39, 0, 17, 4):
     fresh = loader.order(23, 5, 3, "train")
-    np.testing.assert_array_equal(
-      fresh.indices(start, 1), whole[start : start + 1]
-    )
+    np.testing.assert_array_equal(fresh.indices(start, 1), whole[start : start + 1])
     np.testing.assert_array_equal(one.indices(start), whole[start : start + 1])
   assert one.indices(5, 0).shape == (0, 5)
   assert [one.at(i) for i in range(100)] == whole.ravel()[:100].tolist()
@@ -102,9 +98,7 @@ def test_a_large_epoch_is_cheap():
 def test_halves():
   weights, policy = loader.halves(101, seed=0)
   assert (len(weights), len(policy)) == (81, 20)
-  np.testing.assert_array_equal(
-    np.sort(np.concatenate([weights, policy])), np.arange(101)
-  )
+  np.testing.assert_array_equal(np.sort(np.concatenate([weights, policy])), np.arange(101))
   assert (np.diff(weights) > 0).all() and (np.diff(policy) > 0).all()
   again, other = loader.halves(101, seed=0)[0], loader.halves(101, seed=1)[0]
   np.testing.assert_array_equal(weights, again)
@@ -123,9 +117,7 @@ def test_empty_half_is_an_error(size, fraction):
 def test_stream_equals_take(threads, start):
   split = _split()
   order = loader.order(10, 4, 1, "train")
-  batches = loader.stream(
-    _Source(split), order, start, global_batch=4, threads=threads
-  )
+  batches = loader.stream(_Source(split), order, start, global_batch=4, threads=threads)
   for step, batch in enumerate(itertools.islice(batches, 6), start):
     _assert_equal(batch, loader.take(split, order.indices(step)[0]))
 
@@ -135,9 +127,7 @@ def test_processes_get_the_parts_of_the_global_batch():
   order = loader.order(10, 4, 1, "train")
   sources = [_Source(split), _Source(split)]
   streams = [
-    loader.stream(
-      source, order, 0, 4, process_index=i, process_count=2, threads=0
-    )
+    loader.stream(source, order, 0, 4, process_index=i, process_count=2, threads=0)
     for i, source in enumerate(sources)
   ]
   for step in range(5):
@@ -200,8 +190,7 @@ def test_take_in_a_traced_function():
   _assert_equal(
     jax.tree.map(np.asarray, got),
     jax.tree.map(
-      lambda x: np.asarray(jnp.asarray(x)),
-      loader.take(_split(), indices[2], present[2]),
+      lambda x: np.asarray(jnp.asarray(x)), loader.take(_split(), indices[2], present[2])
     ),
   )
 

@@ -19,9 +19,9 @@ from dynashare_jax.train import labels
 # hours, then sums over them of: the normalised numbers; the numbers, each times
 # hour and column from 1; the one-hot columns times hour and column; the masks.
 DEMO_SUMS = {
-    "train": (24, -50.2864, -6794.636, 27649, 156),
-    "validation": (69, 125.7477, 17008.119, 217196, 514),
-    "test": (25, -118.9198, -9961.986, 28574, 162),
+  "train": (24, -50.2864, -6794.636, 27649, 156),
+  "validation": (69, 125.7477, 17008.119, 217196, 514),
+  "test": (25, -118.9198, -9961.986, 28574, 162),
 }
 
 
@@ -34,13 +34,11 @@ def _switches(**values):
 
 
 def _build(folder, switches=None, **values):
-  return mimic3.build(_config(**values), switches or _switches(), str(folder),
-                      0)
+  return mimic3.build(_config(**values), switches or _switches(), str(folder), 0)
 
 
 def _stay(hours, subject, first="0.5", **values):
-  return mimic3_writer.Stay(
-      [(first, {"Heart Rate": "91.4142"})], hours, subject, **values)
+  return mimic3_writer.Stay([(first, {"Heart Rate": "91.4142"})], hours, subject, **values)
 
 
 @pytest.fixture
@@ -51,10 +49,18 @@ def folder(tmp_path):
 @pytest.fixture
 def by_hand(tmp_path):
   """Three stays in training; one each in validation and test."""
-  return mimic3_writer.write(tmp_path, {
-      "train": [_stay(60.5, 1, dies=55.0, phenotypes=[0, 24]),
-                _stay(400.25, 2), _stay(30.0, 3, first="6.5", dies=31.0)],
-      "validation": [_stay(49.0, 4)], "test": [_stay(170.0, 5)]})
+  return mimic3_writer.write(
+    tmp_path,
+    {
+      "train": [
+        _stay(60.5, 1, dies=55.0, phenotypes=[0, 24]),
+        _stay(400.25, 2),
+        _stay(30.0, 3, first="6.5", dies=31.0),
+      ],
+      "validation": [_stay(49.0, 4)],
+      "test": [_stay(170.0, 5)],
+    },
+  )
 
 
 def test_shapes_and_kinds(by_hand):
@@ -68,9 +74,12 @@ def test_shapes_and_kinds(by_hand):
   assert batch.inputs["series"].dtype == np.float32
   assert batch.inputs["length"].dtype == np.int32
   assert batch.inputs["length"].tolist() == [61, 170, 30]
-  shapes = {"phenotyping": ((3, 25), (3,)), "mortality": ((3,), (3,)),
-            "length_of_stay": ((3, 170), (3, 170)),
-            "decompensation": ((3, 170), (3, 170))}
+  shapes = {
+    "phenotyping": ((3, 25), (3,)),
+    "mortality": ((3,), (3,)),
+    "length_of_stay": ((3, 170), (3, 170)),
+    "decompensation": ((3, 170), (3, 170)),
+  }
   for task, (target, valid) in shapes.items():
     assert batch.targets[task].shape == target, task
     assert batch.valid[task].shape == valid, task
@@ -123,11 +132,24 @@ def test_mortality_counts_after_48_hours_and_phenotypes_always(by_hand):
   assert not batch.targets["phenotyping"][1:].any()
 
 
-@pytest.mark.parametrize("hours, benchmark, authors", [
-    (-1e-6, 0, 0), (0.0, 0, 0), (23.999999, 0, 0), (24.0, 1, 1),
-    (167.999999, 6, 6), (168.0, 7, 7), (191.999999, 7, 7), (192.0, 8, 8),
-    (335.999999, 8, 8), (336.0, 9, 8), (359.999999, 9, 8), (360.0, 9, 9),
-    (5000.0, 9, 9)])
+@pytest.mark.parametrize(
+  "hours, benchmark, authors",
+  [
+    (-1e-6, 0, 0),
+    (0.0, 0, 0),
+    (23.999999, 0, 0),
+    (24.0, 1, 1),
+    (167.999999, 6, 6),
+    (168.0, 7, 7),
+    (191.999999, 7, 7),
+    (192.0, 8, 8),
+    (335.999999, 8, 8),
+    (336.0, 9, 8),
+    (359.999999, 9, 8),
+    (360.0, 9, 9),
+    (5000.0, 9, 9),
+  ],
+)
 def test_classes_of_the_remaining_stay(hours, benchmark, authors):
   kept = np.searchsorted(columns.STAY_EDGES, hours, side="right")
   assert mimic3_batches.stay_class(kept, "benchmark") == benchmark
@@ -137,15 +159,13 @@ def test_classes_of_the_remaining_stay(hours, benchmark, authors):
 def test_notes_count_and_tell_no_value(by_hand):
   notes = _build(by_hand).spec.notes
   assert notes == (
-      "1 of 5 stays are longer than 170 hours and are cut there (1 of 3 train,"
-      " 0 of 1 validation, 0 of 1 test).",
-      "phenotyping: positive labels: 2 of 75 train, 0 of 25 validation, 0 of 25"
-      " test.",
-      "length_of_stay: labels: 246 train, 45 validation, 166 test.",
-      "decompensation: positive labels: 47 of 241 train, 0 of 45 validation, 0"
-      " of 166 test.",
-      "mortality: positive labels: 1 of 2 train, 0 of 1 validation, 0 of 1"
-      " test.")
+    "1 of 5 stays are longer than 170 hours and are cut there (1 of 3 train,"
+    " 0 of 1 validation, 0 of 1 test).",
+    "phenotyping: positive labels: 2 of 75 train, 0 of 25 validation, 0 of 25 test.",
+    "length_of_stay: labels: 246 train, 45 validation, 166 test.",
+    "decompensation: positive labels: 47 of 241 train, 0 of 45 validation, 0 of 166 test.",
+    "mortality: positive labels: 1 of 2 train, 0 of 1 validation, 0 of 1 test.",
+  )
 
 
 def test_the_same_stays_at_any_cut(by_hand):
@@ -153,41 +173,41 @@ def test_the_same_stays_at_any_cut(by_hand):
   assert long.inputs["length"].tolist() == [61, 401, 30]
   short = _build(by_hand, hours=60).arrays("train")
   assert short.inputs["length"].tolist() == [60, 60, 30]
-  np.testing.assert_array_equal(
-      short.inputs["series"], long.inputs["series"][:, :60])
+  np.testing.assert_array_equal(short.inputs["series"], long.inputs["series"][:, :60])
   for task in ("length_of_stay", "decompensation"):
     np.testing.assert_array_equal(short.valid[task], long.valid[task][:, :60])
-    np.testing.assert_array_equal(
-        short.targets[task], long.targets[task][:, :60])
+    np.testing.assert_array_equal(short.targets[task], long.targets[task][:, :60])
   assert short.targets["mortality"].tolist() == [1, 0, 0]
 
 
 def test_tasks_in_any_order_with_their_weights(folder):
   dataset = _build(
-      folder, tasks=("mortality", "length_of_stay"),
-      weights={"mortality": 0.5, "length_of_stay": 3.0},
-      positive_weights={"mortality": 7.0}, stay_weights=tuple(range(1, 11)))
+    folder,
+    tasks=("mortality", "length_of_stay"),
+    weights={"mortality": 0.5, "length_of_stay": 3.0},
+    positive_weights={"mortality": 7.0},
+    stay_weights=tuple(range(1, 11)),
+  )
   mortality, stay = dataset.spec.tasks
-  assert (mortality.name, mortality.kind, mortality.outputs) == (
-      "mortality", "binary", 1)
+  assert (mortality.name, mortality.kind, mortality.outputs) == ("mortality", "binary", 1)
   assert (mortality.weight, mortality.positive_weight) == (0.5, 7.0)
   assert (mortality.hourly, mortality.until) == (False, 48)
-  assert (stay.kind, stay.outputs, stay.hourly, stay.until) == (
-      "multiclass", 10, True, 0)
+  assert (stay.kind, stay.outputs, stay.hourly, stay.until) == ("multiclass", 10, True, 0)
   assert stay.class_weights == tuple(map(float, range(1, 11)))
   assert stay.classes[0] == "under 1 day" and len(stay.classes) == 10
   batch = dataset.arrays("test")
-  assert list(batch.targets) == list(batch.valid) == [
-      "mortality", "length_of_stay"]
+  assert list(batch.targets) == list(batch.valid) == ["mortality", "length_of_stay"]
 
 
 def test_default_weights_are_those_of_the_authors_configuration():
   spec = mimic3.outline(_config(), _switches())
   found = [(t.name, t.kind, t.weight, t.positive_weight) for t in spec.tasks]
   assert found == [
-      ("phenotyping", "multilabel", 1, 5),
-      ("length_of_stay", "multiclass", 2, 1),
-      ("decompensation", "binary", 2, 500), ("mortality", "binary", 1, 5)]
+    ("phenotyping", "multilabel", 1, 5),
+    ("length_of_stay", "multiclass", 2, 1),
+    ("decompensation", "binary", 2, 500),
+    ("mortality", "binary", 1, 5),
+  ]
   assert spec.tasks[0].classes == columns.PHENOTYPES
   assert [t.hourly for t in spec.tasks] == [False, True, True, False]
 
@@ -195,8 +215,7 @@ def test_default_weights_are_those_of_the_authors_configuration():
 def test_outline_needs_no_data(folder):
   built, outline = _build(folder).spec, mimic3.outline(_config(), _switches())
   assert sum(outline.sizes.values()) == 41902
-  for field in ("name", "tasks", "input_kind", "input_shape", "lengths",
-                "channels"):
+  for field in ("name", "tasks", "input_kind", "input_shape", "lengths", "channels"):
     assert getattr(outline, field) == getattr(built, field), field
 
 
@@ -207,9 +226,12 @@ def test_single_stays_slices_and_batches_agree(folder):
   stacked = loader.stack([source[i] for i in range(6)])
   some = source.batch(np.array([4, 0, 4]))
   copy = pickle.loads(pickle.dumps(source))
-  for other, rows in ((stacked, slice(None)), (some, [4, 0, 4]),
-                      (loader.stack(copy[1:3]), slice(1, 3)),
-                      (loader.stack([source[-1]]), slice(5, 6))):
+  for other, rows in (
+    (stacked, slice(None)),
+    (some, [4, 0, 4]),
+    (loader.stack(copy[1:3]), slice(1, 3)),
+    (loader.stack([source[-1]]), slice(5, 6)),
+  ):
     for found, wanted in zip(other, whole, strict=True):
       if isinstance(wanted, dict):
         assert set(found) == set(wanted)
@@ -232,7 +254,8 @@ def test_normalised_by_the_training_stays(folder):
   for split in ("train", "test"):
     one, two = (d.arrays(split) for d in (plain, fitted))
     np.testing.assert_array_equal(
-        one.inputs["series"][..., flags], two.inputs["series"][..., flags])
+      one.inputs["series"][..., flags], two.inputs["series"][..., flags]
+    )
   batch = fitted.arrays("train")
   inside = np.arange(100)[None] < batch.inputs["length"][:, None]
   values = batch.inputs["series"][inside][:, numbers].astype(np.float64)
@@ -246,14 +269,12 @@ def test_compat_time_has_no_lengths_and_mortality_reads_all(folder):
   assert not theirs.spec.lengths
   assert [t.until for t in theirs.spec.tasks] == [0] * 4
   assert [t.until for t in usual.spec.tasks] == [0, 0, 0, 48]
-  np.testing.assert_array_equal(
-      theirs.arrays("test").inputs, usual.arrays("test").inputs["series"])
+  np.testing.assert_array_equal(theirs.arrays("test").inputs, usual.arrays("test").inputs["series"])
 
 
 def test_compat_axes_reshapes_instead_of_turning(folder):
   straight = _build(folder, _switches(time="authors")).arrays("test").inputs
-  mixed = _build(folder, _switches(time="authors", axes="authors")
-                 ).arrays("test").inputs
+  mixed = _build(folder, _switches(time="authors", axes="authors")).arrays("test").inputs
   assert mixed.shape == straight.shape
   for one, other in zip(straight, mixed, strict=True):
     np.testing.assert_array_equal(other.T, one.reshape(76, 170))
@@ -274,45 +295,52 @@ def test_compat_stays_drops_the_first(folder):
   usual, theirs = _build(folder), _build(folder, _switches(stays="authors"))
   assert theirs.spec.sizes == {"train": 5, "validation": 1, "test": 2}
   np.testing.assert_array_equal(
-      theirs.arrays("train").inputs["series"],
-      usual.arrays("train").inputs["series"][1:])
+    theirs.arrays("train").inputs["series"], usual.arrays("train").inputs["series"][1:]
+  )
   np.testing.assert_array_equal(
-      theirs.source("train")[0].targets["phenotyping"],
-      usual.arrays("train").targets["phenotyping"][1])
+    theirs.source("train")[0].targets["phenotyping"],
+    usual.arrays("train").targets["phenotyping"][1],
+  )
 
 
 def test_compat_classes_and_weights(by_hand):
   usual = _build(by_hand)
-  theirs = _build(by_hand, _switches(stay_classes="authors",
-                                     task_weights="authors"))
+  theirs = _build(by_hand, _switches(stay_classes="authors", task_weights="authors"))
   assert [t.weight for t in theirs.spec.tasks] == [1, 4, 4, 1]
   assert theirs.spec.tasks[1].classes[-1] == "15 days or more"
-  one, two = (d.arrays("train").targets["length_of_stay"][1]
-              for d in (usual, theirs))
+  one, two = (d.arrays("train").targets["length_of_stay"][1] for d in (usual, theirs))
   # From 400 hours on; 360.25 are left at hour 40, 336.25 at hour 64.
   assert np.flatnonzero(one != two).tolist() == list(range(40, 64))
   assert two[39] == 9 and two[40] == 8
   assert "compat: task weights are squared." in theirs.spec.notes
 
 
-@pytest.mark.parametrize("values, message", [
+@pytest.mark.parametrize(
+  "values, message",
+  [
     (dict(tasks=("mortalty",)), "config.data.tasks has 'mortalty'"),
     (dict(tasks=()), "name one or more of phenotyping"),
-    (dict(hours=47), "config.data.hours is 47; it must be at least 48:"
-     " mortality is predicted from that many."),
+    (
+      dict(hours=47),
+      "config.data.hours is 47; it must be at least 48: mortality is predicted from that many.",
+    ),
     (dict(hours=4, tasks=("decompensation",)), "it must be at least 5: there"),
     (dict(weights={"mortality": 1.0}), "no weight of 'phenotyping'"),
-    (dict(positive_weights={"phenotyping": 0.0}),
-     "config.data.positive_weights.phenotyping is 0.0; it must be above 0."),
+    (
+      dict(positive_weights={"phenotyping": 0.0}),
+      "config.data.positive_weights.phenotyping is 0.0; it must be above 0.",
+    ),
     (dict(positive_weights={}), "has no factor of 'phenotyping'"),
     (dict(stay_weights=(1.0, 2.0)), "or 10 numbers from 0 on"),
     (dict(stay_weights=(0.0,) * 10), "or 10 numbers from 0 on"),
-    (dict(normaliser="none"), "config.data.normaliser is 'none'; it must be one"
-     " of benchmark, train."),
+    (
+      dict(normaliser="none"),
+      "config.data.normaliser is 'none'; it must be one of benchmark, train.",
+    ),
     (dict(workers=-1), "config.data.workers is -1"),
-])
-def test_wrong_settings_are_refused_before_anything_is_read(
-    tmp_path, values, message):
+  ],
+)
+def test_wrong_settings_are_refused_before_anything_is_read(tmp_path, values, message):
   with pytest.raises(ValueError) as error:
     _build(tmp_path, **values)
   assert message in str(error.value)
@@ -320,8 +348,9 @@ def test_wrong_settings_are_refused_before_anything_is_read(
 
 
 def test_wrong_switches_and_folders(tmp_path):
-  with pytest.raises(ValueError, match="config.compat.masks is 'none'; it must"
-                     " be 'labels' or 'authors'."):
+  with pytest.raises(
+    ValueError, match="config.compat.masks is 'none'; it must be 'labels' or 'authors'."
+  ):
     _build(tmp_path, _switches(masks="none"))
   with pytest.raises(ValueError, match="needs config.compat.time='authors'"):
     mimic3.outline(_config(), _switches(axes="authors"))
@@ -350,9 +379,10 @@ def test_the_open_demo(data_folder, tmp_path):
     series = stay.inputs["series"].astype(np.float64)
     hour = np.arange(1, len(series) + 1)[:, None]
     assert stay.inputs["length"] == hours
-    found = (series[:, numbers].sum(),
-             (series[:, numbers] * hour * np.arange(1, 13)[None]).sum(),
-             (series[:, hot] * hour * np.arange(1, 48)[None]).sum(),
-             series[:, 59:].sum())
-    np.testing.assert_allclose(
-        found, (plain, weighted, flags, masks), rtol=1e-6, atol=1e-3)
+    found = (
+      series[:, numbers].sum(),
+      (series[:, numbers] * hour * np.arange(1, 13)[None]).sum(),
+      (series[:, hot] * hour * np.arange(1, 48)[None]).sum(),
+      series[:, 59:].sum(),
+    )
+    np.testing.assert_allclose(found, (plain, weighted, flags, masks), rtol=1e-6, atol=1e-3)

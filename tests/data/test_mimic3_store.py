@@ -41,13 +41,11 @@ def conversions(monkeypatch):
 
 def _build(folder, **values):
   config = ConfigDict({**mimic3.defaults(), "workers": 1, **values})
-  return mimic3.build(config, ConfigDict(mimic3.compat()),
-                      str(folder) if folder else None, 0)
+  return mimic3.build(config, ConfigDict(mimic3.compat()), str(folder) if folder else None, 0)
 
 
 def _series(dataset):
-  return np.concatenate(
-      [dataset.arrays(s).inputs["series"] for s in dataset.spec.sizes])
+  return np.concatenate([dataset.arrays(s).inputs["series"] for s in dataset.spec.sizes])
 
 
 def _index(folder):
@@ -57,8 +55,7 @@ def _index(folder):
 
 def test_converted_once_and_only_readable_by_the_owner(folder, conversions):
   first = _series(_build(folder))
-  assert conversions == ["train-00000.npz", "validation-00000.npz",
-                         "test-00000.npz"]
+  assert conversions == ["train-00000.npz", "validation-00000.npz", "test-00000.npz"]
   np.testing.assert_array_equal(_series(_build(folder)), first)
   assert len(conversions) == 3
   cache = folder / "dynashare_cache"
@@ -75,8 +72,7 @@ def test_the_folder_above_is_found_too(tmp_path, conversions):
   assert len(conversions) == 3
 
 
-def test_a_conversion_that_was_stopped_goes_on(
-    folder, conversions, monkeypatch):
+def test_a_conversion_that_was_stopped_goes_on(folder, conversions, monkeypatch):
   monkeypatch.setattr(mimic3_convert, "STAYS", 2)
   whole = _series(_build(folder, cache=str(folder / "other")))
   assert len(conversions) == 6
@@ -93,20 +89,22 @@ def test_a_conversion_that_was_stopped_goes_on(
     with pytest.raises(KeyboardInterrupt):
       _build(folder)
   partial = folder / "dynashare_cache" / ".mimic3.partial"
-  assert sorted(p.name for p in partial.iterdir()) == [
-      "train-00000.npz", "train-00001.npz"]
+  assert sorted(p.name for p in partial.iterdir()) == ["train-00000.npz", "train-00001.npz"]
   damaged = partial / "train-00001.npz"
   damaged.write_bytes(damaged.read_bytes()[:-40])
   conversions.clear()
   np.testing.assert_array_equal(_series(_build(folder)), whole)
-  assert conversions == ["train-00001.npz", "train-00002.npz",
-                         "validation-00000.npz", "test-00000.npz",
-                         "test-00001.npz"]
+  assert conversions == [
+    "train-00001.npz",
+    "train-00002.npz",
+    "validation-00000.npz",
+    "test-00000.npz",
+    "test-00001.npz",
+  ]
   assert not partial.exists()
 
 
-def test_parts_of_files_that_changed_meanwhile_are_made_anew(
-    folder, conversions, monkeypatch):
+def test_parts_of_files_that_changed_meanwhile_are_made_anew(folder, conversions, monkeypatch):
   monkeypatch.setattr(mimic3_convert, "STAYS", 2)
   with monkeypatch.context() as patch:
     patch.setattr(mimic3_store, "_assemble", lambda *parts: 1 / 0)
@@ -131,8 +129,7 @@ def test_worker_processes_make_the_same(folder, monkeypatch):
     _build(folder, cache=str(folder / "two"), workers=2)
 
 
-def test_new_times_alone_convert_nothing_and_are_remembered(
-    folder, conversions):
+def test_new_times_alone_convert_nothing_and_are_remembered(folder, conversions):
   _build(folder)
   before = _index(folder)["listfiles"]["test_listfile.csv"]
   for name in (FIRST, "test_listfile.csv"):
@@ -161,8 +158,7 @@ def test_new_contents_are_converted(folder, conversions, name):
   if name == FIRST:
     assert (second.inputs["series"] != first.inputs["series"]).any()
   else:
-    np.testing.assert_array_equal(
-        second.inputs["series"], first.inputs["series"][1:])
+    np.testing.assert_array_equal(second.inputs["series"], first.inputs["series"][1:])
 
 
 def test_verify_sees_what_sizes_and_times_do_not(folder, conversions):
@@ -193,8 +189,7 @@ def test_a_damaged_store_is_made_again(folder, conversions):
   assert len(conversions) == 9
 
 
-def test_a_store_of_another_version_is_made_again(
-    folder, conversions, monkeypatch):
+def test_a_store_of_another_version_is_made_again(folder, conversions, monkeypatch):
   _build(folder)
   monkeypatch.setattr(mimic3_convert, "FORMAT", 2)
   _build(folder)
@@ -228,10 +223,10 @@ def test_without_the_text_files(folder, tmp_path):
   wanted = _series(_build(folder))
   moved = tmp_path / "moved"
   shutil.move(folder / "dynashare_cache", moved)
-  np.testing.assert_array_equal(
-      _series(_build(None, cache=str(moved))), wanted)
-  with pytest.raises(ValueError, match="holds no complete converted copy of"
-                     " MIMIC-III; give config.data_dir"):
+  np.testing.assert_array_equal(_series(_build(None, cache=str(moved))), wanted)
+  with pytest.raises(
+    ValueError, match="holds no complete converted copy of MIMIC-III; give config.data_dir"
+  ):
     _build(None, cache=str(tmp_path / "nothing"))
 
 
@@ -241,15 +236,16 @@ def test_a_folder_that_cannot_be_written_to(folder, tmp_path):
   with pytest.raises(ValueError) as error:
     _build(folder, cache=str(blocked / "cache"))
   assert str(error.value).startswith(
-      f"The folder {blocked / 'cache'} for the converted MIMIC-III stays cannot"
-      " be written to (Not a directory). Name another one in config.data.cache")
+    f"The folder {blocked / 'cache'} for the converted MIMIC-III stays cannot"
+    " be written to (Not a directory). Name another one in config.data.cache"
+  )
 
 
-def test_a_full_disk_is_told_and_half_a_part_is_not_left(
-    folder, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_and_half_a_part_is_not_left(folder, tmp_path, monkeypatch):
   def full(file, **arrays):
     file.write(b"half")
     raise OSError(28, "No space left on device")
+
   monkeypatch.setattr(mimic3_convert.np, "savez", full)
   with pytest.raises(ValueError, match="No space left on device"):
     _build(folder, cache=str(tmp_path / "cache"))

@@ -87,16 +87,12 @@ def test_source_equals_arrays(dataset: types.Dataset) -> None:
   assert dataset.arrays("validation") is whole
 
 
-def test_splits_are_disjoint_and_do_not_depend_on_the_seed(
-  dataset: types.Dataset,
-) -> None:
+def test_splits_are_disjoint_and_do_not_depend_on_the_seed(dataset: types.Dataset) -> None:
   again = build(seed=17, train=3, validation=9)
   for split in types.SPLITS:
     first, second = dataset.source(split), again.source(split)
     np.testing.assert_array_equal(first[2].inputs, second[2].inputs)
-  pictures = [
-    x.tobytes() for s in types.SPLITS for x in dataset.arrays(s).inputs
-  ]
+  pictures = [x.tobytes() for s in types.SPLITS for x in dataset.arrays(s).inputs]
   assert len(set(pictures)) == len(pictures) == 77
 
 
@@ -107,13 +103,9 @@ def test_scene_seed_changes_the_scenes(dataset: types.Dataset) -> None:
 
 
 def test_same_key_same_scene_under_vmap(dataset: types.Dataset) -> None:
-  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(
-    jnp.arange(4)
-  )
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(4))
   tasks = ("segmentation", "depth", "normals")
-  batch = jax.jit(jax.vmap(lambda key: rooms.render(key, 24, 32, tasks=tasks)))(
-    keys
-  )
+  batch = jax.jit(jax.vmap(lambda key: rooms.render(key, 24, 32, tasks=tasks)))(keys)
   whole = dataset.arrays("train")
   # Only a pixel right on an outline may round to the other side.
   for name, target in batch.targets.items():
@@ -130,9 +122,7 @@ def test_a_larger_picture_shows_the_same_scene(dataset: types.Dataset) -> None:
   assert np.isclose(large[1::3, 1::3], small, rtol=1e-3).mean() > 0.99
 
 
-def test_noise_and_shadows_touch_only_the_image(
-  dataset: types.Dataset,
-) -> None:
+def test_noise_and_shadows_touch_only_the_image(dataset: types.Dataset) -> None:
   noisy = dataset.source("test")[1]
   only = {"tasks": ("depth",), "noise": 0.0}
   clean = build(**only).source("test")[1]
@@ -152,9 +142,7 @@ def test_tasks_in_any_order_and_weights() -> None:
   dataset = build(tasks=chosen, weights={"edges": 3.5})
   assert [t.name for t in dataset.spec.tasks] == list(chosen)
   assert [t.weight for t in dataset.spec.tasks] == [3.5, 1.0]
-  made = jax.eval_shape(
-    lambda key: rooms.render(key, 8, 9, tasks=chosen), jax.random.key(0)
-  )
+  made = jax.eval_shape(lambda key: rooms.render(key, 8, 9, tasks=chosen), jax.random.key(0))
   assert set(made.targets) == set(made.valid) == set(chosen)
   assert made.inputs.shape == (8, 9, 3)
 
@@ -174,9 +162,7 @@ def test_tasks_in_any_order_and_weights() -> None:
     ({"noise": float("nan")}, "data.noise"),
   ],
 )
-def test_wrong_configs_say_what_to_do(
-  changes: dict[str, Any], message: str
-) -> None:
+def test_wrong_configs_say_what_to_do(changes: dict[str, Any], message: str) -> None:
   with pytest.raises(ValueError, match=message):
     build(**changes)
 

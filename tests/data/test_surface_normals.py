@@ -18,8 +18,9 @@ SHAPE = (48, 64)
 
 def _rays(camera=CAMERA, shape=SHAPE):
   rows, columns = np.indices(shape) + 0.5
-  return np.stack([(columns - camera.cx) / camera.fx,
-                   (rows - camera.cy) / camera.fy, np.ones(shape)], -1)
+  return np.stack(
+    [(columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy, np.ones(shape)], -1
+  )
 
 
 def _plane(normal, distance=2.0):
@@ -33,8 +34,9 @@ def _angles(one, other):
   return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 
-@pytest.mark.parametrize("normal", [
-    (0, 0, -1), (0.4, 0, -1), (0, -0.8, -1), (-0.5, 0.6, -1), (0.9, -0.7, -1)])
+@pytest.mark.parametrize(
+  "normal", [(0, 0, -1), (0.4, 0, -1), (0, -0.8, -1), (-0.5, 0.6, -1), (0.9, -0.7, -1)]
+)
 @pytest.mark.parametrize("radius", [1, 3, 10])
 def test_a_plane_has_one_normal(normal, radius):
   depth, unit = _plane(normal)
@@ -56,8 +58,7 @@ def test_noise_of_a_kinect_turns_a_plane_by_less_than_half_a_degree():
 
 def test_normals_point_towards_the_camera_and_have_length_1():
   rng = np.random.default_rng(1)
-  normals, valid = surface_normals.fit(rng.uniform(1, 1.05, SHAPE), CAMERA, 3,
-                                       roughest=1.0)
+  normals, valid = surface_normals.fit(rng.uniform(1, 1.05, SHAPE), CAMERA, 3, roughest=1.0)
   assert valid.any()
   assert ((normals * _rays()).sum(-1)[valid] <= 0).all()
   np.testing.assert_allclose((normals**2).sum(-1), 1, rtol=1e-5)
@@ -67,8 +68,7 @@ def test_unknown_depth_is_left_out_not_taken_for_0():
   depth, unit = _plane((0.4, 0.2, -1))
   holes = np.random.default_rng(2).random(SHAPE) < 0.3
   for nothing in (0.0, np.nan, -1.0, np.inf):
-    normals, valid = surface_normals.fit(
-        np.where(holes, nothing, depth), CAMERA, 4)
+    normals, valid = surface_normals.fit(np.where(holes, nothing, depth), CAMERA, 4)
     assert not valid[holes].any() and valid[~holes].mean() > 0.99
     assert _angles(normals, unit)[valid].max() < 0.01
     assert (normals[~valid] == (0, 0, -1)).all()
@@ -99,7 +99,7 @@ def test_it_equals_a_slow_twin():
   normals, valid = surface_normals.fit(depth, CAMERA, 2, roughest=1.0)
   points = _rays(shape=depth.shape) * depth[..., None]
   for i, j in itertools.product(range(12), range(16)):
-    window = points[max(i - 2, 0): i + 3, max(j - 2, 0): j + 3].reshape(-1, 3)
+    window = points[max(i - 2, 0) : i + 3, max(j - 2, 0) : j + 3].reshape(-1, 3)
     window = window[window[:, 2] > 0]
     assert valid[i, j] == (depth[i, j] > 0 and len(window) >= 0.25 * 25)
     if valid[i, j]:
@@ -115,7 +115,8 @@ def test_it_finds_the_exact_normals_of_rooms():
   focal = 80 / float(scene.geometry.camera.slope)
   camera = surface_normals.Camera(focal, focal, 80, 60)
   normals, valid = surface_normals.fit(
-      np.asarray(example.targets["depth"]), camera, 2, roughest=0.002)
+    np.asarray(example.targets["depth"]), camera, 2, roughest=0.002
+  )
   angles = _angles(normals, np.asarray(example.targets["normals"]))[valid]
   assert valid.mean() > 0.8
   assert np.median(angles) < 0.1 and angles.mean() < 0.5
@@ -131,13 +132,11 @@ def test_wrong_arguments():
 
 def test_the_camera_of_nyu():
   whole = surface_normals.kinect((480, 640))
-  assert whole == pytest.approx((518.857901, 519.469611, 325.082449,
-                                 253.236166))
+  assert whole == pytest.approx((518.857901, 519.469611, 325.082449, 253.236166))
   half = surface_normals.kinect((240, 320))
   assert half == pytest.approx(tuple(x / 2 for x in whole))
   cropped = surface_normals.kinect((425, 560))
-  assert cropped == pytest.approx((whole.fx, whole.fy, whole.cx - 40,
-                                   whole.cy - 27.5))
+  assert cropped == pytest.approx((whole.fx, whole.fy, whole.cx - 40, whole.cy - 27.5))
 
 
 @pytest.mark.parametrize("text", ["+0 +1 +2", "+0 -2 +1", "-1 -0 -2"])
@@ -148,12 +147,12 @@ def test_axes_are_found_again_and_written_as_they_are_read(text):
   axes = surface_normals.read_axes(text)
   assert str(axes) == text
   stored = np.empty_like(house)
-  for i, (channel, sign) in enumerate(
-      zip(axes.channels, axes.signs, strict=True)):
+  for i, (channel, sign) in enumerate(zip(axes.channels, axes.signs, strict=True)):
     stored[:, channel] = sign * house[:, i]
   np.testing.assert_array_equal(axes(stored), house)
   found, best, second = surface_normals.match(
-      [(stored[:200], house[:200]), (stored[200:], house[200:])])
+    [(stored[:200], house[:200]), (stored[200:], house[200:])]
+  )
   assert found == axes and best == pytest.approx(1.0) and second < 0.5
 
 

@@ -18,10 +18,10 @@ from dynashare_jax.ops import render
 from dynashare_jax.ops import room_scenes
 
 TASKS = (
-    types.TaskSpec("segmentation", "segmentation", 5),
-    types.TaskSpec("depth", "depth", unit="m"),
-    types.TaskSpec("normals", "normals", 3),
-    types.TaskSpec("scene", "multiclass", 4),
+  types.TaskSpec("segmentation", "segmentation", 5),
+  types.TaskSpec("depth", "depth", unit="m"),
+  types.TaskSpec("normals", "normals", 3),
+  types.TaskSpec("scene", "multiclass", 4),
 )
 
 
@@ -29,21 +29,31 @@ def _example(height=12, width=16, seed=0):
   rng = np.random.default_rng(seed)
   normals = rng.normal(size=(height, width, 3)).astype(np.float32)
   return types.Batch(
-      rng.random((height, width, 3), np.float32),
-      {"segmentation": rng.integers(0, 5, (height, width)).astype(np.int32),
-       "depth": rng.uniform(1, 9, (height, width)).astype(np.float32),
-       "normals": normals / np.linalg.norm(normals, axis=-1, keepdims=True),
-       "scene": np.int32(2)},
-      {"segmentation": rng.random((height, width)) < 0.8,
-       "depth": rng.random((height, width)) < 0.8,
-       "normals": rng.random((height, width)) < 0.8,
-       "scene": np.ones((), bool)},
-      np.ones((), bool))
+    rng.random((height, width, 3), np.float32),
+    {
+      "segmentation": rng.integers(0, 5, (height, width)).astype(np.int32),
+      "depth": rng.uniform(1, 9, (height, width)).astype(np.float32),
+      "normals": normals / np.linalg.norm(normals, axis=-1, keepdims=True),
+      "scene": np.int32(2),
+    },
+    {
+      "segmentation": rng.random((height, width)) < 0.8,
+      "depth": rng.random((height, width)) < 0.8,
+      "normals": rng.random((height, width)) < 0.8,
+      "scene": np.ones((), bool),
+    },
+    np.ones((), bool),
+  )
 
 
 def _draw(scale=1.0, mirror=False, row=0.0, column=0.0, colour=(1, 1, 1)):
-  return transforms.Draw(np.float32(scale), np.bool_(mirror), np.float32(row),
-                         np.float32(column), np.asarray(colour, np.float32))
+  return transforms.Draw(
+    np.float32(scale),
+    np.bool_(mirror),
+    np.float32(row),
+    np.float32(column),
+    np.asarray(colour, np.float32),
+  )
 
 
 def _equal(first, second):
@@ -62,30 +72,25 @@ def test_mirroring_exchanges_left_and_right_and_turns_normals():
   found = augment.example(example, _draw(mirror=True))
   np.testing.assert_array_equal(found.inputs, example.inputs[:, ::-1])
   for name in ("segmentation", "depth"):
-    np.testing.assert_array_equal(
-        found.targets[name], example.targets[name][:, ::-1])
+    np.testing.assert_array_equal(found.targets[name], example.targets[name][:, ::-1])
   np.testing.assert_array_equal(
-      found.targets["normals"],
-      example.targets["normals"][:, ::-1] * np.float32([-1, 1, 1]))
+    found.targets["normals"], example.targets["normals"][:, ::-1] * np.float32([-1, 1, 1])
+  )
   for name in ("segmentation", "depth", "normals"):
-    np.testing.assert_array_equal(
-        found.valid[name], example.valid[name][:, ::-1])
+    np.testing.assert_array_equal(found.valid[name], example.valid[name][:, ::-1])
   assert found.targets["scene"] == 2 and found.valid["scene"]
   _equal(augment.example(found, _draw(mirror=True)), example)
 
 
 def test_the_authors_leave_mirrored_normals_and_scaled_depths():
   example = _example()
-  plain = transforms.Augmentation(
-      TASKS, (12, 16), depth_scaled=False, normals_negated=False)
+  plain = transforms.Augmentation(TASKS, (12, 16), depth_scaled=False, normals_negated=False)
   found = plain.example(example, _draw(mirror=True))
+  np.testing.assert_array_equal(found.targets["normals"], example.targets["normals"][:, ::-1])
+  twice = dataclasses.replace(plain, crop=(24, 32)).example(example, _draw(scale=2.0))
   np.testing.assert_array_equal(
-      found.targets["normals"], example.targets["normals"][:, ::-1])
-  twice = dataclasses.replace(plain, crop=(24, 32)).example(
-      example, _draw(scale=2.0))
-  np.testing.assert_array_equal(
-      twice.targets["depth"],
-      example.targets["depth"].repeat(2, 0).repeat(2, 1))
+    twice.targets["depth"], example.targets["depth"].repeat(2, 0).repeat(2, 1)
+  )
 
 
 def test_enlarging_repeats_labels_and_brings_depths_nearer():
@@ -94,17 +99,15 @@ def test_enlarging_repeats_labels_and_brings_depths_nearer():
   found = augment.example(example, _draw(scale=2.0))
   for name, factor in (("segmentation", 1), ("depth", 2), ("normals", 1)):
     np.testing.assert_array_equal(
-        found.targets[name],
-        (example.targets[name] / factor).repeat(2, 0).repeat(2, 1))
-    np.testing.assert_array_equal(
-        found.valid[name], example.valid[name].repeat(2, 0).repeat(2, 1))
+      found.targets[name], (example.targets[name] / factor).repeat(2, 0).repeat(2, 1)
+    )
+    np.testing.assert_array_equal(found.valid[name], example.valid[name].repeat(2, 0).repeat(2, 1))
 
 
 def test_pictures_are_scaled_bilinearly():
   """A ramp stays a ramp: pixel centres lie at half integers."""
   columns = np.arange(16, dtype=np.float32) / 16
-  example = _example()._replace(
-      inputs=np.broadcast_to(columns[None, :, None], (12, 16, 3)).copy())
+  example = _example()._replace(inputs=np.broadcast_to(columns[None, :, None], (12, 16, 3)).copy())
   augment = transforms.Augmentation(TASKS, (24, 32))
   found = augment.example(example, _draw(scale=2.0)).inputs
   want = (((np.arange(32) + 0.5) / 2 - 0.5) / 16).clip(0, 15 / 16)
@@ -120,8 +123,7 @@ def test_small_pictures_are_padded_on_all_sides():
   np.testing.assert_array_equal(found.inputs[2:6, 1:7], example.inputs)
   assert not found.inputs[~inside].any()
   for name in ("segmentation", "depth", "normals"):
-    np.testing.assert_array_equal(found.valid[name][2:6, 1:7],
-                                  example.valid[name])
+    np.testing.assert_array_equal(found.valid[name][2:6, 1:7], example.valid[name])
     assert not found.valid[name][~inside].any()
 
 
@@ -130,9 +132,8 @@ def test_a_crop_lies_anywhere_inside(place, first):
   example = _example(12, 16)
   augment = transforms.Augmentation(TASKS, (7, 16))
   found = augment.example(example, _draw(row=place))
-  np.testing.assert_array_equal(found.inputs, example.inputs[first:first + 7])
-  np.testing.assert_array_equal(
-      found.targets["depth"], example.targets["depth"][first:first + 7])
+  np.testing.assert_array_equal(found.inputs, example.inputs[first : first + 7])
+  np.testing.assert_array_equal(found.targets["depth"], example.targets["depth"][first : first + 7])
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.4])
@@ -140,8 +141,9 @@ def test_the_device_varies_as_the_host_does(jitter):
   examples = [_example(20, 26, seed) for seed in range(8)]
   augment = transforms.Augmentation(TASKS, (15, 17), jitter=jitter)
   draws = augment.draw(3, "x", np.arange(8))
-  singles = [augment.example(e, jax.tree.map(lambda d, i=i: d[i], draws))
-             for i, e in enumerate(examples)]
+  singles = [
+    augment.example(e, jax.tree.map(lambda d, i=i: d[i], draws)) for i, e in enumerate(examples)
+  ]
   batch = loader.stack(examples)
   found = jax.jit(augment.batch)(batch, draws)
   want = loader.stack(singles)
@@ -149,8 +151,7 @@ def test_the_device_varies_as_the_host_does(jitter):
   assert len({float(s) for s in draws.scale}) == 8
   assert 0 < draws.mirror.sum() < 8
   for name in want.targets:
-    np.testing.assert_allclose(found.targets[name], want.targets[name],
-                               rtol=1e-6)
+    np.testing.assert_allclose(found.targets[name], want.targets[name], rtol=1e-6)
     np.testing.assert_array_equal(found.valid[name], want.valid[name])
 
 
@@ -164,8 +165,7 @@ def test_colours_by_hand():
   vary = lambda *colour: augment.example(example, _draw(colour=colour)).inputs
   np.testing.assert_allclose(vary(0.5, 1, 1), image / 2, atol=1e-6)
   grey = 0.299 * 0.8 + 0.587 * 0.4 + 0.114 * 0.2
-  np.testing.assert_allclose(vary(1, 0, 1), np.full_like(
-      image, (grey + 0.2) / 2), atol=1e-6)
+  np.testing.assert_allclose(vary(1, 0, 1), np.full_like(image, (grey + 0.2) / 2), atol=1e-6)
   np.testing.assert_allclose(vary(1, 1, 0)[0, 0], (grey,) * 3, atol=1e-6)
   np.testing.assert_allclose(vary(2, 1, 1)[0, 0], (1.0, 0.8, 0.4), atol=1e-6)
 
@@ -175,9 +175,11 @@ def test_draws_depend_on_seed_stream_and_place_alone():
   whole = augment.draw(7, "warmup", np.arange(12).reshape(3, 4))
   part = augment.draw(7, "warmup", np.asarray(6))
   _equal(jax.tree.map(lambda d: d[1, 2], whole), part)
-  for other in (augment.draw(8, "warmup", np.asarray(6)),
-                augment.draw(7, "retrain", np.asarray(6)),
-                augment.draw(7, "warmup", np.asarray(7))):
+  for other in (
+    augment.draw(8, "warmup", np.asarray(6)),
+    augment.draw(7, "retrain", np.asarray(6)),
+    augment.draw(7, "warmup", np.asarray(7)),
+  ):
     assert other.scale != part.scale and other.row != part.row
   many = augment.draw(0, "x", np.arange(2000))
   assert 0.5 <= many.scale.min() < 0.51 and 1.49 < many.scale.max() <= 1.5
@@ -200,23 +202,24 @@ def _mirrored(geometry: render.Geometry) -> render.Geometry:
   flip = jnp.array([1.0, -1.0, 1.0])
   move = jnp.array([0.0, 1.0, 0.0]) * geometry.high
   turn = lambda bodies: bodies._replace(
-      centre=bodies.centre * flip[None] + move[None], yaw=-bodies.yaw)
+    centre=bodies.centre * flip[None] + move[None], yaw=-bodies.yaw
+  )
   camera = geometry.camera
-  rotation = (camera.rotation * flip[None]
-              * jnp.array([-1.0, 1.0, 1.0])[:, None])
+  rotation = camera.rotation * flip[None] * jnp.array([-1.0, 1.0, 1.0])[:, None]
   patches = geometry.patches
-  plane = jnp.where(patches.plane == 2, 3,
-                    jnp.where(patches.plane == 3, 2, patches.plane))
+  plane = jnp.where(patches.plane == 2, 3, jnp.where(patches.plane == 3, 2, patches.plane))
   first, second = patches.centre.T
   deep = geometry.high[1]
-  centre = jnp.stack([jnp.where(plane < 2, deep - first, first),
-                      jnp.where(plane > 3, deep - second, second)], -1)
+  centre = jnp.stack(
+    [jnp.where(plane < 2, deep - first, first), jnp.where(plane > 3, deep - second, second)], -1
+  )
   return geometry._replace(
-      balls=turn(geometry.balls), boxes=turn(geometry.boxes),
-      tubes=turn(geometry.tubes),
-      patches=patches._replace(plane=plane, centre=centre),
-      camera=camera._replace(position=camera.position * flip + move,
-                             rotation=rotation))
+    balls=turn(geometry.balls),
+    boxes=turn(geometry.boxes),
+    tubes=turn(geometry.tubes),
+    patches=patches._replace(plane=plane, centre=centre),
+    camera=camera._replace(position=camera.position * flip + move, rotation=rotation),
+  )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -236,8 +239,9 @@ def test_a_mirrored_map_is_the_map_of_the_mirrored_scene(seed):
   targets = jax.tree.map(np.asarray, see(key, False))
   specs = (types.TaskSpec("segmentation", "segmentation", 99), *TASKS[1:3])
   all_valid = {name: np.ones((height, width), bool) for name in tasks}
-  example = types.Batch(np.zeros((height, width, 3), np.float32), targets,
-                        all_valid, np.ones((), bool))
+  example = types.Batch(
+    np.zeros((height, width, 3), np.float32), targets, all_valid, np.ones((), bool)
+  )
   augment = transforms.Augmentation(specs, (height, width))
   found = augment.example(example, _draw(mirror=True)).targets
   want = see(key, True)

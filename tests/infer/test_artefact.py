@@ -22,22 +22,25 @@ SCALE = np.array([1.0, 2.0, 4.0], np.float32)
 
 def _program(platforms, least, factor):
   """Sums a pixel's scaled channels times a factor; symbolic batch."""
-  batch, = jax.export.symbolic_shape("b", constraints=[f"b >= {least}"])
+  (batch,) = jax.export.symbolic_shape("b", constraints=[f"b >= {least}"])
 
   def run(weights, arrays):
     shade = factor * (arrays["image"] * weights["scale"][None, None, None])
     return {"shade": shade.sum(-1)}, jnp.ones((1, shade.shape[0], 2))
 
-  return bytes(jax.export.export(jax.jit(run), platforms=platforms)(
-    {"scale": jax.ShapeDtypeStruct((3,), np.float32)},
-    {"image": jax.ShapeDtypeStruct((batch, 2, 2, 3), np.float32)}).serialize())
+  return bytes(
+    jax.export.export(jax.jit(run), platforms=platforms)(
+      {"scale": jax.ShapeDtypeStruct((3,), np.float32)},
+      {"image": jax.ShapeDtypeStruct((batch, 2, 2, 3), np.float32)},
+    ).serialize()
+  )
 
 
 def _prepare(platforms):
-  batch, = jax.export.symbolic_shape("b")
+  (batch,) = jax.export.symbolic_shape("b")
   make = jax.export.export(
-    jax.jit(lambda arrays: {"image": arrays["image"].astype(float) / 255}),
-    platforms=platforms)
+    jax.jit(lambda arrays: {"image": arrays["image"].astype(float) / 255}), platforms=platforms
+  )
   shape = jax.ShapeDtypeStruct((batch, 2, 2, 3), np.uint8)
   return bytes(make({"image": shape}).serialize())
 
@@ -46,11 +49,14 @@ def _prepare(platforms):
 def packed():
   """A model whose batches from 3 on are ten times as bright."""
   manifest = {
-    "platforms": ["cpu"], "jax": jax.__version__,
+    "platforms": ["cpu"],
+    "jax": jax.__version__,
     "tasks": [{"name": "shade"}],
-    "inputs": {"kind": "image", "arrays": {
-      "image": {"shape": [2, 2, 3], "dtypes": ["float32", "uint8"]}}},
-  }  # fmt: skip
+    "inputs": {
+      "kind": "image",
+      "arrays": {"image": {"shape": [2, 2, 3], "dtypes": ["float32", "uint8"]}},
+    },
+  }
   entry = {"role": "run", "platforms": ["cpu"], "smallest": 1}
   programs = [
     (entry | {"smallest": 3}, _program(["cpu"], 3, 10.0)),
@@ -73,8 +79,8 @@ def test_the_batch_chooses_the_program(folder):
   for count, factor in ((1, 1), (2, 1), (3, 10), (5, 10)):
     found = model.run(x[:count])
     np.testing.assert_allclose(
-      found.predictions["shade"], factor * (x[:count] * SCALE).sum(-1),
-      rtol=1e-6)
+      found.predictions["shade"], factor * (x[:count] * SCALE).sum(-1), rtol=1e-6
+    )
     assert found.executed.shape == (1, count, 2)
 
 
@@ -82,8 +88,7 @@ def test_every_dtype_and_form_of_input_is_read(folder):
   model = infer.load(folder / artefact.FILE)  # the file will do
   raw = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
   want = (raw / 255 * SCALE).sum(-1)
-  for inputs in (raw, {"image": raw}, (raw / 255).astype(np.float32),
-                 jnp.asarray(raw)):  # fmt: skip
+  for inputs in (raw, {"image": raw}, (raw / 255).astype(np.float32), jnp.asarray(raw)):
     np.testing.assert_allclose(model(inputs)["shade"], want, rtol=1e-6)
 
 
@@ -105,8 +110,18 @@ mine = {{name.split(".")[0] for name in sys.modules}}
 print(sorted(mine & set({foreign!r})), sorted(
     n for n in sys.modules if n.startswith("dynashare_jax")))
 """
-_FOREIGN = ("flax", "optax", "orbax", "grain", "matplotlib", "ml_collections",
-            "absl", "jaxtyping", "PIL", "tensorboardX")  # fmt: skip
+_FOREIGN = (
+  "flax",
+  "optax",
+  "orbax",
+  "grain",
+  "matplotlib",
+  "ml_collections",
+  "absl",
+  "jaxtyping",
+  "PIL",
+  "tensorboardX",
+)
 
 
 @pytest.mark.parametrize("alone", (True, False))
@@ -115,16 +130,18 @@ def test_it_needs_only_jax(folder, tmp_path, alone):
   if alone:  # The file by itself, copied beside the model.
     shutil.copy(artefact.__file__, tmp_path / "copied.py")
   script = _ALONE.format(
-    place=str(tmp_path if alone else root), folder=str(folder),
-    module="copied" if alone else "dynashare_jax.infer", foreign=_FOREIGN)
+    place=str(tmp_path if alone else root),
+    folder=str(folder),
+    module="copied" if alone else "dynashare_jax.infer",
+    foreign=_FOREIGN,
+  )
   done = subprocess.run(
-    [sys.executable, "-c", script], capture_output=True, text=True,
-    cwd=tmp_path, check=False)  # fmt: skip
+    [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
+  )
   assert done.returncode == 0, done.stderr
   value, modules = done.stdout.splitlines()
   assert float(value) == pytest.approx(4 * 7 / 255, rel=1e-5)
-  own = [] if alone else [
-    "dynashare_jax", "dynashare_jax.infer", "dynashare_jax.infer.artefact"]
+  own = [] if alone else ["dynashare_jax", "dynashare_jax.infer", "dynashare_jax.infer.artefact"]
   assert modules == f"[] {own}"
 
 
@@ -170,8 +187,9 @@ def test_a_missing_platform_is_refused(packed, folder):
   manifest = artefact.unpack(packed, "")[0]["manifest"]
   data = artefact.pack(manifest | {"platforms": ["cuda", "tpu"]}, {}, [])
   (folder / artefact.FILE).write_bytes(data)
-  with pytest.raises(ValueError, match="exported for cuda, tpu, but this"
-                     " process runs on cpu.*--platforms=cpu"):  # fmt: skip
+  with pytest.raises(
+    ValueError, match="exported for cuda, tpu, but this process runs on cpu.*--platforms=cpu"
+  ):
     infer.load(folder)
 
 
@@ -184,29 +202,36 @@ def test_a_program_of_another_jax_is_refused(packed, folder):
     infer.load(folder)
 
 
-@pytest.mark.parametrize("inputs, text", (
-  (np.zeros((2, 2, 3), np.float32), r"image is \(2, 2, 3\); this model takes"
-   r" \(batch, 2, 2, 3\)"),
-  (np.zeros((2, 3, 2, 3), np.float32), r"Wrong input shape: image is \(2, 3"),
-  (np.zeros((1, 2, 2, 3)), "dtype: image is float64; this model takes float32"
-   " or uint8"),
-  (np.zeros((1, 2, 2, 3), np.int32), "Wrong input dtype: image is int32"),
-  (np.zeros((0, 2, 2, 3), np.float32), "at least one example"),
-  ({"picture": np.zeros((1, 2, 2, 3), np.uint8)}, r"\['picture'\]; this model"
-   r" takes a dict of \['image'\]"),
-  ([[1.0]], "Wrong input dtype: image is float64"),
-  (np.float32(1), r"image is \(\); this model"),
-  (jnp.zeros((1, 2, 2, 3), jnp.int8), "Wrong input dtype: image is int8"),
-  (jnp.zeros((1, 2, 2)), r"image is \(1, 2, 2\); this model"),
-))  # fmt: skip
+@pytest.mark.parametrize(
+  "inputs, text",
+  (
+    (
+      np.zeros((2, 2, 3), np.float32),
+      r"image is \(2, 2, 3\); this model takes"
+      r" \(batch, 2, 2, 3\)",
+    ),
+    (np.zeros((2, 3, 2, 3), np.float32), r"Wrong input shape: image is \(2, 3"),
+    (np.zeros((1, 2, 2, 3)), "dtype: image is float64; this model takes float32 or uint8"),
+    (np.zeros((1, 2, 2, 3), np.int32), "Wrong input dtype: image is int32"),
+    (np.zeros((0, 2, 2, 3), np.float32), "at least one example"),
+    (
+      {"picture": np.zeros((1, 2, 2, 3), np.uint8)},
+      r"\['picture'\]; this model"
+      r" takes a dict of \['image'\]",
+    ),
+    ([[1.0]], "Wrong input dtype: image is float64"),
+    (np.float32(1), r"image is \(\); this model"),
+    (jnp.zeros((1, 2, 2, 3), jnp.int8), "Wrong input dtype: image is int8"),
+    (jnp.zeros((1, 2, 2)), r"image is \(1, 2, 2\); this model"),
+  ),
+)
 def test_wrong_inputs_are_refused(folder, inputs, text):
   with pytest.raises(ValueError, match=text):
     infer.load(folder)(inputs)
 
 
 def test_what_is_packed_comes_out(packed):
-  weights = {"a": np.arange(6, dtype=np.int32).reshape(2, 3),
-             "b": jnp.ones((3,), jnp.bfloat16)}  # fmt: skip
+  weights = {"a": np.arange(6, dtype=np.int32).reshape(2, 3), "b": jnp.ones((3,), jnp.bfloat16)}
   weights = {name: np.asarray(a) for name, a in weights.items()}
   data = artefact.pack({"x": [1, "é"]}, weights, [({"role": "r"}, b"code")])
   index, sections = artefact.unpack(data, "")

@@ -30,19 +30,27 @@ def _trained(route=ROUTE, gates=True, **values):
   """A model of random weights: 2 tasks, 4 blocks, gates on the last 3."""
   make = runpy.run_path(str(TRAIN / "conftest.py"))["_config"]
   config = make(
-    **{"model__blocks": (4,), "model__width": 16,
-       "gates__target_rates": (1.0, 0.6, 0.6, 0.6), "gates__init": "spread",
-       "data__validation": 600, "data__test": 600, "eval__batch_size": 128,
-       **values})  # fmt: skip
+    **{
+      "model__blocks": (4,),
+      "model__width": 16,
+      "gates__target_rates": (1.0, 0.6, 0.6, 0.6),
+      "gates__init": "spread",
+      "data__validation": 600,
+      "data__test": 600,
+      "eval__batch_size": 128,
+      **values,
+    }
+  )
   experiment = main.build(config, jax.devices()[:1])[0]
   params, stats = experiment.fresh("init")
   rng = np.random.default_rng(0)
   noisy = lambda tree: jax.tree.map(
-    lambda a: a + 0.3 * jnp.asarray(rng.normal(size=a.shape), a.dtype), tree)
+    lambda a: a + 0.3 * jnp.asarray(rng.normal(size=a.shape), a.dtype), tree
+  )
   stats = jax.tree.map(jnp.abs, noisy(stats))
   return trained_lib.Trained(
-    experiment, noisy(params), stats, np.asarray(route), gates,
-    pathlib.Path("somewhere"), 0)  # fmt: skip
+    experiment, noisy(params), stats, np.asarray(route), gates, pathlib.Path("somewhere"), 0
+  )
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +60,7 @@ def calibrator():
 
 def _executed(trained, setting, split):
   """`[T, B, L]` of a whole split, in one masked forward pass."""
-  run = jax.jit(trained.forward(
-    trained_lib.MASKED, setting.thresholds, setting.target_rate))
+  run = jax.jit(trained.forward(trained_lib.MASKED, setting.thresholds, setting.target_rate))
   batch = trained.experiment.dataset.arrays(split)
   return np.asarray(run(trained.variables, batch.inputs)[1].executed)
 
@@ -66,8 +73,8 @@ def test_flops_budget_is_met_and_holds_on_unseen_data(calibrator, value):
   executed = _executed(calibrator.trained, setting, "test")
   work = calibrator.work
   by_hand = work.fixed + sum(
-    amount * executed[task, :, block].mean() for task, block, amount
-    in work.gated)  # fmt: skip
+    amount * executed[task, :, block].mean() for task, block, amount in work.gated
+  )
   assert by_hand / work.full == pytest.approx(setting.test.flops, rel=1e-6)
   shares = sum(a * executed[t, :, l] for t, l, a in work.gated) / work.full
   assert setting.test.error == pytest.approx(shares.std() / 600**0.5, rel=1e-5)
@@ -92,11 +99,9 @@ def test_both_ends_are_reached_exactly_on_any_data(calibrator):
   want = ROUTE * np.array([1, 0, 0, 0])
   for split in ("validation", "test"):
     found = _executed(calibrator.trained, closed, split)
-    np.testing.assert_array_equal(
-      found, np.broadcast_to(want[:, None], found.shape))
+    np.testing.assert_array_equal(found, np.broadcast_to(want[:, None], found.shape))
     found = _executed(calibrator.trained, opened, split)
-    np.testing.assert_array_equal(
-      found, np.broadcast_to(ROUTE[:, None], found.shape))
+    np.testing.assert_array_equal(found, np.broadcast_to(ROUTE[:, None], found.shape))
   assert max(map(abs, closed.thresholds)) == closing.FAR
   assert closed.thresholds[0] == 0.0  # has no gate
 
@@ -111,11 +116,12 @@ def test_test_data_are_never_used_to_choose(calibrator):
     assert split != "test", "test was read"
     return dataset.arrays(split)
 
-  blind = dataclasses.replace(trained, experiment=dataclasses.replace(
-    experiment, dataset=dataclasses.replace(dataset, arrays=arrays)))
+  blind = dataclasses.replace(
+    trained,
+    experiment=dataclasses.replace(experiment, dataset=dataclasses.replace(dataset, arrays=arrays)),
+  )
   want = calibrate.Calibrator(trained).meet(Budget(0.7), test=True)
-  assert calibrate.Calibrator(blind).meet(Budget(0.7)) == dataclasses.replace(
-    want, test=None)
+  assert calibrate.Calibrator(blind).meet(Budget(0.7)) == dataclasses.replace(want, test=None)
 
 
 def test_settings_of_a_curve_grow_with_the_budget(calibrator):
@@ -136,8 +142,7 @@ def test_default_is_the_model_as_trained(calibrator):
   assert setting.test.rate == pytest.approx(float(executed.mean()), rel=1e-6)
 
 
-@pytest.mark.parametrize("value, word", ((0.01, "below the lowest"),
-                                         (1.1, "above the highest")))
+@pytest.mark.parametrize("value, word", ((0.01, "below the lowest"), (1.1, "above the highest")))
 def test_a_budget_out_of_reach_is_refused(calibrator, value, word):
   with pytest.raises(ValueError) as error:
     calibrator.meet(Budget(value))
@@ -167,8 +172,7 @@ def test_a_batch_that_cannot_be_made_is_refused(batch):
 
 def test_told_gates_use_the_told_rate_first():
   calibrator = calibrate.Calibrator(_trained(gates__target_rate="sampled"))
-  inside = [calibrator.measure(calibrate.Place(p)).flops
-            for p in (1 / 3, 2 / 3)]  # fmt: skip
+  inside = [calibrator.measure(calibrate.Place(p)).flops for p in (1 / 3, 2 / 3)]
   value = float(np.mean(inside))
   setting = calibrator.meet(Budget(value))
   assert setting.validation.flops == pytest.approx(value, rel=0.01)
@@ -215,7 +219,8 @@ def test_real_time_is_measured_on_gated_execution(calibrator, batch):
   assert len(batches) == 16
   assert batches[1].shape == (batch, 6)
   want = calibrator.trained.forward(threshold=np.full(4, 0.1))(
-    calibrator.trained.variables, batches[1])[0]
+    calibrator.trained.variables, batches[1]
+  )[0]
   found = run(variables, batches[1], np.full(4, 0.1, np.float32), 1.0)
   for name in want:
     np.testing.assert_allclose(found[name], want[name], atol=1e-5)
@@ -236,11 +241,11 @@ def test_equal_scores_are_bridged_by_other_blocks():
   experiment = trained.experiment
   batch = experiment.dataset.arrays("validation")
   tied = batch._replace(inputs=np.asarray(batch.inputs)[np.arange(600) % 8])
-  arrays = lambda split: (
-    tied if split == "validation" else experiment.dataset.arrays(split))
+  arrays = lambda split: tied if split == "validation" else experiment.dataset.arrays(split)
   dataset = dataclasses.replace(experiment.dataset, arrays=arrays)
-  calibrator = calibrate.Calibrator(dataclasses.replace(
-    trained, experiment=dataclasses.replace(experiment, dataset=dataset)))
+  calibrator = calibrate.Calibrator(
+    dataclasses.replace(trained, experiment=dataclasses.replace(experiment, dataset=dataset))
+  )
   alone, bridged = [], []
   for goal in np.linspace(0.62, 0.95, 8):
     place, _ = calibrator._search("flops", goal, *calibrate._ENDS)

@@ -13,8 +13,7 @@ QUARTILES = np.array([[0.0, -1.0], [0.0, 0.5], [0.0, 1.0]])
 
 
 def test_levels_are_quartiles_and_ends_are_beyond_every_score():
-  for level, want in ((0, -closing.FAR), (1, -1.0), (2, 0.5), (3, 1.0),
-                      (4, closing.FAR)):  # fmt: skip
+  for level, want in ((0, -closing.FAR), (1, -1.0), (2, 0.5), (3, 1.0), (4, closing.FAR)):
     found = closing.thresholds(np.array([0.0, level]), QUARTILES)
     assert found[1] == want
 
@@ -69,9 +68,12 @@ def test_path_ends_exactly_and_leaves_other_blocks_at_zero():
 def test_told_gates_go_through_the_trained_range_with_threshold_zero():
   path = closing.told((False, True), 0.2, 1.0)
   for position, threshold, rate in (
-    (0.0, closing.FAR, 0.2), (1 / 6, 1.0, 0.2), (0.5, 0.0, 0.6),
-    (5 / 6, -1.0, 1.0), (1.0, -closing.FAR, 1.0),
-  ):  # fmt: skip
+    (0.0, closing.FAR, 0.2),
+    (1 / 6, 1.0, 0.2),
+    (0.5, 0.0, 0.6),
+    (5 / 6, -1.0, 1.0),
+    (1.0, -closing.FAR, 1.0),
+  ):
     found = path(position)
     np.testing.assert_allclose(found[0], [0, threshold], rtol=1e-9)
     assert found[1] == pytest.approx(rate)

@@ -40,10 +40,14 @@ def make() -> Callable[..., trained_lib.Trained]:
     noisy = lambda a: a + 0.3 * jnp.asarray(rng.normal(size=a.shape), a.dtype)
     params, stats = experiment.fresh("init")
     return trained_lib.Trained(
-      experiment, jax.tree.map(noisy, params),
-      jax.tree.map(lambda a: jnp.abs(noisy(a)), stats), np.asarray(route),
-      experiment.method.target_rates is not None, pathlib.Path("run"), 0,
-    )  # fmt: skip
+      experiment,
+      jax.tree.map(noisy, params),
+      jax.tree.map(lambda a: jnp.abs(noisy(a)), stats),
+      np.asarray(route),
+      experiment.method.target_rates is not None,
+      pathlib.Path("run"),
+      0,
+    )
 
   yield build
   data.__path__.remove(str(TRAIN / "tiny"))
@@ -72,13 +76,19 @@ def _found(subjects) -> dict[tuple[str, str], cost.Cost]:
 def test_every_scope_and_way(model, separate):
   found = cost.subjects(model, separate=separate)
   assert [(s.scope, s.way) for s in found] == [
-    ("all tasks", "masked"), ("all tasks", "planned"),
-    ("all tasks", "planned + gated"), ("all tasks", "single-task networks"),
-    ("a", "masked"), ("a", "planned"), ("a", "planned + gated"),
+    ("all tasks", "masked"),
+    ("all tasks", "planned"),
+    ("all tasks", "planned + gated"),
+    ("all tasks", "single-task networks"),
+    ("a", "masked"),
+    ("a", "planned"),
+    ("a", "planned + gated"),
     ("a", "single-task networks"),
     # b runs no gated block.
-    ("b", "masked"), ("b", "planned"), ("b", "single-task networks"),
-  ]  # fmt: skip
+    ("b", "masked"),
+    ("b", "planned"),
+    ("b", "single-task networks"),
+  ]
 
 
 def test_work_and_parameters_by_hand(model, separate):
@@ -87,28 +97,23 @@ def test_work_and_parameters_by_hand(model, separate):
   both, sizes = sum(HEADS), sum(HEAD_SIZES)
   one, two = FIRST + LAST + BODY, FIRST + LAST + 2 * BODY
   wanted = {
-    ("all tasks", "masked"): (
-      STEM + 3 * BRANCH + 2 * GATE + both, (two, GATE_SIZE, sizes, 32)),
-    ("all tasks", "planned"): (
-      STEM + 2 * BRANCH + GATE + both, (two, GATE_SIZE, sizes, 32)),
+    ("all tasks", "masked"): (STEM + 3 * BRANCH + 2 * GATE + both, (two, GATE_SIZE, sizes, 32)),
+    ("all tasks", "planned"): (STEM + 2 * BRANCH + GATE + both, (two, GATE_SIZE, sizes, 32)),
     ("all tasks", "planned + gated"): (
-      STEM + 1.25 * BRANCH + GATE + both, (two, GATE_SIZE, sizes, 32)),
-    ("all tasks", "single-task networks"): (
-      2 * (STEM + 2 * BRANCH) + both, (2 * two, 0, sizes, 0)),
-    ("a", "masked"): (
-      STEM + 2 * BRANCH + GATE + HEADS[0],
-      (two, GATE_SIZE, HEAD_SIZES[0], 32)),
+      STEM + 1.25 * BRANCH + GATE + both,
+      (two, GATE_SIZE, sizes, 32),
+    ),
+    ("all tasks", "single-task networks"): (2 * (STEM + 2 * BRANCH) + both, (2 * two, 0, sizes, 0)),
+    ("a", "masked"): (STEM + 2 * BRANCH + GATE + HEADS[0], (two, GATE_SIZE, HEAD_SIZES[0], 32)),
     ("a", "planned + gated"): (
       STEM + 1.25 * BRANCH + GATE + HEADS[0],
-      (two, GATE_SIZE, HEAD_SIZES[0], 32)),
-    ("b", "masked"): (
-      STEM + 2 * BRANCH + GATE + HEADS[1],
-      (two, GATE_SIZE, HEAD_SIZES[1], 32)),
+      (two, GATE_SIZE, HEAD_SIZES[0], 32),
+    ),
+    ("b", "masked"): (STEM + 2 * BRANCH + GATE + HEADS[1], (two, GATE_SIZE, HEAD_SIZES[1], 32)),
     # What b skips, and its gate, are never read.
     ("b", "planned"): (STEM + BRANCH + HEADS[1], (one, 0, HEAD_SIZES[1], 0)),
-    ("b", "single-task networks"): (
-      STEM + 2 * BRANCH + HEADS[1], (two, 0, HEAD_SIZES[1], 0)),
-  }  # fmt: skip
+    ("b", "single-task networks"): (STEM + 2 * BRANCH + HEADS[1], (two, 0, HEAD_SIZES[1], 0)),
+  }
   for place, (macs, parameters) in wanted.items():
     assert found[place].macs == macs, place
     assert tuple(found[place].parameters) == parameters, place
@@ -117,14 +122,16 @@ def test_work_and_parameters_by_hand(model, separate):
 
 def test_rates_are_one_by_default(model):
   found = {(s.scope, s.way): s.macs for s in cost.subjects(model)}
-  assert found["all tasks", "planned + gated"] == (
-    found["all tasks", "planned"])  # fmt: skip
+  assert found["all tasks", "planned + gated"] == (found["all tasks", "planned"])
 
 
 def test_one_network_a_task_has_that_way_alone(separate):
   found = cost.subjects(separate, np.ones((2, 2)))
   assert [(s.scope, s.way) for s in found] == [
-    ("all tasks", cost.SEPARATE), ("a", cost.SEPARATE), ("b", cost.SEPARATE)]
+    ("all tasks", cost.SEPARATE),
+    ("a", cost.SEPARATE),
+    ("b", cost.SEPARATE),
+  ]
   with pytest.raises(ValueError, match="have no plan to list"):
     cost.blocks(separate)
 
@@ -137,27 +144,28 @@ def test_a_task_alone_predicts_the_same(model, separate, inputs):
       found, signals = jax.jit(one.forward())(one.variables, inputs)
       assert list(found) == [name]
       np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
-      np.testing.assert_array_equal(
-        signals.executed[0], all_signals.executed[task])
+      np.testing.assert_array_equal(signals.executed[0], all_signals.executed[task])
 
 
 def test_all_ways_predict_the_same(model, inputs):
   by_way = {
     s.way: jax.jit(s.forward(len(inputs)))(s.model.variables, inputs)
-    for s in cost.subjects(model) if s.scope == cost.ALL
-  }  # fmt: skip
+    for s in cost.subjects(model)
+    if s.scope == cost.ALL
+  }
   assert len(by_way) == 3
   wanted, signals = by_way[cost.MASKED]
   for logits, other in by_way.values():
     np.testing.assert_array_equal(other.executed, signals.executed)
     for name in "ab":
-      np.testing.assert_allclose(
-        logits[name], wanted[name], rtol=1e-4, atol=1e-5)
+      np.testing.assert_allclose(logits[name], wanted[name], rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_by_hand(model):
   assert cost.blocks(model, np.asarray([[1, 0.25], [1, 0]])) == (
-    cost.Block(BRANCH, 1, 1, 1.0), cost.Block(BRANCH, 2, 1, 0.25))
+    cost.Block(BRANCH, 1, 1, 1.0),
+    cost.Block(BRANCH, 2, 1, 0.25),
+  )
   ungated = trained_lib.Trained(**{**vars(model), "gates": False})
   assert cost.blocks(ungated)[1] == cost.Block(BRANCH, 2, 1, None)
 
@@ -167,8 +175,13 @@ def test_blocks_by_hand(model):
 
 def _conv(pad: int, dilation: int) -> Callable[..., jax.Array]:
   return lambda x, w: jax.lax.conv_general_dilated(
-    x, w, (1, 1), [(pad, pad)] * 2, rhs_dilation=(dilation, dilation),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+    x,
+    w,
+    (1, 1),
+    [(pad, pad)] * 2,
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
 
 
 def test_xla_agrees_without_padding():
@@ -209,8 +222,7 @@ def test_measuring(model, inputs, monkeypatch):
     for times in measured.times.values():
       assert times.seconds == (1.0,) * 5 and times.median == 1.0
       assert times.activations > 0
-  assert told == ["batch 1: compiling 3 programs",
-                  "batch 4: compiling 3 programs"]
+  assert told == ["batch 1: compiling 3 programs", "batch 4: compiling 3 programs"]
 
 
 def test_more_rounds_than_batches_go_round(model, inputs):
@@ -225,10 +237,9 @@ def test_more_rounds_than_batches_go_round(model, inputs):
     ((0,), 1, "The batch sizes are [0]"),
     ((2, 2), 1, "only once"),
     ((1,), 0, "The number of repeats is 0; it must be at least 1."),
-    ((99,), 1, "A batch of 99 cannot be taken from 24 examples: give smaller"
-     " batch sizes."),
+    ((99,), 1, "A batch of 99 cannot be taken from 24 examples: give smaller batch sizes."),
   ],
-)  # fmt: skip
+)
 def test_what_cannot_be_measured(model, inputs, batches, repeats, words):
   with pytest.raises(ValueError) as error:
     cost.measure(cost.subjects(model)[:1], inputs, batches, repeats)

@@ -23,10 +23,15 @@ from dynashare_jax.ops import resize
 
 TRAIN = pathlib.Path(__file__).parents[1] / "train"
 IMAGES = {
-  "data__images": True, "model__backbone": "resnet", "model__blocks": (1, 2),
-  "model__widths": (4, 6), "model__strides": (1, 1), "model__stem": "small",
-  "model__dilations": (1, 1), "gates__target_rates": (1.0, 0.6, 0.6),
-}  # fmt: skip
+  "data__images": True,
+  "model__backbone": "resnet",
+  "model__blocks": (1, 2),
+  "model__widths": (4, 6),
+  "model__strides": (1, 1),
+  "model__stem": "small",
+  "model__dilations": (1, 1),
+  "gates__target_rates": (1.0, 0.6, 0.6),
+}
 
 
 pytestmark = pytest.mark.usefixtures("stripes")
@@ -40,23 +45,37 @@ def _trained(folder, route, **values):
   params, stats = experiment.fresh("init")
   rng = np.random.default_rng(0)
   noisy = lambda tree: jax.tree.map(
-    lambda a: a + 0.3 * jnp.asarray(rng.normal(size=a.shape), a.dtype), tree)
+    lambda a: a + 0.3 * jnp.asarray(rng.normal(size=a.shape), a.dtype), tree
+  )
   trained = trained_lib.Trained(
-    experiment, noisy(params), jax.tree.map(jnp.abs, noisy(stats)),
-    np.asarray(route), experiment.method.target_rates is not None,
-    pathlib.Path(folder), 7)  # fmt: skip
-  metrics = [{"name": "m", "unit": "%", "higher_is_better": True, "test": 1.5,
-              "validation": 2.5, "constant": 0.0}]  # fmt: skip
-  (trained.workdir / "results.json").write_text(json.dumps(
-    {"tasks": [{"name": t.name, "metrics": metrics} for t in trained.tasks]}))
+    experiment,
+    noisy(params),
+    jax.tree.map(jnp.abs, noisy(stats)),
+    np.asarray(route),
+    experiment.method.target_rates is not None,
+    pathlib.Path(folder),
+    7,
+  )
+  metrics = [
+    {
+      "name": "m",
+      "unit": "%",
+      "higher_is_better": True,
+      "test": 1.5,
+      "validation": 2.5,
+      "constant": 0.0,
+    }
+  ]
+  (trained.workdir / "results.json").write_text(
+    json.dumps({"tasks": [{"name": t.name, "metrics": metrics} for t in trained.tasks]})
+  )
   return trained
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
   """Segmentation and depth with gates; one skips what the other runs."""
-  return _trained(
-    tmp_path_factory.mktemp("images"), [[1, 1, 1], [1, 0, 1]], **IMAGES)
+  return _trained(tmp_path_factory.mktemp("images"), [[1, 1, 1], [1, 0, 1]], **IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +94,7 @@ def _balanced(trained):
   signals = run(trained.variables, _inputs(trained, 20))[1]
   found = []
   for block, gated in enumerate(trained.gated):
-    asked = np.asarray(signals.relevance[:, :, block])[
-      np.asarray(signals.gated)[:, block]]
+    asked = np.asarray(signals.relevance[:, :, block])[np.asarray(signals.gated)[:, block]]
     found.append(float(np.median(asked)) if gated and asked.size else 0.0)
   return tuple(found)
 
@@ -116,8 +134,7 @@ def test_outputs_are_the_checkpoints_at_any_batch(kind, request, tmp_path):
     found = model.run(inputs)
     assert list(found.predictions) == [task.name for task in trained.tasks]
     for name, values in want.items():
-      np.testing.assert_allclose(
-        found.predictions[name], values, atol=2e-5, rtol=1e-4)
+      np.testing.assert_allclose(found.predictions[name], values, atol=2e-5, rtol=1e-4)
       assert found.predictions[name].dtype == values.dtype
     np.testing.assert_array_equal(found.executed, executed)
     seen.append(executed.mean())
@@ -125,8 +142,7 @@ def test_outputs_are_the_checkpoints_at_any_batch(kind, request, tmp_path):
 
 
 def test_buckets_of_a_symbolic_batch_drop_nobody(vectors, tmp_path):
-  tuned = {"platform": "cpu", "device": "x", "choices": {"8": "buckets"},
-           "seconds": {}}  # fmt: skip
+  tuned = {"platform": "cpu", "device": "x", "choices": {"8": "buckets"}, "seconds": {}}
   file = strategy.save(tuned, vectors.workdir)
   budget = _budget(_balanced(vectors))
   model = _written(tmp_path, export.choose(vectors, budget=budget))
@@ -176,15 +192,12 @@ def test_a_chosen_task_leaves_the_others_behind(images, tmp_path):
   names = set(model.weights)
   assert not any("block_1/" in n or "gate_1/" in n for n in names)
   heads = {n: np.shape(a) for n, a in model.weights.items() if "heads" in n}
-  assert heads == {"params/heads_0/linear/bias": (1,),
-                   "params/heads_0/linear/kernel": (6, 1)}
-  every = artefact.unpack(
-    export.export(export.choose(images), ("cpu",))[1], "")[0]["weights"]
+  assert heads == {"params/heads_0/linear/bias": (1,), "params/heads_0/linear/kernel": (6, 1)}
+  every = artefact.unpack(export.export(export.choose(images), ("cpu",))[1], "")[0]["weights"]
   assert names < {name for name, *_ in every}
   assert model.manifest["plan"]["tasks"] == ["b"]
   assert model.manifest["plan"]["route"] == [[1, 0, 1]]
-  assert model.manifest["weights"] == sum(
-    np.size(a) for a in model.weights.values())
+  assert model.manifest["weights"] == sum(np.size(a) for a in model.weights.values())
 
 
 def test_single_task_networks_keep_the_chosen_column(tmp_path):
@@ -202,8 +215,7 @@ def test_gates_that_a_budget_fixes_are_not_asked(images):
   assert shut.plan.route == ((1, 0, 1), (1, 0, 1))
   assert shut.plan.gated == (False, False, False)
   inputs = jnp.asarray(_inputs(images, 4))
-  found = jax.jit(lambda w, x: shut.forward(w, {"image": x}, None))(
-    shut.weights, inputs)
+  found = jax.jit(lambda w, x: shut.forward(w, {"image": x}, None))(shut.weights, inputs)
   want, executed = _reference(images, inputs, shut.budget)
   np.testing.assert_allclose(found.predictions["b"], want["b"], atol=2e-5)
   np.testing.assert_array_equal(found.executed, executed)
@@ -220,15 +232,14 @@ def test_all_platforms_lie_in_one_file(vectors):
     assert str(exported.in_avals[-1].shape[0]) == "batch"
     for name in exported.platforms:
       covered.setdefault(name, []).append(entry["smallest"])
-  assert {name: min(sizes) for name, sizes in covered.items()} == {
-    "cpu": 1, "cuda": 1, "tpu": 1}
+  assert {name: min(sizes) for name, sizes in covered.items()} == {"cpu": 1, "cuda": 1, "tpu": 1}
   assert index["manifest"]["platforms"] == ["cpu", "cuda", "tpu"]
 
 
 def test_execution_follows_strategy_and_tuning(vectors):
   ways = lambda platform: [
-    (p.smallest, p.way)
-    for p in export._programs(export.choose(vectors), [platform])]
+    (p.smallest, p.way) for p in export._programs(export.choose(vectors), [platform])
+  ]
   rows, (how, buckets) = strategy.WAYS["rows"], strategy.WAYS["buckets"]
   assert ways("cpu") == [(1, rows)]
   apart = [(1, rows), (2, None), (8, (how, min(8, buckets)))]
@@ -244,57 +255,71 @@ def test_execution_follows_strategy_and_tuning(vectors):
 
 
 def test_the_manifest_says_what_it_is(images, tmp_path):
-  record = {"thresholds": [0.0, 0.1, 0.2], "unit": "flops", "budget": 0.8,
-            "test": {"metrics": {"a": {"m": 9.5}}}}  # fmt: skip
+  record = {
+    "thresholds": [0.0, 0.1, 0.2],
+    "unit": "flops",
+    "budget": 0.8,
+    "test": {"metrics": {"a": {"m": 9.5}}},
+  }
   budget = export.Budget((0.0, 0.1, 0.2), 0.5, record)
   export.write(export.choose(images, budget=budget), tmp_path, ("cpu",))
   told = json.loads((tmp_path / "manifest.json").read_text())
   index, _ = artefact.unpack((tmp_path / artefact.FILE).read_bytes(), "")
   assert told == index["manifest"]
-  assert told["source"] == {"run": images.workdir.name, "step": 7, "seed": 0,
-                            "dataset": "stripes", "method": "dynashare"}
+  assert told["source"] == {
+    "run": images.workdir.name,
+    "step": 7,
+    "seed": 0,
+    "dataset": "stripes",
+    "method": "dynashare",
+  }
   assert told["jax"] == jax.__version__ and told["format"] == 1
   assert told["budget"] == record
   assert told["inputs"] == {
-    "kind": "image", "unit": "uint8 in 0..255, or float32 in 0..1",
-    "arrays": {"image": {"shape": [8, 8, 3], "dtypes": ["float32", "uint8"]}}}
+    "kind": "image",
+    "unit": "uint8 in 0..255, or float32 in 0..1",
+    "arrays": {"image": {"shape": [8, 8, 3], "dtypes": ["float32", "uint8"]}},
+  }
   first, second = told["tasks"]
   assert first["shape"] == ["batch", 8, 8] and first["dtype"] == "int32"
   assert second["unit"] == "m" and second["dtype"] == "float32"
-  assert first["metrics"] == [{
-    "name": "m", "unit": "%", "higher_is_better": True, "validation": None,
-    "test": 9.5}]
+  assert first["metrics"] == [
+    {"name": "m", "unit": "%", "higher_is_better": True, "validation": None, "test": 9.5}
+  ]
 
 
 def test_tables_are_described_by_their_columns(vectors):
   table = types.TableSpec(("job",), (4,), ("age", "pay"), ((0, 1), (0, 2)))
   dataset = vectors.experiment.dataset
-  spec = dataclasses.replace(
-    dataset.spec, input_kind="table", input_shape=(3,), table=table)
+  spec = dataclasses.replace(dataset.spec, input_kind="table", input_shape=(3,), table=table)
   make = runpy.run_path(str(TRAIN / "conftest.py"))["_config"]
   from dynashare_jax import methods
   from dynashare_jax.train import experiment as experiment_lib
+
   experiment = experiment_lib.build(
-    make(method="hard"), dataclasses.replace(dataset, spec=spec),
-    methods.find("hard").build, jax.devices()[:1])
+    make(method="hard"),
+    dataclasses.replace(dataset, spec=spec),
+    methods.find("hard").build,
+    jax.devices()[:1],
+  )
   params, stats = experiment.fresh("init")
   trained = dataclasses.replace(
-    vectors, experiment=experiment, params=params, stats=stats, gates=False)
+    vectors, experiment=experiment, params=params, stats=stats, gates=False
+  )
   told, packed = export.export(export.choose(trained), ("cpu",))
-  assert told["inputs"]["codes"] == {"categorical": [
-    {"name": "job", "codes": 4, "values": []}]}
+  assert told["inputs"]["codes"] == {"categorical": [{"name": "job", "codes": 4, "values": []}]}
   assert told["inputs"]["numbers"] == {"numeric": ["age", "pay"]}
   assert told["inputs"]["arrays"] == {
     "categorical": {"shape": [1], "dtypes": ["int32"]},
-    "numeric": {"shape": [2], "dtypes": ["float32"]}}
+    "numeric": {"shape": [2], "dtypes": ["float32"]},
+  }
   file = vectors.workdir / "table"
   file.write_bytes(packed)
-  inputs = {"categorical": np.array([[3], [1]], np.int32),
-            "numeric": np.ones((2, 2), np.float32)}  # fmt: skip
+  inputs = {"categorical": np.array([[3], [1]], np.int32), "numeric": np.ones((2, 2), np.float32)}
   want, _ = jax.jit(trained.forward())(trained.variables, inputs)
   np.testing.assert_allclose(
-    artefact.load(file)(inputs)["a"], jax.nn.sigmoid(want["a"][:, 0]),
-    atol=1e-6)
+    artefact.load(file)(inputs)["a"], jax.nn.sigmoid(want["a"][:, 0]), atol=1e-6
+  )
   inputs["categorical"][1] = 4
   with pytest.raises(ValueError, match="row 1 has 4 in the column 'job'.*0 to"):
     artefact.load(file)(inputs)
@@ -314,13 +339,16 @@ def test_a_wrong_wish_is_refused(images, tmp_path):
 
 def test_a_budget_of_another_model_is_refused(images, vectors, tmp_path):
   file = tmp_path / "budget.json"
-  saved = {"thresholds": [0.0, 0.5, 1.0], "target_rate": 0.4, "step": 7,
-           "route": images.route.tolist()}  # fmt: skip
+  saved = {
+    "thresholds": [0.0, 0.5, 1.0],
+    "target_rate": 0.4,
+    "step": 7,
+    "route": images.route.tolist(),
+  }
   file.write_text(json.dumps(saved))
   found = export.read_budget(file, images)
   assert found == export.Budget((0.0, 0.5, 1.0), 0.4, saved)
-  for change in ({"step": 8}, {"route": [[1, 1, 1]] * 2},
-                 {"thresholds": [0.0]}):  # fmt: skip
+  for change in ({"step": 8}, {"route": [[1, 1, 1]] * 2}, {"thresholds": [0.0]}):
     file.write_text(json.dumps(saved | change))
     with pytest.raises(ValueError, match="found for another model"):
       export.read_budget(file, images)

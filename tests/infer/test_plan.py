@@ -30,39 +30,33 @@ STEM, BRANCH, HEAD = INPUTS * WIDTH, 2 * WIDTH * HIDDEN, 2 * WIDTH
 GATE = WIDTH * GATE_WIDTH + 2 * GATE_WIDTH
 # Compiling takes most of the time of these tests.
 QUICK = {"xla_backend_optimization_level": 0}
-SOME = hypothesis.settings(
-  max_examples=6, derandomize=True, deadline=None, database=None
-)
+SOME = hypothesis.settings(max_examples=6, derandomize=True, deadline=None, database=None)
 ONES, ZEROS = ([[bit] * BLOCKS] * TASKS for bit in (1, 0))
 routes = st.lists(
-  st.lists(st.integers(0, 1), min_size=BLOCKS, max_size=BLOCKS),
-  min_size=TASKS, max_size=TASKS,
-)  # fmt: skip
+  st.lists(st.integers(0, 1), min_size=BLOCKS, max_size=BLOCKS), min_size=TASKS, max_size=TASKS
+)
 
 
 @functools.cache
 def network() -> tuple[trunks.Network, Any, jax.Array]:
   """A network of MLP blocks, its variables without a 0 or 1, and inputs."""
   trunk = trunks.SkipTrunk(
-    mlp.ResidualMlp(BLOCKS, width=WIDTH, hidden=HIDDEN, dropout=0.0), TASKS,
-    GATED, GATE_WIDTH, "spread",
-  )  # fmt: skip
+    mlp.ResidualMlp(BLOCKS, width=WIDTH, hidden=HIDDEN, dropout=0.0),
+    TASKS,
+    GATED,
+    GATE_WIDTH,
+    "spread",
+  )
   made = trunks.Network(
-    trunk,
-    tuple(
-      heads.build("linear", 2, False, 8, jnp.float32, None)
-      for _ in range(TASKS)
-    ),
-    NAMES,
+    trunk, tuple(heads.build("linear", 2, False, 8, jnp.float32, None) for _ in range(TASKS)), NAMES
   )
   rng = np.random.default_rng(0)
   inputs = jnp.asarray(rng.normal(size=(BATCH, INPUTS)), jnp.float32)
   shapes = jax.eval_shape(
     lambda: made.init(
-      jax.random.key(0), inputs,
-      trunks.Decisions(routing.all_run(BLOCKS, TASKS)), False,
+      jax.random.key(0), inputs, trunks.Decisions(routing.all_run(BLOCKS, TASKS)), False
     )
-  )  # fmt: skip
+  )
   variables = jax.tree_util.tree_map_with_path(
     lambda path, leaf: jnp.asarray(
       np.abs(rng.normal(1, 0.2, leaf.shape))
@@ -98,8 +92,7 @@ def middle() -> tuple[float, ...]:
 def histories(route: list[list[int]]) -> list[int]:
   """How often each block is computed: distinct pasts of who executes it."""
   return [
-    len({tuple(row[:block]) for row in route if row[block]})
-    for block in range(len(route[0]))
+    len({tuple(row[:block]) for row in route if row[block]}) for block in range(len(route[0]))
   ]
 
 
@@ -114,9 +107,7 @@ def test_every_route_predicts_as_if_masked(route, gated):
   masked, one = run(plan, trained_lib.MASKED, middle())
   planned, two = run(plan, trained_lib.PLANNED, middle())
   for name in NAMES:
-    np.testing.assert_allclose(
-      planned[name], masked[name], rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(planned[name], masked[name], rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(one.executed, two.executed)
 
 
@@ -152,13 +143,15 @@ def test_only_what_is_computed_is_traced(route, gated):
   plan = plan_lib.make(NAMES, route, GATED if gated else None)
   made, variables, inputs = network()
   assert list(plan.computations) == histories(route)
-  wanted = STEM + TASKS * HEAD + sum(
-    count * (BRANCH + GATE * asks)
-    for count, asks in zip(plan.computations, plan.gated, strict=True)
+  wanted = (
+    STEM
+    + TASKS * HEAD
+    + sum(
+      count * (BRANCH + GATE * asks)
+      for count, asks in zip(plan.computations, plan.gated, strict=True)
+    )
   )
-  assert BATCH * wanted == costs.macs(
-    trained_lib.forward(made, plan), variables, inputs
-  )
+  assert BATCH * wanted == costs.macs(trained_lib.forward(made, plan), variables, inputs)
 
 
 # Text and data, by hand. Tasks a and b are alike in blocks 0 and 1; c leaves
@@ -167,9 +160,7 @@ def test_only_what_is_computed_is_traced(route, gated):
 
 @pytest.fixture
 def shared() -> plan_lib.Plan:
-  return plan_lib.make(
-    NAMES, [[1, 1, 1, 0], [1, 1, 0, 1], [1, 0, 0, 1]], GATED
-  )
+  return plan_lib.make(NAMES, [[1, 1, 1, 0], [1, 1, 0, 1], [1, 0, 0, 1]], GATED)
 
 
 def test_the_diagram_of_a_plan(shared):
@@ -210,16 +201,12 @@ def test_a_plan_as_data(shared):
     "pairs": 8,
     "computations": 5,
     "blocks": [
-      {"block": 0, "gated": False, "computed_for": [["a", "b", "c"]],
-       "skipped_by": []},
-      {"block": 1, "gated": True, "computed_for": [["a", "b"]],
-       "skipped_by": ["c"]},
-      {"block": 2, "gated": False, "computed_for": [["a"]],
-       "skipped_by": ["b", "c"]},
-      {"block": 3, "gated": True, "computed_for": [["b"], ["c"]],
-       "skipped_by": ["a"]},
+      {"block": 0, "gated": False, "computed_for": [["a", "b", "c"]], "skipped_by": []},
+      {"block": 1, "gated": True, "computed_for": [["a", "b"]], "skipped_by": ["c"]},
+      {"block": 2, "gated": False, "computed_for": [["a"]], "skipped_by": ["b", "c"]},
+      {"block": 3, "gated": True, "computed_for": [["b"], ["c"]], "skipped_by": ["a"]},
     ],
-  }  # fmt: skip
+  }
 
 
 def test_equal_plans_compile_once():
@@ -233,18 +220,14 @@ def test_equal_plans_compile_once():
 @pytest.mark.parametrize(
   "route, gated, words",
   [
-    ([[1], [1]], None, "The route has 2 rows for 3 tasks ('a', 'b', 'c'): give"
-     " it one row a task."),
+    ([[1], [1]], None, "The route has 2 rows for 3 tasks ('a', 'b', 'c'): give it one row a task."),
     ([[1, 0], [1, 2], [0, 0]], None, "A route holds 0 and 1 only, not [2.0]."),
-    ([[1, 0], [1, 0.5], [0, 0]], None,
-     "A route holds 0 and 1 only, not [0.5]."),
-    ([[1, 0], [1], [0, 0]], None, "The route has rows of [1, 2] blocks; the"
-     " network has 2."),
-    ([[1, 0]] * 3, (True,), "The route has rows of [2] blocks; the network has"
-     " 1."),
+    ([[1, 0], [1, 0.5], [0, 0]], None, "A route holds 0 and 1 only, not [0.5]."),
+    ([[1, 0], [1], [0, 0]], None, "The route has rows of [1, 2] blocks; the network has 2."),
+    ([[1, 0]] * 3, (True,), "The route has rows of [2] blocks; the network has 1."),
     ([[]] * 3, None, "A routing needs at least one block and one task."),
   ],
-)  # fmt: skip
+)
 def test_what_is_no_route(route, gated, words):
   with pytest.raises(ValueError) as error:
     plan_lib.make(NAMES, route, gated)

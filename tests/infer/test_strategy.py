@@ -26,23 +26,26 @@ ROUTE = np.array([[1, 1, 1], [1, 1, 0]])
 def trained():
   """Two tasks on a tiny MLP whose last two blocks have gates."""
   gated = (False, True, True)
-  trunk = trunks.SkipTrunk(mlp.ResidualMlp(3, width=6, hidden=8), 2, gated,
-                           gate_init="spread")
+  trunk = trunks.SkipTrunk(mlp.ResidualMlp(3, width=6, hidden=8), 2, gated, gate_init="spread")
   network = trunks.Network(
-    trunk, (heads.LinearHead(1, False), heads.LinearHead(2, False)),
-    ("a", "b"))
+    trunk, (heads.LinearHead(1, False), heads.LinearHead(2, False)), ("a", "b")
+  )
   inputs = jnp.ones((4, 5))
   variables = network.init(
-    jax.random.key(0), inputs, trunks.Decisions(routing.all_run(3, 2)), False)
+    jax.random.key(0), inputs, trunks.Decisions(routing.all_run(3, 2)), False
+  )
   experiment = python_types.SimpleNamespace(
-    network=network, gated=gated, blocks=3, target_rate=0.5,
-    dataset=python_types.SimpleNamespace(
-      spec=types.DatasetSpec("toy", (), "table", (5,), {})),
+    network=network,
+    gated=gated,
+    blocks=3,
+    target_rate=0.5,
+    dataset=python_types.SimpleNamespace(spec=types.DatasetSpec("toy", (), "table", (5,), {})),
     tasks=(types.TaskSpec("a", "binary"), types.TaskSpec("b", "binary")),
-    method=python_types.SimpleNamespace(columns=False))
+    method=python_types.SimpleNamespace(columns=False),
+  )
   return trained_lib.Trained(
-    experiment, variables["params"], variables["batch_stats"], ROUTE, True,
-    pathlib.Path(), 1)
+    experiment, variables["params"], variables["batch_stats"], ROUTE, True, pathlib.Path(), 1
+  )
 
 
 def test_one_example_is_conditional_and_many_are_compacted():
@@ -59,8 +62,7 @@ def test_one_example_is_conditional_and_many_are_compacted():
 
 
 def test_a_measurement_of_this_platform_decides():
-  tuned = {"platform": "cpu", "choices": {"1": "masked", "8": "rows",
-                                          "32": "masked"}}
+  tuned = {"platform": "cpu", "choices": {"1": "masked", "8": "rows", "32": "masked"}}
   assert strategy.choose(1, "cpu", tuned) is None
   assert strategy.choose(9, "cpu", tuned) == compaction.Compaction("rows")
   assert strategy.choose(30, "cpu", tuned) is None
@@ -78,7 +80,6 @@ def test_tuning_takes_the_quickest(trained, monkeypatch):
 
   def clock():
     return now[0]
-
 
   def compiled(self, execution=None, threshold=None):
     name = next(k for k, v in real.items() if v == execution.compaction)
@@ -100,8 +101,7 @@ def test_tuning_takes_the_quickest(trained, monkeypatch):
 
   monkeypatch.setattr(strategy.jax, "block_until_ready", wait)
   monkeypatch.setattr(strategy.time, "perf_counter", clock)
-  found = strategy.tune(
-    trained, {1: np.ones((1, 5)), 4: np.ones((4, 5))}, repeats=3)
+  found = strategy.tune(trained, {1: np.ones((1, 5)), 4: np.ones((4, 5))}, repeats=3)
   assert found["choices"] == {"1": "masked", "4": "masked"}
   assert found["seconds"]["4"] == spent
   assert found["seconds"]["1"] == {"rows": 3.0, "masked": 1.0}

@@ -51,9 +51,7 @@ def test_a_route_with_one_gated_block(model):
   assert found.fixed == STEM + BRANCH + GATE + HEADS
   assert found.full == STEM + 2 * BRANCH + GATE + HEADS
   assert found.at(_rates([1, 0.25], [1, 0])) == found.fixed + BRANCH / 4
-  assert found.share(_rates([1, 0.5], [1, 0])) == (
-    (found.fixed + BRANCH / 2) / found.full
-  )
+  assert found.share(_rates([1, 0.5], [1, 0])) == ((found.fixed + BRANCH / 2) / found.full)
 
 
 def test_groups_ask_their_own_gates(model):
@@ -75,17 +73,13 @@ def test_without_gates_everything_is_fixed(model):
   assert found.share(_rates([1, 1], [1, 1])) == 1.0
 
 
-@pytest.mark.parametrize(
-  "route", [[[1, 1], [1, 0]], [[1, 1], [0, 1]], [[0, 0], [0, 0]]]
-)
+@pytest.mark.parametrize("route", [[[1, 1], [1, 0]], [[1, 1], [0, 1]], [[0, 0], [0, 0]]])
 def test_rates_are_linear_between_two_traced_ends(model, route):
   made = model(route)
   found = work.of_plan(made)
   inputs = made.experiment.one_example()
   rate = np.asarray(route, float)
-  count = lambda trained, how: costs.macs(
-    trained.forward(how), trained.variables, inputs
-  )
+  count = lambda trained, how: costs.macs(trained.forward(how), trained.variables, inputs)
   assert found.at(rate) == found.full == count(made, trained_lib.PLANNED)
   closed = rate.copy()
   closed[:, 1] = 0
@@ -94,18 +88,14 @@ def test_rates_are_linear_between_two_traced_ends(model, route):
   asked = made.plan.computations[1] * GATE
   assert found.at(closed) == count(without, trained_lib.PLANNED) + asked
   third = rate - (rate - closed) / 3
-  assert found.at(third) == pytest.approx(
-    found.at(rate) * 2 / 3 + found.at(closed) / 3
-  )
+  assert found.at(third) == pytest.approx(found.at(rate) * 2 / 3 + found.at(closed) / 3)
 
 
 def test_masked_work_counts_every_block_for_every_task_but_the_first(model):
   made = model([[1, 1], [1, 0]])
   # A gate is asked for each task at block 1, and every branch is computed; the
   # first block has the same input for both.
-  assert work.total(made, trained_lib.MASKED) == (
-    STEM + 3 * BRANCH + 2 * GATE + HEADS
-  )
+  assert work.total(made, trained_lib.MASKED) == (STEM + 3 * BRANCH + 2 * GATE + HEADS)
   ungated = trained_lib.MASKED._replace(gates=False)
   assert work.total(made, ungated) == STEM + 3 * BRANCH + HEADS
 

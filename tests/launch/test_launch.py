@@ -21,28 +21,36 @@ LAUNCH = ROOT / "launch"
 @pytest.fixture(name="fake")
 def _fake(tmp_path: pathlib.Path) -> Callable[[str, str], pathlib.Path]:
   """Makes a program of bash lines in `tmp_path/bin`."""
+
   def make(name: str, lines: str) -> pathlib.Path:
     path = tmp_path / "bin" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/usr/bin/env bash\n{lines}\n")
     path.chmod(0o755)
     return path
+
   return make
 
 
 @pytest.fixture(name="environment")
 def _environment(tmp_path: pathlib.Path) -> dict[str, str]:
-  kept = {k: v for k, v in os.environ.items()
-          if not k.startswith(("SLURM_", "JAX_"))}
-  return kept | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-                 "NOTES": str(tmp_path / "notes"),
-                 "HOME": str(tmp_path / "home")}
+  kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "JAX_"))}
+  return kept | {
+    "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+    "NOTES": str(tmp_path / "notes"),
+    "HOME": str(tmp_path / "home"),
+  }
 
 
 def _run(script: str, *arguments: str, **options: Any) -> Any:
   return subprocess.run(
-      [str(LAUNCH / script), *arguments], text=True, capture_output=True,
-      check=False, timeout=60, **options)
+    [str(LAUNCH / script), *arguments],
+    text=True,
+    capture_output=True,
+    check=False,
+    timeout=60,
+    **options,
+  )
 
 
 def _wait_for(path: pathlib.Path, text: str, times: int = 1) -> None:
@@ -80,8 +88,11 @@ exit "$status" """
 
 @pytest.fixture(name="local")
 def _local(tmp_path, environment):
-  return environment | {"LOGS": str(tmp_path / "logs"), "PORT": "1234",
-                        "PYTHON": str(tmp_path / "bin" / "python")}
+  return environment | {
+    "LOGS": str(tmp_path / "logs"),
+    "PORT": "1234",
+    "PYTHON": str(tmp_path / "bin" / "python"),
+  }
 
 
 def test_the_local_launcher_starts_every_process(tmp_path, fake, local):
@@ -90,14 +101,20 @@ def test_the_local_launcher_starts_every_process(tmp_path, fake, local):
   for number in range(2):
     text = (tmp_path / "logs" / f"process-{number}.log").read_text()
     assert text.split() == [
-        "-m", "dynashare_jax.main", "--config=x.py",
-        "--coordinator=localhost:1234", "--processes=2",
-        f"--process_id={number}", "3"]
+      "-m",
+      "dynashare_jax.main",
+      "--config=x.py",
+      "--coordinator=localhost:1234",
+      "--processes=2",
+      f"--process_id={number}",
+      "3",
+    ]
 
 
-@pytest.mark.parametrize("arguments, more", [
-    (["two"], {}), (["0", "1"], {}), (["2", "-1"], {}),
-    (["1", "1"], {"RESTARTS": "many"})])
+@pytest.mark.parametrize(
+  "arguments, more",
+  [(["two"], {}), (["0", "1"], {}), (["2", "-1"], {}), (["1", "1"], {"RESTARTS": "many"})],
+)
 def test_what_the_local_launcher_refuses(fake, local, arguments, more):
   fake("python", "exit 0")
   done = _run("local.sh", *arguments, env=local | more)
@@ -105,17 +122,18 @@ def test_what_the_local_launcher_refuses(fake, local, arguments, more):
   assert re.search("usage:|must be numbers", done.stderr)
 
 
-@pytest.mark.parametrize("number, status", [
-    (signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_reaches_every_local_process(
-    tmp_path, fake, local, number, status):
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_every_local_process(tmp_path, fake, local, number, status):
   """They write checkpoints before the launcher ends; none starts again."""
   if signal.getsignal(number) == signal.SIG_IGN:
     pytest.skip("A shell that was started to ignore a signal cannot hear it.")
   fake("python", TRAIN)
   launcher = subprocess.Popen(
-      [str(LAUNCH / "local.sh"), "2", "1"], env=local | {"RESTARTS": "5"},
-      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    [str(LAUNCH / "local.sh"), "2", "1"],
+    env=local | {"RESTARTS": "5"},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
   try:
     _wait_for(tmp_path / "notes", "started", 2)
     launcher.send_signal(number)
@@ -129,26 +147,32 @@ def test_a_signal_reaches_every_local_process(
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path, fake, local):
-  fake("python", """case "$*" in *_id=1)
+  fake(
+    "python",
+    """case "$*" in *_id=1)
   until [ -s "$NOTES" ]; do sleep 0.02; done; exit 7 ;; esac
-trap '' TERM; echo $$ >>"$NOTES"; while :; do sleep 0.05; done""")
+trap '' TERM; echo $$ >>"$NOTES"; while :; do sleep 0.05; done""",
+  )
   done = _run("local.sh", "2", "1", env=local | {"GRACE": "1"})
   assert done.returncode == 7
-  process, = _notes(local)
+  (process,) = _notes(local)
   with pytest.raises(ProcessLookupError):
     os.kill(int(process), 0)
 
 
-@pytest.mark.parametrize("statuses, restarts, starts, last", [
+@pytest.mark.parametrize(
+  "statuses, restarts, starts, last",
+  [
     ("1 134 0", 5, 3, 0),  # until it works
     ("1 1 1 1", 2, 3, 1),  # at most so often
     ("143 0", 1, 2, 0),  # a checkpoint that somebody else asked for
     ("2 0", 5, 1, 2),  # never after the user's error
-    ("1 0", 0, 1, 1)])  # and not unless asked to
+    ("1 0", 0, 1, 1),
+  ],
+)  # and not unless asked to
 def test_local_restarts(fake, local, statuses, restarts, starts, last):
   fake("python", FAIL)
-  done = _run("local.sh", "2", "1",
-              env=local | {"RESTARTS": str(restarts), "FAIL": statuses})
+  done = _run("local.sh", "2", "1", env=local | {"RESTARTS": str(restarts), "FAIL": statuses})
   assert done.returncode == last
   assert len(_notes(local)) == 2 * starts
   assert done.stderr.count("restart ") == starts - 1
@@ -164,31 +188,44 @@ def test_what_the_batch_script_asks_for():
   assert re.fullmatch(r"TERM@\d{2,}", asked["signal"])
   assert asked["open-mode"] == "append" and "requeue" in asked
   assert asked["gpus-per-node"] == asked["ntasks-per-node"]
-  before = text[:text.index("set -uo")]
+  before = text[: text.index("set -uo")]
   assert before.count("\n#SBATCH") == len(asked)  # none after the first command
 
 
 @pytest.fixture(name="slurm")
 def _slurm(tmp_path, fake, environment):
   fake("scontrol", 'echo "scontrol $*" >>"$NOTES"')
-  return environment | {"SLURM_SUBMIT_DIR": str(tmp_path), "PYTHON": "py",
-                        "SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "8"}
+  return environment | {
+    "SLURM_SUBMIT_DIR": str(tmp_path),
+    "PYTHON": "py",
+    "SLURM_JOB_ID": "77",
+    "SLURM_CPUS_PER_TASK": "8",
+  }
 
 
-def test_the_batch_script_hands_everything_to_the_program(
-    tmp_path, fake, slurm):
+def test_the_batch_script_hands_everything_to_the_program(tmp_path, fake, slurm):
   fake("srun", 'echo "$PWD" "$@"')
   done = _run("slurm.sbatch", "--config=x.py", "--config.name=a b", env=slurm)
   assert done.returncode == 0
   assert done.stdout.rstrip() == (
-      f"{tmp_path} --kill-on-bad-exit=0 --wait=300 --label --cpus-per-task=8 py"
-      " -m dynashare_jax.main --config=x.py --config.name=a b")
+    f"{tmp_path} --kill-on-bad-exit=0 --wait=300 --label --cpus-per-task=8 py"
+    " -m dynashare_jax.main --config=x.py --config.name=a b"
+  )
   assert _notes(slurm) == []
 
 
-@pytest.mark.parametrize("status, count, queued", [
-    (0, 0, False), (2, 0, False), (143, 0, True), (1, 3, True), (137, 19, True),
-    (143, 20, False), (1, 21, False)])
+@pytest.mark.parametrize(
+  "status, count, queued",
+  [
+    (0, 0, False),
+    (2, 0, False),
+    (143, 0, True),
+    (1, 3, True),
+    (137, 19, True),
+    (143, 20, False),
+    (1, 21, False),
+  ],
+)
 def test_who_goes_back_into_the_queue(fake, slurm, status, count, queued):
   fake("srun", f"exit {status}")
   restarts = {"SLURM_RESTART_COUNT": str(count)} if count else {}
@@ -199,19 +236,24 @@ def test_who_goes_back_into_the_queue(fake, slurm, status, count, queued):
 
 def test_a_signal_to_the_batch_shell_reaches_the_tasks(tmp_path, fake, slurm):
   """Through scancel: srun itself would answer SIGTERM by killing them."""
-  fake("srun", """trap 'sleep 0.2; echo checkpoint >>"$NOTES"; exit 143' TERM
+  fake(
+    "srun",
+    """trap 'sleep 0.2; echo checkpoint >>"$NOTES"; exit 143' TERM
 echo $$ >>"$NOTES"
-while :; do sleep 0.02; done""")
+while :; do sleep 0.02; done""",
+  )
   fake("scancel", 'echo "scancel $*" >>"$NOTES"; kill "$(head -1 "$NOTES")"')
   with subprocess.Popen(
-      [str(LAUNCH / "slurm.sbatch")], env=slurm,
-      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as shell:
+    [str(LAUNCH / "slurm.sbatch")], env=slurm, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+  ) as shell:
     _wait_for(tmp_path / "notes", "\n")
     shell.send_signal(signal.SIGTERM)
     assert shell.wait(20) == 143
   assert _notes(slurm)[1:] == [
-      "scancel --signal=TERM 77", "checkpoint",
-      "scontrol requeue Incomplete 77"]
+    "scancel --signal=TERM 77",
+    "checkpoint",
+    "scontrol requeue Incomplete 77",
+  ]
 
 
 # A TPU.
@@ -220,7 +262,9 @@ while :; do sleep 0.02; done""")
 @pytest.fixture(name="tpu")
 def _tpu(tmp_path, fake, environment):
   """A cloud with one machine, whose disk is the folder `host`."""
-  fake("gcloud", """echo "$4" >>"$NOTES"
+  fake(
+    "gcloud",
+    """echo "$4" >>"$NOTES"
 case $4 in
   describe) cat "$STATE" ;;
   create) echo READY >"$STATE"; mkdir "$HOST" ;;
@@ -228,49 +272,78 @@ case $4 in
   scp) cp "$5" "$HOST/dynashare.tar.gz" ;;
   ssh) for word; do case $word in --command=*)
     cd "$HOST" && HOME=$HOST bash -c "${word#--command=}" ;; esac; done ;;
-esac""")
+esac""",
+  )
   fake("curl", "echo 'mkdir -p ~/.local/bin; cp $UV ~/.local/bin/uv'")
   python = fake("train", "")
-  uv = fake("fake_uv", f"""case "$*" in venv*)
-  mkdir -p "${{*: -1}}/bin"; cp {python} "${{*: -1}}/bin/python" ;; esac""")
+  uv = fake(
+    "fake_uv",
+    f"""case "$*" in venv*)
+  mkdir -p "${{*: -1}}/bin"; cp {python} "${{*: -1}}/bin/python" ;; esac""",
+  )
   return environment | {
-      "STATE": str(tmp_path / "state"), "HOST": str(tmp_path / "host"),
-      "UV": str(uv), "ZONE": "z", "ACCELERATOR": "v6e-8", "POLL": "0.1"}
+    "STATE": str(tmp_path / "state"),
+    "HOST": str(tmp_path / "host"),
+    "UV": str(uv),
+    "ZONE": "z",
+    "ACCELERATOR": "v6e-8",
+    "POLL": "0.1",
+  }
 
 
 def test_what_gcloud_is_asked(environment):
   """Nothing is asked in a dry run; the words survive two shells."""
-  done = _run("tpu_vm.sh", "train", "--config=x.py", "--config.name=a 'b'",
-              env=environment | {
-                  "DRY_RUN": "1", "ZONE": "us-z", "PROJECT": "p", "TPU": "name",
-                  "ACCELERATOR": "v5litepod-16", "SPOT": "1", "BUCKET": "b",
-                  "PATH": os.environ["PATH"]})
+  done = _run(
+    "tpu_vm.sh",
+    "train",
+    "--config=x.py",
+    "--config.name=a 'b'",
+    env=environment
+    | {
+      "DRY_RUN": "1",
+      "ZONE": "us-z",
+      "PROJECT": "p",
+      "TPU": "name",
+      "ACCELERATOR": "v5litepod-16",
+      "SPOT": "1",
+      "BUCKET": "b",
+      "PATH": os.environ["PATH"],
+    },
+  )
   assert done.returncode == 0, done.stderr
   calls = [shlex.split(line) for line in done.stdout.splitlines()]
   start = ["gcloud", "compute", "tpus", "tpu-vm"]
   where = ["--zone=us-z", "--project=p"]
-  assert calls[0] == [
-      *start, "describe", "name", *where, "--format=value(state)"]
+  assert calls[0] == [*start, "describe", "name", *where, "--format=value(state)"]
   assert calls[1] == [
-      *start, "create", "name", *where, "--accelerator-type=v5litepod-16",
-      "--version=v2-alpha-tpuv5-lite", "--spot"]
+    *start,
+    "create",
+    "name",
+    *where,
+    "--accelerator-type=v5litepod-16",
+    "--version=v2-alpha-tpuv5-lite",
+    "--spot",
+  ]
   assert calls[2][:5] == [*start, "scp"]
   assert calls[2][6:] == ["name:dynashare.tar.gz", "--worker=all", *where]
   for call in calls[3:]:
     assert call[:-1] == [*start, "ssh", "name", *where, "--worker=all"]
   words = [shlex.split(call[-1].removeprefix("--command=")) for call in calls]
-  assert words[4] == [
-      "BUCKET=b", "bash", "dynashare/launch/tpu_vm.sh", "on-host-install"]
+  assert words[4] == ["BUCKET=b", "bash", "dynashare/launch/tpu_vm.sh", "on-host-install"]
   assert words[5][3:] == ["on-host-run", "--config=x.py", "--config.name=a 'b'"]
   assert len(calls) == 6
 
 
-@pytest.mark.parametrize("arguments, more, message", [
+@pytest.mark.parametrize(
+  "arguments, more, message",
+  [
     ([], {}, "launch/tpu_vm.sh ACTION"),
     (["start"], {}, "launch/tpu_vm.sh ACTION"),
     (["status"], {"ZONE": ""}, "set ZONE"),
     (["create"], {"ACCELERATOR": ""}, "set ACCELERATOR"),
-    (["create"], {"ACCELERATOR": "v9-8"}, "set VERSION for v9-8")])
+    (["create"], {"ACCELERATOR": "v9-8"}, "set VERSION for v9-8"),
+  ],
+)
 def test_what_the_tpu_launcher_refuses(tpu, arguments, more, message):
   done = _run("tpu_vm.sh", *arguments, env=tpu | more)
   assert done.returncode == 2 and message in done.stderr
@@ -279,9 +352,12 @@ def test_what_the_tpu_launcher_refuses(tpu, arguments, more, message):
 
 def test_a_tpu_that_is_taken_away(tmp_path, fake, tpu):
   """Created, taken away, created again, and the run goes on to its end."""
-  fake("train", f"""echo "$@" >>{tmp_path / 'starts'}
-[ "$(wc -l <{tmp_path / 'starts'})" = 2 ] && exit 0
-echo PREEMPTED >{tpu['STATE']}; exit 143""")
+  fake(
+    "train",
+    f"""echo "$@" >>{tmp_path / "starts"}
+[ "$(wc -l <{tmp_path / "starts"})" = 2 ] && exit 0
+echo PREEMPTED >{tpu["STATE"]}; exit 143""",
+  )
   fake("mountpoint", "exit 1")
   fake("gcsfuse", 'echo "gcsfuse $*" >>"$NOTES"')
   done = _run("tpu_vm.sh", "train", "--config=x.py", env=tpu | {"BUCKET": "b"})
@@ -289,16 +365,16 @@ echo PREEMPTED >{tpu['STATE']}; exit 143""")
   starts = (tmp_path / "starts").read_text().splitlines()
   assert starts == ["-m dynashare_jax.main --config=x.py"] * 2
   verbs = [verb for verb in _notes(tpu) if verb not in ("ssh", "scp")]
-  mounted = ("gcsfuse --metadata-cache-ttl-secs=0"
-             " --metadata-cache-negative-ttl-secs=0 b"
-             f" {tmp_path / 'host' / 'shared'}")
-  assert verbs == ["describe", "create", mounted,
-                   "describe", "delete", "create", mounted]
+  mounted = (
+    "gcsfuse --metadata-cache-ttl-secs=0"
+    " --metadata-cache-negative-ttl-secs=0 b"
+    f" {tmp_path / 'host' / 'shared'}"
+  )
+  assert verbs == ["describe", "create", mounted, "describe", "delete", "create", mounted]
   assert (tmp_path / "host" / "dynashare" / "configs" / "base.py").is_file()
 
 
-@pytest.mark.parametrize("status, restarts, starts", [
-    (2, 5, 1), (1, 1, 2), (0, 5, 1)])
+@pytest.mark.parametrize("status, restarts, starts", [(2, 5, 1), (1, 1, 2), (0, 5, 1)])
 def test_runs_on_a_tpu_that_fail(tmp_path, fake, tpu, status, restarts, starts):
   fake("train", f"echo start >>{tmp_path / 'starts'}; exit {status}")
   done = _run("tpu_vm.sh", "train", env=tpu | {"RESTARTS": str(restarts)})
@@ -317,8 +393,12 @@ def test_a_run_on_a_tpu_is_seen_and_stopped(tmp_path, fake, tpu):
   again = _run("tpu_vm.sh", "run", env=tpu)
   assert again.returncode == 2 and "a run is under way" in again.stderr
   with subprocess.Popen(  # the same command waits for what is under way
-      [str(LAUNCH / "tpu_vm.sh"), "train"], env=tpu | {"RESTARTS": "0"},
-      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as waiting:
+    [str(LAUNCH / "tpu_vm.sh"), "train"],
+    env=tpu | {"RESTARTS": "0"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  ) as waiting:
     assert waiting.stdout.readline().startswith("waits for the run")
     assert _run("tpu_vm.sh", "stop", env=tpu).returncode == 0
     assert waiting.wait(20) == 1

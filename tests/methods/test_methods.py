@@ -27,8 +27,7 @@ def _config(name: str = "rooms", **values: Any) -> ml_collections.ConfigDict:
   """A config file's values; `train__cycles=3` sets `config.train.cycles`."""
   config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
   config.train.update(
-    steps=50, warmup_steps=7, cycles=4, weight_steps=3, policy_steps=2,
-    retrain_steps=11,
+    steps=50, warmup_steps=7, cycles=4, weight_steps=3, policy_steps=2, retrain_steps=11
   )
   config.policy.update(candidates=3, curriculum_speed=1)
   for path, value in values.items():
@@ -42,15 +41,11 @@ def _config(name: str = "rooms", **values: Any) -> ml_collections.ConfigDict:
 
 
 def _spec(count: int = 3) -> types.DatasetSpec:
-  tasks = tuple(
-    types.TaskSpec(f"task_{t}", "binary") for t in range(count)
-  )
+  tasks = tuple(types.TaskSpec(f"task_{t}", "binary") for t in range(count))
   return types.DatasetSpec("toy", tasks, "image", (8, 8, 3), {"train": 64})
 
 
-def _build(
-  method: str, config: Any = None, tasks: int = 3, blocks: int = BLOCKS
-) -> types.Method:
+def _build(method: str, config: Any = None, tasks: int = 3, blocks: int = BLOCKS) -> types.Method:
   if config is None:
     config = _config()
   return methods.find(method).build(config, _spec(tasks), blocks)
@@ -109,13 +104,9 @@ def test_candidates_are_numbered_and_have_routes(name):
   routes = method.routes(jax.random.key(0), alpha)
   assert routes.shape == (len(numbers), 3, BLOCKS)
   assert set(np.unique(routes)) <= {0.0, 1.0}
-  np.testing.assert_array_equal(
-    routes, method.routes(jax.random.key(0), alpha)
-  )
+  np.testing.assert_array_equal(routes, method.routes(jax.random.key(0), alpha))
   if not method.learns_policy:  # nothing that was not learnt is read
-    np.testing.assert_array_equal(
-      routes, method.routes(jax.random.key(0), 1 - alpha)
-    )
+    np.testing.assert_array_equal(routes, method.routes(jax.random.key(0), 1 - alpha))
 
 
 @pytest.mark.parametrize("name", ["adashare", "dynashare"])
@@ -128,11 +119,16 @@ def test_routes_follow_the_policy(name):
   assert abs(float(routes[:, 2].mean()) - 0.5) < 0.05
 
 
-@pytest.mark.parametrize("name, steps", [
-  ("hard", 50), ("single", 50), ("random_policy", 3 * 11),
-  ("adashare", 7 + 4 * (3 + 2) + 3 * 11),
-  ("dynashare", 7 + 4 * (3 + 2) + 3 * 11),
-])
+@pytest.mark.parametrize(
+  "name, steps",
+  [
+    ("hard", 50),
+    ("single", 50),
+    ("random_policy", 3 * 11),
+    ("adashare", 7 + 4 * (3 + 2) + 3 * 11),
+    ("dynashare", 7 + 4 * (3 + 2) + 3 * 11),
+  ],
+)
 def test_steps_add_up(name, steps):
   assert sum(phase.steps for phase in _build(name).phases) == steps
 
@@ -143,9 +139,12 @@ def test_steps_add_up(name, steps):
 @pytest.mark.parametrize("name", ["adashare", "dynashare"])
 def test_the_search_alternates_and_opens_blocks(name):
   config = _config(
-    policy__curriculum_speed=2, policy__temperature=4.0,
-    policy__temperature_decay=0.5, policy__temperature_floor=0.7,
-    train__cycles=6)
+    policy__curriculum_speed=2,
+    policy__temperature=4.0,
+    policy__temperature_decay=0.5,
+    policy__temperature_floor=0.7,
+    train__cycles=6,
+  )
   phases = _build(name, config).phases
   search = [p for p in phases if p.name in ("weights", "policy")]
   assert phases[0].name == "warmup" and phases[0].routing == "all"
@@ -157,8 +156,7 @@ def test_the_search_alternates_and_opens_blocks(name):
     assert phase.temperature == max(4.0 * 0.5**phase.cycle, 0.7)
     assert phase.data == phase.name
     assert phase.penalties == (phase.name == "policy")
-    assert phase.trainable == (
-      ("policy",) if phase.name == "policy" else ("backbone", "heads"))
+    assert phase.trainable == (("policy",) if phase.name == "policy" else ("backbone", "heads"))
 
 
 def test_a_curriculum_of_no_speed_opens_all_blocks():
@@ -167,8 +165,7 @@ def test_a_curriculum_of_no_speed_opens_all_blocks():
 
 
 def test_a_search_without_warmup():
-  assert _build("adashare", _config(train__warmup_steps=0)).phases[
-    0].name == "weights"
+  assert _build("adashare", _config(train__warmup_steps=0)).phases[0].name == "weights"
 
 
 @pytest.mark.parametrize("start", ["scratch", "policy"])
@@ -190,8 +187,7 @@ def test_dynashare_without_gates_is_adashare():
   assert ada.target_rates is None and not any(p.gated for p in ada.phases)
   assert all(p.gated for p in dyna.phases[-3:])
   key, alpha = jax.random.key(0), jnp.full((3, BLOCKS), 0.5)
-  np.testing.assert_array_equal(
-    ada.routes(key, alpha), dyna.routes(key, alpha))
+  np.testing.assert_array_equal(ada.routes(key, alpha), dyna.routes(key, alpha))
 
 
 def test_dynashare_without_policy_gates_every_block():
@@ -244,7 +240,8 @@ def _finished(folder: pathlib.Path, **changes: Any) -> str:
   route[1, 4] = 0
   saved = {
     "tasks": ["task_0", "task_1", "task_2"],
-    "routes": [np.ones_like(route).tolist(), route.tolist()], "chosen": 1,
+    "routes": [np.ones_like(route).tolist(), route.tolist()],
+    "chosen": 1,
   } | changes
   (folder / "policy.json").write_text(json.dumps(saved))
   return str(folder)
@@ -263,10 +260,13 @@ def test_random_routes_imitate_a_finished_run(tmp_path):
     assert wanted in method.notes[0]
 
 
-@pytest.mark.parametrize("changes, message", [
-  ({"routes": [[[1] * 4] * 3] * 2}, r"shape \(3, 4\).*\(3, 8\)"),
-  ({"tasks": ["task_1", "task_0", "task_2"]}, "is of the tasks"),
-])
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"routes": [[[1] * 4] * 3] * 2}, r"shape \(3, 4\).*\(3, 8\)"),
+    ({"tasks": ["task_1", "task_0", "task_2"]}, "is of the tasks"),
+  ],
+)
 def test_another_kind_of_run_is_not_imitated(tmp_path, changes, message):
   config = _config(random__like=_finished(tmp_path, **changes))
   with pytest.raises(ValueError, match=message):
@@ -282,8 +282,9 @@ def test_a_missing_run_is_not_imitated(tmp_path):
 # What is refused.
 
 
-@pytest.mark.parametrize("name, near", [
-  ("dynashar", "dynashare"), ("adashar", "adashare"), ("Hard", "hard")])
+@pytest.mark.parametrize(
+  "name, near", [("dynashar", "dynashare"), ("adashar", "adashare"), ("Hard", "hard")]
+)
 def test_an_unknown_method_names_the_nearest(name, near):
   with pytest.raises(ValueError, match=rf"'{name}'.*Did you mean '{near}'\?"):
     methods.find(name)
@@ -300,29 +301,32 @@ def test_private_files_are_no_methods():
     methods.find("_schedule")
 
 
-@pytest.mark.parametrize("method, path, value, message", [
-  ("hard", "train__steps", 0, "train.steps must be at least 1"),
-  ("single", "train__steps", -3, "train.steps must be at least 1"),
-  ("adashare", "train__cycles", 0, "train.cycles must be at least 1"),
-  ("dynashare", "train__cycles", -1, "train.cycles must be at least 1"),
-  ("adashare", "train__warmup_steps", -1, "warmup_steps must be at least 0"),
-  ("adashare", "train__weight_steps", 0, "weight_steps must be at least 1"),
-  ("adashare", "train__policy_steps", 0, "policy_steps must be at least 1"),
-  ("adashare", "train__retrain_steps", 0, "retrain_steps must be at least 1"),
-  ("adashare", "policy__candidates", 0, "candidates must be at least 1"),
-  ("dynashare", "policy__candidates", 0, "candidates must be at least 1"),
-  ("random_policy", "policy__candidates", 0, "candidates must be at least 1"),
-  ("dynashare", "train__retrain_from", "best", "retrain_from is 'best'"),
-  ("random_policy", "random__skip", 1.0, r"random.skip must be in \[0, 1\)"),
-  ("random_policy", "random__skip", -0.1, r"random.skip must be in \[0, 1\)"),
-  ("random_policy", "random__skip", float("nan"), r"must be in \[0, 1\)"),
-  ("adashare", "policy__temperature", 0.0, "temperature needs initial > 0"),
-  ("adashare", "policy__temperature_decay", 1.5, "decay <= 1"),
-  ("adashare", "policy__curriculum_speed", -1, "speed"),
-  ("dynashare", "gates__target_rates", (0.5,) * 7, "7.*for 8 blocks"),
-  ("dynashare", "gates__target_rates", (1.0,) * 7 + (0.0,), "block 7 is 0.0"),
-  ("dynashare", "gates__target_rates", (1.0,) * 7 + (1.1,), "block 7 is 1.1"),
-])
+@pytest.mark.parametrize(
+  "method, path, value, message",
+  [
+    ("hard", "train__steps", 0, "train.steps must be at least 1"),
+    ("single", "train__steps", -3, "train.steps must be at least 1"),
+    ("adashare", "train__cycles", 0, "train.cycles must be at least 1"),
+    ("dynashare", "train__cycles", -1, "train.cycles must be at least 1"),
+    ("adashare", "train__warmup_steps", -1, "warmup_steps must be at least 0"),
+    ("adashare", "train__weight_steps", 0, "weight_steps must be at least 1"),
+    ("adashare", "train__policy_steps", 0, "policy_steps must be at least 1"),
+    ("adashare", "train__retrain_steps", 0, "retrain_steps must be at least 1"),
+    ("adashare", "policy__candidates", 0, "candidates must be at least 1"),
+    ("dynashare", "policy__candidates", 0, "candidates must be at least 1"),
+    ("random_policy", "policy__candidates", 0, "candidates must be at least 1"),
+    ("dynashare", "train__retrain_from", "best", "retrain_from is 'best'"),
+    ("random_policy", "random__skip", 1.0, r"random.skip must be in \[0, 1\)"),
+    ("random_policy", "random__skip", -0.1, r"random.skip must be in \[0, 1\)"),
+    ("random_policy", "random__skip", float("nan"), r"must be in \[0, 1\)"),
+    ("adashare", "policy__temperature", 0.0, "temperature needs initial > 0"),
+    ("adashare", "policy__temperature_decay", 1.5, "decay <= 1"),
+    ("adashare", "policy__curriculum_speed", -1, "speed"),
+    ("dynashare", "gates__target_rates", (0.5,) * 7, "7.*for 8 blocks"),
+    ("dynashare", "gates__target_rates", (1.0,) * 7 + (0.0,), "block 7 is 0.0"),
+    ("dynashare", "gates__target_rates", (1.0,) * 7 + (1.1,), "block 7 is 1.1"),
+  ],
+)
 def test_a_value_without_sense_is_refused(method, path, value, message):
   with pytest.raises(ValueError, match=message):
     _build(method, _config(**{path: value}))
@@ -340,5 +344,5 @@ def test_defaults_of_the_base_config_reach_the_policy():
   soft = [p for p in phases if p.routing == "soft"]
   assert soft[0].temperature == config.policy.temperature
   assert soft[-1].temperature == policy.temperature(
-    3, config.policy.temperature, config.policy.temperature_decay,
-    config.policy.temperature_floor)
+    3, config.policy.temperature, config.policy.temperature_decay, config.policy.temperature_floor
+  )

@@ -37,9 +37,7 @@ class Tiny:
     return self.trunk.tasks
 
   def noise(self, seed: int = 0) -> jax.Array:
-    return gumbel.logistic_noise(
-      jax.random.key(seed), jnp.arange(BATCH), (self.tasks, self.blocks)
-    )
+    return gumbel.logistic_noise(jax.random.key(seed), jnp.arange(BATCH), (self.tasks, self.blocks))
 
   def forward(
     self, decisions: trunks.Decisions, train: bool = True, params: Any = None
@@ -49,25 +47,17 @@ class Tiny:
     if params is not None:
       variables["params"] = params
     frozen, moving = _split(decisions)
-    return _jitted_forward(
-      self.trunk, frozen, train, variables, self.inputs, moving
-    )
+    return _jitted_forward(self.trunk, frozen, train, variables, self.inputs, moving)
 
-  def value(
-    self, decisions: trunks.Decisions, weights: jax.Array
-  ) -> dict[str, Any]:
+  def value(self, decisions: trunks.Decisions, weights: jax.Array) -> dict[str, Any]:
     """All that training sees: features, gradients, statistics, signals."""
     frozen, moving = _split(decisions)
-    return _value(
-      self.trunk, frozen, self.variables, self.inputs, moving, weights
-    )
+    return _value(self.trunk, frozen, self.variables, self.inputs, moving, weights)
 
 
 def _split(decisions: trunks.Decisions) -> tuple[Any, Any]:
   """What is known when a pass is compiled, and the arrays."""
-  arrays = {
-    k: getattr(decisions, k) for k in ("policy", "noise", "threshold")
-  }
+  arrays = {k: getattr(decisions, k) for k in ("policy", "noise", "threshold")}
   frozen = decisions._replace(policy=None, noise=None, threshold=None)
   return frozen, arrays
 
@@ -76,31 +66,23 @@ def _split(decisions: trunks.Decisions) -> tuple[Any, Any]:
 QUICK = {"xla_backend_optimization_level": 0}
 
 
-def _forward(
-  trunk: Any, frozen: Any, train: bool, variables: Any, inputs: Any, moving: Any
-) -> Any:
+def _forward(trunk: Any, frozen: Any, train: bool, variables: Any, inputs: Any, moving: Any) -> Any:
   (features, signals), changed = trunk.apply(
     variables, inputs, frozen._replace(**moving), train, mutable=["batch_stats"]
   )
   return jnp.stack(features), signals, changed.get("batch_stats", {})
 
 
-_jitted_forward = jax.jit(
-  _forward, static_argnums=(0, 1, 2), compiler_options=QUICK
-)
+_jitted_forward = jax.jit(_forward, static_argnums=(0, 1, 2), compiler_options=QUICK)
 
 
-@functools.partial(
-  jax.jit, static_argnums=(0, 1), compiler_options=QUICK
-)
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def _value(
-  trunk: Any, frozen: Any, variables: Any, inputs: Any, moving: Any,
-  weights: Any
+  trunk: Any, frozen: Any, variables: Any, inputs: Any, moving: Any, weights: Any
 ) -> dict[str, Any]:
   def loss(params: Any, policy: Any) -> Any:
     features, signals, stats = _forward(
-      trunk, frozen, True, variables | {"params": params}, inputs,
-      moving | {"policy": policy},
+      trunk, frozen, True, variables | {"params": params}, inputs, moving | {"policy": policy}
     )
     return jnp.sum(features * weights), (features, signals, stats)
 
@@ -138,9 +120,7 @@ def _make(
     backbone = resnet.ResNet(1, (1, 2), (4, 6), (1, 2), (1, 2), "series")
     shape = (BATCH, 22, 2)
   else:
-    backbone = resnet.ResNet(
-      2, (1, 2), (4, 6), (1, 2), (1, 2), "small", dtype=dtype
-    )
+    backbone = resnet.ResNet(2, (1, 2), (4, 6), (1, 2), (1, 2), "small", dtype=dtype)
     shape = (BATCH, 8, 12, 3)
   blocks = backbone.num_blocks
   gated = gated or (False,) * blocks
@@ -149,9 +129,7 @@ def _make(
   inputs = jnp.asarray(rng.normal(size=shape), jnp.float32)
   shapes = jax.eval_shape(
     lambda: trunk.init(
-      jax.random.key(0), inputs,
-      trunks.Decisions(routing.all_run(blocks, tasks)),
-      False,
+      jax.random.key(0), inputs, trunks.Decisions(routing.all_run(blocks, tasks)), False
     )
   )
   params = jax.tree.map(
@@ -161,9 +139,7 @@ def _make(
     shapes["params"],
   )
   stats = jax.tree_util.tree_map_with_path(
-    lambda path, leaf: jnp.full(
-      leaf.shape, float("var" in jax.tree_util.keystr(path)), leaf.dtype
-    ),
+    lambda path, leaf: jnp.full(leaf.shape, float("var" in jax.tree_util.keystr(path)), leaf.dtype),
     shapes.get("batch_stats", {}),
   )
   return Tiny(trunk, inputs, {"params": params, "batch_stats": stats})

@@ -17,14 +17,13 @@ WAYS = (compaction.Compaction("rows"), compaction.Compaction("buckets", 3))
 
 def _decisions(tiny, kinds, way=None):
   plain = trunks.Decisions(
-    kinds, jnp.asarray(ROUTE, jnp.float32), gated=True,
-    threshold=jnp.zeros(3))
+    kinds, jnp.asarray(ROUTE, jnp.float32), gated=True, threshold=jnp.zeros(3)
+  )
   # Thresholds at the medians of the scores, so that about half is skipped.
   _, signals, _ = tiny.forward(plain, train=False)
   scores = np.asarray(signals.relevance)
   threshold = [0.0, *(np.median(scores[0, :, l]) for l in (1, 2))]
-  return plain._replace(
-    threshold=jnp.asarray(threshold, jnp.float32), compaction=way)
+  return plain._replace(threshold=jnp.asarray(threshold, jnp.float32), compaction=way)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -32,8 +31,7 @@ def _decisions(tiny, kinds, way=None):
 @pytest.mark.parametrize("planned", (True, False))
 def test_compacted_pass_equals_masked_pass(tiny, kind, planned, way):
   net = tiny(kind, gated=GATED)
-  kinds = (routing.fixed(ROUTE, GATED, train=False) if planned
-           else routing.own(3, 3))
+  kinds = routing.fixed(ROUTE, GATED, train=False) if planned else routing.own(3, 3)
   want, told, _ = net.forward(_decisions(net, kinds), train=False)
   got, said, _ = net.forward(_decisions(net, kinds, way), train=False)
   np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)

@@ -15,24 +15,21 @@ from dynashare_jax.ops import gumbel
 RNG = np.random.default_rng(1)
 
 # Compiling takes most of the time of these tests.
-QUICK = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
+QUICK = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _gate(x, init="half", seed=0, **kwargs):
   gate = gates.Gate(start=init, **kwargs)
-  variables = QUICK(
-    lambda key: gate.init(key, x, jnp.ones((x.shape[0],)), False)
-  )(jax.random.key(seed))
+  variables = QUICK(lambda key: gate.init(key, x, jnp.ones((x.shape[0],)), False))(
+    jax.random.key(seed)
+  )
   return gate, variables
 
 
 def _score(gate, variables, x, use_running=False):
   return QUICK(
     lambda variables, x: gate.apply(
-      variables, x, jnp.ones((x.shape[0],)), use_running,
-      mutable=["batch_stats"],
+      variables, x, jnp.ones((x.shape[0],)), use_running, mutable=["batch_stats"]
     )[0]
   )(variables, x)
 
@@ -40,9 +37,7 @@ def _score(gate, variables, x, use_running=False):
 @pytest.mark.parametrize("channels", [64, 512])
 def test_parameters_as_in_the_reference(channels):
   x = jnp.ones((1, 2, 3, 3, channels))
-  shapes = jax.eval_shape(
-    lambda: gates.Gate().init(jax.random.key(0), x, jnp.ones((1,)), False)
-  )
+  shapes = jax.eval_shape(lambda: gates.Gate().init(jax.random.key(0), x, jnp.ones((1,)), False))
   count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
   assert count == 16 * channels + 16 + 32 + 34
 
@@ -52,16 +47,12 @@ def test_scores_equal_the_layers_by_hand():
   gate, variables = _gate(x, hidden=5)
   p = jax.tree.map(np.float64, variables["params"])
   p["norm"]["bias"] += 0.3
-  found = _score(
-    gate, {**variables, "params": jax.tree.map(jnp.float32, p)}, x
-  )
+  found = _score(gate, {**variables, "params": jax.tree.map(jnp.float32, p)}, x)
   for g in range(2):
     h = np.float64(x[g]).mean((1, 2)) @ p["reduce"]["kernel"]
     h = (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5) + p["norm"]["bias"]
     out = np.maximum(h, 0) @ p["score"]["kernel"] + p["score"]["bias"]
-    np.testing.assert_allclose(
-      found[g], out[:, 1] - out[:, 0], rtol=1e-3, atol=1e-5
-    )
+    np.testing.assert_allclose(found[g], out[:, 1] - out[:, 0], rtol=1e-3, atol=1e-5)
 
 
 def test_the_whole_map_is_pooled():
@@ -95,19 +86,13 @@ def test_samples_are_as_frequent_as_the_score_says():
   noise = gumbel.logistic_noise(jax.random.key(0), jnp.arange(20_000), (3,))
   scores = jnp.asarray([-1.5, 0.0, 2.0])
   decided = gumbel.hard_gate(jnp.broadcast_to(scores[None], noise.shape), noise)
-  np.testing.assert_allclose(
-    decided.mean(0), jax.nn.sigmoid(scores), atol=0.01
-  )
+  np.testing.assert_allclose(decided.mean(0), jax.nn.sigmoid(scores), atol=0.01)
 
 
-@pytest.mark.parametrize("init, low, high", [
-  ("open", 0.85, 0.89), ("half", 0.45, 0.55)])
+@pytest.mark.parametrize("init, low, high", [("open", 0.85, 0.89), ("half", 0.45, 0.55)])
 def test_how_gates_start(init, low, high):
   x = jnp.asarray(RNG.normal(size=(1, 64, 5, 5, 32)), jnp.float32)
-  chances = [
-    jax.nn.sigmoid(_score(*_gate(x, init, seed), x)).mean()
-    for seed in range(3)
-  ]
+  chances = [jax.nn.sigmoid(_score(*_gate(x, init, seed), x)).mean() for seed in range(3)]
   assert low < np.mean(chances) < high
 
 
@@ -132,16 +117,15 @@ def test_a_told_gate_follows_the_target_rate():
 
   def score(weights, target):
     every = {**variables, "params": params | {"rate": {"kernel": weights}}}
-    return QUICK(lambda v, t: told.apply(
-        v, x, jnp.ones((2,)), False, t, mutable=["batch_stats"])[0])(
-            every, target)
+    return QUICK(
+      lambda v, t: told.apply(v, x, jnp.ones((2,)), False, t, mutable=["batch_stats"])[0]
+    )(every, target)
 
   want = _score(plain, variables, x)
-  np.testing.assert_allclose(
-      score(jnp.zeros((1, 5)), jnp.float32(0.3)), want, 1e-6, 1e-7)
+  np.testing.assert_allclose(score(jnp.zeros((1, 5)), jnp.float32(0.3)), want, 1e-6, 1e-7)
   weights = jnp.ones((1, 5))
-  np.testing.assert_allclose(
-      score(weights, jnp.float32(0.5)), want, 1e-6, 1e-7)
+  np.testing.assert_allclose(score(weights, jnp.float32(0.5)), want, 1e-6, 1e-7)
   assert (np.abs(score(weights, jnp.float32(0.9)) - want) > 1e-4).any()
   np.testing.assert_allclose(  # untold, it is asked for everything
-      score(weights, None), score(weights, jnp.float32(1.0)), 1e-6, 1e-7)
+    score(weights, None), score(weights, jnp.float32(1.0)), 1e-6, 1e-7
+  )

@@ -15,32 +15,30 @@ from dynashare_jax.ops import costs
 RNG = np.random.default_rng(0)
 
 # Compiling takes most of the time of these tests.
-QUICK = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
+QUICK = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _start(head, x):
-  return QUICK(lambda key: head.init_with_output(key, x, False))(
-    jax.random.key(0)
-  )
+  return QUICK(lambda key: head.init_with_output(key, x, False))(jax.random.key(0))
 
 
 @pytest.mark.parametrize("classes", [1, 3, 40])
 def test_aspp_parameters_as_in_the_reference(classes):
   head = heads.build("aspp", classes, True, 1024, jnp.float32, None)
-  shapes = jax.eval_shape(
-    lambda: head.init(jax.random.key(0), jnp.zeros((1, 5, 5, 512)), False)
-  )
+  shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), jnp.zeros((1, 5, 5, 512)), False))
   count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   assert count == 23_076_864 + 4100 * classes
 
 
 @pytest.mark.parametrize(
   "shape, rates",
-  [((2, 9, 3), (1, 3)), ((2, 7, 9, 3), (1, 3)),
-   # Taps of 8 and 24 fall into the padding along one axis or both.
-   ((2, 7, 9, 3), (8, 24)), ((2, 6, 3), (5, 6))],
+  [
+    ((2, 9, 3), (1, 3)),
+    ((2, 7, 9, 3), (1, 3)),
+    # Taps of 8 and 24 fall into the padding along one axis or both.
+    ((2, 7, 9, 3), (8, 24)),
+    ((2, 6, 3), (5, 6)),
+  ],
 )
 def test_aspp_is_the_sum_of_dilated_branches(shape, rates):
   head = heads.AsppHead(2, width=4, rates=rates)
@@ -54,8 +52,12 @@ def test_aspp_is_the_sum_of_dilated_branches(shape, rates):
     dims = len(shape) - 2
     p = params[f"dilated_{index}"]
     h = jax.lax.conv_general_dilated(
-      x, p["kernel"], (1,) * dims, [(rate, rate)] * dims,
-      rhs_dilation=(rate,) * dims, dimension_numbers=names,
+      x,
+      p["kernel"],
+      (1,) * dims,
+      [(rate, rate)] * dims,
+      rhs_dilation=(rate,) * dims,
+      dimension_numbers=names,
     )
     h = np.maximum(np.asarray(h) + np.asarray(p["bias"]), 0)
     p = params[f"hidden_{index}"]
@@ -82,9 +84,7 @@ def test_aspp_drops_out_in_training_only():
 
   @functools.partial(QUICK, static_argnums=0)
   def run(train, seed):
-    return head.apply(
-      variables, x, train, rngs={"dropout": jax.random.key(seed)}
-    )
+    return head.apply(variables, x, train, rngs={"dropout": jax.random.key(seed)})
 
   np.testing.assert_array_equal(run(False, 0), run(False, 1))
   assert jnp.abs(run(True, 0) - run(True, 1)).max() > 1e-4
@@ -92,8 +92,12 @@ def test_aspp_drops_out_in_training_only():
 
 @pytest.mark.parametrize(
   "shape, dense, wanted",
-  [((2, 4), False, (2, 3)), ((2, 5, 4), False, (2, 3)),
-   ((2, 5, 6, 4), False, (2, 3)), ((2, 5, 6, 4), True, (2, 5, 6, 3))],
+  [
+    ((2, 4), False, (2, 3)),
+    ((2, 5, 4), False, (2, 3)),
+    ((2, 5, 6, 4), False, (2, 3)),
+    ((2, 5, 6, 4), True, (2, 5, 6, 3)),
+  ],
 )
 def test_linear_shapes(shape, dense, wanted):
   x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
@@ -102,8 +106,7 @@ def test_linear_shapes(shape, dense, wanted):
   p = variables["params"]["linear"]
   mean = x if dense else x.reshape(2, -1, 4).mean(1)
   np.testing.assert_allclose(
-    found, mean @ p["kernel"] + p["bias"][(None,) * (found.ndim - 1)],
-    rtol=1e-4, atol=1e-6,
+    found, mean @ p["kernel"] + p["bias"][(None,) * (found.ndim - 1)], rtol=1e-4, atol=1e-6
   )
 
 
@@ -115,18 +118,14 @@ def test_the_last_layer_is_float32(kind):
   assert found.dtype == jnp.float32
   assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(variables))
   exact_head = heads.build(kind, 2, True, 8, jnp.float32, None)
-  exact = QUICK(lambda v, x: exact_head.apply(v, x, False))(
-    variables, x.astype(jnp.float32)
-  )
+  exact = QUICK(lambda v, x: exact_head.apply(v, x, False))(variables, x.astype(jnp.float32))
   np.testing.assert_allclose(found, exact, rtol=0.05, atol=0.03)
   if kind == "linear":  # nothing is rounded
     np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
 def test_vectors_get_a_linear_head():
-  assert isinstance(
-    heads.build("aspp", 2, False, 8, jnp.float32, None), heads.LinearHead
-  )
+  assert isinstance(heads.build("aspp", 2, False, 8, jnp.float32, None), heads.LinearHead)
 
 
 def test_an_unknown_head_is_refused():

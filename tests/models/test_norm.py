@@ -25,14 +25,17 @@ STATS = {
 
 
 @functools.partial(
-  jax.jit, static_argnames=("use_running", "dtype", "mutable"),
+  jax.jit,
+  static_argnames=("use_running", "dtype", "mutable"),
   compiler_options={"xla_backend_optimization_level": 0},
 )
 def _run(x, updates, use_running=False, dtype=jnp.float32, mutable=True):
   module = norm.GroupedBatchNorm(dtype=dtype)
   y, changed = module.apply(
-    {"params": PARAMS, "batch_stats": STATS}, jnp.asarray(x),
-    jnp.asarray(updates, jnp.float32), use_running,
+    {"params": PARAMS, "batch_stats": STATS},
+    jnp.asarray(x),
+    jnp.asarray(updates, jnp.float32),
+    use_running,
     mutable=["batch_stats"] if mutable else [],
   )
   return y, changed.get("batch_stats")
@@ -47,9 +50,7 @@ def test_every_group_is_normalised_by_itself():
     np.testing.assert_allclose(y[g], wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  "updates", [[1, 1], [0.5, 0.5], [2, 1], [0, 1], [1 / 3, 0]]
-)
+@pytest.mark.parametrize("updates", [[1, 1], [0.5, 0.5], [2, 1], [0, 1], [1 / 3, 0]])
 def test_running_averages_keep_momentum_to_the_power_of_the_updates(updates):
   _, stats = _run(X, np.array(updates))
   rows = np.float64(X).reshape(2, -1, 5)
@@ -58,8 +59,7 @@ def test_running_averages_keep_momentum_to_the_power_of_the_updates(updates):
   mean = (share * rows.mean(1)).sum(0)
   var = (share * rows.var(1, ddof=1)).sum(0)
   np.testing.assert_allclose(
-    stats["mean"], keep * np.asarray(STATS["mean"]) + (1 - keep) * mean,
-    rtol=1e-4,
+    stats["mean"], keep * np.asarray(STATS["mean"]) + (1 - keep) * mean, rtol=1e-4
   )
   np.testing.assert_allclose(
     stats["var"], keep * np.asarray(STATS["var"]) + (1 - keep) * var, rtol=1e-4
@@ -98,22 +98,18 @@ def test_one_group_is_flax_batch_norm():
     {"params": PARAMS, "batch_stats": STATS}, X[0], mutable=["batch_stats"]
   )
   np.testing.assert_allclose(y[0], wanted, rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(
-    stats["mean"], changed["batch_stats"]["mean"], rtol=1e-5
-  )
+  np.testing.assert_allclose(stats["mean"], changed["batch_stats"]["mean"], rtol=1e-5)
   # flax keeps the biased variance, torch (and this) the unbiased one.
   gain = np.asarray(stats["var"]) - 0.9 * np.asarray(STATS["var"])
-  biased = np.asarray(changed["batch_stats"]["var"]) - 0.9 * np.asarray(
-    STATS["var"]
-  )
+  biased = np.asarray(changed["batch_stats"]["var"]) - 0.9 * np.asarray(STATS["var"])
   np.testing.assert_allclose(gain, biased * 12 / 11, rtol=1e-3)
 
 
 def test_at_test_the_running_averages_count_alone():
   y, _ = _run(X, np.array([1, 1]), use_running=True, mutable=False)
-  wanted = (X - np.asarray(STATS["mean"])) / np.sqrt(
-    np.asarray(STATS["var"]) + 1e-5
-  ) * np.asarray(PARAMS["scale"]) + np.asarray(PARAMS["bias"])
+  wanted = (X - np.asarray(STATS["mean"])) / np.sqrt(np.asarray(STATS["var"]) + 1e-5) * np.asarray(
+    PARAMS["scale"]
+  ) + np.asarray(PARAMS["bias"])
   np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -126,12 +122,11 @@ def test_training_without_mutable_averages_still_runs():
 def test_a_constant_channel_gives_the_bias_and_finite_gradients():
   x = jnp.full((1, 4, 5), 7.0)
   y, _ = _run(x, np.array([1]))
-  np.testing.assert_allclose(
-    y, np.broadcast_to(PARAMS["bias"], y.shape), atol=1e-3
-  )
+  np.testing.assert_allclose(y, np.broadcast_to(PARAMS["bias"], y.shape), atol=1e-3)
   module = norm.GroupedBatchNorm()
   loss = lambda x: module.apply(
-    {"params": PARAMS, "batch_stats": STATS}, x, jnp.ones((1,)), False).sum()
+    {"params": PARAMS, "batch_stats": STATS}, x, jnp.ones((1,)), False
+  ).sum()
   grads = jax.jit(jax.grad(loss))(x)
   assert np.isfinite(grads).all()
 
@@ -141,8 +136,7 @@ def test_running_averages_get_no_gradient():
 
   def through(x):
     _, changed = module.apply(
-      {"params": PARAMS, "batch_stats": STATS}, x, jnp.ones((2,)), False,
-      mutable=["batch_stats"],
+      {"params": PARAMS, "batch_stats": STATS}, x, jnp.ones((2,)), False, mutable=["batch_stats"]
     )
     return changed["batch_stats"]["mean"].sum()
 
@@ -155,15 +149,11 @@ def test_statistics_are_float32_under_bfloat16():
   assert y.dtype == jnp.bfloat16
   assert stats["var"].dtype == jnp.float32
   exact, _ = _run(x.astype(jnp.float32), np.array([1, 1]))
-  np.testing.assert_allclose(
-    np.asarray(y, np.float32), exact, rtol=0.01, atol=0.01
-  )
+  np.testing.assert_allclose(np.asarray(y, np.float32), exact, rtol=0.01, atol=0.01)
 
 
 def test_initialisation_moves_nothing():
-  variables = norm.GroupedBatchNorm().init(
-    jax.random.key(0), jnp.asarray(X), jnp.ones((2,)), False
-  )
+  variables = norm.GroupedBatchNorm().init(jax.random.key(0), jnp.asarray(X), jnp.ones((2,)), False)
   assert (variables["batch_stats"]["mean"] == 0).all()
   assert (variables["batch_stats"]["var"] == 1).all()
 
@@ -172,17 +162,14 @@ def test_group_norm_normalises_every_example_by_itself():
   """Groups of two channels, over the example's positions."""
   x = np.random.default_rng(0).normal(2, 3, size=(2, 3, 5, 4))
   layer = norm.ExampleNorm(channel_groups=2)
-  variables = layer.init(
-    jax.random.key(0), jnp.asarray(x, jnp.float32), jnp.ones((2,)), False)
+  variables = layer.init(jax.random.key(0), jnp.asarray(x, jnp.float32), jnp.ones((2,)), False)
   assert set(variables) == {"params"}
   parts = x.reshape(2, 3, 5, 2, 2)
   mean = parts.mean((2, 4), keepdims=True)
   wanted = (parts - mean) / np.sqrt(parts.var((2, 4), keepdims=True) + 1e-5)
   for training in (True, False):
-    found = layer.apply(
-      variables, jnp.asarray(x, jnp.float32), jnp.ones((2,)), training)
-    np.testing.assert_allclose(
-      found, wanted.reshape(x.shape), rtol=1e-4, atol=1e-5)
+    found = layer.apply(variables, jnp.asarray(x, jnp.float32), jnp.ones((2,)), training)
+    np.testing.assert_allclose(found, wanted.reshape(x.shape), rtol=1e-4, atol=1e-5)
 
 
 def test_group_norm_takes_fewer_groups_where_they_do_not_divide():

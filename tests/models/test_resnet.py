@@ -27,17 +27,20 @@ R18, R34, R101 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 23, 3)
 
 
 def _net(
-  blocks: tuple[int, ...], dims: int = 2, stem: str = "deeplab",
-  kind: str = "basic", norm_kind: str = "batch"
+  blocks: tuple[int, ...],
+  dims: int = 2,
+  stem: str = "deeplab",
+  kind: str = "basic",
+  norm_kind: str = "batch",
 ) -> resnet.ResNet:
-  return resnet.ResNet(dims, blocks, WIDTHS, STRIDES, DILATIONS, stem,
-                       block_kind=kind, norm_kind=norm_kind)
+  return resnet.ResNet(
+    dims, blocks, WIDTHS, STRIDES, DILATIONS, stem, block_kind=kind, norm_kind=norm_kind
+  )
 
 
 @functools.cache
 def _variables(
-  blocks: tuple[int, ...], gated: bool, kind: str = "basic",
-  norm_kind: str = "batch"
+  blocks: tuple[int, ...], gated: bool, kind: str = "basic", norm_kind: str = "batch"
 ) -> Any:
   """Shapes of parameters and running averages; nothing is computed."""
   count = sum(blocks)
@@ -45,8 +48,10 @@ def _variables(
   trunk = trunks.SkipTrunk(net, 1, (gated,) * count)
   return jax.eval_shape(
     lambda: trunk.init(
-      jax.random.key(0), jnp.zeros((1, 33, 33, 3)),
-      trunks.Decisions(routing.all_run(count, 1)), False,
+      jax.random.key(0),
+      jnp.zeros((1, 33, 33, 3)),
+      trunks.Decisions(routing.all_run(count, 1)),
+      False,
     )
   )
 
@@ -57,8 +62,7 @@ def _size(tree: Any) -> int:
 
 @pytest.mark.parametrize(
   "blocks, trainable, whole, gates",
-  [(R18, 11_176_512, 11_186_132, 24_208),
-   (R34, 21_284_672, 21_301_732, 54_560)],
+  [(R18, 11_176_512, 11_186_132, 24_208), (R34, 21_284_672, 21_301_732, 54_560)],
 )
 def test_parameters_as_in_the_reference(blocks, trainable, whole, gates):
   found = _variables(blocks, gated=False)
@@ -72,8 +76,7 @@ def test_parameters_as_in_the_reference(blocks, trainable, whole, gates):
 
 
 @pytest.mark.parametrize(
-  "blocks, trainable, whole",
-  [(R34, 23_508_032, 23_561_205), (R101, 42_500_160, 42_605_608)],
+  "blocks, trainable, whole", [(R34, 23_508_032, 23_561_205), (R101, 42_500_160, 42_605_608)]
 )
 def test_bottleneck_parameters_as_in_the_reference(blocks, trainable, whole):
   found = _variables(blocks, gated=False, kind="bottleneck")
@@ -91,16 +94,18 @@ def test_group_norm_has_as_many_parameters_and_no_statistics():
 
 @pytest.mark.parametrize(
   "size, stem, features",
-  [((321, 321), (81, 81), (41, 41)), ((224, 224), (57, 57), (29, 29)),
-   ((480, 640), (121, 161), (61, 81)), ((256, 512), (65, 129), (33, 65))],
+  [
+    ((321, 321), (81, 81), (41, 41)),
+    ((224, 224), (57, 57), (29, 29)),
+    ((480, 640), (121, 161), (61, 81)),
+    ((256, 512), (65, 129), (33, 65)),
+  ],
 )
 def test_sizes_of_images(size, stem, features):
   assert _sizes(_net(R18), (1, *size, 3)) == [stem] * 3 + [features] * 6
 
 
-@pytest.mark.parametrize(
-  "length, channels, sizes", [(170, 76, (43, 22)), (482, 1, (121, 61))]
-)
+@pytest.mark.parametrize("length, channels, sizes", [(170, 76, (43, 22)), (482, 1, (121, 61))])
 def test_sizes_of_series(length, channels, sizes):
   found = _sizes(_net(R18, 1, "series"), (1, length, channels))
   assert found == [(sizes[0],)] * 3 + [(sizes[1],)] * 6
@@ -111,8 +116,7 @@ def test_series_lengths_before_the_subsampling():
   for length, half in [(170, 85), (482, 241)]:
     shape = jax.eval_shape(
       lambda n=length: net.init_with_output(
-        jax.random.key(0), jnp.zeros((1, n, 3)),
-        method=lambda m, x: m.stem_conv(x),
+        jax.random.key(0), jnp.zeros((1, n, 3)), method=lambda m, x: m.stem_conv(x)
       )[0]
     ).shape
     assert shape == (1, half, 64)
@@ -132,17 +136,12 @@ def _sizes(net: resnet.ResNet, shape: tuple[int, ...]) -> list[Any]:
       found.append(y.shape[2:-1])
     return module.final(y)
 
-  jax.eval_shape(
-    lambda: net.init_with_output(
-      jax.random.key(0), jnp.zeros(shape), method=run
-    )
-  )
+  jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), jnp.zeros(shape), method=run))
   return found
 
 
 @pytest.mark.parametrize(
-  "blocks, skipped, paper",
-  [(R18, ((2,), (6,)), 18.4815), (R34, ((6, 7, 9, 13), (3, 10)), 33.3458)],
+  "blocks, skipped, paper", [(R18, ((2,), (6,)), 18.4815), (R34, ((6, 7, 9, 13), (3, 10)), 33.3458)]
 )
 def test_multiply_accumulates_of_the_papers_policies(blocks, skipped, paper):
   count = sum(blocks)
@@ -152,9 +151,7 @@ def test_multiply_accumulates_of_the_papers_policies(blocks, skipped, paper):
     route = [[int(block + 1 not in skips) for block in range(count)]]
     kinds = routing.fixed(route, (False,) * count, train=False)
     total += costs.macs(
-      lambda v, x, kinds=kinds: trunk.apply(
-        v, x, trunks.Decisions(kinds), False
-      ),
+      lambda v, x, kinds=kinds: trunk.apply(v, x, trunks.Decisions(kinds), False),
       _variables(blocks, gated=False),
       jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),
     )
@@ -163,8 +160,7 @@ def test_multiply_accumulates_of_the_papers_policies(blocks, skipped, paper):
 
 def test_only_blocks_that_change_something_have_a_shortcut():
   names = _variables(R34, gated=False)["params"]["backbone"]
-  assert sorted(n for n in names if "shortcut" in n) == [
-    "shortcut_13", "shortcut_3", "shortcut_7"]
+  assert sorted(n for n in names if "shortcut" in n) == ["shortcut_13", "shortcut_3", "shortcut_7"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 9, 112, 161])
@@ -173,7 +169,7 @@ def test_max_pool_rounds_up_as_torch_does(size):
   found = resnet.max_pool_ceil(jnp.asarray(x), 1)
   wanted, start = [], -1
   while start < size:  # a window begins in the input or the padding before
-    wanted.append(x[:, max(start, 0): start + 3].max(1))
+    wanted.append(x[:, max(start, 0) : start + 3].max(1))
     if start + 3 >= size + 1:  # and one that reaches the end is the last
       break
     start += 2
@@ -196,8 +192,7 @@ def test_initial_weights_are_small():
 
 
 def _config(**values: Any) -> ml_collections.ConfigDict:
-  model = runpy.run_path(str(ROOT / "configs" / "base.py"))[
-    "get_config"]().model
+  model = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]().model
   model.update(values)
   return model
 
@@ -213,8 +208,7 @@ def test_the_default_config_is_the_reference():
 
 
 def test_a_width_factor_multiplies_all_widths():
-  found = resnet.build(
-    _config(width_factor=0.25), _spec("image", (9, 9, 3)), jnp.float32)
+  found = resnet.build(_config(width_factor=0.25), _spec("image", (9, 9, 3)), jnp.float32)
   assert found.widths == (16, 32, 64, 128)
 
 
@@ -225,8 +219,7 @@ def test_a_bottleneck_equals_its_layers_by_hand():
   x = rng.normal(size=(1, 2, 9, 5))
   pass_ = backbones.Pass(False, jnp.ones((1,)))
   shapes = jax.eval_shape(lambda: branch.init(jax.random.key(0), x, pass_))
-  variables = jax.tree.map(
-    lambda leaf: rng.uniform(0.5, 1.5, leaf.shape), shapes)
+  variables = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape), shapes)
   p, s = variables["params"], variables["batch_stats"]
 
   def normed(y, index):
@@ -245,9 +238,7 @@ def test_a_bottleneck_equals_its_layers_by_hand():
 
 def test_series_and_tables_are_one_dimensional():
   for kind in ("series", "table"):
-    found = resnet.build(
-      _config(stem="series"), _spec(kind, (9, 3)), jnp.float32
-    )
+    found = resnet.build(_config(stem="series"), _spec(kind, (9, 3)), jnp.float32)
     assert found.dims == 1
 
 
@@ -256,8 +247,7 @@ def test_series_and_tables_are_one_dimensional():
   [
     ({"blocks": (2, 2)}, "same number of segments"),
     ({"blocks": (0, 2, 2, 2)}, "at least one block a segment"),
-    ({"blocks": (), "widths": (), "strides": (), "dilations": ()},
-     "at least one block"),
+    ({"blocks": (), "widths": (), "strides": (), "dilations": ()}, "at least one block"),
     ({"stem": "large"}, "config.model.stem is 'large'"),
     ({"stem": "series"}, "cannot read images"),
     ({"block": "wide"}, "config.model.block is 'wide'; it must be one of"),
@@ -273,8 +263,7 @@ def test_a_config_without_sense_is_refused(values, message):
 def test_an_unknown_backbone_names_the_nearest():
   with pytest.raises(ValueError, match=r"'resnt'.*Did you mean 'resnet'\?"):
     backbones.find("resnt")
-  assert backbones.available() == (
-        "channel_lstm", "mlp", "resnet", "tcn")
+  assert backbones.available() == ("channel_lstm", "mlp", "resnet", "tcn")
   for name in backbones.available():
     assert callable(backbones.find(name).build)
 
@@ -282,16 +271,14 @@ def test_an_unknown_backbone_names_the_nearest():
 def test_norms_keep_float32_under_bfloat16():
   found = norm.GroupedBatchNorm(dtype=jnp.bfloat16)
   x = jnp.ones((1, 2, 3), jnp.bfloat16)
-  y, variables = found.init_with_output(
-    jax.random.key(0), x, jnp.ones((1,)), False
-  )
+  y, variables = found.init_with_output(jax.random.key(0), x, jnp.ones((1,)), False)
   assert y.dtype == jnp.bfloat16
-  assert {v.dtype for v in jax.tree.leaves(variables)} == {
-    jnp.dtype("float32")}
+  assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 def test_pictures_are_normalised_before_the_stem():
   """The mean gives what black gives without it; std divides."""
+
   def features(value, **changes):
     config = _config(**changes)
     network = resnet.build(config, _spec("image", (8, 8, 3)), jnp.float32)
@@ -299,8 +286,8 @@ def test_pictures_are_normalised_before_the_stem():
     pass_ = backbones.Pass(False, jnp.ones((1,)))
     variables = network.init(jax.random.key(0), x, pass_, method="stem")
     return network.apply(variables, x, pass_, method="stem")
+
   plain = features(0.25)
-  np.testing.assert_allclose(
-      features(0.75, mean=(0.25,) * 3, std=(2.0,) * 3), plain, rtol=1e-6)
+  np.testing.assert_allclose(features(0.75, mean=(0.25,) * 3, std=(2.0,) * 3), plain, rtol=1e-6)
   with pytest.raises(ValueError, match="config.model.mean and std must be thr"):
     features(0.5, mean=(0.1,))

@@ -18,12 +18,8 @@ from dynashare_jax.ops import routing
 
 RNG = np.random.default_rng(5)
 WEIGHTS = jnp.asarray(RNG.normal(size=(3, 4, 3, 6)), jnp.float32)
-SOME = hypothesis.settings(
-  max_examples=2, derandomize=True, deadline=None, database=None
-)
-routes = st.lists(
-  st.lists(st.integers(0, 1), min_size=2, max_size=2), min_size=3, max_size=3
-)
+SOME = hypothesis.settings(max_examples=2, derandomize=True, deadline=None, database=None)
+routes = st.lists(st.lists(st.integers(0, 1), min_size=2, max_size=2), min_size=3, max_size=3)
 
 
 def _same(tiny: Any, route: list[list[int]], gated: tuple[bool, ...]) -> None:
@@ -33,29 +29,19 @@ def _same(tiny: Any, route: list[list[int]], gated: tuple[bool, ...]) -> None:
   uses = any(gated)
   noise = net.noise() if uses else None
   planned = net.value(
-    trunks.Decisions(
-      routing.fixed(route, gated, train=True), policy, gated=uses, noise=noise
-    ),
+    trunks.Decisions(routing.fixed(route, gated, train=True), policy, gated=uses, noise=noise),
     WEIGHTS,
   )
-  masked = net.value(
-    trunks.Decisions(routing.own(2, 3), policy, gated=uses, noise=noise),
-    WEIGHTS,
-  )
+  masked = net.value(trunks.Decisions(routing.own(2, 3), policy, gated=uses, noise=noise), WEIGHTS)
   for name in ("features", "stats"):
-    chex.assert_trees_all_close(
-      planned[name], masked[name], rtol=1e-4, atol=1e-4
-    )
-  chex.assert_trees_all_close(
-    planned["grads"], masked["grads"], rtol=1e-3, atol=2e-3
-  )
+    chex.assert_trees_all_close(planned[name], masked[name], rtol=1e-4, atol=1e-4)
+  chex.assert_trees_all_close(planned["grads"], masked["grads"], rtol=1e-3, atol=2e-3)
   one, two = planned["signals"], masked["signals"]
   chex.assert_trees_all_equal(one.executed, two.executed)
   wanted = np.asarray(route, bool) & np.asarray(gated)[None]
   np.testing.assert_array_equal(one.gated, wanted)
   np.testing.assert_array_equal(
-    np.where(wanted[:, None], one.gate, 1),
-    np.where(wanted[:, None], two.gate, 1),
+    np.where(wanted[:, None], one.gate, 1), np.where(wanted[:, None], two.gate, 1)
   )
   if not uses:  # at test these routings differ from training by gates alone
     return
@@ -63,9 +49,7 @@ def _same(tiny: Any, route: list[list[int]], gated: tuple[bool, ...]) -> None:
     net.forward(trunks.Decisions(kinds, policy, gated=uses), train=False)
     for kinds in (routing.fixed(route, gated, False), routing.own(2, 3))
   ]
-  chex.assert_trees_all_close(
-    at_test[0][0], at_test[1][0], rtol=1e-4, atol=1e-5
-  )
+  chex.assert_trees_all_close(at_test[0][0], at_test[1][0], rtol=1e-4, atol=1e-5)
   chex.assert_trees_all_equal(at_test[0][1].executed, at_test[1][1].executed)
 
 
@@ -110,10 +94,7 @@ def _gate(batch, block):
 
 
 def _macs(net, decisions):
-  return costs.macs(
-    lambda v, x: net.trunk.apply(v, x, decisions, False),
-    net.variables, net.inputs,
-  )
+  return costs.macs(lambda v, x: net.trunk.apply(v, x, decisions, False), net.variables, net.inputs)
 
 
 @pytest.mark.parametrize("gated", [(False,) * 3, (True, False, True)])
@@ -139,34 +120,30 @@ def test_a_fixed_route_costs_its_blocks(tiny, seed, gated):
 def test_nothing_skipped_is_traced(tiny):
   net = tiny("image", 3, (False, True, True))
   route = [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
-  decisions = trunks.Decisions(
-    routing.fixed(route, net.trunk.gated, False), gated=True
-  )
+  decisions = trunks.Decisions(routing.fixed(route, net.trunk.gated, False), gated=True)
   assert _macs(net, decisions) == (
-    _stem(4) + _branch(4, 0) + _branch(4, 1) + _projection(4)
-    + _branch(4, 2) + _gate(4, 1) + _gate(4, 2)
+    _stem(4)
+    + _branch(4, 0)
+    + _branch(4, 1)
+    + _projection(4)
+    + _branch(4, 2)
+    + _gate(4, 1)
+    + _gate(4, 2)
   )
   masked = trunks.Decisions(routing.own(3, 3), jnp.ones((3, 3)))
   assert _macs(net, masked) == (
-    _stem(4) + _branch(4, 0)
-    + 3 * (_projection(4) + _branch(4, 1) + _branch(4, 2))
+    _stem(4) + _branch(4, 0) + 3 * (_projection(4) + _branch(4, 1) + _branch(4, 2))
   )
   hard = trunks.Decisions(routing.all_run(3, 3))
-  assert _macs(net, hard) == (
-    _stem(4) + _projection(4) + sum(_branch(4, b) for b in range(3))
-  )
+  assert _macs(net, hard) == (_stem(4) + _projection(4) + sum(_branch(4, b) for b in range(3)))
 
 
 def test_closed_first_blocks_are_computed_once(tiny):
   net = tiny("series", 3)
   policy = jnp.asarray(RNG.uniform(size=(3, 3)), jnp.float32)
   policy = policy.at[:, :2].set(1.0)
-  apart = net.forward(
-    trunks.Decisions(routing.own(3, 3), policy, discrete=False)
-  )
-  together = net.forward(
-    trunks.Decisions(routing.own(3, 3, shared=2), policy, discrete=False)
-  )
+  apart = net.forward(trunks.Decisions(routing.own(3, 3), policy, discrete=False))
+  together = net.forward(trunks.Decisions(routing.own(3, 3, shared=2), policy, discrete=False))
   chex.assert_trees_all_close(apart, together, rtol=1e-4, atol=1e-5)
 
 

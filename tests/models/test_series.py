@@ -22,22 +22,33 @@ from dynashare_jax.ops import routing
 QUICK = {"xla_backend_optimization_level": 0}
 TIME, COLUMNS, LENGTHS = 21, 5, (21, 13, 1, 8)
 TASKS = (
-    types.TaskSpec("hourly", "binary", 1, hourly=True),
-    types.TaskSpec("early", "binary", 1, until=6),
-    types.TaskSpec("whole", "multilabel", 3))
+  types.TaskSpec("hourly", "binary", 1, hourly=True),
+  types.TaskSpec("early", "binary", 1, until=6),
+  types.TaskSpec("whole", "multilabel", 3),
+)
 SPEC = types.DatasetSpec(
-    "series", TASKS, "series", (TIME, COLUMNS), {}, lengths=True,
-    channels=((0, 3), (1,), (2, 4)))
+  "series", TASKS, "series", (TIME, COLUMNS), {}, lengths=True, channels=((0, 3), (1,), (2, 4))
+)
 CLOSE = dict(rtol=2e-5, atol=2e-5)
 FAMILIES = ("resnet", "tcn", "channel_lstm")
 
 
 def _model(backbone, **more):
   config = runpy.run_path("configs/base.py")["get_config"]().model
-  config.update(dict(
-      backbone=backbone, width=6, hidden=3, dropout=0.0, stem="hourly",
-      head="temporal", head_width=7, widths=(4, 4, 6, 6),
-      blocks=(1, 1, 1, 1) if backbone == "resnet" else (3,)) | more)
+  config.update(
+    dict(
+      backbone=backbone,
+      width=6,
+      hidden=3,
+      dropout=0.0,
+      stem="hourly",
+      head="temporal",
+      head_width=7,
+      widths=(4, 4, 6, 6),
+      blocks=(1, 1, 1, 1) if backbone == "resnet" else (3,),
+    )
+    | more
+  )
   return config
 
 
@@ -45,39 +56,38 @@ def _network(backbone, gated=True, spec=SPEC, **more):
   """A network with three tasks, and its variables after some steps."""
   config = _model(backbone, **more)
   body = backbones.find(backbone).build(config, spec, jnp.float32)
-  trunk = trunks.SkipTrunk(
-      body, 3, (False,) + (gated,) * (body.num_blocks - 1), 4, "spread")
+  trunk = trunks.SkipTrunk(body, 3, (False,) + (gated,) * (body.num_blocks - 1), 4, "spread")
   made = tuple(
-      heads.of_task(config, spec, task, task.outputs, False, jnp.float32)
-      for task in spec.tasks)
+    heads.of_task(config, spec, task, task.outputs, False, jnp.float32) for task in spec.tasks
+  )
   network = trunks.Network(trunk, made, tuple(t.name for t in spec.tasks))
   inputs = _inputs()
   if not spec.lengths:
     inputs = inputs["series"]
   every = trunks.Decisions(routing.all_run(body.num_blocks, 3))
-  variables = jax.jit(
-      lambda key: network.init(key, inputs, every, False),
-      compiler_options=QUICK)(jax.random.key(0))
+  variables = jax.jit(lambda key: network.init(key, inputs, every, False), compiler_options=QUICK)(
+    jax.random.key(0)
+  )
   keys = iter(jax.random.split(jax.random.key(1), 500))
   # Weights large enough that everything reaches the predictions.
   variables = jax.tree.map(
-      lambda leaf: leaf + 0.3 * jax.random.uniform(next(keys), leaf.shape),
-      variables)
+    lambda leaf: leaf + 0.3 * jax.random.uniform(next(keys), leaf.shape), variables
+  )
   return network, variables, body.num_blocks
 
 
 def _inputs(seed=0):
   rng = np.random.default_rng(seed)
-  return {"series": jnp.asarray(rng.normal(size=(4, TIME, COLUMNS)),
-                                jnp.float32),
-          "length": jnp.asarray(LENGTHS, jnp.int32)}
+  return {
+    "series": jnp.asarray(rng.normal(size=(4, TIME, COLUMNS)), jnp.float32),
+    "length": jnp.asarray(LENGTHS, jnp.int32),
+  }
 
 
 def _gated(blocks, noise=None, **more):
   """Every task decides for itself at every block, gates too."""
   policy = jnp.ones((3, blocks)).at[1, 1].set(0.0)
-  return trunks.Decisions(routing.own(blocks, 3), policy, gated=True,
-                          noise=noise, **more)
+  return trunks.Decisions(routing.own(blocks, 3), policy, gated=True, noise=noise, **more)
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -85,12 +95,15 @@ def _gated(blocks, noise=None, **more):
 def test_later_hours_do_not_move_earlier_predictions(backbone, train):
   """At test; and in training but for the batch statistics, frozen here."""
   network, variables, blocks = _network(
-      backbone, norm="group" if train else "batch", gated=not train)
-  decisions = _gated(blocks) if not train else trunks.Decisions(
-      routing.own(blocks, 3), jnp.ones((3, blocks)))
-  run = jax.jit(lambda x: network.apply(
-      variables, x, decisions, train, mutable=["batch_stats"])[0][0],
-                compiler_options=QUICK)
+    backbone, norm="group" if train else "batch", gated=not train
+  )
+  decisions = (
+    _gated(blocks) if not train else trunks.Decisions(routing.own(blocks, 3), jnp.ones((3, blocks)))
+  )
+  run = jax.jit(
+    lambda x: network.apply(variables, x, decisions, train, mutable=["batch_stats"])[0][0],
+    compiler_options=QUICK,
+  )
   inputs = _inputs()
   before = run(inputs)
   other = _inputs(1)["series"]
@@ -105,8 +118,7 @@ def test_later_hours_do_not_move_earlier_predictions(backbone, train):
       assert not np.allclose(before["early"][0], after["early"][0])
     if hour < 20:  # It does reach what comes after.
       assert not np.allclose(before["whole"][0], after["whole"][0])
-      assert not np.allclose(
-          before["hourly"][0, hour + 1 :], after["hourly"][0, hour + 1 :])
+      assert not np.allclose(before["hourly"][0, hour + 1 :], after["hourly"][0, hour + 1 :])
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -115,9 +127,10 @@ def test_padding_changes_nothing(backbone, train):
   """Neither its values nor how much of it there is, nor in the averages."""
   network, variables, blocks = _network(backbone)
   noise = jax.random.logistic(jax.random.key(3), (4, 3, blocks))
-  run = jax.jit(lambda x: network.apply(
-      variables, x, _gated(blocks, noise), train, mutable=["batch_stats"]),
-                compiler_options=QUICK)
+  run = jax.jit(
+    lambda x: network.apply(variables, x, _gated(blocks, noise), train, mutable=["batch_stats"]),
+    compiler_options=QUICK,
+  )
   inputs = _inputs()
   (logits, signals), changed = run(inputs)
   mask = np.arange(TIME)[None] < np.asarray(LENGTHS)[:, None]
@@ -126,13 +139,12 @@ def test_padding_changes_nothing(backbone, train):
   for more in (spoilt, longer):
     (found, seen), moved = run(inputs | {"series": more})
     np.testing.assert_allclose(
-        np.asarray(found["hourly"])[:, :TIME][mask],
-        np.asarray(logits["hourly"])[mask], **CLOSE)
+      np.asarray(found["hourly"])[:, :TIME][mask], np.asarray(logits["hourly"])[mask], **CLOSE
+    )
     for name in ("early", "whole"):
       np.testing.assert_allclose(found[name], logits[name], **CLOSE)
     np.testing.assert_allclose(seen.executed, signals.executed, **CLOSE)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE),
-                 moved, changed)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), moved, changed)
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
@@ -140,14 +152,13 @@ def test_examples_compacted_equal_masked(backbone):
   network, variables, blocks = _network(backbone)
   inputs = _inputs()
   run = lambda how: jax.jit(
-      lambda x: network.apply(
-          variables, x, _gated(blocks, compaction=how), False),
-      compiler_options=QUICK)(inputs)
+    lambda x: network.apply(variables, x, _gated(blocks, compaction=how), False),
+    compiler_options=QUICK,
+  )(inputs)
   masked = run(None)
   assert 0 < float(masked[1].executed.mean()) < 1
   for how in (compaction.Compaction("rows"), compaction.Compaction("buckets")):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5),
-                 run(how), masked)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), run(how), masked)
 
 
 def test_gates_decide_by_the_hour_and_count_hours_of_the_stay():
@@ -168,27 +179,26 @@ def test_masked_batch_norm_is_that_of_the_real_steps():
   mask = np.arange(TIME)[None] < np.asarray(LENGTHS)[:, None]
   variables = layer.init(jax.random.key(0), x, jnp.ones((2,)), False)
   found, moved = layer.apply(
-      variables, x, jnp.asarray([0.5, 0.5]), False, mask,
-      mutable=["batch_stats"])
+    variables, x, jnp.asarray([0.5, 0.5]), False, mask, mutable=["batch_stats"]
+  )
   real = x[:, mask]  # [G, N, C]
   mean, var = real.mean(1), real.var(1)
   want = (real - mean[:, None]) / np.sqrt(var[:, None] + 1e-5)
   np.testing.assert_allclose(np.asarray(found)[:, mask], want, 1e-4, 1e-4)
   stats, n = moved["batch_stats"], mask.sum()
   np.testing.assert_allclose(stats["mean"], 0.1 * mean.mean(0), 1e-4, 1e-5)
-  np.testing.assert_allclose(
-      stats["var"], 0.9 + 0.1 * (var * n / (n - 1)).mean(0), 1e-4)
+  np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * (var * n / (n - 1)).mean(0), 1e-4)
 
 
 def test_a_mask_of_ones_is_no_mask():
   layer = norm.GroupedBatchNorm()
   x = jax.random.normal(jax.random.key(0), (2, 4, TIME, 3))
   variables = layer.init(jax.random.key(0), x, jnp.ones((2,)), False)
-  found = [layer.apply(variables, x, jnp.ones((2,)), False, mask,
-                       mutable=["batch_stats"])
-           for mask in (None, jnp.ones((4, TIME), bool))]
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5),
-               *found)
+  found = [
+    layer.apply(variables, x, jnp.ones((2,)), False, mask, mutable=["batch_stats"])
+    for mask in (None, jnp.ones((4, TIME), bool))
+  ]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), *found)
 
 
 def test_a_gate_scores_every_step_by_the_mean_so_far():
@@ -203,14 +213,14 @@ def test_a_gate_scores_every_step_by_the_mean_so_far():
     np.testing.assert_allclose(score[:, :, step], one, 1e-5, 1e-5)
 
 
-@pytest.mark.parametrize("total, size, stride, last", [
-    (21, 21, 1, 20), (21, 11, 2, 20), (21, 6, 4, 20), (170, 43, 4, 168),
-    (170, 22, 8, 168)])
+@pytest.mark.parametrize(
+  "total, size, stride, last",
+  [(21, 21, 1, 20), (21, 11, 2, 20), (21, 6, 4, 20), (170, 43, 4, 168), (170, 22, 8, 168)],
+)
 def test_strides_of_features(total, size, stride, last):
   steps = series.Steps(jnp.asarray([total, last + 1, last, 1]), total)
   assert steps.stride(size) == stride
-  np.testing.assert_array_equal(
-      steps.mask(size).sum(1), [size, size, size - 1, 1])
+  np.testing.assert_array_equal(steps.mask(size).sum(1), [size, size, size - 1, 1])
   full = series.at_every_step(jnp.arange(size)[None, :, None], steps)[0, :, 0]
   np.testing.assert_array_equal(full, np.arange(total) // stride)
 
@@ -223,8 +233,7 @@ def test_features_of_another_length_are_refused():
 def test_the_authors_form_sees_everything():
   """Without lengths: one dense layer over all steps, padding too."""
   spec = types.DatasetSpec("series", TASKS, "series", (TIME, COLUMNS), {})
-  network, variables, blocks = _network(
-      "resnet", gated=False, spec=spec, head="aspp")
+  network, variables, blocks = _network("resnet", gated=False, spec=spec, head="aspp")
   decisions = trunks.Decisions(routing.all_run(blocks, 3))
   run = lambda x: network.apply(variables, x, decisions, False)[0]
   x = _inputs()["series"]
@@ -236,10 +245,14 @@ def test_the_authors_form_sees_everything():
   assert not np.allclose(before["hourly"][:, 0], after["hourly"][:, 0])
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(
+  "change, message",
+  [
     (dict(head="aspp"), "it must be 'temporal' or 'linear'"),
     (dict(stem="deeplab"), "looks ahead"),
-    (dict(blocks=(0, 0, 0, 0)), "at least one block")])
+    (dict(blocks=(0, 0, 0, 0)), "at least one block"),
+  ],
+)
 def test_what_does_not_fit_series_is_refused(change, message):
   config = _model("resnet")
   config.update(change)

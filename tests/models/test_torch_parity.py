@@ -11,8 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-torch = pytest.importorskip(
-  "torch", reason="compares with PyTorch, which is not installed")
+torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 
 from models import torch_deeplab  # noqa: E402
 
@@ -32,18 +31,36 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 def _model(blocks: Any, kind: str) -> Any:
-  return ml_collections.ConfigDict(dict(
-    backbone="resnet", stem="deeplab", norm="batch", block=kind, blocks=blocks,
-    mean=COLOURS.mean, std=COLOURS.std))
+  return ml_collections.ConfigDict(
+    dict(
+      backbone="resnet",
+      stem="deeplab",
+      norm="batch",
+      block=kind,
+      blocks=blocks,
+      mean=COLOURS.mean,
+      std=COLOURS.std,
+    )
+  )
 
 
 def _ours(blocks: Any, widths: Any, kind: str, gated: tuple[bool, ...]) -> Any:
   backbone = resnet.ResNet(
-    2, blocks, widths, STRIDES, DILATIONS, "deeplab", block_kind=kind,
-    mean=COLOURS.mean, std=COLOURS.std)
+    2,
+    blocks,
+    widths,
+    STRIDES,
+    DILATIONS,
+    "deeplab",
+    block_kind=kind,
+    mean=COLOURS.mean,
+    std=COLOURS.std,
+  )
   return trunks.Network(
     trunks.SkipTrunk(backbone, len(OUTPUTS), gated),
-    tuple(heads.AsppHead(n, width=8) for n in OUTPUTS), ("a", "b"))
+    tuple(heads.AsppHead(n, width=8) for n in OUTPUTS),
+    ("a", "b"),
+  )
 
 
 def _pass(network: Any, x: Any, decisions: Any) -> Any:
@@ -53,9 +70,7 @@ def _pass(network: Any, x: Any, decisions: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3), compiler_options=QUICK)
-def _forward(
-  network: Any, variables: Any, x: Any, frozen: Any, policy: Any
-) -> Any:
+def _forward(network: Any, variables: Any, x: Any, frozen: Any, policy: Any) -> Any:
   decisions = frozen._replace(policy=policy)
   return network.apply(variables, x, decisions, method=_pass)
 
@@ -64,11 +79,16 @@ class Pair:
   """Their network with random numbers, and ours filled from its file."""
 
   def __init__(
-    self, folder: Any, blocks: Any, widths: Any = THIN, kind: str = "basic",
-    gated: tuple[bool, ...] | None = None
+    self,
+    folder: Any,
+    blocks: Any,
+    widths: Any = THIN,
+    kind: str = "basic",
+    gated: tuple[bool, ...] | None = None,
   ) -> None:
     self.theirs = torch_deeplab.Network(
-      OUTPUTS, blocks, widths, kind, gated=gated is not None).randomise(3)
+      OUTPUTS, blocks, widths, kind, gated=gated is not None
+    ).randomise(3)
     path = folder / "latest_model.pth.tar"
     # A checkpoint as the authors' code writes it.
     torch.save({"mtl-net": self.theirs.state_dict(), "iter": 20000}, path)
@@ -77,17 +97,25 @@ class Pair:
     self.ours = _ours(blocks, widths, kind, self.gated)
     shapes = jax.eval_shape(
       lambda: self.ours.init(
-        jax.random.key(0), jnp.zeros((1, 33, 33, 3)),
-        trunks.Decisions(routing.all_run(self.blocks, len(OUTPUTS))), False))
+        jax.random.key(0),
+        jnp.zeros((1, 33, 33, 3)),
+        trunks.Decisions(routing.all_run(self.blocks, len(OUTPUTS))),
+        False,
+      )
+    )
     self.loaded = weights.load(
-      path, "auto", shapes["params"], shapes["batch_stats"],
-      _model(blocks, kind))
-    self.variables = {"params": self.loaded.params,
-                      "batch_stats": self.loaded.stats}
+      path, "auto", shapes["params"], shapes["batch_stats"], _model(blocks, kind)
+    )
+    self.variables = {"params": self.loaded.params, "batch_stats": self.loaded.stats}
 
   def check(
-    self, size: tuple[int, int], policy: np.ndarray, frozen: Any,
-    masked: bool, batch: int = 2, asked: tuple[bool, ...] | None = None
+    self,
+    size: tuple[int, int],
+    policy: np.ndarray,
+    frozen: Any,
+    masked: bool,
+    batch: int = 2,
+    asked: tuple[bool, ...] | None = None,
   ) -> Any:
     """Compares features and logits of all tasks; returns the signals."""
     rng = np.random.default_rng(size[0])
@@ -96,11 +124,10 @@ class Pair:
     asked = asked or (False,) * self.blocks
     wanted = self.theirs.predict(x, policy, asked)
     features, logits, signals = _forward(
-      self.ours, self.variables, x, frozen,
-      jnp.asarray(policy, jnp.float32) if masked else None)
+      self.ours, self.variables, x, frozen, jnp.asarray(policy, jnp.float32) if masked else None
+    )
     for t in range(len(OUTPUTS)):
-      for found, right in ((features[t], wanted[0][t]),
-                           (logits[t], wanted[1][t])):
+      for found, right in ((features[t], wanted[0][t]), (logits[t], wanted[1][t])):
         assert found.shape == right.shape
         assert np.abs(right).max() > 0.1
         error = np.abs(np.asarray(found) - right).max() / np.abs(right).max()
@@ -110,7 +137,9 @@ class Pair:
 
 SIZES = [(33, 33), (40, 56), (65, 97)]
 CASES = [(R18, "basic", size) for size in SIZES] + [
-  (R34, "basic", (33, 33)), ((1, 2, 1, 2), "bottleneck", (40, 56))]
+  (R34, "basic", (33, 33)),
+  ((1, 2, 1, 2), "bottleneck", (40, 56)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +147,7 @@ def pair(tmp_path_factory: Any) -> Any:
   @functools.cache
   def make(blocks: Any, kind: str) -> Pair:
     return Pair(tmp_path_factory.mktemp("weights"), blocks, kind=kind)
+
   return make
 
 
@@ -160,8 +190,8 @@ def test_gated(tmp_path, size):
   route = _route(nets.blocks)
   kinds = routing.fixed(route.astype(int).tolist(), gated, False)
   signals, wanted = nets.check(
-    size, route, trunks.Decisions(kinds, gated=True), masked=False, batch=12,
-    asked=gated)
+    size, route, trunks.Decisions(kinds, gated=True), masked=False, batch=12, asked=gated
+  )
   places = [l for l, has in enumerate(gated) if has]
   decided = []
   for t in range(len(OUTPUTS)):
@@ -169,8 +199,8 @@ def test_gated(tmp_path, size):
       if not route[t, place]:
         continue
       np.testing.assert_allclose(
-        signals.relevance[t, :, place], score, rtol=1e-3,
-        atol=1e-4 * np.abs(score).max())
+        signals.relevance[t, :, place], score, rtol=1e-3, atol=1e-4 * np.abs(score).max()
+      )
       np.testing.assert_array_equal(signals.gate[t, :, place], score > 0)
       decided.append(score > 0)
   assert 0.1 < np.mean(decided) < 0.9
@@ -179,8 +209,7 @@ def test_gated(tmp_path, size):
 
 def test_at_real_widths(tmp_path):
   nets = Pair(tmp_path, R18, (64, 128, 256, 512))
-  assert sum(a.size for a in jax.tree.leaves(
-    nets.loaded.params["trunk"])) == 11_176_512
+  assert sum(a.size for a in jax.tree.leaves(nets.loaded.params["trunk"])) == 11_176_512
   route = _route(nets.blocks)
   kinds = routing.fixed(route.astype(int).tolist(), nets.gated, False)
   nets.check((33, 49), route, trunks.Decisions(kinds), masked=False)

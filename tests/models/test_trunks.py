@@ -25,9 +25,7 @@ def _conv(x, kernel, stride=1, dilation=1, pad=0):
   """Convolution of `[B, H, W, C]`, tap after tap, in float64."""
   x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
   taps = kernel.shape[0]
-  height, width = (
-    (n - dilation * (taps - 1) - 1) // stride + 1 for n in x.shape[1:3]
-  )
+  height, width = ((n - dilation * (taps - 1) - 1) // stride + 1 for n in x.shape[1:3])
   out = np.zeros((x.shape[0], height, width, kernel.shape[-1]))
   for i in range(taps):
     for j in range(taps):
@@ -68,9 +66,7 @@ def _twin(tiny, decisions, gates=None):
       residual = x
       if block == 1:  # changes shape
         q = params["shortcut_1"]
-        residual = _norm(
-          _conv(x, q["conv"]["kernel"], stride), q["norm"], note("shortcut_1")
-        )
+        residual = _norm(_conv(x, q["conv"]["kernel"], stride), q["norm"], note("shortcut_1"))
       z = _conv(x, p["conv_0"]["kernel"], stride, dilation, dilation)
       z = np.maximum(_norm(z, p["norm_0"], note(f"{block}_0")), 0)
       z = _conv(z, p["conv_1"]["kernel"], 1, dilation, dilation)
@@ -97,15 +93,11 @@ def test_soft_pass_equals_sequential_passes(tiny, tasks):
   net = tiny(tasks=tasks)
   decisions = RNG.uniform(size=(tasks, 3)).astype(np.float32)
   found, signals, stats = net.forward(
-    trunks.Decisions(
-      routing.own(3, tasks), jnp.asarray(decisions), discrete=False
-    )
+    trunks.Decisions(routing.own(3, tasks), jnp.asarray(decisions), discrete=False)
   )
   wanted, seen = _twin(net, decisions)
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
-  np.testing.assert_allclose(
-    signals.executed, decisions[:, None].repeat(4, 1), rtol=1e-6
-  )
+  np.testing.assert_allclose(signals.executed, decisions[:, None].repeat(4, 1), rtol=1e-6)
   assert not signals.gated.any()
   stats = stats["backbone"]
   every = np.ones(tasks)
@@ -134,9 +126,7 @@ def test_skipped_is_the_residual_and_executed_has_a_relu(tiny):
 def test_only_executing_tasks_move_running_averages(tiny):
   net = tiny(tasks=3)
   route = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1]], np.float32)
-  _, _, stats = net.forward(
-    trunks.Decisions(routing.own(3, 3), jnp.asarray(route))
-  )
+  _, _, stats = net.forward(trunks.Decisions(routing.own(3, 3), jnp.asarray(route)))
   _, seen = _twin(net, route)
   for block in range(3):
     mean, var = _moved(seen[f"{block}_1"], route[:, block])
@@ -151,19 +141,13 @@ def test_gated_pass_equals_sequential_passes(tiny):
   net = tiny(tasks=2, gated=(False, True, True))
   policy = jnp.asarray([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
   found, signals, _ = net.forward(
-    trunks.Decisions(
-      routing.own(3, 2), policy, gated=True, noise=net.noise()[:, :2]
-    )
+    trunks.Decisions(routing.own(3, 2), policy, gated=True, noise=net.noise()[:, :2])
   )
   gates = np.asarray(signals.gate)
   assert set(np.unique(gates)) == {0.0, 1.0}
   np.testing.assert_array_equal(gates[..., 0], 1)
-  np.testing.assert_array_equal(
-    signals.gated, [[False, True, True], [False, True, True]]
-  )
-  np.testing.assert_array_equal(
-    signals.executed, gates * np.asarray(policy)[:, None]
-  )
+  np.testing.assert_array_equal(signals.gated, [[False, True, True], [False, True, True]])
+  np.testing.assert_array_equal(signals.executed, gates * np.asarray(policy)[:, None])
   wanted, _ = _twin(net, np.asarray(policy), gates)
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
@@ -173,13 +157,10 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
   weights = jnp.asarray(RNG.normal(size=(2, 4, 6)), jnp.float32)
   noise = net.noise()
   decisions = trunks.Decisions(
-    routing.own(3, 2), jnp.ones((2, 3)), gated=True, noise=noise,
-    temperature=0.7,
+    routing.own(3, 2), jnp.ones((2, 3)), gated=True, noise=noise, temperature=0.7
   )
   found = net.value(decisions, weights)
-  slope = jax.nn.sigmoid(
-    (found["signals"].relevance[..., 2] + noise[:, :, 2].T) / 0.7
-  )
+  slope = jax.nn.sigmoid((found["signals"].relevance[..., 2] + noise[:, :, 2].T) / 0.7)
   slope = slope * (1 - slope) / 0.7
 
   def along(gate):
@@ -187,9 +168,7 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
     last = jnp.asarray([[0.0, 0.0, 1.0]] * 2)
 
     def by_policy(policy):
-      features, _, _ = net.forward(
-        trunks.Decisions(routing.own(3, 2), policy, discrete=False)
-      )
+      features, _, _ = net.forward(trunks.Decisions(routing.own(3, 2), policy, discrete=False))
       return jnp.sum(features * weights, -1)
 
     start = jnp.ones((2, 3)).at[:, 2].set(gate)
@@ -201,7 +180,8 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
   np.testing.assert_allclose(bias[1], wanted, rtol=1e-4)
   np.testing.assert_allclose(bias[0], -wanted, rtol=1e-4)
   assert all(
-    jnp.abs(g).max() > 0 for g in jax.tree.leaves(found["grads"]["gate_2"])
+    jnp.abs(g).max() > 0
+    for g in jax.tree.leaves(found["grads"]["gate_2"])
     if g.shape != (5,)  # a shift before the batch norm changes nothing
   )
 
@@ -212,9 +192,7 @@ def test_layers_treat_groups_apart_in_either_way(monkeypatch):
   kernel = jnp.asarray(RNG.normal(size=(3, 3, 4, 3)), jnp.float32)
   bound = layer.bind({"params": {"kernel": kernel}})
 
-  @functools.partial(
-    jax.jit, static_argnums=0, compiler_options=QUICK
-  )
+  @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
   def run(way):
     del way  # a new trace
     return backbones.each_group(bound, x)

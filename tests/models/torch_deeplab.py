@@ -20,28 +20,29 @@ RATES = (6, 12, 18, 24)
 STRIDES, DILATIONS = (1, 2, 1, 1), (1, 1, 2, 4)
 
 
-def _conv(inputs: int, outputs: int, width: int, stride: int = 1,
-          dilation: int = 1, bias: bool = False) -> nn.Conv2d:
-  return nn.Conv2d(inputs, outputs, width, stride, dilation * (width // 2),
-                   dilation, bias=bias)
+def _conv(
+  inputs: int, outputs: int, width: int, stride: int = 1, dilation: int = 1, bias: bool = False
+) -> nn.Conv2d:
+  return nn.Conv2d(inputs, outputs, width, stride, dilation * (width // 2), dilation, bias=bias)
 
 
 def _projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-  return nn.Sequential(_conv(inputs, outputs, 1, stride),
-                       nn.BatchNorm2d(outputs))
+  return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
 
 class Block(nn.Module):
   """Convolutions with norms; with a gate, as DynaShare's blocks have one."""
 
-  def __init__(self, kind: str, inputs: int, width: int, stride: int,
-               dilation: int, gated: bool) -> None:
+  def __init__(
+    self, kind: str, inputs: int, width: int, stride: int, dilation: int, gated: bool
+  ) -> None:
     super().__init__()
     outputs = width * (4 if kind == "bottleneck" else 1)
-    plan = ([(width, 3, stride, dilation), (width, 3, 1, dilation)]
-            if kind == "basic" else
-            [(width, 1, stride, 1), (width, 3, 1, dilation),
-             (outputs, 1, 1, 1)])
+    plan = (
+      [(width, 3, stride, dilation), (width, 3, 1, dilation)]
+      if kind == "basic"
+      else [(width, 1, stride, 1), (width, 3, 1, dilation), (outputs, 1, 1, 1)]
+    )
     self.layers = len(plan)
     channels = inputs
     for number, (out, size, step, spread) in enumerate(plan, 1):
@@ -49,8 +50,7 @@ class Block(nn.Module):
       setattr(self, f"bn{number}", nn.BatchNorm2d(out))
       channels = out
     if gated:
-      self.fc1, self.fc2 = (_conv(inputs, 16, 1, bias=True),
-                            _conv(16, 2, 1, bias=True))
+      self.fc1, self.fc2 = (_conv(inputs, 16, 1, bias=True), _conv(16, 2, 1, bias=True))
       self.fc1bn = nn.BatchNorm2d(16)
       if stride != 1 or inputs != outputs:
         self.shortcut = _projection(inputs, outputs, stride)  # never runs
@@ -70,8 +70,7 @@ class Block(nn.Module):
 class Backbone(nn.Module):
   """Stem, blocks by segment, and a shortcut a segment."""
 
-  def __init__(self, kind: str, blocks: Sequence[int], widths: Sequence[int],
-               gated: bool) -> None:
+  def __init__(self, kind: str, blocks: Sequence[int], widths: Sequence[int], gated: bool) -> None:
     super().__init__()
     self.conv1 = nn.Conv2d(3, widths[0], 7, 2, 3, bias=False)
     self.bn1 = nn.BatchNorm2d(widths[0])
@@ -83,15 +82,14 @@ class Backbone(nn.Module):
         shortcuts[str(s)] = _projection(inputs, outputs, stride)
       made = []
       for b in range(count):
-        made.append(Block(kind, inputs, width, stride if b == 0 else 1,
-                          dilation, gated))
+        made.append(Block(kind, inputs, width, stride if b == 0 else 1, dilation, gated))
         inputs = outputs
       segments.append(nn.ModuleList(made))
     self.blocks = nn.ModuleList(segments)
     self.ds = nn.ModuleDict(shortcuts)  # ds.1.0.weight, as in a list with gaps
 
   def forward(
-      self, x: torch.Tensor, policy: Sequence[float], gated: Sequence[bool]
+    self, x: torch.Tensor, policy: Sequence[float], gated: Sequence[bool]
   ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """One task's pass: its features, and the scores of the gates asked."""
     x = F.relu(self.bn1(self.conv1(x)))
@@ -127,9 +125,13 @@ class Network(nn.Module):
   """Backbone, a head a task, and the policy's logits (column 0 executes)."""
 
   def __init__(
-      self, outputs: Sequence[int], blocks: Sequence[int],
-      widths: Sequence[int], kind: str = "basic", head_width: int = 8,
-      gated: bool = False
+    self,
+    outputs: Sequence[int],
+    blocks: Sequence[int],
+    widths: Sequence[int],
+    kind: str = "basic",
+    head_width: int = 8,
+    gated: bool = False,
   ) -> None:
     super().__init__()
     self.backbone = Backbone(kind, blocks, widths, gated)
@@ -137,10 +139,8 @@ class Network(nn.Module):
     self.tasks = len(outputs)
     for t, classes in enumerate(outputs, 1):
       for c, rate in enumerate(RATES):
-        setattr(self, f"task{t}_fc1_c{c}",
-                Aspp(features, head_width, classes, rate))
-      self.register_parameter(f"task{t}_logits", nn.Parameter(
-          torch.zeros(sum(blocks), 2)))
+        setattr(self, f"task{t}_fc1_c{c}", Aspp(features, head_width, classes, rate))
+      self.register_parameter(f"task{t}_logits", nn.Parameter(torch.zeros(sum(blocks), 2)))
 
   def randomise(self, seed: int) -> Network:
     """Draws every number, running statistics too, and stops training."""
@@ -160,7 +160,7 @@ class Network(nn.Module):
 
   @torch.inference_mode()
   def predict(
-      self, rgb: np.ndarray, policy: np.ndarray, gated: Sequence[bool]
+    self, rgb: np.ndarray, policy: np.ndarray, gated: Sequence[bool]
   ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
     """Features `[B, h, w, C]`, logits and gate scores of every task.
 

@@ -29,9 +29,7 @@ def _score(task, batches):
   totals = None
   for logits, target, valid, *rest in batches:
     present = rest[0] if rest else np.ones(len(target), bool)
-    sums = jax.device_get(
-      _sums(task, jnp.asarray(logits, jnp.float32), target, valid, present)
-    )
+    sums = jax.device_get(_sums(task, jnp.asarray(logits, jnp.float32), target, valid, present))
     sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
     totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
   return kinds.find(task.kind).finish(task, totals, {})
@@ -73,9 +71,7 @@ def test_void_of_padding_does_not_count():
   logits = _one_hot(np.zeros((3, 2, 2), int), 2)
   alone = _score(authors, [(logits[:1], target[:1], valid[:1])])
   present = np.array([True, False, False])
-  padded = _score(
-    authors, [(logits, target, valid & present[:, None, None], present)]
-  )
+  padded = _score(authors, [(logits, target, valid & present[:, None, None], present)])
   assert padded == pytest.approx(alone)
   assert alone["pixel_accuracy"] == pytest.approx(25)
 
@@ -86,14 +82,9 @@ def test_accuracy_averages_batches_by_their_examples():
   few = np.array([[[0, 255], [255, 255]]] * 2)
   full = np.zeros((1, 2, 2), int)
   wrong = _one_hot(np.ones((1, 2, 2), int), 2)
-  batches = [
-    (_one_hot(np.zeros((2, 2, 2), int), 2), few, few < 2),
-    (wrong, full, full < 2),
-  ]
+  batches = [(_one_hot(np.zeros((2, 2, 2), int), 2), few, few < 2), (wrong, full, full < 2)]
   assert _score(ours, batches)["pixel_accuracy"] == pytest.approx(100 * 2 / 6)
-  assert _score(authors, batches)["pixel_accuracy"] == pytest.approx(
-    100 * (2 * 1.0 + 1 * 0.0) / 3
-  )
+  assert _score(authors, batches)["pixel_accuracy"] == pytest.approx(100 * (2 * 1.0 + 1 * 0.0) / 3)
 
 
 def test_depth_by_hand():
@@ -102,8 +93,7 @@ def test_depth_by_hand():
   target = np.array([[[1.0, 2.0]], [[4.0, 4.0]]], np.float32)
   logits = np.array([[[-1.0, 2.0]], [[4.0, 8.0]]])[..., None]
   valid = np.array([[[True, True]], [[True, False]]])
-  batches = [(logits[i : i + 1], target[i : i + 1], valid[i : i + 1])
-             for i in range(2)]  # fmt: skip
+  batches = [(logits[i : i + 1], target[i : i + 1], valid[i : i + 1]) for i in range(2)]
   got, twin = _score(ours, batches), _score(authors, batches)
   assert got["abs"] == pytest.approx(2 / 3)
   assert twin["abs"] == pytest.approx((1.0 + 0.0) / 2)
@@ -116,8 +106,7 @@ def test_depth_by_hand():
 
 def test_a_depth_of_0_is_within_no_ratio_of_either():
   for task in _both(TaskSpec("d", "depth")):
-    batch = [(np.zeros((1, 1, 2, 1)), np.ones((1, 1, 2), np.float32),
-              np.ones((1, 1, 2), bool))]  # fmt: skip
+    batch = [(np.zeros((1, 1, 2, 1)), np.ones((1, 1, 2), np.float32), np.ones((1, 1, 2), bool))]
     assert _score(task, batch)["delta_1.25^3"] == 0
 
 
@@ -165,8 +154,7 @@ def _random(kind, outputs, rng, size):
   if kind == "segmentation":
     target = rng.choice([-1, 0, 1, 2, 255], shape).astype(np.int32)
     return logits, target, (target >= 0) & (target < 3)
-  return (logits, rng.uniform(0.5, 3, shape).astype(np.float32),
-          rng.random(shape) < 0.6)  # fmt: skip
+  return (logits, rng.uniform(0.5, 3, shape).astype(np.float32), rng.random(shape) < 0.6)
 
 
 def _twin(kind, batches):
@@ -202,9 +190,7 @@ def _twin(kind, batches):
   return found
 
 
-@pytest.mark.parametrize(
-  ("kind", "outputs"), [("segmentation", 3), ("depth", 1)]
-)
+@pytest.mark.parametrize(("kind", "outputs"), [("segmentation", 3), ("depth", 1)])
 def test_against_a_slow_twin(kind, outputs):
   rng = np.random.default_rng(4)
   _, task = _both(TaskSpec("t", kind, outputs))
@@ -213,8 +199,7 @@ def test_against_a_slow_twin(kind, outputs):
 
 
 @pytest.mark.parametrize(
-  ("kind", "outputs"),
-  [("segmentation", 3), ("depth", 1), ("regression", 1)],
+  ("kind", "outputs"), [("segmentation", 3), ("depth", 1), ("regression", 1)]
 )
 def test_only_the_authors_values_depend_on_the_batch_size(kind, outputs):
   rng = np.random.default_rng(5)
@@ -223,8 +208,7 @@ def test_only_the_authors_values_depend_on_the_batch_size(kind, outputs):
   target[1:, :4] = 2
   logits[0] += 3
   cut = lambda size: [
-    (logits[i : i + size], target[i : i + size], valid[i : i + size])
-    for i in range(0, 6, size)
+    (logits[i : i + size], target[i : i + size], valid[i : i + size]) for i in range(0, 6, size)
   ]
   ours, authors = _both(TaskSpec("t", kind, outputs))
   assert _score(ours, cut(1)) == pytest.approx(_score(ours, cut(6)), rel=1e-5)

@@ -9,9 +9,7 @@ from dynashare_jax.objectives import delta
 from dynashare_jax.objectives import kinds
 from dynashare_jax.types import Metric, TaskSpec
 
-SEGMENTATION = kinds.find("segmentation").metrics(
-  TaskSpec("seg", "segmentation", 40)
-)
+SEGMENTATION = kinds.find("segmentation").metrics(TaskSpec("seg", "segmentation", 40))
 NORMALS = kinds.find("normals").metrics(TaskSpec("sn", "normals", 3))
 DEPTH = kinds.find("depth").metrics(TaskSpec("depth", "depth", unit="m"))
 
@@ -25,8 +23,7 @@ def _row(second, baseline, row) -> tuple[float, float, float]:
   """Gains of segmentation, of the second task, and overall."""
   metrics = {"seg": SEGMENTATION, "second": second}
   parts = [
-    {"seg": _values(SEGMENTATION, r[:2]), "second": _values(second, r[2:])}
-    for r in (row, baseline)
+    {"seg": _values(SEGMENTATION, r[:2]), "second": _values(second, r[2:])} for r in (row, baseline)
   ]
   gains = delta.deltas(metrics, *parts)
   return gains["seg"], gains["second"], delta.delta(gains)
@@ -85,9 +82,7 @@ def test_directions_and_negative_baselines():
 def test_what_has_no_gain_names_the_metric():
   metric = (Metric("miou", True),)
   with pytest.raises(ValueError, match="'seg'.*baseline of metric 'miou' is 0"):
-    delta.deltas(
-      {"seg": metric}, {"seg": {"miou": 1.0}}, {"seg": {"miou": 0.0}}
-    )
+    delta.deltas({"seg": metric}, {"seg": {"miou": 1.0}}, {"seg": {"miou": 0.0}})
   with pytest.raises(ValueError, match="'miou' is missing from the run"):
     delta.delta_task(metric, {"iou": 1.0}, {"miou": 1.0})
   with pytest.raises(ValueError, match="'miou' is missing from the baseline"):
@@ -108,11 +103,7 @@ def test_mean_rank_by_hand():
     "third": {"a": {"up": 2.0, "down": np.nan}},
   }
   # up: 1, 2.5, 2.5; down: 1.5, 1.5, 3.
-  assert delta.mean_rank(metrics, methods) == {
-    "first": 1.25,
-    "second": 2.0,
-    "third": 2.75,
-  }
+  assert delta.mean_rank(metrics, methods) == {"first": 1.25, "second": 2.0, "third": 2.75}
   with pytest.raises(ValueError, match="'up'.*task 'a' of method 'new'"):
     delta.mean_rank(metrics, {"new": {}})
   with pytest.raises(ValueError, match="at least one method"):
@@ -123,7 +114,6 @@ def test_an_auc_is_not_mixed_with_a_kappa():
   """DynaShare's +15.5% for length of stay: a kappa set against an AUC."""
   metrics = kinds.find("multiclass").metrics(TaskSpec("los", "multiclass", 10))
   assert [m.name for m in metrics if m.in_delta] == ["auc_ovo"]
-  before = {"accuracy": 40.0, "kappa": 20.0, "kappa_linear": 30.0,
-            "auc_ovo": 80.0}
+  before = {"accuracy": 40.0, "kappa": 20.0, "kappa_linear": 30.0, "auc_ovo": 80.0}
   after = before | {"kappa": 80.0, "kappa_linear": 0.0, "auc_ovo": 84.0}
   assert delta.delta_task(metrics, after, before) == pytest.approx(5.0)

@@ -110,9 +110,7 @@ def test_normals_do_not_care_about_length_and_survive_zero():
   zero = jnp.zeros((1, 2, 2, 3))
   gradient = jax.grad(lambda p: kind.loss(task, p, target, valid).total)(zero)
   assert np.isfinite(gradient).all()
-  np.testing.assert_allclose(
-    np.linalg.norm(kind.predict(task, 7 * target), axis=-1), 1, rtol=1e-6
-  )
+  np.testing.assert_allclose(np.linalg.norm(kind.predict(task, 7 * target), axis=-1), 1, rtol=1e-6)
 
 
 def test_regression_by_hand():
@@ -142,9 +140,7 @@ def test_binary_against_sklearn(shape):
   )
   share = 1 / (1 + np.exp(-score))
   twin = -5 * truth * np.log(share) - (1 - truth) * np.log(1 - share)
-  assert _mean(task, logits.reshape(shape), target, valid) == pytest.approx(
-    twin.mean(), rel=1e-5
-  )
+  assert _mean(task, logits.reshape(shape), target, valid) == pytest.approx(twin.mean(), rel=1e-5)
 
 
 def test_binary_over_time():
@@ -222,9 +218,7 @@ def test_multiclass_against_sklearn(shape):
 def test_class_frequencies_are_the_constant():
   target = np.array([0, 0, 1, 0, 7])
   valid = np.ones(5, bool)
-  row = kinds.find("multiclass").constant(
-    TaskSpec("c", "multiclass", 3), target, valid
-  )
+  row = kinds.find("multiclass").constant(TaskSpec("c", "multiclass", 3), target, valid)
   np.testing.assert_allclose(row, [np.log(0.75), np.log(0.25), -20], rtol=1e-5)
 
 
@@ -232,9 +226,7 @@ def test_half_precision_logits_are_summed_in_float32():
   task = TaskSpec("seg", "segmentation", 2)
   target = np.zeros((1, 100, 100), np.int32)
   logits = jnp.zeros((1, 100, 100, 2), jnp.bfloat16)
-  total, count = kinds.find("segmentation").loss(
-    task, logits, target, target == 0
-  )
+  total, count = kinds.find("segmentation").loss(task, logits, target, target == 0)
   assert total.dtype == count.dtype == jnp.float32
   assert float(total) == pytest.approx(1e4 * np.log(2), rel=1e-5)
 
@@ -248,8 +240,7 @@ def test_class_weights_by_hand():
   total, count = kinds.find("segmentation").loss(task, logits, target, valid)
   np.testing.assert_allclose(total, np.log(2) + 3 * np.log(4), rtol=1e-6)
   assert count == 4
-  total, count = kinds.find("segmentation").loss(
-      task, logits, target, np.array([[[True, False]]]))
+  total, count = kinds.find("segmentation").loss(task, logits, target, np.array([[[True, False]]]))
   np.testing.assert_allclose(total / count, np.log(2), rtol=1e-6)
 
 

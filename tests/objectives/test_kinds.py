@@ -36,11 +36,7 @@ def _examples():
     "depth": (spec("d", "depth", unit="m"), depth, depth[..., None]),
     "normals": (spec("n", "normals", 3), normals, 3 * normals),
     "regression": (spec("r", "regression", 2), maps, maps),
-    "binary": (
-      spec("b", "binary", positive_weight=2.0),
-      yes,
-      8.0 * yes[:, None] - 4,
-    ),
+    "binary": (spec("b", "binary", positive_weight=2.0), yes, 8.0 * yes[:, None] - 4),
     "multilabel": (spec("m", "multilabel", 3), labels, 8.0 * labels - 4),
     "multiclass": (spec("c", "multiclass", 4), multi, 4 * np.eye(4)[multi]),
   }
@@ -142,10 +138,7 @@ def test_labels_that_are_not_valid_do_not_matter(name):
   results = []
   for labels in (target, _spoiled(target, valid)):
     results.append(
-      (
-        _gradient(task, logits, labels, valid),
-        _evaluate(kind, task, logits, labels, valid),
-      )
+      (_gradient(task, logits, labels, valid), _evaluate(kind, task, logits, labels, valid))
     )
   (value, gradient), metrics = results[0]
   (other, twin), same = results[1]
@@ -180,9 +173,7 @@ def test_the_batch_split_does_not_matter(name, parts):
 def test_padding_changes_nothing(name):
   kind, task, target, logits, valid = _case(name)
   logits = _perturbed(logits)
-  padded = [
-    np.concatenate([x, np.zeros_like(x[:3])]) for x in (logits, target, valid)
-  ]
+  padded = [np.concatenate([x, np.zeros_like(x[:3])]) for x in (logits, target, valid)]
   padded[0] = jnp.asarray(padded[0])
   assert _evaluate(kind, task, *padded) == pytest.approx(
     _evaluate(kind, task, logits, target, valid), rel=1e-6
@@ -288,9 +279,7 @@ def test_one_view_alone_scores_as_its_logits(name):
   back = kind.elected(task, kind.votes(task, logits))
   assert back.dtype == jnp.float32 and back.shape == logits.shape
   got = _evaluate(kind, task, back, target, valid)
-  assert got == pytest.approx(
-    _evaluate(kind, task, logits, target, valid), rel=1e-4
-  )
+  assert got == pytest.approx(_evaluate(kind, task, logits, target, valid), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -298,9 +287,7 @@ def test_views_that_agree_are_their_own_mean(name):
   """And a view is restored by the inverse of what it does to labels."""
   kind, task, _, logits, _ = _case(name)
   changed = kind.restored(task, logits, 0.5, -1.0)
-  np.testing.assert_allclose(
-    kind.restored(task, changed, 2.0, -1.0), logits, rtol=1e-6
-  )
+  np.testing.assert_allclose(kind.restored(task, changed, 2.0, -1.0), logits, rtol=1e-6)
   once = kind.votes(task, kind.elected(task, kind.votes(task, logits)))
   np.testing.assert_allclose(once, kind.votes(task, logits), atol=1e-5)
 
@@ -320,9 +307,7 @@ def test_present_changes_nothing_that_is_pooled(name):
 @pytest.mark.parametrize("size", [(4, 6), (3, 5), (8, 12)])
 def test_dense_logits_of_any_size(name, size):
   kind, task, target, _, valid = _case(name)
-  logits = jax.random.normal(
-    jax.random.key(1), (BATCH, *size, kind.head_outputs(task))
-  )
+  logits = jax.random.normal(jax.random.key(1), (BATCH, *size, kind.head_outputs(task)))
   (total, count), _, _ = _batch(task, logits, target, valid)
   rows = np.arange(size[0]) * SIZE[0] // size[0]
   columns = np.arange(size[1]) * SIZE[1] // size[1]

@@ -44,9 +44,7 @@ def test_sparsity_moves_open_blocks_only_and_towards_skipping(form):
 @pytest.mark.parametrize("form", ["code", "paper"])
 def test_sparsity_is_finite_for_extreme_logits(form):
   logits = jnp.array([[[1e4, -1e4], [-1e4, 1e4]]])
-  value, gradient = jax.value_and_grad(regularisers.sparsity)(
-    logits, jnp.ones(2, bool), form
-  )
+  value, gradient = jax.value_and_grad(regularisers.sparsity)(logits, jnp.ones(2, bool), form)
   assert np.isfinite(value) and np.isfinite(gradient).all()
   if form == "paper":
     assert float(value) == -16.0
@@ -86,9 +84,7 @@ def test_sharing_ignores_the_order_of_tasks():
   logits = jax.random.normal(KEY, (4, 5, 2))
   for form in ("paper", "authors"):
     chex.assert_trees_all_close(
-      regularisers.sharing(logits, form),
-      regularisers.sharing(logits[::-1], form),
-      rtol=1e-5,
+      regularisers.sharing(logits, form), regularisers.sharing(logits[::-1], form), rtol=1e-5
     )
 
 

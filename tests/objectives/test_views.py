@@ -27,12 +27,7 @@ def _look(images):
   small = images[:, ::2, ::2]
   ramp = jnp.linspace(0, 1, small.shape[2])[None, None, :, None]
   mixed = small * (1 + ramp) + ramp
-  return {
-    "s": 3 * mixed,
-    "d": 1 + mixed[..., :1],
-    "n": mixed - 1.0,
-    "r": mixed[..., :2],
-  }, "signals"
+  return {"s": 3 * mixed, "d": 1 + mixed[..., :1], "n": mixed - 1.0, "r": mixed[..., :2]}, "signals"
 
 
 def _images(seed=0, height=8, width=12):
@@ -55,8 +50,13 @@ def test_one_plain_view_is_the_networks_own_answer():
 def test_the_first_view_is_upright_and_plain_where_it_can_be():
   found = views.listed((0.5, 1.0, 2.0), True)
   assert [(v.scale, v.mirrored) for v in found] == [
-    (1.0, False), (1.0, True), (0.5, False), (0.5, True), (2.0, False),
-    (2.0, True)]  # fmt: skip
+    (1.0, False),
+    (1.0, True),
+    (0.5, False),
+    (0.5, True),
+    (2.0, False),
+    (2.0, True),
+  ]
   assert [v.distance for v in found] == [1, 1, 0.5, 0.5, 2, 2]
   assert [v.sideways for v in found] == [1, -1] * 3
   assert views.listed((0.5, 2.0), True)[0] == views.View(0.5, False, 0.5)
@@ -64,11 +64,11 @@ def test_the_first_view_is_upright_and_plain_where_it_can_be():
   assert plain == (views.View(0.5), views.View(0.5, True))
 
 
-@pytest.mark.parametrize("scales", [(), (0.0,), (-1.0, 1.0), (1.0, 1.0),
-                                    (float("nan"),)])  # fmt: skip
+@pytest.mark.parametrize("scales", [(), (0.0,), (-1.0, 1.0), (1.0, 1.0), (float("nan"),)])
 def test_scales_that_no_picture_can_have(scales):
-  with pytest.raises(ValueError, match="config.eval.scales must be one or more"
-                     " different numbers above 0"):  # fmt: skip
+  with pytest.raises(
+    ValueError, match="config.eval.scales must be one or more different numbers above 0"
+  ):
     views.listed(scales, False)
 
 
@@ -79,17 +79,16 @@ def test_only_pictures_and_dense_tasks_have_views():
   wrong = "need pictures, but the inputs are of the kind 'series'; set config"
   with pytest.raises(ValueError, match=wrong):
     views.check((SEG,), "series", several)
-  with pytest.raises(ValueError, match="the task 'b' of the kind 'binary' has"
-                     " one for every example"):  # fmt: skip
+  with pytest.raises(
+    ValueError, match="the task 'b' of the kind 'binary' has one for every example"
+  ):
     views.check((SEG, TaskSpec("b", "binary")), "image", several)
 
 
 def test_pictures_are_resized_as_in_training_and_mirrored():
   images = _images()
   assert views.seen(views.PLAIN, images) is images
-  np.testing.assert_array_equal(
-    views.seen(views.View(mirrored=True), images), images[:, :, ::-1]
-  )
+  np.testing.assert_array_equal(views.seen(views.View(mirrored=True), images), images[:, :, ::-1])
   half = views.seen(views.View(0.5), images)
   # Pixel centres meet between four pixels: their mean.
   twin = images.reshape(2, 4, 2, 6, 2, 3).mean((2, 4))
@@ -100,15 +99,17 @@ def test_pictures_are_resized_as_in_training_and_mirrored():
 
 def test_segmentation_averages_probabilities():
   """One view is sure of class 0, the other prefers 1 a little: 0 wins."""
-  logits = iter([
-    {"s": jnp.log(jnp.array([[[[0.9, 0.1]]]]))},
-    {"s": jnp.log(jnp.array([[[[0.4, 0.6]]]]))},
-  ])  # fmt: skip
+  logits = iter(
+    [{"s": jnp.log(jnp.array([[[[0.9, 0.1]]]]))}, {"s": jnp.log(jnp.array([[[[0.4, 0.6]]]]))}]
+  )
   task = TaskSpec("s", "segmentation", 2)
   found, _ = views.averaged(
-    (task,), views.listed((1.0,), True), lambda x: (next(logits), None),
-    jnp.zeros((1, 1, 1, 3)), {"s": (1, 1)},
-  )  # fmt: skip
+    (task,),
+    views.listed((1.0,), True),
+    lambda x: (next(logits), None),
+    jnp.zeros((1, 1, 1, 3)),
+    {"s": (1, 1)},
+  )
   np.testing.assert_allclose(np.exp(found["s"][0, 0, 0]), [0.65, 0.35], 1e-5)
 
 
@@ -129,9 +130,7 @@ def test_normals_of_a_slanted_plane():
     return {"n": jnp.broadcast_to(7 * seen, images.shape)}, None
 
   ramp = jnp.broadcast_to(jnp.arange(4.0)[None, None, :, None], (1, 2, 4, 3))
-  found, _ = views.averaged(
-    (NORMALS,), views.listed((1.0,), True), look, ramp, {"n": (2, 4)}
-  )
+  found, _ = views.averaged((NORMALS,), views.listed((1.0,), True), look, ramp, {"n": (2, 4)})
   got = kinds.find("normals").predict(NORMALS, found["n"])
   np.testing.assert_allclose(got, np.broadcast_to(normal, got.shape), atol=1e-6)
   # The authors mirror without negating: then x is left as it is seen.
@@ -164,8 +163,7 @@ def test_values_are_averaged_at_the_size_of_the_labels():
       picture = views.seen(views.View(scale, mirrored), images)
       logits = _look(picture)[0]["r"]
       logits = logits[:, :, ::-1] if mirrored else logits
-      total += np.asarray(jax.image.resize(
-        logits, (2, 8, 12, 2), "linear", antialias=False)) / 4  # fmt: skip
+      total += np.asarray(jax.image.resize(logits, (2, 8, 12, 2), "linear", antialias=False)) / 4
   np.testing.assert_allclose(found["r"], total, atol=1e-6)
   assert rest == "signals"
 
@@ -173,9 +171,10 @@ def test_values_are_averaged_at_the_size_of_the_labels():
 def test_the_signals_are_those_of_the_first_view():
   count = iter(range(9))
   _, rest = _averaged(
-    views.listed((0.5, 1.0), True), _images(),
+    views.listed((0.5, 1.0), True),
+    _images(),
     look=lambda x: (_look(x)[0], (next(count), x.shape[1])),
-  )  # fmt: skip
+  )
   assert rest == (0, 8)
 
 

@@ -66,12 +66,14 @@ def test_only_the_smallest_bucket_that_fits_is_computed(kept, size):
       seen.append(len(rows))
       return np.asarray(rows)
 
-    return jax.pure_callback(
-      note, jax.ShapeDtypeStruct(x.shape, x.dtype), x) + other
+    return jax.pure_callback(note, jax.ShapeDtypeStruct(x.shape, x.dtype), x) + other
 
   keep = jnp.arange(8) < kept
-  run = jax.jit(lambda x: compaction.run(
-    counted, x, jnp.zeros((8, 1)), keep, compaction.Compaction("buckets", 4)))
+  run = jax.jit(
+    lambda x: compaction.run(
+      counted, x, jnp.zeros((8, 1)), keep, compaction.Compaction("buckets", 4)
+    )
+  )
   jax.block_until_ready(run(jnp.ones((8, 1))))
   assert seen == ([size] if size else [])
 
@@ -84,12 +86,12 @@ def test_rows_run_once_each():
       seen.append(float(rows[0, 0]))
       return np.asarray(rows)
 
-    return jax.pure_callback(
-      note, jax.ShapeDtypeStruct(x.shape, x.dtype), x) + other
+    return jax.pure_callback(note, jax.ShapeDtypeStruct(x.shape, x.dtype), x) + other
 
   keep = jnp.asarray([False, True, True, False])
-  run = jax.jit(lambda x: compaction.run(
-    counted, x, jnp.zeros((4, 1)), keep, compaction.Compaction("rows")))
+  run = jax.jit(
+    lambda x: compaction.run(counted, x, jnp.zeros((4, 1)), keep, compaction.Compaction("rows"))
+  )
   jax.block_until_ready(run(jnp.arange(4.0)[:, None]))
   assert seen == [1.0, 2.0]
 

@@ -20,9 +20,7 @@ def test_counts_against_sklearn_with_ignored_labels():
   count = jax.jit(confusion.confusion_counts, static_argnums=3)
   got = count(predicted, ignored, valid, 4)
   keep = valid & (ignored < 4)
-  twin = metrics.confusion_matrix(
-    target[keep], predicted[keep], labels=range(4)
-  )
+  twin = metrics.confusion_matrix(target[keep], predicted[keep], labels=range(4))
   assert got.dtype == jnp.int32
   np.testing.assert_array_equal(got, twin)
   assert np.sum(count(predicted, np.full(300, -1), valid, 4)) == 0
@@ -35,9 +33,7 @@ def test_counts_add_over_batches():
   whole = confusion.confusion_counts(*arrays, valid, 3)
   parts = sum(
     np.asarray(
-      confusion.confusion_counts(
-        arrays[0, s : s + 8], arrays[1, s : s + 8], valid[s : s + 8], 3
-      )
+      confusion.confusion_counts(arrays[0, s : s + 8], arrays[1, s : s + 8], valid[s : s + 8], 3)
     )
     for s in range(0, 40, 8)
   )

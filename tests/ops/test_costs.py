@@ -11,7 +11,12 @@ from dynashare_jax.ops import costs
 
 def _conv(x, w, strides=(1, 1), padding="VALID", dilation=(1, 1), groups=1):
   return jax.lax.conv_general_dilated(
-    x, w, strides, padding, rhs_dilation=dilation, feature_group_count=groups,
+    x,
+    w,
+    strides,
+    padding,
+    rhs_dilation=dilation,
+    feature_group_count=groups,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
 
@@ -22,27 +27,23 @@ def _shape(*sizes):
 
 @pytest.mark.parametrize(
   "strides, dilation, groups",
-  [((1, 1), (1, 1), 1), ((2, 2), (1, 1), 1), ((1, 1), (2, 3), 1),
-   ((2, 1), (1, 1), 2)],
+  [((1, 1), (1, 1), 1), ((2, 2), (1, 1), 1), ((1, 1), (2, 3), 1), ((2, 1), (1, 1), 2)],
 )
 def test_convolutions_as_xla_counts_them(strides, dilation, groups):
   x, w = _shape(2, 11, 13, 4), _shape(3, 3, 4 // groups, 6)
-  run = lambda x, w: _conv(
-    x, w, strides=strides, dilation=dilation, groups=groups)
+  run = lambda x, w: _conv(x, w, strides=strides, dilation=dilation, groups=groups)
   found = costs.macs(run, x, w)
   assert 2 * found == jax.jit(run).lower(x, w).cost_analysis()["flops"]
 
 
 def test_taps_in_the_padding_count():
   run = lambda x, w: _conv(x, w, padding=((1, 1), (1, 1)))
-  assert costs.macs(run, _shape(1, 5, 5, 2), _shape(3, 3, 2, 4)) == (
-    25 * 9 * 2 * 4)
+  assert costs.macs(run, _shape(1, 5, 5, 2), _shape(3, 3, 2, 4)) == (25 * 9 * 2 * 4)
 
 
 def test_the_first_layer_of_a_resnet():
   run = lambda x, w: _conv(x, w, strides=(2, 2), padding=((3, 3), (3, 3)))
-  assert costs.macs(run, _shape(1, 224, 224, 3), _shape(7, 7, 3, 64)) == (
-    118_013_952)
+  assert costs.macs(run, _shape(1, 224, 224, 3), _shape(7, 7, 3, 64)) == (118_013_952)
 
 
 def test_products():
@@ -55,13 +56,14 @@ def test_products():
 
 def test_control_flow():
   x, w = _shape(5, 5), _shape(5, 5)
-  assert costs.macs(
-    lambda x, w: jax.lax.scan(lambda c, _: (c @ w, None), x, length=6)[0], x, w
-  ) == 6 * 125
-  assert costs.macs(
-    lambda x, w: jax.lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w),
-    x, w,
-  ) == 2 * 125
+  assert (
+    costs.macs(lambda x, w: jax.lax.scan(lambda c, _: (c @ w, None), x, length=6)[0], x, w)
+    == 6 * 125
+  )
+  assert (
+    costs.macs(lambda x, w: jax.lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w), x, w)
+    == 2 * 125
+  )
   assert costs.macs(jax.jit(jnp.matmul), x, w) == 125
   assert costs.macs(jax.checkpoint(lambda x, w: x @ w), x, w) == 125
 

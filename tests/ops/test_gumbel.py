@@ -18,9 +18,7 @@ def test_noise_is_the_difference_of_two_gumbels():
   twin = np.random.default_rng(0).gumbel(size=(2, 20_000))
   twin = twin[0] - twin[1]
   levels = [0.05, 0.25, 0.5, 0.75, 0.95]
-  np.testing.assert_allclose(
-    np.quantile(noise, levels), np.quantile(twin, levels), atol=0.1
-  )
+  np.testing.assert_allclose(np.quantile(noise, levels), np.quantile(twin, levels), atol=0.1)
 
 
 def test_noise_is_finite_and_float32():
@@ -32,9 +30,7 @@ def test_noise_is_finite_and_float32():
 
 @pytest.mark.parametrize("uniform", [0.0, 1.0])
 def test_noise_survives_the_ends_of_the_uniform(monkeypatch, uniform):
-  monkeypatch.setattr(
-    jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, uniform)
-  )
+  monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, uniform))
   assert np.isfinite(gumbel.logistic_noise(KEY, jnp.arange(2))).all()
 
 
@@ -42,9 +38,7 @@ def test_noise_survives_the_ends_of_the_uniform(monkeypatch, uniform):
 def test_noise_belongs_to_the_example(split):
   ids = jnp.array([3, 11, 0, 500, 2**31 - 1, 8, 9, 1, 2, 4])
   whole = gumbel.logistic_noise(KEY, ids, (2, 3))
-  parts = [
-    gumbel.logistic_noise(KEY, part, (2, 3)) for part in jnp.split(ids, split)
-  ]
+  parts = [gumbel.logistic_noise(KEY, part, (2, 3)) for part in jnp.split(ids, split)]
   chex.assert_trees_all_equal(whole, jnp.concatenate(parts))
   jitted = jax.jit(gumbel.logistic_noise, static_argnums=2)
   chex.assert_trees_all_equal(whole[::-1], jitted(KEY, ids[::-1], (2, 3)))
@@ -83,9 +77,7 @@ def test_limits_of_the_temperature():
   cold = gumbel.soft_decisions(KEY, logits, 1e-6)
   neutral = gumbel.soft_decisions(KEY, jnp.zeros_like(logits), 1.0)
   noise = np.log(neutral) - np.log1p(-neutral)
-  hard = np.argmax(
-    np.stack([logits[..., 1], logits[..., 0] + noise], -1), axis=-1
-  )
+  hard = np.argmax(np.stack([logits[..., 1], logits[..., 0] + noise], -1), axis=-1)
   np.testing.assert_array_equal(cold, hard)
   hot = gumbel.soft_decisions(KEY, logits, 1e6)
   np.testing.assert_allclose(hot, 0.5, atol=1e-4)

@@ -13,9 +13,7 @@ from dynashare_jax.ops import histogram
 def test_counts_against_numpy():
   values = np.random.default_rng(0).uniform(0, 10, 500).astype(np.float32)
   valid = np.arange(500) % 3 != 0
-  got = jax.jit(histogram.histogram, static_argnums=(2, 3, 4))(
-    values, valid, 0.0, 10.0, 25
-  )
+  got = jax.jit(histogram.histogram, static_argnums=(2, 3, 4))(values, valid, 0.0, 10.0, 25)
   twin, _ = np.histogram(values[valid], 25, (0, 10))
   assert got.dtype == jnp.int32
   np.testing.assert_array_equal(got, twin)
@@ -31,9 +29,7 @@ def test_ends_and_nan():
 def test_quantiles_are_within_a_bin(level):
   values = np.random.default_rng(1).gamma(2.0, 10.0, 4000)
   values = np.minimum(values, 179).astype(np.float32)
-  counts = histogram.histogram(
-    jnp.asarray(values), jnp.ones(4000, bool), 0.0, 180.0, 3600
-  )
+  counts = histogram.histogram(jnp.asarray(values), jnp.ones(4000, bool), 0.0, 180.0, 3600)
   got = histogram.quantile(np.asarray(counts), 0.0, 180.0, level)
   assert got == pytest.approx(np.quantile(values, level), abs=0.11)
 

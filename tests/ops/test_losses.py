@@ -22,9 +22,7 @@ def test_cross_entropy_against_numpy():
 
 
 def test_binary_cross_entropy_by_hand_and_at_extremes():
-  got = losses.binary_cross_entropy(
-    jnp.array([0.0, 0.0, 1e4, -1e4]), jnp.array([1, 0, 1, 0]), 3.0
-  )
+  got = losses.binary_cross_entropy(jnp.array([0.0, 0.0, 1e4, -1e4]), jnp.array([1, 0, 1, 0]), 3.0)
   np.testing.assert_allclose(got, [3 * np.log(2), np.log(2), 0, 0], rtol=1e-6)
   wrong = losses.binary_cross_entropy(jnp.array([-50.0]), jnp.array([1.0]))
   assert float(wrong[0]) == pytest.approx(50.0)
@@ -33,9 +31,7 @@ def test_binary_cross_entropy_by_hand_and_at_extremes():
 def test_cosine_loss_by_hand():
   first = jnp.array([[2.0, 0, 0], [2, 0, 0], [2, 0, 0], [0, 0, 0]])
   second = jnp.array([[5.0, 0, 0], [0, 3, 0], [-1, 0, 0], [0, 0, 1]])
-  np.testing.assert_allclose(
-    losses.cosine_loss(first, second), [0, 1, 2, 1], atol=1e-6
-  )
+  np.testing.assert_allclose(losses.cosine_loss(first, second), [0, 1, 2, 1], atol=1e-6)
   gradient = jax.grad(lambda p: losses.cosine_loss(p, second).sum())(first)
   assert np.isfinite(gradient).all()
 
@@ -69,12 +65,8 @@ def test_masked_counts_integers_exactly():
 def test_cleared_and_in_range_hide_what_is_no_label():
   target = jnp.array([[1.0, jnp.nan], [jnp.inf, 2.0]])
   valid = jnp.array([[True, False], [False, True]])
-  np.testing.assert_array_equal(
-    losses.cleared(target, valid), [[1.0, 0.0], [0.0, 2.0]]
-  )
+  np.testing.assert_array_equal(losses.cleared(target, valid), [[1.0, 0.0], [0.0, 2.0]])
   labels = jnp.array([0, 4, 5, 255, 2], jnp.uint8)
   keep = losses.in_range(labels, jnp.array([True] * 4 + [False]), 5)
   assert keep.tolist() == [True, True, False, False, False]
-  assert losses.in_range(jnp.array([-1]), jnp.array([True]), 5).tolist() == [
-    False
-  ]
+  assert losses.in_range(jnp.array([-1]), jnp.array([True]), 5).tolist() == [False]

@@ -69,9 +69,7 @@ def test_the_curriculum_follows_its_speed():
 def test_the_temperature_decays_to_its_floor():
   assert policy.temperature(0, 5.0, 0.965, 0.1) == 5.0
   assert policy.temperature(2, 5.0, 0.965, 0.1) == pytest.approx(4.656125)
-  assert policy.temperature(333, 5.0, 0.965, 1e-6) == pytest.approx(
-    3.53e-5, rel=0.01
-  )
+  assert policy.temperature(333, 5.0, 0.965, 1e-6) == pytest.approx(3.53e-5, rel=0.01)
   assert policy.temperature(10_000, 5.0, 0.965, 0.1) == 0.1
   for bad in [(-1, 5.0, 0.9, 0.1), (0, 0.0, 0.9, 0.1), (0, 5.0, 1.1, 0.1)]:
     with pytest.raises(ValueError):
@@ -92,9 +90,7 @@ def test_random_routes_keep_the_number_of_skipped_blocks(per_task):
     assert len(by_task) > 1
   # Every place is skipped in about half or a sixth of the routes.
   assert (routes.mean(0) < 1).all() and (routes.mean(0) > 0).all()
-  chex.assert_trees_all_equal(
-    routes[:3], policy.random_routes(KEY, route, 3, per_task)
-  )
+  chex.assert_trees_all_equal(routes[:3], policy.random_routes(KEY, route, 3, per_task))
 
 
 def test_random_routes_need_a_count():

@@ -11,9 +11,9 @@ from sklearn import metrics
 
 from dynashare_jax.ops import ranking
 
-ROWS = st.lists(
-  st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40
-).filter(lambda rows: len({row[1] for row in rows}) == 2)
+ROWS = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40).filter(
+  lambda rows: len({row[1] for row in rows}) == 2
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -21,9 +21,7 @@ ROWS = st.lists(
 def test_auc_and_average_precision_with_many_ties(rows):
   scores = np.array([row[0] for row in rows], np.float32) / 3
   targets = np.array([row[1] for row in rows])
-  assert ranking.roc_auc(scores, targets) == pytest.approx(
-    metrics.roc_auc_score(targets, scores)
-  )
+  assert ranking.roc_auc(scores, targets) == pytest.approx(metrics.roc_auc_score(targets, scores))
   assert ranking.average_precision(scores, targets) == pytest.approx(
     metrics.average_precision_score(targets, scores)
   )
@@ -90,9 +88,7 @@ def test_macro_average_skips_undefined_labels_and_invalid_rows():
   value = ranking.over_labels(ranking.roc_auc, scores, targets, valid)
   assert value == 1.0
   nothing = np.zeros_like(valid)
-  assert np.isnan(
-    ranking.over_labels(ranking.roc_auc, scores, targets, nothing)
-  )
+  assert np.isnan(ranking.over_labels(ranking.roc_auc, scores, targets, nothing))
 
 
 @pytest.mark.parametrize("weights", [None, "linear"])

@@ -105,9 +105,7 @@ def compiled(geometry: render.Geometry, height: int, width: int) -> Seen:
   )
 
 
-def see(
-  geometry: render.Geometry, height: int = HEIGHT, width: int = WIDTH
-) -> Seen:
+def see(geometry: render.Geometry, height: int = HEIGHT, width: int = WIDTH) -> Seen:
   return jax.tree.map(np.asarray, compiled(geometry, height, width))
 
 
@@ -134,9 +132,7 @@ def test_wall_straight_ahead_has_its_distance_everywhere() -> None:
   # Half the picture is 0.5 wide and 0.375 high at 1 m: 2.5 m and 1.875 m at
   # the wall, which reaches 3 m to the sides and 2 m up and down.
   np.testing.assert_allclose(depth, 5.0, rtol=1e-6)
-  np.testing.assert_allclose(
-    normals, np.full_like(normals, [0, 0, -1]), atol=1e-6
-  )
+  np.testing.assert_allclose(normals, np.full_like(normals, [0, 0, -1]), atol=1e-6)
   assert (classes == CLASSES.index("wall")).all()
 
 
@@ -152,9 +148,7 @@ def test_floor_and_ceiling_follow_the_horizon() -> None:
 
 
 def test_ball_on_the_axis() -> None:
-  depth, normals, classes, *_ = see(
-    scene(balls=[([3.0, 0.0, 2.0], [0.8] * 3, 0.3)])
-  )
+  depth, normals, classes, *_ = see(scene(balls=[([3.0, 0.0, 2.0], [0.8] * 3, 0.3)]))
   x, y = slopes()
   a = x**2 + y**2 + 1
   inside = 9.0 - a * (9.0 - 0.64)
@@ -192,15 +186,11 @@ def test_tube_from_the_side_and_from_above() -> None:
   a = 1 + x**2
   side = (3.0 - np.sqrt(np.maximum(9.0 - a * 8.75, 0))) / a
   caps = shown & (np.abs(normals[..., 1]) > 0.5)
-  np.testing.assert_allclose(
-    depth[shown & ~caps], side[shown & ~caps], rtol=1e-5
-  )
+  np.testing.assert_allclose(depth[shown & ~caps], side[shown & ~caps], rtol=1e-5)
   np.testing.assert_allclose(normals[shown & ~caps][:, 1], 0.0, atol=1e-6)
   # Straight down on a tube that stands on the floor: its cap is 1.2 m away.
   tube = ([0.0, 0.0, 0.4], [0.5, 0.5, 0.4], 0.0)
-  depth, normals, classes, *_ = see(
-    scene(tubes=[tube], pitch=-np.pi / 2, slope=0.3)
-  )
+  depth, normals, classes, *_ = see(scene(tubes=[tube], pitch=-np.pi / 2, slope=0.3))
   shown = classes == CLASSES.index("cylinder")
   assert shown[HEIGHT // 2, WIDTH // 2]
   np.testing.assert_allclose(depth[shown], 1.2, rtol=1e-5)
@@ -230,9 +220,7 @@ def test_patches_are_classes_without_geometry() -> None:
 def test_round_patch_is_an_ellipse() -> None:
   patches = [(4, [1.5, 0.0], [1.0, 0.5], "rug")]
   geometry = scene(patches=patches, pitch=-1.0, slope=0.8)
-  geometry = geometry._replace(
-    patches=geometry.patches._replace(round=geometry.patches.present)
-  )
+  geometry = geometry._replace(patches=geometry.patches._replace(round=geometry.patches.present))
   seen = see(geometry)
   classes, hit = seen.classes.ravel(), seen.hit
   x, y, _ = hit.point
@@ -263,9 +251,7 @@ def mirror(geometry: render.Geometry) -> render.Geometry:
     boxes=reflect(geometry.boxes),
     tubes=reflect(geometry.tubes),
     patches=patches._replace(plane=plane, centre=centre),
-    camera=camera._replace(
-      position=camera.position * flip[0], rotation=rotation
-    ),
+    camera=camera._replace(position=camera.position * flip[0], rotation=rotation),
   )
 
 
@@ -273,9 +259,7 @@ def mirror(geometry: render.Geometry) -> render.Geometry:
 def test_mirrored_scene_gives_mirrored_maps(seed: int) -> None:
   geometry = drawn(seed).geometry
   depth, normals, classes, *_ = see(geometry)
-  depth_m, normals_m, classes_m = (
-    x[:, ::-1] for x in see(mirror(geometry))[:3]
-  )
+  depth_m, normals_m, classes_m = (x[:, ::-1] for x in see(mirror(geometry))[:3])
   same = classes == classes_m  # a ray on an outline may fall on either side
   assert same.mean() > 0.99
   close = np.isclose(depth, depth_m, rtol=1e-3)
@@ -352,8 +336,7 @@ def test_key_points_of_a_box() -> None:
   row = np.array([-3.2, 3.2]) + 11.5
   j, i = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
   expected = np.max(
-    [np.exp(-((i - r) ** 2 + (j - c) ** 2) / 2) for r in row for c in column],
-    axis=0,
+    [np.exp(-((i - r) ** 2 + (j - c) ** 2) / 2) for r in row for c in column], axis=0
   )
   np.testing.assert_allclose(seen.heat, expected, atol=1e-5)
 
@@ -366,9 +349,7 @@ def test_hidden_centres_and_points_behind_make_no_heat() -> None:
   assert see(scene(balls=[ball])).heat[middle].min() > 0.7
   hidden = see(scene(balls=[ball, behind], boxes=[screen]))
   first = 8 + 8 * room_scenes.SHAPES
-  np.testing.assert_array_equal(
-    hidden.visible[first : first + 2], [False, True]
-  )
+  np.testing.assert_array_equal(hidden.visible[first : first + 2], [False, True])
   assert hidden.heat[middle].max() < 1e-3
   assert not see(scene(balls=[behind])).heat.any()
 
@@ -386,12 +367,9 @@ def test_shadow_falls_behind_the_body() -> None:
 def test_lambert_on_a_wall() -> None:
   random = drawn(0)
   white = random.materials._replace(
-    first=jnp.ones_like(random.materials.first),
-    texture=jnp.zeros_like(random.materials.texture),
+    first=jnp.ones_like(random.materials.first), texture=jnp.zeros_like(random.materials.texture)
   )
-  lit = shading.Light(
-    jnp.array([4.0, 0.0, 2.0]), jnp.float32(0.5), jnp.float32(0.0), jnp.ones(3)
-  )
+  lit = shading.Light(jnp.array([4.0, 0.0, 2.0]), jnp.float32(0.5), jnp.float32(0.0), jnp.ones(3))
   place = scene()
   image = jax.jit(shading.shade, static_argnums=(1, 2, 3))(
     shading.Scene(place, white, lit), HEIGHT, WIDTH, True, see(place).hit

@@ -48,10 +48,8 @@ def test_a_gate_asks_once_a_group():
 def test_fixed_routes_split_at_gates_in_training_only():
   route = [[1, 1, 0], [1, 1, 1]]
   gated = (False, True, True)
-  assert routing.fixed(route, gated, train=True) == (
-    (RUN, RUN), (OWN, OWN), (SKIP, OWN))
-  assert routing.fixed(route, gated, train=False) == (
-    (RUN, RUN), (GATE, GATE), (SKIP, GATE))
+  assert routing.fixed(route, gated, train=True) == ((RUN, RUN), (OWN, OWN), (SKIP, OWN))
+  assert routing.fixed(route, gated, train=False) == ((RUN, RUN), (GATE, GATE), (SKIP, GATE))
 
 
 def test_mean_groups():
@@ -63,10 +61,9 @@ def test_mean_groups():
 
 kinds = st.integers(1, 5).flatmap(
   lambda tasks: st.lists(
-    st.lists(
-      st.sampled_from([SKIP, RUN, GATE, OWN]), min_size=tasks, max_size=tasks
-    ),
-    min_size=1, max_size=5,
+    st.lists(st.sampled_from([SKIP, RUN, GATE, OWN]), min_size=tasks, max_size=tasks),
+    min_size=1,
+    max_size=5,
   )
 )
 
@@ -79,9 +76,7 @@ def test_groups_part_the_tasks_by_their_history(rows):
   for row, step in zip(rows, plan, strict=True):
     assert sorted(sum(step.groups, ())) == list(range(len(row)))
     assert len(step.kinds) == step.running <= len(step.groups)
-    for g, (tasks, parent) in enumerate(
-      zip(step.groups, step.parents, strict=True)
-    ):
+    for g, (tasks, parent) in enumerate(zip(step.groups, step.parents, strict=True)):
       assert set(tasks) <= set(before[parent])
       assert len({row[t] for t in tasks}) == 1
       assert (row[tasks[0]] != SKIP) == (g < step.running)

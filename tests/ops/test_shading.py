@@ -13,9 +13,7 @@ def test_hsv_and_textures() -> None:
   colours = shading.hsv(hue, jnp.array([1.0, 1, 1, 0]), jnp.full(4, 0.5))
   expected = 0.5 * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
   np.testing.assert_allclose(colours, expected, atol=1e-6)
-  place = jnp.stack(
-    [jnp.linspace(0.05, 1.95, 20), jnp.zeros(20), jnp.zeros(20)]
-  )
+  place = jnp.stack([jnp.linspace(0.05, 1.95, 20), jnp.zeros(20), jnp.zeros(20)])
   axis = jnp.broadcast_to(jnp.array([1.0, 0.0, 0.0])[:, None], (3, 20))
   for kind, name in enumerate(shading.TEXTURES):
     share = shading.mix(jnp.full(20, kind), place, axis, jnp.zeros(20))

@@ -38,8 +38,9 @@ def test_a_key_is_the_same_in_every_process():
 
 @pytest.mark.parametrize("step", [0, 123_456, 2**31 - 1])
 def test_a_traced_step_gives_the_same_key(step):
-  traced = jax.jit(lambda s: jax.random.key_data(
-    streams.stream_key(1, "gates", s)))(jnp.int32(step))
+  traced = jax.jit(lambda s: jax.random.key_data(streams.stream_key(1, "gates", s)))(
+    jnp.int32(step)
+  )
   assert tuple(np.asarray(traced)) == _data(1, "gates", step)
 
 

@@ -15,34 +15,53 @@ SHARES = (0.22, 0.4, 0.7, 1.0)
 
 def _split(share, better):
   return {
-    "rate": 0.9 * share, "flops": share, "score": 0.5 * better,
+    "rate": 0.9 * share,
+    "flops": share,
+    "score": 0.5 * better,
     "error": 0.004,
-    "metrics": {"segmentation": {"miou": 40 * better, "accuracy": 80.0},
-                "depth": {"abs": 0.5 / better}},
-  }  # fmt: skip
+    "metrics": {
+      "segmentation": {"miou": 40 * better, "accuracy": 80.0},
+      "depth": {"abs": 0.5 / better},
+    },
+  }
 
 
 def _setting(value, share, better, **more):
   return {
-    "unit": "flops", "budget": value, "thresholds": [0.0], "target_rate": 1.0,
+    "unit": "flops",
+    "budget": value,
+    "thresholds": [0.0],
+    "target_rate": 1.0,
     "validation": _split(1.01 * share, better),
-    "test": _split(share, better), "batch": None, "ms": None,
-    "predicted_ms": None, **more,
-  }  # fmt: skip
+    "test": _split(share, better),
+    "batch": None,
+    "ms": None,
+    "predicted_ms": None,
+    **more,
+  }
 
 
 def _curve(**more):
   return {
-    "unit": "flops", "batch": 8, "device": "abacus", "reach": [0.22, 1.0],
-    "left_out": [0.1], "tasks": [
-      {"name": "segmentation", "metrics": [
-        {"name": "miou", "higher_is_better": True, "unit": "%"},
-        {"name": "accuracy", "higher_is_better": True, "unit": "%"}]},
-      {"name": "depth", "metrics": [
-        {"name": "abs", "higher_is_better": False, "unit": "m"}]}],
+    "unit": "flops",
+    "batch": 8,
+    "device": "abacus",
+    "reach": [0.22, 1.0],
+    "left_out": [0.1],
+    "tasks": [
+      {
+        "name": "segmentation",
+        "metrics": [
+          {"name": "miou", "higher_is_better": True, "unit": "%"},
+          {"name": "accuracy", "higher_is_better": True, "unit": "%"},
+        ],
+      },
+      {"name": "depth", "metrics": [{"name": "abs", "higher_is_better": False, "unit": "m"}]},
+    ],
     "settings": [_setting(s, s, 0.5 + s / 2) for s in SHARES],
-    "default": _setting(None, 0.8, 0.88), **more,
-  }  # fmt: skip
+    "default": _setting(None, 0.8, 0.88),
+    **more,
+  }
 
 
 def _rows(folder):
@@ -56,6 +75,7 @@ def make(tmp_path):
     (tmp_path / "budgets").mkdir(exist_ok=True)
     (tmp_path / budget.CURVE).write_text(json.dumps(curve))
     return tmp_path
+
   return write
 
 
@@ -86,8 +106,7 @@ def test_table_has_a_row_a_budget_and_the_model_as_trained(make):
 def test_times_show_what_was_predicted_and_measured(make):
   timed = _setting(3.0, 0.6, 0.8, unit="ms", ms=3.03, predicted_ms=2.9)
   default = _setting(None, 0.8, 0.88)
-  folder = make(_curve(unit="ms", settings=[timed], default=default,
-                       reach=[1.0, 4.0], left_out=[]))  # fmt: skip
+  folder = make(_curve(unit="ms", settings=[timed], default=default, reach=[1.0, 4.0], left_out=[]))
   text = budget.write(folder).read_text()
   row, last = _rows(folder)
   assert float(row["budget (ms)"]) == 3.0
@@ -100,8 +119,7 @@ def test_times_show_what_was_predicted_and_measured(make):
 def test_panels_show_the_first_metric_against_the_work_on_test():
   with style.look():
     panels = budget.figure(_curve()).axes
-  assert [p.get_title("left") for p in panels] == [
-    "segmentation: miou (%) ↑", "depth: abs (m) ↓"]
+  assert [p.get_title("left") for p in panels] == ["segmentation: miou (%) ↑", "depth: abs (m) ↓"]
   line, mark = panels[1].get_lines()
   assert list(line.get_xdata()) == pytest.approx([22, 40, 70, 100])
   assert line.get_ydata()[0] == pytest.approx(0.5 / 0.61)

@@ -70,19 +70,21 @@ def test_a_table_of_few_classes_needs_no_file(run, tmp_path, make):
 def test_many_classes_go_to_a_file(run, tmp_path, make):
   results = copy.deepcopy(run.results)
   share = np.arange(33.0)
-  results["tasks"][0] |= {"classes": [], "details": {
+  results["tasks"][0] |= {
+    "classes": [],
+    "details": {
       "share": (100 * share / share.sum()).tolist(),
-      "iou": [None, *(2.5 * share[1:]).tolist()]}}
+      "iou": [None, *(2.5 * share[1:]).tolist()],
+    },
+  }
   path = report.write_report(make(tmp_path, results=results))
   text = path.read_text()
   part = text.split("## Classes of segmentation\n")[1].split("\n## ")[0]
   assert part.count("\n| class ") == 1 + 20  # the heading and 20 classes
   assert "20 most frequent of 33 classes" in part
   assert "(classes-segmentation.csv)" in part
-  rows = list(csv.DictReader(
-      (tmp_path / "classes-segmentation.csv").read_text().splitlines()))
-  assert [row["class"] for row in rows] == [f"class {k}" for k in range(32, -1,
-                                                                       -1)]
+  rows = list(csv.DictReader((tmp_path / "classes-segmentation.csv").read_text().splitlines()))
+  assert [row["class"] for row in rows] == [f"class {k}" for k in range(32, -1, -1)]
   assert float(rows[0]["IoU (%)"]) == 80 and rows[-1]["IoU (%)"] == ""
   assert (tmp_path / "figures" / "classes.png").stat().st_size > 10_000
 
@@ -94,10 +96,12 @@ def test_results_without_classes_have_no_section(run):
 
 def test_methods_are_means_over_their_seeds(run):
   runs = {
-      "hard": [changed(run, "hard", 0, [10, 20, 30, None, None, 60.0]),
-               changed(run, "hard", 1, [30, 40, 30, 8, None, 60.0])],
-      "old": [changed(run, "old", details=False)],
-      "ours": [changed(run)],
+    "hard": [
+      changed(run, "hard", 0, [10, 20, 30, None, None, 60.0]),
+      changed(run, "hard", 1, [30, 40, 30, 8, None, 60.0]),
+    ],
+    "old": [changed(run, "old", details=False)],
+    "ours": [changed(run)],
   }
   found = class_comparison.means(runs, "segmentation")
   assert list(found) == ["hard", "ours"]
@@ -130,8 +134,7 @@ def test_the_comparison_links_what_it_drew(run, tmp_path):
   assert "![Classes of segmentation](classes-segmentation.png)" in part
   assert (tmp_path / "classes-segmentation.png").stat().st_size > 10_000
   assert "classes-depth" not in text
-  bare = {name: [changed(run, name, details=False)]
-          for name in ("single", "hard")}
+  bare = {name: [changed(run, name, details=False)] for name in ("single", "hard")}
   text = comparison.write(bare, tmp_path).read_text()
   assert "classes-" not in text
   assert not (tmp_path / "classes-segmentation.png").exists()

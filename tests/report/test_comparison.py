@@ -24,24 +24,29 @@ def made(
 ) -> workdir_lib.Run:
   """A run with one percentage (higher is better) and one error (lower)."""
   results = {
-    "dataset": "toy", "method": method, "seed": seed, "finished": True,
+    "dataset": "toy",
+    "method": method,
+    "seed": seed,
+    "finished": True,
     "split": "test",
     "tasks": [
-      {"name": "seg", "kind": "segmentation", "metrics": [
-        {"name": "miou", "higher_is_better": True, "unit": "%", "test": miou}]},
-      {"name": "depth", "kind": "depth", "metrics": [
-        {"name": "abs", "higher_is_better": False, "unit": "m",
-         "test": error}]},
+      {
+        "name": "seg",
+        "kind": "segmentation",
+        "metrics": [{"name": "miou", "higher_is_better": True, "unit": "%", "test": miou}],
+      },
+      {
+        "name": "depth",
+        "kind": "depth",
+        "metrics": [{"name": "abs", "higher_is_better": False, "unit": "m", "test": error}],
+      },
     ],
-    "parameters": {"backbone": 100, "gates": 20, "heads": 3, "policy": 4,
-                   "batch_stats": 1000},
+    "parameters": {"backbone": 100, "gates": 20, "heads": 3, "policy": 4, "batch_stats": 1000},
     "execution": {"mean": 0.5 + 0.1 * seed},
     "timing": {"step_seconds": {"warmup": 9.0, "retrain": 0.2}},
-  }  # fmt: skip
+  }
   results.update(more)
-  return workdir_lib.Run(
-    pathlib.Path(f"runs/{method}-{seed}"), results, {}, {}, (), {}
-  )
+  return workdir_lib.Run(pathlib.Path(f"runs/{method}-{seed}"), results, {}, {}, (), {})
 
 
 def three() -> dict[str, list[workdir_lib.Run]]:
@@ -64,10 +69,17 @@ def test_rows_and_columns_keep_their_order() -> None:
   table = comparison.compare(three())
   assert [row[0] for row in table.rows] == ["hard", "single", "ours"]
   assert [(c.group, c.title) for c in table.columns] == [
-    ("", "method"), ("seg", "miou"), ("depth", "abs"), ("Delta", "seg"),
-    ("Delta", "depth"), ("Delta", "all tasks"), ("cost", "mean rank"),
-    ("cost", "parameters"), ("cost", "executed"), ("cost", "step"),
-  ]  # fmt: skip
+    ("", "method"),
+    ("seg", "miou"),
+    ("depth", "abs"),
+    ("Delta", "seg"),
+    ("Delta", "depth"),
+    ("Delta", "all tasks"),
+    ("cost", "mean rank"),
+    ("cost", "parameters"),
+    ("cost", "executed"),
+    ("cost", "step"),
+  ]
 
 
 def test_mean_and_sample_deviation() -> None:
@@ -81,9 +93,7 @@ def test_mean_and_sample_deviation() -> None:
 def test_delta_is_against_the_same_seed() -> None:
   table = comparison.compare(three())
   # hard: seg -10 % and -5 %; depth 0 % and +10 %; all -5 % and +2.5 %.
-  for name, mean, spread in (
-    ("seg", -7.5, 5.0), ("depth", 5.0, 10.0), ("all tasks", -1.25, 7.5)
-  ):  # fmt: skip
+  for name, mean, spread in (("seg", -7.5, 5.0), ("depth", 5.0, 10.0), ("all tasks", -1.25, 7.5)):
     found = cell(table, 0, "Delta", name)
     assert found.value == pytest.approx(mean)
     assert found.std == pytest.approx(spread / math.sqrt(2))
@@ -125,21 +135,14 @@ def test_costs() -> None:
   assert cell(table, 0, "cost", "step").value == pytest.approx(0.2)
 
 
-def test_a_missing_seed_and_a_zero_are_left_out_and_told(
-  tmp_path: pathlib.Path,
-) -> None:
+def test_a_missing_seed_and_a_zero_are_left_out_and_told(tmp_path: pathlib.Path) -> None:
   runs = three()
   runs["hard"].append(made("hard", 2, 50.0, 0.5))  # single has no seed 2
   runs["single"][0] = made("single", 1, 0.0, 1.0)
   found = gains.over_single(runs)
-  assert found["hard"]["seg"] == pytest.approx(
-    [-10.0, np.nan, np.nan], nan_ok=True
-  )
-  assert found["hard"]["depth"] == pytest.approx(
-    [0.0, 10.0, np.nan], nan_ok=True
-  )
-  assert cell(comparison.compare(runs), 0, "Delta", "seg").value == (
-    pytest.approx(-10.0))  # fmt: skip
+  assert found["hard"]["seg"] == pytest.approx([-10.0, np.nan, np.nan], nan_ok=True)
+  assert found["hard"]["depth"] == pytest.approx([0.0, 10.0, np.nan], nan_ok=True)
+  assert cell(comparison.compare(runs), 0, "Delta", "seg").value == (pytest.approx(-10.0))
   text = comparison.write(runs, tmp_path).read_text()
   assert "hard: Δ seg is not defined in 2 of 3 runs" in text
   assert "hard: 0, 1, 2; single: 0, 1" in text
@@ -172,9 +175,7 @@ def test_selection_on_test_is_told(tmp_path: pathlib.Path) -> None:
     ({"seed": 1}, "seed twice"),
   ],
 )
-def test_runs_that_do_not_belong_together(
-  change: dict[str, Any], words: str
-) -> None:
+def test_runs_that_do_not_belong_together(change: dict[str, Any], words: str) -> None:
   runs = three()
   runs["ours"][0].results.update(change)
   with pytest.raises(ValueError, match=words):
@@ -189,15 +190,18 @@ def test_a_method_without_runs_is_named() -> None:
 
 
 def test_written_files_agree(tmp_path: pathlib.Path) -> None:
-  path = comparison.write(
-    three(), tmp_path / "new", "python -m command", ["a note"]
-  )
+  path = comparison.write(three(), tmp_path / "new", "python -m command", ["a note"])
   assert path == tmp_path / "new" / "table.md"
   text = path.read_text()
   for words in (
-    "python -m command", "* a note", "2 seeds (0, 1)", "## depth",
-    "Δ all tasks (%) ↑", "**+12.50 ± 3.54**", "(delta.png)",
-  ):  # fmt: skip
+    "python -m command",
+    "* a note",
+    "2 seeds (0, 1)",
+    "## depth",
+    "Δ all tasks (%) ↑",
+    "**+12.50 ± 3.54**",
+    "(delta.png)",
+  ):
     assert words in text
   lines = (path.parent / "table.csv").read_text().splitlines()
   rows = list(csv.DictReader(lines))
@@ -209,17 +213,13 @@ def test_written_files_agree(tmp_path: pathlib.Path) -> None:
   assert r"\textbf{+12.50 $\pm$ 3.54}" in latex
 
 
-def test_chart_has_a_bar_for_every_method_but_single(
-  tmp_path: pathlib.Path,
-) -> None:
+def test_chart_has_a_bar_for_every_method_but_single(tmp_path: pathlib.Path) -> None:
   comparison.write(three(), tmp_path)
   picture = images.imread(tmp_path / "delta.png")[..., :3]
   assert min(picture.shape[:2]) > 150
 
   def area(index: int) -> int:
-    colour = np.array(
-      [int(style.colour(index)[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    )
+    colour = np.array([int(style.colour(index)[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     return int((np.abs(picture - colour).max(-1) < 0.01).sum())
 
   assert area(0) > 500 and area(1) > 500  # hard, ours
@@ -234,9 +234,7 @@ def test_bars_end_at_the_means_and_share_a_scale() -> None:
   assert drawing is not None
   titles = [axes.get_title("left") for axes in drawing.axes]
   assert titles == ["all tasks", "seg", "depth"]
-  for axes, bars in zip(
-    drawing.axes, ([-1.25, 12.5], [-7.5, 5.0], [5.0, 20.0]), strict=True
-  ):
+  for axes, bars in zip(drawing.axes, ([-1.25, 12.5], [-7.5, 5.0], [5.0, 20.0]), strict=True):
     ends = [patch.get_width() for patch in axes.patches]
     assert ends == pytest.approx(bars)
     assert axes.get_xlim() == drawing.axes[0].get_xlim()

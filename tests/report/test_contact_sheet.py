@@ -29,10 +29,7 @@ def example(count: int = 3) -> tuple[types.Batch, types.DatasetSpec]:
   }
   valid = {name: np.ones(shape, bool) for name in NAMES}
   batch = types.Batch(
-    rng.uniform(0, 1, (*shape, 3)).astype(np.float32),
-    targets,
-    valid,
-    np.ones(count, bool),
+    rng.uniform(0, 1, (*shape, 3)).astype(np.float32), targets, valid, np.ones(count, bool)
   )
   classes = ("wall", "floor", "ball", "box")
   tasks = (
@@ -48,9 +45,7 @@ def example(count: int = 3) -> tuple[types.Batch, types.DatasetSpec]:
 
 def test_draws_every_colour_of_the_classes(tmp_path: pathlib.Path) -> None:
   batch, spec = example()
-  path = contact_sheet.contact_sheet(
-    batch, spec, tmp_path / "new" / "sheet.png", rows=2
-  )
+  path = contact_sheet.contact_sheet(batch, spec, tmp_path / "new" / "sheet.png", rows=2)
   picture = images.imread(path)[..., :3]
   assert picture.shape[1] > 900
   for colour in style.class_colours(4):
@@ -60,9 +55,7 @@ def test_draws_every_colour_of_the_classes(tmp_path: pathlib.Path) -> None:
 def test_more_rows_make_a_taller_sheet(tmp_path: pathlib.Path) -> None:
   batch, spec = example()
   heights = [
-    images.imread(
-      contact_sheet.contact_sheet(batch, spec, tmp_path / f"{n}.png", rows=n)
-    ).shape[0]
+    images.imread(contact_sheet.contact_sheet(batch, spec, tmp_path / f"{n}.png", rows=n)).shape[0]
     for n in (1, 3, 9)
   ]
   assert heights[0] < heights[1] == heights[2]

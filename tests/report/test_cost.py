@@ -22,10 +22,10 @@ def _cost(scope, way, ms, macs=4e6, xla=3e6):
   """Five calls a batch size: 0.8, 0.9, 1, 1.1 and 3 times the median."""
   times = {
     batch: cost_lib.Times(
-      tuple(ms * batch / 1000 * f for f in (1.0, 0.8, 1.1, 0.9, 3.0)),
-      2_000_000 * batch)
+      tuple(ms * batch / 1000 * f for f in (1.0, 0.8, 1.1, 0.9, 3.0)), 2_000_000 * batch
+    )
     for batch in (1, 4)
-  }  # fmt: skip
+  }
   return cost_lib.Cost(scope, way, SIZES, macs, xla, times)
 
 
@@ -49,23 +49,39 @@ def scores():
   )
 
 
-BLOCKS = (
-  cost_lib.Block(1_000_000, 2, 1, 1.0), cost_lib.Block(500_000, 2, 2, 0.75))
+BLOCKS = (cost_lib.Block(1_000_000, 2, 1, 1.0), cost_lib.Block(500_000, 2, 2, 0.75))
 
 
 def test_times_are_medians_with_quartiles(costs):
   found = cost.time_table(costs)
   assert [tables.heading(c) for c in found.columns] == [
-    "for", "execution", "batch 1 (ms)", "batch 1 (examples / s)",
-    "batch 4 (examples / s)", "batch 1 (× as fast as masked)",
+    "for",
+    "execution",
+    "batch 1 (ms)",
+    "batch 1 (examples / s)",
+    "batch 4 (examples / s)",
+    "batch 1 (× as fast as masked)",
     "batch 4 (× as fast as masked)",
-  ]  # fmt: skip
+  ]
   first = [tables.format_entry(entry) for entry in found.rows[0]]
   # One call that took three times as long moves neither.
-  assert first == ["all tasks", "masked", "10.0 (9.0–11.0)", "100 (91–111)",
-                   "100 (91–111)", "1.00", "1.00"]  # fmt: skip
+  assert first == [
+    "all tasks",
+    "masked",
+    "10.0 (9.0–11.0)",
+    "100 (91–111)",
+    "100 (91–111)",
+    "1.00",
+    "1.00",
+  ]
   assert [tables.format_entry(row[5]) for row in found.rows] == [
-    "1.00", "2.00", "2.50", "0.50", "1.00", "1.50"]
+    "1.00",
+    "2.00",
+    "2.50",
+    "0.50",
+    "1.00",
+    "1.50",
+  ]
 
 
 def test_without_masked_nothing_is_compared():
@@ -78,15 +94,35 @@ def test_without_masked_nothing_is_compared():
 def test_sizes(costs):
   found = cost.size_table(costs)
   shown = [tables.format_entry(entry) for entry in found.rows[1]]
-  assert shown == ["all tasks", "planned", "1,000", "30", "20", "7", "2.000",
-                   "50.0", "1.500", "0.750", "2.000", "8.000"]  # fmt: skip
+  assert shown == [
+    "all tasks",
+    "planned",
+    "1,000",
+    "30",
+    "20",
+    "7",
+    "2.000",
+    "50.0",
+    "1.500",
+    "0.750",
+    "2.000",
+    "8.000",
+  ]
   assert [tables.format_entry(e) for e in found.rows[2]][8:10] == ["–", "–"]
 
 
 def test_blocks():
   found = cost.block_table(BLOCKS)
   assert [tables.format_entry(e) for e in found.rows[1]] == [
-    "1", "0.5000", "2", "2", "0.75", "1.000", "1.000", "0.3750"]
+    "1",
+    "0.5000",
+    "2",
+    "2",
+    "0.75",
+    "1.000",
+    "1.000",
+    "0.3750",
+  ]
   plain = cost.block_table([cost_lib.Block(1, 2, 1, None)])
   assert tables.format_entry(plain.rows[0][4]) == tables.MISSING
 
@@ -96,13 +132,16 @@ def test_files(tmp_path, costs, scores):
   assert (tmp_path / "cost.md").read_text() == text
   assert text.startswith("# Cost\n\n- Run: one.\n- Two.\n\n![metric")
   assert [line for line in text.splitlines() if line.startswith("## ")] == [
-    "## Time", "## Size and work", "## Blocks", "## Main metrics"]
+    "## Time",
+    "## Size and work",
+    "## Blocks",
+    "## Main metrics",
+  ]
   assert (tmp_path / "figures" / "cost.png").read_bytes()[:4] == b"\x89PNG"
   rows = list(csv.DictReader(io.StringIO((tmp_path / "cost.csv").read_text())))
   assert len(rows) == 2 * len(costs)
   row = rows[11]
-  assert (row["scope"], row["execution"], row["batch"]) == (
-    "depth", "planned", "4")
+  assert (row["scope"], row["execution"], row["batch"]) == ("depth", "planned", "4")
   assert float(row["seconds_median"]) == pytest.approx(0.008)
   assert float(row["seconds_max"]) == pytest.approx(0.024)
   assert float(row["seconds_first_quartile"]) == pytest.approx(0.0072)
@@ -118,15 +157,13 @@ def test_a_page_without_blocks_and_metrics(tmp_path, costs):
 
 
 def test_main_metrics_come_from_the_results():
-  metric = lambda name, value: {
-    "name": name, "higher_is_better": False, "unit": "m", "test": value}
+  metric = lambda name, value: {"name": name, "higher_is_better": False, "unit": "m", "test": value}
   found = cost.scores_of(
-    {"tasks": [{"name": "depth", "metrics": [metric("abs", 0.5),
-                                             metric("rel", 0.1)]}]},
-    {"depth": {"abs": 0.6, "rel": 0.2}})  # fmt: skip
+    {"tasks": [{"name": "depth", "metrics": [metric("abs", 0.5), metric("rel", 0.1)]}]},
+    {"depth": {"abs": 0.6, "rel": 0.2}},
+  )
   assert found == (cost.Score("depth", "abs (m)", False, 0.5, 0.6),)
-  unknown = cost.scores_of(
-    {"tasks": [{"name": "depth", "metrics": [metric("abs", None)]}]}, None)
+  unknown = cost.scores_of({"tasks": [{"name": "depth", "metrics": [metric("abs", None)]}]}, None)
   assert math.isnan(unknown[0].value) and math.isnan(unknown[0].separate)
 
 
@@ -136,10 +173,13 @@ def test_main_metrics_come_from_the_results():
 def _points(axes):
   """Marker -> filled or not -> place of the points."""
   return {
-    (line.get_marker(), line.get_markerfacecolor() != "white"):
-      (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
-    for line in axes.lines if line.get_marker() not in ("", "None", None)
-  }  # fmt: skip
+    (line.get_marker(), line.get_markerfacecolor() != "white"): (
+      float(line.get_xdata()[0]),
+      float(line.get_ydata()[0]),
+    )
+    for line in axes.lines
+    if line.get_marker() not in ("", "None", None)
+  }
 
 
 def test_points_of_the_figure(costs, scores):
@@ -148,8 +188,11 @@ def test_points_of_the_figure(costs, scores):
   first, second = drawing.axes
   assert first.get_title(loc="left") == "segmentation"
   assert _points(first) == {
-    ("s", True): (10.0, 33.0), ("o", True): (5.0, 33.0),
-    ("D", True): (4.0, 33.0), ("^", True): (20.0, 31.0)}
+    ("s", True): (10.0, 33.0),
+    ("o", True): (5.0, 33.0),
+    ("D", True): (4.0, 33.0),
+    ("^", True): (20.0, 31.0),
+  }
   assert first.get_ylabel() == "miou (%) ↑"
   low, high = first.get_ylim()
   assert low < 31 < 33 < high

@@ -53,17 +53,15 @@ def test_an_empty_run_has_no_figure_and_old_ones_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("missing", "gone"),
-    [
-        ("policy", {"task_correlation"}),
-        ("lines", {"policy_evolution", "learning_curves",
-                   "validation_metrics"}),
-        ("pictures", {"predictions"}),
-    ],
+  ("missing", "gone"),
+  [
+    ("policy", {"task_correlation"}),
+    ("lines", {"policy_evolution", "learning_curves", "validation_metrics"}),
+    ("pictures", {"predictions"}),
+  ],
 )
 def test_what_is_missing_is_left_out(workdir, tmp_path, missing, gone):
-  name = {"policy": "policy.json", "lines": "metrics.jsonl",
-          "pictures": "predictions.npz"}[missing]
+  name = {"policy": "policy.json", "lines": "metrics.jsonl", "pictures": "predictions.npz"}[missing]
   for file in workdir.iterdir():
     if file.is_file() and file.name != name:
       (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -77,11 +75,18 @@ def test_what_is_missing_is_left_out(workdir, tmp_path, missing, gone):
 def test_methods_without_policy_or_gates_skip_those_figures(tmp_path, make):
   ones = np.ones((2, 4)).tolist()
   found = load(
-      tmp_path, make,
-      policy={"tasks": ["a", "b"], "alpha": None, "routes": [ones],
-              "chosen": 0, "gated": [False] * 4, "target_rates": [1] * 4},
-      results={"tasks": [], "execution": {"rate": ones}},
-  )  # fmt: skip
+    tmp_path,
+    make,
+    policy={
+      "tasks": ["a", "b"],
+      "alpha": None,
+      "routes": [ones],
+      "chosen": 0,
+      "gated": [False] * 4,
+      "target_rates": [1] * 4,
+    },
+    results={"tasks": [], "execution": {"rate": ones}},
+  )
   assert policy_figures.policy(found) is None
   assert policy_figures.correlation(found) is None
   assert execution_figures.execution(found) is None
@@ -99,8 +104,11 @@ def test_policy_shows_each_probability_and_the_number_of_blocks(run):
 
 def test_many_blocks_put_the_route_below(tmp_path, make):
   alpha = np.full((2, 16), 0.5).tolist()
-  found = load(tmp_path, make, policy={"tasks": ["a", "b"], "alpha": alpha,
-               "routes": [np.eye(2, 16).tolist()], "chosen": 0})
+  found = load(
+    tmp_path,
+    make,
+    policy={"tasks": ["a", "b"], "alpha": alpha, "routes": [np.eye(2, 16).tolist()], "chosen": 0},
+  )
   with style.look():
     figure = policy_figures.policy(found)
     figure.canvas.draw()
@@ -134,8 +142,7 @@ def test_execution_marks_targets_on_gated_blocks_that_are_not_skipped(run):
   rates, counts = axes[0], axes[1]
   heights = [patch.get_height() for patch in rates.patches]
   assert heights == run.rates[0].tolist()
-  ticks = [(float(np.mean(l.get_xdata())), l.get_ydata()[0])
-           for l in rates.lines]
+  ticks = [(float(np.mean(l.get_xdata())), l.get_ydata()[0]) for l in rates.lines]
   assert ticks == [(4.0, 0.55), (6.0, 0.55), (7.0, 0.55)]
   assert texts(rates).count("skipped") == 2
   assert sum(p.get_height() for p in counts.patches) == pytest.approx(1)
@@ -149,10 +156,8 @@ def test_candidates_start_together_and_phases_become_spans(run):
     steps = [r["step"] for r in rows if r["candidate"] == k]
     assert (min(steps), max(steps)) == (610, 800)
   spans = curve_figures.spans(rows)
-  assert [s.name for s in spans] == [
-      "warmup", "weights / policy, 4 cycles", "retrain"]
-  assert [(s.first, s.last) for s in spans] == [
-      (10, 200), (200, 600), (600, 800)]
+  assert [s.name for s in spans] == ["warmup", "weights / policy, 4 cycles", "retrain"]
+  assert [(s.first, s.last) for s in spans] == [(10, 200), (200, 600), (600, 800)]
   assert len(spans[1].stretches) == 8
 
 
@@ -177,13 +182,13 @@ def test_predictions_hide_what_has_no_label_and_share_the_depth_scale(run):
   shown = [axes for axes in figure.axes if axes.images]
   assert len(shown) == 3 * 10
   label = next(
-      a.images[0].get_array() for a in shown[3:]
-      if np.asarray(a.images[0].get_array())[0, 0, 0] == pytest.approx(0.93)
+    a.images[0].get_array()
+    for a in shown[3:]
+    if np.asarray(a.images[0].get_array())[0, 0, 0] == pytest.approx(0.93)
   )
   assert np.allclose(np.asarray(label)[:6, :10], 0.93)
   words = [text.get_text() for text in figure.legends[0].get_texts()]
-  assert words == ["wall", "floor", "chair", "table", "lamp", "window",
-                   "no label"]
+  assert words == ["wall", "floor", "chair", "table", "lamp", "window", "no label"]
   bar = next(a for a in figure.axes if a.get_xlabel() == "depth (m)")
   truth = run.predictions["target/depth"][run.predictions["valid/depth"]]
   assert bar.get_xlim() == pytest.approx(np.percentile(truth, (1, 99)))

@@ -18,13 +18,11 @@ PALE = label_pictures.UNKNOWN
 def dense(kind, truth, guess, valid=None, unit="", classes=()):
   truth, guess = np.asarray(truth), np.asarray(guess)
   valid = np.ones(truth.shape[:3], bool) if valid is None else valid
-  return label_pictures.Dense("task", kind, unit, classes, truth, (guess,),
-                              np.asarray(valid, bool))
+  return label_pictures.Dense("task", kind, unit, classes, truth, (guess,), np.asarray(valid, bool))
 
 
 def test_wrong_pixels_are_red_over_grey_and_void_is_pale():
-  one = dense("segmentation", [[[0, 1, 2, 0]]], [[[0, 2, 2, 5]]],
-              [[[True, True, True, False]]])
+  one = dense("segmentation", [[[0, 1, 2, 0]]], [[[0, 2, 2, 5]]], [[[True, True, True, False]]])
   drawn, key = label_pictures.mistakes(one, 4)
   right, wrong = [0.6] * 3, style.WRONG
   np.testing.assert_allclose(drawn[0, 0], [right, wrong, right, PALE], 1e-6)
@@ -35,8 +33,7 @@ def test_wrong_pixels_are_red_over_grey_and_void_is_pale():
 
 
 def test_squares_that_are_half_wrong_are_half_red():
-  one = dense("segmentation", np.zeros((1, 4, 4), int),
-              np.array([[[0, 1, 1, 1]] * 4]))
+  one = dense("segmentation", np.zeros((1, 4, 4), int), np.array([[[0, 1, 1, 1]] * 4]))
   drawn, _ = label_pictures.mistakes(one, 2)
   assert drawn.shape == (1, 2, 2, 3)
   red = 0.5 * np.array(style.WRONG) + 0.5 * 0.6
@@ -56,15 +53,13 @@ def test_angles_of_normals_in_degrees():
 
 def test_absolute_errors_of_numbers():
   truth = np.array([[[1.0, 2.0, 4.0, np.nan]]], np.float32)
-  one = dense("depth", truth, [[[1.5, 2.0, 1.0, 7.0]]],
-              [[[True, True, True, False]]], "m")
+  one = dense("depth", truth, [[[1.5, 2.0, 1.0, 7.0]]], [[[True, True, True, False]]], "m")
   drawn, key = label_pictures.mistakes(one, 4)
   assert key.note == "error (m)"
   assert key.scale.norm.vmax == pytest.approx(np.percentile([0.5, 0, 3], 98))
   np.testing.assert_allclose(drawn[0, 0, 3], PALE)
   np.testing.assert_allclose(drawn[0, 0, 1], key.scale.cmap(0.0)[:3])
-  maps = dense("regression", np.zeros((1, 1, 2, 2)),
-               [[[[1.0, 3.0], [0.0, -2.0]]]])
+  maps = dense("regression", np.zeros((1, 1, 2, 2)), [[[[1.0, 3.0], [0.0, -2.0]]]])
   np.testing.assert_allclose(label_pictures._sizes(maps)[0], [[[2, 1]]])
   truth, _, key = label_pictures.paint(maps, 2)
   assert truth.shape == (1, 1, 2, 3) and key.note == "task, channel 0"
@@ -79,15 +74,15 @@ def test_large_pictures_are_reduced_for_drawing():
   for width in (5, 6, 7, 8, 9):
     picture = np.ones((1, 7, width, 3))
     for pixels in (1, 2, 3, 8):
-      assert (label_pictures.mean(picture, pixels).shape
-              == label_pictures.thin(picture, pixels).shape)
+      assert (
+        label_pictures.mean(picture, pixels).shape == label_pictures.thin(picture, pixels).shape
+      )
   ramp = np.arange(4.0).reshape(1, 1, 4, 1).repeat(2, 1)
   assert label_pictures.mean(ramp, 2).ravel().tolist() == [0.5, 2.5]
 
 
 def test_dark_bytes_stay_dark(tmp_path):
-  np.savez(tmp_path / "predictions.npz",
-           inputs=np.ones((1, 2, 2, 3), np.uint8))
+  np.savez(tmp_path / "predictions.npz", inputs=np.ones((1, 2, 2, 3), np.uint8))
   found = label_pictures.inputs(workdir_lib.load(tmp_path), 2)
   np.testing.assert_allclose(found, 1 / 255, 1e-6)
 
@@ -106,8 +101,7 @@ def _run(workdir, target, **changes):
   arrays = dict(workdir_lib.load(workdir).predictions) | changes
   target.mkdir()
   (target / "results.json").write_bytes((workdir / "results.json").read_bytes())
-  np.savez(target / "predictions.npz", **{
-      k: v for k, v in arrays.items() if v is not None})
+  np.savez(target / "predictions.npz", **{k: v for k, v in arrays.items() if v is not None})
   return workdir_lib.load(target)
 
 
@@ -122,12 +116,10 @@ def test_a_run_has_a_column_of_errors_for_every_task(workdir):
 
 def test_methods_side_by_side_share_colours(workdir, tmp_path):
   run = workdir_lib.load(workdir)
-  other = _run(workdir, tmp_path / "b", **{
-      "prediction/depth": run.predictions["target/depth"]})
+  other = _run(workdir, tmp_path / "b", **{"prediction/depth": run.predictions["target/depth"]})
   with style.look():
     figure = example_figures.examples({"a": run, "b": other}, "depth")
-  shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes
-           if axes.images]
+  shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
   assert len(shown) == 3 * 4  # input, label and two methods, three examples
   words = [text.get_text() for text in figure.texts]
   assert words == ["depth", "input", "label", "", "a", "b"]

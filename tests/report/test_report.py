@@ -21,8 +21,7 @@ def table(text, title):
   """Cells of the first table under a heading."""
   part = text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
   rows = [line for line in part.splitlines() if line.startswith("|")]
-  return [[c.strip() for c in row.strip("|").split("|")]
-          for row in (rows[0], *rows[2:])]
+  return [[c.strip() for c in row.strip("|").split("|")] for row in (rows[0], *rows[2:])]
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +63,18 @@ def test_losses_follow_the_metrics(workdir, tmp_path):
 
 def test_delta_of_every_task_and_overall(text):
   rows = table(text, "Delta over single-task networks")
-  assert rows[1:] == [["segmentation", "+4.00"], ["normals", "+3.00"],
-                      ["depth", "−1.00"], ["mean", "+2.00"]]
+  assert rows[1:] == [
+    ["segmentation", "+4.00"],
+    ["normals", "+3.00"],
+    ["depth", "−1.00"],
+    ["mean", "+2.00"],
+  ]
   assert "../single-0" in text
 
 
 def test_execution_rates_and_targets_of_gated_blocks(text):
   rows = table(text, "Execution rate")
-  assert rows[1] == ["segmentation", "100", "100", "0", "100", "58", "0", "51",
-                     "62", "58.9"]
+  assert rows[1] == ["segmentation", "100", "100", "0", "100", "58", "0", "51", "62", "58.9"]
   assert rows[-1] == ["target"] + ["–"] * 4 + ["55"] * 4 + ["–"]
 
 
@@ -92,18 +94,17 @@ def test_parameters_with_and_without_heads(text):
 def test_selection_on_test_is_warned_of_before_any_number(workdir, tmp_path):
   plain = report.write_report(copy(workdir, tmp_path)).read_text()
   assert "test split" not in plain.split("## Metrics")[0]
-  warned = report.write_report(
-      copy(workdir, tmp_path, compat={"selection": "test"})).read_text()
+  warned = report.write_report(copy(workdir, tmp_path, compat={"selection": "test"})).read_text()
   top = warned.split("## Metrics")[0]
   assert "selected on the test split" in top and "> [!CAUTION]\n> 🔴" in top
 
 
 def test_missing_parts_are_skipped(workdir, tmp_path):
   found = report.write_report(
-      copy(workdir, tmp_path, delta=None, candidates=[], macs=None, notes=[]))
+    copy(workdir, tmp_path, delta=None, candidates=[], macs=None, notes=[])
+  )
   text = found.read_text()
-  for title in ("Delta", "Candidates", "Notes", "Learning curves",
-                "Predictions"):
+  for title in ("Delta", "Candidates", "Notes", "Learning curves", "Predictions"):
     assert f"## {title}" not in text
   assert "Multiply-accumulates" not in text
 

@@ -11,34 +11,34 @@ import pytest
 from dynashare_jax.report import tables
 
 TABLE = tables.Table(
-    columns=(
-        tables.Column("method", align="left"),
-        tables.Column("miou", True, "%", group="seg"),
-        tables.Column("abs", False, "m", group="depth"),
-        tables.Column("time", unit="s"),
-    ),
-    rows=(
-        ("single", tables.Cell(40.0, 1.5, 1), 0.5, 3),
-        ("a|b_c", tables.Cell(42.25, 0.25, 1), 0.625, None),
-        ("none", math.nan, math.nan, 7),
-    ),
+  columns=(
+    tables.Column("method", align="left"),
+    tables.Column("miou", True, "%", group="seg"),
+    tables.Column("abs", False, "m", group="depth"),
+    tables.Column("time", unit="s"),
+  ),
+  rows=(
+    ("single", tables.Cell(40.0, 1.5, 1), 0.5, 3),
+    ("a|b_c", tables.Cell(42.25, 0.25, 1), 0.625, None),
+    ("none", math.nan, math.nan, 7),
+  ),
 )
 
 
 @pytest.mark.parametrize(
-    ("value", "digits", "signed", "text"),
-    [
-        (1234.5, 1, False, "1,234.5"),
-        (0.48312, None, False, "0.4831"),
-        (48.312, None, False, "48.31"),
-        (0.0, None, False, "0.00"),
-        (3.0, 2, True, "+3.00"),
-        (-3.0, 2, True, "−3.00"),
-        (-0.001, 2, True, "0.00"),  # no minus before what prints as zero
-        (math.nan, 2, True, "–"),
-        (-math.inf, 2, False, "−∞"),
-        (1e-9, None, False, "0.000000"),
-    ],
+  ("value", "digits", "signed", "text"),
+  [
+    (1234.5, 1, False, "1,234.5"),
+    (0.48312, None, False, "0.4831"),
+    (48.312, None, False, "48.31"),
+    (0.0, None, False, "0.00"),
+    (3.0, 2, True, "+3.00"),
+    (-3.0, 2, True, "−3.00"),
+    (-0.001, 2, True, "0.00"),  # no minus before what prints as zero
+    (math.nan, 2, True, "–"),
+    (-math.inf, 2, False, "−∞"),
+    (1e-9, None, False, "0.000000"),
+  ],
 )
 def test_numbers_as_text(value, digits, signed, text):
   assert tables.format_number(value, digits, signed) == text
@@ -67,7 +67,11 @@ def test_markdown_is_aligned_bold_and_escaped():
   lines = tables.markdown(TABLE).splitlines()
   assert len({len(line) for line in lines}) == 1
   assert [c.strip() for c in lines[0].strip("|").split("|")] == [
-      "method", "miou (%) ↑", "abs (m) ↓", "time (s)"]
+    "method",
+    "miou (%) ↑",
+    "abs (m) ↓",
+    "time (s)",
+  ]
   rule = [c.strip() for c in lines[1].strip("|").split("|")]
   assert not rule[0].endswith(":")
   assert all(c.endswith(":") for c in rule[1:])
@@ -78,8 +82,7 @@ def test_markdown_is_aligned_bold_and_escaped():
 
 def test_csv_keeps_full_precision_and_reads_back():
   head, *rows = csv.reader(io.StringIO(tables.csv_text(TABLE)))
-  assert head == ["method", "seg/miou (%)", "seg/miou (%) std",
-                  "depth/abs (m)", "time (s)"]
+  assert head == ["method", "seg/miou (%)", "seg/miou (%) std", "depth/abs (m)", "time (s)"]
   assert rows[1] == ["a|b_c", "42.25", "0.25", "0.625", ""]
   assert rows[2] == ["none", "", "", "", "7"]
 
@@ -97,8 +100,7 @@ def test_latex_escapes_groups_and_emphasises():
 
 
 def test_latex_groups_of_several_empty_columns_keep_their_width():
-  columns = (
-      tables.Column("a"), tables.Column("b"), tables.Column("c", group="g"))
+  columns = (tables.Column("a"), tables.Column("b"), tables.Column("c", group="g"))
   text = tables.latex(tables.Table(columns, ((1.0, 2.0, 3.0),)))
   heads = text.splitlines()[2]
   assert heads.count("&") == 2 and r"\cmidrule(lr){3-3}" in text

@@ -12,8 +12,14 @@ from dynashare_jax.report import workdir as workdir_lib
 
 def line(step, value, kind="train", candidate=-1):
   """A row of metrics.jsonl."""
-  return {"step": step, "phase": "warmup", "candidate": candidate, "cycle": 0,
-          "kind": kind, "values": {"loss/total": value}}
+  return {
+    "step": step,
+    "phase": "warmup",
+    "candidate": candidate,
+    "cycle": 0,
+    "kind": kind,
+    "values": {"loss/total": value},
+  }
 
 
 def test_all_parts_are_read(workdir):
@@ -45,8 +51,16 @@ def test_a_torn_last_line_is_dropped_and_a_torn_other_refused(tmp_path):
 
 
 def test_a_resumed_run_counts_a_step_once_and_the_later_row(tmp_path, make):
-  make(tmp_path, lines=[line(1, 5.0), line(2, 4.0), line(2, 3.0),
-                        line(2, 9.0, "eval"), line(2, 7.0, candidate=0)])
+  make(
+    tmp_path,
+    lines=[
+      line(1, 5.0),
+      line(2, 4.0),
+      line(2, 3.0),
+      line(2, 9.0, "eval"),
+      line(2, 7.0, candidate=0),
+    ],
+  )
   rows = workdir_lib.load(tmp_path).lines
   assert [row["values"]["loss/total"] for row in rows] == [5.0, 3.0, 9.0, 7.0]
 
@@ -60,8 +74,7 @@ def test_rows_without_a_finite_number_are_left_out():
 
 
 def test_null_targets_are_nan(tmp_path, make):
-  make(tmp_path, policy={"tasks": ["a"], "alpha": None,
-                         "target_rates": [None, 0.5]})
+  make(tmp_path, policy={"tasks": ["a"], "alpha": None, "target_rates": [None, 0.5]})
   rates = workdir_lib.load(tmp_path).target_rates
   assert np.isnan(rates[0]) and rates[1] == 0.5
 

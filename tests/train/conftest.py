@@ -25,27 +25,54 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = pathlib.Path(__file__).parent / "tiny"
 
 _VALUES = {
-    "dataset": "stripes", "method": "dynashare",
-    "model.backbone": "mlp", "model.blocks": (2,), "model.width": 8,
-    "model.hidden": 8, "model.dropout": 0.0, "model.stem": "small",
-    "model.head": "linear", "model.dtype": "float32",
-    "policy.curriculum_speed": 1, "policy.candidates": 2,
-    "policy.init": "equal", "policy.sparsity": 0.05, "policy.sharing": 0.05,
-    "policy.temperature": 5.0, "policy.temperature_decay": 0.8,
-    "gates.target_rates": (1.0, 0.6), "gates.weight": 1.0,
-    "train.batch_size": 8, "train.steps": 8, "train.warmup_steps": 4,
-    "train.cycles": 2, "train.weight_steps": 3, "train.policy_steps": 2,
-    "train.retrain_steps": 6, "train.retrain_from": "policy",
-    "train.weights_share": 0.75, "train.execution": "masked",
-    "train.shared_prefixes": (0,), "train.steps_per_dispatch": 1,
-    "train.resident": True, "train.log_every": 2, "train.eval_every": 3,
-    "train.checkpoint_every": 3, "train.threads": 1, "eval.batch_size": 8,
-    "eval.pictures": 2, "optimizers.warmup.kind": "adamw",
-    "optimizers.warmup.schedule": "cosine", "optimizers.warmup.lr": 0.01,
-    "optimizers.alternate.kind": "sgd", "optimizers.alternate.lr": 0.01,
-    "optimizers.alternate.schedule": "constant",
-    "optimizers.retrain.kind": "adam", "optimizers.retrain.lr": 0.01,
-    "optimizers.retrain.schedule": "onecycle", "optimizers.policy.lr": 0.1,
+  "dataset": "stripes",
+  "method": "dynashare",
+  "model.backbone": "mlp",
+  "model.blocks": (2,),
+  "model.width": 8,
+  "model.hidden": 8,
+  "model.dropout": 0.0,
+  "model.stem": "small",
+  "model.head": "linear",
+  "model.dtype": "float32",
+  "policy.curriculum_speed": 1,
+  "policy.candidates": 2,
+  "policy.init": "equal",
+  "policy.sparsity": 0.05,
+  "policy.sharing": 0.05,
+  "policy.temperature": 5.0,
+  "policy.temperature_decay": 0.8,
+  "gates.target_rates": (1.0, 0.6),
+  "gates.weight": 1.0,
+  "train.batch_size": 8,
+  "train.steps": 8,
+  "train.warmup_steps": 4,
+  "train.cycles": 2,
+  "train.weight_steps": 3,
+  "train.policy_steps": 2,
+  "train.retrain_steps": 6,
+  "train.retrain_from": "policy",
+  "train.weights_share": 0.75,
+  "train.execution": "masked",
+  "train.shared_prefixes": (0,),
+  "train.steps_per_dispatch": 1,
+  "train.resident": True,
+  "train.log_every": 2,
+  "train.eval_every": 3,
+  "train.checkpoint_every": 3,
+  "train.threads": 1,
+  "eval.batch_size": 8,
+  "eval.pictures": 2,
+  "optimizers.warmup.kind": "adamw",
+  "optimizers.warmup.schedule": "cosine",
+  "optimizers.warmup.lr": 0.01,
+  "optimizers.alternate.kind": "sgd",
+  "optimizers.alternate.lr": 0.01,
+  "optimizers.alternate.schedule": "constant",
+  "optimizers.retrain.kind": "adam",
+  "optimizers.retrain.lr": 0.01,
+  "optimizers.retrain.schedule": "onecycle",
+  "optimizers.policy.lr": 0.1,
 }
 
 
@@ -71,8 +98,9 @@ class Run(NamedTuple):
     """Metric lines without what measures time."""
     lines = logs.read(self.folder)
     for line in lines:
-      line["values"] = {k: v for k, v in line["values"].items()
-                        if not k.startswith(("time/", "memory/"))}
+      line["values"] = {
+        k: v for k, v in line["values"].items() if not k.startswith(("time/", "memory/"))
+      }
     return lines
 
   @property
@@ -85,8 +113,9 @@ class Run(NamedTuple):
   @property
   def losses(self) -> np.ndarray:
     """Total loss of every training line."""
-    return np.array([line["values"]["loss/total"] for line in self.lines
-                     if line["kind"] == "train"])
+    return np.array(
+      [line["values"]["loss/total"] for line in self.lines if line["kind"] == "train"]
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,8 +135,7 @@ def _config(**values: Any) -> ml_collections.ConfigDict:
   config = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]()
   module = runpy.run_path(str(TINY / "stripes.py"))
   config.data = ml_collections.ConfigDict(module["defaults"]())
-  for name, value in {**_VALUES, **{
-      k.replace("__", "."): v for k, v in values.items()}}.items():
+  for name, value in {**_VALUES, **{k.replace("__", "."): v for k, v in values.items()}}.items():
     group, _, last = name.rpartition(".")
     node = config
     for part in group.split(".") if group else ():
@@ -126,8 +154,10 @@ def config() -> Callable[..., ml_collections.ConfigDict]:
 @pytest.fixture(scope="session")
 def build() -> Callable[..., experiment_lib.Experiment]:
   """Puts an experiment together on some CPU devices (default one)."""
+
   def make(devices: int = 1, **values: Any) -> experiment_lib.Experiment:
     return main.build(_config(**values), jax.devices()[:devices])[0]
+
   return make
 
 
@@ -138,10 +168,13 @@ def train(build) -> Callable[..., Run]:
   `like` lends the compiled programs of a run with the same configuration, and
   `before_chunk(loop, step)` is called before the next steps.
   """
+
   def run(
-      folder: pathlib.Path, devices: int = 1, like: Run | None = None,
-      before_chunk: Callable[[loop_lib.Loop, int], None] | None = None,
-      **values: Any
+    folder: pathlib.Path,
+    devices: int = 1,
+    like: Run | None = None,
+    before_chunk: Callable[[loop_lib.Loop, int], None] | None = None,
+    **values: Any,
   ) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     experiment = build(devices, **values)
@@ -158,8 +191,8 @@ def train(build) -> Callable[..., Run]:
 
       loop._advance = watched
     state = loop.run()
-    return Run(folder, experiment, loop, state,
-               results.finish(loop, state, {}))
+    return Run(folder, experiment, loop, state, results.finish(loop, state, {}))
+
   return run
 
 
@@ -173,29 +206,35 @@ def whole(train, tmp_path_factory) -> Callable[..., Run]:
     if name not in kept:
       kept[name] = train(tmp_path_factory.mktemp("whole"), **values)
     return kept[name]
+
   return find
 
 
 @pytest.fixture(scope="session")
 def same_run(same_bits) -> Callable[[Run, Run], None]:
   """Asserts that two runs left the same behind, but for their times."""
+
   def check(got: Run, want: Run) -> None:
     same_bits(got.state, want.state)
     assert json.dumps(got.lines) == json.dumps(want.lines)
     assert got.results == want.results
     files = [(r.folder / "policy.json").read_text() for r in (got, want)]
     assert files[0] == files[1]
+
   return check
 
 
 @pytest.fixture(scope="session")
 def same_bits() -> Callable[[Any, Any], None]:
   """Asserts that two trees hold the same bits."""
+
   def check(got: Any, want: Any) -> None:
     assert jax.tree.structure(got) == jax.tree.structure(want)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got),
-                            jax.tree.leaves(want), strict=True):
+    for (path, a), b in zip(
+      jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True
+    ):
       a, b = np.asarray(a), np.asarray(b)
       assert a.dtype == b.dtype and a.shape == b.shape, path
       assert a.tobytes() == b.tobytes(), jax.tree_util.keystr(path)
+
   return check

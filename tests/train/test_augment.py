@@ -24,25 +24,46 @@ TASKS = (types.TaskSpec("depth", "depth", unit="m"),)
 @pytest.fixture(scope="module")
 def make(config):
   """An experiment on 20 pictures of 10 x 12, cropped to 8 x 8."""
+
   def build(devices=1, **values):
-    settings = config(**{
-        "method": "hard", "model.backbone": "resnet",
-        "model.widths": (4,), "model.blocks": (1,), "model.strides": (1,),
-        "model.dilations": (1,), "model.stem": "small", "train.steps": 4,
-        "train.batch_size": 4, "train.eval_every": 4, "eval.batch_size": 4,
-        **values})
-    sources = {s: dense.Source([str(i) for i in keys], numbered_source.read,
-                               numbered_source.decode, (10, 12, 3))
-               for s, keys in (("train", range(100, 112)),
-                               ("validation", range(4)), ("test", range(4)))}
+    settings = config(
+      **{
+        "method": "hard",
+        "model.backbone": "resnet",
+        "model.widths": (4,),
+        "model.blocks": (1,),
+        "model.strides": (1,),
+        "model.dilations": (1,),
+        "model.stem": "small",
+        "train.steps": 4,
+        "train.batch_size": 4,
+        "train.eval_every": 4,
+        "eval.batch_size": 4,
+        **values,
+      }
+    )
+    sources = {
+      s: dense.Source(
+        [str(i) for i in keys], numbered_source.read, numbered_source.decode, (10, 12, 3)
+      )
+      for s, keys in (("train", range(100, 112)), ("validation", range(4)), ("test", range(4)))
+    }
     spec = types.DatasetSpec(
-        "numbered", TASKS, "image", (10, 12, 3),
-        {s: len(source) for s, source in sources.items()}, crop=(8, 8))
+      "numbered",
+      TASKS,
+      "image",
+      (10, 12, 3),
+      {s: len(source) for s, source in sources.items()},
+      crop=(8, 8),
+    )
     arrays = lambda s: loader.stack(list(sources[s]))
-    dataset = types.Dataset(spec, arrays, sources.__getitem__,
-                            transforms.Augmentation(TASKS, (8, 8)))
+    dataset = types.Dataset(
+      spec, arrays, sources.__getitem__, transforms.Augmentation(TASKS, (8, 8))
+    )
     return experiment_lib.build(
-        settings, dataset, methods.find("hard").build, jax.devices()[:devices])
+      settings, dataset, methods.find("hard").build, jax.devices()[:devices]
+    )
+
   return build
 
 
@@ -57,8 +78,7 @@ def test_streamed_examples_are_varied_as_resident_ones(make):
     found, _, nothing = streamed.chunk(0, offset, 1)
     assert nothing is None and found.inputs.shape == (4, 8, 8, 3)
     np.testing.assert_allclose(found.inputs, want.inputs, atol=1e-6)
-    np.testing.assert_allclose(found.targets["depth"], want.targets["depth"],
-                               rtol=1e-6)
+    np.testing.assert_allclose(found.targets["depth"], want.targets["depth"], rtol=1e-6)
     np.testing.assert_array_equal(found.valid["depth"], want.valid["depth"])
 
 
@@ -91,15 +111,13 @@ def test_workers_give_the_same_batches(make):
 def test_training_and_evaluation_have_their_own_sizes(make, tmp_path):
   """Trains on crops, evaluates whole pictures; all ways end the same."""
   losses = []
-  for number, (devices, resident) in enumerate(
-      ((1, True), (1, False), (4, True), (4, False))):
-    loop = loop_lib.Loop(make(devices, **{"train.resident": resident}),
-                         tmp_path / str(number))
+  for number, (devices, resident) in enumerate(((1, True), (1, False), (4, True), (4, False))):
+    loop = loop_lib.Loop(make(devices, **{"train.resident": resident}), tmp_path / str(number))
     loop.workdir.mkdir()
     state = loop.run()
     result = loop.evaluator.run(
-        state.best.params, state.best.stats, loop.feed.evaluation("test"),
-        np.ones((1, 1)), False)
+      state.best.params, state.best.stats, loop.feed.evaluation("test"), np.ones((1, 1)), False
+    )
     losses.append(result.losses["depth"])
   np.testing.assert_allclose(losses[1:], losses[:1] * 3, rtol=1e-4)
 
@@ -107,11 +125,11 @@ def test_training_and_evaluation_have_their_own_sizes(make, tmp_path):
 def test_the_loss_may_be_taken_at_the_labels(make):
   """Two logits under four labels 1, 1, 3, 3: mean errors by hand."""
   target = np.broadcast_to(np.float32([1, 1, 3, 3]), (1, 1, 4))
-  batch = types.Batch(None, {"depth": target},
-                      {"depth": np.ones((1, 1, 4), bool)}, np.ones(1, bool))
+  batch = types.Batch(
+    None, {"depth": target}, {"depth": np.ones((1, 1, 4), bool)}, np.ones(1, bool)
+  )
   logits = {"depth": np.float32([1, 3]).reshape(1, 1, 2, 1)}
-  losses = {at: float(step.task_losses(TASKS, logits, batch, at)["depth"])
-            for at in (False, True)}
+  losses = {at: float(step.task_losses(TASKS, logits, batch, at)["depth"]) for at in (False, True)}
   assert losses == {False: 0.0, True: pytest.approx((0.5 + 0.5) / 4)}
   assert make(**{"train.loss_at": "labels"}).objective.at_labels
   assert not make().objective.at_labels

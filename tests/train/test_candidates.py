@@ -62,6 +62,7 @@ def before(monkeypatch):
       return advance(self, index, offset, count, step, *rest)
 
     monkeypatch.setattr(loop_lib.Loop, "_advance", watched)
+
   return install
 
 
@@ -86,6 +87,7 @@ def searched(train, tmp_path_factory):
     start, run = kept[devices]
     shutil.copytree(start, folder, dirs_exist_ok=True)
     return run
+
   return find
 
 
@@ -93,8 +95,9 @@ def _lines(folder):
   """Metric lines without what measures time."""
   lines = logs.read(folder)
   for line in lines:
-    line["values"] = {k: v for k, v in line["values"].items()
-                      if not k.startswith(("time/", "memory/"))}
+    line["values"] = {
+      k: v for k, v in line["values"].items() if not k.startswith(("time/", "memory/"))
+    }
   return lines
 
 
@@ -106,8 +109,7 @@ def _ends_like(folder, want, same_bits):
   assert json.dumps(_lines(folder)) == json.dumps(want.lines)
   files = [(f / "policy.json").read_text() for f in (folder, want.folder)]
   assert files[0] == files[1]
-  found, other = (json.loads((f / "results.json").read_text())
-                  for f in (folder, want.folder))
+  found, other = (json.loads((f / "results.json").read_text()) for f in (folder, want.folder))
   for name in ("candidates", "chosen", "chosen_step"):
     assert found[name] == other[name]
   for task, twin in zip(found["tasks"], other["tasks"], strict=True):
@@ -130,15 +132,12 @@ def _is_in_turn(got, want, same_bits):
   _ends_like(got.folder, want, same_bits)
 
 
-@pytest.mark.parametrize("start, devices, groups", [
-    (1, 2, 2), (2, 4, 0)])
-def test_at_once_is_in_turn(
-    searched, train, same_bits, before, tmp_path, start, devices, groups):
+@pytest.mark.parametrize("start, devices, groups", [(1, 2, 2), (2, 4, 0)])
+def test_at_once_is_in_turn(searched, train, same_bits, before, tmp_path, start, devices, groups):
   """Groups of as many devices as the run in turn has in all."""
   want = searched(tmp_path, start)
   threads = {}
-  before(lambda candidate, step: threads.setdefault(
-      candidate, threading.get_ident()))
+  before(lambda candidate, step: threads.setdefault(candidate, threading.get_ident()))
   got = train(tmp_path, devices, train__candidate_groups=groups, **VALUES)
   _is_in_turn(got, want, same_bits)
   assert len(set(threads.values())) == 2  # As many as fit, too.
@@ -148,8 +147,7 @@ def test_at_once_is_in_turn(
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_stop_in_one_candidate(
-    searched, train, same_bits, before, tmp_path, groups):
+def test_a_stop_in_one_candidate(searched, train, same_bits, before, tmp_path, groups):
   """Begun in two groups, gone on in one or two."""
   want = searched(tmp_path)
   ready = threading.Event()
@@ -174,8 +172,7 @@ def test_a_stop_in_one_candidate(
   _is_in_turn(got, want, same_bits)
 
 
-def test_in_turn_stays_in_turn(
-    searched, train, same_run, before, tmp_path):
+def test_in_turn_stays_in_turn(searched, train, same_run, before, tmp_path):
   want = searched(tmp_path, 2)
   begun = []
 
@@ -186,19 +183,18 @@ def test_in_turn_stays_in_turn(
   before(stop)
   with pytest.raises(Stop):
     train(tmp_path, 2, **VALUES)
-  before(lambda candidate, step: begun.append(
-      (candidate, (tmp_path / "candidates").exists())))
+  before(lambda candidate, step: begun.append((candidate, (tmp_path / "candidates").exists())))
   got = train(tmp_path, 2, train__candidate_groups=2, **VALUES)
   same_run(got, want)
   candidates_of = [number for number, _ in begun]
-  assert candidates_of == sorted(candidates_of) and set(candidates_of) == {
-      0, 1, 2}
+  assert candidates_of == sorted(candidates_of) and set(candidates_of) == {0, 1, 2}
   assert not any(there for _, there in begun)
 
 
 @pytest.mark.parametrize("place", ["take", "save", "rmtree"])
 def test_a_stop_while_they_are_merged(
-    searched, train, same_bits, before, tmp_path, monkeypatch, place):
+  searched, train, same_bits, before, tmp_path, monkeypatch, place
+):
   """After the first candidate, before and after the state is saved."""
   want = searched(tmp_path)
 
@@ -207,8 +203,10 @@ def test_a_stop_while_they_are_merged(
 
   def fail(*given, **named):
     late = given[0] == tmp_path / "candidates" or (
-        isinstance(given[0], loop_lib.Loop) and given[0].part is None
-        and (tmp_path / "candidates" / "2").exists())
+      isinstance(given[0], loop_lib.Loop)
+      and given[0].part is None
+      and (tmp_path / "candidates" / "2").exists()
+    )
     if late:
       raise Stop
     return whole(*given, **named)
@@ -252,8 +250,7 @@ def test_told_to_end(searched, train, same_bits, before, tmp_path):
   _is_in_turn(got, want, same_bits)
 
 
-def test_one_that_cannot_be_saved(
-    searched, train, same_bits, before, tmp_path):
+def test_one_that_cannot_be_saved(searched, train, same_bits, before, tmp_path):
   """Saves run in the background of threads; their errors end the run."""
   want = searched(tmp_path)
   folder = tmp_path / "candidates" / "1" / "checkpoints"
@@ -274,7 +271,8 @@ def test_one_that_cannot_be_saved(
 
 
 def test_a_damaged_search_does_away_with_its_candidates(
-    searched, train, same_bits, before, tmp_path, caplog):
+  searched, train, same_bits, before, tmp_path, caplog
+):
   """On other devices the search may find other routes."""
   want = searched(tmp_path)
 
@@ -296,13 +294,20 @@ def test_a_damaged_search_does_away_with_its_candidates(
 def _start(folder, count, number, port, **environment):
   values = {**VALUES, "train__candidate_groups": count}
   return subprocess.Popen(
-      [sys.executable, str(PROCESS), str(folder), str(port), str(count),
-       str(number)],
-      cwd=ROOT, env=os.environ | {
-          "PYTHONPATH": str(ROOT), "TINY_DEVICES": "1",
-          "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-          "TINY_CONFIG": json.dumps(values)} | environment,
-      text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    [sys.executable, str(PROCESS), str(folder), str(port), str(count), str(number)],
+    cwd=ROOT,
+    env=os.environ
+    | {
+      "PYTHONPATH": str(ROOT),
+      "TINY_DEVICES": "1",
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "TINY_CONFIG": json.dumps(values),
+    }
+    | environment,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  )
 
 
 def _port():
@@ -323,9 +328,10 @@ def test_two_processes(searched, same_bits, tmp_path):
   codes, texts = _end(*[_start(tmp_path, 2, i, port) for i in range(2)])
   assert codes == [0, 0], texts
   # The whole run, and a candidate each; the third one when the first is done.
-  assert [[line.split()[-1] for line in text.splitlines()
-           if line.startswith("from step")] for text in texts] == [
-              ["14", "14", "26"], ["14", "20"]]
+  assert [
+    [line.split()[-1] for line in text.splitlines() if line.startswith("from step")]
+    for text in texts
+  ] == [["14", "14", "26"], ["14", "20"]]
   _ends_like(tmp_path, want, same_bits)
 
 
@@ -353,10 +359,17 @@ with preemption.listen():
 def test_one_that_waits_is_told_to_end():
   """And so are those that train yet."""
   port = _port()
-  started = [subprocess.Popen(
-      [sys.executable, "-c", MEET, str(port), str(i)], cwd=ROOT, text=True,
-      env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT) for i in range(2)]
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", MEET, str(port), str(i)],
+      cwd=ROOT,
+      text=True,
+      env=os.environ | {"PYTHONPATH": str(ROOT)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+    )
+    for i in range(2)
+  ]
   for process, word in zip(started, ("trains", "waits"), strict=True):
     line = ""
     while word not in line:
@@ -373,17 +386,20 @@ def test_one_candidate_is_never_split_off(build):
   assert candidates.layout(experiment, pathlib.Path("nowhere"), 0) == []
 
 
-@pytest.mark.parametrize("devices, groups, message", [
+@pytest.mark.parametrize(
+  "devices, groups, message",
+  [
     (4, 3, r"4 devices in 1 processes cannot make 3 groups.*\[1, 2, 4\]"),
     (1, 2, r"1 devices .* cannot make 2 groups.*\[1\], or to 0"),
     (4, 4, "candidate_groups=4 is more than the 3 candidates"),
-    (4, -1, "candidate_groups must be at least 0, but is -1")])
+    (4, -1, "candidate_groups must be at least 0, but is -1"),
+  ],
+)
 def test_groups_that_cannot_be(build, devices, groups, message):
   with pytest.raises(ValueError, match=message):
     build(devices, train__candidate_groups=groups, **VALUES)
 
 
 def test_spans(build):
-  assert candidates.spans(build(**VALUES)) == [
-      range(14, 20), range(20, 26), range(26, 32)]
+  assert candidates.spans(build(**VALUES)) == [range(14, 20), range(20, 26), range(26, 32)]
   assert candidates.spans(build(method="hard")) == [range(0, 8)]

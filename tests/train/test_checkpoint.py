@@ -109,9 +109,7 @@ def test_restored_state_may_be_donated(tmp_path):
   _save(tmp_path, {1: None})
   mesh = mesh_lib.make_mesh()
   template = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=mesh_lib.replicated(mesh)
-    ),
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=mesh_lib.replicated(mesh)),
     {"w": np.zeros(300, np.float32)},
   )
   with checkpoint.Checkpoints(tmp_path / "b") as checkpoints:
@@ -165,9 +163,7 @@ def _flip(path: pathlib.Path) -> None:
   ],
   ids=["flip", "truncate", "missing", "record", "metadata", "manifest"],
 )
-def test_damaged_step_is_reported_and_the_one_before_used(
-  tmp_path, warnings_logged, harm
-):
+def test_damaged_step_is_reported_and_the_one_before_used(tmp_path, warnings_logged, harm):
   _save(tmp_path, {1: None, 2: None})
   harm(tmp_path / "2")
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
@@ -205,9 +201,7 @@ def test_all_damaged_is_one_clear_error(tmp_path):
     _flip(tmp_path / str(step) / "record" / "metadata")
   for _ in range(2):  # Also when it is started again.
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
-      with pytest.raises(
-        checkpoint.DamagedCheckpointError, match="step 1: .*step 2: .*delete"
-      ):
+      with pytest.raises(checkpoint.DamagedCheckpointError, match="step 1: .*step 2: .*delete"):
         checkpoints.restore(_state(0))
 
 

@@ -12,18 +12,21 @@ from dynashare_jax import types
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 
-TASKS = (types.TaskSpec("a", "segmentation", 3),
-         types.TaskSpec("b", "depth", 1, unit="m"))
+TASKS = (types.TaskSpec("a", "segmentation", 3), types.TaskSpec("b", "depth", 1, unit="m"))
 
 
 def _split(size, seed):
   rng = np.random.default_rng(seed)
   shape = (size, 4, 6)
   return types.Batch(
-      rng.random((*shape, 3)).astype(np.float32),
-      {"a": rng.integers(0, 3, shape).astype(np.int32),
-       "b": rng.uniform(1, 9, shape).astype(np.float32)},
-      {n: rng.random(shape) > 0.2 for n in "ab"}, np.ones(size, bool))
+    rng.random((*shape, 3)).astype(np.float32),
+    {
+      "a": rng.integers(0, 3, shape).astype(np.int32),
+      "b": rng.uniform(1, 9, shape).astype(np.float32),
+    },
+    {n: rng.random(shape) > 0.2 for n in "ab"},
+    np.ones(size, bool),
+  )
 
 
 class _Source:
@@ -45,10 +48,10 @@ def made():
   """A data set, and which places of which split were read."""
   splits = {"train": _split(20, 0), "test": _split(7, 1)}
   read = {name: [] for name in splits}
-  spec = types.DatasetSpec("toy", TASKS, "image", (4, 6, 3),
-                           {n: len(s.present) for n, s in splits.items()})
-  return types.Dataset(spec, splits.__getitem__,
-                       lambda n: _Source(splits[n], read[n])), read
+  spec = types.DatasetSpec(
+    "toy", TASKS, "image", (4, 6, 3), {n: len(s.present) for n, s in splits.items()}
+  )
+  return types.Dataset(spec, splits.__getitem__, lambda n: _Source(splits[n], read[n])), read
 
 
 def test_in_memory_it_is_the_whole_splits(made):
@@ -68,8 +71,7 @@ def test_streamed_it_gives_the_same_in_batches(made):
   assert [len(b.present) for b in batches] == [3, 3, 1]
   assert read["test"] == list(range(7)) and train.inputs == ()
   got = evaluate.constants(TASKS, train, batches)
-  want = evaluate.constants(
-      TASKS, dataset.arrays("train"), dataset.arrays("test"))
+  want = evaluate.constants(TASKS, dataset.arrays("train"), dataset.arrays("test"))
   for task, values in want.items():
     assert got[task] == pytest.approx(values, rel=1e-6)
 
@@ -79,26 +81,22 @@ def test_large_labels_are_fitted_on_evenly_spread_examples(made, monkeypatch):
   monkeypatch.setattr(constants, "_LABELS", 5 * 2 * 4 * 6)
   train, _ = constants.labels(dataset, "test", False, 3)
   assert read["train"] == [0] + [0, 4, 8, 12, 16]
-  np.testing.assert_array_equal(
-      train.targets["b"], dataset.arrays("train").targets["b"][::4])
+  np.testing.assert_array_equal(train.targets["b"], dataset.arrays("train").targets["b"][::4])
 
 
 def test_the_authors_scores_get_the_batches_of_the_evaluation(made):
   """Pixel accuracy: means of batches, by their number of examples."""
   dataset, _ = made
   tasks = tuple(dataclasses.replace(t, metrics="authors") for t in TASKS)
-  dataset = dataclasses.replace(
-      dataset, spec=dataclasses.replace(dataset.spec, tasks=tasks))
+  dataset = dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, tasks=tasks))
   found = evaluate.constants(tasks, *constants.labels(dataset, "test", True, 3))
   whole = dataset.arrays("train")
   middle = np.median(whole.targets["b"][whole.valid["b"]])
   test = dataset.arrays("test")
   errors = np.abs(test.targets["b"] - middle)
-  means = [errors[i:i + 3][test.valid["b"][i:i + 3]].mean() for i in (0, 3, 6)]
-  assert found["b"]["abs"] == pytest.approx(
-      np.average(means, weights=[3, 3, 1]), rel=1e-5)
-  streamed = evaluate.constants(
-      tasks, *constants.labels(dataset, "test", False, 3))
+  means = [errors[i : i + 3][test.valid["b"][i : i + 3]].mean() for i in (0, 3, 6)]
+  assert found["b"]["abs"] == pytest.approx(np.average(means, weights=[3, 3, 1]), rel=1e-5)
+  streamed = evaluate.constants(tasks, *constants.labels(dataset, "test", False, 3))
   assert streamed["b"] == pytest.approx(found["b"], rel=1e-6)
 
 
@@ -107,8 +105,7 @@ def test_a_wrong_label_is_refused_when_it_is_read(made):
   dataset.arrays("test").targets["a"][5, 0, 0] = 7
   dataset.arrays("test").valid["a"][5, 0, 0] = True
   _, test = constants.labels(dataset, "test", False, 3)
-  with pytest.raises(ValueError, match="Task 'a' has 1 labels in the split"
-                                       " 'test'"):
+  with pytest.raises(ValueError, match="Task 'a' has 1 labels in the split 'test'"):
     list(test)
 
 

@@ -18,8 +18,7 @@ from dynashare_jax.train import evaluate
 from dynashare_jax.train import mesh as mesh_lib
 
 ROUTE = np.array([[1, 1], [0, 1]], np.float32)
-TASKS = (types.TaskSpec("a", "segmentation", 3),
-         types.TaskSpec("b", "depth", 1, unit="m"))
+TASKS = (types.TaskSpec("a", "segmentation", 3), types.TaskSpec("b", "depth", 1, unit="m"))
 
 
 @pytest.fixture(scope="module")
@@ -27,27 +26,31 @@ def parts(build):
   """An experiment, its network's variables and a validation split."""
   experiment = build()
   state = experiment.initial_state()
-  return (experiment, state.params["network"], state.stats,
-          experiment.dataset.arrays("validation"))
+  return (experiment, state.params["network"], state.stats, experiment.dataset.arrays("validation"))
 
 
 def _evaluator(parts, batch_size, planned=False, sampled=None):
   experiment = parts[0]
   return evaluate.Evaluator(
-      experiment.network, experiment.tasks, experiment.gated, batch_size,
-      mesh_lib.batch_sharding(experiment.mesh), planned, sampled)
+    experiment.network,
+    experiment.tasks,
+    experiment.gated,
+    batch_size,
+    mesh_lib.batch_sharding(experiment.mesh),
+    planned,
+    sampled,
+  )
 
 
 def _run(parts, batch_size, route=ROUTE, gates=True, arrays=None, **options):
   _, params, stats, own = parts
   return _evaluator(parts, batch_size, **options).run(
-      params, stats, evaluate.resident_batches(arrays or own, batch_size),
-      route, gates)
+    params, stats, evaluate.resident_batches(arrays or own, batch_size), route, gates
+  )
 
 
 def _same(a, b, tolerance=1e-5):
-  for x, y in zip(jax.tree.leaves(a._asdict()), jax.tree.leaves(b._asdict()),
-                  strict=True):
+  for x, y in zip(jax.tree.leaves(a._asdict()), jax.tree.leaves(b._asdict()), strict=True):
     np.testing.assert_allclose(x, y, tolerance)
 
 
@@ -72,26 +75,28 @@ def test_streamed_split_gives_the_same(parts):
   experiment, params, stats, _ = parts
   source = experiment.dataset.source("validation")
   batches = evaluate.streamed_batches(
-      source, 8, lambda b: mesh_lib.place_batch(b, experiment.mesh), threads=1)
-  _same(_evaluator(parts, 8).run(params, stats, batches, ROUTE, True),
-        _run(parts, 8), 1e-7)
+    source, 8, lambda b: mesh_lib.place_batch(b, experiment.mesh), threads=1
+  )
+  _same(_evaluator(parts, 8).run(params, stats, batches, ROUTE, True), _run(parts, 8), 1e-7)
 
 
 def _with_bias(parts, bias):
   """The gate of block 1 forced open or shut."""
   experiment, params, stats, arrays = parts
-  score = {**params["trunk"]["gate_1"]["score"],
-           "bias": jnp.array([-bias, bias])}
+  score = {**params["trunk"]["gate_1"]["score"], "bias": jnp.array([-bias, bias])}
   gate = {**params["trunk"]["gate_1"], "score": score}
   changed = {**params, "trunk": {**params["trunk"], "gate_1": gate}}
   return experiment, changed, stats, arrays
 
 
 @pytest.mark.parametrize("planned", [False, True])
-@pytest.mark.parametrize("bias, rate, counts", [
+@pytest.mark.parametrize(
+  "bias, rate, counts",
+  [
     (50.0, [[1, 1], [0, 1]], [[0, 0, 20], [0, 20, 0]]),
     (-50.0, [[1, 0], [0, 0]], [[0, 20, 0], [20, 0, 0]]),
-])
+  ],
+)
 def test_execution_by_hand(parts, planned, bias, rate, counts):
   result = _run(_with_bias(parts, bias), 8, planned=planned)
   np.testing.assert_array_equal(result.rate, rate)
@@ -107,23 +112,22 @@ def test_execution_counts_the_gates_decisions(parts):
   """Example by example, as the network itself tells."""
   experiment, params, stats, arrays = parts
   # At its start every gate is almost undecided: some examples open it.
-  decisions = trunks.Decisions(
-      routing.own(2, 2), jnp.asarray(ROUTE), gated=True)
+  decisions = trunks.Decisions(routing.own(2, 2), jnp.asarray(ROUTE), gated=True)
   _, signals = experiment.network.apply(
-      {"params": params, "batch_stats": stats}, arrays.inputs, decisions, False)
+    {"params": params, "batch_stats": stats}, arrays.inputs, decisions, False
+  )
   executed = np.asarray(signals.executed)
   result = _run(parts, 8)
   np.testing.assert_allclose(result.rate, executed.mean(1), 1e-6)
   for task in range(2):
     np.testing.assert_array_equal(
-        result.histogram[task],
-        np.bincount(executed[task].sum(1).astype(int), minlength=3))
+      result.histogram[task], np.bincount(executed[task].sum(1).astype(int), minlength=3)
+    )
 
 
 @pytest.mark.parametrize("gates", [False, True])
 def test_planned_equals_masked(parts, gates):
-  _same(_run(parts, 8, gates=gates, planned=True),
-        _run(parts, 8, gates=gates), 1e-4)
+  _same(_run(parts, 8, gates=gates, planned=True), _run(parts, 8, gates=gates), 1e-4)
 
 
 def test_sampled_gates_do_not_depend_on_the_batch(parts):
@@ -133,21 +137,19 @@ def test_sampled_gates_do_not_depend_on_the_batch(parts):
 
 def test_score_by_hand():
   """Percentages over 100; errors as 1 - error / the constant's error."""
-  values = {"a": {"miou": 40.0, "pixel_accuracy": 60.0},
-            "b": {"abs": 0.5, "rel": 0.1}}
-  constant = {"a": {"miou": 10.0, "pixel_accuracy": 30.0},
-              "b": {"abs": 2.0, "rel": 0.2}}
+  values = {"a": {"miou": 40.0, "pixel_accuracy": 60.0}, "b": {"abs": 0.5, "rel": 0.1}}
+  constant = {"a": {"miou": 10.0, "pixel_accuracy": 30.0}, "b": {"abs": 2.0, "rel": 0.2}}
   names = {m.name: m for m in evaluate.kinds.find("depth").metrics(TASKS[1])}
   expected = []
   for name, metric in names.items():
     values["b"].setdefault(name, 80.0)
     constant["b"].setdefault(name, 50.0)
     value, fixed = values["b"][name], constant["b"][name]
-    expected.append(value / 100 if metric.higher_is_better
-                    else 1 - value / fixed)
+    expected.append(value / 100 if metric.higher_is_better else 1 - value / fixed)
   assert {"abs", "rel"} <= set(names)
-  np.testing.assert_allclose(evaluate.score(TASKS, values, constant),
-                             [0.5, np.mean(expected)], 1e-6)
+  np.testing.assert_allclose(
+    evaluate.score(TASKS, values, constant), [0.5, np.mean(expected)], 1e-6
+  )
 
 
 def test_score_leaves_out_what_is_not_defined():
@@ -162,8 +164,7 @@ def test_constant_prediction_by_hand():
   target = np.array([[[0, 0], [1, 2]]] * 3, np.int32)
   depth = np.array([[[1.0, 2.0], [2.0, 4.0]]] * 3, np.float32)
   valid = np.ones((3, 2, 2), bool)
-  batch = types.Batch((), {"a": target, "b": depth}, {"a": valid, "b": valid},
-                      np.ones(3, bool))
+  batch = types.Batch((), {"a": target, "b": depth}, {"a": valid, "b": valid}, np.ones(3, bool))
   found = evaluate.constants(TASKS, batch, batch)
   np.testing.assert_allclose(found["a"]["pixel_accuracy"], 50.0)
   np.testing.assert_allclose(found["a"]["miou"], 50 / 3, 1e-5)
@@ -199,8 +200,7 @@ class _Linear:
     open_ = (inputs[:, 0, 0, 0] > 0.5).astype(jnp.float32)
     executed = jnp.stack([jnp.ones_like(open_), open_], -1)[None]
     executed = jnp.broadcast_to(executed, (2, *executed.shape[1:]))
-    return ({"a": mixed, "b": mixed[..., :1]},
-            _Signals(executed))
+    return ({"a": mixed, "b": mixed[..., :1]}, _Signals(executed))
 
 
 def _pictures(size=10, void=0):
@@ -212,19 +212,26 @@ def _pictures(size=10, void=0):
   if void:
     target = np.where(valid, target, void).astype(np.int32)
   return types.Batch(
-      rng.random((*shape, 3)).astype(np.float32),
-      {"a": target, "b": rng.uniform(0.5, 2, shape).astype(np.float32)},
-      {"a": valid, "b": valid}, np.ones(size, bool))
+    rng.random((*shape, 3)).astype(np.float32),
+    {"a": target, "b": rng.uniform(0.5, 2, shape).astype(np.float32)},
+    {"a": valid, "b": valid},
+    np.ones(size, bool),
+  )
 
 
-def _pictured(parts, arrays, batch_size, seen=(views_lib.PLAIN,),
-              tasks=TASKS):
+def _pictured(parts, arrays, batch_size, seen=(views_lib.PLAIN,), tasks=TASKS):
   evaluator = evaluate.Evaluator(
-      _Linear(), tasks, (False, False), batch_size,
-      mesh_lib.batch_sharding(parts[0].mesh), False, views=seen)
+    _Linear(),
+    tasks,
+    (False, False),
+    batch_size,
+    mesh_lib.batch_sharding(parts[0].mesh),
+    False,
+    views=seen,
+  )
   return evaluator.run(
-      jnp.float32(3.0), {}, evaluate.resident_batches(arrays, batch_size),
-      np.ones((2, 2)), False)
+    jnp.float32(3.0), {}, evaluate.resident_batches(arrays, batch_size), np.ones((2, 2)), False
+  )
 
 
 def test_views_score_as_the_averaged_predictions(parts):
@@ -235,11 +242,9 @@ def test_views_score_as_the_averaged_predictions(parts):
   network = _Linear()
   totals = dict.fromkeys("ab", 0.0)
   for view in seen:
-    logits, _ = network.apply({"params": 3.0},
-                              views_lib.seen(view, arrays.inputs), None, False)
+    logits, _ = network.apply({"params": 3.0}, views_lib.seen(view, arrays.inputs), None, False)
     for task in TASKS:
-      totals[task.name] += np.asarray(views_lib.votes(
-          task, view, logits[task.name], (8, 12)))
+      totals[task.name] += np.asarray(views_lib.votes(task, view, logits[task.name], (8, 12)))
   guess = totals["a"].argmax(-1)
   keep = arrays.valid["a"]
   right = (guess == arrays.targets["a"])[keep].mean()
@@ -253,8 +258,7 @@ def test_views_score_as_the_averaged_predictions(parts):
 def test_views_do_not_depend_on_the_batch_and_keep_the_first_ones_gates(parts):
   arrays = _pictures()
   several = views_lib.listed((0.5, 1.0), True)
-  _same(_pictured(parts, arrays, 4, several),
-        _pictured(parts, arrays, 10, several))
+  _same(_pictured(parts, arrays, 4, several), _pictured(parts, arrays, 10, several))
   bright = (arrays.inputs[:, 0, 0, 0] > 0.5).mean()
   mirrored = (arrays.inputs[:, 0, -1, 0] > 0.5).mean()
   assert bright != mirrored
@@ -265,17 +269,22 @@ def test_views_do_not_depend_on_the_batch_and_keep_the_first_ones_gates(parts):
 def test_one_plain_view_compiles_to_the_network_alone(parts):
   arrays = _pictures()
   text = {}
-  for name, options in (("views", {"views": views_lib.listed((1.0,), False)}),
-                        ("none", {})):
+  for name, options in (("views", {"views": views_lib.listed((1.0,), False)}), ("none", {})):
     evaluator = evaluate.Evaluator(
-        _Linear(), TASKS, (False, False), 4,
-        mesh_lib.batch_sharding(parts[0].mesh), False, **options)
+      _Linear(), TASKS, (False, False), 4, mesh_lib.batch_sharding(parts[0].mesh), False, **options
+    )
     route = np.ones((2, 2))
     call = evaluator._compiled(evaluator.kinds(route, False), False)
     text[name] = call.lower(
-        jnp.float32(1), {}, arrays, np.arange(4), np.ones(4, bool),
-        jnp.asarray(route, jnp.float32),
-        (np.zeros(2, np.float32), np.float32(1)), 0).as_text()
+      jnp.float32(1),
+      {},
+      arrays,
+      np.arange(4),
+      np.ones(4, bool),
+      jnp.asarray(route, jnp.float32),
+      (np.zeros(2, np.float32), np.float32(1)),
+      0,
+    ).as_text()
   assert text["views"] == text["none"]
 
 
@@ -284,21 +293,19 @@ def test_details_of_every_class_are_those_of_the_whole_split(parts):
   got = _pictured(parts, arrays, 4)
   assert set(got.details) == {"a"}
   labels = arrays.targets["a"][arrays.valid["a"]]
-  np.testing.assert_allclose(
-      got.details["a"]["share"], 100 * np.bincount(labels) / labels.size)
-  assert np.nanmean(got.details["a"]["iou"]) == pytest.approx(
-      got.metrics["a"]["miou"])
+  np.testing.assert_allclose(got.details["a"]["share"], 100 * np.bincount(labels) / labels.size)
+  assert np.nanmean(got.details["a"]["iou"]) == pytest.approx(got.metrics["a"]["miou"])
 
 
 @pytest.mark.parametrize("void", [-1, 255])
-def test_the_authors_metrics_depend_on_the_batch_but_never_on_padding(
-    parts, void):
+def test_the_authors_metrics_depend_on_the_batch_but_never_on_padding(parts, void):
   """10 examples: two batches of 5, or 3 of 4 with two of padding."""
   authors = tuple(dataclasses.replace(t, metrics="authors") for t in TASKS)
   arrays = _pictures(void=void)
   run = lambda size: _pictured(parts, arrays, size, tasks=authors).metrics
-  guess = np.asarray(_Linear().apply({"params": 3.0}, arrays.inputs, None,
-                                     False)[0]["a"]).argmax(-1)
+  guess = np.asarray(_Linear().apply({"params": 3.0}, arrays.inputs, None, False)[0]["a"]).argmax(
+    -1
+  )
   guess = guess.repeat(2, 1).repeat(2, 2)
   kept = arrays.targets["a"] < 3
   right = guess == arrays.targets["a"]
@@ -307,7 +314,8 @@ def test_the_authors_metrics_depend_on_the_batch_but_never_on_padding(
     means = [right[c][kept[c]].mean() for c in cuts]
     weights = [len(right[c]) for c in cuts]
     assert run(size)["a"]["pixel_accuracy"] == pytest.approx(
-        100 * np.average(means, weights=weights), rel=1e-5)
+      100 * np.average(means, weights=weights), rel=1e-5
+    )
   for task, values in run(10).items():
     assert run(16)[task] == pytest.approx(values)
   assert run(4)["b"]["abs"] != pytest.approx(run(10)["b"]["abs"], rel=1e-4)
@@ -317,12 +325,11 @@ def test_the_authors_metrics_depend_on_the_batch_but_never_on_padding(
 
 def test_views_that_cannot_be_are_refused_before_compute(build):
   """By the experiment: vectors have no views, scales must be real."""
-  with pytest.raises(ValueError, match="need pictures, but the inputs are of"
-                                       " the kind 'series'"):
+  with pytest.raises(ValueError, match="need pictures, but the inputs are of the kind 'series'"):
     build(eval__flip=True).evaluator()
-  with pytest.raises(ValueError, match="scales must be one or more different"
-                                       " numbers above 0, but is"):
+  with pytest.raises(
+    ValueError, match="scales must be one or more different numbers above 0, but is"
+  ):
     build(eval__scales=(1.0, -1.0))
-  with pytest.raises(ValueError, match="config.compat.metrics is 'ours'; it"
-                                       " must be one of"):
+  with pytest.raises(ValueError, match="config.compat.metrics is 'ours'; it must be one of"):
     build(compat__metrics="ours")

@@ -80,12 +80,21 @@ class Processes:
       self._count += 1
       log = self._logs / f"{self._count}.txt"
       with open(log, "wb") as file:
-        found.append(subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, stdout=file,
+        found.append(
+          subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "TINY_PAUSE": "0.1",
-                              "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-            | environments.get(f"p{number}", {})))
+            env=os.environ
+            | {
+              "PYTHONPATH": str(ROOT),
+              "TINY_PAUSE": "0.1",
+              "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            }
+            | environments.get(f"p{number}", {}),
+          )
+        )
       found[-1].log = log
     self._all += found
     return found
@@ -93,15 +102,15 @@ class Processes:
   def tiny(self, folder, **environments):
     """Starts the tiny run in two processes."""
     port = str(_port())
-    return self.start(*[[str(PROCESS), str(folder), port, "2", str(number)]
-                        for number in range(2)], **environments)
+    return self.start(
+      *[[str(PROCESS), str(folder), port, "2", str(number)] for number in range(2)], **environments
+    )
 
   def end(self, processes, since, within=15):
     """Statuses and texts, all within 15 seconds of a fault."""
     for process in processes:
       process.wait(max(since + within - time.monotonic(), 0.1))
-    return ([p.returncode for p in processes],
-            [p.log.read_text() for p in processes])
+    return ([p.returncode for p in processes], [p.log.read_text() for p in processes])
 
   def kill(self):
     for process in self._all:
@@ -133,36 +142,35 @@ def _until(what, processes, seconds=240):
 
 
 def _saved(folder):
-  return {int(p.name) for p in (folder / "checkpoints").glob("*")
-          if p.name.isdigit()}
+  return {int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()}
 
 
 def test_checks_before_the_first_step(processes, tmp_path):
   """Each error comes from both; then one fails alone, with its traceback."""
   port = str(_port())
-  both = processes.start(*[
-      ["-c", _CHECKS, str(number), port, str(tmp_path / "run")]
-      for number in range(2)])
+  both = processes.start(
+    *[["-c", _CHECKS, str(number), port, str(tmp_path / "run")] for number in range(2)]
+  )
   _until(lambda: any(p.poll() is not None for p in both), [])
   codes, texts = processes.end(both, time.monotonic())
   assert codes == [1, 1], texts
   host = socket.gethostname()[:64]
   for number, text in enumerate(texts):
     folder = tmp_path / "run"
-    assert [line for line in text.splitlines()
-            if not line.startswith("[Gloo]")][:6] == [
-        "fine",
-        "The processes of this run differ in their code (those of equal number"
-        " agree: [0, 1]). Start all with the same command and code.",
-        "fine",
-        f"The work directory {folder / str(number)} does not serve all"
-        f" processes: process 1 on {host} does not see what process 0 wrote"
-        " there (is it on a file system that all hosts share?). Choose another"
-        " --workdir.",
-        f"The work directory {folder} does not serve all processes: process 1"
-        f" on {host} cannot write there. Choose another --workdir.",
-        "no room here" if number == 0 else
-        f"Process 0 cannot use the work directory {folder}; its log says why.",
+    assert [line for line in text.splitlines() if not line.startswith("[Gloo]")][:6] == [
+      "fine",
+      "The processes of this run differ in their code (those of equal number"
+      " agree: [0, 1]). Start all with the same command and code.",
+      "fine",
+      f"The work directory {folder / str(number)} does not serve all"
+      f" processes: process 1 on {host} does not see what process 0 wrote"
+      " there (is it on a file system that all hosts share?). Choose another"
+      " --workdir.",
+      f"The work directory {folder} does not serve all processes: process 1"
+      f" on {host} cannot write there. Choose another --workdir.",
+      "no room here"
+      if number == 0
+      else f"Process 0 cannot use the work directory {folder}; its log says why.",
     ]
   last = texts[0].splitlines()[-1]
   assert last.startswith(LOST) and "The same command goes on" in last
@@ -171,20 +179,19 @@ def test_checks_before_the_first_step(processes, tmp_path):
 
 
 def test_unequal_numbers_of_devices(processes, tmp_path):
-  both = processes.tiny(tmp_path / "run", p0={"TINY_DEVICES": "1"},
-                        p1={"TINY_DEVICES": "2"})
+  both = processes.tiny(tmp_path / "run", p0={"TINY_DEVICES": "1"}, p1={"TINY_DEVICES": "2"})
   _until(lambda: any(p.poll() is not None for p in both), [])
   codes, texts = processes.end(both, time.monotonic())
   assert codes == [2, 2], texts
   for text in texts:
     assert text.endswith(
-        "error: The processes of this run differ in their number of devices"
-        " (1, 2). Start all with equally many.\n")
+      "error: The processes of this run differ in their number of devices"
+      " (1, 2). Start all with equally many.\n"
+    )
   assert not (tmp_path / "run").exists()
 
 
-def test_faults_one_after_another(
-    processes, train, whole, tmp_path, monkeypatch):
+def test_faults_one_after_another(processes, train, whole, tmp_path, monkeypatch):
   """SIGTERM to one, the coordinator killed, a full disk, a flipped bit.
 
   At last one process with one device ends the run.
@@ -199,8 +206,9 @@ def test_faults_one_after_another(
   assert len(lines) == 1, lines  # They stopped at the same step.
   step = max(_saved(folder))
   assert lines.pop().startswith(
-      f"ended by SIGTERM: told to end after step {step} of 26; a checkpoint of"
-      " it is written. The same command goes on")
+    f"ended by SIGTERM: told to end after step {step} of 26; a checkpoint of"
+    " it is written. The same command goes on"
+  )
 
   both = processes.tiny(folder)
   _until(lambda: max(_saved(folder)) > step, both)
@@ -221,19 +229,19 @@ def test_faults_one_after_another(
   assert max(_saved(folder)) >= step
 
   newest, before = sorted(_saved(folder), reverse=True)[:2]
-  data = max((folder / "checkpoints" / str(newest) / "state").rglob("d/*"),
-             key=lambda path: path.stat().st_size)
+  data = max(
+    (folder / "checkpoints" / str(newest) / "state").rglob("d/*"),
+    key=lambda path: path.stat().st_size,
+  )
   content = bytearray(data.read_bytes())
   content[len(content) // 2] ^= 16
   data.write_bytes(content)
   warned = []
   monkeypatch.setattr(logging, "warning", lambda *args: warned.append(args))
   want, starts = whole(), []
-  got = train(folder, like=want,
-              before_chunk=lambda loop, step: starts.append(step))
+  got = train(folder, like=want, before_chunk=lambda loop, step: starts.append(step))
   assert starts[0] == before and any("damaged" in w[0] for w in warned)
-  assert [line["step"] for line in got.lines] == [
-      line["step"] for line in want.lines]
+  assert [line["step"] for line in got.lines] == [line["step"] for line in want.lines]
   np.testing.assert_allclose(got.losses, want.losses, 1e-5, 1e-5)
   assert got.found["chosen"] == want.found["chosen"]
   with checkpoint.Checkpoints(folder / "checkpoints", read_only=True) as found:
@@ -251,14 +259,14 @@ def test_a_full_disk_in_one_process(capsys):
     command.run(work, "the same command goes on from the last checkpoint")
   assert ended.value.code == 1
   assert capsys.readouterr().err == (
-      "error: the disk is full (No space left on device): Could not write the"
-      " checkpoint of step 4. Make room; what was saved is not lost. The same"
-      " command goes on from the last checkpoint.\n")
+    "error: the disk is full (No space left on device): Could not write the"
+    " checkpoint of step 4. Make room; what was saved is not lost. The same"
+    " command goes on from the last checkpoint.\n"
+  )
 
 
 @pytest.mark.parametrize("logged", [False, True])
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_in_a_thread(logged, monkeypatch):
   """The main thread may wait for it for ever; Orbax logs, others raise."""
   ended, over = [], threading.Event()
@@ -286,9 +294,10 @@ def test_a_full_disk_in_a_thread(logged, monkeypatch):
 
   command.run(work, "the same command goes on")
   assert ended == [
-      "error: the disk is full (No space left on device): [Errno 28] No space"
-      " left on device. Make room; what was saved is not lost. The same command"
-      " goes on."]
+    "error: the disk is full (No space left on device): [Errno 28] No space"
+    " left on device. Make room; what was saved is not lost. The same command"
+    " goes on."
+  ]
 
 
 def test_lost_processes_are_only_those_of_several():

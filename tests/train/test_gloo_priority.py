@@ -46,11 +46,17 @@ def test_the_thread_that_waits_for_messages_is_lowered(value, count):
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
     port = probe.getsockname()[1]
-  started = [subprocess.Popen(
-      [sys.executable, "-c", SCRIPT, str(port), str(number)], cwd=ROOT,
-      text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-      env=os.environ | {gloo_priority.VARIABLE: value,
-                        "PYTHONPATH": str(ROOT)}) for number in range(2)]
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", SCRIPT, str(port), str(number)],
+      cwd=ROOT,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      env=os.environ | {gloo_priority.VARIABLE: value, "PYTHONPATH": str(ROOT)},
+    )
+    for number in range(2)
+  ]
   try:
     texts = [process.communicate(timeout=120)[0] for process in started]
   finally:
@@ -59,7 +65,8 @@ def test_the_thread_that_waits_for_messages_is_lowered(value, count):
   for process, text in zip(started, texts, strict=True):
     assert process.returncode == 0, text
     _, total, found, *does = next(
-        line for line in text.splitlines() if line.startswith("FOUND")).split()
+      line for line in text.splitlines() if line.startswith("FOUND")
+    ).split()
     assert (total, found) == ("3", str(count)), text
     assert all(what in WAITS for what in does), text
 

@@ -15,8 +15,7 @@ from dynashare_jax.data import dense
 from dynashare_jax.data import loader
 from dynashare_jax.train import experiment as experiment_lib
 
-TASKS = (types.TaskSpec("depth", "depth", unit="m"),
-         types.TaskSpec("height", "depth", unit="m"))
+TASKS = (types.TaskSpec("depth", "depth", unit="m"), types.TaskSpec("height", "depth", unit="m"))
 
 
 @pytest.fixture(scope="module")
@@ -31,23 +30,35 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def make(config):
   """An experiment with a thin Deeplab-ResNet-18."""
+
   def build(**values):
-    settings = config(**{
-        "method": "adashare", "model.backbone": "resnet",
-        "model.widths": layouts.THIN, "model.blocks": layouts.R18,
-        "model.strides": (1, 2, 1, 1), "model.dilations": (1, 1, 2, 4),
-        "model.stem": "deeplab", "train.batch_size": 4, "eval.batch_size": 4,
+    settings = config(
+      **{
+        "method": "adashare",
+        "model.backbone": "resnet",
+        "model.widths": layouts.THIN,
+        "model.blocks": layouts.R18,
+        "model.strides": (1, 2, 1, 1),
+        "model.dilations": (1, 1, 2, 4),
+        "model.stem": "deeplab",
+        "train.batch_size": 4,
+        "eval.batch_size": 4,
         "train.retrain_from": "scratch",
-        "gates.target_rates": (1.0,) * 8, **values})
-    source = dense.Source([str(i) for i in range(20)], numbered_source.read,
-                          numbered_source.decode, (10, 12, 3))
-    spec = types.DatasetSpec("numbered", TASKS, "image", (10, 12, 3),
-                             dict.fromkeys(types.SPLITS, 20))
-    dataset = types.Dataset(spec, lambda _: loader.stack(list(source)),
-                            lambda _: source)
+        "gates.target_rates": (1.0,) * 8,
+        **values,
+      }
+    )
+    source = dense.Source(
+      [str(i) for i in range(20)], numbered_source.read, numbered_source.decode, (10, 12, 3)
+    )
+    spec = types.DatasetSpec(
+      "numbered", TASKS, "image", (10, 12, 3), dict.fromkeys(types.SPLITS, 20)
+    )
+    dataset = types.Dataset(spec, lambda _: loader.stack(list(source)), lambda _: source)
     return experiment_lib.build(
-        settings, dataset, methods.find(settings.method).build,
-        jax.devices()[:1])
+      settings, dataset, methods.find(settings.method).build, jax.devices()[:1]
+    )
+
   return build
 
 
@@ -55,9 +66,10 @@ def _flat(tree):
   return traverse_util.flatten_dict(tree, sep="/")
 
 
-@pytest.mark.parametrize("method, trunks", [
-    ("adashare", ("trunk/backbone",)),
-    ("single", ("trunk/columns_0", "trunk/columns_1"))])
+@pytest.mark.parametrize(
+  "method, trunks",
+  [("adashare", ("trunk/backbone",)), ("single", ("trunk/columns_0", "trunk/columns_1"))],
+)
 def test_every_start_from_scratch_is_the_file(make, file, method, trunks):
   path, state = file
   experiment = make(method=method, **{"model.weights": str(path)})
@@ -67,11 +79,11 @@ def test_every_start_from_scratch_is_the_file(make, file, method, trunks):
     random = _flat(plain.fresh(stream)[0])
     for trunk in trunks:
       np.testing.assert_array_equal(
-          params[f"{trunk}/stem_conv/kernel"],
-          state["conv1.weight"].transpose(2, 3, 1, 0))
+        params[f"{trunk}/stem_conv/kernel"], state["conv1.weight"].transpose(2, 3, 1, 0)
+      )
       np.testing.assert_array_equal(
-          stats[f"{trunk}/block_3/norm_1/mean"],
-          state["layer2.1.bn2.running_mean"])
+        stats[f"{trunk}/block_3/norm_1/mean"], state["layer2.1.bn2.running_mean"]
+      )
     heads = [name for name in params if name.startswith("heads")]
     assert heads
     for name in heads:

@@ -28,9 +28,7 @@ def _write(log: logs.MetricLog, steps: range) -> None:
 
 def test_lines_come_back(tmp_path):
   with logs.MetricLog(tmp_path) as log:
-    log.write(
-      3, "policy", 1, 2, "eval", {"a": np.float32(0.5), "b": float("nan")}
-    )
+    log.write(3, "policy", 1, 2, "eval", {"a": np.float32(0.5), "b": float("nan")})
     log.write(4, "policy", -1, 2, "alpha", {"alpha": np.eye(2)})
     lines = logs.read(tmp_path)  # While it is open.
   assert lines[0]["step"] == 3 and lines[0]["phase"] == "policy"
@@ -73,9 +71,7 @@ def test_tensorboard_purges_later_steps(tmp_path):
     _write(log, range(2, 3))
   files = sorted((tmp_path / "tensorboard").iterdir())
   assert len(files) == 2
-  steps = [
-    [(e.step, e.session_log.status) for e in _events(file)] for file in files
-  ]
+  steps = [[(e.step, e.session_log.status) for e in _events(file)] for file in files]
   assert [step for step, _ in steps[0]] == [0, 0, 1, 2]  # First: file version.
   assert (2, 1) in steps[1]  # A session that starts at step 2.
 

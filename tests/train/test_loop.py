@@ -18,38 +18,63 @@ from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 
-HARD = {"method": "hard", "train__steps": 6, "train__eval_every": 3,
-        "train__log_every": 1, "train__checkpoint_every": 1,
-        "optimizers__retrain__schedule": "constant",
-        "optimizers__retrain__weight_decay": 0.0}
+HARD = {
+  "method": "hard",
+  "train__steps": 6,
+  "train__eval_every": 3,
+  "train__log_every": 1,
+  "train__checkpoint_every": 1,
+  "optimizers__retrain__schedule": "constant",
+  "optimizers__retrain__weight_decay": 0.0,
+}
 SHORT = {"train__warmup_steps": 0, "train__cycles": 1, "policy__candidates": 1}
 
 
 def test_phases_follow_one_another(whole):
   run = whole()
   lines = run.lines
-  seen = [(line["phase"], line["cycle"], line["candidate"], line["step"])
-          for line in lines if line["kind"] == "train"]
+  seen = [
+    (line["phase"], line["cycle"], line["candidate"], line["step"])
+    for line in lines
+    if line["kind"] == "train"
+  ]
   assert [s for s in seen if s[0] != "retrain"] == [
-      ("warmup", 0, -1, 2), ("warmup", 0, -1, 4),
-      ("weights", 0, -1, 6), ("weights", 0, -1, 7), ("policy", 0, -1, 9),
-      ("weights", 1, -1, 11), ("weights", 1, -1, 12), ("policy", 1, -1, 14)]
+    ("warmup", 0, -1, 2),
+    ("warmup", 0, -1, 4),
+    ("weights", 0, -1, 6),
+    ("weights", 0, -1, 7),
+    ("policy", 0, -1, 9),
+    ("weights", 1, -1, 11),
+    ("weights", 1, -1, 12),
+    ("policy", 1, -1, 14),
+  ]
   assert [s[3] for s in seen if s[2] == 0] == [16, 17, 18, 20]
   assert [s[3] for s in seen if s[2] == 1] == [22, 23, 24, 26]
   assert [line["step"] for line in lines if line["kind"] == "alpha"] == [9, 14]
-  evaluated = [(line["phase"], line["step"]) for line in lines
-               if line["kind"] == "eval"]
-  assert evaluated == [("warmup", 4), ("policy", 14), ("retrain", 17),
-                       ("retrain", 20), ("retrain", 23), ("retrain", 26)]
-  temperatures = {line["cycle"]: line["values"]["temperature"]
-                  for line in lines if "temperature" in line["values"]}
+  evaluated = [(line["phase"], line["step"]) for line in lines if line["kind"] == "eval"]
+  assert evaluated == [
+    ("warmup", 4),
+    ("policy", 14),
+    ("retrain", 17),
+    ("retrain", 20),
+    ("retrain", 23),
+    ("retrain", 26),
+  ]
+  temperatures = {
+    line["cycle"]: line["values"]["temperature"]
+    for line in lines
+    if "temperature" in line["values"]
+  }
   assert temperatures == {0: 5.0, 1: 4.0}
 
 
 def test_the_best_on_validation_is_kept(whole):
   run = whole()
-  scores = {line["step"]: line["values"]["score"] for line in run.lines
-            if line["kind"] == "eval" and line["phase"] == "retrain"}
+  scores = {
+    line["step"]: line["values"]["score"]
+    for line in run.lines
+    if line["kind"] == "eval" and line["phase"] == "retrain"
+  }
   best = max(scores.values())
   first = min(step for step, score in scores.items() if score == best)
   np.testing.assert_array_equal(run.state.best.step, [first] * 2)
@@ -58,8 +83,10 @@ def test_the_best_on_validation_is_kept(whole):
   np.testing.assert_allclose(run.state.best.scores.mean(), best, 1e-6)
   assert run.found["chosen"] == candidate
   by_candidate = [c["score"] for c in run.found["candidates"]]
-  assert by_candidate == [max(v for s, v in scores.items() if s <= 20),
-                          max(v for s, v in scores.items() if s > 20)]
+  assert by_candidate == [
+    max(v for s, v in scores.items() if s <= 20),
+    max(v for s, v in scores.items() if s > 20),
+  ]
   routes = [c["route"] for c in run.found["candidates"]]
   np.testing.assert_array_equal(routes, run.state.routes)
 
@@ -93,13 +120,12 @@ def test_hard_sharing_equals_a_loop_by_hand(build, whole):
   @jax.jit
   @jax.value_and_grad
   def value_and_grad(params, batch):
-    logits, _ = experiment.network.apply(
-        {"params": params}, batch.inputs, decisions, True)
-    parts = [kinds.find(t.kind).loss(
-        t, logits[t.name], batch.targets[t.name], batch.valid[t.name])
-        for t in experiment.tasks]
-    return sum(t.weight * p.total / p.count
-               for t, p in zip(experiment.tasks, parts, strict=True))
+    logits, _ = experiment.network.apply({"params": params}, batch.inputs, decisions, True)
+    parts = [
+      kinds.find(t.kind).loss(t, logits[t.name], batch.targets[t.name], batch.valid[t.name])
+      for t in experiment.tasks
+    ]
+    return sum(t.weight * p.total / p.count for t, p in zip(experiment.tasks, parts, strict=True))
 
   losses = []
   for chosen in rows:
@@ -109,21 +135,18 @@ def test_hard_sharing_equals_a_loop_by_hand(build, whole):
     losses.append(value)
   run = whole(**HARD)
   np.testing.assert_allclose(run.losses, losses, 1e-5)
-  for a, b in zip(jax.tree.leaves(run.state.params["network"]),
-                  jax.tree.leaves(params), strict=True):
+  for a, b in zip(
+    jax.tree.leaves(run.state.params["network"]), jax.tree.leaves(params), strict=True
+  ):
     np.testing.assert_allclose(a, b, 1e-3, 1e-5)
 
 
-def test_steps_per_dispatch_changes_nothing_but_rounding(
-    train, whole, tmp_path):
+def test_steps_per_dispatch_changes_nothing_but_rounding(train, whole, tmp_path):
   """Also where they do not divide what lies between two logs."""
-  run = train(tmp_path, **HARD | {"train__steps_per_dispatch": 2,
-                                  "train__log_every": 3})
+  run = train(tmp_path, **HARD | {"train__steps_per_dispatch": 2, "train__log_every": 3})
   wanted = whole(**HARD)
-  np.testing.assert_allclose(run.losses, wanted.losses.reshape(2, 3).mean(1),
-                             1e-5)
-  for a, b in zip(jax.tree.leaves(run.state), jax.tree.leaves(wanted.state),
-                  strict=True):
+  np.testing.assert_allclose(run.losses, wanted.losses.reshape(2, 3).mean(1), 1e-5)
+  for a, b in zip(jax.tree.leaves(run.state), jax.tree.leaves(wanted.state), strict=True):
     np.testing.assert_allclose(a, b, 1e-3, 1e-5)
 
 
@@ -135,14 +158,13 @@ def test_streamed_equals_resident(train, whole, tmp_path, same_run):
 def test_streamed_batches_equal_resident_ones(build, same_bits):
   """In every phase, also when one starts in the middle."""
   resident, streamed = (
-      loop_lib.Loop(build(train__resident=r), "unused").feed
-      for r in (True, False))
+    loop_lib.Loop(build(train__resident=r), "unused").feed for r in (True, False)
+  )
   for index, offset in ((0, 0), (1, 0), (1, 1), (2, 0), (3, 2), (4, 0), (5, 3)):
     batch, rows, _ = streamed.chunk(index, offset, 1)
     arrays, wanted, _ = resident.chunk(index, offset, 1)
     np.testing.assert_array_equal(rows, np.arange(8)[None])
-    same_bits(jax.device_get(batch), loader.take(
-        jax.device_get(arrays), np.asarray(wanted[0])))
+    same_bits(jax.device_get(batch), loader.take(jax.device_get(arrays), np.asarray(wanted[0])))
 
 
 def test_four_devices_equal_one(train, whole, tmp_path):
@@ -151,8 +173,7 @@ def test_four_devices_equal_one(train, whole, tmp_path):
   assert run.experiment.mesh.devices.size == 4
   np.testing.assert_allclose(run.losses, wanted.losses, 1e-5)
   np.testing.assert_array_equal(run.state.routes, wanted.state.routes)
-  for task, other in zip(run.found["tasks"], wanted.found["tasks"],
-                         strict=True):
+  for task, other in zip(run.found["tasks"], wanted.found["tasks"], strict=True):
     for metric, twin in zip(task["metrics"], other["metrics"], strict=True):
       np.testing.assert_allclose(metric["test"], twin["test"], 1e-3)
 
@@ -160,8 +181,7 @@ def test_four_devices_equal_one(train, whole, tmp_path):
 def test_bfloat16_trains(train, tmp_path):
   run = train(tmp_path, model__dtype="bfloat16", **HARD)
   assert np.isfinite(run.losses).all()
-  assert {leaf.dtype for leaf in jax.tree.leaves(run.state.params)} == {
-      np.dtype("float32")}
+  assert {leaf.dtype for leaf in jax.tree.leaves(run.state.params)} == {np.dtype("float32")}
 
 
 def test_single_tasks_do_not_touch_one_another(whole):
@@ -183,8 +203,12 @@ def test_single_keeps_every_task_at_its_own_best(whole):
   curves = []
   for line in run.lines:
     if line["kind"] == "eval":
-      values = {t.name: {k.split("/")[1]: v for k, v in line["values"].items()
-                         if k.startswith(t.name + "/")} for t in tasks}
+      values = {
+        t.name: {
+          k.split("/")[1]: v for k, v in line["values"].items() if k.startswith(t.name + "/")
+        }
+        for t in tasks
+      }
       curves.append(evaluate.score(tasks, values, loop.constant()))
   steps = [line["step"] for line in run.lines if line["kind"] == "eval"]
   best = np.argmax(curves, axis=0)
@@ -195,11 +219,11 @@ def test_single_keeps_every_task_at_its_own_best(whole):
 def test_columns_are_kept_apart(whole):
   """Task b wins: its column and head are replaced, those of a are not."""
   run = whole(method="single", train__steps=6)
-  state = run.state.replace(params=jax.tree.map(
-      lambda p: jnp.full_like(p, 7), run.state.params))
+  state = run.state.replace(params=jax.tree.map(lambda p: jnp.full_like(p, 7), run.state.params))
   old = np.asarray(state.best.scores)
-  best = run.loop._better(state, old + np.array([-1, 1], np.float32),
-                          run.experiment.method.phases[0], 99)
+  best = run.loop._better(
+    state, old + np.array([-1, 1], np.float32), run.experiment.method.phases[0], 99
+  )
   for path, leaf in jax.tree_util.tree_leaves_with_path(best.params):
     name = jax.tree_util.keystr(path)
     mine = "columns_1" in name or "heads_1" in name
@@ -219,20 +243,17 @@ def test_blocks_that_never_opened_are_never_skipped(build, whole):
   state = state.replace(params={**state.params, "policy": {"logits": logits}})
   searching = next(p for p in experiment.method.phases if p.name == "policy")
   np.testing.assert_array_equal(loop.route(searching, state), [[1, 0], [1, 0]])
-  np.testing.assert_allclose(
-      build().sampling_alpha(logits), policy.alpha(logits))
+  np.testing.assert_allclose(build().sampling_alpha(logits), policy.alpha(logits))
 
 
 def test_schedules_of_a_search_last_for_all_its_cycles(build):
   """Not for the first cycle alone: the optimiser goes on."""
   experiment = build(optimizers__alternate__schedule="cosine")
-  lengths = [experiment.optimizer_steps(index)
-             for index in range(len(experiment.method.phases))]
+  lengths = [experiment.optimizer_steps(index) for index in range(len(experiment.method.phases))]
   assert lengths == [4, 6, 6, 6, 6, 6, 6]
 
 
-def test_nan_stops_and_the_last_good_checkpoint_goes_on(
-    build, train, whole, tmp_path, same_run):
+def test_nan_stops_and_the_last_good_checkpoint_goes_on(build, train, whole, tmp_path, same_run):
   """An input of the fifth batch is NaN, and then it is corrected."""
   experiment = build(**HARD)
   row = loader.order(64, 8, 0, "retrain").indices(4)[0, 2]
@@ -251,9 +272,17 @@ def test_nan_stops_and_the_last_good_checkpoint_goes_on(
 
 def test_parameters_that_overflow_are_never_saved(build, tmp_path):
   """The loss of the step is still finite; what it leads to is not."""
-  loop = loop_lib.Loop(build(**HARD | {
-      "optimizers__retrain__kind": "sgd", "optimizers__retrain__lr": 3e38,
-      "optimizers__retrain__weight_decay": 100.0}), tmp_path)
+  loop = loop_lib.Loop(
+    build(
+      **HARD
+      | {
+        "optimizers__retrain__kind": "sgd",
+        "optimizers__retrain__lr": 3e38,
+        "optimizers__retrain__weight_decay": 100.0,
+      }
+    ),
+    tmp_path,
+  )
   with pytest.raises(loop_lib.NonFiniteLossError, match="before step 1, in"):
     for leaf in jax.tree.leaves(loop.run().params):
       assert np.isfinite(leaf).all()
@@ -261,7 +290,9 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     assert found.latest_step() is None
 
 
-@pytest.mark.parametrize("values, message", [
+@pytest.mark.parametrize(
+  "values, message",
+  [
     (dict(train__batch_size=6, devices=4), "6 cannot be split.*4 devices"),
     (dict(eval__batch_size=6, devices=4), "6 cannot be split.*4 devices"),
     (dict(gates__target_rates=(1.0, 0.0)), "block 1 is 0.0"),
@@ -278,8 +309,10 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     (dict(train__weights_share=1.0), "both parts need an example"),
     (dict(train__execution="fast"), "'planned' or 'masked'"),
     (dict(train__log_every=0), "log_every must be at least 1"),
-    (dict(train__resident=False, train__steps_per_dispatch=2),
-     "must be 1 when config.train.resident is False"),
+    (
+      dict(train__resident=False, train__steps_per_dispatch=2),
+      "must be 1 when config.train.resident is False",
+    ),
     (dict(model__dtype="float16"), "dtype is 'float16'"),
     (dict(model__backbone="mpl"), "Did you mean 'mlp'"),
     (dict(model__head="lnear"), "head is 'lnear'"),
@@ -294,25 +327,26 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     (dict(seed=-1), "config.seed must be in"),
     (dict(compat__gates="x"), "compat.gates is 'x'"),
     (dict(baseline="/nowhere"), "there is no /nowhere/results.json"),
-])
-def test_bad_configurations_are_refused_before_any_work(
-    build, values, message):
+  ],
+)
+def test_bad_configurations_are_refused_before_any_work(build, values, message):
   with pytest.raises(ValueError, match=message):
     build(**values)
 
 
-@pytest.mark.parametrize("split, task, value, message", [
+@pytest.mark.parametrize(
+  "split, task, value, message",
+  [
     ("train", "a", 2, "Task 'a' has 1 labels in the split 'train'.*: 2;"),
     ("validation", "b", 3, "Task 'b' has 1 .* 'validation'.*: 3;.*0 to 2"),
     ("test", "b", -1, "Task 'b' has 1 .* 'test'.*: -1;"),
     ("train", "a", np.nan, "Task 'a' has 1 labels in the split 'train'.*nan"),
-])
+  ],
+)
 @pytest.mark.parametrize("resident", [True, False])
-def test_labels_out_of_range_are_refused(
-    build, tmp_path, split, task, value, message, resident):
+def test_labels_out_of_range_are_refused(build, tmp_path, split, task, value, message, resident):
   """Resident splits before the first step, streamed ones when they are read."""
-  experiment = build(data__bad=(split, task, float(value)),
-                     train__resident=resident)
+  experiment = build(data__bad=(split, task, float(value)), train__resident=resident)
   loop = loop_lib.Loop(experiment, tmp_path)
   with pytest.raises(ValueError, match=message):
     if resident:
@@ -333,18 +367,23 @@ def test_labels_that_are_not_valid_may_be_anything(build):
 def test_locate(build):
   experiment = build()
   assert [experiment.locate(step) for step in (0, 3, 4, 13, 14, 25, 26)] == [
-      (0, 0), (0, 3), (1, 0), (4, 1), (5, 0), (6, 5), (7, 0)]
+    (0, 0),
+    (0, 3),
+    (1, 0),
+    (4, 1),
+    (5, 0),
+    (6, 5),
+    (7, 0),
+  ]
 
 
 def test_cycles_of_a_search_continue_one_order(build):
   """Weight steps of cycle 1 see the batches after those of cycle 0."""
   loop = loop_lib.Loop(build(), "unused")
-  rows = experiment_lib.part_indices(
-      loop.config, loop.experiment.dataset.spec, "weights")
+  rows = experiment_lib.part_indices(loop.config, loop.experiment.dataset.spec, "weights")
   order = loader.order(48, 8, 0, "weights")
   _, first, _ = loop.feed.chunk(1, 2, 1)
   _, second, _ = loop.feed.chunk(3, 0, 1)
   np.testing.assert_array_equal(first, rows[order.indices(2)])
   np.testing.assert_array_equal(second, rows[order.indices(3)])
-  np.testing.assert_array_equal(loop.feed.chunk(5, 1, 1)[1],
-                                loop.feed.chunk(6, 1, 1)[1])
+  np.testing.assert_array_equal(loop.feed.chunk(5, 1, 1)[1], loop.feed.chunk(6, 1, 1)[1])

@@ -25,9 +25,7 @@ def test_batch_is_split_in_order_and_state_is_everywhere():
   count = len(jax.devices())
   x = np.arange(4 * count * 3, dtype=np.float32).reshape(4 * count, 3)
   placed = mesh_lib.place_batch({"x": x}, mesh)["x"]
-  for i, shard in enumerate(
-    sorted(placed.addressable_shards, key=lambda s: s.device.id)
-  ):
+  for i, shard in enumerate(sorted(placed.addressable_shards, key=lambda s: s.device.id)):
     np.testing.assert_array_equal(shard.data, x[4 * i : 4 * i + 4])
   state = mesh_lib.place_replicated({"w": x}, mesh)["w"]
   assert state.is_fully_replicated and len(state.devices()) == count
@@ -87,23 +85,24 @@ def test_rows_of_candidates():
     mesh_lib.candidate_meshes(mesh_lib.make_mesh(), 3)
 
 
-@pytest.mark.parametrize("numbers, counts", [
-  ([0, 0, 0, 0], [1, 2, 4]),
-  ([0, 1, 2], [1, 3]),
-  ([0, 0, 1, 1], [1, 2, 4]),
-  ([0, 0, 1, 1, 2, 2], [1, 3, 6]),  # 2 groups would halve process 1.
-  ([0, 0, 1, 1, 2, 2, 3, 3], [1, 2, 4, 8]),
-  ([0, 0, 0, 1], [1, 4]),
-  ([0] * 6 + [1] * 6, [1, 2, 4, 6, 12]),  # 3 would take 2 of each.
-])
+@pytest.mark.parametrize(
+  "numbers, counts",
+  [
+    ([0, 0, 0, 0], [1, 2, 4]),
+    ([0, 1, 2], [1, 3]),
+    ([0, 0, 1, 1], [1, 2, 4]),
+    ([0, 0, 1, 1, 2, 2], [1, 3, 6]),  # 2 groups would halve process 1.
+    ([0, 0, 1, 1, 2, 2, 3, 3], [1, 2, 4, 8]),
+    ([0, 0, 0, 1], [1, 4]),
+    ([0] * 6 + [1] * 6, [1, 2, 4, 6, 12]),  # 3 would take 2 of each.
+  ],
+)
 def test_groups_of_whole_processes_or_within_one(numbers, counts):
   mesh = _mesh(*numbers)
-  found = [n for n in range(1, len(numbers) + 1)
-           if mesh_lib.most_groups(mesh, n) == n]
+  found = [n for n in range(1, len(numbers) + 1) if mesh_lib.most_groups(mesh, n) == n]
   assert found == counts
   for most in range(1, 14):
-    assert mesh_lib.most_groups(mesh, most) == max(
-      n for n in counts if n <= most)
+    assert mesh_lib.most_groups(mesh, most) == max(n for n in counts if n <= most)
 
 
 def test_what_a_process_brings_is_the_only_row():
@@ -116,17 +115,28 @@ def test_what_a_process_brings_is_the_only_row():
 def test_large_leaves_are_split_along_their_longest_axis(monkeypatch):
   monkeypatch.setattr(mesh_lib, "SMALL", 64)
   mesh = mesh_lib.make_mesh()
-  tree = {"wide": np.zeros((8, 32)), "tall": np.zeros((32, 8)),
-          "odd": np.zeros((3, 5, 8)), "small": np.zeros((7, 8)),
-          "never": np.zeros((9, 9)), "number": np.zeros(())}
+  tree = {
+    "wide": np.zeros((8, 32)),
+    "tall": np.zeros((32, 8)),
+    "odd": np.zeros((3, 5, 8)),
+    "small": np.zeros((7, 8)),
+    "never": np.zeros((9, 9)),
+    "number": np.zeros(()),
+  }
   where = mesh_lib.state_shardings(tree, mesh, True)
   specs = {name: tuple(sharding.spec) for name, sharding in where.items()}
-  assert specs == {"wide": (None, "data"), "tall": ("data",), "small": (),
-                   "odd": (None, None, "data"), "never": (), "number": ()}
+  assert specs == {
+    "wide": (None, "data"),
+    "tall": ("data",),
+    "small": (),
+    "odd": (None, None, "data"),
+    "never": (),
+    "number": (),
+  }
   whole = mesh_lib.state_shardings(tree, mesh, False)
   assert all(sharding.is_fully_replicated for sharding in whole.values())
-  placed = mesh_lib.place({"wide": np.arange(256.0).reshape(8, 32)},
-                          {"wide": where["wide"]})["wide"]
+  placed = mesh_lib.place({"wide": np.arange(256.0).reshape(8, 32)}, {"wide": where["wide"]})[
+    "wide"
+  ]
   assert {s.data.shape for s in placed.addressable_shards} == {(8, 8)}
-  np.testing.assert_array_equal(
-    mesh_lib.whole(placed), np.arange(256.0).reshape(8, 32))
+  np.testing.assert_array_equal(mesh_lib.whole(placed), np.arange(256.0).reshape(8, 32))

@@ -53,12 +53,18 @@ class Hand:
   def __init__(self, folder: pathlib.Path, mesh: Any = None, **more: Any):
     self.clock = Clock()
     self.monitor = monitor_lib.Monitor(
-        mesh or mesh_lib.make_mesh(jax.devices()[:1]), folder,
-        clock=self.clock, **more)
+      mesh or mesh_lib.make_mesh(jax.devices()[:1]), folder, clock=self.clock, **more
+    )
 
   def look(
-      self, steps: int, input_: float, host: float, device: float,
-      end: float = 0.0, idle: bool = True, size: int = 1
+    self,
+    steps: int,
+    input_: float,
+    host: float,
+    device: float,
+    end: float = 0.0,
+    idle: bool = True,
+    size: int = 1,
   ) -> dict[str, float]:
     """Seconds of every dispatch, and of the wait at the end of the look."""
     parts: list[dict[str, Result]] = []
@@ -81,14 +87,12 @@ def test_a_look_by_hand(tmp_path):
   hand = Hand(tmp_path)
   hand.monitor.begin("warmup", 0, 9)
   parts = []
-  for place, seconds in enumerate([(1.0, 20.0), (0.012, 0.003),
-                                   (0.010, 0.005), (0.020, 0.001)]):
+  for place, seconds in enumerate([(1.0, 20.0), (0.012, 0.003), (0.010, 0.005), (0.020, 0.001)]):
     with hand.monitor.input():
       hand.clock.now += seconds[0]
     hand.clock.now += seconds[1]
     # Idle when the third and the fourth batch come, not at the second.
-    parts.append({"x": Result(hand.clock, (3.0, 0.1, 0.2, 0.4)[place],
-                              place != 0)})
+    parts.append({"x": Result(hand.clock, (3.0, 0.1, 0.2, 0.4)[place], place != 0)})
     hand.monitor.dispatched(parts, 1)
   assert [part["x"].waited for part in parts] == [2, 1, 0, 0]
   with hand.monitor.device():
@@ -110,8 +114,7 @@ def test_at_most_two_dispatches_are_under_way(tmp_path):
     parts.append({"x": Result(hand.clock)})
     hand.monitor.dispatched(parts, 1)
     waited = [part["x"].waited > 0 for part in parts]
-    assert waited == [place == 0 or place < count - 2
-                      for place in range(count)]
+    assert waited == [place == 0 or place < count - 2 for place in range(count)]
 
 
 def test_what_lies_between_looks_is_not_counted(tmp_path):
@@ -144,33 +147,34 @@ def test_dispatches_of_several_steps(tmp_path):
 
 
 def _config(**values):
-  train = {"resident": False, "threads": 2, "workers": 0,
-           "steps_per_dispatch": 1}
-  return ml_collections.ConfigDict(
-      {"train": train | values, "data_dir": "somewhere"})
+  train = {"resident": False, "threads": 2, "workers": 0, "steps_per_dispatch": 1}
+  return ml_collections.ConfigDict({"train": train | values, "data_dir": "somewhere"})
 
 
 def test_waiting_for_batches_is_said_once_a_phase(tmp_path, caplog):
   hand = Hand(tmp_path, config=_config())
-  for step, title in enumerate(
-      ["warmup"] * 6 + ["weights 0", "weights 1"] * 4):
+  for step, title in enumerate(["warmup"] * 6 + ["weights 0", "weights 1"] * 4):
     hand.monitor.begin(title, 100 * step, 1000)
     hand.look(100, 0.0121, 0.0235, 0.0)
-    said = [r.getMessage() for r in caplog.records
-            if r.levelno == logging.WARNING]
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(said) == (step >= 2) + (step >= 6)
   assert said[0] == (
-      "Input is the bottleneck: steps wait 34% of their time for batches"
-      " (12.1 ms of 35.6 ms). Raise config.train.threads (2) or .workers (0) up"
-      f" to the {os.cpu_count()} cores of this machine, convert the data"
-      " (python -m dynashare_jax.data convert), or set"
-      " config.train.resident=True if the data fit into memory.")
+    "Input is the bottleneck: steps wait 34% of their time for batches"
+    " (12.1 ms of 35.6 ms). Raise config.train.threads (2) or .workers (0) up"
+    f" to the {os.cpu_count()} cores of this machine, convert the data"
+    " (python -m dynashare_jax.data convert), or set"
+    " config.train.resident=True if the data fit into memory."
+  )
 
 
-@pytest.mark.parametrize("times, idle", [
+@pytest.mark.parametrize(
+  "times, idle",
+  [
     ((0.005, 0.0235), True),  # 18%
     ((0.0121, 0.0235), False),  # hidden: the devices have enough to do
-    ((0.00121, 0.00235), True)])  # three looks in less than a second
+    ((0.00121, 0.00235), True),
+  ],
+)  # three looks in less than a second
 def test_nothing_is_said_without_need(tmp_path, caplog, times, idle):
   hand = Hand(tmp_path, config=_config())
   hand.monitor.begin("warmup", 0, 1000)
@@ -229,17 +233,17 @@ def test_the_slowest_process_is_found(tmp_path, monkeypatch, caplog, rank):
   assert found["time/device_wait"] == pytest.approx(0.01)
   assert found["time/skew"] == pytest.approx(0.029)
   assert found["time/slowest_process"] == 5
-  said = [(r.levelno, r.getMessage()) for r in caplog.records
-          if "Phase" not in r.getMessage()]
-  assert [level for level, _ in said] == [
-      logging.INFO if rank else logging.WARNING] * 2
+  said = [(r.levelno, r.getMessage()) for r in caplog.records if "Phase" not in r.getMessage()]
+  assert [level for level, _ in said] == [logging.INFO if rank else logging.WARNING] * 2
   assert said[0][1].startswith(
-      "Input is the bottleneck in process 5: steps wait 72% of their time for"
-      " batches (36.0 ms of 50.0 ms). Raise")
+    "Input is the bottleneck in process 5: steps wait 72% of their time for"
+    " batches (36.0 ms of 50.0 ms). Raise"
+  )
   assert said[1][1].startswith(
-      "Process 5 is slow: its own work, waiting for batches and preparing"
-      " steps, takes 29.0 ms a step longer than the fastest process's (steps"
-      " take 50.0 ms).")
+    "Process 5 is slow: its own work, waiting for batches and preparing"
+    " steps, takes 29.0 ms a step longer than the fastest process's (steps"
+    " take 50.0 ms)."
+  )
 
 
 class Device:
@@ -257,19 +261,23 @@ class Device:
 
 
 def _mesh(*devices):
-  return ml_collections.ConfigDict({
-      "local_devices": devices, "devices": np.array(devices, object)})
+  return ml_collections.ConfigDict({"local_devices": devices, "devices": np.array(devices, object)})
 
 
 def test_memory_of_every_device(tmp_path, monkeypatch):
   mesh = _mesh(
-      Device(2, {"bytes_in_use": 2**30, "peak_bytes_in_use": 3 * 2**29}),
-      Device(3, {"bytes_in_use": 2**29}), Device(4, None),
-      Device(5, RuntimeError("unimplemented")))
+    Device(2, {"bytes_in_use": 2**30, "peak_bytes_in_use": 3 * 2**29}),
+    Device(3, {"bytes_in_use": 2**29}),
+    Device(4, None),
+    Device(5, RuntimeError("unimplemented")),
+  )
   found = Hand(tmp_path, mesh).look(2, 0.1, 0.1, 0.0)
   memory = {k: v for k, v in found.items() if k.startswith("memory/device")}
-  assert memory == {"memory/device_2_gb": 1.0, "memory/device_2_peak_gb": 1.5,
-                    "memory/device_3_gb": 0.5}
+  assert memory == {
+    "memory/device_2_gb": 1.0,
+    "memory/device_2_peak_gb": 1.5,
+    "memory/device_3_gb": 0.5,
+  }
   _of_three(monkeypatch, [(0.0, 0.0, 3.0), (0.0, 0.0, 2.0)])
   found = Hand(tmp_path, mesh).look(2, 0.1, 0.1, 0.0)
   assert found["memory/largest_device_peak_gb"] == 3.0
@@ -297,8 +305,9 @@ def test_a_line_a_minute_in_the_log(tmp_path, caplog):
   lines = [r.getMessage() for r in caplog.records if "a step" in r.getMessage()]
   assert len(lines) == 3
   assert lines[0].startswith(
-      "step 30: 1000.0 ms a step, of it 300.0 ms waiting for batches, 500.0 ms"
-      " on the host, 200.0 ms waiting for devices; ")
+    "step 30: 1000.0 ms a step, of it 300.0 ms waiting for batches, 500.0 ms"
+    " on the host, 200.0 ms waiting for devices; "
+  )
 
 
 def test_it_costs_less_than_a_percent_of_a_millisecond(tmp_path):
@@ -351,11 +360,17 @@ def test_a_slowed_process_is_named(tmp_path):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
-  started = [subprocess.Popen(
+  started = [
+    subprocess.Popen(
       [sys.executable, "-c", _SLOWED, str(port), str(i), str(tmp_path)],
-      cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-      env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"})
-      for i in range(2)]
+      cwd=ROOT,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
+    )
+    for i in range(2)
+  ]
   try:
     texts = [process.communicate(timeout=120)[0] for process in started]
   finally:
@@ -370,13 +385,12 @@ def test_a_slowed_process_is_named(tmp_path):
     assert min(found["time/input_wait"]) >= 0.06
     # The first waits for it with its devices, not on its own account.
     assert 0.03 < np.median(found["time/skew"]) <= max(found["time/step"])
-    lines = (tmp_path / "logs" / f"process-{number}.log").read_text(
-        ).splitlines()
-    assert (f"INFO process {number} start: 2 processes, 2 devices (cpu), 1 in"
-            f" this process, number {number}, 2 of 4 examples") in lines[0]
+    lines = (tmp_path / "logs" / f"process-{number}.log").read_text().splitlines()
+    assert (
+      f"INFO process {number} start: 2 processes, 2 devices (cpu), 1 in"
+      f" this process, number {number}, 2 of 4 examples"
+    ) in lines[0]
     level = "INFO" if number else "WARNING"
-    assert any(f"{level} process {number} [warmup] Process 1 is slow" in line
-               for line in lines)
+    assert any(f"{level} process {number} [warmup] Process 1 is slow" in line for line in lines)
     assert lines[-1].endswith(" end")
-  assert ("Process 1 is slow" in texts[0]) and (
-      "Process 1 is slow" not in texts[1])
+  assert ("Process 1 is slow" in texts[0]) and ("Process 1 is slow" not in texts[1])

@@ -14,20 +14,23 @@ OPEN = jnp.array([True, True])
 
 def _params() -> dict:
   return {
-      "network": {
-          "trunk": {"backbone": {"block_0": {"kernel": jnp.array([1.0, -2.0])}},
-                    "gate_1": {"reduce": {"bias": jnp.array([0.5])}},
-                    "columns_0": {"columns": {"table": jnp.array([4.0])}}},
-          "heads_0": {"linear": {"bias": jnp.array([3.0])}}},
-      "policy": {"logits": jnp.arange(4.0).reshape(1, 2, 2)}}
+    "network": {
+      "trunk": {
+        "backbone": {"block_0": {"kernel": jnp.array([1.0, -2.0])}},
+        "gate_1": {"reduce": {"bias": jnp.array([0.5])}},
+        "columns_0": {"columns": {"table": jnp.array([4.0])}},
+      },
+      "heads_0": {"linear": {"bias": jnp.array([3.0])}},
+    },
+    "policy": {"logits": jnp.arange(4.0).reshape(1, 2, 2)},
+  }
 
 
 def _grads() -> dict:
   return jax.tree.map(lambda p: 0.3 * p + 0.1, _params())
 
 
-def _moved(config, name, trainable=optim.GROUPS, steps=2, length=10,
-           opened=OPEN):
+def _moved(config, name, trainable=optim.GROUPS, steps=2, length=10, opened=OPEN):
   """Parameters and optimiser state after some steps with equal gradients."""
   tx = optim.make(config, name, length)
   params = _params()
@@ -39,8 +42,7 @@ def _moved(config, name, trainable=optim.GROUPS, steps=2, length=10,
 
 
 def _kernel(params) -> np.ndarray:
-  return np.asarray(
-      params["network"]["trunk"]["backbone"]["block_0"]["kernel"], np.float64)
+  return np.asarray(params["network"]["trunk"]["backbone"]["block_0"]["kernel"], np.float64)
 
 
 def test_every_leaf_has_its_group():
@@ -54,11 +56,15 @@ def test_every_leaf_has_its_group():
 
 
 def test_sgd_by_hand(config):
-  values = config(**{"optimizers.retrain.kind": "sgd",
-                     "optimizers.retrain.schedule": "constant",
-                     "optimizers.retrain.lr": 0.1,
-                     "optimizers.retrain.weight_decay": 0.01,
-                     "optimizers.retrain.momentum": 0.9})
+  values = config(
+    **{
+      "optimizers.retrain.kind": "sgd",
+      "optimizers.retrain.schedule": "constant",
+      "optimizers.retrain.lr": 0.1,
+      "optimizers.retrain.weight_decay": 0.01,
+      "optimizers.retrain.momentum": 0.9,
+    }
+  )
   w, velocity = np.array([1.0, -2.0]), 0.0
   grad = 0.3 * w + 0.1
   for _ in range(2):
@@ -70,11 +76,15 @@ def test_sgd_by_hand(config):
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_adam_by_hand(config, kind):
   """`adam` couples the decay with the moments, `adamw` does not."""
-  values = config(**{"optimizers.retrain.kind": kind,
-                     "optimizers.retrain.schedule": "constant",
-                     "optimizers.retrain.lr": 0.1,
-                     "optimizers.retrain.b1": 0.5,
-                     "optimizers.retrain.weight_decay": 0.2})
+  values = config(
+    **{
+      "optimizers.retrain.kind": kind,
+      "optimizers.retrain.schedule": "constant",
+      "optimizers.retrain.lr": 0.1,
+      "optimizers.retrain.b1": 0.5,
+      "optimizers.retrain.weight_decay": 0.2,
+    }
+  )
   w = np.array([1.0, -2.0])
   grad, m, v = 0.3 * w + 0.1, 0.0, 0.0
   for t in (1, 2):
@@ -86,11 +96,15 @@ def test_adam_by_hand(config, kind):
 
 
 def test_heads_can_have_a_rate_of_their_own(config):
-  values = config(**{"optimizers.retrain.kind": "sgd",
-                     "optimizers.retrain.schedule": "constant",
-                     "optimizers.retrain.weight_decay": 0.0,
-                     "optimizers.retrain.lr": 0.1,
-                     "optimizers.retrain.head_lr": 0.5})
+  values = config(
+    **{
+      "optimizers.retrain.kind": "sgd",
+      "optimizers.retrain.schedule": "constant",
+      "optimizers.retrain.weight_decay": 0.0,
+      "optimizers.retrain.lr": 0.1,
+      "optimizers.retrain.head_lr": 0.5,
+    }
+  )
   params, _ = _moved(values, "retrain", steps=1)
   head = params["network"]["heads_0"]["linear"]["bias"]
   np.testing.assert_allclose(head, 3.0 - 0.5 * 1.0, 1e-6)
@@ -98,13 +112,13 @@ def test_heads_can_have_a_rate_of_their_own(config):
 
 
 def test_policy_adam_by_hand(config):
-  values = config(**{"optimizers.policy.lr": 0.1,
-                     "optimizers.policy.weight_decay": 0.5})
+  values = config(**{"optimizers.policy.lr": 0.1, "optimizers.policy.weight_decay": 0.5})
   params, _ = _moved(values, "warmup", ("policy",), steps=1)
   before = np.arange(4.0)
   g = 0.3 * before + 0.1 + 0.5 * before
-  np.testing.assert_allclose(np.ravel(params["policy"]["logits"]),
-                             before - 0.1 * g / (np.abs(g) + 1e-8), 1e-5)
+  np.testing.assert_allclose(
+    np.ravel(params["policy"]["logits"]), before - 0.1 * g / (np.abs(g) + 1e-8), 1e-5
+  )
 
 
 @pytest.mark.parametrize("frozen", optim.GROUPS)
@@ -116,8 +130,7 @@ def test_frozen_groups_keep_every_bit(config, same_bits, frozen):
   params, opt = _moved(values, "retrain", trainable)
   groups = optim.labels(params)
   same_bits(opt.inner_states[frozen], start.inner_states[frozen])
-  for new, old, group in zip(
-      *map(jax.tree.leaves, (params, _params(), groups)), strict=True):
+  for new, old, group in zip(*map(jax.tree.leaves, (params, _params(), groups)), strict=True):
     assert bool((new == old).all()) == (group == frozen), group
   for group in trainable:
     with pytest.raises(AssertionError):
@@ -127,14 +140,14 @@ def test_frozen_groups_keep_every_bit(config, same_bits, frozen):
 def test_closed_logits_and_their_moments_stay(config):
   """Weight decay alone would give the closed rows moments."""
   values = config(**{"optimizers.policy.weight_decay": 0.5})
-  params, opt = _moved(values, "alternate", ("policy",),
-                       opened=jnp.array([False, True]))
+  params, opt = _moved(values, "alternate", ("policy",), opened=jnp.array([False, True]))
   before = np.asarray(_params()["policy"]["logits"])
   after = np.asarray(params["policy"]["logits"])
   np.testing.assert_array_equal(after[:, 0], before[:, 0])
   assert (after[:, 1] != before[:, 1]).all()
-  moments = [np.asarray(leaf) for leaf in
-             jax.tree.leaves(opt.inner_states["policy"]) if leaf.ndim == 3]
+  moments = [
+    np.asarray(leaf) for leaf in jax.tree.leaves(opt.inner_states["policy"]) if leaf.ndim == 3
+  ]
   assert len(moments) == 2
   for moment in moments:
     assert (moment[:, 0] == 0).all() and (moment[:, 1] != 0).all()
@@ -146,14 +159,15 @@ def test_split_and_join_are_inverse(same_bits):
   same_bits(optim.join(moving, still), _params())
 
 
-@pytest.mark.parametrize("values, steps, wanted", [
+@pytest.mark.parametrize(
+  "values, steps, wanted",
+  [
     (dict(schedule="constant"), 10, {0: 2.0, 9: 2.0}),
-    (dict(schedule="steps", every=3, factor=0.5), 10,
-     {0: 2.0, 2: 2.0, 3: 1.0, 6: 0.5}),
+    (dict(schedule="steps", every=3, factor=0.5), 10, {0: 2.0, 2: 2.0, 3: 1.0, 6: 0.5}),
     (dict(schedule="cosine"), 8, {0: 2.0, 4: 1.0, 8: 0.0}),
-    (dict(schedule="onecycle", warm=0.5), 8,
-     {0: 2 / 25, 4: 2.0, 6: (2 + 2e-4) / 2, 8: 2e-4}),
-])
+    (dict(schedule="onecycle", warm=0.5), 8, {0: 2 / 25, 4: 2.0, 6: (2 + 2e-4) / 2, 8: 2e-4}),
+  ],
+)
 def test_schedules_by_hand(config, values, steps, wanted):
   settings = config().optimizers.retrain
   settings.update(values)
@@ -162,14 +176,17 @@ def test_schedules_by_hand(config, values, steps, wanted):
     np.testing.assert_allclose(rates(step), rate, 1e-5, 1e-7)
 
 
-@pytest.mark.parametrize("values, message", [
+@pytest.mark.parametrize(
+  "values, message",
+  [
     (dict(schedule="cosin"), "Unknown schedule 'cosin'"),
     (dict(kind="adan"), "Unknown optimiser 'adan'"),
     (dict(schedule="steps", every=0), "`every`.*at least 1, but is 0"),
     (dict(schedule="onecycle", warm=1.0), "`warm`.*but is 1.0"),
     (dict(lr=-0.1), "learning rate.*-0.1"),
     (dict(lr=float("nan")), "learning rate.*nan"),
-])
+  ],
+)
 def test_bad_settings_are_refused(config, values, message):
   settings = config()
   settings.optimizers.retrain.update(values)

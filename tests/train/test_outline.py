@@ -33,13 +33,16 @@ def _row(text, name):
 
 
 @pytest.mark.parametrize(
-    "blocks, skipped, giga, backbone",
-    [((2, 2, 2, 2), ((2,), (6,)), 18.48, 11_176_512),
-     ((3, 4, 6, 3), ((6, 7, 9, 13), (3, 10)), 33.35, 21_284_672)])
+  "blocks, skipped, giga, backbone",
+  [
+    ((2, 2, 2, 2), ((2,), (6,)), 18.48, 11_176_512),
+    ((3, 4, 6, 3), ((6, 7, 9, 13), (3, 10)), 33.35, 21_284_672),
+  ],
+)
 def test_the_papers_counts_come_back(blocks, skipped, giga, backbone):
   route = ",".join(
-      "".join(str(int(block + 1 not in skips)) for block in range(sum(blocks)))
-      for skips in skipped)
+    "".join(str(int(block + 1 not in skips)) for block in range(sum(blocks))) for skips in skipped
+  )
   text = main.describe(_paper_config(blocks), route)
   papers = float(_row(text, "the route by the papers' convention"))
   assert round(papers / 1000, 2) == giga
@@ -47,8 +50,7 @@ def test_the_papers_counts_come_back(blocks, skipped, giga, backbone):
   # Both tasks share the stem and the blocks before they part: less work.
   plan = float(_row(text, "the route's plan, all heads"))
   assert plan < papers < float(_row(text, "a pass a task, all blocks"))
-  assert any(line.split() == ["stem", "57", "x", "57", "x", "64"]
-             for line in text.splitlines())
+  assert any(line.split() == ["stem", "57", "x", "57", "x", "64"] for line in text.splitlines())
 
 
 def test_phases_are_told_in_order():
@@ -69,13 +71,11 @@ def test_phases_are_told_in_order():
 
 
 def test_routes_are_checked():
-  np.testing.assert_array_equal(
-      outline.read_route("101, 011"), [[1, 0, 1], [0, 1, 1]])
+  np.testing.assert_array_equal(outline.read_route("101, 011"), [[1, 0, 1], [0, 1, 1]])
   for bad in ("10,1", "12,11"):
     with pytest.raises(ValueError, match="rows of 0 and 1 of one length"):
       outline.read_route(bad)
-  with pytest.raises(ValueError, match="has 1 tasks and 3 blocks; this network"
-                     " has 2 and 8"):
+  with pytest.raises(ValueError, match="has 1 tasks and 3 blocks; this network has 2 and 8"):
     main.describe(_paper_config((2, 2, 2, 2)), "101")
 
 

@@ -86,8 +86,7 @@ def test_watches_in_threads_hear_of_the_main_thread(handler):
     assert found == [True]
 
 
-def test_a_run_told_to_end_goes_on_bit_for_bit(
-    train, whole, same_run, tmp_path, handler):
+def test_a_run_told_to_end_goes_on_bit_for_bit(train, whole, same_run, tmp_path, handler):
   want = whole()
 
   def told(loop, step):
@@ -95,15 +94,14 @@ def test_a_run_told_to_end_goes_on_bit_for_bit(
       _tell()
       time.sleep(0.1)
 
-  with pytest.raises(preemption.PreemptedError,
-                     match="told to end after step 8 of 26; a checkpoint"):
+  with pytest.raises(
+    preemption.PreemptedError, match="told to end after step 8 of 26; a checkpoint"
+  ):
     train(tmp_path, like=want, before_chunk=told)
-  with checkpoint.Checkpoints(tmp_path / "checkpoints",
-                              read_only=True) as found:
+  with checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=True) as found:
     assert found.latest_step() == 8
   starts = []
-  got = train(tmp_path, like=want,
-              before_chunk=lambda loop, step: starts.append(step))
+  got = train(tmp_path, like=want, before_chunk=lambda loop, step: starts.append(step))
   assert starts[0] == 8
   same_run(got, want)
 
@@ -116,30 +114,36 @@ def test_the_command_ends_with_143(capsys, handler):
     command.run(work, "the same command goes on")
   assert ended.value.code == 143
   assert capsys.readouterr().err == (
-      "ended by SIGTERM: told to end after step 3 of 26. The same command goes"
-      " on.\n")
+    "ended by SIGTERM: told to end after step 3 of 26. The same command goes on.\n"
+  )
 
 
 def test_a_deaf_main_thread_ends_all_the_same():
   """At once before anything is trained, later by the second signal."""
-  programs = [subprocess.Popen(
-      [sys.executable, "-c", _DEAF, *more], cwd=ROOT, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-      env=os.environ | {"PYTHONPATH": str(ROOT)}) for more in ([], ["watch"])]
+  programs = [
+    subprocess.Popen(
+      [sys.executable, "-c", _DEAF, *more],
+      cwd=ROOT,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    for more in ([], ["watch"])
+  ]
   try:
     for program in programs:
       assert program.stdout.readline() == "ready\n", program.stderr.read()
       program.send_signal(signal.SIGTERM)
     assert programs[0].wait(10) == 143
-    assert programs[0].stderr.read() == (
-        "ended by SIGTERM: the same command goes on\n")
+    assert programs[0].stderr.read() == ("ended by SIGTERM: the same command goes on\n")
     with pytest.raises(subprocess.TimeoutExpired):
       programs[1].wait(1.2)
     programs[1].send_signal(signal.SIGTERM)
     assert programs[1].wait(10) == 143
     assert programs[1].stderr.read() == (
-        "ended by SIGTERM once more, before there was a checkpoint: the same"
-        " command goes on\n")
+      "ended by SIGTERM once more, before there was a checkpoint: the same command goes on\n"
+    )
   finally:
     for program in programs:
       program.kill()
@@ -151,9 +155,9 @@ def test_one_group_of_processes_tells_the_others(monkeypatch, handler):
   group = mesh_lib.make_mesh(jax.devices()[:1])
   store = {}
   client = types.SimpleNamespace(
-      key_value_set=lambda key, value, allow_overwrite: store.update(
-          {key: value}),
-      key_value_try_get=store.__getitem__)
+    key_value_set=lambda key, value, allow_overwrite: store.update({key: value}),
+    key_value_try_get=store.__getitem__,
+  )
   monkeypatch.setattr(distributed.global_state, "client", client)
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(preemption, "_POLL", 0.01)

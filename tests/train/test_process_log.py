@@ -20,8 +20,9 @@ INSIDE = os.path.join(os.path.dirname(process_log.__file__), "loop.py")
 
 def _say(code, place):
   """Runs a line as if it stood in a file."""
-  exec(compile(code, place, "exec"), {
-      "absl": absl_logging, "logging": logging, "warnings": warnings})
+  exec(
+    compile(code, place, "exec"), {"absl": absl_logging, "logging": logging, "warnings": warnings}
+  )
 
 
 def _lines(log):
@@ -45,8 +46,9 @@ def terminal(monkeypatch):
   yield stream
   assert handler.level == logging.NOTSET and absl.level == logging.WARNING
   assert handler in logging.root.handlers
-  assert not [h for h in logging.root.handlers if "process_log" in repr(
-      type(h)) or h is logging.lastResort]
+  assert not [
+    h for h in logging.root.handlers if "process_log" in repr(type(h)) or h is logging.lastResort
+  ]
   assert warnings.showwarning is shows
   absl.manager._clear_cache()
 
@@ -67,16 +69,18 @@ def test_what_is_in_it_and_what_stays_on_the_terminal(tmp_path, terminal):
   assert lines[1].startswith(f"INFO process 3 pid {os.getpid()} on ")
   assert sys.argv[0] in lines[1]
   assert lines[:1] + lines[2:] == [
-      "INFO process 3 start: 4 devices", "INFO process 3 Resuming at 7.",
-      "WARNING process 3 A checkpoint is damaged.",
-      "WARNING process 3 of another", "WARNING process 3 of jax",
-      "INFO process 3 [retrain 2] within", "INFO process 3 end"]
-  assert terminal.getvalue().splitlines() == [
-      "A checkpoint is damaged.", "of another", "of jax"]
+    "INFO process 3 start: 4 devices",
+    "INFO process 3 Resuming at 7.",
+    "WARNING process 3 A checkpoint is damaged.",
+    "WARNING process 3 of another",
+    "WARNING process 3 of jax",
+    "INFO process 3 [retrain 2] within",
+    "INFO process 3 end",
+  ]
+  assert terminal.getvalue().splitlines() == ["A checkpoint is damaged.", "of another", "of jax"]
 
 
-def test_without_a_handler_warnings_still_reach_the_terminal(
-    tmp_path, monkeypatch, capsys):
+def test_without_a_handler_warnings_still_reach_the_terminal(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(logging.root, "handlers", [])
   with process_log.ProcessLog(tmp_path, 0):
     _say("absl.info('quiet')", INSIDE)
@@ -112,8 +116,7 @@ def test_warnings_of_python(tmp_path, terminal):
       _say("warnings.warn('an old name', DeprecationWarning)", "/lib/a.py")
     assert warnings.showwarning is inside
   assert [str(w.message) for w in caught] == ["an old name"]
-  assert ("WARNING process 0 DeprecationWarning: an old name (/lib/a.py:1)"
-          ) in _lines(log)
+  assert ("WARNING process 0 DeprecationWarning: an old name (/lib/a.py:1)") in _lines(log)
   assert warnings.showwarning is before
 
 
@@ -125,8 +128,7 @@ def test_it_makes_no_work_directory_and_waits_for_it(tmp_path, terminal):
     folder.mkdir()
     _say("absl.info('after')", INSIDE)
     lines = _lines(log)  # On the disk while the run goes on.
-    assert [line[15:] for line in lines[:1] + lines[2:]] == [
-        "start: early", "before", "after"]
+    assert [line[15:] for line in lines[:1] + lines[2:]] == ["start: early", "before", "after"]
   other = process_log.ProcessLog(tmp_path / "never", 0)
   with pytest.raises(ValueError), other:
     raise ValueError
@@ -134,8 +136,7 @@ def test_it_makes_no_work_directory_and_waits_for_it(tmp_path, terminal):
 
 
 @pytest.mark.parametrize("fault", ["no folder", "full"])
-def test_a_file_that_cannot_be_written_is_left_alone(
-    tmp_path, terminal, capsys, fault):
+def test_a_file_that_cannot_be_written_is_left_alone(tmp_path, terminal, capsys, fault):
   if fault == "no folder":
     (tmp_path / "logs").write_text("")
   elif os.path.exists("/dev/full"):
@@ -165,7 +166,9 @@ def test_threads_have_their_own_phases(tmp_path, terminal):
     for thread in threads:
       thread.join()
   assert sorted(_lines(log)[2:-1]) == [
-      "INFO process 0 [retrain 0] of 0", "INFO process 0 [retrain 1] of 1"]
+    "INFO process 0 [retrain 0] of 0",
+    "INFO process 0 [retrain 1] of 1",
+  ]
 
 
 def test_logs_of_several_runs_at_once(tmp_path, terminal):

@@ -12,15 +12,21 @@ import pytest
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import profiler
 
-SHORT = {"method": "hard", "train__steps": 8, "train__log_every": 2,
-         "train__eval_every": 8, "train__checkpoint_every": 8}
+SHORT = {
+  "method": "hard",
+  "train__steps": 8,
+  "train__log_every": 2,
+  "train__eval_every": 8,
+  "train__checkpoint_every": 8,
+}
 
 
 def _record(loop):
   """Events of the one recording that a loop leaves."""
   loop.run()
   (path,) = (loop.workdir / "profile" / "process-0").glob(
-      "plugins/profile/*/perfetto_trace.json.gz")
+    "plugins/profile/*/perfetto_trace.json.gz"
+  )
   with gzip.open(path) as file:
     return path, json.load(file)["traceEvents"]
 
@@ -45,8 +51,9 @@ def test_a_run_leaves_a_recording(build, tmp_path, capsys):
 def recorder(monkeypatch):
   """What jax's profiler was asked for."""
   calls = []
-  monkeypatch.setattr(jax.profiler, "start_trace",
-                      lambda folder, **kw: calls.append(("start", folder)))
+  monkeypatch.setattr(
+    jax.profiler, "start_trace", lambda folder, **kw: calls.append(("start", folder))
+  )
 
   def stop():
     folder = calls[-1][1] / "plugins" / "profile" / "now"
@@ -72,13 +79,18 @@ def _steps(made, phases, size=1):
   return recorded
 
 
-@pytest.mark.parametrize("phases, size, wanted", [
+@pytest.mark.parametrize(
+  "phases, size, wanted",
+  [
     ((9,), 1, [2, 3, 4]),
     ((3, 1, 3, 4, 9), 1, [9, 10, 11]),  # the first with 3 after its first
     ((8, 16), 4, [5]),  # a dispatch has four steps
-    ((3, 2), 1, [])])
+    ((3, 2), 1, []),
+  ],
+)
 def test_the_second_dispatch_of_a_phase_with_enough_steps(
-    tmp_path, recorder, caplog, phases, size, wanted):
+  tmp_path, recorder, caplog, phases, size, wanted
+):
   made = profiler.Profiler(tmp_path, 3)
   assert _steps(made, phases, size) == wanted
   assert [name for name, _ in recorder] == ["start", "stop"] * bool(wanted)
@@ -106,20 +118,19 @@ def test_none_is_wanted(tmp_path, recorder, caplog):
 
 
 @pytest.mark.parametrize("where", ["start", "stop"])
-def test_what_goes_wrong_is_one_warning(
-    tmp_path, recorder, caplog, monkeypatch, where):
+def test_what_goes_wrong_is_one_warning(tmp_path, recorder, caplog, monkeypatch, where):
   if where == "start":
     (tmp_path / "x").write_text("")  # A file where the folder should be.
   else:
+
     def full():
       raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(jax.profiler, "stop_trace", full)
   _steps(profiler.Profiler(tmp_path / "x", 2), (9, 9))
-  said = [r.getMessage() for r in caplog.records
-          if r.levelno == logging.WARNING]
+  said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
   assert len(said) == 1
-  assert said[0].startswith(
-      f"No profile could be recorded in {tmp_path / 'x'}: ")
+  assert said[0].startswith(f"No profile could be recorded in {tmp_path / 'x'}: ")
   monkeypatch.undo()  # Another may record afterwards.
   assert profiler._busy.acquire(blocking=False)
   profiler._busy.release()

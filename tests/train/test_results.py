@@ -28,12 +28,10 @@ def test_files_of_a_finished_run(whole):
   assert [t["name"] for t in found["tasks"]] == ["a", "b"]
   for task in found["tasks"]:
     for metric in task["metrics"]:
-      assert np.isfinite([metric[k] for k in ("test", "validation",
-                                              "constant")]).all()
+      assert np.isfinite([metric[k] for k in ("test", "validation", "constant")]).all()
   assert [c["index"] for c in found["candidates"]] == [0, 1]
   assert found["timing"]["seconds"] > 0
-  assert set(found["timing"]["step_seconds"]) == {
-      "warmup", "weights", "policy", "retrain"}
+  assert set(found["timing"]["step_seconds"]) == {"warmup", "weights", "policy", "retrain"}
   written = json.loads((run.folder / "policy.json").read_text())
   assert np.shape(written["alpha"]) == (2, 2)
   assert written["chosen"] == found["chosen"]
@@ -46,12 +44,14 @@ def test_the_chosen_model_is_the_one_that_was_validated(whole):
   """Its validation metrics are those of its best line in the log."""
   run = whole()
   step = int(run.state.best.step[0])
-  line = next(line["values"] for line in run.lines
-              if line["kind"] == "eval" and line["step"] == step)
+  line = next(
+    line["values"] for line in run.lines if line["kind"] == "eval" and line["step"] == step
+  )
   for task in run.found["tasks"]:
     for metric in task["metrics"]:
       np.testing.assert_allclose(
-          metric["validation"], line[f"{task['name']}/{metric['name']}"], 1e-6)
+        metric["validation"], line[f"{task['name']}/{metric['name']}"], 1e-6
+      )
 
 
 def test_execution_of_the_test_split(whole):
@@ -71,8 +71,13 @@ def test_parameters_by_hand(whole):
   block = 2 * 8 + dense(8, 8) + dense(8, 8)
   column = dense(6, 8) + 2 * block + 2 * 8
   gate = dense(8, 16) + 2 * 16 + dense(16, 2)
-  assert found == {"backbone": column, "gates": gate, "policy": 2 * 2 * 2,
-                   "heads": dense(8, 1) + dense(8, 3), "batch_stats": 2 * 16}
+  assert found == {
+    "backbone": column,
+    "gates": gate,
+    "policy": 2 * 2 * 2,
+    "heads": dense(8, 1) + dense(8, 3),
+    "batch_stats": 2 * 16,
+  }
   single = whole(method="single", train__steps=6).found["parameters"]
   assert single["backbone"] == 2 * column
   assert single["policy"] == single["gates"] == 0
@@ -91,11 +96,19 @@ def test_macs_by_hand(whole):
 
 def test_pictures_of_a_dense_data_set(train, tmp_path):
   """And a whole run of a convolutional network, its routes compiled in."""
-  run = train(tmp_path, method="random_policy", data__images=True,
-              model__backbone="resnet", model__blocks=(1, 1),
-              model__widths=(4, 4), model__strides=(1, 1),
-              model__dilations=(1, 1), train__execution="planned",
-              policy__candidates=1, train__retrain_steps=4)
+  run = train(
+    tmp_path,
+    method="random_policy",
+    data__images=True,
+    model__backbone="resnet",
+    model__blocks=(1, 1),
+    model__widths=(4, 4),
+    model__strides=(1, 1),
+    model__dilations=(1, 1),
+    train__execution="planned",
+    policy__candidates=1,
+    train__retrain_steps=4,
+  )
   saved = np.load(tmp_path / "predictions.npz")
   assert saved["inputs"].shape == (2, 8, 8, 3)
   for name in ("a", "b"):
@@ -111,22 +124,30 @@ def test_pictures_of_a_dense_data_set(train, tmp_path):
   test = run.experiment.dataset.arrays("test")
   labels = test.targets["a"][test.valid["a"]]
   np.testing.assert_allclose(
-      found["a"]["details"]["share"], 100 * np.bincount(labels) / labels.size)
+    found["a"]["details"]["share"], 100 * np.bincount(labels) / labels.size
+  )
   iou = [v for v in found["a"]["details"]["iou"] if v is not None]
   assert np.mean(iou) == pytest.approx(found["a"]["metrics"][0]["test"])
   # Small files: pictures as bytes, numbers in half precision.
   assert saved["inputs"].dtype == np.uint8
-  np.testing.assert_allclose(saved["inputs"] / 255, test.inputs[:2],
-                             atol=0.5 / 255 + 1e-6)
+  np.testing.assert_allclose(saved["inputs"] / 255, test.inputs[:2], atol=0.5 / 255 + 1e-6)
   assert saved["target/b"].dtype == np.float16
   np.testing.assert_allclose(saved["target/b"], test.targets["b"][:2], 1e-3)
 
 
 def test_pictures_of_single_task_networks(train, tmp_path):
   """Columns execute every block, so nothing decides in their pictures."""
-  train(tmp_path, method="single", data__images=True, train__steps=2,
-        model__backbone="resnet", model__blocks=(1, 1), model__widths=(4, 4),
-        model__strides=(1, 1), model__dilations=(1, 1))
+  train(
+    tmp_path,
+    method="single",
+    data__images=True,
+    train__steps=2,
+    model__backbone="resnet",
+    model__blocks=(1, 1),
+    model__widths=(4, 4),
+    model__strides=(1, 1),
+    model__dilations=(1, 1),
+  )
   saved = np.load(tmp_path / "predictions.npz")
   for name in ("a", "b"):
     assert saved[f"prediction/{name}"].shape[:3] == (2, 8, 8)
@@ -135,26 +156,35 @@ def test_pictures_of_single_task_networks(train, tmp_path):
 def test_averaged_views_are_in_results_and_pictures(train, tmp_path):
   """A whole run that looks at two scales, each also mirrored."""
   settings = dict(
-      method="hard", data__images=True, train__steps=2,
-      model__backbone="resnet", model__blocks=(1, 1), model__widths=(4, 4),
-      model__strides=(1, 1), model__dilations=(1, 1))
+    method="hard",
+    data__images=True,
+    train__steps=2,
+    model__backbone="resnet",
+    model__blocks=(1, 1),
+    model__widths=(4, 4),
+    model__strides=(1, 1),
+    model__dilations=(1, 1),
+  )
   plain = train(tmp_path / "plain", **settings)
-  views = train(tmp_path / "views", eval__flip=True, eval__scales=(0.5, 1.0),
-                **settings)
-  note = ("Predictions are averaged over pictures at the scales 0.5, 1, each"
-          " also mirrored (config.eval).")
+  views = train(tmp_path / "views", eval__flip=True, eval__scales=(0.5, 1.0), **settings)
+  note = (
+    "Predictions are averaged over pictures at the scales 0.5, 1, each also mirrored (config.eval)."
+  )
   assert note in views.found["notes"] and note not in plain.found["notes"]
-  depths = [np.load(r.folder / "predictions.npz")["prediction/b"].astype(float)
-            for r in (plain, views)]
+  depths = [
+    np.load(r.folder / "predictions.npz")["prediction/b"].astype(float) for r in (plain, views)
+  ]
   truth = views.experiment.dataset.arrays("test")
   assert depths[0].shape == depths[1].shape == (2, 8, 8)
   assert np.abs(depths[0] - depths[1]).max() > 1e-3
   # The pictures show what was scored.
   found = views.loop.evaluator.run(
-      views.state.best.params, views.state.best.stats,
-      results.evaluate.resident_batches(
-          jax.tree.map(lambda leaf: leaf[:2], truth), 2),
-      np.ones((2, 2)), False)
+    views.state.best.params,
+    views.state.best.stats,
+    results.evaluate.resident_batches(jax.tree.map(lambda leaf: leaf[:2], truth), 2),
+    np.ones((2, 2)),
+    False,
+  )
   error = np.abs(depths[1] - truth.targets["b"][:2])[truth.valid["b"][:2]]
   assert found.metrics["b"]["abs"] == pytest.approx(error.mean(), rel=1e-3)
 
@@ -173,22 +203,19 @@ def test_vectors_have_no_pictures(whole):
 
 def test_delta_against_stored_single_task_results(whole, tmp_path):
   run = whole()
-  saved = [dict(t, metrics=[dict(m, test=m["test"] / 2) for m in t["metrics"]])
-           for t in run.found["tasks"]]
+  saved = [
+    dict(t, metrics=[dict(m, test=m["test"] / 2) for m in t["metrics"]]) for t in run.found["tasks"]
+  ]
   config = run.experiment.config.copy_and_resolve_references()
   config.baseline = _baseline(tmp_path / "single", saved)
-  stand_in = type("Stub", (), {"config": config,
-                               "tasks": run.experiment.tasks})()
-  metrics = {t["name"]: {m["name"]: m["test"] for m in t["metrics"]}
-             for t in run.found["tasks"]}
+  stand_in = type("Stub", (), {"config": config, "tasks": run.experiment.tasks})()
+  metrics = {t["name"]: {m["name"]: m["test"] for m in t["metrics"]} for t in run.found["tasks"]}
   test = results.evaluate.Result(metrics, {}, np.ones(1), np.ones(1))
   found = results._delta(stand_in, test)
-  signs = [np.sign([m["test"] for m in t["metrics"] if m["in_delta"]])
-           for t in run.found["tasks"]]
+  signs = [np.sign([m["test"] for m in t["metrics"] if m["in_delta"]]) for t in run.found["tasks"]]
   assert found["tasks"]["a"] == pytest.approx(100 * signs[0].mean())
   assert found["tasks"]["b"] == pytest.approx(100 * signs[1].mean())
-  assert found["overall"] == pytest.approx(
-      np.mean(list(found["tasks"].values())))
+  assert found["overall"] == pytest.approx(np.mean(list(found["tasks"].values())))
 
 
 def test_baseline_must_be_a_finished_run_of_these_tasks(tmp_path):
@@ -203,8 +230,9 @@ def test_baseline_must_be_a_finished_run_of_these_tasks(tmp_path):
 
 
 def test_baseline_reads_null_as_nan(tmp_path):
-  folder = _baseline(tmp_path / "single", [
-      {"name": "a", "metrics": [{"name": "auc", "test": None}]}])
+  folder = _baseline(
+    tmp_path / "single", [{"name": "a", "metrics": [{"name": "auc", "test": None}]}]
+  )
   assert np.isnan(results.load_baseline(folder, TASKS)["a"]["auc"])
 
 

@@ -31,6 +31,7 @@ def _stop_at(step, error=Stop):
   def hook(loop, now):
     if now >= step:
       raise error(f"at {step}")
+
   return hook
 
 
@@ -39,8 +40,7 @@ def _steps(folder):
     return found.latest_step()
 
 
-def test_one_stop_after_another_changes_nothing(
-    train, whole, same_run, tmp_path, monkeypatch):
+def test_one_stop_after_another_changes_nothing(train, whole, same_run, tmp_path, monkeypatch):
   """At phase borders, in their middle, at candidates' starts, at the end."""
   want = whole()
   for stop in STOPS:
@@ -64,8 +64,7 @@ def test_one_stop_after_another_changes_nothing(
 
 
 @pytest.mark.parametrize("stop", [7, 20])
-def test_every_stop_has_a_checkpoint_close_before(
-    train, whole, same_run, tmp_path, stop):
+def test_every_stop_has_a_checkpoint_close_before(train, whole, same_run, tmp_path, stop):
   want = whole()
   with pytest.raises(Stop):
     train(tmp_path, like=want, before_chunk=_stop_at(stop))
@@ -73,8 +72,7 @@ def test_every_stop_has_a_checkpoint_close_before(
   assert saved is not None and saved <= stop
   assert stop - saved <= 3
   starts = []
-  got = train(tmp_path, like=want,
-              before_chunk=lambda loop, step: starts.append(step))
+  got = train(tmp_path, like=want, before_chunk=lambda loop, step: starts.append(step))
   assert starts[0] == saved
   same_run(got, want)
 
@@ -89,8 +87,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(train, whole, same_run, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["state", "record"])
-def test_damaged_checkpoint_falls_back(
-    train, whole, same_run, tmp_path, damage, monkeypatch):
+def test_damaged_checkpoint_falls_back(train, whole, same_run, tmp_path, damage, monkeypatch):
   """To the step before; the way from there is the same."""
   want = whole()
   with pytest.raises(Stop):
@@ -107,8 +104,7 @@ def test_damaged_checkpoint_falls_back(
   warned = []
   monkeypatch.setattr(logging, "warning", lambda *args: warned.append(args))
   starts = []
-  got = train(tmp_path, like=want,
-              before_chunk=lambda loop, step: starts.append(step))
+  got = train(tmp_path, like=want, before_chunk=lambda loop, step: starts.append(step))
   assert warned and starts[0] < latest
   same_run(got, want)
 
@@ -129,14 +125,12 @@ def test_killed_runs_go_on(whole, same_bits, tmp_path):
   command = [sys.executable, str(HERE / "tiny" / "start.py"), str(folder)]
   moments = random.Random(7)
   for lines in (4, 13):
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE,
-                          text=True) as process:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
       _wait_for(folder / "metrics.jsonl", lines, process)
       time.sleep(moments.uniform(0, 0.1))
       assert process.poll() is None, process.stderr.read()
       os.kill(process.pid, signal.SIGKILL)
-  done = subprocess.run(command, env=environment, check=False, text=True,
-                        capture_output=True)
+  done = subprocess.run(command, env=environment, check=False, text=True, capture_output=True)
   assert done.returncode == 0, done.stderr
   got = want._replace(folder=folder)
   assert got.lines == want.lines
@@ -144,8 +138,7 @@ def test_killed_runs_go_on(whole, same_bits, tmp_path):
   with checkpoint.Checkpoints(folder / "checkpoints", read_only=True) as found:
     step, state, _ = found.restore(want.state)
   assert step == 26
-  same_bits(jax.tree.map(np.asarray, state),
-            jax.tree.map(np.asarray, want.state))
+  same_bits(jax.tree.map(np.asarray, state), jax.tree.map(np.asarray, want.state))
 
 
 def _wait_for(file, lines, process):

@@ -20,12 +20,22 @@ from dynashare_jax.train import mesh as mesh_lib
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"
 SMALL = 48  # Weights of the tiny network have more numbers, the policy less.
-SHORT = {"train__warmup_steps": 2, "train__cycles": 1,
-         "policy__candidates": 1, "train__retrain_steps": 6}
-PICTURES = {"method": "hard", "data__images": True, "train__steps": 4,
-            "model__backbone": "resnet", "model__blocks": (1, 1),
-            "model__widths": (4, 4), "model__strides": (1, 1),
-            "model__dilations": (1, 1)}
+SHORT = {
+  "train__warmup_steps": 2,
+  "train__cycles": 1,
+  "policy__candidates": 1,
+  "train__retrain_steps": 6,
+}
+PICTURES = {
+  "method": "hard",
+  "data__images": True,
+  "train__steps": 4,
+  "model__backbone": "resnet",
+  "model__blocks": (1, 1),
+  "model__widths": (4, 4),
+  "model__strides": (1, 1),
+  "model__dilations": (1, 1),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -38,22 +48,28 @@ def both(train, tmp_path_factory):
   """The run of every device has a whole state; the one that splits it."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(mesh_lib, "SMALL", SMALL)
-    return [train(tmp_path_factory.mktemp("run"), 4, train__shard_state=split,
-                  **SHORT) for split in (False, True)]
+    return [
+      train(tmp_path_factory.mktemp("run"), 4, train__shard_state=split, **SHORT)
+      for split in (False, True)
+    ]
 
 
 def _close(got, want):
   """The same state within 1e-6."""
-  for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got),
-                          jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(a, b, 1e-6, 1e-6,
-                               err_msg=jax.tree_util.keystr(path))
+  for (path, a), b in zip(
+    jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True
+  ):
+    np.testing.assert_allclose(a, b, 1e-6, 1e-6, err_msg=jax.tree_util.keystr(path))
 
 
 def _held(tree):
   """Fraction of every large leaf's numbers that each device holds."""
-  return {shard.data.size / leaf.size for leaf in jax.tree.leaves(tree)
-          if leaf.size >= SMALL for shard in leaf.addressable_shards}
+  return {
+    shard.data.size / leaf.size
+    for leaf in jax.tree.leaves(tree)
+    if leaf.size >= SMALL
+    for shard in leaf.addressable_shards
+  }
 
 
 def test_it_changes_nothing(both):
@@ -65,25 +81,21 @@ def test_it_changes_nothing(both):
     for name, value in line["values"].items():
       np.testing.assert_allclose(value, twin["values"][name], 1e-6, 1e-6)
   assert split.found["chosen"] == whole.found["chosen"]
-  for task, twin in zip(split.found["tasks"], whole.found["tasks"],
-                        strict=True):
+  for task, twin in zip(split.found["tasks"], whole.found["tasks"], strict=True):
     for metric, other in zip(task["metrics"], twin["metrics"], strict=True):
       np.testing.assert_allclose(metric["test"], other["test"], 1e-6)
 
 
 def test_every_device_holds_its_part_alone(both):
   whole, split = both
-  parts = [split.state.params, split.state.opt, split.state.best.params,
-           split.state.anchor]
+  parts = [split.state.params, split.state.opt, split.state.best.params, split.state.anchor]
   for tree in parts:
     assert _held(tree) == {0.25}
   for tree in (whole.state.params, whole.state.opt, whole.state.best.params):
     assert _held(tree) == {1.0}
   # Both moments of Adam.
-  large = [leaf for leaf in jax.tree.leaves(split.state.params)
-           if leaf.size >= SMALL]
-  moments = [leaf for leaf in jax.tree.leaves(split.state.opt)
-             if leaf.size >= SMALL]
+  large = [leaf for leaf in jax.tree.leaves(split.state.params) if leaf.size >= SMALL]
+  moments = [leaf for leaf in jax.tree.leaves(split.state.opt) if leaf.size >= SMALL]
   assert len(large) >= 2 and len(moments) >= 2 * len(large)
 
 
@@ -97,13 +109,10 @@ def test_checkpoints_of_one_go_on_in_the_other(both, train, tmp_path, before):
       raise Stop
 
   with pytest.raises(Stop):
-    train(tmp_path, 4, like=both[before], before_chunk=stop,
-          train__shard_state=before, **SHORT)
-  with checkpoint.Checkpoints(tmp_path / "checkpoints",
-                              read_only=True) as found:
+    train(tmp_path, 4, like=both[before], before_chunk=stop, train__shard_state=before, **SHORT)
+  with checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=True) as found:
     assert 7 < found.latest_step() < 13
-  run = train(tmp_path, 4, like=both[not before],
-              train__shard_state=not before, **SHORT)
+  run = train(tmp_path, 4, like=both[not before], train__shard_state=not before, **SHORT)
   _close(run.state, both[0].state)
   assert _held(run.state.best.params) == {1.0 if before else 0.25}
 
@@ -134,14 +143,24 @@ def test_two_processes(train, tmp_path):
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
   values = {**PICTURES, "train__shard_state": True}
-  started = [subprocess.Popen(
-      [sys.executable, str(PROCESS), str(tmp_path / "two"), str(port), "2",
-       str(number)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT, env=os.environ | {
-          "PYTHONPATH": str(ROOT), "TINY_DEVICES": "1",
-          "TINY_SMALL": str(SMALL), "TINY_CONFIG": json.dumps(values),
-          "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"})
-             for number in range(2)]
+  started = [
+    subprocess.Popen(
+      [sys.executable, str(PROCESS), str(tmp_path / "two"), str(port), "2", str(number)],
+      cwd=ROOT,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      env=os.environ
+      | {
+        "PYTHONPATH": str(ROOT),
+        "TINY_DEVICES": "1",
+        "TINY_SMALL": str(SMALL),
+        "TINY_CONFIG": json.dumps(values),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      },
+    )
+    for number in range(2)
+  ]
   texts = [process.communicate(timeout=150)[0] for process in started]
   assert [process.returncode for process in started] == [0, 0], texts
   lines = logs.read(tmp_path / "two")
@@ -151,8 +170,7 @@ def test_two_processes(train, tmp_path):
       np.testing.assert_allclose(line["values"][name], value, 1e-6, 1e-6)
   folder = tmp_path / "two" / "checkpoints"
   places = json.loads((folder / "4" / "state" / "_sharding").read_text())
-  split = [name for name, place in places.items()
-           if "data" in json.loads(place)["partition_spec"]]
+  split = [name for name, place in places.items() if "data" in json.loads(place)["partition_spec"]]
   assert len(split) >= 4 * 3  # Of parameters, both moments and the best.
   with checkpoint.Checkpoints(folder, read_only=True) as found:
     _, state, _ = found.restore(want.state)
@@ -161,8 +179,7 @@ def test_two_processes(train, tmp_path):
   for task, twin in zip(found["tasks"], want.results["tasks"], strict=True):
     for metric, other in zip(task["metrics"], twin["metrics"], strict=True):
       np.testing.assert_allclose(metric["test"], other["test"], 1e-5)
-  pictures = [np.load(tmp_path / name / "predictions.npz")
-              for name in ("one", "two")]
+  pictures = [np.load(tmp_path / name / "predictions.npz") for name in ("one", "two")]
   assert pictures[0].files == pictures[1].files
   for name in pictures[0].files:
     np.testing.assert_allclose(pictures[1][name], pictures[0][name], 2e-3)

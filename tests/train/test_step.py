@@ -28,23 +28,29 @@ class Stepper:
   def __init__(self, experiment, name, route=None, cycle=0):
     self.experiment = experiment
     phases = experiment.method.phases
-    self.index = next(i for i, p in enumerate(phases)
-                      if p.name == name and p.cycle == cycle)
+    self.index = next(i for i, p in enumerate(phases) if p.name == name and p.cycle == cycle)
     self.phase = phases[self.index]
     blocks, tasks = experiment.blocks, len(experiment.tasks)
     self.route = np.ones((tasks, blocks)) if route is None else route
     self.spec = step_lib.spec_of(
-        self.phase, tasks, experiment.gated,
-        np.asarray(self.route).astype(int).tolist(), experiment.planned,
-        tuple(experiment.config.train.shared_prefixes))
+      self.phase,
+      tasks,
+      experiment.gated,
+      np.asarray(self.route).astype(int).tolist(),
+      experiment.planned,
+      tuple(experiment.config.train.shared_prefixes),
+    )
     self.jitted = step_lib.make(
-        experiment.network, experiment.optimizer(self.index), self.spec,
-        experiment.objective, mesh_lib.batch_sharding(experiment.mesh))
+      experiment.network,
+      experiment.optimizer(self.index),
+      self.spec,
+      experiment.objective,
+      mesh_lib.batch_sharding(experiment.mesh),
+    )
 
   def start(self):
     state = self.experiment.initial_state()
-    state = state.replace(
-        opt=self.experiment.optimizer(self.index).init(state.params))
+    state = state.replace(opt=self.experiment.optimizer(self.index).init(state.params))
     return mesh_lib.place_replicated(state, self.experiment.mesh)
 
   def __call__(self, state, first=0, count=1, batch=None, rows=None):
@@ -53,28 +59,25 @@ class Stepper:
     if rows is None:
       rows = (np.arange(count * size).reshape(count, size) + first * size) % 64
     inputs = step_lib.inputs_of(
-        self.phase, self.experiment.config.seed, first, first,
-        self.experiment.blocks, self.route)
+      self.phase, self.experiment.config.seed, first, first, self.experiment.blocks, self.route
+    )
     return self.jitted(state, batch, jnp.asarray(rows, jnp.int32), inputs)
 
 
 @pytest.fixture(scope="module")
 def dyna(build):
   # Random logits: the sharing penalty pulls at closed blocks, too.
-  return build(policy__init="random", optimizers__policy__weight_decay=0.5,
-               **THREE)
+  return build(policy__init="random", optimizers__policy__weight_decay=0.5, **THREE)
 
 
 def _groups(state):
   """Leaves of every parameter group with its optimiser state."""
   names = optim.labels(state.params)
   found = {group: [] for group in optim.GROUPS}
-  for leaf, group in zip(jax.tree.leaves(state.params), jax.tree.leaves(names),
-                         strict=True):
+  for leaf, group in zip(jax.tree.leaves(state.params), jax.tree.leaves(names), strict=True):
     found[group].append(np.asarray(leaf))
   for group in optim.GROUPS:
-    found[group] += [np.asarray(leaf) for leaf in
-                     jax.tree.leaves(state.opt.inner_states[group])]
+    found[group] += [np.asarray(leaf) for leaf in jax.tree.leaves(state.opt.inner_states[group])]
   return found
 
 
@@ -87,15 +90,13 @@ def test_a_phase_moves_its_groups_alone(dyna, name, same_bits):
   moved = _groups(after)
   for group in optim.GROUPS:
     if group in stepper.phase.trainable:
-      assert any((a != b).any() for a, b in
-                 zip(held[group], moved[group], strict=True)), group
+      assert any((a != b).any() for a, b in zip(held[group], moved[group], strict=True)), group
     else:
       same_bits(moved[group], held[group])
   if name == "policy":
     same_bits(after.stats, stats)
     opened = np.asarray(after.params["policy"]["logits"])[:, -1:]
-    same_bits(np.asarray(after.params["policy"]["logits"])[:, :-1],
-              held["policy"][0][:, :-1])
+    same_bits(np.asarray(after.params["policy"]["logits"])[:, :-1], held["policy"][0][:, :-1])
     assert (opened != held["policy"][0][:, -1:]).all()
   assert all(v.shape == (1,) and np.isfinite(v).all() for v in parts.values())
   assert ("penalty/sharing" in parts) == (name == "policy")
@@ -103,10 +104,15 @@ def test_a_phase_moves_its_groups_alone(dyna, name, same_bits):
 
 
 def test_batch_statistics_move_with_the_backbone_only(build, same_bits):
-  images = build(data__images=True, model__backbone="resnet",
-                 model__blocks=(1, 1), model__widths=(4, 4),
-                 model__strides=(1, 1), model__dilations=(1, 1),
-                 gates__target_rates=(1.0, 0.6))
+  images = build(
+    data__images=True,
+    model__backbone="resnet",
+    model__blocks=(1, 1),
+    model__widths=(4, 4),
+    model__strides=(1, 1),
+    model__dilations=(1, 1),
+    gates__target_rates=(1.0, 0.6),
+  )
   for name in ("weights", "policy"):
     stepper = Stepper(images, name)
     state = stepper.start()
@@ -116,8 +122,9 @@ def test_batch_statistics_move_with_the_backbone_only(build, same_bits):
       same_bits((after.params["network"], after.stats), (network, stats))
       continue
     trunk, old = after.stats["trunk"], stats["trunk"]
-    for leaf, before in zip(jax.tree.leaves(trunk["backbone"]),
-                            jax.tree.leaves(old["backbone"]), strict=True):
+    for leaf, before in zip(
+      jax.tree.leaves(trunk["backbone"]), jax.tree.leaves(old["backbone"]), strict=True
+    ):
       assert (np.asarray(leaf) != before).any()
     same_bits(trunk["gate_1"], old["gate_1"])
 
@@ -130,19 +137,18 @@ def test_many_steps_in_one_dispatch_equal_single_steps(dyna):
     state, found = stepper(state, first)
     chunked.append(found)
   for key, values in parts.items():
-    np.testing.assert_allclose(
-        values, np.concatenate([c[key] for c in chunked]), 1e-5, 1e-7, key)
-  for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(state),
-                  strict=True):
+    np.testing.assert_allclose(values, np.concatenate([c[key] for c in chunked]), 1e-5, 1e-7, key)
+  for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(state), strict=True):
     np.testing.assert_allclose(a, b, 1e-4, 1e-6)
 
 
 def _total(experiment, parts, step=0):
   """The total of the parts, with the tasks' weights."""
   return sum(
-      float(value[step]) * next((t.weight for t in experiment.tasks
-                                 if key == f"loss/{t.name}"), 1.0)
-      for key, value in parts.items() if key not in ("loss/total", "rate"))
+    float(value[step]) * next((t.weight for t in experiment.tasks if key == f"loss/{t.name}"), 1.0)
+    for key, value in parts.items()
+    if key not in ("loss/total", "rate")
+  )
 
 
 def test_loss_of_a_policy_step_by_hand(build):
@@ -151,29 +157,29 @@ def test_loss_of_a_policy_step_by_hand(build):
   stepper = Stepper(dyna, "policy", cycle=1)
   before = stepper.start()
   logits, params, stats = jax.device_get(
-      (before.params["policy"]["logits"], before.params["network"],
-       before.stats))
+    (before.params["policy"]["logits"], before.params["network"], before.stats)
+  )
   _, parts = stepper(before, first=5)
   opened = jnp.array([False, True, True])
-  drawn = gumbel.soft_decisions(
-      streams.stream_key(0, "policy", 5), logits, 5.0 * 0.8)
+  drawn = gumbel.soft_decisions(streams.stream_key(0, "policy", 5), logits, 5.0 * 0.8)
   drawn = jnp.where(opened[None], drawn, 1.0)
   rows = (np.arange(8) + 40) % 64
   batch = jax.tree.map(lambda a: a[rows], dyna.dataset.arrays("train"))
   out, _ = dyna.network.apply(
-      {"params": params, "batch_stats": stats}, batch.inputs,
-      trunks.Decisions(routing.own(3, 2), drawn, discrete=False), True,
-      mutable=["batch_stats"],
-      rngs={"dropout": streams.stream_key(0, "dropout", 5)})
+    {"params": params, "batch_stats": stats},
+    batch.inputs,
+    trunks.Decisions(routing.own(3, 2), drawn, discrete=False),
+    True,
+    mutable=["batch_stats"],
+    rngs={"dropout": streams.stream_key(0, "dropout", 5)},
+  )
   log_odds = np.asarray(out[0]["a"])[:, 0].astype(np.float64)
   cross = np.logaddexp(0, log_odds) - batch.targets["a"] * log_odds
+  np.testing.assert_allclose(parts["loss/a"][0], cross[batch.valid["a"]].mean(), 1e-5)
   np.testing.assert_allclose(
-      parts["loss/a"][0], cross[batch.valid["a"]].mean(), 1e-5)
-  np.testing.assert_allclose(
-      parts["penalty/sparsity"][0],
-      0.05 * regularisers.sparsity(logits, opened), 1e-5)
-  np.testing.assert_allclose(
-      parts["penalty/sharing"][0], 0.05 * regularisers.sharing(logits), 1e-5)
+    parts["penalty/sparsity"][0], 0.05 * regularisers.sparsity(logits, opened), 1e-5
+  )
+  np.testing.assert_allclose(parts["penalty/sharing"][0], 0.05 * regularisers.sharing(logits), 1e-5)
   np.testing.assert_allclose(parts["loss/total"][0], _total(dyna, parts), 1e-5)
 
 
@@ -186,16 +192,14 @@ def test_instance_penalty_counts_executed_gates_only(dyna):
     network["trunk"][gate]["score"]["bias"] = jnp.array([-50.0, 50.0])
   _, parts = stepper(state)
   # Open gates at task 0 block 2 and task 1 block 1: twice 0.4^2, over 3 blocks.
-  np.testing.assert_allclose(
-      parts["penalty/instance"][0], 2 * 0.4**2 / 3, 1e-5)
+  np.testing.assert_allclose(parts["penalty/instance"][0], 2 * 0.4**2 / 3, 1e-5)
   np.testing.assert_allclose(parts["rate"][0], 4 / 6, 1e-6)
   np.testing.assert_allclose(parts["loss/total"][0], _total(dyna, parts), 1e-5)
 
 
 def test_sampled_target_rate_is_told_and_aimed_at(build):
   """Forced open, two gates cost (rate - 1)^2 of the rate that was drawn."""
-  experiment = build(
-      gates__target_rate="sampled", gates__sampled_range=(0.2, 0.5), **THREE)
+  experiment = build(gates__target_rate="sampled", gates__sampled_range=(0.2, 0.5), **THREE)
   stepper = Stepper(experiment, "retrain", ROUTE)
   penalties = []
   for first in range(3):
@@ -208,8 +212,8 @@ def test_sampled_target_rate_is_told_and_aimed_at(build):
     key = streams.stream_key(experiment.config.seed, "target_rate", first)
     rate = jax.random.uniform(key, (), jnp.float32, 0.2, 0.5)
     np.testing.assert_allclose(
-        parts["penalty/instance"][0] / experiment.objective.instance[0],
-        2 * (1 - rate)**2 / 3, 1e-5)
+      parts["penalty/instance"][0] / experiment.objective.instance[0], 2 * (1 - rate) ** 2 / 3, 1e-5
+    )
     penalties.append(float(parts["penalty/instance"][0]))
   assert len(set(penalties)) == 3  # A rate a step.
 
@@ -217,11 +221,13 @@ def test_sampled_target_rate_is_told_and_aimed_at(build):
 def test_gate_noise_fades_at_the_end_of_its_phase(dyna):
   """Full for 6 steps of 10, then 3/4, 1/2, 1/4 and none; else always full."""
   phase = dataclasses.replace(dyna.method.phases[-1], steps=10)
-  for fading, wanted in ((0.4, [1] * 6 + [0.75, 0.5, 0.25, 0]), (0.0, [1] * 10),
-                         (1.0, np.arange(10)[::-1] / 10)):
+  for fading, wanted in (
+    (0.4, [1] * 6 + [0.75, 0.5, 0.25, 0]),
+    (0.0, [1] * 10),
+    (1.0, np.arange(10)[::-1] / 10),
+  ):
     inputs = step_lib.inputs_of(phase, 0, 3, 103, 3, ROUTE, fading)
-    found = [step_lib._noise_scale(inputs.fade, jnp.int32(100 + i))
-             for i in range(10)]
+    found = [step_lib._noise_scale(inputs.fade, jnp.int32(100 + i)) for i in range(10)]
     np.testing.assert_allclose(found, wanted, 1e-6)
 
 
@@ -234,8 +240,7 @@ def test_planned_and_masked_steps_agree(build):
   (state, parts), (other, others) = found
   for key, values in parts.items():
     np.testing.assert_allclose(values, others[key], 1e-5, 1e-7, key)
-  trunk, twin = (s.params["network"]["trunk"]["backbone"]
-                 for s in (state, other))
+  trunk, twin = (s.params["network"]["trunk"]["backbone"] for s in (state, other))
   for a, b in zip(jax.tree.leaves(trunk), jax.tree.leaves(twin), strict=True):
     np.testing.assert_allclose(a, b, 1e-3, 1e-5)
 
@@ -244,8 +249,9 @@ def test_task_without_labels_gives_nothing(dyna, same_bits):
   stepper = Stepper(dyna, "warmup")
   batch = dyna.dataset.arrays("train")
   empty = batch._replace(
-      valid={**batch.valid, "b": np.zeros_like(batch.valid["b"])},
-      targets={**batch.targets, "b": np.full_like(batch.targets["b"], 99)})
+    valid={**batch.valid, "b": np.zeros_like(batch.valid["b"])},
+    targets={**batch.targets, "b": np.full_like(batch.targets["b"], 99)},
+  )
   moving = {}
   for name, chosen in (("with", batch), ("without", empty)):
     state, parts = stepper(stepper.start(), batch=chosen)
@@ -253,9 +259,11 @@ def test_task_without_labels_gives_nothing(dyna, same_bits):
   assert parts["loss/b"][0] == 0
   np.testing.assert_allclose(parts["loss/total"][0], parts["loss/a"][0], 1e-6)
   # Adam's moments of head b hold nothing but weight decay, which is apart.
-  heads = [np.asarray(leaf) for path, leaf in
-           jax.tree_util.tree_leaves_with_path(moving["without"])
-           if "heads_1" in jax.tree_util.keystr(path)]
+  heads = [
+    np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(moving["without"])
+    if "heads_1" in jax.tree_util.keystr(path)
+  ]
   assert heads and all((leaf == 0).all() for leaf in heads)
 
 
@@ -278,8 +286,7 @@ def test_one_task_hard_equals_single(build):
     for first in range(3):
       state, parts = stepper(state, first)
     trunk = state.params["network"]["trunk"]
-    found[method] = parts, trunk["backbone" if method == "hard"
-                                 else "columns_0"]
+    found[method] = parts, trunk["backbone" if method == "hard" else "columns_0"]
   for a, b in zip(*map(jax.tree.leaves, found.values()), strict=True):
     np.testing.assert_allclose(a, b, 1e-5, 1e-7)
 
@@ -288,12 +295,24 @@ def test_programs_of_a_run_are_as_few_as_documented(build):
   """Warm-up 1; soft phases 2 a prefix; re-training 1, or 1 a route."""
   routes = [[[1, 0, 1], [1, 1, 1]], [[1, 1, 1], [0, 1, 1]]]
   for execution, prefixes, wanted in (
-      ("masked", (0,), 1 + 2 + 1), ("planned", (0,), 1 + 2 + 2),
-      ("masked", (0, 1, 2), 1 + 6 + 1), ("masked", (0, 2), 1 + 4 + 1)):
-    experiment = build(train__execution=execution, train__cycles=4,
-                       train__shared_prefixes=prefixes, **THREE)
-    specs = {step_lib.spec_of(
-        phase, 2, experiment.gated, routes[max(phase.candidate, 0)],
-        experiment.planned, prefixes, experiment.optimizer_steps(index))
-        for index, phase in enumerate(experiment.method.phases)}
+    ("masked", (0,), 1 + 2 + 1),
+    ("planned", (0,), 1 + 2 + 2),
+    ("masked", (0, 1, 2), 1 + 6 + 1),
+    ("masked", (0, 2), 1 + 4 + 1),
+  ):
+    experiment = build(
+      train__execution=execution, train__cycles=4, train__shared_prefixes=prefixes, **THREE
+    )
+    specs = {
+      step_lib.spec_of(
+        phase,
+        2,
+        experiment.gated,
+        routes[max(phase.candidate, 0)],
+        experiment.planned,
+        prefixes,
+        experiment.optimizer_steps(index),
+      )
+      for index, phase in enumerate(experiment.method.phases)
+    }
     assert len(specs) == wanted, (execution, prefixes)

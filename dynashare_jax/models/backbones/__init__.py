@@ -56,15 +56,13 @@ def find(name: str) -> ModuleType:
   names = available()
   if name not in names:
     raise ValueError(
-        f"Unknown backbone {name!r} in config.model.backbone."
-        f"{lookup.hint(name, names)} Available: {', '.join(names)}."
+      f"Unknown backbone {name!r} in config.model.backbone."
+      f"{lookup.hint(name, names)} Available: {', '.join(names)}."
     )
   return importlib.import_module(f"{__name__}.{name}")
 
 
-def each_group(
-    layer: Callable[[jax.Array], jax.Array], x: jax.Array
-) -> jax.Array:
+def each_group(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
   """Applies a layer of `[B, ..., C]` to every group of `[G, B, ..., C]`.
 
   On a CPU one after the other, which was measured faster; elsewhere in one
@@ -90,6 +88,7 @@ def count_blocks(config: Any) -> int:
   """
   count = sum(config.blocks)
   if count < 1:
-    raise ValueError("config.model.blocks must add up to at least 1, but is"
-                     f" {tuple(config.blocks)}.")
+    raise ValueError(
+      f"config.model.blocks must add up to at least 1, but is {tuple(config.blocks)}."
+    )
   return count

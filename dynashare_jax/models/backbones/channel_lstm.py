@@ -43,14 +43,14 @@ class ChannelLstm(nn.Module):
     """Creates the layers; their names are the parameter tree's."""
     if self.channels:
       cells = nn.vmap(
-          Lstm, in_axes=2, out_axes=2, variable_axes={"params": 0},
-          split_rngs={"params": True})
-      self.each_channel = cells(
-          self.channel_width, self.dtype, name="each_channel")
+        Lstm, in_axes=2, out_axes=2, variable_axes={"params": 0}, split_rngs={"params": True}
+      )
+      self.each_channel = cells(self.channel_width, self.dtype, name="each_channel")
     self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
     self.bodies = [
-        LstmBranch(self.width, self.dropout, self.dtype, name=f"block_{b}")
-        for b in range(self.num_blocks)]
+      LstmBranch(self.width, self.dropout, self.dtype, name=f"block_{b}")
+      for b in range(self.num_blocks)
+    ]
 
   def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
     """Inputs to features `[1, B, time, width]`."""
@@ -71,16 +71,12 @@ class ChannelLstm(nn.Module):
       filled[row, : len(columns)] = 1
     return x[:, :, places] * filled.astype(x.dtype)[None, None]
 
-  def shortcut(
-      self, block: int, x: jax.Array, pass_: backbones.Pass
-  ) -> jax.Array:
+  def shortcut(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """A skipped layer changes nothing."""
     del block, pass_
     return x
 
-  def branch(
-      self, block: int, x: jax.Array, pass_: backbones.Pass
-  ) -> jax.Array:
+  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """The layer, before the addition."""
     return self.bodies[block](x, pass_)
 
@@ -106,19 +102,18 @@ class Lstm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """`[B, time, C]` to `[B, time, width]`."""
     shape = (self.width, 4 * self.width)
-    recurrent = self.param(
-        "recurrent", nn.initializers.orthogonal(), shape).astype(self.dtype)
+    recurrent = self.param("recurrent", nn.initializers.orthogonal(), shape).astype(self.dtype)
     fed = nn.Dense(4 * self.width, dtype=self.dtype, name="inputs")(x)
 
     def step(
-        carry: tuple[jax.Array, jax.Array], now: jax.Array
+      carry: tuple[jax.Array, jax.Array], now: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
       """One step of all series."""
       hidden, cell = carry
       parts = jnp.split(now + hidden @ recurrent, 4, -1)
       let_in, kept, new, out = parts
       # A fresh LSTM keeps what it has.
-      cell = (nn.sigmoid(kept + 1) * cell + nn.sigmoid(let_in) * jnp.tanh(new))
+      cell = nn.sigmoid(kept + 1) * cell + nn.sigmoid(let_in) * jnp.tanh(new)
       hidden = nn.sigmoid(out) * jnp.tanh(cell)
       return (hidden, cell), hidden
 
@@ -143,9 +138,7 @@ class LstmBranch(nn.Module):
     return out.reshape(x.shape[:3] + (self.width,))
 
 
-def build(
-    config: Any, spec: types.DatasetSpec, dtype: norm.Dtype
-) -> ChannelLstm:
+def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ChannelLstm:
   """Makes the network of `config.model` for a data set.
 
   Raises:
@@ -153,8 +146,15 @@ def build(
   """
   count = backbones.count_blocks(config)
   if spec.input_kind != "series" or len(spec.input_shape) != 2:
-    raise ValueError("config.model.backbone='channel_lstm' reads series, not"
-                     f" the {spec.input_kind} inputs of {spec.name}.")
+    raise ValueError(
+      "config.model.backbone='channel_lstm' reads series, not"
+      f" the {spec.input_kind} inputs of {spec.name}."
+    )
   return ChannelLstm(
-      num_blocks=count, channels=spec.channels, channel_width=config.hidden,
-      width=config.width, dropout=config.dropout, dtype=dtype)
+    num_blocks=count,
+    channels=spec.channels,
+    channel_width=config.hidden,
+    width=config.width,
+    dropout=config.dropout,
+    dtype=dtype,
+  )

@@ -43,12 +43,12 @@ class ResidualMlp(nn.Module):
   def setup(self) -> None:
     """Creates the layers; their names are the parameter tree's."""
     if self.table_spec is not None:
-      self.columns = table.ColumnVector(
-          self.table_spec, self.embedding, name="columns")
+      self.columns = table.ColumnVector(self.table_spec, self.embedding, name="columns")
     self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
     self.bodies = [
-        MlpBranch(self.width, self.hidden, self.dropout, self.dtype,
-                  name=f"block_{b}") for b in range(self.num_blocks)]
+      MlpBranch(self.width, self.hidden, self.dropout, self.dtype, name=f"block_{b}")
+      for b in range(self.num_blocks)
+    ]
     self.last_norm = nn.LayerNorm(dtype=self.dtype, name="last_norm")
 
   def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
@@ -60,16 +60,12 @@ class ResidualMlp(nn.Module):
       x = inputs.reshape(inputs.shape[0], -1)
     return self.project(x.astype(self.dtype))[None]
 
-  def shortcut(
-      self, block: int, x: jax.Array, pass_: backbones.Pass
-  ) -> jax.Array:
+  def shortcut(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """A skipped block changes nothing."""
     del block, pass_
     return x
 
-  def branch(
-      self, block: int, x: jax.Array, pass_: backbones.Pass
-  ) -> jax.Array:
+  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """The block's layers, before the addition."""
     return self.bodies[block](x, pass_)
 
@@ -99,9 +95,7 @@ class MlpBranch(nn.Module):
     return nn.Dense(self.width, dtype=self.dtype, name="narrow")(h)
 
 
-def build(
-    config: Any, spec: types.DatasetSpec, dtype: norm.Dtype
-) -> ResidualMlp:
+def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResidualMlp:
   """Makes the network of `config.model` for a data set.
 
   Raises:
@@ -110,9 +104,13 @@ def build(
   count = backbones.count_blocks(config)
   if spec.input_kind == "image" or spec.lengths:
     what = "images" if spec.input_kind == "image" else "series with lengths"
-    raise ValueError(f"config.model.backbone='mlp' cannot read {what}; use"
-                     " 'resnet'.")
+    raise ValueError(f"config.model.backbone='mlp' cannot read {what}; use 'resnet'.")
   return ResidualMlp(
-      num_blocks=count, width=config.width, hidden=config.hidden,
-      dropout=config.dropout, table_spec=spec.table,
-      embedding=config.embedding, dtype=dtype)
+    num_blocks=count,
+    width=config.width,
+    hidden=config.hidden,
+    dropout=config.dropout,
+    table_spec=spec.table,
+    embedding=config.embedding,
+    dtype=dtype,
+  )

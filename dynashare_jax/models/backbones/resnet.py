@@ -71,8 +71,9 @@ class ResNet(nn.Module):
     kernel = {"deeplab": 7, "series": 2}.get(self.stem_kind, 3)
     pad = {"deeplab": 3, "series": 0}.get(self.stem_kind, 1)
     stride = 1 if self.stem_kind == "hourly" else 2
-    self.stem_conv = _conv(self.dims, self.widths[0], kernel, stride, 1, pad,
-                           self.dtype, "stem_conv", self.causal)
+    self.stem_conv = _conv(
+      self.dims, self.widths[0], kernel, stride, 1, pad, self.dtype, "stem_conv", self.causal
+    )
     self.stem_norm = norm.layer(self.norm_kind, self.dtype, "stem_norm")
     bodies: list[nn.Module] = []
     projections: list[nn.Module | None] = []
@@ -84,46 +85,51 @@ class ResNet(nn.Module):
       for b in range(count):
         stride = self.strides[s] if b == 0 else 1
         bodies.append(
-            branch(self.dims, width, stride, dilation, self.dtype,
-                   self.norm_kind, self.causal, name=f"block_{len(bodies)}"))
+          branch(
+            self.dims,
+            width,
+            stride,
+            dilation,
+            self.dtype,
+            self.norm_kind,
+            self.causal,
+            name=f"block_{len(bodies)}",
+          )
+        )
         out = width * EXPANSION if wide else width
-        needs = b == 0 and (stride != 1 or channels != out
-                            or dilation in (2, 4))
+        needs = b == 0 and (stride != 1 or channels != out or dilation in (2, 4))
         projections.append(
-            Projection(self.dims, out, stride, self.dtype, self.norm_kind,
-                       name=f"shortcut_{len(projections)}") if needs else None)
+          Projection(
+            self.dims, out, stride, self.dtype, self.norm_kind, name=f"shortcut_{len(projections)}"
+          )
+          if needs
+          else None
+        )
       channels = out
     self.bodies = bodies
     self.projections = projections
 
   def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
     """First layers: inputs `[B, ...]` to features `[1, B, ..., C]`."""
-    x = (series.values_of(inputs) if self.table_spec is None
-         else self.columns(inputs))
+    x = series.values_of(inputs) if self.table_spec is None else self.columns(inputs)
     if self.dims == 2 and (any(self.mean) or set(self.std) != {1.0}):
       shape = (1,) * (x.ndim - 1) + (-1,)
-      x = ((x - jnp.asarray(self.mean).reshape(shape))
-           / jnp.asarray(self.std).reshape(shape))
+      x = (x - jnp.asarray(self.mean).reshape(shape)) / jnp.asarray(self.std).reshape(shape)
     x = x.astype(self.dtype)
     x = self.stem_conv(x)[None]
-    x = nn.relu(self.stem_norm(x, pass_.updates, not pass_.train,
-                               pass_.mask(x)))
+    x = nn.relu(self.stem_norm(x, pass_.updates, not pass_.train, pass_.mask(x)))
     if self.stem_kind == "deeplab":
       return max_pool_ceil(x[0], self.dims)[None]
     if self.stem_kind == "series":
       return x[:, :, ::2]
     return x
 
-  def shortcut(
-      self, block: int, x: jax.Array, pass_: backbones.Pass
-  ) -> jax.Array:
+  def shortcut(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """What a skipped block gives: the input, projected where shapes change."""
     projection = self.projections[block]
     return x if projection is None else projection(x, pass_)
 
-  def branch(
-      self, block: int, x: jax.Array, pass_: backbones.Pass
-  ) -> jax.Array:
+  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """The block's convolutions, before the addition."""
     return self.bodies[block](x, pass_)
 
@@ -157,12 +163,21 @@ class _Branch(nn.Module):
     for index, (width, kernel, stride, dilation) in enumerate(self.layers()):
       if index:
         x = nn.relu(x)
-      conv = _conv(self.dims, width, kernel, stride, dilation,
-                   dilation * (kernel // 2), self.dtype, f"conv_{index}",
-                   self.causal)
+      conv = _conv(
+        self.dims,
+        width,
+        kernel,
+        stride,
+        dilation,
+        dilation * (kernel // 2),
+        self.dtype,
+        f"conv_{index}",
+        self.causal,
+      )
       x = backbones.each_group(conv, x)
       x = norm.layer(self.norm_kind, self.dtype, f"norm_{index}")(
-          x, pass_.updates, not pass_.train, pass_.mask(x))
+        x, pass_.updates, not pass_.train, pass_.mask(x)
+      )
     return x
 
 
@@ -171,8 +186,7 @@ class BasicBranch(_Branch):
 
   def layers(self) -> tuple[tuple[int, int, int, int], ...]:
     """The first one has the stride; both are dilated."""
-    return ((self.width, 3, self.stride, self.dilation),
-            (self.width, 3, 1, self.dilation))
+    return ((self.width, 3, self.stride, self.dilation), (self.width, 3, 1, self.dilation))
 
 
 class BottleneckBranch(_Branch):
@@ -183,9 +197,11 @@ class BottleneckBranch(_Branch):
 
   def layers(self) -> tuple[tuple[int, int, int, int], ...]:
     """The 3-wide one alone is dilated."""
-    return ((self.width, 1, self.stride, 1),
-            (self.width, 3, 1, self.dilation),
-            (self.width * EXPANSION, 1, 1, 1))
+    return (
+      (self.width, 1, self.stride, 1),
+      (self.width, 3, 1, self.dilation),
+      (self.width * EXPANSION, 1, 1, 1),
+    )
 
 
 class Projection(nn.Module):
@@ -200,16 +216,23 @@ class Projection(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """`[G, B, ..., C]` to `[G, B, ..., width]`."""
-    conv = _conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype,
-                 "conv")
+    conv = _conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype, "conv")
     x = backbones.each_group(conv, x)
     return norm.layer(self.norm_kind, self.dtype, "norm")(
-        x, pass_.updates, not pass_.train, pass_.mask(x))
+      x, pass_.updates, not pass_.train, pass_.mask(x)
+    )
 
 
 def _conv(
-    dims: int, width: int, kernel: int, stride: int, dilation: int, pad: int,
-    dtype: norm.Dtype, name: str, causal: bool = False
+  dims: int,
+  width: int,
+  kernel: int,
+  stride: int,
+  dilation: int,
+  pad: int,
+  dtype: norm.Dtype,
+  name: str,
+  causal: bool = False,
 ) -> nn.Conv:
   """A convolution with explicit padding and N(0, 0.01^2) weights.
 
@@ -217,10 +240,16 @@ def _conv(
   """
   sides = (dilation * (kernel - 1), 0) if causal else (pad, pad)
   return nn.Conv(
-      width, (kernel,) * dims, strides=(stride,) * dims,
-      kernel_dilation=(dilation,) * dims, padding=(sides,) * dims,
-      use_bias=False, dtype=dtype,
-      kernel_init=nn.initializers.normal(0.01), name=name)
+    width,
+    (kernel,) * dims,
+    strides=(stride,) * dims,
+    kernel_dilation=(dilation,) * dims,
+    padding=(sides,) * dims,
+    use_bias=False,
+    dtype=dtype,
+    kernel_init=nn.initializers.normal(0.01),
+    name=name,
+  )
 
 
 def max_pool_ceil(x: jax.Array, dims: int) -> jax.Array:
@@ -244,9 +273,7 @@ def max_pool_ceil(x: jax.Array, dims: int) -> jax.Array:
   return nn.max_pool(x, (3,) * dims, strides=(2,) * dims, padding=pads)
 
 
-def build(
-    config: Any, spec: types.DatasetSpec, dtype: norm.Dtype
-) -> ResNet:
+def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
   """Makes the network of `config.model` for a data set.
 
   Raises:
@@ -254,40 +281,52 @@ def build(
       stem, block or norm, a stem that does not fit the data, or a width factor
       that is not above 0.
   """
-  lists: dict[str, Any] = {k: tuple(config[k]) for k in
-           ("blocks", "widths", "strides", "dilations")}
+  lists: dict[str, Any] = {
+    k: tuple(config[k]) for k in ("blocks", "widths", "strides", "dilations")
+  }
   if len({len(v) for v in lists.values()}) != 1:
     raise ValueError(
-        "config.model.blocks, widths, strides and dilations must name the same"
-        f" number of segments; they are {lists}.")
+      "config.model.blocks, widths, strides and dilations must name the same"
+      f" number of segments; they are {lists}."
+    )
   if sum(lists["blocks"]) < 1 or min(lists["blocks"]) < 1:
     raise ValueError(
-        "config.model.blocks must have at least one block a segment, but is"
-        f" {lists['blocks']}.")
+      f"config.model.blocks must have at least one block a segment, but is {lists['blocks']}."
+    )
   if config.stem not in STEMS:
-    raise ValueError(
-        f"config.model.stem is {config.stem!r}; it must be one of {STEMS}.")
+    raise ValueError(f"config.model.stem is {config.stem!r}; it must be one of {STEMS}.")
   dims = 2 if spec.input_kind == "image" else 1
   if dims == 2 and config.stem in ("series", "hourly"):
-    raise ValueError(f"config.model.stem={config.stem!r} cannot read images;"
-                     " use 'deeplab' or 'small'.")
+    raise ValueError(
+      f"config.model.stem={config.stem!r} cannot read images; use 'deeplab' or 'small'."
+    )
   if spec.lengths and config.stem == "deeplab":
-    raise ValueError("config.model.stem='deeplab' looks ahead; series of"
-                     " different lengths need 'hourly', 'small' or 'series'.")
+    raise ValueError(
+      "config.model.stem='deeplab' looks ahead; series of"
+      " different lengths need 'hourly', 'small' or 'series'."
+    )
   for name, known in (("block", BLOCKS), ("norm", norm.NORMS)):
     if config[name] not in known:
-      raise ValueError(f"config.model.{name} is {config[name]!r}; it must be"
-                       f" one of {known}.")
+      raise ValueError(f"config.model.{name} is {config[name]!r}; it must be one of {known}.")
   if not config.width_factor > 0:
-    raise ValueError("config.model.width_factor must be above 0, but is"
-                     f" {config.width_factor}.")
+    raise ValueError(f"config.model.width_factor must be above 0, but is {config.width_factor}.")
   mean, std = tuple(config.mean), tuple(config.std)
   if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-    raise ValueError("config.model.mean and std must be three numbers, for red,"
-                     f" green and blue, and std above 0; they are {mean} and"
-                     f" {std}.")
-  lists["widths"] = tuple(max(round(w * config.width_factor), 1)
-                          for w in lists["widths"])
-  return ResNet(dims=dims, stem_kind=config.stem, table_spec=spec.table,
-                dtype=dtype, block_kind=config.block, norm_kind=config.norm,
-                mean=mean, std=std, causal=spec.lengths, **lists)
+    raise ValueError(
+      "config.model.mean and std must be three numbers, for red,"
+      f" green and blue, and std above 0; they are {mean} and"
+      f" {std}."
+    )
+  lists["widths"] = tuple(max(round(w * config.width_factor), 1) for w in lists["widths"])
+  return ResNet(
+    dims=dims,
+    stem_kind=config.stem,
+    table_spec=spec.table,
+    dtype=dtype,
+    block_kind=config.block,
+    norm_kind=config.norm,
+    mean=mean,
+    std=std,
+    causal=spec.lengths,
+    **lists,
+  )

@@ -46,25 +46,23 @@ class Tcn(nn.Module):
     """Creates the layers; their names are the parameter tree's."""
     self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
     self.bodies = [
-        TcnBranch(self.width, self.kernel, 2**b, self.dropout, self.norm_kind,
-                  self.dtype, name=f"block_{b}")
-        for b in range(self.num_blocks)]
+      TcnBranch(
+        self.width, self.kernel, 2**b, self.dropout, self.norm_kind, self.dtype, name=f"block_{b}"
+      )
+      for b in range(self.num_blocks)
+    ]
 
   def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
     """Inputs to features `[1, B, time, width]`, step by step."""
     del pass_
     return self.project(series.values_of(inputs).astype(self.dtype))[None]
 
-  def shortcut(
-      self, block: int, x: jax.Array, pass_: backbones.Pass
-  ) -> jax.Array:
+  def shortcut(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """A skipped block changes nothing."""
     del block, pass_
     return x
 
-  def branch(
-      self, block: int, x: jax.Array, pass_: backbones.Pass
-  ) -> jax.Array:
+  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
     """The block's convolutions, before the addition."""
     return self.bodies[block](x, pass_)
 
@@ -92,19 +90,23 @@ class TcnBranch(nn.Module):
     """`[G, B, time, C]` to `[G, B, time, width]`."""
     for index in range(2):
       conv = nn.Conv(
-          self.width, (self.kernel,), kernel_dilation=(self.dilation,),
-          padding=((self.dilation * (self.kernel - 1), 0),), use_bias=False,
-          dtype=self.dtype, name=f"conv_{index}")
+        self.width,
+        (self.kernel,),
+        kernel_dilation=(self.dilation,),
+        padding=((self.dilation * (self.kernel - 1), 0),),
+        use_bias=False,
+        dtype=self.dtype,
+        name=f"conv_{index}",
+      )
       x = backbones.each_group(conv, x)
       x = norm.layer(self.norm_kind, self.dtype, f"norm_{index}")(
-          x, pass_.updates, not pass_.train, pass_.mask(x))
+        x, pass_.updates, not pass_.train, pass_.mask(x)
+      )
       x = nn.Dropout(self.dropout, deterministic=not pass_.train)(nn.relu(x))
     return x
 
 
-def build(
-    config: Any, spec: types.DatasetSpec, dtype: norm.Dtype
-) -> Tcn:
+def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> Tcn:
   """Makes the network of `config.model` for a data set.
 
   Raises:
@@ -112,7 +114,9 @@ def build(
   """
   count = backbones.count_blocks(config)
   if spec.input_kind != "series" or len(spec.input_shape) != 2:
-    raise ValueError("config.model.backbone='tcn' reads series, not the"
-                     f" {spec.input_kind} inputs of {spec.name}.")
-  return Tcn(num_blocks=count, width=config.width, dropout=config.dropout,
-             norm_kind=config.norm, dtype=dtype)
+    raise ValueError(
+      f"config.model.backbone='tcn' reads series, not the {spec.input_kind} inputs of {spec.name}."
+    )
+  return Tcn(
+    num_blocks=count, width=config.width, dropout=config.dropout, norm_kind=config.norm, dtype=dtype
+  )

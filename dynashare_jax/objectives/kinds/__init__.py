@@ -66,7 +66,6 @@ def find(kind: str) -> ModuleType:
   names = available()
   if kind not in names:
     raise ValueError(
-      f"unknown task kind {kind!r}: there are {', '.join(names)}."
-      f"{lookup.hint(kind, names)}"
+      f"unknown task kind {kind!r}: there are {', '.join(names)}.{lookup.hint(kind, names)}"
     )
   return importlib.import_module(f"{__name__}.{kind}")

@@ -29,9 +29,7 @@ def metrics(task: TaskSpec) -> tuple[Metric, ...]:
   return (Metric("auc", True, "%"), Metric("average_precision", True, "%"))
 
 
-def _flat(
-  logits: Float[Array, "..."], shape: tuple[int, ...]
-) -> Float[Array, "..."]:
+def _flat(logits: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
   """Brings logits `[B, 1]`, `[B]` or `[B, time]` to the targets' shape."""
   if logits.ndim == len(shape) + 1:
     logits = alignment.one_channel(logits, len(shape))
@@ -106,9 +104,7 @@ def finish(
   }
 
 
-def predict(
-  task: TaskSpec, logits: Float[Array, "B *outputs"]
-) -> Float[Array, "B *time"]:
+def predict(task: TaskSpec, logits: Float[Array, "B *outputs"]) -> Float[Array, "B *time"]:
   """Returns the probability of the positive class."""
   if task.outputs == 1 and logits.ndim > 1:
     logits = logits[..., 0]
@@ -116,9 +112,7 @@ def predict(
 
 
 def constant(
-  task: TaskSpec,
-  target: Shaped[np.ndarray, "N *time"],
-  valid: Bool[np.ndarray, "N *labels"],
+  task: TaskSpec, target: Shaped[np.ndarray, "N *time"], valid: Bool[np.ndarray, "N *labels"]
 ) -> Float[np.ndarray, " 1"]:
   """Returns the log-odds of the training base rate, within +-20."""
   del task
@@ -126,9 +120,7 @@ def constant(
   return log_odds(labels.reshape(-1, 1))
 
 
-def log_odds(
-  labels: Shaped[np.ndarray, "N K"],
-) -> Float[np.ndarray, " K"]:
+def log_odds(labels: Shaped[np.ndarray, "N K"]) -> Float[np.ndarray, " K"]:
   """Returns float32 log-odds of each column's mean; 0 without a label."""
   labels = np.asarray(labels, np.float64)
   if not len(labels):

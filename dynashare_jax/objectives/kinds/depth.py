@@ -14,11 +14,7 @@ from dynashare_jax.ops import losses
 from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 HEAD = "dense"
-_WITHIN = (
-  ("delta_1.25", 1.25),
-  ("delta_1.25^2", 1.25**2),
-  ("delta_1.25^3", 1.25**3),
-)
+_WITHIN = (("delta_1.25", 1.25), ("delta_1.25^2", 1.25**2), ("delta_1.25^3", 1.25**3))
 
 
 def head_outputs(task: TaskSpec) -> int:
@@ -86,9 +82,7 @@ def sums(
     enlarge by the nearest rule. `config.compat.metrics = "authors"` does all
     three.
   """
-  logits, target, valid = alignment.logits_at_labels(
-    task, logits, target, valid
-  )
+  logits, target, valid = alignment.logits_at_labels(task, logits, target, valid)
   predicted = predict(task, logits)
   authors = alignment.by_authors(task)
   target = alignment.one_channel(target, 3).astype(jnp.float32)
@@ -109,9 +103,7 @@ def sums(
   }
   if authors:
     for name, number in (("abs", "count"), ("rel", "positive")):
-      mean = alignment.batch_mean(
-        found[name], found[number], present, len(target)
-      )
+      mean = alignment.batch_mean(found[name], found[number], present, len(target))
       found |= {f"{name}_{key}": value for key, value in mean.items()}
   return found
 
@@ -144,19 +136,14 @@ def finish(
   return values
 
 
-def predict(
-  task: TaskSpec, logits: Float[Array, "B h w 1"]
-) -> Float[Array, "B h w"]:
+def predict(task: TaskSpec, logits: Float[Array, "B h w 1"]) -> Float[Array, "B h w"]:
   """Returns depth in the target's unit, at the size of the logits."""
   del task
   return alignment.one_channel(logits, 3).astype(jnp.float32)
 
 
 def restored(
-  task: TaskSpec,
-  logits: Float[Array, "B h w 1"],
-  distance: float,
-  sideways: float,
+  task: TaskSpec, logits: Float[Array, "B h w 1"], distance: float, sideways: float
 ) -> Float[Array, "B h w 1"]:
   """Brings depths back to the picture.
 
@@ -176,26 +163,20 @@ def restored(
   return logits / distance if task.inverse else logits * distance
 
 
-def votes(
-  task: TaskSpec, logits: Float[Array, "B h w 1"]
-) -> Float[Array, "B h w 1"]:
+def votes(task: TaskSpec, logits: Float[Array, "B h w 1"]) -> Float[Array, "B h w 1"]:
   """Returns the depths, float32."""
   del task
   return logits.astype(jnp.float32)
 
 
-def elected(
-  task: TaskSpec, mean: Float[Array, "B h w 1"]
-) -> Float[Array, "B h w 1"]:
+def elected(task: TaskSpec, mean: Float[Array, "B h w 1"]) -> Float[Array, "B h w 1"]:
   """Returns the mean depths."""
   del task
   return mean
 
 
 def constant(
-  task: TaskSpec,
-  target: Float[np.ndarray, "N H W *channel"],
-  valid: Bool[np.ndarray, "N H W"],
+  task: TaskSpec, target: Float[np.ndarray, "N H W *channel"], valid: Bool[np.ndarray, "N H W"]
 ) -> Float[np.ndarray, "1 1 1"]:
   """Returns the median of the training depths, 0 when there are none."""
   del task

@@ -119,18 +119,14 @@ def finish(
   }
 
 
-def predict(
-  task: TaskSpec, logits: Float[Array, "B *time K"]
-) -> Integer[Array, "B *time"]:
+def predict(task: TaskSpec, logits: Float[Array, "B *time K"]) -> Integer[Array, "B *time"]:
   """Returns the most likely class ids, int32."""
   del task
   return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
 def constant(
-  task: TaskSpec,
-  target: Integer[np.ndarray, "N *time"],
-  valid: Bool[np.ndarray, "N *labels"],
+  task: TaskSpec, target: Integer[np.ndarray, "N *time"], valid: Bool[np.ndarray, "N *labels"]
 ) -> Float[np.ndarray, "*ones K"]:
   """Returns the log frequencies of the classes in the training labels."""
   target = np.asarray(target)

@@ -102,9 +102,7 @@ def finish(
   valid = np.asarray(scores["valid"], bool).reshape(-1, task.outputs)
   macro = ranking.over_labels(ranking.roc_auc, logit, target, valid)
   micro = ranking.roc_auc(logit[valid], target[valid])
-  precision = ranking.over_labels(
-    ranking.average_precision, logit, target, valid
-  )
+  precision = ranking.over_labels(ranking.average_precision, logit, target, valid)
   return {
     "auc_macro": 100.0 * macro,
     "auc_micro": 100.0 * micro,
@@ -119,16 +117,13 @@ def predict(task: TaskSpec, logits: Float[Array, "B K"]) -> Float[Array, "B K"]:
 
 
 def constant(
-  task: TaskSpec,
-  target: Shaped[np.ndarray, "N K"],
-  valid: Bool[np.ndarray, "N *labels"],
+  task: TaskSpec, target: Shaped[np.ndarray, "N K"], valid: Bool[np.ndarray, "N *labels"]
 ) -> Float[np.ndarray, " K"]:
   """Returns the log-odds of every label's training base rate."""
   target = np.asarray(target).reshape(-1, task.outputs)
   valid = np.asarray(valid, bool)
   valid = np.broadcast_to(valid.reshape(len(target), -1), target.shape)
   columns = [
-    binary.log_odds(target[valid[:, label], label][:, None])
-    for label in range(task.outputs)
+    binary.log_odds(target[valid[:, label], label][:, None]) for label in range(task.outputs)
   ]
   return np.concatenate(columns)

@@ -70,9 +70,7 @@ def sums(
     (`config.compat.metrics = "authors"`). Both pool all pixels.
   """
   del present
-  logits, target, valid = alignment.logits_at_labels(
-    task, logits, target, valid
-  )
+  logits, target, valid = alignment.logits_at_labels(task, logits, target, valid)
   angles = losses.angle(logits, target)
   within = [valid & (angles <= limit) for _, limit in _WITHIN]
   return {
@@ -108,19 +106,14 @@ def finish(
   return values
 
 
-def predict(
-  task: TaskSpec, logits: Float[Array, "B h w 3"]
-) -> Float[Array, "B h w 3"]:
+def predict(task: TaskSpec, logits: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
   """Returns unit vectors at the size of the logits."""
   del task
   return losses.unit(logits)
 
 
 def restored(
-  task: TaskSpec,
-  logits: Float[Array, "B h w 3"],
-  distance: float,
-  sideways: float,
+  task: TaskSpec, logits: Float[Array, "B h w 3"], distance: float, sideways: float
 ) -> Float[Array, "B h w 3"]:
   """Turns the x component (the first; x points right) back.
 
@@ -140,25 +133,19 @@ def restored(
   return logits * factors[None, None, None]
 
 
-def votes(
-  task: TaskSpec, logits: Float[Array, "B h w 3"]
-) -> Float[Array, "B h w 3"]:
+def votes(task: TaskSpec, logits: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
   """Returns unit vectors."""
   return predict(task, logits)
 
 
-def elected(
-  task: TaskSpec, mean: Float[Array, "B h w 3"]
-) -> Float[Array, "B h w 3"]:
+def elected(task: TaskSpec, mean: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
   """Returns the mean vector: its length does not matter."""
   del task
   return mean
 
 
 def constant(
-  task: TaskSpec,
-  target: Float[np.ndarray, "N H W 3"],
-  valid: Bool[np.ndarray, "N H W"],
+  task: TaskSpec, target: Float[np.ndarray, "N H W 3"], valid: Bool[np.ndarray, "N H W"]
 ) -> Float[np.ndarray, "1 1 3"]:
   """Returns the mean training direction, which minimises the mean loss."""
   del task

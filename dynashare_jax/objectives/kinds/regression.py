@@ -86,14 +86,9 @@ def sums(
     of examples, and enlarge by the nearest rule
     (`config.compat.metrics = "authors"`).
   """
-  logits, target, valid = alignment.logits_at_labels(
-    task, logits, target, valid
-  )
+  logits, target, valid = alignment.logits_at_labels(task, logits, target, valid)
   count = jnp.sum(valid, dtype=jnp.int32) * task.outputs
-  found = {
-    "l1": losses.total(*_errors(logits, target, valid)),
-    "count": count,
-  }
+  found = {"l1": losses.total(*_errors(logits, target, valid)), "count": count}
   if alignment.by_authors(task):
     found |= alignment.batch_mean(found["l1"], count, present, len(target))
   return found
@@ -120,45 +115,34 @@ def finish(
   return {"l1": alignment.ratio(sums["l1"], sums["count"])}
 
 
-def predict(
-  task: TaskSpec, logits: Float[Array, "B h w O"]
-) -> Float[Array, "B h w O"]:
+def predict(task: TaskSpec, logits: Float[Array, "B h w O"]) -> Float[Array, "B h w O"]:
   """Returns the values; one channel without its axis."""
   values = logits.astype(jnp.float32)
   return values[..., 0] if task.outputs == 1 else values
 
 
 def restored(
-  task: TaskSpec,
-  logits: Float[Array, "B h w O"],
-  distance: float,
-  sideways: float,
+  task: TaskSpec, logits: Float[Array, "B h w O"], distance: float, sideways: float
 ) -> Float[Array, "B h w O"]:
   """Returns the values: they do not change with the view."""
   del task, distance, sideways
   return logits
 
 
-def votes(
-  task: TaskSpec, logits: Float[Array, "B h w O"]
-) -> Float[Array, "B h w O"]:
+def votes(task: TaskSpec, logits: Float[Array, "B h w O"]) -> Float[Array, "B h w O"]:
   """Returns the values, float32."""
   del task
   return logits.astype(jnp.float32)
 
 
-def elected(
-  task: TaskSpec, mean: Float[Array, "B h w O"]
-) -> Float[Array, "B h w O"]:
+def elected(task: TaskSpec, mean: Float[Array, "B h w O"]) -> Float[Array, "B h w O"]:
   """Returns the mean values."""
   del task
   return mean
 
 
 def constant(
-  task: TaskSpec,
-  target: Float[np.ndarray, "N H W *channels"],
-  valid: Bool[np.ndarray, "N H W"],
+  task: TaskSpec, target: Float[np.ndarray, "N H W *channels"], valid: Bool[np.ndarray, "N H W"]
 ) -> Float[np.ndarray, "1 1 O"]:
   """Returns each channel's median over the training labels, or 0."""
   labels = np.asarray(target)[np.asarray(valid, bool)]

@@ -82,9 +82,7 @@ def sums(
     class id stays left out.
   """
   raw = jnp.asarray(target)
-  logits, target, valid = alignment.logits_at_labels(
-    task, logits, target, valid
-  )
+  logits, target, valid = alignment.logits_at_labels(task, logits, target, valid)
   predicted = predict(task, logits)
   counts = confusion.confusion_counts(predicted, target, valid, task.outputs)
   found = {"confusion": counts}
@@ -120,15 +118,10 @@ def finish(
   accuracy = confusion.accuracy(counts)
   if authors:
     accuracy = alignment.ratio(sums["mean"], sums["examples"], 100.0)
-  return {
-    "miou": confusion.miou(counts, only_hit=authors),
-    "pixel_accuracy": accuracy,
-  }
+  return {"miou": confusion.miou(counts, only_hit=authors), "pixel_accuracy": accuracy}
 
 
-def details(
-  task: TaskSpec, sums: Mapping[str, ArrayLike]
-) -> dict[str, np.ndarray]:
+def details(task: TaskSpec, sums: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
   """Tells every class apart.
 
   Args:
@@ -152,53 +145,40 @@ def details(
   }
 
 
-def predict(
-  task: TaskSpec, logits: Float[Array, "B h w K"]
-) -> Integer[Array, "B h w"]:
+def predict(task: TaskSpec, logits: Float[Array, "B h w K"]) -> Integer[Array, "B h w"]:
   """Returns the most likely class ids, int32, at the size of the logits."""
   del task
   return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
 def restored(
-  task: TaskSpec,
-  logits: Float[Array, "B h w K"],
-  distance: float,
-  sideways: float,
+  task: TaskSpec, logits: Float[Array, "B h w K"], distance: float, sideways: float
 ) -> Float[Array, "B h w K"]:
   """Returns the logits: a class does not change with the view."""
   del task, distance, sideways
   return logits
 
 
-def votes(
-  task: TaskSpec, logits: Float[Array, "B h w K"]
-) -> Float[Array, "B h w K"]:
+def votes(task: TaskSpec, logits: Float[Array, "B h w K"]) -> Float[Array, "B h w K"]:
   """Returns the probabilities of the classes, float32."""
   del task
   return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
 
-def elected(
-  task: TaskSpec, mean: Float[Array, "B h w K"]
-) -> Float[Array, "B h w K"]:
+def elected(task: TaskSpec, mean: Float[Array, "B h w K"]) -> Float[Array, "B h w K"]:
   """Returns the logarithm of mean probabilities, at least about -87."""
   del task
   return jnp.log(jnp.maximum(mean, jnp.finfo(jnp.float32).tiny))
 
 
 def constant(
-  task: TaskSpec,
-  target: Integer[np.ndarray, "N H W"],
-  valid: Bool[np.ndarray, "N H W"],
+  task: TaskSpec, target: Integer[np.ndarray, "N H W"], valid: Bool[np.ndarray, "N H W"]
 ) -> Float[np.ndarray, "1 1 K"]:
   """Returns the log frequencies of the classes in the training labels."""
   return log_frequencies(task.outputs, target, valid)[None, None, :]
 
 
-def log_frequencies(
-  classes: int, target: np.ndarray, valid: np.ndarray
-) -> Float[np.ndarray, " K"]:
+def log_frequencies(classes: int, target: np.ndarray, valid: np.ndarray) -> Float[np.ndarray, " K"]:
   """Returns float32 log frequencies; a class that never occurs gets -20."""
   labels = np.asarray(target)[np.asarray(valid, bool)].astype(np.int64)
   labels = labels[(labels >= 0) & (labels < classes)]

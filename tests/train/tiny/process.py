@@ -61,23 +61,25 @@ if __name__ == "__main__":
   here = pathlib.Path(__file__).parent
   folder, port, count, number = sys.argv[1:5]
   flags.FLAGS.mark_as_parsed()
-  jax.config.update("jax_num_cpu_devices", int(
-      os.environ.get("TINY_DEVICES", 2 // int(count))))
+  jax.config.update("jax_num_cpu_devices", int(os.environ.get("TINY_DEVICES", 2 // int(count))))
   jax.config.update("jax_disable_most_optimizations", True)
   data.__path__.append(str(here))
   config = runpy.run_path(str(here.parent / "conftest.py"))["_config"](
-      seed=int(sys.argv[5]) if len(sys.argv) > 5 else 0,
-      **{name: tuple(value) if isinstance(value, list) else value
-         for name, value in json.loads(
-             os.environ.get("TINY_CONFIG", "{}")).items()})
+    seed=int(sys.argv[5]) if len(sys.argv) > 5 else 0,
+    **{
+      name: tuple(value) if isinstance(value, list) else value
+      for name, value in json.loads(os.environ.get("TINY_CONFIG", "{}")).items()
+    },
+  )
   change(dict(os.environ))
 
   def work() -> None:
     """Joins the others and trains."""
     if int(count) > 1:
       place = cluster.Place(f"localhost:{port}", int(count), int(number))
-      assert cluster.join(place if int(port) else cluster.NOWHERE,
-                          int(os.environ.get("TINY_JOIN", 60)))
+      assert cluster.join(
+        place if int(port) else cluster.NOWHERE, int(os.environ.get("TINY_JOIN", 60))
+      )
       print(cluster.told(config.train.batch_size), flush=True)
     main.run(config, folder)
 
