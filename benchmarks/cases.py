@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import dataclasses
 import pathlib
 import runpy
-import sys
 import time
 from typing import Any
 
@@ -15,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # A checkout need not be installed.
 
 from dynashare_jax import methods  # noqa: E402
 from dynashare_jax import types  # noqa: E402
+from dynashare_jax.distributed import mesh as mesh_lib  # noqa: E402
 from dynashare_jax.train import experiment as experiment_lib  # noqa: E402
-from dynashare_jax.train import mesh as mesh_lib  # noqa: E402
 from dynashare_jax.train import optim  # noqa: E402
 from dynashare_jax.train import step as step_lib  # noqa: E402
 

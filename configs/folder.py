@@ -2,7 +2,7 @@
 
 Commands:
 
-  python -m dynashare_jax.data check --config=configs/folder.py
+  python -m dynashare_jax data check --config=configs/folder.py
       --config.data_dir=FOLDER
   python -m dynashare_jax.main --config=configs/folder.py
       --config.data_dir=FOLDER

@@ -16,7 +16,7 @@ networks: --config.model.backbone=tcn or channel_lstm, 9 blocks with
 
 The ablation of Table 6:
 
-  python -m dynashare_jax.benchmark --config=configs/mimic3.py
+  python -m dynashare_jax benchmark --config=configs/mimic3.py
       --config.data_dir=FOLDER --methods=single,hard,adashare,dynashare,
       instance=dynashare+policy.use=False
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dynashare_jax import benchmark_jobs
+from dynashare_jax.cli import benchmark_jobs
 
 # Waits, writes what a finished run leaves, and a record. FAKE holds settings by
 # the name of the run, or by "*" for all.

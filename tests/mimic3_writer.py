@@ -8,8 +8,8 @@ import pathlib
 
 import numpy as np
 
-from dynashare_jax.data import mimic3_columns as columns
-from dynashare_jax.data import mimic3_listfile
+from dynashare_jax.data.mimic3 import columns
+from dynashare_jax.data.mimic3 import listfile as mimic3_listfile
 
 Row = tuple[str, dict[str, str]]  # hours, channel -> cell
 

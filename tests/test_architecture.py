@@ -24,20 +24,16 @@ FLOORS = {
   "models": 2,
   "objectives": 3,
   "methods": 4,
-  "train": 5,
-  "infer": 5,
-  "report": 5,
-  "command": 6,
-  "main": 6,
-  "benchmark": 6,
-  "benchmark_jobs": 6,
-  "benchmark_places": 6,
-  "cost": 6,
-  "export": 6,
-  "predict": 6,
-  "calibrate": 6,
-  "data_check": 6,
-  "data_command": 6,
+  "distributed": 5,
+  "checkpoints": 6,
+  "monitoring": 7,
+  "train": 8,
+  "infer": 9,
+  "report": 9,
+  "runs": 10,
+  "cli": 11,
+  # Names of commands that people know.
+  **dict.fromkeys(("main", "benchmark", "calibrate", "cost", "export", "predict", "__main__"), 12),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = sorted(
@@ -72,7 +68,7 @@ def floor(module: str) -> int:
   """Floor of a module of the package; the package itself is the ground."""
   parts = module.split(".")
   if parts[-1] == "__main__":  # a command line, wherever it stands
-    return FLOORS["command"]
+    return FLOORS["main"]
   return FLOORS[parts[1]] if len(parts) > 1 else 0
 
 
@@ -113,9 +109,9 @@ def test_configs_import_nothing_of_the_package(path):
 def chosen_names() -> frozenset[str]:
   """Names of the methods and data sets, each a file with a `build`."""
   return frozenset(
-    path.stem
-    for folder in ("data", "methods")
-    for path in (PACKAGE / folder).glob("*.py")
+    path.parent.name if path.stem == "dataset" else path.stem
+    for pattern in ("data/*.py", "data/*/dataset.py", "methods/*.py")
+    for path in PACKAGE.glob(pattern)
     if re.search(r"^def build\(", path.read_text(), re.MULTILINE)
   )
 

@@ -10,8 +10,8 @@ from typing import Any
 import fake_main
 import pytest
 
-from dynashare_jax import benchmark
-from dynashare_jax import benchmark_jobs
+from dynashare_jax.cli import benchmark
+from dynashare_jax.cli import benchmark_jobs
 from dynashare_jax.methods import _entries
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from typing import Any
 import fake_main
 import pytest
 
-from dynashare_jax import benchmark_jobs
+from dynashare_jax.cli import benchmark_jobs
 from dynashare_jax.methods import _entries
 
 Job = benchmark_jobs.Job

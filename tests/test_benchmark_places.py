@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from dynashare_jax import benchmark_jobs
-from dynashare_jax import benchmark_places as places
+from dynashare_jax.cli import benchmark_jobs
+from dynashare_jax.cli import benchmark_places as places
 from dynashare_jax.methods import _entries
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"

@@ -11,13 +11,13 @@ import shutil
 import jax
 import pytest
 
-from dynashare_jax import calibrate
-from dynashare_jax import main
+from dynashare_jax import runs as main
+from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.cli import calibrate
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
-from dynashare_jax.train import workdir as workdir_lib
 
 TRAIN = pathlib.Path(__file__).parent / "train"
 

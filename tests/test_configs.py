@@ -7,7 +7,7 @@ import runpy
 
 import pytest
 
-from dynashare_jax import main
+from dynashare_jax import runs as main
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Blocks that the papers' routes skip, from 1, a row a task.

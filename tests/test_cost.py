@@ -11,11 +11,11 @@ import shutil
 import numpy as np
 import pytest
 
-from dynashare_jax import cost
-from dynashare_jax import main
+from dynashare_jax import runs as main
+from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.cli import cost
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
-from dynashare_jax.train import workdir as workdir_lib
 
 TRAIN = pathlib.Path(__file__).parent / "train"
 

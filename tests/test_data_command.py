@@ -1,4 +1,4 @@
-"""`python -m dynashare_jax.data`: what it finds, prints, writes and refuses."""
+"""`python -m dynashare_jax data`: what it finds, prints, writes and refuses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL import Image
 import pytest
 import yaml
 
-from dynashare_jax import data_check
-from dynashare_jax import data_command
 from dynashare_jax import types
+from dynashare_jax.cli import data as data_command
+from dynashare_jax.cli import data_check
+from dynashare_jax.cli import data_statistics as statistics
 from dynashare_jax.data import loader
-from dynashare_jax.data import statistics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'folder.py'}"
@@ -300,7 +300,7 @@ def test_command_lines_that_are_not_understood(line, message):
 
 def test_too_little_space_is_told_before(raw, tmp_path, monkeypatch):
   pytest.importorskip("tensorflow_datasets")
-  from dynashare_jax.data import store_writer
+  from dynashare_jax.data.pictures import store_writer
 
   monkeypatch.setattr(
     store_writer, "estimate", lambda original, output: store_writer.Estimate(10, 10**9, 10**8)

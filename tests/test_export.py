@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax import export
 from dynashare_jax import infer
-from dynashare_jax import main
-from dynashare_jax.train import checkpoint
-from dynashare_jax.train import workdir as workdir_lib
+from dynashare_jax import runs as main
+from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.cli import export
 
 TRAIN = pathlib.Path(__file__).parent / "train"
 

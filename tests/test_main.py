@@ -13,10 +13,11 @@ import types as python_types
 import jax
 import pytest
 
-from dynashare_jax import command
 from dynashare_jax import data
-from dynashare_jax import main
 from dynashare_jax import report
+from dynashare_jax import runs as main
+from dynashare_jax.cli import guard as command
+from dynashare_jax.cli import train
 from dynashare_jax.train import loop as loop_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -192,10 +193,10 @@ def _end(monkeypatch, capsys, tmp_path, error):
 
   monkeypatch.setattr(main, "run", run)
   monkeypatch.setattr(command, "use_compilation_cache", lambda: None)
-  monkeypatch.setattr(main, "_CONFIG", python_types.SimpleNamespace(value={}))
-  monkeypatch.setattr(main, "_WORKDIR", python_types.SimpleNamespace(value=str(tmp_path)))
+  monkeypatch.setattr(train, "_CONFIG", python_types.SimpleNamespace(value={}))
+  monkeypatch.setattr(train, "_WORKDIR", python_types.SimpleNamespace(value=str(tmp_path)))
   with pytest.raises(SystemExit) as stop:
-    main._main(["main"])
+    train._main(["main"])
   return stop.value.code, capsys.readouterr().err
 
 

@@ -14,9 +14,9 @@ import jax
 import mimic3_writer
 import pytest
 
-from dynashare_jax import data_command
-from dynashare_jax import main
-from dynashare_jax.data import mimic3
+from dynashare_jax import runs as main
+from dynashare_jax.cli import data as data_command
+from dynashare_jax.data.mimic3 import dataset as mimic3
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NUMBER = re.compile(rb"\d+\.\d{6,}")

@@ -11,7 +11,7 @@ from PIL import Image
 import pytest
 
 from dynashare_jax import infer
-from dynashare_jax import predict
+from dynashare_jax.cli import predict
 from dynashare_jax.infer import artefact
 
 

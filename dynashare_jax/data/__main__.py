@@ -1,6 +1,6 @@
-"""`python -m dynashare_jax.data check` and `convert`; see `data_command`."""
+"""The first name of `python -m dynashare_jax data`."""
 
 if __name__ == "__main__":
-  from dynashare_jax import data_command
+  from dynashare_jax.cli import data
 
-  data_command.cli()
+  data.cli()

@@ -132,7 +132,7 @@ def load(path: str | pathlib.Path) -> Artefact:
   if not file.is_file():
     raise ValueError(
       f"There is no artefact at {path}: {file.name} is missing. Write one with"
-      " python -m dynashare_jax.export --workdir=RUN."
+      " python -m dynashare_jax export --workdir=RUN."
     )
   index, sections = unpack(file.read_bytes(), str(file))
   manifest = index["manifest"]

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from dynashare_jax.data import loader
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.infer import closing
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
@@ -21,7 +22,6 @@ from dynashare_jax.infer import work as work_lib
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import feed as feed_lib
-from dynashare_jax.train import mesh as mesh_lib
 
 TOLERANCE = 0.002  # relative distance to a budget that ends a search
 _PATH_EXAMPLES = 512  # that the order of closing is found on

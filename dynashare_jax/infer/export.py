@@ -17,6 +17,7 @@ import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.infer import artefact
 from dynashare_jax.infer import closing
 from dynashare_jax.infer import manifest
@@ -28,7 +29,6 @@ from dynashare_jax.models import trunks
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import compaction as compaction_lib
 from dynashare_jax.ops import resize
-from dynashare_jax.train import workdir as workdir_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _KNOWN = ("cpu", "cuda", "rocm", "tpu")
@@ -172,7 +172,7 @@ def read_budget(path: str | pathlib.Path, trained: trained_lib.Trained) -> Budge
   if len(thresholds) != blocks or not same:
     raise ValueError(
       f"{path} was found for another model than that of {trained.workdir}."
-      " Run python -m dynashare_jax.calibrate for this one."
+      " Run python -m dynashare_jax calibrate for this one."
     )
   if not any(trained.gated):
     raise ValueError(

@@ -125,5 +125,5 @@ def read(path: str | pathlib.Path) -> tuple[tuple[float, ...], float]:
   except (OSError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"{file} holds no budget setting ({type(error).__name__}: {error})."
-      " Write one with python -m dynashare_jax.calibrate."
+      " Write one with python -m dynashare_jax calibrate."
     ) from error

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.ops import compaction as compaction_lib
-from dynashare_jax.train import workdir as workdir_lib
 
 FILE = "execution.json"
 Compaction = compaction_lib.Compaction

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.infer import plan as plan_lib
 from dynashare_jax.models import trunks
 from dynashare_jax.ops import compaction as compaction_lib
 from dynashare_jax.ops import routing
-from dynashare_jax.train import checkpoint
 from dynashare_jax.train import experiment as experiment_lib
 
 Forward = Callable[[Any, Any], tuple[dict[str, jax.Array], trunks.Signals]]

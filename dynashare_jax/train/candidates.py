@@ -22,13 +22,13 @@ from absl import logging
 import jax
 import numpy as np
 
-from dynashare_jax.train import checkpoint
+from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.distributed import preemption
+from dynashare_jax.monitoring import logs
+from dynashare_jax.monitoring import monitor as monitor_lib
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
-from dynashare_jax.train import logs
-from dynashare_jax.train import mesh as mesh_lib
-from dynashare_jax.train import monitor as monitor_lib
-from dynashare_jax.train import preemption
 from dynashare_jax.train import state as state_lib
 
 if TYPE_CHECKING:

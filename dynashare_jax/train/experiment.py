@@ -11,6 +11,7 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.data import loader
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import backbones
 from dynashare_jax.models import heads
 from dynashare_jax.models import trunks
@@ -20,7 +21,6 @@ from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.ops import policy
 from dynashare_jax.ops import streams
 from dynashare_jax.train import evaluate
-from dynashare_jax.train import mesh as mesh_lib
 from dynashare_jax.train import optim
 from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import step as step_lib

@@ -12,10 +12,10 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.data import loader
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import labels
-from dynashare_jax.train import mesh as mesh_lib
 
 
 class Feed:

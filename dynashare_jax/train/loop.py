@@ -14,24 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.distributed import preemption
+from dynashare_jax.monitoring import logs
+from dynashare_jax.monitoring import monitor as monitor_lib
 from dynashare_jax.ops import policy
 from dynashare_jax.ops import streams
 from dynashare_jax.train import candidates
-from dynashare_jax.train import checkpoint
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import feed as feed_lib
 from dynashare_jax.train import finite
-from dynashare_jax.train import logs
-from dynashare_jax.train import mesh as mesh_lib
-from dynashare_jax.train import monitor as monitor_lib
 from dynashare_jax.train import optim
-from dynashare_jax.train import preemption
 from dynashare_jax.train import selection
 from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import step as step_lib
-from dynashare_jax.train import workdir as workdir_lib
 
 _TIMES = 200  # seconds a step of a phase that are kept
 

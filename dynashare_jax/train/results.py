@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.data import loader
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import series
 from dynashare_jax.models import trunks
 from dynashare_jax.objectives import alignment
@@ -26,10 +28,8 @@ from dynashare_jax.ops import routing
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import loop as loop_lib
-from dynashare_jax.train import mesh as mesh_lib
 from dynashare_jax.train import optim
 from dynashare_jax.train import state as state_lib
-from dynashare_jax.train import workdir as workdir_lib
 
 # Parameters and results of these keys do not describe the authors' behaviour.
 CORRECTED = {

@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dynashare_jax.train import mesh as mesh_lib
+from dynashare_jax.distributed import mesh as mesh_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import scaling_children as children  # noqa: E402
-import scaling_model as model  # noqa: E402
-import scaling_network as network  # noqa: E402
+from benchmarks.scaling import children  # noqa: E402
+from benchmarks.scaling import model  # noqa: E402
+from benchmarks.scaling import network  # noqa: E402
 
 
 def test_split_arrays_are_counted_as_the_package_splits_them() -> None:
@@ -89,7 +88,7 @@ def test_a_silent_process_is_killed() -> None:
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
   return subprocess.run(
-    [sys.executable, "benchmarks/scaling.py", *arguments],
+    [sys.executable, "-m", "benchmarks.scaling.run", *arguments],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -116,7 +115,7 @@ def test_the_page_of_a_device_runs_on_the_cpu() -> None:
 
 def test_a_terminated_benchmark_leaves_no_process() -> None:
   process = subprocess.Popen(
-    [sys.executable, "benchmarks/scaling.py", "--parts=dispatch", "--quick"],
+    [sys.executable, "-m", "benchmarks.scaling.run", "--parts=dispatch", "--quick"],
     cwd=ROOT,
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
     stdout=subprocess.DEVNULL,

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-import sys
 
 import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import scaling_model as model  # noqa: E402
-import scaling_page as page  # noqa: E402
-import scaling_tables as tables  # noqa: E402
+from benchmarks.scaling import model  # noqa: E402
+from benchmarks.scaling import page  # noqa: E402
+from benchmarks.scaling import tables  # noqa: E402
 
 CHIP = model.Chip(
   "chip",

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from dynashare_jax import types
-from dynashare_jax.data import census
-from dynashare_jax.data import census_columns
-from dynashare_jax.data import census_encoding
+from dynashare_jax.data.census import columns as census_columns
+from dynashare_jax.data.census import dataset as census
+from dynashare_jax.data.census import encoding as census_encoding
 
 TRAIN, TEST = census_columns.RAW["train"], census_columns.RAW["test"]
 BASE = {

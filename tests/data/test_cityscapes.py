@@ -11,10 +11,10 @@ from PIL import Image
 import pytest
 
 from dynashare_jax import types
-from dynashare_jax.data import cityscapes
-from dynashare_jax.data import cityscapes_labels
-from dynashare_jax.data import cityscapes_layouts
-from dynashare_jax.data import transforms
+from dynashare_jax.data.cityscapes import dataset as cityscapes
+from dynashare_jax.data.cityscapes import labels as cityscapes_labels
+from dynashare_jax.data.cityscapes import layouts as cityscapes_layouts
+from dynashare_jax.data.pictures import augment as transforms
 
 SIZE = (8, 16)
 STORED = {"height": 0, "width": 0}

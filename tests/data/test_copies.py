@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from dynashare_jax import types
-from dynashare_jax.data import cityscapes
-from dynashare_jax.data import nyuv2
-from dynashare_jax.data import store_writer
-from dynashare_jax.data import taskonomy
+from dynashare_jax.data.cityscapes import dataset as cityscapes
+from dynashare_jax.data.nyuv2 import dataset as nyuv2
+from dynashare_jax.data.pictures import store_writer
+from dynashare_jax.data.taskonomy import dataset as taskonomy
 
 pytest.importorskip("array_record", reason="pip install dynashare-jax[tfds]")
 pytest.importorskip("tensorflow_datasets")

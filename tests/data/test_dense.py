@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dynashare_jax import types
-from dynashare_jax.data import dense
+from dynashare_jax.data.pictures import dataset as dense
 
 TASKS = (types.TaskSpec("depth", "depth", unit="m"),)
 SWITCHES = ml_collections.ConfigDict({"selection": "validation", **dense.compat()})

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dynashare_jax.data import files
+from dynashare_jax.data.pictures import files
 
 RNG = np.random.default_rng(0)
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from dynashare_jax import types
-from dynashare_jax.data import folder
-from dynashare_jax.data import folder_description
-from dynashare_jax.data import folder_files
+from dynashare_jax.data.folder import dataset as folder
+from dynashare_jax.data.folder import description as folder_description
+from dynashare_jax.data.folder import files as folder_files
 
 SIZE = (4, 6)
 NAMES = ("a", "b", "c", "d", "e")

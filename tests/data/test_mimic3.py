@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dynashare_jax.data import loader
-from dynashare_jax.data import mimic3
-from dynashare_jax.data import mimic3_batches
-from dynashare_jax.data import mimic3_columns as columns
+from dynashare_jax.data.mimic3 import batches as mimic3_batches
+from dynashare_jax.data.mimic3 import columns
+from dynashare_jax.data.mimic3 import dataset as mimic3
 from dynashare_jax.train import labels
 
 # Of one stay of each split of the open demo, made with the pipeline's own code:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from dynashare_jax.data import mimic3_columns as columns
-from dynashare_jax.data import mimic3_discretiser as discretiser
-from dynashare_jax.data import mimic3_problems
-from dynashare_jax.data import mimic3_stays
+from dynashare_jax.data.mimic3 import columns
+from dynashare_jax.data.mimic3 import discretiser
+from dynashare_jax.data.mimic3 import problems as mimic3_problems
+from dynashare_jax.data.mimic3 import stays as mimic3_stays
 
 PLAIN = discretiser.Normaliser(np.zeros(12), np.ones(12))
 HEART, GLUCOSE = 8, 7  # places among the channels

@@ -9,10 +9,10 @@ import mimic3_writer
 from ml_collections import ConfigDict
 import pytest
 
-from dynashare_jax.data import mimic3
-from dynashare_jax.data import mimic3_columns as columns
-from dynashare_jax.data import mimic3_listfile
-from dynashare_jax.data import mimic3_problems
+from dynashare_jax.data.mimic3 import columns
+from dynashare_jax.data.mimic3 import dataset as mimic3
+from dynashare_jax.data.mimic3 import listfile as mimic3_listfile
+from dynashare_jax.data.mimic3 import problems as mimic3_problems
 
 FIRST = "train/100_episode1_timeseries.csv"
 # Longer numbers than any that a message may have for another reason.

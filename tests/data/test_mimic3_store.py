@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from dynashare_jax.data import mimic3
-from dynashare_jax.data import mimic3_convert
-from dynashare_jax.data import mimic3_store
+from dynashare_jax.data.mimic3 import convert as mimic3_convert
+from dynashare_jax.data.mimic3 import dataset as mimic3
+from dynashare_jax.data.mimic3 import store as mimic3_store
 
 FIRST = "train/100_episode1_timeseries.csv"
 

@@ -12,12 +12,12 @@ import pytest
 import scipy.io
 
 from dynashare_jax import types
-from dynashare_jax.data import nyuv2
-from dynashare_jax.data import nyuv2_classes
-from dynashare_jax.data import nyuv2_files
-from dynashare_jax.data import nyuv2_layouts
-from dynashare_jax.data import surface_normals
-from dynashare_jax.data import transforms
+from dynashare_jax.data.nyuv2 import classes as nyuv2_classes
+from dynashare_jax.data.nyuv2 import dataset as nyuv2
+from dynashare_jax.data.nyuv2 import files as nyuv2_files
+from dynashare_jax.data.nyuv2 import layouts as nyuv2_layouts
+from dynashare_jax.data.pictures import augment as transforms
+from dynashare_jax.data.pictures import surface_normals
 
 SMALL = (4, 6)
 CORNER = (96, 128)

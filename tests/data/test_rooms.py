@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dynashare_jax import types
-from dynashare_jax.data import rooms
-from dynashare_jax.ops import scene_labels
+from dynashare_jax.data.rooms import dataset as rooms
+from dynashare_jax.data.rooms import labels as scene_labels
 
 
 def build(seed: int = 0, **changes: Any) -> types.Dataset:

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from dynashare_jax import types
-from dynashare_jax.data import folder
-from dynashare_jax.data import store
-from dynashare_jax.data import store_writer
+from dynashare_jax.data.folder import dataset as folder
+from dynashare_jax.data.pictures import store
+from dynashare_jax.data.pictures import store_writer
 
 SIZE = (6, 8)
 SWITCHES = ml_collections.ConfigDict({"selection": "validation", **folder.compat()})

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from dynashare_jax.data import rooms
-from dynashare_jax.data import surface_normals
-from dynashare_jax.ops import room_scenes
+from dynashare_jax.data.pictures import surface_normals
+from dynashare_jax.data.rooms import dataset as rooms
+from dynashare_jax.data.rooms import scenes as room_scenes
 
 CAMERA = surface_normals.Camera(60.0, 64.0, 33.0, 23.5)
 SHAPE = (48, 64)

@@ -11,8 +11,8 @@ from PIL import Image
 import pytest
 
 from dynashare_jax import types
-from dynashare_jax.data import taskonomy
-from dynashare_jax.data import taskonomy_layouts
+from dynashare_jax.data.taskonomy import dataset as taskonomy
+from dynashare_jax.data.taskonomy import layouts as taskonomy_layouts
 
 SIZE = (8, 12)
 BUILDINGS = {"train": ("hanson", "merom"), "val": ("darden",), "test": ("ihlen",)}

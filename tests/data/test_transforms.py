@@ -12,10 +12,10 @@ import pytest
 
 from dynashare_jax import types
 from dynashare_jax.data import loader
-from dynashare_jax.data import rooms
-from dynashare_jax.data import transforms
-from dynashare_jax.ops import render
-from dynashare_jax.ops import room_scenes
+from dynashare_jax.data.pictures import augment as transforms
+from dynashare_jax.data.rooms import dataset as rooms
+from dynashare_jax.data.rooms import render
+from dynashare_jax.data.rooms import scenes as room_scenes
 
 TASKS = (
   types.TaskSpec("segmentation", "segmentation", 5),

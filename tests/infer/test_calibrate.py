@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax import main
+from dynashare_jax import runs as main
 from dynashare_jax.infer import calibrate
 from dynashare_jax.infer import closing
 from dynashare_jax.infer import settings

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dynashare_jax import data
-from dynashare_jax import main
+from dynashare_jax import runs as main
 from dynashare_jax.infer import cost
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.ops import costs

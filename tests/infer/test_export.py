@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax import main
+from dynashare_jax import runs as main
 from dynashare_jax import types
 from dynashare_jax.infer import artefact
 from dynashare_jax.infer import export

@@ -10,8 +10,9 @@ from absl import flags
 import pytest
 import yaml
 
-from dynashare_jax import main
-from dynashare_jax.train import cluster
+from dynashare_jax import runs as main
+from dynashare_jax.cli import train  # noqa: F401 (defines the flags)
+from dynashare_jax.distributed import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MANIFEST = ROOT / "launch" / "gke_jobset.yaml"
@@ -151,7 +152,7 @@ def test_the_pods_find_each_other(jobset):
     v["valueFrom"]["fieldRef"]["fieldPath"] for v in container["env"] if v["name"] == "JOBSET_NAME"
   ]
   assert label == "metadata.labels['jobset.sigs.k8s.io/jobset-name']"
-  assert container["command"] == ["python", "-m", main.__name__]
+  assert container["command"] == ["python", "-m", "dynashare_jax.main"]
   assert main.find_dataset(pathlib.Path(_expanded(jobset, 0)["config"]).stem)
 
 

@@ -8,11 +8,11 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import heads
 from dynashare_jax.models import trunks
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
-from dynashare_jax.train import mesh as mesh_lib
 
 RNG = np.random.default_rng(0)
 QUICK = {"xla_backend_optimization_level": 0}

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax.ops import render
-from dynashare_jax.ops import room_scenes
-from dynashare_jax.ops import scene_labels
-from dynashare_jax.ops import shading
+from dynashare_jax.data.rooms import labels as scene_labels
+from dynashare_jax.data.rooms import render
+from dynashare_jax.data.rooms import scenes as room_scenes
+from dynashare_jax.data.rooms import shading
 
 HEIGHT, WIDTH = 24, 32
 CLASSES = scene_labels.CLASSES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from dynashare_jax.ops import shading
+from dynashare_jax.data.rooms import shading
 
 
 def test_hsv_and_textures() -> None:

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from dynashare_jax.report import budget
 from dynashare_jax.report import style
+from dynashare_jax.report.cost import budget
 
 SHARES = (0.22, 0.4, 0.7, 1.0)
 

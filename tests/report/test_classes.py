@@ -8,12 +8,12 @@ import csv
 import numpy as np
 import pytest
 
-from dynashare_jax.report import class_comparison
-from dynashare_jax.report import classes
-from dynashare_jax.report import comparison
-from dynashare_jax.report import report
 from dynashare_jax.report import style
 from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.compare import class_comparison
+from dynashare_jax.report.compare import comparison
+from dynashare_jax.report.run import classes
+from dynashare_jax.report.run import report
 
 ORDER = ["wall", "floor", "chair", "window", "table", "lamp"]
 

@@ -11,12 +11,12 @@ from matplotlib import image as images
 import numpy as np
 import pytest
 
-from dynashare_jax.report import comparison
-from dynashare_jax.report import comparison_figure
-from dynashare_jax.report import gains
 from dynashare_jax.report import style
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.compare import comparison
+from dynashare_jax.report.compare import comparison_figure
+from dynashare_jax.report.compare import gains
 
 
 def made(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dynashare_jax import types
-from dynashare_jax.report import contact_sheet
 from dynashare_jax.report import style
+from dynashare_jax.report.pictures import contact_sheet
 
 NAMES = ("segmentation", "depth", "normals", "edges", "keypoints")
 

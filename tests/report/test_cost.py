@@ -9,10 +9,10 @@ import math
 import pytest
 
 from dynashare_jax.infer import cost as cost_lib
-from dynashare_jax.report import cost
-from dynashare_jax.report import cost_figure
 from dynashare_jax.report import style
 from dynashare_jax.report import tables
+from dynashare_jax.report.cost import cost
+from dynashare_jax.report.cost import cost_figure
 
 SIZES = cost_lib.Parameters(1000, 30, 20, 7)
 NAN = math.nan

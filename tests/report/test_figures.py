@@ -8,13 +8,13 @@ from matplotlib import image as images
 import numpy as np
 import pytest
 
-from dynashare_jax.report import curve_figures
-from dynashare_jax.report import execution_figures
-from dynashare_jax.report import figures
-from dynashare_jax.report import policy_figures
-from dynashare_jax.report import prediction_figures
 from dynashare_jax.report import style
 from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.run import curve_figures
+from dynashare_jax.report.run import execution_figures
+from dynashare_jax.report.run import figures
+from dynashare_jax.report.run import policy_figures
+from dynashare_jax.report.run import prediction_figures
 
 NAMES = [plot.name for plot in figures.PLOTS]
 

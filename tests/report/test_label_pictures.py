@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dynashare_jax.report import example_figures
-from dynashare_jax.report import label_pictures
-from dynashare_jax.report import picture_sheet
-from dynashare_jax.report import prediction_figures
 from dynashare_jax.report import style
 from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.compare import example_figures
+from dynashare_jax.report.pictures import label_pictures
+from dynashare_jax.report.pictures import picture_sheet
+from dynashare_jax.report.run import prediction_figures
 
 PALE = label_pictures.UNKNOWN
 

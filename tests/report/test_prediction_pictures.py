@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dynashare_jax.report import prediction_pictures as pictures
 from dynashare_jax.report import style
+from dynashare_jax.report.pictures import prediction_pictures as pictures
 
 TASK = {"name": "t", "unit": "", "classes": [], "shape": ["batch", 4, 6]}
 

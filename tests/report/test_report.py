@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dynashare_jax.report import report
+from dynashare_jax.report.run import report
 
 
 def copy(workdir, target, **changes):

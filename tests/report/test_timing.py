@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from dynashare_jax.report import timing
 from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.run import timing
 
 
 @pytest.fixture

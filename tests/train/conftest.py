@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from dynashare_jax import data
-from dynashare_jax import main
+from dynashare_jax import runs as main
+from dynashare_jax.monitoring import logs
 from dynashare_jax.train import experiment as experiment_lib
-from dynashare_jax.train import logs
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
 from dynashare_jax.train import state as state_lib

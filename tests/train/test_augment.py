@@ -10,9 +10,9 @@ import pytest
 
 from dynashare_jax import methods
 from dynashare_jax import types
-from dynashare_jax.data import dense
 from dynashare_jax.data import loader
-from dynashare_jax.data import transforms
+from dynashare_jax.data.pictures import augment as transforms
+from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import feed
 from dynashare_jax.train import loop as loop_lib

@@ -17,11 +17,11 @@ import jax
 import numpy as np
 import pytest
 
+from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.distributed import preemption
+from dynashare_jax.monitoring import logs
 from dynashare_jax.train import candidates
-from dynashare_jax.train import checkpoint
-from dynashare_jax.train import logs
 from dynashare_jax.train import loop as loop_lib
-from dynashare_jax.train import preemption
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"

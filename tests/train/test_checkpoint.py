@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax.train import checkpoint
-from dynashare_jax.train import mesh as mesh_lib
+from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.distributed import mesh as mesh_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -267,7 +267,7 @@ def test_relative_path(tmp_path, monkeypatch):
 _SAVER = """
 import sys
 import numpy as np
-from dynashare_jax.train import checkpoint
+from dynashare_jax.checkpoints import checkpoint
 with checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
   latest = checkpoints.latest_step() or 0
   for step in range(latest + 1, latest + 1000):

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from dynashare_jax.train import cluster
-from dynashare_jax.train import logs
+from dynashare_jax.distributed import cluster
+from dynashare_jax.monitoring import logs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from dynashare_jax import types
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import trunks
 from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.ops import routing
 from dynashare_jax.train import evaluate
-from dynashare_jax.train import mesh as mesh_lib
 
 ROUTE = np.array([[1, 1], [0, 1]], np.float32)
 TASKS = (types.TaskSpec("a", "segmentation", 3), types.TaskSpec("b", "depth", 1, unit="m"))

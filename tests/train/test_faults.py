@@ -1,6 +1,6 @@
 """Processes of one run that fail: who says what, and that the run goes on.
 
-Every kind of fault, at random moments: benchmarks/faults.py.
+Every kind of fault, at random moments: benchmarks/faults/run.py.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from absl import logging
 import numpy as np
 import pytest
 
-from dynashare_jax import command
-from dynashare_jax.train import checkpoint
-from dynashare_jax.train import cluster
+from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.cli import guard as command
+from dynashare_jax.distributed import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"
@@ -32,8 +32,8 @@ import pathlib, sys, tempfile, time
 number, port, folder = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
 import jax
 jax.config.update("jax_num_cpu_devices", 1)
-from dynashare_jax import command
-from dynashare_jax.train import cluster
+from dynashare_jax.cli import guard as command
+from dynashare_jax.distributed import cluster
 
 def check(what, *arguments):
   try:

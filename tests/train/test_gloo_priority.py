@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dynashare_jax.train import gloo_priority
+from dynashare_jax.distributed import gloo_priority
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LINUX = hasattr(os, "SCHED_IDLE") and pathlib.Path("/proc/self/task").is_dir()
@@ -21,7 +21,7 @@ import os, pathlib, sys
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from dynashare_jax.train import cluster
+from dynashare_jax.distributed import cluster
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 1)

@@ -11,8 +11,8 @@ import pytest
 
 from dynashare_jax import methods
 from dynashare_jax import types
-from dynashare_jax.data import dense
 from dynashare_jax.data import loader
+from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.train import experiment as experiment_lib
 
 TASKS = (types.TaskSpec("depth", "depth", unit="m"), types.TaskSpec("height", "depth", unit="m"))

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 from tensorboardX.proto import event_pb2
 
-from dynashare_jax.train import logs
+from dynashare_jax.monitoring import logs
 
 
 def _events(path):

@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.data import loader
 from dynashare_jax.models import trunks
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import policy
 from dynashare_jax.ops import routing
-from dynashare_jax.train import checkpoint
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax.train import mesh as mesh_lib
+from dynashare_jax.distributed import mesh as mesh_lib
 
 
 def test_axis_and_order_of_devices():

@@ -17,8 +17,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from dynashare_jax.train import mesh as mesh_lib
-from dynashare_jax.train import monitor as monitor_lib
+from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.monitoring import monitor as monitor_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -162,7 +162,7 @@ def test_waiting_for_batches_is_said_once_a_phase(tmp_path, caplog):
     "Input is the bottleneck: steps wait 34% of their time for batches"
     " (12.1 ms of 35.6 ms). Raise config.train.threads (2) or .workers (0) up"
     f" to the {os.cpu_count()} cores of this machine, convert the data"
-    " (python -m dynashare_jax.data convert), or set"
+    " (python -m dynashare_jax data convert), or set"
     " config.train.resident=True if the data fit into memory."
   )
 

@@ -8,7 +8,7 @@ import runpy
 import numpy as np
 import pytest
 
-from dynashare_jax import main
+from dynashare_jax import runs as main
 from dynashare_jax import types
 from dynashare_jax.train import outline
 

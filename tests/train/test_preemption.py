@@ -15,17 +15,17 @@ import jax
 from jax._src import distributed
 import pytest
 
-from dynashare_jax import command
-from dynashare_jax.train import checkpoint
-from dynashare_jax.train import mesh as mesh_lib
-from dynashare_jax.train import preemption
+from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.cli import guard as command
+from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.distributed import preemption
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Python hears of a signal only after the loop in C, minutes later.
 _DEAF = """
 import hashlib, sys
-from dynashare_jax.train import preemption
+from dynashare_jax.distributed import preemption
 with preemption.listen("the same command goes on"):
   if sys.argv[1:]:
     preemption.Watch().__enter__()

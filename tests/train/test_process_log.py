@@ -13,7 +13,7 @@ import warnings
 from absl import logging as absl_logging
 import pytest
 
-from dynashare_jax.train import process_log
+from dynashare_jax.monitoring import process_log
 
 INSIDE = os.path.join(os.path.dirname(process_log.__file__), "loop.py")
 

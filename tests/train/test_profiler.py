@@ -9,8 +9,8 @@ import logging
 import jax
 import pytest
 
+from dynashare_jax.monitoring import profiler
 from dynashare_jax.train import loop as loop_lib
-from dynashare_jax.train import profiler
 
 SHORT = {
   "method": "hard",

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from dynashare_jax.train import checkpoint
+from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.train import results
 
 HERE = pathlib.Path(__file__).parent

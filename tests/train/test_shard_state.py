@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from dynashare_jax.train import checkpoint
-from dynashare_jax.train import logs
-from dynashare_jax.train import mesh as mesh_lib
+from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.monitoring import logs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import trunks
 from dynashare_jax.objectives import regularisers
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
-from dynashare_jax.train import mesh as mesh_lib
 from dynashare_jax.train import optim
 from dynashare_jax.train import step as step_lib
 

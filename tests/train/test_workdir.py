@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from dynashare_jax.train import workdir
+from dynashare_jax.checkpoints import workdir
 
 CONFIG = {"data": {"name": "rooms", "size": 8}, "seed": 1, "sizes": (1, 2)}
 

@@ -26,12 +26,12 @@ from typing import Any
 from absl import flags
 import jax
 
-from dynashare_jax import command
 from dynashare_jax import data
-from dynashare_jax import main
-from dynashare_jax.train import cluster
+from dynashare_jax import runs as main
+from dynashare_jax.cli import guard as command
+from dynashare_jax.distributed import cluster
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.train import loop as loop_lib
-from dynashare_jax.train import mesh as mesh_lib
 
 
 def change(environment: dict[str, str]) -> None:

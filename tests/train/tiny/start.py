@@ -11,7 +11,7 @@ from absl import flags
 import jax
 
 from dynashare_jax import data
-from dynashare_jax import main
+from dynashare_jax import runs as main
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
 

@@ -1,0 +1,39 @@
+"""The command line: `python -m dynashare_jax COMMAND [arguments]`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from dynashare_jax import lookup
+
+COMMANDS = {
+  "train": "train one run, or --describe it",
+  "benchmark": "train methods with several seeds and compare them in one table",
+  "calibrate": "find gate thresholds that meet a budget",
+  "cost": "count and measure what a trained model costs",
+  "export": "write a trained model as one file that runs with jax alone",
+  "predict": "run an exported model on files",
+  "data": "check or convert a data set",
+}
+
+
+def main() -> None:
+  """Hands the rest of the command line to a command."""
+  wanted = sys.argv[1] if len(sys.argv) > 1 else "--help"
+  if wanted in ("-h", "--help"):
+    print(__doc__, *(f"  {name:10} {what}" for name, what in COMMANDS.items()), sep="\n")
+    print("\nEach tells its arguments with --help.")
+    return
+  if wanted not in COMMANDS:
+    hint = lookup.hint(wanted, tuple(COMMANDS))
+    print(
+      f"error: Unknown command {wanted!r}.{hint} There are: {', '.join(COMMANDS)}.", file=sys.stderr
+    )
+    sys.exit(2)
+  del sys.argv[1]
+  importlib.import_module(f"dynashare_jax.cli.{wanted}").cli()
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,332 @@
+"""Trains several methods with several seeds and puts them into one table.
+
+  python -m dynashare_jax benchmark --config=configs/rooms.py \
+      --methods=single,hard,adashare,dynashare --seeds=3
+
+Every run is a process of `dynashare_jax.main` with a folder of its own,
+`<workdir>/<label>-<seed>`. Finished runs are reused, interrupted ones resumed.
+`--jobs=4` trains four runs at once on this machine, `--shard=1/3` the first
+third of the runs, for three machines that share the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+import re
+import shlex
+import sys
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from dynashare_jax import lookup
+from dynashare_jax import runs as main_lib
+from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.cli import benchmark_jobs as jobs_lib
+from dynashare_jax.cli import benchmark_places as places
+from dynashare_jax.cli import guard as command_lib
+from dynashare_jax.methods import _entries
+from dynashare_jax.report import workdir as report_workdir
+from dynashare_jax.report.compare import comparison
+
+_SINGLE = "single"
+_RANDOM = "random_policy"
+_LEARNT = ("adashare", "dynashare")  # whose routes random ones imitate
+_DEFAULT = "single,hard,random_policy,adashare,dynashare"
+_CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError, flags.Error)
+_SHOWN = 8  # names of unfinished runs
+_OVERRIDE = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)
+
+
+def read_overrides(arguments: Sequence[str]) -> tuple[str, ...]:
+  """Takes `name=value` out of `--config.name=value` arguments.
+
+  Raises:
+    ValueError: another argument, or a name that the benchmark sets itself.
+  """
+  found = []
+  for argument in arguments:
+    match = _OVERRIDE.fullmatch(argument)
+    if not match:
+      raise ValueError(
+        f"Unexpected argument {argument!r}. Values of the configuration are"
+        " set as --config.name=value."
+      )
+    _entries.refuse_reserved(match[1])
+    found.append(f"{match[1]}={match[2]}")
+  return tuple(found)
+
+
+def load_config(path: str, overrides: Sequence[str]) -> Any:
+  """Reads a configuration as `dynashare_jax.main` will.
+
+  Args:
+    path: the Python file, perhaps with `:argument`.
+    overrides: `name=value`; values are checked.
+
+  Returns:
+    The locked `ConfigDict`.
+
+  Raises:
+    ValueError: no such file, or a name or value that does not fit.
+  """
+  file = pathlib.Path(path.split(":", 1)[0])
+  if not file.is_file():
+    near = sorted(map(str, file.parent.glob("*.py")))
+    listed = f" There are: {', '.join(near)}." if near else ""
+    raise ValueError(f"There is no configuration {path!r}.{lookup.hint(str(file), near)}{listed}")
+  _check_names(path, overrides)
+  return _read_config(path, overrides)
+
+
+def _check_names(path: str, overrides: Sequence[str]) -> None:
+  """Raises ValueError if an override names nothing of the configuration."""
+  config = _read_config(path, ()).to_dict()
+  names = [name for name, _ in workdir_lib.flatten(config)]
+  for override in overrides:
+    name = override.partition("=")[0]
+    if name not in names:
+      raise ValueError(f"There is no config.{name} in {path}.{lookup.hint(name, names)}")
+
+
+def _read_config(path: str, overrides: Sequence[str]) -> Any:
+  argv = ["benchmark", f"--config={path}"]
+  argv += [f"--config.{override}" for override in overrides]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+  try:
+    values(argv)
+    return values["config"].value
+  except _CONFIG_ERRORS as error:
+    text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
+    raise ValueError(f"In the configuration {path}: {text}") from error
+
+
+def plan(
+  path: str,
+  entries: Sequence[_entries.Entry],
+  seeds: int,
+  overrides: Sequence[str] = (),
+  root: str = "",
+) -> tuple[jobs_lib.Job, ...]:
+  """Lists all runs in the order of their training; nothing is trained.
+
+  In each seed, single-task networks come first, because the others name them
+  as `config.baseline`, and random policies last, because they imitate the
+  learnt route of the same seed (of `adashare`, else of `dynashare`).
+
+  Args:
+    path: the configuration.
+    entries: what to train.
+    seeds: how many; they are 0, 1, ...
+    overrides: `name=value` for all runs; an entry's own come later.
+    root: folder of the runs; default `runs/<data set>`.
+
+  Returns:
+    The runs, each with the names of those before it that it reads.
+
+  Raises:
+    ValueError: fewer than one seed, a configuration that does not fit, or a
+      folder that was made with another configuration.
+  """
+  if seeds < 1:
+    raise ValueError(f"--seeds must be at least 1, but is {seeds}.")
+  config = load_config(path, overrides)
+  main_lib.find_dataset(config.dataset)
+  folder = pathlib.Path(root or pathlib.Path("runs") / config.dataset)
+  rank = {_SINGLE: 0, _RANDOM: 2}
+  ordered = sorted(entries, key=lambda entry: rank.get(entry.method, 1))
+  jobs: list[jobs_lib.Job] = []
+  for seed in range(seeds):
+    for entry in ordered:
+      job, reads = _job(path, entry, seed, entries, overrides, folder)
+      read = {os.path.realpath(name) for name in reads if name}
+      needs = (j.name for j in jobs if os.path.realpath(j.folder) in read)
+      jobs.append(dataclasses.replace(job, needs=tuple(needs)))
+  return tuple(jobs)
+
+
+def _job(
+  path: str,
+  entry: _entries.Entry,
+  seed: int,
+  entries: Sequence[_entries.Entry],
+  overrides: Sequence[str],
+  root: pathlib.Path,
+) -> tuple[jobs_lib.Job, tuple[str, str]]:
+  """One run and the folders that it reads; checks its configuration and own."""
+  own = {override.partition("=")[0] for override in entry.overrides}
+  settings = [o for o in overrides if o.partition("=")[0] not in own]
+  settings += [*entry.overrides, f"method={entry.method}", f"seed={seed}"]
+  config = load_config(path, settings)
+  single = _first(entries, (_SINGLE,))
+  baseline = config.baseline
+  if single and entry.method != _SINGLE and not baseline:
+    baseline = str(root / f"{single.label}-{seed}")
+    settings.append(f"baseline={baseline}")
+  learnt = _first(entries, _LEARNT)
+  like = config.random.like if entry.method == _RANDOM else ""
+  if learnt and entry.method == _RANDOM and not like:
+    like = str(root / f"{learnt.label}-{seed}")
+    settings.append(f"random.like={like}")
+  folder = root / f"{entry.label}-{seed}"
+  arguments = [f"--config={path}", *(f"--config.{o}" for o in settings)]
+  job = jobs_lib.Job(entry, seed, folder, (*arguments, f"--workdir={folder}"))
+  if (job.folder / "config.json").is_file():
+    # The table computes Delta anew: a finished run needs no baseline.
+    free = main_lib.FREE
+    stored = load_config(path, settings).to_dict()
+    workdir_lib.open_workdir(job.folder, stored, free)
+  return job, (baseline, like)
+
+
+def _first(entries: Sequence[_entries.Entry], names: Sequence[str]) -> _entries.Entry | None:
+  """The first entry of the first of these methods that has one."""
+  for name in names:
+    for entry in entries:
+      if entry.method == name:
+        return entry
+  return None
+
+
+def notes(
+  entries: Sequence[_entries.Entry], overrides: Sequence[str], jobs: Sequence[jobs_lib.Job] = ()
+) -> tuple[str, ...]:
+  """What labels stand for, what all runs share, whether times compare."""
+  found = []
+  for entry in entries:
+    text = f"{entry.label}: `{entry.method}`"
+    if entry.overrides:
+      text += " with " + ", ".join(f"`config.{o}`" for o in entry.overrides)
+    if entry.label != entry.method:
+      found.append(text)
+  if overrides:
+    found.append("All runs: " + ", ".join(f"`config.{o}`" for o in overrides))
+  most = max((job.at_once for job in jobs), default=1)
+  if most > 1:
+    found.append(
+      f"Up to {most} runs trained at once on one machine and may have slowed"
+      " each other down: do not compare the times of their steps."
+    )
+  return tuple(found)
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+  parser = argparse.ArgumentParser(
+    prog="python -m dynashare_jax benchmark",
+    allow_abbrev=False,
+    description="Trains what is missing and compares methods in one table.",
+    epilog="Any --config.name=value goes to all runs.",
+  )
+  parser.add_argument("--config", required=True, help="a file of configs/, for all runs")
+  parser.add_argument(
+    "--methods",
+    default=_DEFAULT,
+    help="with commas; label=method+name=value+name=value is a method with"
+    " other settings (default: %(default)s)",
+  )
+  parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+  parser.add_argument(
+    "--workdir", default="", help="folder of all runs and of the table (default: runs/<data set>)"
+  )
+  parser.add_argument(
+    "--jobs",
+    type=int,
+    default=1,
+    help="runs that train at once on this machine; they share its processor"
+    " cores and memory, but not its GPUs (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--devices",
+    default="",
+    help="GPUs to deal to the runs that train at once, as in 0,1,2,3"
+    " (default: CUDA_VISIBLE_DEVICES)",
+  )
+  parser.add_argument(
+    "--shard",
+    default="",
+    help="i/n: train part i of n (from 1), for machines that share --workdir;"
+    " the table comes when all parts are there",
+  )
+  return parser.parse_known_args(list(argv))
+
+
+def run(argv: Sequence[str]) -> pathlib.Path | None:
+  """Does what the command line says.
+
+  Args:
+    argv: arguments without the program's name.
+
+  Returns:
+    Path of `table.md`; None if `--shard` left out runs that are not finished.
+
+  Raises:
+    ValueError: in the arguments, before anything is trained.
+    RuntimeError: a run failed.
+  """
+  arguments, rest = _parse(argv)
+  overrides = read_overrides(rest)
+  entries = _entries.parse(arguments.methods)
+  shares = places.shares(arguments.jobs, arguments.devices, os.environ)
+  place = places.read_part(arguments.shard) if arguments.shard else (1, 1)
+  environment = places.environment(bool(arguments.shard), os.environ)
+  jobs = plan(arguments.config, entries, arguments.seeds, overrides, arguments.workdir)
+  own = places.part(jobs, *place)
+  jobs_lib.train(own, shares, environment)
+  missing = [job.name for job in jobs if not job.finished]
+  if missing:
+    what = "is finished" if own else "has no runs"
+    print(f"part {arguments.shard} {what}; {_no_table(missing, len(jobs))}")
+    return None
+  runs = {
+    entry.label: [report_workdir.load(job.folder) for job in jobs if job.entry == entry]
+    for entry in entries
+  }
+  command = shlex.join(["python", "-m", "dynashare_jax", "benchmark", *_without_places(argv)])
+  told = notes(entries, overrides, jobs)
+  return comparison.write(runs, jobs[0].folder.parent, command, told)
+
+
+def _no_table(missing: Sequence[str], total: int) -> str:
+  """Says what the table waits for."""
+  shown = ", ".join(missing[:_SHOWN])
+  if len(missing) > _SHOWN:
+    shown += f" and {len(missing) - _SHOWN} more"
+  return (
+    f"no table yet, for {len(missing)} of {total} runs are not finished:"
+    f" {shown}. The part that ends last writes it, or the same command without"
+    " --shard."
+  )
+
+
+def _without_places(argv: Sequence[str]) -> list[str]:
+  """The arguments without those that say where runs train, and not what."""
+  names = ("--jobs", "--devices", "--shard")
+  return [
+    argument
+    for before, argument in zip(["", *argv], argv, strict=False)
+    if before not in names and argument.partition("=")[0] not in names
+  ]
+
+
+def cli(argv: Sequence[str] | None = None) -> None:
+  """Entry point.
+
+  Exits with 2 after an error, 130 after Ctrl-C, 143 after SIGTERM.
+  """
+  table = command_lib.run(
+    lambda: run(sys.argv[1:] if argv is None else argv),
+    "the same command goes on.",
+    (ValueError, OSError, RuntimeError),
+  )
+  if table:
+    print(f"table: {table}")
+
+
+if __name__ == "__main__":
+  cli()

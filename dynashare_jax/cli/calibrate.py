@@ -1,0 +1,295 @@
+"""Finds gate thresholds that meet a budget, without any training.
+
+  python -m dynashare_jax calibrate --workdir=runs/rooms/dynashare-0 \
+      --budget=0.6 --unit=flops
+  python -m dynashare_jax calibrate --workdir=runs/rooms/dynashare-0 --curve
+  python -m dynashare_jax calibrate --workdir=runs/rooms/dynashare-0 \
+      --tune=1,8,32
+
+The first writes `<workdir>/budgets/flops-0.6.json`, whose thresholds
+`infer.trained.Trained.forward` takes. The second writes `budget.md`,
+`budget.csv` and `figures/budget.png`: metrics against budgets. The third times
+the ways of gated execution at these batch sizes on this device and writes
+`execution.json`, which `infer.strategy.choose` follows from then on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+import sys
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from dynashare_jax import runs as main_lib
+from dynashare_jax import types
+from dynashare_jax.checkpoints import workdir as files
+from dynashare_jax.cli import guard as command
+from dynashare_jax.infer import calibrate
+from dynashare_jax.infer import settings
+from dynashare_jax.infer import strategy
+from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.objectives import kinds
+from dynashare_jax.report.cost import budget as report_budget
+
+_BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def one(calibrator: calibrate.Calibrator, budget: settings.Budget) -> pathlib.Path:
+  """Meets a budget, writes the setting and prints a summary.
+
+  Args:
+    calibrator: of the trained model.
+    budget: to meet.
+
+  Returns:
+    The file `<workdir>/budgets/<unit>-<value>.json`.
+
+  Raises:
+    ValueError: the budget is out of reach.
+  """
+  setting = calibrator.meet(budget, test=True)
+  path = _write(calibrator, setting)
+  print(summary(setting, calibrator.trained.tasks))
+  return path
+
+
+def curve(
+  calibrator: calibrate.Calibrator, unit: str, budgets: Sequence[float] = ()
+) -> pathlib.Path:
+  """Meets many budgets; writes settings, table and figure.
+
+  Args:
+    calibrator: of the trained model.
+    unit: of the budgets.
+    budgets: default 0.3, 0.4, ... 0.9, for times as shares of the time with
+      all gates open. Those out of reach are left out with a line that says so;
+      the lowest and the highest in reach are always included.
+
+  Returns:
+    Path of `budget.md`.
+  """
+  trained = calibrator.trained
+  reach = calibrator.reach(unit)
+  scale = reach[1] if unit == settings.MS else 1.0
+  wanted = sorted(set(budgets or [share * scale for share in _BUDGETS]))
+  for value in wanted:
+    settings.Budget(value, unit)  # raises where it is none
+  left = [v for v in wanted if not reach[0] <= v <= reach[1]]
+  if left:
+    print(
+      f"left out: {', '.join(f'{v:g}' for v in left)} {unit}; in reach are"
+      f" {reach[0]:.4g} to {reach[1]:.4g}"
+    )
+  # A budget nearer than the tolerance would find what the ends found.
+  near = [
+    v
+    for v in wanted
+    if v not in left and all(abs(v - end) > calibrate.TOLERANCE * end for end in reach)
+  ]
+  found: list[settings.Setting] = []
+  for value in (reach[0], *near, reach[1]):
+    found += calibrate.curve(calibrator, [settings.Budget(value, unit)])
+    _write(calibrator, found[-1])
+    print(summary(found[-1], trained.tasks).splitlines()[0], flush=True)
+  files.write_json(
+    trained.workdir / report_budget.CURVE,
+    {
+      "unit": unit,
+      "batch": calibrator.batch,
+      "device": jax.local_devices()[0].device_kind,
+      "reach": reach,
+      "left_out": left,
+      "tasks": _tasks(trained.tasks),
+      "settings": found,
+      "default": calibrator.default(test=True),
+    },
+  )
+  return report_budget.write(trained.workdir)
+
+
+def tune(trained: trained_lib.Trained, sizes: Sequence[int]) -> pathlib.Path:
+  """Times the ways of gated execution on this device; writes and prints.
+
+  Args:
+    trained: with instance gates.
+    sizes: batch sizes.
+
+  Returns:
+    `<workdir>/execution.json`.
+
+  Raises:
+    ValueError: no gates, or a batch that the validation split cannot fill.
+  """
+  source = trained.experiment.dataset.source("validation")
+  if not sizes or not 1 <= min(sizes) <= max(sizes) <= len(source):
+    raise ValueError(
+      f"--tune must name batch sizes from 1 to {len(source)}, the size of the"
+      f" validation split, not {','.join(map(str, sizes))}."
+    )
+  rows = [source[i].inputs for i in range(max(sizes))]
+  inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+  found = strategy.tune(trained, strategy.examples(inputs, sizes))
+  for size, seconds in found["seconds"].items():
+    shown = ", ".join(f"{n} {1000 * s:.4g} ms" for n, s in seconds.items())
+    print(f"batch {size}: {found['choices'][size]} is quickest ({shown})")
+  return strategy.save(found, trained.workdir)
+
+
+def _write(calibrator: calibrate.Calibrator, setting: settings.Setting) -> pathlib.Path:
+  """Writes a setting beside the checkpoint; other budgets' files stay."""
+  trained = calibrator.trained
+  folder = trained.workdir / "budgets"
+  folder.mkdir(exist_ok=True)
+  path = folder / f"{setting.unit}-{setting.budget:.4g}.json"
+  about = {"step": trained.step, "route": trained.route, "gated": trained.gated}
+  files.write_json(path, setting.to_dict() | about)
+  return path
+
+
+def _tasks(tasks: Sequence[types.TaskSpec]) -> list[dict[str, Any]]:
+  """Names and metrics, as results name them."""
+  return [
+    {
+      "name": task.name,
+      "metrics": [
+        {"name": m.name, "higher_is_better": m.higher_is_better, "unit": m.unit}
+        for m in kinds.find(task.kind).metrics(task)
+      ],
+    }
+    for task in tasks
+  ]
+
+
+def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
+  """Lines for the terminal: budget, what was met, metrics on test.
+
+  Args:
+    setting: with its budget, measured on test.
+    tasks: in order.
+  """
+  assert setting.test is not None and setting.budget is not None
+  met = f"{setting.met():.4g} on validation"
+  if setting.unit == settings.MS:
+    met = (
+      f"{setting.met():.4g} measured ({setting.predicted_ms:.4g} predicted), batch {setting.batch}"
+    )
+  else:
+    met += f", {setting.met('test'):.4g} on test"
+  lines = [f"budget {setting.budget:.4g} {setting.unit}: {met}"]
+  for split in ("validation", "test"):
+    found = getattr(setting, split)
+    lines.append(
+      f"{split}: {100 * found.rate:.1f}% of all (task, block, example) triples"
+      f" executed, {100 * found.flops:.1f}% of the multiply-accumulates"
+      f" (standard error {100 * found.error:.2f}%)"
+    )
+  lines.append(f"validation score: {setting.validation.score:.4f}")
+  for task in tasks:
+    values = setting.test.metrics[task.name]
+    shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items())
+    lines.append(f"{task.name} on test: {shown}")
+  return "\n".join(lines)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m dynashare_jax calibrate",
+    allow_abbrev=False,
+    description="Finds gate thresholds that meet a budget on validation.",
+  )
+  parser.add_argument("--workdir", required=True, help="folder of a finished run with gates")
+  parser.add_argument("--budget", type=float, help="for example 0.6; in milliseconds for ms")
+  parser.add_argument(
+    "--unit",
+    default=settings.FLOPS,
+    choices=settings.UNITS,
+    help="executed share of (task, block, example) triples, share of the"
+    " multiply-accumulates with all gates open, or milliseconds of a batch"
+    " (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--batch",
+    type=int,
+    default=8,
+    help="examples of the batch that is timed (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--curve", action="store_true", help="a table and a figure of metrics against budgets"
+  )
+  parser.add_argument(
+    "--budgets",
+    default="",
+    help="of the curve, with commas (default: 0.3,0.4, ... 0.9; for ms these"
+    " are shares of the time with all gates open)",
+  )
+  parser.add_argument(
+    "--tune",
+    default="",
+    help="time the ways of gated execution at these batch sizes, with commas,"
+    " and keep the quickest for this device",
+  )
+  parser.add_argument("--data_dir", default="", help="where the data lie (default: as in training)")
+  return parser.parse_args(list(argv))
+
+
+def _numbers(text: str, name: str) -> list[float]:
+  """Numbers with commas between them."""
+  try:
+    return [float(value) for value in text.split(",") if value.strip()]
+  except ValueError as error:
+    raise ValueError(f"--{name} must be numbers with commas, not {text!r}.") from error
+
+
+def run(argv: Sequence[str]) -> pathlib.Path:
+  """Does what the command line says.
+
+  Args:
+    argv: arguments without the program's name.
+
+  Returns:
+    The setting's file, `budget.md` of a curve, or `execution.json`.
+
+  Raises:
+    ValueError: in the arguments or the work directory, before anything is
+      evaluated; or a budget out of reach.
+  """
+  arguments = _parse(argv)
+  asked = (arguments.budget is not None, arguments.curve, bool(arguments.tune))
+  if sum(asked) != 1:
+    raise ValueError("Give one of --budget=VALUE, --curve and --tune=SIZES.")
+  many = _numbers(arguments.budgets, "budgets")
+  if many and not arguments.curve:
+    raise ValueError("--budgets belongs to --curve; give --budget=VALUE.")
+  sizes = [int(size) for size in _numbers(arguments.tune, "tune")]
+  wanted = [
+    settings.Budget(value, arguments.unit)
+    for value in (many if asked[1] else [arguments.budget] if asked[0] else [])
+  ]
+  trained = main_lib.load(arguments.workdir, arguments.data_dir)
+  if arguments.tune:
+    return tune(trained, sizes)
+  calibrator = calibrate.Calibrator(trained, arguments.batch)
+  if arguments.curve:
+    return curve(calibrator, arguments.unit, many)
+  return one(calibrator, wanted[0])
+
+
+def cli(argv: Sequence[str] | None = None) -> None:
+  """Entry point; exits with 2 after an error, 130 after an interruption."""
+  logging.set_verbosity(logging.ERROR)
+  command.use_compilation_cache()
+  start = time.monotonic()
+  path = command.run(
+    lambda: run(sys.argv[1:] if argv is None else argv), "budgets written so far stay."
+  )
+  print(f"{path} ({time.monotonic() - start:,.0f} s)")
+
+
+if __name__ == "__main__":
+  cli()

@@ -1,0 +1,222 @@
+"""Tells what a finished run costs: parameters, work, memory and time.
+
+  python -m dynashare_jax cost --workdir=runs/rooms/dynashare-0
+
+Compares masked, planned and gated execution and separate single-task networks,
+for all tasks together and for every task alone, on this machine. Writes
+`cost.md`, `cost.csv` and `figures/cost.png` into the run's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+import platform
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from dynashare_jax import methods
+from dynashare_jax import runs as main_lib
+from dynashare_jax.cli import guard as command
+from dynashare_jax.infer import cost as cost_lib
+from dynashare_jax.infer import strategy
+from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.report.cost import cost as report
+from dynashare_jax.train import experiment as experiment_lib
+from dynashare_jax.train import results as results_lib
+
+_SEPARATE = "single"  # the method with a network a task
+_WORDS = (
+  "Masked: every block for every task, as the authors compute. Planned: what"
+  " the route skips is never computed, what tasks share is computed once."
+  " Planned + gated: examples that an instance gate skips are left out, too."
+  " All of them decide and predict alike."
+)
+_EXAMPLES = 128  # of the test split that are executed, at most
+
+
+def separate(trained: trained_lib.Trained) -> trained_lib.Trained:
+  """Single-task networks for the same configuration, with fresh weights.
+
+  Args:
+    trained: whose data set and backbone they share; cost does not depend on
+      the weights.
+  """
+  config = ml_collections.ConfigDict(trained.experiment.config.to_dict())
+  config.method = _SEPARATE
+  experiment = experiment_lib.build(
+    config, trained.experiment.dataset, methods.find(_SEPARATE).build
+  )
+  params, stats = experiment.fresh("init")
+  route = np.ones((len(experiment.tasks), experiment.blocks), int)
+  return trained_lib.Trained(experiment, params, stats, route, False, trained.workdir, 0)
+
+
+def examples(trained: trained_lib.Trained, count: int) -> Any:
+  """Inputs of the first test examples, stacked.
+
+  Args:
+    trained: whose data set.
+    count: how many.
+
+  Raises:
+    ValueError: the test split has fewer.
+  """
+  source = trained.experiment.dataset.source("test")
+  if count > len(source):
+    raise ValueError(
+      f"A batch of {count} cannot be taken from the {len(source)} test"
+      " examples: give smaller --batches."
+    )
+  rows = [source[i].inputs for i in range(count)]
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def read_batches(text: str) -> tuple[int, ...]:
+  """Batch sizes from text such as `1,8,32`.
+
+  Raises:
+    ValueError: something else than positive numbers with commas.
+  """
+  try:
+    found = tuple(int(part) for part in text.split(","))
+  except ValueError:
+    found = ()
+  if not found or min(found) < 1 or len(set(found)) < len(found):
+    raise ValueError(
+      f"--batches is {text!r}; give different numbers of at least 1 with commas, as in 1,8,32."
+    )
+  return found
+
+
+def _baseline(trained: trained_lib.Trained, given: str) -> dict[str, dict[str, float]] | None:
+  """Metrics of single-task runs: named here, or when the run was trained.
+
+  A run of single-task networks is its own.
+  """
+  if trained.experiment.method.columns:
+    given = str(trained.workdir)
+  if given:
+    return results_lib.load_baseline(given, trained.tasks)
+  stored = json.loads((trained.workdir / "config.json").read_text())["baseline"]
+  if stored and (pathlib.Path(stored) / "results.json").is_file():
+    return results_lib.load_baseline(stored, trained.tasks)
+  return None
+
+
+def _facts(
+  trained: trained_lib.Trained,
+  found: dict[str, Any],
+  arguments: argparse.Namespace,
+  batches: Sequence[int],
+) -> list[str]:
+  """Lines about the run and the machine."""
+  device = jax.devices()[0]
+  threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  lines = [
+    f"Run: {found['method']} on {found['dataset']}, seed {found['seed']};"
+    f" {len(trained.tasks)} tasks, {trained.experiment.blocks} blocks.",
+    f"Device: {device.device_kind} ({device.platform}), {threads} processor"
+    f" cores allowed; load average {os.getloadavg()[0]:.1f} (other work slows"
+    f" what is measured). jax {jax.__version__}, Python"
+    f" {platform.python_version()}.",
+    f"{arguments.repeats} rounds; batch sizes {', '.join(map(str, batches))};"
+    " examples of the test split.",
+  ]
+  if not trained.experiment.method.columns:
+    lines.append(_WORDS)
+  if any(trained.gated):
+    ways = "; ".join(
+      f"batch {b}: {_way(strategy.of(trained, b, device.platform))}" for b in batches
+    )
+    lines.append(f"Left out by: {ways}.")
+  return lines
+
+
+def _way(how: Any) -> str:
+  """A compaction in words."""
+  if how is None:
+    return "nothing, computed and masked"
+  if how.how == "rows":
+    return "one condition a row"
+  return f"{how.buckets} bucket sizes"
+
+
+def run(argv: Sequence[str]) -> str:
+  """Does what the command line says.
+
+  Args:
+    argv: arguments without the program's name.
+
+  Returns:
+    The page's text.
+
+  Raises:
+    ValueError: an argument or a folder that does not fit.
+  """
+  arguments = _parse(argv)
+  batches = read_batches(arguments.batches)
+  if arguments.repeats < 1:
+    raise ValueError(f"--repeats is {arguments.repeats}; it must be at least 1.")
+  trained = main_lib.load(arguments.workdir, arguments.data_dir)
+  baseline = _baseline(trained, arguments.baseline)
+  folder = trained.workdir
+  found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+  size = trained.experiment.dataset.spec.sizes["test"]
+  inputs = examples(trained, max(max(batches), min(size, _EXAMPLES)))
+  rate = np.asarray(found["execution"]["rate"], float)
+  columns = trained.experiment.method.columns
+  chosen = cost_lib.subjects(trained, rate, None if columns else separate(trained))
+  costs = cost_lib.measure(
+    chosen,
+    inputs,
+    batches,
+    arguments.repeats,
+    lambda text: print(text, file=sys.stderr, flush=True),
+  )
+  blocks = () if columns else cost_lib.blocks(trained, rate)
+  scores = report.scores_of(found, baseline)
+  facts = _facts(trained, found, arguments, batches)
+  return report.write(folder, costs, blocks, scores, facts)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m dynashare_jax cost",
+    allow_abbrev=False,
+    description="Tells what a finished run costs on this machine.",
+  )
+  parser.add_argument("--workdir", required=True, help="of a finished run")
+  parser.add_argument(
+    "--batches",
+    default="1,8,32",
+    help="batch sizes with commas; the first one's latency is shown (default: %(default)s)",
+  )
+  parser.add_argument("--repeats", type=int, default=20, help="rounds (default: %(default)s)")
+  parser.add_argument(
+    "--data_dir", default="", help="where the data lie now (default: where they lay in training)"
+  )
+  parser.add_argument(
+    "--baseline",
+    default="",
+    help="work directory of single-task runs, for their metrics (default: the"
+    " run's own baseline, if it is still there)",
+  )
+  return parser.parse_args(list(argv))
+
+
+def cli(argv: Sequence[str] | None = None) -> None:
+  """Entry point; exits with 2 after an error, 130 after an interruption."""
+  command.use_compilation_cache()
+  print(command.run(lambda: run(sys.argv[1:] if argv is None else argv), "nothing was written."))
+
+
+if __name__ == "__main__":
+  cli()

@@ -1,0 +1,350 @@
+"""Checks a data set before training, or converts it to a few large files.
+
+  python -m dynashare_jax data check --config=configs/nyuv2.py
+      --config.data_dir=FOLDER [--examples=N] [--output=FOLDER]
+  python -m dynashare_jax data convert --config=configs/nyuv2.py
+      --config.data_dir=FOLDER --output=COPY
+
+`check` reads every example (or N of each split, evenly spread), prints a table
+a split, and writes pictures with all labels and all figures to the output
+folder (default: data-check/<data set>). It exits with 2 when something is
+broken. `convert` makes a copy that is used as --config.data_dir=COPY with the
+same configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+import jax
+import ml_collections
+from ml_collections import config_flags
+import numpy as np
+from rich import console as rich_console
+from rich import progress as rich_progress
+from rich import table as rich_table
+
+from dynashare_jax import lookup
+from dynashare_jax import runs as main_lib
+from dynashare_jax import types
+from dynashare_jax.cli import data_check
+from dynashare_jax.cli import guard as command
+from dynashare_jax.data import loader
+from dynashare_jax.data.pictures import store
+from dynashare_jax.data.pictures import store_writer
+from dynashare_jax.report.pictures import contact_sheet
+
+COMMANDS = ("check", "convert")
+_ROWS = 6  # of a contact sheet
+_BAR = 20  # characters of the longest bar of a class
+_PERCENTILES = (2, 95)  # where the colours of numbers end
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Any]:
+  """Reads the command line.
+
+  Args:
+    argv: without the program's name.
+
+  Returns:
+    The command and the flags: `config`, `output`, `examples`.
+
+  Raises:
+    ValueError: something that is not understood.
+  """
+  line = ["data", *argv]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    "config", None, "configuration", lock_config=True, flag_values=values, sys_argv=line
+  )
+  flags.DEFINE_string("output", "", "folder to write", flag_values=values)
+  flags.DEFINE_integer("examples", 0, "of each split; 0: all", lower_bound=0, flag_values=values)
+  values.set_gnu_getopt()
+  try:
+    _, *rest = values(line)
+    config = values.config
+    if config is not None:
+      config.get("dataset")  # a file that is not there is told only here
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
+    raise ValueError(f"in the flags: {text}") from error
+  if len(rest) != 1 or rest[0] not in COMMANDS:
+    near = lookup.hint(rest[0], COMMANDS) if rest else ""
+    raise ValueError(
+      f"Name one command, {' or '.join(COMMANDS)}, not {' '.join(rest) or 'none'}.{near}"
+    )
+  if config is None:
+    raise ValueError("Name a configuration: --config=configs/folder.py")
+  return rest[0], values
+
+
+def run(argv: Sequence[str]) -> int:
+  """Runs the command.
+
+  Args:
+    argv: without the program's name.
+
+  Returns:
+    Exit status: 0, or 2 when the check found something broken.
+  """
+  name, values = parse(argv)
+  if name == "convert":
+    convert(values.config, values.output)
+    return 0
+  return check(values.config, values.output, values.examples)
+
+
+def convert(config: ml_collections.ConfigDict, output: str) -> None:
+  """Writes a converted copy and tells what it needs before.
+
+  Args:
+    config: names the data set and the folder it lies in.
+    output: folder to make.
+
+  Raises:
+    ValueError: no or a wrong folder, a data set that cannot be converted, or
+      too little space.
+  """
+  if not output:
+    raise ValueError("Name a folder for the copy: --output=FOLDER")
+  store_writer.check_output(output)
+  module = main_lib.dataset_module(config)
+  if not hasattr(module, "original"):
+    raise ValueError(f"The data set {config.dataset!r} has no files of pictures to convert.")
+  if config.data_dir and store.is_copy(config.data_dir):
+    raise ValueError(f"{config.data_dir} is a converted copy already.")
+  original: store.Original = module.original(config.data, config.compat, config.data_dir or None)
+  needed = store_writer.estimate(original, output)
+  print(f"{original.layout}\n{needed}")
+  if needed.needed > 0.95 * needed.free:
+    raise ValueError(f"There is too little space in {output}: {needed}.")
+  with _bar("converting") as advance:
+    store_writer.convert(
+      original, config.dataset, output, lambda done: advance("examples", done, needed.examples)
+    )
+  length = sum(p.stat().st_size for p in pathlib.Path(output).iterdir())
+  print(
+    f"{output}: {length / 1e6:.1f} MB. Use it with the same configuration:"
+    f" --config.data_dir={output}"
+  )
+
+
+def check(config: ml_collections.ConfigDict, output: str, examples: int) -> int:
+  """Checks a data set; prints tables, writes pictures and figures.
+
+  Args:
+    config: names the data set and the folder it lies in.
+    output: folder to write; empty for the default.
+    examples: of each split; 0 all.
+
+  Returns:
+    0, or 2 when something is broken.
+  """
+  module = main_lib.dataset_module(config)
+  dataset: types.Dataset = module.build(
+    config.data, config.compat, config.data_dir or None, config.seed
+  )
+  screen = rich_console.Console(highlight=False)
+  for note in dataset.spec.notes:
+    screen.print(note, markup=False)
+  with _bar("reading") as advance:
+    found = data_check.check(dataset, examples, max(1, config.train.threads), advance)
+  for split in found.splits.values():
+    screen.print(_split_table(split, dataset.spec))
+  for task in dataset.spec.tasks:
+    classes = _class_table(found, task)
+    if classes is not None:
+      screen.print(classes)
+  for title, style, problems in (
+    ("broken", "red", found.broken),
+    ("look at", "yellow", found.warnings),
+  ):
+    for problem in problems:
+      screen.print(f"[{style}]{title}:[/] ", end="")
+      screen.print(problem, markup=False)
+  folder = pathlib.Path(output or os.path.join("data-check", config.dataset))
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "check.json").write_text(json.dumps(found.figures(), indent=1), encoding="utf-8")
+  drawn = draw(found, dataset, folder, config.seed)
+  screen.print(
+    f"{'BROKEN' if found.broken else 'good'}; {', '.join(['check.json', *drawn])} in {folder}",
+    markup=False,
+  )
+  return 2 if found.broken else 0
+
+
+def draw(
+  found: data_check.Check, dataset: types.Dataset, folder: pathlib.Path, seed: int
+) -> list[str]:
+  """Draws examples with all labels, plain and varied.
+
+  Args:
+    found: with the examples.
+    dataset: with the augmentation.
+    folder: for the pictures.
+    seed: of the augmentation.
+
+  Returns:
+    Names of the files.
+  """
+  dense = [
+    t
+    for t in dataset.spec.tasks
+    if found.pictures and np.ndim(found.pictures[0].valid[t.name]) == 2
+  ]
+  if not dense:
+    return []
+  sheets = {"examples.png": found.pictures}
+  if dataset.augment is not None:
+    draws = dataset.augment.draw(seed, "check", np.arange(_ROWS))
+    some = found.pictures[:: max(1, len(found.pictures) * 2 // _ROWS)]
+    sheets["augmented.png"] = [
+      dataset.augment.example(some[i % len(some)], type(draws)(*(part[i] for part in draws)))
+      for i in range(_ROWS)
+    ]
+  plain = loader.stack(found.pictures)
+  shown = [_Shown.read(task, plain) for task in dense]
+  spec = dataclasses.replace(dataset.spec, tasks=tuple(s.task for s in shown))
+  for name, examples in sheets.items():
+    batch = loader.stack(examples)
+    targets: dict[str, types.Array] = {s.task.name: s(batch.targets[s.task.name]) for s in shown}
+    contact_sheet.contact_sheet(batch._replace(targets=targets), spec, folder / name, _ROWS)
+  return list(sheets)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+  """How a task's labels are drawn: far values cut, absent classes left out."""
+
+  task: types.TaskSpec
+  limits: tuple[float, float] | None
+  classes: tuple[int, ...] | None
+
+  @classmethod
+  def read(cls, task: types.TaskSpec, batch: types.Batch) -> _Shown:
+    """Looks what some examples hold."""
+    known = np.asarray(batch.targets[task.name])[batch.valid[task.name]]
+    if task.kind == "segmentation" and known.size:
+      used = tuple(int(c) for c in np.unique(known) if 0 <= c < task.outputs)
+      names = tuple(task.classes[c] if task.classes else f"class {c}" for c in used)
+      return cls(dataclasses.replace(task, outputs=len(used), classes=names), None, used)
+    if task.unit and known.size:
+      low, high = np.percentile(known, _PERCENTILES)
+      return cls(task, (float(low), float(high)), None)
+    return cls(task, None, None)
+
+  def __call__(self, target: types.Array) -> np.ndarray:
+    """Labels to draw, in the same shape."""
+    target = np.asarray(target)
+    if self.limits is not None:
+      return target.clip(*self.limits)
+    if self.classes is not None:
+      places = np.searchsorted(self.classes, target)
+      return places.clip(0, len(self.classes) - 1)
+    return target
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[Any]:
+  """A progress bar on the terminal; gives (what, done, total) -> None."""
+  screen = rich_console.Console(stderr=True)
+  with rich_progress.Progress(
+    rich_progress.TextColumn("{task.description}"),
+    rich_progress.BarColumn(),
+    rich_progress.MofNCompleteColumn(),
+    rich_progress.TimeRemainingColumn(),
+    console=screen,
+    transient=True,
+    disable=not screen.is_terminal,
+  ) as progress:
+    bars: dict[str, Any] = {}
+
+    def advance(what: str, done: int, total: int) -> None:
+      if what not in bars:
+        bars[what] = progress.add_task(f"{title} {what}", total=total)
+      progress.update(bars[what], completed=done)
+
+    yield advance
+
+
+def _split_table(split: data_check.Split, spec: types.DatasetSpec) -> rich_table.Table:
+  """Inputs and tasks of one split."""
+  read = "" if split.checked == split.size else f", {split.checked} read"
+  shape = " x ".join(map(str, spec.input_shape))
+  table = rich_table.Table(
+    title=f"{split.name}: {split.size} examples of {shape}{read}", title_justify="left"
+  )
+  table.add_column("", no_wrap=True)
+  for head in ("with label", "labelled", "lowest", "mean", "highest"):
+    table.add_column(head, justify="right", no_wrap=True)
+  inputs = split.inputs.figures()
+  table.add_row(
+    "input", "", "", _short(inputs["low"]), _means(inputs["mean"]), _short(inputs["high"])
+  )
+  for name, task in split.tasks.items():
+    figures = task.figures()
+    share = 100 * figures["valid_share"]
+    table.add_row(
+      f"{name} ({figures['unit']})" if figures["unit"] else name,
+      f"{task.labelled}/{task.examples}",
+      f"{share:.1f}%" if share == 0 or share >= 0.05 else "<0.1%",
+      _short(figures["low"]),
+      "" if "classes" in figures else _means(figures["mean"]),
+      _short(figures["high"]),
+    )
+  return table
+
+
+def _class_table(found: data_check.Check, task: types.TaskSpec) -> rich_table.Table | None:
+  """Shares of the classes in every split."""
+  figures = {n: s.tasks[task.name].figures().get("classes") for n, s in found.splits.items()}
+  first = figures["train"]
+  if not first:
+    return None
+  table = rich_table.Table(title=f"{task.name}: share of the labels, %", title_justify="left")
+  table.add_column("class")
+  for split in figures:
+    table.add_column(split, justify="right")
+  table.add_column("train")
+  bases = {n: s.tasks[task.name].base for n, s in found.splits.items()}
+  highest = max(first.values())
+  for name in first:
+    shares = [100 * (figures[n] or {}).get(name, 0) / max(bases[n], 1) for n in figures]
+    bar = round(_BAR * first[name] / highest) if highest else 0
+    table.add_row(name, *(f"{s:.2f}" if s else "-" for s in shares), "█" * bar)
+  return table
+
+
+def _means(values: Sequence[float]) -> str:
+  if len(values) > 3:
+    return ""
+  return " ".join(f"{v:.2f}" if abs(v) < 10 else f"{v:.3g}" for v in values)
+
+
+def _short(value: float | None) -> str:
+  return "-" if value is None else f"{value:.3g}"
+
+
+def cli(argv: Sequence[str] | None = None) -> None:
+  """Entry point; exits with 2 after an error or when the data are broken."""
+  line = list(sys.argv[1:] if argv is None else argv)
+  if {"-h", "--help", "--helpfull"} & set(line):
+    print(__doc__)
+    return
+  jax.config.update("jax_platforms", "cpu")
+  command.use_compilation_cache()
+  status = command.run(lambda: run(line), "nothing was written.")
+  if status:
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+  cli()

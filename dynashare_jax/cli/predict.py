@@ -1,0 +1,304 @@
+"""Runs an exported model on images or a table.
+
+  python -m dynashare_jax predict --artefact=runs/rooms/dynashare-0/export \
+      --input=photos --output=predictions
+
+An image gives `<name>-prediction.png`: the image, and beside it what every
+dense task sees. A CSV table gives `predictions.csv` with a row a row; so do
+tasks that say one thing of a whole image. Neither trains nor needs the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+import csv
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
+
+from dynashare_jax import infer
+from dynashare_jax.cli import guard as command
+from dynashare_jax.report.pictures import prediction_pictures
+
+Rows = list[dict[str, Any]]
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
+_TABLE = "predictions.csv"
+_BATCH = {"image": 8, "table": 1024, "series": 64}
+
+
+def run(argv: Sequence[str]) -> list[pathlib.Path]:
+  """Does what the command line says.
+
+  Args:
+    argv: arguments without the program's name.
+
+  Returns:
+    Paths of the files written.
+
+  Raises:
+    ValueError: in the arguments, the artefact or the input.
+  """
+  arguments = _parse(argv)
+  source = pathlib.Path(arguments.input)
+  output = pathlib.Path(arguments.output)
+  if not source.exists():
+    raise ValueError(f"There is no {source} to read.")
+  model = infer.load(arguments.artefact)
+  kind = model.manifest["inputs"]["kind"]
+  if kind == "image":
+    return images(model, source, output)
+  read = _read_table if kind == "table" else _read_arrays
+  found = _predict(model, read(model, source))
+  output.mkdir(parents=True, exist_ok=True)
+  return [_write_csv(output / _TABLE, _columns(model, found))]
+
+
+def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
+  """Predicts images and draws them.
+
+  Args:
+    model: whose input is an image.
+    source: a file, or a folder whose images are read (not those in its
+      folders).
+    output: folder of the pictures.
+
+  Returns:
+    Paths of the files written.
+
+  Raises:
+    ValueError: there is no image, one cannot be read, or the output would
+      lie among the input.
+  """
+  files = _images_in(source)
+  if source.is_dir() and source.resolve() == output.resolve():
+    raise ValueError(
+      f"--output is the folder of --input ({source}). Name another, so that"
+      " pictures are not taken for input the next time."
+    )
+  height, width = model.manifest["inputs"]["arrays"]["image"]["shape"][:2]
+  written: list[pathlib.Path] = []
+  rows: Rows = []
+  tasks = model.manifest["tasks"]
+  stems = [file.stem for file in files]
+  size = min(len(files), _BATCH["image"])
+  for begin in range(0, len(files), size):
+    part = files[begin : begin + size]
+    read = [_read_image(file, height, width) for file in part]
+    found = _predict(model, {"image": np.stack(read)}, size)
+    for place, (file, image) in enumerate(zip(part, read, strict=True)):
+      one = {name: array[place] for name, array in found.items()}
+      twin = stems.count(file.stem) > 1
+      stem = file.name.replace(".", "-") if twin else file.stem
+      if any(prediction_pictures.is_dense(task) for task in tasks):
+        path = output / f"{stem}-prediction.png"
+        written.append(prediction_pictures.draw(image, tasks, one, path))
+    flat = [task for task in tasks if not prediction_pictures.is_dense(task)]
+    names = [{"file": file.name} for file in part]
+    rows += [n | row for n, row in zip(names, _columns(model, found, flat), strict=True)]
+  if len(rows[0]) > 1:
+    output.mkdir(parents=True, exist_ok=True)
+    written.append(_write_csv(output / _TABLE, rows))
+  return written
+
+
+def _images_in(source: pathlib.Path) -> list[pathlib.Path]:
+  """The image files that are asked for, sorted."""
+  if not source.is_dir():
+    return [source]
+  files = sorted(f for f in source.iterdir() if f.suffix.lower() in _IMAGES)
+  if not files:
+    raise ValueError(f"There is no image in {source}; endings read are {', '.join(_IMAGES)}.")
+  return files
+
+
+def _read_image(file: pathlib.Path, height: int, width: int) -> np.ndarray:
+  """An image as the model takes it, uint8 `[H, W, 3]`; tells of a new size."""
+  try:
+    with Image.open(file) as opened:
+      image = ImageOps.exif_transpose(opened).convert("RGB")
+  except (OSError, SyntaxError) as error:  # of a broken PNG
+    raise ValueError(f"{file} cannot be read as an image: {error}.") from error
+  if image.size != (width, height):
+    print(
+      f"{file}: resized from {image.width}x{image.height} to"
+      f" {width}x{height}, which the model reads"
+    )
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+  return np.asarray(image)
+
+
+def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.ndarray]:
+  """A CSV file with a header as codes int32 and numbers float32.
+
+  Columns whose values the manifest knows hold those texts (code 0 is any other
+  text: unseen in training); the others hold codes.
+  """
+  spec = model.manifest["inputs"]
+  coded = spec["codes"]["categorical"]
+  names = {"categorical": [c["name"] for c in coded], "numeric": spec["numbers"]["numeric"]}
+  makers: dict[str, Any] = dict.fromkeys(names["numeric"], float)
+  makers |= {c["name"]: _coder(c.get("values", ())) for c in coded}
+  arrays: dict[str, list[list[Any]]] = {name: [] for name in names}
+  with open(source, encoding="utf-8-sig", newline="") as file:
+    reader = csv.DictReader(file, skipinitialspace=True)
+    missing = [n for ns in names.values() for n in ns if n not in (reader.fieldnames or ())]
+    if missing:
+      raise ValueError(
+        f"{source} has no column {', '.join(missing)}. Its first line must name"
+        " the columns of manifest.json."
+      )
+    for row in reader:
+      for name, columns in names.items():
+        arrays[name].append(
+          [_cell(source, reader.line_num, row, column, makers[column]) for column in columns]
+        )
+  if not arrays["numeric"]:
+    raise ValueError(f"{source} has no row below its header.")
+  count = len(arrays["numeric"])
+  return {
+    "categorical": np.asarray(arrays["categorical"], np.int32).reshape(
+      count, len(names["categorical"])
+    ),
+    "numeric": np.asarray(arrays["numeric"], np.float32).reshape(count, len(names["numeric"])),
+  }
+
+
+def _coder(values: Sequence[str]) -> Any:
+  """Turns a cell into a code."""
+  if not values:
+    return int
+  codes = {value: 1 + index for index, value in enumerate(values)}
+
+  def code(cell: str) -> int:
+    if cell is None:
+      raise TypeError("no cell")
+    return codes.get(cell.strip(), 0)
+
+  return code
+
+
+def _cell(source: pathlib.Path, line: int, row: Mapping[str, Any], column: str, make: Any) -> Any:
+  try:
+    return make(row[column])
+  except (TypeError, ValueError) as error:
+    wanted = "a number" if make is float else "a code or a text"
+    raise ValueError(
+      f"{source}, line {line}, column {column!r}: {row[column]!r} is not {wanted}."
+    ) from error
+
+
+def _read_arrays(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.ndarray]:
+  """A `.npy` file as the model's only array, or a `.npz` file with all."""
+  names = tuple(model.manifest["inputs"]["arrays"])
+  ending = ".npy" if len(names) == 1 else ".npz"
+  try:
+    found = np.load(source, allow_pickle=False)
+    if ending == ".npz":
+      found = {name: found[name] for name in names}
+  except (OSError, ValueError, KeyError, IndexError) as error:
+    listed = "" if len(names) == 1 else f" with {' and '.join(names)}"
+    raise ValueError(f"{source} is no {ending} file{listed}: {error}.") from error
+  arrays = {names[0]: found} if ending == ".npy" else found
+  for name, array in arrays.items():
+    if not np.size(array) or not np.ndim(array):
+      of = "its shape" if len(names) == 1 else f"the shape of {name}"
+      raise ValueError(f"{source} holds no example; {of} is {array.shape}.")
+  return arrays
+
+
+def _predict(
+  model: infer.Artefact, arrays: Mapping[str, np.ndarray], size: int = 0
+) -> dict[str, np.ndarray]:
+  """Predictions of all rows, in batches of one size: one compilation.
+
+  Args:
+    model: the artefact.
+    arrays: its inputs.
+    size: of a batch; by default as large as is sensible.
+  """
+  total = len(next(iter(arrays.values())))
+  size = size or min(total, _BATCH[model.manifest["inputs"]["kind"]])
+  parts: list[dict[str, np.ndarray]] = []
+  for begin in range(0, total, size):
+    rows = np.minimum(np.arange(begin, begin + size), total - 1)
+    found = model({name: a[rows] for name, a in arrays.items()})
+    here = min(size, total - begin)
+    parts.append({n: np.asarray(a)[:here] for n, a in found.items()})
+  return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+
+
+def _columns(
+  model: infer.Artefact,
+  found: Mapping[str, np.ndarray],
+  tasks: Sequence[Mapping[str, Any]] | None = None,
+) -> Rows:
+  """A row an example: a column a task, or one an output of a task.
+
+  A column holds a probability, a number, or the name of a class.
+  """
+  tasks = model.manifest["tasks"] if tasks is None else tasks
+  rows: Rows = [{} for _ in next(iter(found.values()))]
+  for task in tasks:
+    for row, values in zip(rows, found[task["name"]], strict=True):
+      row.update(_values(task, np.asarray(values)))
+  return rows
+
+
+def _values(task: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
+  name, classes = task["name"], task["classes"]
+  if values.dtype.kind == "i":
+    named = [classes[v] if v < len(classes) else int(v) for v in values.flat]
+  else:
+    named = [f"{v:.6g}" for v in values.flat]
+  if values.ndim == 0:
+    return {name: named[0]}
+  many = len(classes) == len(named)
+  labels = classes if many and values.dtype.kind == "f" else range(len(named))
+  return {f"{name} {n}": v for n, v in zip(labels, named, strict=True)}
+
+
+def _write_csv(path: pathlib.Path, rows: Rows) -> pathlib.Path:
+  with open(path, "w", encoding="utf-8", newline="") as file:
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+  return path
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m dynashare_jax predict",
+    allow_abbrev=False,
+    description="Runs an exported model on images or a table.",
+  )
+  parser.add_argument(
+    "--artefact", required=True, help="folder that dynashare_jax.export wrote, or its model file"
+  )
+  parser.add_argument(
+    "--input",
+    required=True,
+    help="an image or a folder of images; for a table a CSV file with a header"
+    " (codes for categorical columns); for a series a .npy file, with"
+    " lengths a .npz file",
+  )
+  parser.add_argument("--output", default="predictions", help="folder (default: %(default)s)")
+  return parser.parse_args(list(argv))
+
+
+def cli(argv: Sequence[str] | None = None) -> None:
+  """Entry point; exits with 2 after an error, 130 after an interruption."""
+  command.use_compilation_cache()
+  written = command.run(
+    lambda: run(sys.argv[1:] if argv is None else argv), "files written so far stay."
+  )
+  for path in written:
+    print(path)
+
+
+if __name__ == "__main__":
+  cli()

@@ -1,0 +1,143 @@
+"""Trains, evaluates and reports one run: flags to parts to loop to report."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pathlib
+import runpy
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+from dynashare_jax import lookup
+from dynashare_jax import runs
+from dynashare_jax.cli import guard
+from dynashare_jax.distributed import cluster
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  None,
+  "File with the configuration; any value of it can be set as --config.name=value.",
+  lock_config=True,
+)
+_DESCRIBE = flags.DEFINE_bool(
+  "describe",
+  False,
+  "Print phases, shapes, parameters and multiply-"
+  "accumulates, and stop: nothing is read where the data set's shape is"
+  " known beforehand, and no step is run.",
+)
+_ROUTE = flags.DEFINE_string(
+  "route",
+  None,
+  "With --describe: a route to count too, a row of 0 and 1 a task, such as 10111111,11111011.",
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir",
+  None,
+  "Folder of the run. Default: runs/<data set>/<method>-<seed>. The same command again resumes.",
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator",
+  "",
+  "Of a run in several processes: host:port of process 0."
+  " Not needed under SLURM, Open MPI and on TPUs.",
+)
+_PROCESSES = flags.DEFINE_integer(
+  "processes", 0, "With --coordinator: how many processes there are."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", -1, "With --coordinator: number of this process, from 0."
+)
+_PROFILE = flags.DEFINE_integer(
+  "profile",
+  0,
+  "Record a profile of this many steps, to look at with"
+  " Perfetto or TensorBoard; see docs/monitoring.md.",
+  lower_bound=0,
+)
+
+
+def _main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+  config = _CONFIG.value
+  if config is None:
+    raise app.UsageError("Name a configuration: --config=configs/rooms.py")
+  logging.set_verbosity(logging.WARNING)
+  guard.use_compilation_cache()
+  workdir = _WORKDIR.value or runs.default_workdir(config)
+
+  def work() -> str:
+    if _DESCRIBE.value:
+      return runs.describe(config, _ROUTE.value)
+    place = cluster.Place(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+    if cluster.join(place, cluster.wait_of(os.environ)):
+      print(cluster.told(config.train.batch_size), flush=True)
+    return runs.summary(runs.run(config, workdir, _PROFILE.value), workdir)
+
+  errors = (ValueError, OSError, FloatingPointError)
+  print(
+    guard.run(
+      work,
+      f"the same command goes on from the last checkpoint in {workdir}",
+      () if os.environ.get("DYNASHARE_TRACEBACK") else errors,
+    )
+  )
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses flags; what `config_flags` throws becomes one clear line."""
+  for argument in argv[1:]:
+    if argument.startswith(("--config=", "-config=")):
+      _check_config_file(argument.split("=", 1)[1])
+  try:
+    rest: list[str] = app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
+    print(f"error: in the --config flags: {text}", file=sys.stderr)
+    sys.exit(2)
+  return rest
+
+
+def _check_config_file(name: str) -> None:
+  """Ends with one line where there is no such file or setting of it."""
+  path = pathlib.Path(name.split(":", 1)[0])
+  if path.is_file():
+    _check_setting(path, name.split(":", 1)[1:])
+    return
+  folder = path.parent
+  files = sorted(str(p) for p in folder.glob("*.py")) if folder.is_dir() else []
+  listed = f" There are: {', '.join(files)}." if files else ""
+  print(
+    f"error: There is no configuration {name!r}.{lookup.hint(str(path), files)}{listed}",
+    file=sys.stderr,
+  )
+  sys.exit(2)
+
+
+def _check_setting(path: pathlib.Path, setting: list[str]) -> None:
+  """Looks whether a configuration knows what follows its colon."""
+  if not setting:
+    return
+  make = runpy.run_path(str(path)).get("get_config", lambda: None)
+  error = ""
+  if not inspect.signature(make).parameters:
+    error = f"{path} has no settings; leave {':' + setting[0]!r} away."
+  else:
+    try:
+      make(*setting)
+    except ValueError as wrong:
+      error = str(wrong)
+  if error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def cli() -> None:
+  """Entry point."""
+  app.run(_main, flags_parser=_parse)

@@ -1,0 +1,346 @@
+"""UCI KDD Census-Income: three binary tasks on one table.
+
+The original training file is the training split; the original test file, cut in
+two halves with a fixed seed, gives validation and test. The label columns are
+never inputs, whichever tasks are chosen; 39 input columns are left.
+
+Source: Ma et al. 2018 (MMoE), Sec. 6.3, for tasks and splits; DynaShare, ICLR
+2022 submission, Sec. 4.1, for the three tasks together.
+Differs: values are stripped, so that professional degrees count as college;
+everything is fitted on the training file only; a column means the same in every
+split; the positive class of `marital` is "ever married" as the papers say (the
+authors' code has "never married": the same AUC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, overload
+
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict
+import numpy as np
+
+from dynashare_jax import lookup
+from dynashare_jax import types
+from dynashare_jax.data.census import columns as columns_lib
+from dynashare_jax.data.census import encoding
+
+_SIGNS = {"- 50000.": 0, "50000+.": 1}
+_MARITAL = {
+  "Never married": 0,
+  "Divorced": 1,
+  "Married-A F spouse present": 1,
+  "Married-civilian spouse present": 1,
+  "Married-spouse absent": 1,
+  "Separated": 1,
+  "Widowed": 1,
+}
+_PROFESSIONAL = "Prof school degree (MD DDS DVM LLB JD)"
+_EDUCATION = {
+  "Children": 0,
+  "Less than 1st grade": 0,
+  "1st 2nd 3rd or 4th grade": 0,
+  "5th or 6th grade": 0,
+  "7th and 8th grade": 0,
+  "9th grade": 0,
+  "10th grade": 0,
+  "11th grade": 0,
+  "12th grade no diploma": 0,
+  "High school graduate": 0,
+  "Some college but no degree": 0,
+  "Associates degree-occup /vocational": 0,
+  "Associates degree-academic program": 0,
+  "Bachelors degree(BA AB BS)": 1,
+  "Masters degree(MA MS MEng MEd MSW MBA)": 1,
+  _PROFESSIONAL: 1,
+  "Doctorate degree(PhD EdD)": 1,
+}
+# Task -> column, value -> label, names of the two classes; in canonical order.
+_TASKS: dict[str, tuple[str, dict[str, int], tuple[str, str]]] = {
+  "income": ("income_50k", _SIGNS, ("up to 50k", "over 50k")),
+  "marital": ("marital_stat", _MARITAL, ("never married", "ever married")),
+  "education": ("education", _EDUCATION, ("below college", "college")),
+}
+TASKS = tuple(_TASKS)
+ENCODINGS = ("embedded", "onehot")
+
+
+def defaults() -> dict[str, Any]:
+  """Returns the fields of `config.data` with their values.
+
+  Returns:
+    tasks: any of `income`, `marital`, `education`.
+    encoding: `embedded` (codes and numbers, for a network that embeds a table)
+      or `onehot` (one long vector, for the 1-D ResNet).
+    split_seed: seed that halves the test file.
+    bins: most bins of a number's piecewise-linear encoding.
+    instance_weight: whether the survey's sampling weight is an input, as in all
+      published results (39 columns; 38 without).
+    rows: rows expected in the training and the test file; 0 accepts any number.
+  """
+  return {
+    "tasks": TASKS,
+    "encoding": "embedded",
+    "split_seed": 1,
+    "bins": 16,
+    "instance_weight": True,
+    "rows": columns_lib.ROWS,
+  }
+
+
+def compat() -> dict[str, Any]:
+  """Returns this data set's compat switches with their corrected values.
+
+  Returns:
+    census_columns: `authors` gives the 482 one-hot features of the authors'
+      code: validation and test are scaled by their own range, and categories
+      that the test file lacks come last there, so that later features are
+      shifted against training.
+    census_labels: `authors` never counts a professional degree as college.
+  """
+  return {"census_columns": "corrected", "census_labels": "corrected"}
+
+
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
+  """Reads and encodes the data.
+
+  Args:
+    config: fields of `defaults()`.
+    compat: switches of `compat()`.
+    data_dir: folder with `census_income_kdd.parquet`, or with
+      `census-income.data` and `census-income.test` (plain or `.gz`).
+    seed: not used; `config.split_seed` fixes the only random choice.
+
+  Returns:
+    The data set. Embedded inputs are a dict of `categorical` int32 `[N, C]`,
+    code 0 = not seen in training, and `numeric` float32 `[N, D]`, unscaled;
+    one-hot inputs are float32 `[N, F, 1]`. Targets are float32 `[N]`, 0 or 1.
+
+  Raises:
+    FileNotFoundError: files are missing.
+    ValueError: files are damaged or a field of the configuration is wrong.
+  """
+  del seed
+  tasks = _chosen_tasks(config.tasks)
+  authors_labels = _is_authors(compat, "census_labels")
+  authors_columns = _is_authors(compat, "census_columns")
+  if config.encoding not in ENCODINGS:
+    _refuse("config.data.encoding", config.encoding, ENCODINGS)
+  train, other = columns_lib.read(data_dir, tuple(config.rows))
+  halves = split_halves(other.rows, config.split_seed)
+  tables = dict(zip(types.SPLITS, (train, *map(other.take, halves)), strict=True))
+  encoded = _encode(train, other, config, authors_columns)
+  notes = encoded.notes
+  if authors_labels and "education" in tasks:
+    notes += ("compat: professional degrees do not count as college.",)
+  spec = types.DatasetSpec(
+    name="census",
+    tasks=tuple(
+      types.TaskSpec(name=task, kind="binary", classes=_TASKS[task][2]) for task in tasks
+    ),
+    input_kind="series" if encoded.table is None else "table",
+    input_shape=encoded.shape,
+    sizes={split: table.rows for split, table in tables.items()},
+    table=encoded.table,
+    notes=notes,
+  )
+  targets = {
+    split: {task: labels(table, task, authors_labels) for task in tasks}
+    for split, table in tables.items()
+  }
+  splits = _Splits(tables, targets, encoded.encoders)
+  return types.Dataset(spec, splits.arrays, splits.source)
+
+
+def labels(table: columns_lib.Table, task: str, authors: bool = False) -> Float[np.ndarray, " N"]:
+  """Reads a task's labels, 0 or 1.
+
+  Args:
+    table: rows of one file.
+    task: one of `TASKS`.
+    authors: never count a professional degree as college.
+
+  Returns:
+    One label a row.
+
+  Raises:
+    ValueError: the label column holds a value that the data set does not know.
+
+  Differs: the authors' list of degrees lacks the blank before "Prof school
+  degree", so that it never matches; `authors=True` gives that.
+  """
+  column, mapping, _ = _TASKS[task]
+  unknown = [v for v in table.categories(column) if v not in mapping]
+  if unknown:
+    raise ValueError(
+      f"Unknown label '{unknown[0]}' ({table.place(column, unknown[0])}); known"
+      f" are {', '.join(repr(value) for value in mapping)}."
+    )
+  if authors:
+    mapping = {**mapping, _PROFESSIONAL: 0}
+  return table.category(column, mapping, 0).astype(np.float32)
+
+
+def split_halves(rows: int, seed: int) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"]]:
+  """Draws the rows of validation; the others are the test split.
+
+  The draw equals `pandas.DataFrame.sample(frac=0.5, random_state=seed)`, which
+  all published results use.
+
+  Args:
+    rows: rows of the original test file.
+    seed: of the draw.
+
+  Returns:
+    Row numbers of validation and of test, each ascending.
+  """
+  order = np.random.RandomState(seed).permutation(rows)
+  half = round(0.5 * rows)
+  return np.sort(order[:half]), np.sort(order[half:])
+
+
+class _Splits:
+  """Encodes each split when it is first asked for, and keeps it."""
+
+  def __init__(
+    self,
+    tables: Mapping[str, columns_lib.Table],
+    targets: Mapping[str, dict[str, np.ndarray]],
+    encode: Mapping[str, Callable[[columns_lib.Table], Any]],
+  ):
+    self._tables = tables
+    self._targets = targets
+    self._encode = encode
+    self._batches: dict[str, types.Batch] = {}
+
+  def arrays(self, split: str) -> types.Batch:
+    """Returns a whole split."""
+    if split not in self._tables:
+      raise ValueError(f"Unknown split '{split}'; census has {', '.join(self._tables)}.")
+    if split not in self._batches:
+      table, targets = self._tables[split], self._targets[split]
+      self._batches[split] = types.Batch(
+        inputs=self._encode[split](table),
+        targets=dict(targets),
+        valid={task: np.ones(table.rows, bool) for task in targets},
+        present=np.ones(table.rows, bool),
+      )
+    return self._batches[split]
+
+  def source(self, split: str) -> Sequence[types.Batch]:
+    """Returns a split's single examples."""
+    return _Rows(self.arrays(split))
+
+
+class _Rows(Sequence[types.Batch]):
+  """Single examples of a split that lies in memory."""
+
+  def __init__(self, batch: types.Batch):
+    self._batch = batch
+
+  def __len__(self) -> int:
+    return len(self._batch.present)
+
+  @overload
+  def __getitem__(self, index: int) -> types.Batch: ...
+
+  @overload
+  def __getitem__(self, index: slice) -> Sequence[types.Batch]: ...
+
+  def __getitem__(self, index: int | slice) -> types.Batch | Sequence[types.Batch]:
+    batch = self._batch
+
+    def pick(arrays: Any) -> Any:
+      if isinstance(arrays, dict):
+        return {name: array[index] for name, array in arrays.items()}
+      return arrays[index]
+
+    picked = types.Batch(*(pick(field) for field in batch))
+    return _Rows(picked) if isinstance(index, slice) else picked
+
+
+class _Encoded(NamedTuple):
+  """How inputs are encoded, and what the spec tells of it."""
+
+  encoders: Mapping[str, Callable[[columns_lib.Table], Any]]
+  shape: tuple[int, ...]
+  table: types.TableSpec | None
+  notes: tuple[str, ...]
+
+
+def _encode(
+  train: columns_lib.Table, other: columns_lib.Table, config: ConfigDict, authors: bool
+) -> _Encoded:
+  """Fits the encoding that the configuration asks for."""
+  weight = bool(config.instance_weight) or authors
+  notes: tuple[str, ...] = (
+    "The household columns nearly give the marital status away, as in all published results.",
+  )
+  if weight:
+    notes += ("The survey's sampling weight is one of the inputs.",)
+  if config.encoding == "embedded" and not authors:
+    spec = encoding.fit_table(train, config.bins, weight)
+    encoders = dict.fromkeys(types.SPLITS, encoding.Embedded(train, spec))
+    shape = (len(spec.categorical) + len(spec.numeric),)
+    return _Encoded(encoders, shape, spec, notes)
+  if authors:
+    layouts = encoding.authors_layouts(train, other)
+    notes += _authors_notes(layouts, config)
+  else:
+    layouts = (encoding.corrected_layout(train, weight),) * 2
+  train_encoder, other_encoder = map(encoding.OneHot, layouts)
+  return _Encoded(
+    {"train": train_encoder, "validation": other_encoder, "test": other_encoder},
+    (len(layouts[0].features), 1),
+    None,
+    notes,
+  )
+
+
+def _authors_notes(
+  layouts: tuple[encoding.Layout, encoding.Layout], config: ConfigDict
+) -> tuple[str, ...]:
+  """Tells what the authors' columns do to this run."""
+  shifted = encoding.shifted_features(*layouts)
+  shift = (
+    f"compat: {shifted} of {len(layouts[0].features)} one-hot features mean"
+    " another category in validation and test than in training, and numbers"
+    " there are scaled by their own range."
+  )
+  if config.encoding == "onehot" and config.instance_weight:
+    return (shift,)
+  ignored = (
+    "compat: the authors' columns are one-hot with the sampling weight;"
+    " config.data.encoding and config.data.instance_weight are not followed."
+  )
+  return shift, ignored
+
+
+def _chosen_tasks(tasks: Sequence[str] | str) -> tuple[str, ...]:
+  """Checks the chosen tasks and returns them in canonical order."""
+  chosen = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+  for task in chosen:
+    if task not in _TASKS:
+      _refuse("config.data.tasks", task, TASKS)
+  if not chosen or len(set(chosen)) < len(chosen):
+    raise ValueError(
+      f"config.data.tasks is {chosen}; name one or more of {', '.join(TASKS)}, each once."
+    )
+  return tuple(task for task in TASKS if task in chosen)
+
+
+def _is_authors(compat_config: ConfigDict, switch: str) -> bool:
+  """Tells whether a compat switch asks for the authors' behaviour."""
+  value = compat_config[switch]
+  if value not in ("corrected", "authors"):
+    _refuse(f"config.compat.{switch}", value, ("corrected", "authors"))
+  return bool(value == "authors")
+
+
+def _refuse(field: str, value: str, known: Sequence[str]) -> None:
+  """Raises for an unknown name and suggests the nearest known one."""
+  raise ValueError(
+    f"{field} has '{value}', which census does not know."
+    f"{lookup.hint(value.lower(), known, 0.0)} Known are {', '.join(known)}."
+  )

@@ -1,0 +1,170 @@
+"""Your own pictures and labels, in folders that a small YAML file describes.
+
+See docs/data.md for the file, with an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import os
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dynashare_jax import lookup
+from dynashare_jax import types
+from dynashare_jax.data.folder import decode as folder_decode
+from dynashare_jax.data.folder import description as folder_description
+from dynashare_jax.data.folder import files as folder_files
+from dynashare_jax.data.folder import splits as folder_splits
+from dynashare_jax.data.pictures import dataset as dense
+from dynashare_jax.data.pictures import layouts as dense_layouts
+from dynashare_jax.data.pictures import store
+from dynashare_jax.data.pictures import surface_normals
+
+NAME = "folder"
+
+
+def defaults() -> dict[str, Any]:
+  """Default values of `config.data`: those of `dense.defaults`, and these.
+
+  Returns:
+    file: that describes the data set, relative to `config.data_dir`. tasks:
+    names of those to train on, in order; none means all. height, width: of all
+    pictures and labels; 0 as stored.
+  """
+  return {**dense.defaults(), "file": "dataset.yaml", "tasks": (), "height": 0, "width": 0}
+
+
+def compat() -> dict[str, Any]:
+  """Switches that all data sets of pictures have; see `dense.compat`."""
+  return dense.compat()
+
+
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
+  """Finds the pictures; they are read when they are asked for.
+
+  Args:
+    config: `config.data`, fields as in `defaults`.
+    compat: switches as in the function `compat`.
+    data_dir: folder with the description, or a converted copy.
+    seed: not used; the description has the seed of its shares.
+
+  Returns:
+    The data set. Inputs: RGB 0..1 `[H, W, 3]`. segmentation: int32 `[H, W]`.
+    depth: float32 `[H, W]`. normals: float32 `[H, W, 3]`, unit, x right, y
+    down, z forward. regression: float32 `[H, W]`, or `[H, W, outputs]`. An
+    example without a label file of a task has no valid pixel there.
+
+  Raises:
+    ValueError: names the file and the key that is wrong, or the example that
+      cannot be read.
+  """
+  del seed
+  original, tasks = _find(config, data_dir)
+  metrics = compat.get("metrics", "pooled")
+  found = dense.Found(original.layout, original.keys, original.read, folder_decode.Decode(tasks))
+  return dense.assemble(NAME, tuple(_spec(t, metrics) for t in tasks), found, config, compat)
+
+
+def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
+  """What `data.store` converts; see there."""
+  del compat
+  return _find(config, data_dir)[0]
+
+
+def _find(
+  config: ConfigDict, data_dir: str | None
+) -> tuple[store.Original, tuple[folder_description.Task, ...]]:
+  """The files, or a converted copy of them, and the tasks that are wanted."""
+  if not data_dir:
+    raise ValueError(
+      "folder: tell with config.data_dir where the folder with"
+      f" {config.file} lies. For example:"
+      f"{folder_description.EXAMPLE}"
+    )
+  size = dense_layouts.wanted_size(config)
+  there = store.is_copy(data_dir)
+  path = os.path.join(data_dir, store.MARKER if there else config.file)
+  if there:
+    raw: Mapping[str, Any] = store.facts(data_dir, NAME)
+  else:
+    raw = folder_description.read(path)
+  parsed = folder_description.parse(raw, path, os.path.dirname(path))
+  tasks = _chosen(parsed, tuple(config.tasks))
+  names = tuple(task.name for task in tasks)
+  if there:
+    return store.open_copy(data_dir, NAME, ("image", *names), size), tasks
+  reader, keys = _scan(parsed, tasks, size, os.path.dirname(path))
+  title = f"{parsed.name}, " if parsed.name else ""
+  counts = ", ".join(f"{len(k)} {s}" for s, k in keys.items())
+  return store.Original(
+    f"{title}{path} ({counts})", keys, reader, raw, ("image", *names), size
+  ), tasks
+
+
+def _scan(
+  parsed: folder_description.Description,
+  tasks: tuple[folder_description.Task, ...],
+  size: tuple[int, int] | None,
+  folder: str,
+) -> tuple[folder_files.Reader, dict[str, tuple[str, ...]]]:
+  """Finds all pictures; looks that every task has a label somewhere."""
+  where = parsed.where
+  pictures = folder_files.Pattern.read(parsed.pictures, f"{where}: pictures")
+  labels = {}
+  for task in tasks:
+    place = f"{where}: tasks.{task.name}"
+    pattern = folder_files.Pattern.read(task.labels, f"{place}.labels")
+    unknown = set(pattern.wildcards) - set(pictures.wildcards)
+    if unknown:
+      raise ValueError(
+        f"{place}.labels: {{{min(unknown)}}} is not in pictures, which has"
+        f" {', '.join(f'{{{w}}}' for w in pictures.wildcards)}."
+      )
+    labels[task.name] = pattern
+    try:
+      surface_normals.read_axes(task.axes)
+    except ValueError as error:
+      raise ValueError(f"{place}.axes: {error}") from error
+  examples = folder_files.find_pictures(parsed.root, pictures, where)
+  reader = folder_files.Reader(parsed.root, pictures, labels, examples, size)
+  keys = folder_splits.assign(tuple(examples), parsed, folder)
+  used = tuple(dict.fromkeys(key for part in keys.values() for key in part))
+  for name in labels:
+    if not any(reader.has(name, key) for key in used):
+      raise ValueError(
+        f"{where}: tasks.{name}.labels: none of the {len(used)} examples has"
+        f" a label; that of {used[0]!r} should be"
+        f" {os.path.join(parsed.root, reader.expected(name, used[0]))}."
+      )
+  return reader, keys
+
+
+def _chosen(
+  parsed: folder_description.Description, names: tuple[str, ...]
+) -> tuple[folder_description.Task, ...]:
+  """The tasks that are wanted."""
+  known = {task.name: task for task in parsed.tasks}
+  for name in names:
+    if name not in known:
+      raise ValueError(
+        f"config.data.tasks has {name!r}; {parsed.where} has"
+        f" {', '.join(known)}.{lookup.hint(name, known, 0.4)}"
+      )
+  if len(set(names)) < len(names):
+    raise ValueError(f"config.data.tasks names a task twice: {names}.")
+  return tuple(known[name] for name in names or known)
+
+
+def _spec(task: folder_description.Task, metrics: str) -> types.TaskSpec:
+  return types.TaskSpec(
+    task.name,
+    task.kind,
+    task.outputs,
+    task.weight,
+    task.classes,
+    task.unit,
+    inverse=task.inverse,
+    metrics=metrics,
+  )

@@ -1,0 +1,206 @@
+"""Makes examples of what the files of a data set in folders hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.data.folder import description as folder_description
+from dynashare_jax.data.pictures import surface_normals
+
+_NONE = np.array([0, 0, -1], np.float32)  # in place of a missing normal
+_UNKNOWN, _IGNORED = -1, -2  # in place of a class
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+  """Raw fields -> the example; picklable.
+
+  Attributes:
+    tasks: in order.
+  """
+
+  tasks: tuple[folder_description.Task, ...]
+
+  def __call__(self, fields: Mapping[str, np.ndarray]) -> types.Batch:
+    """Decodes an example.
+
+    Args:
+      fields: `image`, and what there is of the tasks.
+
+    Returns:
+      Without the leading axis. A task without a field has no valid pixel.
+
+    Raises:
+      ValueError: a field of a wrong shape or type, or an unknown id.
+    """
+    inputs = _inputs(fields["image"])
+    size = inputs.shape[:2]
+    targets: dict[str, types.Array] = {}
+    valid: dict[str, types.Array] = {}
+    for task in self.tasks:
+      stored = fields.get(task.name)
+      if stored is None:
+        target, known = _absent(task, size), np.zeros(size, bool)
+      else:
+        stored = _checked(task, stored, size)
+        target, known = _DECODERS[task.kind](task, stored)
+      targets[task.name], valid[task.name] = target, known
+    return types.Batch(inputs, targets, valid, np.ones((), bool))
+
+
+def _inputs(image: np.ndarray) -> np.ndarray:
+  """RGB float32 in 0..1."""
+  if image.ndim == 2:
+    image = np.repeat(image[..., None], 3, -1)
+  if image.ndim != 3 or image.shape[2] != 3:
+    raise ValueError(f"its picture has the shape {image.shape}; it must be [height, width, 3].")
+  if image.dtype == np.uint8:
+    return image.astype(np.float32) / np.float32(255)
+  if image.dtype.kind != "f":
+    raise ValueError(f"its picture is {image.dtype}; it must be uint8, or floats in 0..1.")
+  return image.astype(np.float32)
+
+
+def _absent(task: folder_description.Task, size: tuple[int, ...]) -> np.ndarray:
+  """Values for an example without a label; never used, but finite."""
+  if task.kind == "segmentation":
+    return np.zeros(size, np.int32)
+  if task.kind == "normals":
+    return np.broadcast_to(_NONE, (*size, 3)).copy()
+  return np.zeros((*size, task.outputs) if task.outputs > 1 else size, np.float32)
+
+
+def _checked(
+  task: folder_description.Task, stored: np.ndarray, size: tuple[int, ...]
+) -> np.ndarray:
+  """The stored array, in the shape that its task needs.
+
+  Channels that count are put together; a picture in grey that was saved with
+  three equal channels counts as one.
+  """
+  if stored.shape[:2] != size:
+    raise ValueError(
+      f"its {task.name} is {' x '.join(map(str, stored.shape[:2]))}, its"
+      f" picture {' x '.join(map(str, size))}. Give config.data.height and"
+      " width."
+    )
+  channels = stored.shape[2] if stored.ndim == 3 else 1
+  if task.channels:
+    if stored.ndim != 3 or channels != len(task.channels):
+      raise ValueError(
+        f"its {task.name} has {channels} channels, but"
+        f" {len(task.channels)} factors (tasks.{task.name}"
+        ".channels)."
+      )
+    parts = (
+      stored[..., i].astype(np.float64) * factor for i, factor in enumerate(task.channels) if factor
+    )
+    return sum(parts, np.zeros(size))
+  wanted = 1 if task.kind == "segmentation" else task.outputs
+  if channels != wanted:
+    several = (
+      f" Tell with tasks.{task.name}.channels how they make one number" if wanted == 1 else ""
+    )
+    raise ValueError(
+      f"its {task.name} has {channels} channels, not {wanted}.{several}".rstrip(".") + "."
+    )
+  return stored
+
+
+def _segmentation(
+  task: folder_description.Task, stored: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  if stored.dtype.kind in "fb":
+    with np.errstate(invalid="ignore"):
+      whole = stored.astype(np.int64)
+    if not np.array_equal(whole, stored):
+      raise ValueError(f"its {task.name} holds numbers that are no class ids.")
+    stored = whole
+  if stored.dtype == np.uint8:
+    classes = _table(task)[stored]
+  else:
+    classes = _classes(task, stored)
+  valid = classes != _IGNORED
+  wrong = classes == _UNKNOWN
+  if wrong.any():
+    if task.unmapped == "error":
+      known = f"{len(task.ids)} of its map" if task.ids is not None else f"0 to {task.outputs - 1}"
+      values = ", ".join(map(str, np.unique(stored[wrong])[:5]))
+      raise ValueError(
+        f"its {task.name} has the ids {values}; known are {known}. Add them"
+        f" to tasks.{task.name}.ignore or map, or say unmapped: ignore."
+      )
+    valid &= ~wrong
+  return np.where(valid, classes, np.int32(0)), valid
+
+
+@functools.lru_cache(maxsize=16)
+def _table(task: folder_description.Task) -> np.ndarray:
+  """What `_classes` gives for every id that fits into a byte."""
+  return _classes(task, np.arange(256))
+
+
+def _classes(task: folder_description.Task, stored: np.ndarray) -> np.ndarray:
+  """Class of every id; `_UNKNOWN` or `_IGNORED` where there is none."""
+  ids = stored.astype(np.int64)
+  if task.ids is None:
+    classes = np.where((ids >= 0) & (ids < task.outputs), ids, _UNKNOWN)
+  else:
+    keys, places = np.array(task.ids, np.int64).T
+    order = np.argsort(keys)
+    at = np.searchsorted(keys, ids, sorter=order).clip(0, len(keys) - 1)
+    classes = np.where(keys[order[at]] == ids, places[order[at]], _UNKNOWN)
+  for value in task.ignore:
+    classes[ids == value] = _IGNORED
+  return classes.astype(np.int32)
+
+
+def _numbers(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Depths and other numbers: offset + scale * stored."""
+  values = stored.astype(np.float64)
+  if task.scale is not None:
+    values = values * task.scale
+  if task.offset is not None:
+    values = values + task.offset
+  good: np.ndarray = np.isfinite(values)
+  for value in task.ignore:
+    good &= stored != value
+  with np.errstate(invalid="ignore"):
+    good &= (values >= task.limits[0]) & (values <= task.limits[1])
+    if task.kind == "depth":
+      good &= values > 0
+  if stored.ndim == 2:
+    return np.where(good, values, 0).astype(np.float32), good
+  valid = np.asarray(good.all(-1))
+  return np.where(valid[..., None], values, 0).astype(np.float32), valid
+
+
+def _normals(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  scale, offset = task.scale, task.offset
+  if scale is None and offset is None and stored.dtype.kind in "iu":
+    scale, offset = 2.0 / np.iinfo(stored.dtype).max, -1.0
+    if stored.dtype.kind == "i":
+      offset = 0.0
+      scale /= 2
+  factor, start = np.float32(scale or 1.0), np.float32(offset or 0.0)
+  parts = [stored[..., i].astype(np.float32) * factor + start for i in range(3)]
+  valid = np.logical_and.reduce([np.isfinite(p) for p in parts])
+  for value in task.ignore:
+    valid &= ~np.logical_and.reduce([stored[..., i] == value for i in range(3)])
+  parts = [np.where(valid, p, np.float32(0)) for p in parts]
+  normals, valid = surface_normals.unit(parts, valid)
+  turned = surface_normals.read_axes(task.axes)(normals)
+  return np.where(valid[..., None], turned, _NONE), valid
+
+
+_DECODERS = {
+  "segmentation": _segmentation,
+  "depth": _numbers,
+  "normals": _normals,
+  "regression": _numbers,
+}

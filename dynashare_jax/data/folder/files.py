@@ -1,0 +1,244 @@
+"""Finds the pictures and labels of a data set in folders, and reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from dynashare_jax.data.pictures import files
+from dynashare_jax.data.pictures import layouts as dense_layouts
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
+
+_WILDCARD = re.compile(r"\{(\w*)\}")
+_DEEP_COLOUR = b"\x10\x02"  # depth 16 and type RGB, bytes 24 and 25 of a PNG
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+  """Paths of files, with names in braces for what differs.
+
+  Attributes:
+    text: relative to the root; without an ending, any of `ENDINGS` fits.
+    deep: whether the one wildcard may span folders (a folder was given).
+  """
+
+  text: str
+  deep: bool = False
+
+  @classmethod
+  def read(cls, text: str, where: str) -> Pattern:
+    """Makes a pattern of a folder or a pattern.
+
+    Raises:
+      ValueError: braces without a name, or a path out of the root.
+    """
+    parts = pathlib.PurePosixPath(text).parts
+    if text.startswith("/") or ".." in parts:
+      raise ValueError(f"{where}: {text!r} must be a path below the root.")
+    bare = _WILDCARD.sub("", text)
+    if "{" in bare or "}" in bare or "" in _WILDCARD.findall(text):
+      raise ValueError(f"{where}: {text!r}: braces must hold a name, as in {{name}}.")
+    text = "/".join(parts)
+    if "{" not in text:
+      return cls(f"{text}/{{name}}", True)
+    return cls(text)
+
+  @property
+  def wildcards(self) -> tuple[str, ...]:
+    """Names in braces, each once, in order."""
+    return tuple(dict.fromkeys(_WILDCARD.findall(self.text)))
+
+  @property
+  def _open(self) -> bool:
+    """Whether the ending is not given."""
+    return not self.text.lower().endswith(ENDINGS)
+
+  def candidates(self, values: Mapping[str, str]) -> tuple[str, ...]:
+    """Paths that an example's file may have."""
+    path = _WILDCARD.sub(lambda m: values[m[1]], self.text)
+    return tuple(path + e for e in ENDINGS) if self._open else (path,)
+
+  def find(self, root: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Goes through all files that fit, in order of their paths.
+
+    Args:
+      root: folder that the pattern starts from.
+
+    Yields:
+      Path relative to the root, and the wildcards' texts.
+    """
+    if self.deep:
+      folder = self.text.rpartition("/")[0]
+      for path in _files_below(root, folder):
+        stem, ending = os.path.splitext(path)
+        if ending.lower() in ENDINGS:
+          yield path, {"name": stem[len(folder) + 1 :]}
+      return
+    text = self.text + (r"{}" if self._open else "")
+    yield from _descend(root, "", text.split("/"), {})
+
+
+def _files_below(root: str, folder: str) -> Iterator[str]:
+  for place, folders, names in os.walk(os.path.join(root, folder)):
+    folders.sort()
+    here = pathlib.PurePath(os.path.relpath(place, root)).as_posix()
+    for name in sorted(names):
+      if not name.startswith("."):
+        yield f"{here}/{name}"
+
+
+def _descend(
+  root: str, base: str, parts: Sequence[str], values: dict[str, str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+  """Matches one level of folders after the other."""
+  part, *rest = parts
+  if "{" not in part and rest:
+    here = [part] if os.path.isdir(os.path.join(root, base, part)) else []
+  else:
+    try:
+      here = sorted(os.listdir(os.path.join(root, base)))
+    except (FileNotFoundError, NotADirectoryError):
+      return
+  expression = _expression(part, values)
+  for name in here:
+    match = expression.fullmatch(name)
+    if not match:
+      continue
+    path = f"{base}/{name}" if base else name
+    known = {**values, **match.groupdict()}
+    if rest:
+      yield from _descend(root, path, rest, known)
+    elif os.path.isfile(os.path.join(root, path)):
+      yield path, known
+
+
+def _expression(part: str, known: Mapping[str, str]) -> re.Pattern[str]:
+  """What a part of a path looks like; a wildcard is the same everywhere."""
+  pieces, seen, end = [], set(known), 0
+  for match in _WILDCARD.finditer(part):
+    pieces.append(re.escape(part[end : match.start()]))
+    end, name = match.end(), match[1]
+    if not name:
+      pieces.append("(?i:" + "|".join(map(re.escape, ENDINGS)) + ")")
+    elif name in known:
+      pieces.append(re.escape(known[name]))
+    else:
+      pieces.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)")
+      seen.add(name)
+  return re.compile("".join(pieces) + re.escape(part[end:]))
+
+
+def find_pictures(root: str, pattern: Pattern, where: str) -> dict[str, tuple[str, ...]]:
+  """Names all examples.
+
+  Args:
+    root: folder that the pattern starts from.
+    pattern: of the pictures.
+    where: the file, for messages.
+
+  Returns:
+    Name of an example (its wildcards, with slashes) -> their texts.
+
+  Raises:
+    ValueError: there is none, or two pictures have one name.
+  """
+  found: dict[str, tuple[str, ...]] = {}
+  for path, values in pattern.find(root):
+    texts = tuple(values[w] for w in pattern.wildcards)
+    name = "/".join(texts)
+    if name in found:
+      raise ValueError(
+        f"{where}: pictures: two pictures are called {name!r};"
+        f" one of them is {os.path.join(root, path)}."
+      )
+    found[name] = texts
+  if not found:
+    raise ValueError(
+      f"{where}: pictures: no file fits {pattern.text!r} below {root}"
+      f"{'' if os.path.isdir(root) else ', which is no folder'}. Files must"
+      f" end in {', '.join(ENDINGS)}."
+    )
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """Reads the raw fields of an example; picklable.
+
+  Attributes:
+    root: folder that all patterns start from.
+    pictures: of the pictures.
+    labels: task -> pattern of its files.
+    examples: name -> texts of the pictures' wildcards.
+    size: height and width to bring everything to; None leaves it.
+  """
+
+  root: str
+  pictures: Pattern
+  labels: Mapping[str, Pattern]
+  examples: Mapping[str, tuple[str, ...]]
+  size: tuple[int, int] | None = None
+
+  def __call__(self, key: str) -> dict[str, np.ndarray]:
+    """Reads the picture and the labels that are there.
+
+    Returns:
+      `image` `[H, W, 3]` uint8, or what its array holds; of every task with a
+      file what is stored. A task without a file is absent.
+
+    Raises:
+      ValueError: a file cannot be read.
+    """
+    values = self._values(key)
+    path = self._path(self.pictures, values)
+    if path is None:
+      raise ValueError(f"its picture is gone: {self.pictures.candidates(values)[0]}.")
+    fields = {"image": _read(path, True)}
+    for task, pattern in self.labels.items():
+      path = self._path(pattern, values)
+      if path is not None:
+        fields[task] = _read(path, False)
+    return {
+      name: dense_layouts.resized(array, self.size, name == "image")
+      for name, array in fields.items()
+    }
+
+  def expected(self, task: str, key: str) -> str:
+    """Where the label of an example should lie."""
+    return " or ".join(self.labels[task].candidates(self._values(key)))
+
+  def has(self, task: str, key: str) -> bool:
+    """Whether an example has a label file."""
+    return self._path(self.labels[task], self._values(key)) is not None
+
+  def _values(self, key: str) -> dict[str, str]:
+    return dict(zip(self.pictures.wildcards, self.examples[key], strict=True))
+
+  def _path(self, pattern: Pattern, values: Mapping[str, str]) -> str | None:
+    for path in pattern.candidates(values):
+      full = os.path.join(self.root, path)
+      if os.path.isfile(full):
+        return full
+    return None
+
+
+def _read(path: str, picture: bool) -> Any:
+  """Reads a file; labels must not lose anything."""
+  if path.lower().endswith(".npy"):
+    array = files.read_array(path)
+    return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+  if picture:
+    return files.read_colour(path)
+  with open(path, "rb") as file:
+    if file.read(26)[24:] == _DEEP_COLOUR and path.lower().endswith(".png"):
+      raise ValueError(
+        f"{path} has 16 bits of red, green and blue, of which 8 would be lost: store it as .npy."
+      )
+  return files.read_picture(path)

@@ -1,0 +1,216 @@
+"""Stays as a model takes them: padded series, labels and what is valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any, overload
+
+from jaxtyping import Bool, Int, UInt8
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.data.mimic3 import columns
+from dynashare_jax.data.mimic3 import discretiser
+from dynashare_jax.data.mimic3 import listfile
+from dynashare_jax.data.mimic3 import store as mimic3_store
+
+WIDTH = len(columns.COLUMNS)
+_KEPT = len(columns.STAY_EDGES) + 1  # classes of the remaining stay in a store
+
+_COUNTED = 2048  # stays at a time
+
+Field = tuple[np.ndarray, np.ndarray]  # targets and what is valid
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How stays are brought to a model; picklable.
+
+  Attributes:
+    tasks: in order.
+    hours: T, at which series are cut.
+    normaliser: of the numbers.
+    lengths: whether inputs tell the length of every series.
+    masked: whether labels that the benchmark masks are not valid.
+    straight: whether series are `[T, 76]`; otherwise the same numbers row by
+      row in `[76, T]`, turned round.
+    all_stays: whether the first stay of a split is there too.
+    stay_classes: the classes of the remaining stay, `benchmark` or `authors`.
+  """
+
+  tasks: tuple[str, ...]
+  hours: int
+  normaliser: discretiser.Normaliser
+  lengths: bool = True
+  masked: bool = True
+  straight: bool = True
+  all_stays: bool = True
+  stay_classes: str = "benchmark"
+
+
+def stay_class(kept: UInt8[np.ndarray, "..."], which: str) -> Int[np.ndarray, "..."]:
+  """Classes of the remaining stay, int32, 0 to 9.
+
+  Args:
+    kept: among all classes that `STAY_EDGES` part.
+    which: `benchmark`, whose last class begins at 14 days, or `authors`, at 15.
+
+  Source: mimic3-benchmarks, `metrics.py` (CustomBins): under 1 day, single days
+    up to 8, 8 to 14, more.
+  """
+  merged = (_KEPT - 2) if which == "authors" else (_KEPT - 1)
+  table = np.arange(_KEPT, dtype=np.int32)
+  table[merged:] -= 1
+  return table[kept]
+
+
+class Stays(Sequence[types.Batch]):
+  """The stays of a split, one by one or as batches; picklable."""
+
+  def __init__(self, store: mimic3_store.Store, split: str, options: Options) -> None:
+    """Maps the files; nothing is read."""
+    self._made_of = store, split, options
+    self._options = options
+    self._split = store.split(split)
+    self._skip = 0 if options.all_stays else 1
+
+  def __reduce__(self) -> Any:
+    """Another process maps the files itself."""
+    return Stays, self._made_of
+
+  def __len__(self) -> int:
+    return len(self._split.starts) - self._skip
+
+  @overload
+  def __getitem__(self, index: int) -> types.Batch: ...
+
+  @overload
+  def __getitem__(self, index: slice) -> Sequence[types.Batch]: ...
+
+  def __getitem__(self, index: int | slice) -> types.Batch | Sequence[types.Batch]:
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
+    if not -len(self) <= index < len(self):
+      raise IndexError(f"There are {len(self)} stays, none has number {index}.")
+    batch = self.batch(np.array([index % len(self)]))
+
+    def first(field: Any) -> Any:
+      if isinstance(field, dict):
+        return {name: array[0] for name, array in field.items()}
+      return field[0]
+
+    return types.Batch(*map(first, batch))
+
+  def whole(self) -> types.Batch:
+    """All stays as one batch."""
+    return self.batch(np.arange(len(self)))
+
+  def batch(self, indices: Int[np.ndarray, " B"]) -> types.Batch:
+    """Some stays.
+
+    Args:
+      indices: from 0.
+
+    Returns:
+      Inputs: `series` float32 `[B, T, 76]`, zeros from the end of a stay on,
+      and `length` int32 `[B]`, at most T; without lengths the series alone.
+      Targets and valid: see `mimic3.build`.
+    """
+    rows = np.asarray(indices, np.int64) + self._skip
+    options, found = self._options, self._split
+    length = np.minimum(found.labels.counts[rows], options.hours)
+    starts = found.starts[rows]
+    series = self._series(starts, length)
+    inputs: Any = series
+    if options.lengths:
+      inputs = {"series": series, "length": length.astype(np.int32)}
+    fields = self._fields(rows, starts, length)
+    return types.Batch(
+      inputs,
+      {task: fields[task][0] for task in options.tasks},
+      {task: fields[task][1] for task in options.tasks},
+      np.ones(len(rows), bool),
+    )
+
+  def label_counts(self) -> dict[str, tuple[int, int]]:
+    """Of every task how many labels are valid, and how many of them are 1."""
+    found = dict.fromkeys(self._options.tasks, (0, 0))
+    for begin in range(0, len(self), _COUNTED):
+      rows = np.arange(begin, min(begin + _COUNTED, len(self))) + self._skip
+      length = np.minimum(self._split.labels.counts[rows], self._options.hours)
+      fields = self._fields(rows, self._split.starts[rows], length)
+      for task, (labels, positive) in found.items():
+        target, valid = fields[task]
+        chosen = target[valid]
+        found[task] = (labels + chosen.size, positive + int((chosen == 1).sum()))
+    return found
+
+  def _series(self, starts: np.ndarray, length: np.ndarray) -> np.ndarray:
+    hours, options = self._split.hours, self._options
+    series = np.zeros((len(starts), options.hours, WIDTH), np.float32)
+    for out, begin, count in zip(series, starts.tolist(), length.tolist(), strict=True):
+      some = discretiser.Hours(
+        hours.numbers[begin : begin + count], hours.flags[begin : begin + count]
+      )
+      discretiser.expand(some, options.normaliser, out[:count])
+    if not options.straight:
+      turned = series.reshape(-1, WIDTH, options.hours).transpose(0, 2, 1)
+      series = np.ascontiguousarray(turned)
+    return series
+
+  def _fields(
+    self, rows: np.ndarray, starts: np.ndarray, length: np.ndarray
+  ) -> Mapping[str, Field]:
+    """Targets of all tasks, and which are valid."""
+    options, labels = self._options, self._split.labels
+    hourly = np.zeros((len(rows), options.hours, 4), np.uint8)
+    for out, begin, count in zip(hourly, starts.tolist(), length.tolist(), strict=True):
+      out[:count] = labels.hourly[begin : begin + count]
+    return {
+      "phenotyping": (labels.phenotypes[rows].astype(np.float32), np.ones(len(rows), bool)),
+      "mortality": _masked(
+        labels.mortality[rows, 1].astype(np.float32),
+        labels.mortality[rows, 0].astype(bool),
+        options,
+      ),
+      **self._hourly_fields(hourly, labels.listed[rows]),
+    }
+
+  def _hourly_fields(self, hourly: np.ndarray, listed: np.ndarray) -> dict[str, Field]:
+    options = self._options
+    stay = stay_class(hourly[..., listfile.STAY], options.stay_classes)
+    decompensation = hourly[..., listfile.DECOMPENSATION].astype(np.float32)
+    if not options.masked:
+      kept = authors_hours(listed, options.hours)
+      stay, decompensation = (
+        np.where(kept, values, values.dtype.type(0)) for values in (stay, decompensation)
+      )
+    return {
+      "length_of_stay": _masked(stay, hourly[..., listfile.STAY_MASK].astype(bool), options),
+      "decompensation": _masked(
+        decompensation, hourly[..., listfile.DECOMPENSATION_MASK].astype(bool), options
+      ),
+    }
+
+
+def _masked(targets: np.ndarray, valid: np.ndarray, options: Options) -> Field:
+  """Targets with 0 where they are not valid; or all valid as they are."""
+  if not options.masked:
+    return targets, np.ones_like(valid)
+  return np.where(valid, targets, targets.dtype.type(0)), valid
+
+
+def authors_hours(listed: Int[np.ndarray, " B"], hours: int) -> Bool[np.ndarray, "B T"]:
+  """Bins whose hourly labels the authors' reader fills; others are 0.
+
+  Args:
+    listed: entries of a stay for decompensation, from hour 0 on.
+    hours: T.
+
+  Source: authors' code: labels of hours 1, 2, ... up to the last one listed for
+    decompensation, and to hour T - 1, go to bins 0, 1, ..., those of the
+    remaining stay too.
+  """
+  last = np.minimum(listed, hours)
+  return np.arange(hours)[None] + 1 < last[:, None]

@@ -1,0 +1,310 @@
+"""Data sets of pictures with dense labels: what all of them share.
+
+A data set's own file says where the pictures lie (`Found`); this one gives the
+rest: splits, single examples, whole splits, augmentation.
+
+An example is read in two steps, so that a converted copy of the data (see
+`data.store`) holds exactly what the files held: `read` gives the raw fields as
+they are stored, `decode` makes inputs, targets and masks of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import threading
+from typing import Any
+
+import numpy as np
+
+from dynashare_jax import types
+from dynashare_jax.data import loader
+from dynashare_jax.data.pictures import augment as transforms
+
+Fields = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """A data set as it lies on disk.
+
+  Attributes:
+    layout: what was found, in words for the user.
+    keys: split (`train`, `test` and, where it is official, `validation`) ->
+      names of its examples, in order.
+    read: a name -> the raw fields of the example; must be picklable, as worker
+      processes call it.
+    decode: raw fields -> the example, a `Batch` without the leading axis with
+      RGB float32 inputs in 0..1 `[H, W, 3]`; must be picklable.
+    notes: what is worth telling.
+  """
+
+  layout: str
+  keys: Mapping[str, tuple[str, ...]]
+  read: Callable[[str], Fields]
+  decode: Callable[[Fields], types.Batch]
+  notes: tuple[str, ...] = ()
+
+
+def defaults() -> dict[str, Any]:
+  """Values of `config.data` that all these data sets have.
+
+  Returns:
+    validation: where model selection gets its examples from when there is no
+    official validation split: `train` (a share of the training examples) or
+    `test` (one half of the test examples; the other half stays test).
+    validation_share: of the training examples. split_seed: chooses them (the
+    run's seed does not). augment: whether training examples are varied at all.
+    crop: height and width of a training example. scales: lowest and highest
+    factor on a training picture's size. mirror: half of the training examples.
+    jitter: of brightness, contrast and saturation, 0 for none.
+  """
+  return {
+    "validation": "train",
+    "validation_share": 0.1,
+    "split_seed": 0,
+    "augment": True,
+    "crop": (321, 321),
+    "scales": (0.5, 1.5),
+    "mirror": True,
+    "jitter": 0.0,
+  }
+
+
+def compat() -> dict[str, Any]:
+  """Switches that all these data sets have, at their corrected values.
+
+  Returns:
+    depth: `scaled`, or `unscaled`: the authors scale the picture alone.
+    mirror: `negated`, or `plain`: the authors mirror normals of NYU v2 without
+    negating their x component.
+  """
+  return {"depth": "scaled", "mirror": "negated"}
+
+
+class Source(Sequence[types.Batch]):
+  """Random access to the examples of a split; picklable.
+
+  Attributes:
+    keys: names of the examples.
+    read: of `Found`.
+    decode: of `Found`.
+  """
+
+  def __init__(
+    self,
+    keys: Sequence[str],
+    read: Callable[[str], Fields],
+    decode: Callable[[Fields], types.Batch],
+    shape: tuple[int, ...],
+  ) -> None:
+    """Checks nothing yet; every example must have inputs of `shape`."""
+    self.keys = tuple(keys)
+    self.read = read
+    self.decode = decode
+    self._shape = shape
+
+  def __len__(self) -> int:
+    return len(self.keys)
+
+  def __getitem__(self, index: Any) -> types.Batch:  # type: ignore[override]
+    """One example.
+
+    Raises:
+      IndexError: beyond the split.
+      ValueError: the example cannot be read, or has another size; names it.
+    """
+    key = self.keys[int(index)]
+    try:
+      example = self.decode(self.read(key))
+    except (OSError, KeyError, ValueError) as error:
+      raise ValueError(f"Example {key!r}: {error}") from error
+    if example.inputs.shape != self._shape:
+      raise ValueError(
+        f"Example {key!r} is {_size(example.inputs.shape)}, the first one"
+        f" {_size(self._shape)}: all must have one size. Give"
+        " config.data.height and width, where the data set has them."
+      )
+    return example
+
+
+def assemble(
+  name: str, tasks: tuple[types.TaskSpec, ...], found: Found, config: Any, switches: Any
+) -> types.Dataset:
+  """Makes a data set of what was found on disk.
+
+  Args:
+    name: of the data set's module.
+    tasks: in order.
+    found: with at least the splits `train` and `test`.
+    config: `config.data`, with the fields of `defaults`.
+    switches: `config.compat`, with those of `compat`; also read: `selection`.
+
+  Raises:
+    ValueError: a wrong value, an empty split, or a first example that cannot be
+      read.
+  """
+  _check_switches(switches)
+  keys, note = splits(found.keys, config, switches.get("selection"))
+  first = found.decode(found.read(keys["train"][0]))
+  shape = first.inputs.shape
+  if len(shape) != 3 or shape[2] != 3:
+    raise ValueError(
+      f"{name}: the first picture has the shape {shape}; it must be [height, width, 3]."
+    )
+  sources = {split: Source(names, found.read, found.decode, shape) for split, names in keys.items()}
+  augment = augmentation(tasks, config, switches)
+  spec = types.DatasetSpec(
+    name,
+    tasks,
+    "image",
+    shape,
+    {s: len(k) for s, k in keys.items()},
+    notes=(f"found: {found.layout}", note, *found.notes),
+    crop=augment.crop if augment else None,
+  )
+  return types.Dataset(spec, _Arrays(sources), functools.partial(_pick, sources), augment)
+
+
+def outline(
+  name: str,
+  tasks: tuple[types.TaskSpec, ...],
+  size: tuple[int, int],
+  sizes: Mapping[str, int],
+  config: Any,
+  switches: Any,
+) -> types.DatasetSpec:
+  """What is known of a data set before it is on disk.
+
+  Args:
+    name: of the data set's module.
+    tasks: in order.
+    size: height and width of a whole picture.
+    sizes: examples of the published `train` and `test` splits (and
+      `validation`, where it is official).
+    config: see `assemble`.
+    switches: see `assemble`.
+
+  Raises:
+    ValueError: a wrong value.
+  """
+  _check_switches(switches)
+  numbers = {s: tuple(map(str, range(n))) for s, n in sizes.items()}
+  keys, note = splits(numbers, config, switches.get("selection"))
+  augment = augmentation(tasks, config, switches)
+  return types.DatasetSpec(
+    name,
+    tasks,
+    "image",
+    (*size, 3),
+    {s: len(k) for s, k in keys.items()},
+    notes=("numbers of examples as published; nothing was read", note),
+    crop=augment.crop if augment else None,
+  )
+
+
+def augmentation(
+  tasks: tuple[types.TaskSpec, ...], config: Any, switches: Any
+) -> transforms.Augmentation | None:
+  """The augmentation of `config.data`; None when it is switched off."""
+  if not config.augment:
+    return None
+  for field in ("crop", "scales"):
+    if len(config[field]) != 2:
+      raise ValueError(f"config.data.{field} must be two numbers, but is {tuple(config[field])}.")
+  return transforms.Augmentation(
+    tasks,
+    tuple(config.crop),
+    tuple(config.scales),
+    bool(config.mirror),
+    float(config.jitter),
+    switches.depth == "scaled",
+    switches.mirror == "negated",
+  )
+
+
+def splits(
+  keys: Mapping[str, Sequence[str]], config: Any, selection: str | None
+) -> tuple[dict[str, tuple[str, ...]], str]:
+  """Adds a validation split where there is no official one.
+
+  Args:
+    keys: `train`, `test` and perhaps `validation` -> names.
+    config: with `validation`, `validation_share` and `split_seed`.
+    selection: `config.compat.selection`; `test`, as the authors do, trains on
+      all training examples and validates on test.
+
+  Returns:
+    Names of every split, each in the given order, and a note that tells how.
+
+  Raises:
+    ValueError: an unknown way, or a split that would be empty.
+  """
+  train, test = tuple(keys.get("train", ())), tuple(keys.get("test", ()))
+  if not train or not test:
+    raise ValueError(f"Training and test need examples; found {len(train)} and {len(test)}.")
+  if selection == "test":
+    return (
+      {"train": train, "validation": test, "test": test},
+      "validation is the test split (compat.selection)",
+    )
+  if keys.get("validation"):
+    validation = tuple(keys["validation"])
+    return (
+      {"train": train, "validation": validation, "test": test},
+      "validation and test are the same examples"
+      if validation == test
+      else "official validation split",
+    )
+  if config.validation == "train":
+    rest, part = loader.halves(len(train), config.split_seed, 1 - config.validation_share)
+    note = f"validation: {len(part)} of {len(train)} training examples, seeded"
+    chosen = tuple(train[i] for i in part)
+    return ({"train": tuple(train[i] for i in rest), "validation": chosen, "test": test}, note)
+  if config.validation == "test":
+    part, rest = loader.halves(len(test), config.split_seed, 0.5)
+    return (
+      {
+        "train": train,
+        "validation": tuple(test[i] for i in part),
+        "test": tuple(test[i] for i in rest),
+      },
+      f"validation: one half of the {len(test)} test examples, seeded",
+    )
+  raise ValueError(
+    f"config.data.validation is {config.validation!r}; it must be 'train' or 'test'."
+  )
+
+
+class _Arrays:
+  """Whole splits, each read once."""
+
+  def __init__(self, sources: Mapping[str, Source]) -> None:
+    self._sources = sources
+    self._kept: dict[str, types.Batch] = {}
+    self._lock = threading.Lock()
+
+  def __call__(self, split: str) -> types.Batch:
+    source = _pick(self._sources, split)
+    with self._lock:
+      if split not in self._kept:
+        self._kept[split] = loader.stack([source[i] for i in range(len(source))])
+      return self._kept[split]
+
+
+def _pick(sources: Mapping[str, Source], split: str) -> Source:
+  if split not in sources:
+    raise ValueError(f"There is no split {split!r}; choose one of {', '.join(sources)}.")
+  return sources[split]
+
+
+def _check_switches(switches: Any) -> None:
+  """Refuses unknown values of the switches that are read here."""
+  for name, known in (("depth", ("scaled", "unscaled")), ("mirror", ("negated", "plain"))):
+    if switches[name] not in known:
+      raise ValueError(f"config.compat.{name} is {switches[name]!r}; it must be one of {known}.")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+  return " x ".join(map(str, shape[:2]))

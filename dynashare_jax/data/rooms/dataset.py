@@ -1,0 +1,275 @@
+"""Rooms: procedural indoor scenes with exact dense labels, nothing to download.
+
+A scene is drawn from a PRNG key and rendered with analytic ray-primitive
+intersections: a textured room with doors, windows, pictures and a rug, up to
+nine balls, boxes and cylinders, a pinhole camera and a point light. Textures
+tell materials apart but say nothing of depth and normals, so that the tasks
+share some features and contradict each other in others.
+
+Use `render` to make scenes of any size on the fly, under `jit` and `vmap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import functools
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from ml_collections import ConfigDict
+import numpy as np
+
+from dynashare_jax import lookup
+from dynashare_jax import types
+from dynashare_jax.data.rooms import labels as scene_labels
+from dynashare_jax.data.rooms import render as tracer
+from dynashare_jax.data.rooms import scenes as room_scenes
+from dynashare_jax.data.rooms import shading
+
+TASKS = ("segmentation", "depth", "normals", "edges", "keypoints")
+RANGE = 1 << 28  # keys between the starts of two splits
+SMALLEST = 8  # pixels
+
+_OFFSETS = {split: i * RANGE for i, split in enumerate(types.SPLITS)}
+
+
+def defaults() -> dict[str, Any]:
+  """Default values of `config.data`.
+
+  Returns:
+    height, width: pixels, at least 8. train, validation, test: examples.
+    tasks: any of `TASKS`, in the wanted order. noise: standard deviation of
+    the image noise. shadows: whether bodies throw hard shadows. scene_seed:
+    chooses the scenes (the training seed does not). weights: of the tasks in
+    the total loss.
+  """
+  return {
+    "height": 48,
+    "width": 64,
+    "train": 2048,
+    "validation": 256,
+    "test": 256,
+    "tasks": ("segmentation", "depth", "normals"),
+    "noise": 0.02,
+    "shadows": True,
+    "scene_seed": 0,
+    "weights": {"segmentation": 1.0, "depth": 1.0, "normals": 5.0, "edges": 5.0, "keypoints": 5.0},
+  }
+
+
+def compat() -> dict[str, Any]:
+  """No published code exists for this data set, so there is no switch."""
+  return {}
+
+
+def render(
+  key: Array,
+  height: int,
+  width: int,
+  noise: float = 0.02,
+  shadows: bool = True,
+  tasks: Sequence[str] = TASKS,
+) -> types.Batch:
+  """One random scene as an example without the leading axis.
+
+  Pure: works under `jit` (all but `key` static) and `vmap` over keys.
+
+  Args:
+    key: typed PRNG key of the scene.
+    height: rows.
+    width: columns.
+    noise: standard deviation of the image noise, whose values are cut at 0, 1.
+    shadows: whether bodies throw hard shadows.
+    tasks: labels to make, any of `TASKS`.
+
+  Returns:
+    inputs: RGB float32 `[H, W, 3]` in 0..1. Targets: see `labels`.
+  """
+  scene_key, noise_key = jax.random.split(key)
+  scene = room_scenes.sample(scene_key)
+  hit = tracer.camera_hits(scene.geometry, height, width)
+  image = shading.shade(scene, height, width, shadows, hit)
+  if noise > 0:
+    grain = jax.random.normal(noise_key, image.shape)
+    image = jnp.clip(image + noise * grain, 0.0, 1.0)
+  targets = labels(scene, hit, height, width, tasks)
+  valid: dict[str, types.Array] = {name: jnp.ones((height, width), bool) for name in tasks}
+  return types.Batch(image, targets, valid, jnp.ones((), bool))
+
+
+def labels(
+  scene: shading.Scene, hit: tracer.Hit, height: int, width: int, tasks: Sequence[str] = TASKS
+) -> dict[str, types.Array]:
+  """The labels of a scene.
+
+  Args:
+    scene: what is seen.
+    hit: `ops.render.camera_hits` of the scene.
+    height: rows.
+    width: columns.
+    tasks: labels to make, any of `TASKS`.
+
+  Returns:
+    segmentation: int32 index into `ops.scene_labels.CLASSES`.
+    depth: float32 metres along the optical axis (not along the ray).
+    normals: float32 `[H, W, 3]`, unit, in the camera frame (x right, y down,
+      z forward), pointing towards the camera.
+    edges: float32, 1 on both sides of occlusions, creases and contacts.
+    keypoints: float32 in 0..1, Gaussians at visible room and box corners and
+      at the centres of visible balls and cylinders; standard deviation
+      height / 40, at least 1 pixel.
+  """
+  shape = (height, width)
+
+  def make(name: str) -> Array:
+    if name == "segmentation":
+      return scene_labels.segmentation(scene.geometry, hit)[0].reshape(shape)
+    if name == "depth":
+      return hit.distance.reshape(shape)
+    if name == "normals":
+      normals = tracer.rotate(scene.geometry.camera.rotation, hit.normal)
+      return normals.T.reshape(*shape, 3)
+    if name == "edges":
+      return scene_labels.edges(hit, height, width)
+    sigma = max(1.0, height / 40)
+    return scene_labels.heat_map(scene.geometry, height, width, sigma)
+
+  return {name: make(name) for name in tasks}
+
+
+def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
+  """Makes the data set; nothing is rendered before it is asked for.
+
+  Args:
+    config: `config.data`, fields as in `defaults`.
+    compat: no switches here.
+    data_dir: not used.
+    seed: not used: the scenes depend on `config.scene_seed` alone.
+
+  Returns:
+    The data set. `arrays` keeps what it rendered; `source` renders one example
+    for each access, bit-identical to `arrays` on the same device.
+
+  Raises:
+    ValueError: a wrong value in `config`, or an unknown task.
+  """
+  del compat, data_dir, seed
+  _check(config)
+  sizes = {split: int(config[split]) for split in types.SPLITS}
+  height, width = int(config.height), int(config.width)
+  spec = types.DatasetSpec(
+    name="rooms",
+    tasks=tuple(_task(name, config) for name in config.tasks),
+    input_kind="image",
+    input_shape=(height, width, 3),
+    sizes=sizes,
+    notes=("procedural scenes; segmentation is not balanced over classes",),
+  )
+  compiled = _renderer(
+    height, width, float(config.noise), bool(config.shadows), tuple(config.tasks)
+  )
+  example = functools.partial(compiled, jax.random.key(int(config.scene_seed)))
+  sources = {split: _Source(example, _OFFSETS[split], sizes[split]) for split in types.SPLITS}
+  cache: dict[str, types.Batch] = {}
+  lock = threading.Lock()
+
+  def arrays(split: str) -> types.Batch:
+    source = _pick(sources, split)
+    with lock:
+      if split not in cache:
+        cache[split] = source.stack()
+      return cache[split]
+
+  return types.Dataset(spec, arrays, functools.partial(_pick, sources))
+
+
+class _Source(Sequence[types.Batch]):
+  """Random access to the scenes of one split."""
+
+  def __init__(self, example: Callable[[Any], types.Batch], offset: int, size: int) -> None:
+    self._example = example
+    self._offset = offset
+    self._size = size
+
+  def __len__(self) -> int:
+    return self._size
+
+  def __getitem__(self, index: Any) -> types.Batch:  # type: ignore[override]
+    place = int(index)
+    if place < 0:
+      place += self._size
+    if not 0 <= place < self._size:
+      raise IndexError(f"rooms: no example {index} among {self._size}")
+    scene = self._example(np.uint32(self._offset + place))
+    return jax.tree.map(np.asarray, scene)
+
+  def stack(self) -> types.Batch:
+    """All examples, written straight into the stacked arrays."""
+    first = self[0]
+    result = jax.tree.map(lambda x: np.empty((self._size, *x.shape), x.dtype), first)
+    leaves = jax.tree.leaves(result)
+    for i in range(self._size):
+      for whole, part in zip(leaves, jax.tree.leaves(self[i]), strict=True):
+        whole[i] = part
+    return result
+
+
+@functools.lru_cache(maxsize=16)
+def _renderer(
+  height: int, width: int, noise: float, shadows: bool, tasks: tuple[str, ...]
+) -> Callable[[Array, Any], types.Batch]:
+  """Compiled: (key of all scenes, number of a scene) -> the example."""
+
+  def example(key: Array, number: Array) -> types.Batch:
+    scene_key = jax.random.fold_in(key, number)
+    return render(scene_key, height, width, noise, shadows, tasks)
+
+  return jax.jit(example)
+
+
+def _pick(sources: dict[str, _Source], split: str) -> _Source:
+  if split not in sources:
+    raise ValueError(f"rooms: no split {split!r}; choose one of {', '.join(types.SPLITS)}")
+  return sources[split]
+
+
+def _task(name: str, config: ConfigDict) -> types.TaskSpec:
+  """How the rest of the house sees a task."""
+  weight = float(config.weights[name])
+  if name == "segmentation":
+    classes = scene_labels.CLASSES
+    return types.TaskSpec(name, name, len(classes), weight, classes)
+  if name == "depth":
+    return types.TaskSpec(name, name, 1, weight, unit="m")
+  if name == "normals":
+    return types.TaskSpec(name, name, 3, weight)
+  return types.TaskSpec(name, "regression", 1, weight)
+
+
+def _check(config: ConfigDict) -> None:
+  """Refuses what cannot be rendered, with the reason."""
+  for field in ("height", "width"):
+    if config[field] < SMALLEST:
+      raise ValueError(f"rooms: data.{field} is {config[field]}; give at least {SMALLEST}")
+  for split in types.SPLITS:
+    if not 0 < config[split] <= RANGE:
+      raise ValueError(f"rooms: data.{split} is {config[split]} examples; give 1 to {RANGE}")
+  if not config.noise >= 0:
+    raise ValueError(f"rooms: data.noise is {config.noise}; give 0 or more")
+  _check_tasks(config)
+
+
+def _check_tasks(config: ConfigDict) -> None:
+  if not config.tasks:
+    raise ValueError(f"rooms: data.tasks is empty; choose from {TASKS}")
+  for name in config.tasks:
+    if name not in TASKS:
+      raise ValueError(
+        f"rooms: unknown task {name!r} in data.tasks;"
+        f" valid are {', '.join(TASKS)}.{lookup.hint(name, TASKS, 0.4)}"
+      )
+  if len(set(config.tasks)) < len(config.tasks):
+    raise ValueError(f"rooms: data.tasks names a task twice: {tuple(config.tasks)}")

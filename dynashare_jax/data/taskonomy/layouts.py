@@ -1,0 +1,354 @@
+"""Tiny-Taskonomy as it lies on disk: its folders, or AdaShare's lists.
+
+`find` looks which one a folder holds. What is read are the raw fields as they
+are stored; `data.taskonomy` gives them their meaning.
+
+Source of the forms: the data README of Taskonomy (github.com/StanfordVL/
+  taskonomy), the download tool of Omnidata, the splits of MultiMAE, and the
+  data loader of AdaShare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import csv
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from dynashare_jax.data.pictures import files
+from dynashare_jax.data.pictures import layouts as dense_layouts
+
+TITLE = "Tiny-Taskonomy"
+TASKS = ("segmentation", "normals", "depth", "keypoints", "edges")
+LISTS = "taskonomy.json"
+SPLITS = "train_val_test_tiny.csv"
+
+# Field -> what its folder, and the end of its files' names, may be.
+DOMAINS = {
+  "image": (("rgb",), ("rgb",)),
+  "segmentation": (
+    ("segment_semantic", "segmentsemantic"),
+    ("segmentsemantic", "segment_semantic"),
+  ),
+  "normals": (("normal",), ("normal",)),
+  "depth": (("depth_zbuffer", "depth_euclidean"), ("depth_zbuffer", "depth_euclidean")),
+  "keypoints": (("keypoints2d",), ("keypoints2d",)),
+  "edges": (("edge_texture",), ("edge_texture",)),
+}
+# Where the folder of a building's domain may lie.
+PLACES = (
+  "{domain}/{building}",
+  "{domain}/taskonomy/{building}",
+  "{building}/{domain}",
+  "{building}_{domain}/{domain}",
+  "{building}_{domain}",
+)
+
+HELP = {
+  "official": f"""rgb/<building>/point_<i>_view_<j>_domain_rgb.png
+      segment_semantic/<building>/point_<i>_view_<j>_domain_segmentsemantic.png
+      normal/<building>/point_<i>_view_<j>_domain_normal.png
+      depth_zbuffer/<building>/point_<i>_view_<j>_domain_depth_zbuffer.png
+      keypoints2d/<building>/point_<i>_view_<j>_domain_keypoints2d.png
+      edge_texture/<building>/point_<i>_view_<j>_domain_edge_texture.png
+      {SPLITS}   (optional)
+    also as <domain>/taskonomy/<building>/, <building>/<domain>/,
+    <building>_<domain>/<domain>/ or <building>_<domain>/; depth_euclidean will
+    do for depth_zbuffer. From https://docs.omnidata.vision:
+      pip install omnidata-tools
+      omnitools.download rgb normal depth_zbuffer keypoints2d edge_texture
+        segment_semantic --components taskonomy --subset tiny --dest FOLDER
+    splits: https://github.com/StanfordVL/taskonomy/raw/master/data/assets/
+    splits_taskonomy.zip""",
+  "adashare": f"""{LISTS}, and the pictures that it names
+    lists from https://drive.google.com/drive/folders/
+    1KX9chooxefvrZACtFR441ShdkbS3F2lt (issue 7 of
+    https://github.com/sunxm2357/AdaShare), pictures as above""",
+}
+
+# Buildings of the published split.
+BUILDINGS = {
+  "train": (
+    "hanson",
+    "merom",
+    "klickitat",
+    "onaga",
+    "leonardo",
+    "marstons",
+    "newfields",
+    "pinesdale",
+    "lakeville",
+    "cosmos",
+    "benevolence",
+    "pomaria",
+    "tolstoy",
+    "shelbyville",
+    "allensville",
+    "wainscott",
+    "beechwood",
+    "coffeen",
+    "stockman",
+    "hiteman",
+    "woodbine",
+    "lindenwood",
+    "forkland",
+    "mifflinburg",
+    "ranchester",
+  ),
+  "validation": ("wiconisco", "corozal", "collierville", "markleeville", "darden"),
+  "test": ("ihlen", "muleshoe", "uvalda", "noxapater", "mcdade"),
+}
+
+_MARKS = {"official": (SPLITS, "rgb/*", "*/rgb", "*_rgb"), "adashare": (LISTS,)}
+_LOST = 0.01  # share of the examples that may lack files
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """Reads examples; picklable.
+
+  Attributes:
+    folder: that all paths start from.
+    fields: that are read.
+    size: height and width to bring everything to; None leaves it.
+    smooth: whether a photograph's pixels are mixed when it is resized.
+    places: building -> for every field the folder and the end of its files'
+      names; an example is called `<building>/point_<i>_view_<j>`.
+    paths: example -> for every field the path of its file, where lists name
+      them.
+  """
+
+  folder: str
+  fields: tuple[str, ...]
+  size: tuple[int, int] | None
+  smooth: bool
+  places: Mapping[str, Sequence[tuple[str, str]]] = dataclasses.field(default_factory=dict)
+  paths: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+  def __call__(self, key: str) -> dict[str, np.ndarray]:
+    """Reads the fields of an example.
+
+    Returns:
+      image, normals: uint8 `[H, W, 3]`, RGB. segmentation: uint8 `[H, W]`.
+      depth, keypoints, edges: uint16 `[H, W]`.
+
+    Raises:
+      ValueError: a file is missing, damaged or of a wrong shape.
+    """
+    read = {
+      field: dense_layouts.resized(
+        _read(os.path.join(self.folder, path), field), self.size, field == "image" and self.smooth
+      )
+      for field, path in zip(self.fields, self._paths(key), strict=True)
+    }
+    dense_layouts.same_size(read)
+    return read
+
+  def _paths(self, key: str) -> Sequence[str]:
+    if key in self.paths:
+      return self.paths[key]
+    building, stem = key.split("/")
+    return [f"{folder}/{stem}_domain_{ending}.png" for folder, ending in self.places[building]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """A form of the data set that was found.
+
+  Attributes:
+    name: key of `HELP`.
+    keys: names of the `train`, `test` and, where it has one, `validation`
+      examples; AdaShare's `test_small` is `small`.
+    read: of an example's name its raw fields.
+    notes: what is worth telling.
+  """
+
+  name: str
+  keys: Mapping[str, tuple[str, ...]]
+  read: Callable[[str], Mapping[str, np.ndarray]]
+  notes: tuple[str, ...]
+
+
+def find(
+  data_dir: str | None,
+  layout: str,
+  fields: tuple[str, ...],
+  size: tuple[int, int] | None,
+  smooth: bool,
+) -> Layout:
+  """Finds the data set.
+
+  Args:
+    data_dir: the folder.
+    layout: `auto` or a key of `HELP`.
+    fields: wanted: `image`, and any of `TASKS`.
+    size: see `Reader`.
+    smooth: see `Reader`.
+
+  Returns:
+    What was found. Examples that lack a file are left out, and told of.
+
+  Raises:
+    ValueError: nothing that fits, too much that fits, a building without
+      pictures or labels, or more than 1 of 100 examples that lack files.
+  """
+  if layout == "auto" and data_dir and (pathlib.Path(data_dir) / LISTS).is_file():
+    layout = "adashare"  # its lists lie among the official folders
+  name, folder = dense_layouts.detect(TITLE, data_dir, layout, _MARKS, HELP)
+  if name == "adashare":
+    return _adashare(folder, fields, size, smooth)
+  return _official(folder, fields, size, smooth)
+
+
+def _official(
+  folder: pathlib.Path, fields: tuple[str, ...], size: tuple[int, int] | None, smooth: bool
+) -> Layout:
+  """Folders of domains and buildings, split by building."""
+  split, told = _buildings(folder)
+  absent = [b for part in split.values() for b in part if _place(folder, b, "image") is None]
+  if absent:
+    total = sum(map(len, split.values()))
+    raise ValueError(
+      f"{TITLE}: {folder} has no pictures of {len(absent)} of the {total}"
+      f" buildings, first {absent[0]}. To use only those that are there, put"
+      f" a {SPLITS} with them into it (columns id, train, val, test)."
+    )
+  keys: dict[str, tuple[str, ...]] = {}
+  places: dict[str, tuple[tuple[str, str], ...]] = {}
+  lost: list[str] = []
+  for name, buildings in split.items():
+    kept: list[str] = []
+    for building in buildings:
+      places[building] = tuple(_needed(folder, building, f) for f in fields)
+      stems, without = _complete(folder, places[building])
+      kept += [f"{building}/{stem}" for stem in stems]
+      lost += without
+    keys[name] = tuple(kept)
+  notes = _about_lost(folder, lost, len(lost) + sum(map(len, keys.values())))
+  read = Reader(str(folder), fields, size, smooth, places)
+  return Layout("official", keys, read, (told, *notes))
+
+
+def _about_lost(folder: pathlib.Path, lost: Sequence[str], total: int) -> tuple[str, ...]:
+  """Tells of a few examples that lack files, and refuses many."""
+  if len(lost) > _LOST * total:
+    raise ValueError(
+      f"{TITLE}: {folder} lacks files of {len(lost)} of {total} examples, first {lost[0]}."
+    )
+  if not lost:
+    return ()
+  return (f"{len(lost)} of {total} examples lack files and are left out, first {lost[0]}",)
+
+
+def _buildings(folder: pathlib.Path) -> tuple[dict[str, tuple[str, ...]], str]:
+  """Buildings of every split, and where that is known from."""
+  for path in (folder / SPLITS, folder / "splits_taskonomy" / SPLITS):
+    if not path.is_file():
+      continue
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    columns = {"train": "train", "validation": "val", "test": "test"}
+    if not rows or not {"id", *columns.values()} <= set(rows[0]):
+      raise ValueError(f"{path} must have the columns id, train, val and test.")
+    return (
+      {
+        split: tuple(row["id"] for row in rows if row[column] == "1")
+        for split, column in columns.items()
+      },
+      f"split: {path.name}",
+    )
+  return BUILDINGS, "split: the published buildings"
+
+
+def _place(folder: pathlib.Path, building: str, field: str) -> tuple[str, str] | None:
+  """Folder of a field of a building, and the end of its files' names."""
+  for domain in DOMAINS[field][0]:
+    for pattern in PLACES:
+      place = pattern.format(domain=domain, building=building)
+      if not (folder / place).is_dir():
+        continue
+      for ending in DOMAINS[field][1]:
+        if next((folder / place).glob(f"point_*_domain_{ending}.png"), None):
+          return place, ending
+  return None
+
+
+def _needed(folder: pathlib.Path, building: str, field: str) -> tuple[str, str]:
+  """As `_place`, which must be there."""
+  place = _place(folder, building, field)
+  if place is None:
+    path = PLACES[0].format(domain=DOMAINS[field][0][0], building=building)
+    raise ValueError(
+      f"{TITLE}: {folder} has no {field} of {building}: there"
+      f" is no {path}/point_<i>_view_<j>_domain_"
+      f"{DOMAINS[field][1][0]}.png."
+    )
+  return place
+
+
+def _complete(
+  folder: pathlib.Path, places: Sequence[tuple[str, str]]
+) -> tuple[list[str], list[str]]:
+  """Examples of a building with all files; of each other, one it lacks."""
+  found = []
+  for place, ending in places:
+    tail = f"_domain_{ending}.png"
+    found.append(
+      {name.removesuffix(tail) for name in os.listdir(folder / place) if name.endswith(tail)}
+    )
+  kept, lost = [], []
+  for stem in sorted(found[0], key=_number):
+    lacks = [place for place, there in zip(places, found, strict=True) if stem not in there]
+    if lacks:
+      lost.append(f"{lacks[0][0]}/{stem}_domain_{lacks[0][1]}.png")
+    else:
+      kept.append(stem)
+  return kept, lost
+
+
+def _number(stem: str) -> tuple[int, int, str]:
+  """Order of `point_<i>_view_<j>` by its numbers."""
+  parts = stem.split("_")
+  if len(parts) == 4 and parts[1].isdigit() and parts[3].isdigit():
+    return int(parts[1]), int(parts[3]), stem
+  return -1, -1, stem
+
+
+def _adashare(
+  folder: pathlib.Path, fields: tuple[str, ...], size: tuple[int, int] | None, smooth: bool
+) -> Layout:
+  """AdaShare's lists; `train1` and `train2` together are `train`."""
+  names = ["train", "test"]
+  lists = files.read_json(folder / LISTS)
+  if isinstance(lists, dict) and "test_small" in lists:
+    names.append("test_small")
+  order = ("image", *TASKS)
+  entries = dense_layouts.read_lists(folder / LISTS, names, order)
+  chosen = [order.index(field) for field in fields]
+  paths = {entry[0]: tuple(entry[i] for i in chosen) for part in entries.values() for entry in part}
+  lost = {
+    key: absent[0]
+    for key, entry in paths.items()
+    if (absent := [path for path in entry if not os.path.isfile(os.path.join(folder, path))])
+  }
+  notes = _about_lost(folder, list(lost.values()), len(paths))
+  keys = {
+    name.replace("test_small", "small"): tuple(entry[0] for entry in part if entry[0] not in lost)
+    for name, part in entries.items()
+  }
+  read = Reader(str(folder), fields, size, smooth, paths=paths)
+  return Layout("adashare", keys, read, (f"split: {LISTS}", *notes))
+
+
+def _read(path: str, field: str) -> np.ndarray:
+  """Reads a field, in its shape and kind of number."""
+  if field in ("image", "normals"):
+    return files.read_colour(path)
+  array = dense_layouts.plane(field, files.read_picture(path))
+  if field == "segmentation":
+    return array.astype(np.uint8, copy=False)
+  if array.dtype == np.uint8:
+    raise ValueError(f"{path} has 8 bits a pixel; {field} has 16.")
+  return array.astype(np.uint16, copy=False)

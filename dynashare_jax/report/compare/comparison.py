@@ -1,0 +1,311 @@
+"""Methods side by side: means over seeds, gains over single-task, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+import pathlib
+
+from dynashare_jax.objectives import delta
+from dynashare_jax.report import tables
+from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.compare import class_comparison
+from dynashare_jax.report.compare import comparison_figure
+from dynashare_jax.report.compare import example_figures
+from dynashare_jax.report.compare import gains
+
+DELTA = "Delta"
+COST = "cost"
+_FIGURES = (
+  ("classes", "Classes", "Intersection over union of every class, the most frequent class first."),
+  (
+    "examples",
+    "Examples",
+    "Predictions for the same test examples; of every method the run with the"
+    " lowest seed. Light grey has no label.",
+  ),
+)
+
+
+def compare(runs: gains.Runs) -> tables.Table:
+  """Puts methods into the rows of one table.
+
+  Args:
+    runs: label -> its finished runs, one a seed.
+
+  Returns:
+    Columns: method; every metric of every task on test; Delta of every task
+    and of all (only if one label's runs are of the method `single`); mean
+    rank; trainable parameters (of `single`, all its columns); executed
+    percentage of (task, block, example) triples; median seconds of a
+    re-training step. Numbers are means with the sample standard deviation
+    over seeds. A column's `group` is its task, `Delta` or `cost`.
+
+  Raises:
+    ValueError: no run, an unfinished run, a seed twice under one label, or
+      runs that differ in data set, split, tasks or metrics.
+
+  Source: DynaShare (CVPRW 2023), Eqs. 7 and 8 for Delta.
+  """
+  gains.check(runs)
+  columns = [tables.Column("method", align="left")]
+  bodies: list[list[tables.Entry]] = [[label] for label in runs]
+  for columns_of, cells_of in (_metric_columns(runs), _delta_columns(runs), _cost_columns(runs)):
+    columns += columns_of
+    for body, cells in zip(bodies, cells_of, strict=True):
+      body += cells
+  return tables.Table(tuple(columns), tuple(map(tuple, bodies)))
+
+
+def write(
+  runs: gains.Runs, folder: str | pathlib.Path, command: str = "", notes: Sequence[str] = ()
+) -> pathlib.Path:
+  """Writes `table.md`, `table.csv`, `table.tex` and figures.
+
+  The figures are `delta.png`, `classes-<task>.png` of segmentations whose runs
+  tell classes apart, and `examples-<task>.png` of tasks whose runs drew the
+  same examples.
+
+  Args:
+    runs: label -> its finished runs, one a seed.
+    folder: where; created if absent.
+    command: the command line that makes the table, shown in `table.md`.
+    notes: lines to show in `table.md`.
+
+  Returns:
+    Path of `table.md`.
+
+  Raises:
+    ValueError: as `compare`.
+  """
+  table = compare(runs)
+  target = pathlib.Path(folder)
+  target.mkdir(parents=True, exist_ok=True)
+  (target / "table.csv").write_text(tables.csv_text(table), encoding="utf-8")
+  (target / "table.tex").write_text(_latex(table, runs), encoding="utf-8")
+  picture = target / "delta.png"
+  shown = gains.over_single(runs)
+  shown.pop(gains.baseline(runs) or "", None)
+  if not comparison_figure.write(shown, picture):
+    picture.unlink(missing_ok=True)
+  figures = {
+    "classes": class_comparison.write(runs, target),
+    "examples": example_figures.write(runs, target),
+  }
+  path = target / "table.md"
+  text = _markdown(table, runs, command, notes, picture.is_file(), figures)
+  path.write_text(text, encoding="utf-8")
+  return path
+
+
+_Block = tuple[list[tables.Column], list[list[tables.Entry]]]
+
+
+def _metric_columns(runs: gains.Runs) -> _Block:
+  """Every metric of every task; a column has the same decimals throughout."""
+  columns: list[tables.Column] = []
+  bodies: list[list[tables.Entry]] = [[] for _ in runs]
+  values = {k: list(map(gains.values, several)) for k, several in runs.items()}
+  for task, metrics in gains.metrics(gains.first(runs)).items():
+    for metric in metrics:
+      columns.append(tables.Column(metric.name, metric.higher_is_better, metric.unit, group=task))
+      cells = [tables.mean_std([v[task][metric.name] for v in values[label]]) for label in runs]
+      finite = [abs(c.value) for c in cells if math.isfinite(c.value)]
+      digits = tables.decimals(max(finite, default=0.0))
+      for body, cell in zip(bodies, cells, strict=True):
+        body.append(dataclasses.replace(cell, digits=digits))
+  return columns, bodies
+
+
+def _delta_columns(runs: gains.Runs) -> _Block:
+  """Gains by task and of all; nothing without single-task runs."""
+  found = gains.over_single(runs)
+  bodies: list[list[tables.Entry]] = [[] for _ in runs]
+  if not found:
+    return [], bodies
+  reference = gains.baseline(runs)
+  names = [*gains.metrics(gains.first(runs)), gains.ALL]
+  columns = [tables.Column(name, True, "%", group=DELTA) for name in names]
+  for body, label in zip(bodies, runs, strict=True):
+    for name in names:
+      cell = tables.mean_std(found[label][name], digits=2, signed=True)
+      # Against itself: exactly 0, without a spread.
+      body.append(tables.Cell(0.0, digits=2) if label == reference else cell)
+  return columns, bodies
+
+
+def _cost_columns(runs: gains.Runs) -> _Block:
+  """Mean rank of the means, parameters, executed share, time of a step."""
+  columns = [
+    tables.Column("mean rank", False, group=COST),
+    tables.Column("parameters", group=COST),
+    tables.Column("executed", unit="%", group=COST),
+    tables.Column("step", unit="s", group=COST),
+  ]
+  metrics = gains.metrics(gains.first(runs))
+  ranks = delta.mean_rank(metrics, _means(runs))
+  bodies: list[list[tables.Entry]] = []
+  for label, several in runs.items():
+    results = [run.results for run in several]
+    executed = [100 * workdir_lib.number((r.get("execution") or {}).get("mean")) for r in results]
+    steps = [
+      workdir_lib.number(((r.get("timing") or {}).get("step_seconds") or {}).get("retrain"))
+      for r in results
+    ]
+    bodies.append(
+      [
+        tables.Cell(ranks[label], digits=2),
+        _steady(tables.mean_std([_parameters(r) for r in results], digits=0)),
+        _steady(tables.mean_std(executed, digits=1)),
+        tables.mean_std(steps, digits=3),
+      ]
+    )
+  return columns, bodies
+
+
+def _steady(cell: tables.Cell) -> tables.Cell:
+  """Drops a spread of 0: a method's seeds share the size of the network."""
+  return dataclasses.replace(cell, std=cell.std or None)
+
+
+def _means(runs: gains.Runs) -> dict[str, dict[str, dict[str, float]]]:
+  """Label -> task -> metric -> mean over seeds."""
+  found: dict[str, dict[str, dict[str, float]]] = {}
+  for label, several in runs.items():
+    values = [gains.values(run) for run in several]
+    found[label] = {
+      task: {name: tables.mean_std([v[task][name] for v in values]).value for name in one}
+      for task, one in values[0].items()
+    }
+  return found
+
+
+def _parameters(results: workdir_lib.Json) -> float:
+  """Trainable parameters; NaN where the results have no counts."""
+  counts = results.get("parameters") or {}
+  if not counts:
+    return math.nan
+  groups = ("backbone", "gates", "heads", "policy")
+  return float(sum(counts.get(group) or 0 for group in groups))
+
+
+def _part(table: tables.Table, groups: Sequence[str]) -> tables.Table:
+  """The methods with the columns of some groups only."""
+  places = [i for i, c in enumerate(table.columns) if i == 0 or c.group in groups]
+  columns = []
+  for i in places:
+    column = table.columns[i]
+    if column.group == DELTA:
+      column = dataclasses.replace(column, title=f"Δ {column.title}")
+    columns.append(dataclasses.replace(column, group=""))
+  rows = tuple(tuple(row[i] for i in places) for row in table.rows)
+  return tables.Table(tuple(columns), rows)
+
+
+def _seeds(runs: gains.Runs) -> str:
+  """`3 seeds (0, 1, 2)`, or each method's own where they differ."""
+  found = {k: sorted(map(gains.seed, several)) for k, several in runs.items()}
+  lists = list(found.values())
+  if all(seeds == lists[0] for seeds in lists):
+    word = "seed" if len(lists[0]) == 1 else "seeds"
+    return f"{len(lists[0])} {word} ({', '.join(map(str, lists[0]))})"
+  return "seeds " + "; ".join(
+    f"{label}: {', '.join(map(str, seeds))}" for label, seeds in found.items()
+  )
+
+
+def _markdown(
+  table: tables.Table,
+  runs: gains.Runs,
+  command: str,
+  notes: Sequence[str],
+  picture: bool,
+  figures: Mapping[str, Mapping[str, pathlib.Path]],
+) -> str:
+  """Overview first, then a table a task."""
+  first = gains.first(runs).results
+  several = any(len(found) > 1 for found in runs.values())
+  spread = "mean ± sample standard deviation over " if several else ""
+  parts = [
+    f"# {first['dataset']}: methods compared",
+    f"On {first['split']}; {spread}{_seeds(runs)}. Bold is best.",
+  ]
+  if command:
+    parts.append(f"```\n{command}\n```")
+  parts.append(tables.markdown(_part(table, (DELTA, COST))))
+  parts.append(_legend(runs))
+  if picture:
+    parts.append("![Delta of every method](delta.png)")
+  for task in gains.metrics(gains.first(runs)):
+    parts.append(f"## {task}\n\n" + tables.markdown(_part(table, (task,))))
+    parts += [
+      f"![{title} of {task}]({figures[kind][task].name})\n\n{text}"
+      for kind, title, text in _FIGURES
+      if task in figures[kind]
+    ]
+  lines = [f"* {note}" for note in [*notes, *_own_notes(runs)]]
+  if lines:
+    parts.append("## Notes\n\n" + "\n".join(lines))
+  return "\n\n".join(parts) + "\n"
+
+
+def _legend(runs: gains.Runs) -> str:
+  """How to read the overview."""
+  text = (
+    "Mean rank: over all metrics of all tasks, 1 is best. Parameters:"
+    " trainable ones. Executed: share of (task, block, example) triples on"
+    " test. Step: median of re-training."
+  )
+  if gains.baseline(runs) is None:
+    return text + " There are no single-task runs here, hence no Δ."
+  return (
+    "Δ: mean relative change of a task's metrics against the single-task run"
+    " of the same seed, positive is better (DynaShare Eqs. 7 and 8). " + text
+  )
+
+
+def _own_notes(runs: gains.Runs) -> list[str]:
+  """What a reader must know before trusting a row."""
+  found = []
+  for label, several in runs.items():
+    if any((r.results.get("compat") or {}).get("selection") == "test" for r in several):
+      found.append(
+        f"**{label} was selected on the test split: its numbers are optimistic"
+        " and not comparable with others.**"
+      )
+    for task, metrics in gains.metrics(several[0]).items():
+      for metric in metrics:
+        values = [gains.values(run)[task][metric.name] for run in several]
+        lost = sum(math.isnan(value) for value in values)
+        if lost:
+          found.append(
+            f"{label}: {task} {metric.name} has no value in {lost} of"
+            f" {len(values)} runs; the others are averaged."
+          )
+  undefined = gains.over_single(runs)
+  undefined.pop(gains.baseline(runs) or "", None)
+  for label, tasks in undefined.items():
+    for task, values in tasks.items():
+      lost = sum(math.isnan(value) for value in values)
+      if lost:
+        found.append(
+          f"{label}: Δ {task} is not defined in {lost} of {len(values)} runs"
+          " (no single-task run of the seed, or a metric without a value or"
+          " with the single-task value 0)."
+        )
+  return found
+
+
+def _latex(table: tables.Table, runs: gains.Runs) -> str:
+  """A float for the overview and one a task, each narrow enough for a page."""
+  first = gains.first(runs).results
+  name = first["dataset"]
+  parts = [
+    tables.latex(_part(table, (DELTA, COST)), f"{name}: overview, {_seeds(runs)}.", f"tab:{name}")
+  ]
+  for task in gains.metrics(gains.first(runs)):
+    parts.append(
+      tables.latex(_part(table, (task,)), f"{name}: {task}, {_seeds(runs)}.", f"tab:{name}-{task}")
+    )
+  return "\n".join(parts)

@@ -1,0 +1,131 @@
+"""All figures of a work directory, each with a caption; missing data skip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import pathlib
+
+from matplotlib.figure import Figure as Drawing
+
+from dynashare_jax.report import style
+from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.run import classes
+from dynashare_jax.report.run import curve_figures
+from dynashare_jax.report.run import execution_figures
+from dynashare_jax.report.run import policy_figures
+from dynashare_jax.report.run import prediction_figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+  """A figure that a report can hold.
+
+  Attributes:
+    name: file name without its ending.
+    title: short heading.
+    caption: one line that says how to read it.
+    draw: makes it from a run, or returns None where data are missing.
+  """
+
+  name: str
+  title: str
+  caption: str
+  draw: Callable[[workdir_lib.Run], Drawing | None]
+
+
+PLOTS = (
+  Plot(
+    "policy",
+    "Policy and route",
+    "Tasks are rows, blocks are columns. Left or above: the learnt"
+    " probability that a task executes a block (darker is likelier). Right"
+    " or below: the kept route; filled squares are executed.",
+    policy_figures.policy,
+  ),
+  Plot(
+    "task_correlation",
+    "Task correlation",
+    "How alike two tasks' policies are. Cosine compares the probabilities"
+    " as they are; Pearson takes out how many blocks a task likes to use"
+    " and compares which ones (a dash: no variation to compare). The"
+    " diagonal of the last panel is each task's own number of blocks.",
+    policy_figures.correlation,
+  ),
+  Plot(
+    "policy_evolution",
+    "Policy over time",
+    "Each stripe is a block; it darkens as the task grows surer to execute"
+    " it. Right of a panel: the last probability and the kept route (■"
+    " executed, □ skipped).",
+    policy_figures.evolution,
+  ),
+  Plot(
+    "execution",
+    "Instance gates",
+    "Left: share of test examples that execute a block; the black tick is"
+    " the target rate, grey bars have no gate. Right: how many blocks an"
+    " example executes.",
+    execution_figures.execution,
+  ),
+  Plot(
+    "learning_curves",
+    "Learning curves",
+    "Shaded bands are phases (grey warm-up, blue weights, orange policy,"
+    " green re-training). Bold is the kept candidate; thin lines are the"
+    " others, moved to the same start.",
+    curve_figures.losses,
+  ),
+  Plot(
+    "validation_metrics",
+    "Validation metrics",
+    "First metric of every task; the arrow says which way is better. The"
+    " dashed line is the best constant prediction, on the test split.",
+    curve_figures.metrics,
+  ),
+  Plot(
+    "predictions",
+    "Predictions",
+    "Test examples: input, then label and prediction of every task, on the"
+    " same colours, and where the prediction is wrong. Light grey has no"
+    " label. A legend names the 20 largest classes of these examples.",
+    prediction_figures.predictions,
+  ),
+  Plot(
+    "classes",
+    "Classes",
+    "Classes of the segmentation on test, the most frequent first. Left:"
+    " their share of the labelled pixels. Right: intersection over union;"
+    " the dashed line is its mean over the classes that occur.",
+    classes.figure,
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+  """A figure on disk: what it is and where."""
+
+  plot: Plot
+  path: pathlib.Path
+
+
+def write_figures(run: workdir_lib.Run, folder: str | pathlib.Path | None = None) -> list[Written]:
+  """Draws every figure that a run has data for.
+
+  Args:
+    run: the run.
+    folder: where to write; by default `figures` in the work directory. A
+      figure of an earlier call that has no data any more is removed.
+
+  Returns:
+    The written figures, in the order of the report.
+  """
+  target = pathlib.Path(folder) if folder else run.path / "figures"
+  written = []
+  for plot in PLOTS:
+    path = style.draw(functools.partial(plot.draw, run), target / f"{plot.name}.png")
+    if path is not None:
+      written.append(Written(plot, path))
+  return written
