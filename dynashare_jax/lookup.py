@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import difflib
+from typing import Any
 
 
 def hint(name: object, names: Iterable[str], cutoff: float = 0.6) -> str:
@@ -16,3 +17,17 @@ def hint(name: object, names: Iterable[str], cutoff: float = 0.6) -> str:
   """
   near = difflib.get_close_matches(str(name), list(names), 1, cutoff)
   return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def one_of(where: str, value: Any, known: Iterable[str]) -> str:
+  """Returns `value`, which must be one of `known`.
+
+  Raises:
+    ValueError: it is not; names `where` it stands, all that is known, and the nearest.
+  """
+  names = tuple(known)
+  if value not in names:
+    raise ValueError(
+      f"{where} is {value!r}; it must be one of {', '.join(names)}.{hint(value, names, 0.4)}"
+    )
+  return str(value)

@@ -19,6 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data.cityscapes import labels as cityscapes_labels
 from dynashare_jax.data.cityscapes import layouts as cityscapes_layouts
@@ -252,7 +253,7 @@ def _specs(
   tasks: tuple[str, ...], config: ConfigDict, compat: ConfigDict
 ) -> tuple[types.TaskSpec, ...]:
   """How the rest of the house sees the tasks."""
-  dense_layouts.one_of("config.data.depth", config.depth, tuple(DEPTHS))
+  lookup.one_of("config.data.depth", config.depth, tuple(DEPTHS))
   if not config.farthest >= 0:
     raise ValueError(f"config.data.farthest must be at least 0, but is {config.farthest}.")
   if config.classes not in cityscapes_labels.CLASSES:

@@ -68,24 +68,6 @@ def wanted_size(config: Any) -> tuple[int, int] | None:
   return size if min(size) > 0 else None
 
 
-def one_of(field: str, value: Any, known: Sequence[str]) -> str:
-  """A value that must be one of a few.
-
-  Args:
-    field: its name in the configuration, for the message.
-    value: what it is.
-    known: what it may be.
-
-  Raises:
-    ValueError: it is something else.
-  """
-  if value not in known:
-    raise ValueError(
-      f"{field} is {value!r}; it must be one of {', '.join(known)}.{lookup.hint(value, known, 0.4)}"
-    )
-  return str(value)
-
-
 def detect(
   title: str,
   data_dir: str | None,
@@ -108,7 +90,7 @@ def detect(
   Raises:
     ValueError: no folder, none of the layouts, or more than one.
   """
-  one_of("config.data.layout", layout, ("auto", *marks))
+  lookup.one_of("config.data.layout", layout, ("auto", *marks))
   known = " It must hold one of:" + "".join(
     f"\n  {name}:\n      {text}" for name, text in explained.items()
   )

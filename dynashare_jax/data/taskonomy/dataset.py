@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import files
@@ -333,7 +334,7 @@ def _specs(
 
 def _switch(compat: ConfigDict, name: str, known: tuple[str, str]) -> str:
   """A switch; corrected where the configuration does not have it."""
-  return dense_layouts.one_of(f"config.compat.{name}", compat.get(name, known[0]), known)
+  return lookup.one_of(f"config.compat.{name}", compat.get(name, known[0]), known)
 
 
 def _chosen(config: ConfigDict) -> tuple[str, ...]:
