@@ -11,6 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Before jax is imported, and for the processes that tests start. Tests assume
 # several devices; JAX_PLATFORMS=cuda tries them on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiles quickly, and to the same last bits in every process.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 
 from absl import flags  # noqa: E402
@@ -35,11 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
   """Four devices, no implicit broadcasting, checked shapes, parsed flags."""
   jax.config.update("jax_num_cpu_devices", 4)
   jax.config.update("jax_numpy_rank_promotion", "raise")
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   if not config.getoption("--no-typecheck"):
     jaxtyping.install_import_hook(_CHECKED, "typechecker.check")
+  config.pluginmanager.import_plugin("tiny.runs")  # After the hook.
 
 
 @pytest.fixture(autouse=True)
@@ -57,16 +60,3 @@ def data_folder() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f"no folder of real data at {folder} (set DYNASHARE_DATA)")
   return folder
-
-
-@pytest.fixture(scope="module")
-def stripes() -> Iterator[None]:
-  """Lets the tiny data set of the training tests be found by its name."""
-  from dynashare_jax import data  # After the hook that checks shapes.
-
-  tiny = str(ROOT / "tests" / "train" / "tiny")
-  data.__path__.append(tiny)
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-  data.__path__.remove(tiny)

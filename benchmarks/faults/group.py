@@ -15,7 +15,7 @@ import time
 import types
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROCESS = ROOT / "tests" / "train" / "tiny" / "process.py"
+PROCESS = ROOT / "tests" / "tiny" / "process.py"
 STEPS = 26  # of the tiny run
 LIMIT = 15.0  # seconds in which every process ends after a fault
 GRACE = 30.0  # and after SIGTERM: what schedulers give for a checkpoint

@@ -15,7 +15,6 @@ import numpy as np
 
 from benchmarks.faults.group import ROOT
 from benchmarks.faults.group import STEPS
-from dynashare_jax import data
 from dynashare_jax import runs as main
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.monitoring import logs
@@ -47,11 +46,9 @@ def _experiment() -> Any:
   """The parts of the tiny run, on one device."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  tests = ROOT / "tests" / "train"
-  if str(tests / "tiny") not in list(data.__path__):
-    data.__path__.append(str(tests / "tiny"))
-  config = runpy.run_path(str(tests / "conftest.py"))["_config"]()
-  return main.build(config, jax.devices()[:1])[0]
+  tiny = runpy.run_path(str(ROOT / "tests" / "tiny" / "configs.py"))
+  tiny["find_stripes"]()
+  return main.build(tiny["make"](), jax.devices()[:1])[0]
 
 
 def read(folder: pathlib.Path) -> Result:

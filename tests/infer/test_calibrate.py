@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import configs
 
 from dynashare_jax import runs as main
 from dynashare_jax.infer import calibrate
@@ -18,18 +18,13 @@ from dynashare_jax.infer import closing
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import trained as trained_lib
 
-TRAIN = pathlib.Path(__file__).parents[1] / "train"
 ROUTE = np.array([[1, 1, 1, 1], [1, 1, 0, 1]])
 Budget = settings.Budget
 
 
-pytestmark = pytest.mark.usefixtures("stripes")
-
-
 def _trained(route=ROUTE, gates=True, **values):
   """A model of random weights: 2 tasks, 4 blocks, gates on the last 3."""
-  make = runpy.run_path(str(TRAIN / "conftest.py"))["_config"]
-  config = make(
+  config = configs.make(
     **{
       "model__blocks": (4,),
       "model__width": 16,

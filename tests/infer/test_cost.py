@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 import itertools
 import pathlib
-import runpy
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
+from tiny import configs
 
-from dynashare_jax import data
 from dynashare_jax import runs as main
 from dynashare_jax.infer import cost
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.ops import costs
 
-TRAIN = pathlib.Path(__file__).parents[1] / "train"
 # The tiny network: 6 inputs, width 8, two blocks of hidden width 8, a gate at
 # the last, a binary task and one of three classes.
 STEM, BRANCH, GATE, HEADS = 6 * 8, 2 * 8 * 8, 8 * 16 + 16 * 2, (8, 8 * 3)
@@ -31,8 +29,7 @@ HEAD_SIZES = (8 + 1, 8 * 3 + 3)
 @pytest.fixture(scope="module")
 def make() -> Callable[..., trained_lib.Trained]:
   """Makes a model with random weights: `make(route, method)`."""
-  data.__path__.append(str(TRAIN / "tiny"))
-  config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"]
+  config = configs.make
 
   def build(route, method="dynashare"):
     experiment = main.build(config(method=method), jax.devices()[:1])[0]
@@ -50,7 +47,6 @@ def make() -> Callable[..., trained_lib.Trained]:
     )
 
   yield build
-  data.__path__.remove(str(TRAIN / "tiny"))
 
 
 @pytest.fixture(scope="module")

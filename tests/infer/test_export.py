@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import configs
 
 from dynashare_jax import runs as main
 from dynashare_jax import types
@@ -21,7 +21,6 @@ from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import resize
 
-TRAIN = pathlib.Path(__file__).parents[1] / "train"
 IMAGES = {
   "data__images": True,
   "model__backbone": "resnet",
@@ -34,13 +33,9 @@ IMAGES = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("stripes")
-
-
 def _trained(folder, route, **values):
   """A model of random weights, 2 tasks; its gates differ between examples."""
-  make = runpy.run_path(str(TRAIN / "conftest.py"))["_config"]
-  config = make(**{"gates__init": "spread", **values})
+  config = configs.make(**{"gates__init": "spread", **values})
   experiment = main.build(config, jax.devices()[:1])[0]
   params, stats = experiment.fresh("init")
   rng = np.random.default_rng(0)
@@ -292,12 +287,11 @@ def test_tables_are_described_by_their_columns(vectors):
   table = types.TableSpec(("job",), (4,), ("age", "pay"), ((0, 1), (0, 2)))
   dataset = vectors.experiment.dataset
   spec = dataclasses.replace(dataset.spec, input_kind="table", input_shape=(3,), table=table)
-  make = runpy.run_path(str(TRAIN / "conftest.py"))["_config"]
   from dynashare_jax import methods
   from dynashare_jax.train import experiment as experiment_lib
 
   experiment = experiment_lib.build(
-    make(method="hard"),
+    configs.make(method="hard"),
     dataclasses.replace(dataset, spec=spec),
     methods.find("hard").build,
     jax.devices()[:1],

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import pathlib
-import runpy
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from tiny import configs
 
-from dynashare_jax import data
 from dynashare_jax import runs as main
 from dynashare_jax.infer import plan as plan_lib
 from dynashare_jax.infer import trained as trained_lib
@@ -19,7 +18,6 @@ from dynashare_jax.infer import work
 from dynashare_jax.ops import compaction
 from dynashare_jax.ops import costs
 
-TRAIN = pathlib.Path(__file__).parents[1] / "train"
 # Multiply-accumulates of one example, of the tiny network below.
 STEM = 6 * 8
 BRANCH = 2 * 8 * 8
@@ -30,10 +28,8 @@ HEADS = 8 * 1 + 8 * 3  # binary, three classes
 @pytest.fixture(scope="module")
 def model() -> Callable[..., trained_lib.Trained]:
   """Makes a model of 2 tasks and 2 MLP blocks, the last with a gate."""
-  data.__path__.append(str(TRAIN / "tiny"))
-  config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"]()
+  config = configs.make()
   experiment = main.build(config, jax.devices()[:1])[0]
-  data.__path__.remove(str(TRAIN / "tiny"))
   params, stats = experiment.fresh("init")
   return lambda route, gates=True: trained_lib.Trained(
     experiment, params, stats, np.asarray(route), gates, pathlib.Path(), 0

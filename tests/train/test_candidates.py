@@ -24,7 +24,7 @@ from dynashare_jax.train import candidates
 from dynashare_jax.train import loop as loop_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"
+PROCESS = ROOT / "tests" / "tiny" / "process.py"
 VALUES = {"policy__candidates": 3}  # 14-20, 20-26 and 26-32
 
 

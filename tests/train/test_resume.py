@@ -18,7 +18,7 @@ import pytest
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.train import results
 
-HERE = pathlib.Path(__file__).parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Of the tiny run: warm-up 0-4, cycles 4-9 and 9-14, candidates 14-20 and 20-26.
 STOPS = (0, 4, 7, 9, 14, 17, 20, 24)
 
@@ -121,8 +121,8 @@ def test_killed_runs_go_on(whole, same_bits, tmp_path):
   """`kill -9` at moments that nothing in the run can foresee."""
   folder = tmp_path / "run"
   want = whole()
-  environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
-  command = [sys.executable, str(HERE / "tiny" / "start.py"), str(folder)]
+  environment = os.environ | {"PYTHONPATH": str(ROOT)}
+  command = [sys.executable, str(ROOT / "tests" / "tiny" / "start.py"), str(folder)]
   moments = random.Random(7)
   for lines in (4, 13):
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -12,15 +11,15 @@ import types as python_types
 
 import jax
 import pytest
+from tiny import configs
 
-from dynashare_jax import data
 from dynashare_jax import report
 from dynashare_jax import runs as main
 from dynashare_jax.cli import guard as command
 from dynashare_jax.cli import train
 from dynashare_jax.train import loop as loop_lib
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Runs the command line in forks of one process: importing takes a while.
 _FORKS = """
@@ -74,26 +73,14 @@ _CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def tiny():
-  """The helpers of the tests of training, with their data set."""
-  path = ROOT / "tests" / "train" / "conftest.py"
-  spec = importlib.util.spec_from_file_location("tiny_helpers", path)
-  helpers = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(helpers)
-  data.__path__.append(str(helpers.TINY))
-  yield helpers
-  data.__path__.remove(str(helpers.TINY))
-
-
 @pytest.fixture
-def config(tiny, monkeypatch):
+def config(monkeypatch):
   """A run of two steps, and a report that costs nothing."""
   stub = python_types.ModuleType("dynashare_jax.report.report")
   stub.write_report = lambda folder: (folder / "report.md").write_text("# Run")
   monkeypatch.setitem(sys.modules, stub.__name__, stub)
   monkeypatch.setattr(report, "report", stub, raising=False)
-  return tiny._config(method="hard", train__steps=2, train__eval_every=2)
+  return configs.make(method="hard", train__steps=2, train__eval_every=2)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-import mimic3_writer
+from data.mimic3 import writer as mimic3_writer
 from ml_collections import ConfigDict
 import numpy as np
 import pytest

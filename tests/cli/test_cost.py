@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import pathlib
-import runpy
 import shutil
 
 import numpy as np
 import pytest
+from tiny import configs
 
 from dynashare_jax import runs as main
 from dynashare_jax.checkpoints import workdir as workdir_lib
@@ -17,15 +16,10 @@ from dynashare_jax.cli import cost
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
 
-TRAIN = pathlib.Path(__file__).parent / "train"
-
-
-pytestmark = pytest.mark.usefixtures("stripes")
-
 
 def _train(folder, **values):
   """A finished run of a second."""
-  config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"](**values)
+  config = configs.make(**values)
   folder = workdir_lib.open_workdir(folder, config.to_dict())
   loop = loop_lib.Loop(main.build(config)[0], folder)
   results.finish(loop, loop.run(), {})

@@ -19,7 +19,7 @@ from dynashare_jax.distributed import cluster
 from dynashare_jax.monitoring import logs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"
+PROCESS = ROOT / "tests" / "tiny" / "process.py"
 
 
 def _start(folder, port, count, number, *more, **environment):

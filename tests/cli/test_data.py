@@ -19,7 +19,7 @@ from dynashare_jax.cli import data_check
 from dynashare_jax.cli import data_statistics as statistics
 from dynashare_jax.data import loader
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = f"--config={ROOT / 'configs' / 'folder.py'}"
 SIZE = (12, 16)
 

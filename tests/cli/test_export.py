@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import pathlib
-import runpy
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import configs
 
 from dynashare_jax import infer
 from dynashare_jax import runs as main
@@ -18,18 +18,11 @@ from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.cli import export
 
-TRAIN = pathlib.Path(__file__).parent / "train"
-
-
-pytestmark = pytest.mark.usefixtures("stripes")
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   """A finished run that nobody trained: its weights are random."""
-  config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"](
-    policy__candidates=1, gates__init="spread"
-  )
+  config = configs.make(policy__candidates=1, gates__init="spread")
   folder = workdir_lib.open_workdir(tmp_path_factory.mktemp("run"), config.to_dict())
   experiment = main.build(config)[0]
   state = experiment.initial_state()

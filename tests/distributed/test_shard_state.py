@@ -18,7 +18,7 @@ from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.monitoring import logs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"
+PROCESS = ROOT / "tests" / "tiny" / "process.py"
 SMALL = 48  # Weights of the tiny network have more numbers, the policy less.
 SHORT = {
   "train__warmup_steps": 2,

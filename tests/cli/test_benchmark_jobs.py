@@ -13,14 +13,14 @@ import threading
 import time
 from typing import Any
 
-import fake_main
+from cli import fake_main
 import pytest
 
 from dynashare_jax.cli import benchmark_jobs
 from dynashare_jax.methods import _entries
 
 Job = benchmark_jobs.Job
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import resource
-import runpy
 import sys
 import time
 from typing import Any
@@ -26,7 +24,7 @@ from typing import Any
 from absl import flags
 import jax
 
-from dynashare_jax import data
+import configs
 from dynashare_jax import runs as main
 from dynashare_jax.cli import guard as command
 from dynashare_jax.distributed import cluster
@@ -58,13 +56,11 @@ def change(environment: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-  here = pathlib.Path(__file__).parent
   folder, port, count, number = sys.argv[1:5]
   flags.FLAGS.mark_as_parsed()
   jax.config.update("jax_num_cpu_devices", int(os.environ.get("TINY_DEVICES", 2 // int(count))))
-  jax.config.update("jax_disable_most_optimizations", True)
-  data.__path__.append(str(here))
-  config = runpy.run_path(str(here.parent / "conftest.py"))["_config"](
+  configs.find_stripes()
+  config = configs.make(
     seed=int(sys.argv[5]) if len(sys.argv) > 5 else 0,
     **{
       name: tuple(value) if isinstance(value, list) else value

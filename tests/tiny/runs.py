@@ -1,79 +1,24 @@
-"""A complete run of a second: tiny data, tiny networks, every phase."""
+"""Complete runs of a second: tiny data, tiny networks, every phase; a plugin of all tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 import json
 import pathlib
-import runpy
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 import pytest
+from tiny import configs
 
-from dynashare_jax import data
 from dynashare_jax import runs as main
 from dynashare_jax.monitoring import logs
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
 from dynashare_jax.train import state as state_lib
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-TINY = pathlib.Path(__file__).parent / "tiny"
-
-_VALUES = {
-  "dataset": "stripes",
-  "method": "dynashare",
-  "model.backbone": "mlp",
-  "model.blocks": (2,),
-  "model.width": 8,
-  "model.hidden": 8,
-  "model.dropout": 0.0,
-  "model.stem": "small",
-  "model.head": "linear",
-  "model.dtype": "float32",
-  "policy.curriculum_speed": 1,
-  "policy.candidates": 2,
-  "policy.init": "equal",
-  "policy.sparsity": 0.05,
-  "policy.sharing": 0.05,
-  "policy.temperature": 5.0,
-  "policy.temperature_decay": 0.8,
-  "gates.target_rates": (1.0, 0.6),
-  "gates.weight": 1.0,
-  "train.batch_size": 8,
-  "train.steps": 8,
-  "train.warmup_steps": 4,
-  "train.cycles": 2,
-  "train.weight_steps": 3,
-  "train.policy_steps": 2,
-  "train.retrain_steps": 6,
-  "train.retrain_from": "policy",
-  "train.weights_share": 0.75,
-  "train.execution": "masked",
-  "train.shared_prefixes": (0,),
-  "train.steps_per_dispatch": 1,
-  "train.resident": True,
-  "train.log_every": 2,
-  "train.eval_every": 3,
-  "train.checkpoint_every": 3,
-  "train.threads": 1,
-  "eval.batch_size": 8,
-  "eval.pictures": 2,
-  "optimizers.warmup.kind": "adamw",
-  "optimizers.warmup.schedule": "cosine",
-  "optimizers.warmup.lr": 0.01,
-  "optimizers.alternate.kind": "sgd",
-  "optimizers.alternate.lr": 0.01,
-  "optimizers.alternate.schedule": "constant",
-  "optimizers.retrain.kind": "adam",
-  "optimizers.retrain.lr": 0.01,
-  "optimizers.retrain.schedule": "onecycle",
-  "optimizers.policy.lr": 0.1,
-}
 
 
 class Run(NamedTuple):
@@ -119,36 +64,15 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def stripes_is_found():
-  """Adds the tiny data set to those that `--config.dataset` can name."""
-  data.__path__.append(str(TINY))
-  before = jax.config.jax_persistent_cache_min_compile_time_secs
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  jax.config.update("jax_disable_most_optimizations", True)  # Compile quickly.
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-  data.__path__.remove(str(TINY))
-
-
-def _config(**values: Any) -> ml_collections.ConfigDict:
-  config = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]()
-  module = runpy.run_path(str(TINY / "stripes.py"))
-  config.data = ml_collections.ConfigDict(module["defaults"]())
-  for name, value in {**_VALUES, **{k.replace("__", "."): v for k, v in values.items()}}.items():
-    group, _, last = name.rpartition(".")
-    node = config
-    for part in group.split(".") if group else ():
-      node = node[part]
-    assert last in node, name
-    node[last] = value
-  return config
+def stripes() -> None:
+  """Lets the tiny data set be found by its name."""
+  configs.find_stripes()
 
 
 @pytest.fixture(scope="session")
 def config() -> Callable[..., ml_collections.ConfigDict]:
   """Makes a configuration: `config(method="hard", train__steps=3)`."""
-  return _config
+  return configs.make
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +80,7 @@ def build() -> Callable[..., experiment_lib.Experiment]:
   """Puts an experiment together on some CPU devices (default one)."""
 
   def make(devices: int = 1, **values: Any) -> experiment_lib.Experiment:
-    return main.build(_config(**values), jax.devices()[:devices])[0]
+    return main.build(configs.make(**values), jax.devices()[:devices])[0]
 
   return make
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import mimic3_writer
+from data.mimic3 import writer as mimic3_writer
 import numpy as np
 import pytest
 import yaml

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 
-import mimic3_writer
+from data.mimic3 import writer as mimic3_writer
 from ml_collections import ConfigDict
 import pytest
 

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import pathlib
-import runpy
 import sys
 import time
 
 from absl import flags
 import jax
 
-from dynashare_jax import data
+import configs
 from dynashare_jax import runs as main
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
 
 if __name__ == "__main__":
-  here = pathlib.Path(__file__).parent
   flags.FLAGS.mark_as_parsed()
   jax.config.update("jax_num_cpu_devices", 4)
   # Read what the tests have compiled; a kill must not leave half an entry.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
-  jax.config.update("jax_disable_most_optimizations", True)
-  data.__path__.append(str(here))
-  config = runpy.run_path(str(here.parent / "conftest.py"))["_config"]()
-  experiment = main.build(config, jax.devices()[:1])[0]
+  configs.find_stripes()
+  experiment = main.build(configs.make(), jax.devices()[:1])[0]
   folder = pathlib.Path(sys.argv[1])
   folder.mkdir(parents=True, exist_ok=True)
   loop = loop_lib.Loop(experiment, folder)

@@ -23,7 +23,7 @@ from dynashare_jax.cli import guard as command
 from dynashare_jax.distributed import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROCESS = pathlib.Path(__file__).parent / "tiny" / "process.py"
+PROCESS = ROOT / "tests" / "tiny" / "process.py"
 LOST = "error: lost contact with the other processes of this run"
 
 # What is checked before the first step; then process 1 fails.

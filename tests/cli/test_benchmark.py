@@ -7,14 +7,14 @@ import json
 import pathlib
 from typing import Any
 
-import fake_main
+from cli import fake_main
 import pytest
 
 from dynashare_jax.cli import benchmark
 from dynashare_jax.cli import benchmark_jobs
 from dynashare_jax.methods import _entries
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # ml_collections loads configurations so.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 CONFIG = str(ROOT / "configs" / "rooms.py")

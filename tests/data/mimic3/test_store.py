@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 
-import mimic3_writer
+from data.mimic3 import writer as mimic3_writer
 from ml_collections import ConfigDict
 import numpy as np
 import pytest

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
-import runpy
 import shutil
 
 import jax
 import pytest
+from tiny import configs
 
 from dynashare_jax import runs as main
 from dynashare_jax.checkpoints import workdir as workdir_lib
@@ -19,15 +18,10 @@ from dynashare_jax.infer import strategy
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
 
-TRAIN = pathlib.Path(__file__).parent / "train"
-
-
-pytestmark = pytest.mark.usefixtures("stripes")
-
 
 def _train(folder, **values):
   """A finished run of a second."""
-  config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"](
+  config = configs.make(
     **{
       "gates__target_rates": (0.6, 0.6),
       "gates__init": "spread",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from data import test_cityscapes
-from data import test_nyuv2
-from data import test_taskonomy
+from data.cityscapes import test_dataset as test_cityscapes
+from data.nyuv2 import test_dataset as test_nyuv2
+from data.taskonomy import test_dataset as test_taskonomy
 import jax
 import numpy as np
 import pytest

@@ -428,7 +428,7 @@ def test_wrong_settings_are_told(folder: str, field: str, value: Any, message: s
 @pytest.fixture(scope="module")
 def real_folder() -> str:
   """The real data, where it is."""
-  root = pathlib.Path(__file__).resolve().parents[2]
+  root = pathlib.Path(__file__).resolve().parents[3]
   default = root.parent / "shared" / "data"
   path = pathlib.Path(os.environ.get("DYNASHARE_DATA", default))
   if not (path / census_columns.PARQUET).is_file():
