@@ -13,7 +13,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiles quickly, and to the same last bits in every process.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+_PROGRAMS = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+if "PYTEST_XDIST_WORKER" in os.environ:  # jax writes entries that another may read half done.
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
+    _PROGRAMS, os.environ["PYTEST_XDIST_WORKER"]
+  )
 
 from absl import flags  # noqa: E402
 from absl import logging  # noqa: E402

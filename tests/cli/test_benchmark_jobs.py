@@ -296,7 +296,7 @@ def test_what_a_crash_leaves_running_is_ended(
 
 _DRIVER = """
 import sys
-from dynashare_jax import benchmark, benchmark_jobs
+from dynashare_jax.cli import benchmark, benchmark_jobs
 from jax._src import xla_bridge
 benchmark_jobs.PROGRAM = (sys.executable, "-I", "-S", sys.argv[1])
 try:

@@ -107,7 +107,7 @@ def test_processes_that_differ_stop_before_the_first_step(tmp_path):
 def test_nobody_answers():
   """One clear line and status 1: a later try may do; jax would abort."""
   script = (
-    "from dynashare_jax.train import cluster\n"
+    "from dynashare_jax.distributed import cluster\n"
     "cluster.join(cluster.Place('localhost:1', 2, 1), seconds=1)"
   )
   done = subprocess.run(

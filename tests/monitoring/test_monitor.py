@@ -331,7 +331,8 @@ def test_it_costs_less_than_a_percent_of_a_millisecond(tmp_path):
 
 _SLOWED = """
 import pathlib, sys, time, jax, numpy as np
-from dynashare_jax.train import cluster, mesh as mesh_lib, monitor, process_log
+from dynashare_jax.distributed import cluster, mesh as mesh_lib
+from dynashare_jax.monitoring import monitor, process_log
 port, number, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 cluster.join(cluster.Place(f"localhost:{port}", 2, number))
 mesh = mesh_lib.make_mesh()

@@ -338,7 +338,8 @@ def test_two_processes(searched, same_bits, tmp_path):
 MEET = """
 import sys, time
 import jax
-from dynashare_jax.train import candidates, cluster, mesh, preemption
+from dynashare_jax.distributed import cluster, mesh, preemption
+from dynashare_jax.train import candidates
 port, number = sys.argv[1], int(sys.argv[2])
 jax.config.update("jax_num_cpu_devices", 1)
 with preemption.listen():
