@@ -16,6 +16,7 @@ from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.cli import cost
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
+from dynashare_jax.train import stages
 
 TRAIN = pathlib.Path(__file__).parent / "train"
 
@@ -28,7 +29,7 @@ def _train(folder, **values):
   config = runpy.run_path(str(TRAIN / "conftest.py"))["_config"](**values)
   folder = workdir_lib.open_workdir(folder, config.to_dict())
   loop = loop_lib.Loop(main.build(config)[0], folder)
-  results.finish(loop, loop.run(), {})
+  results.finish(loop, stages.run(loop), {})
   return folder
 
 

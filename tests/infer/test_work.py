@@ -13,11 +13,11 @@ import pytest
 
 from dynashare_jax import data
 from dynashare_jax import runs as main
-from dynashare_jax.infer import plan as plan_lib
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.infer import work
 from dynashare_jax.ops import compaction
 from dynashare_jax.ops import costs
+from dynashare_jax.sharing import plan as plan_lib
 
 TRAIN = pathlib.Path(__file__).parents[1] / "train"
 # Multiply-accumulates of one example, of the tiny network below.
@@ -36,7 +36,7 @@ def model() -> Callable[..., trained_lib.Trained]:
   data.__path__.remove(str(TRAIN / "tiny"))
   params, stats = experiment.fresh("init")
   return lambda route, gates=True: trained_lib.Trained(
-    experiment, params, stats, np.asarray(route), gates, pathlib.Path(), 0
+    experiment, params, stats, experiment.sharing.of(route, gates), pathlib.Path(), 0
   )
 
 

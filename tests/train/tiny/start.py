@@ -14,6 +14,7 @@ from dynashare_jax import data
 from dynashare_jax import runs as main
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
+from dynashare_jax.train import stages
 
 if __name__ == "__main__":
   here = pathlib.Path(__file__).parent
@@ -35,4 +36,4 @@ if __name__ == "__main__":
     time.sleep(0.1)  # So that a kill has something to hit.
 
   loop._log = slowly
-  results.finish(loop, loop.run(), {})
+  results.finish(loop, stages.run(loop), {})
