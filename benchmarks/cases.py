@@ -19,7 +19,6 @@ from dynashare_jax import methods  # noqa: E402
 from dynashare_jax import types  # noqa: E402
 from dynashare_jax.distributed import mesh as mesh_lib  # noqa: E402
 from dynashare_jax.train import experiment as experiment_lib  # noqa: E402
-from dynashare_jax.train import optim  # noqa: E402
 from dynashare_jax.train import step as step_lib  # noqa: E402
 
 # Codes of the 31 categorical and bin edges of the 8 numeric columns of Census.
@@ -196,25 +195,23 @@ class Stepper:
     """
     experiment = experiment_lib.build(config, dataset, methods.find(config.method).build)
     chosen = [p for p in experiment.method.phases if p.name == phase][-1]
-    tasks, blocks = len(experiment.tasks), experiment.blocks
+    sharing = dataclasses.replace(experiment.sharing, prefixes=(prefix,))
     if route is None:
-      route = np.ones((tasks, blocks), int)
+      route = np.ones((len(experiment.tasks), experiment.units), int)
     if phase == "weights":
-      chosen = dataclasses.replace(chosen, open_blocks=blocks - prefix)
-    spec = step_lib.spec_of(
-      chosen, tasks, experiment.gated, route.tolist(), experiment.planned, (prefix,)
-    )
-    tx = optim.make(config, spec.optimizer, spec.steps)
-    run = step_lib.make(
-      experiment.network, tx, spec, experiment.objective, mesh_lib.batch_sharding(experiment.mesh)
-    )
+      settings = chosen.settings._replace(open_blocks=experiment.units - prefix)
+      chosen = dataclasses.replace(chosen, settings=settings)
+    static = sharing.static(chosen, route)
+    spec = step_lib.Spec(static, chosen.trainable, chosen.optimizer, chosen.steps)
+    tx = experiment.optimizer(spec.optimizer, spec.steps)
+    run = step_lib.make(experiment.objective, tx, spec, mesh_lib.batch_sharding(experiment.mesh))
     self._state = mesh_lib.place_replicated(_any_state(experiment, tx), experiment.mesh)
     self._arrays = mesh_lib.place_replicated(dataset.arrays("train"), experiment.mesh)
     self.examples = steps * config.train.batch_size
     rows = dataset.spec.sizes["train"]
     order = np.random.default_rng(2).integers(0, rows, self.examples, np.int32)
     self._rows = jnp.asarray(order.reshape(steps, -1))
-    self._inputs = step_lib.inputs_of(chosen, config.seed, 0, 0, blocks, route)
+    self._inputs = step_lib.moving_of(sharing, chosen, config.seed, 0, 0, route)
     began = time.process_time()
     self._run = run.lower(self._state, self._arrays, self._rows, self._inputs).compile()
     self.compile_cpu_seconds = time.process_time() - began

@@ -66,6 +66,9 @@ def get_config() -> ml_collections.ConfigDict:
   # that the rates hold for the decisions at test too; 0.0: never, the papers.
   gates.noise_fades = 0.0
 
+  config.balance = ml_collections.ConfigDict()
+  config.balance.name = "fixed"  # a file of objectives/balancing
+
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped

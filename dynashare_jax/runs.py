@@ -26,6 +26,7 @@ from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import outline
 from dynashare_jax.train import results
+from dynashare_jax.train import stages
 
 # Values that may change between the starts of one run.
 FREE = (
@@ -154,7 +155,7 @@ def _run(config: ml_collections.ConfigDict, workdir: str, profile: int) -> dict[
     logging.info("%s is finished; nothing to do.", folder)
     return dict(json.loads(finished.read_text()))
   loop = loop_lib.Loop(experiment, folder, profile)
-  state = loop.run()
+  state = stages.run(loop)
   found = results.finish(loop, state, corrected)
   if primary:
     report.write_report(folder)
@@ -200,6 +201,8 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
     group, _, field = name.partition(".")
     if group in config and field not in config[group]:
       config[group][field] = value
+  if "balance" not in config:
+    config.balance = {"name": "fixed"}
   config.model.weights = ""  # The checkpoint has its own.
   if data_dir:
     config.data_dir = data_dir

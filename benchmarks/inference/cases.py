@@ -104,7 +104,8 @@ def trained(
   params, stats = jax.tree_util.tree_map_with_path(
     leaf, jax.eval_shape(lambda: experiment.fresh("init"))
   )
-  return trained_lib.Trained(experiment, params, stats, chosen, gates, pathlib.Path(), 0)
+  structure = experiment.sharing.of(chosen, gates)
+  return trained_lib.Trained(experiment, params, stats, structure, pathlib.Path(), 0)
 
 
 def images(rows: int, height: int, width: int) -> jax.Array:
@@ -136,7 +137,7 @@ def thresholds(
     batch: examples a call.
   """
   size = jax.tree.leaves(inputs)[0].shape[0]
-  run = jax.jit(lambda v, x, t: model.forward(threshold=t)(v, x)[1].relevance)
+  run = jax.jit(lambda v, x, t: model.forward(threshold=t)(v, x)[1].own.relevance)
   found = np.zeros(len(model.gated), np.float32)
   for block, step in enumerate(model.plan.steps):
     if not model.gated[block] or not step.running:
@@ -185,7 +186,7 @@ class Runner:
     self._batches = [rows_of(inputs, i, batch) for i in range(0, self.examples, batch)]
     self._variables = model.variables
     self._run, self.compile_cpu_seconds = compiled(
-      model.forward(execution, threshold), self._variables, self._batches[0]
+      model.forward(execution, threshold=threshold), self._variables, self._batches[0]
     )
     memory = self._run.memory_analysis()
     self.temporary_bytes = int(memory.temp_size_in_bytes) if memory else 0

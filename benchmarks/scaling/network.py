@@ -165,7 +165,7 @@ def facts(name: str) -> Facts:
   )
   height, width = spec.crop or spec.input_shape[:2]
   state = experiment.template(experiment.total_steps)
-  counts = results.parameters(state.params["network"], state.stats, {})
+  counts = results.parameters(experiment, state.params["network"], state.stats, {})
   one = jax.eval_shape(lambda: pictures(spec, 1, (height, width)).arrays("train"))
   phases = experiment.method.phases
   retrain = [p.steps for p in phases if p.candidate >= 0]

@@ -228,7 +228,6 @@ def dispatcher(settings: dict[str, Any]) -> None:
   from dynashare_jax import methods
   from dynashare_jax.distributed import mesh as mesh_lib
   from dynashare_jax.train import experiment as experiment_lib
-  from dynashare_jax.train import optim
   from dynashare_jax.train import step as step_lib
 
   config = scaling_network.configuration("small ResNet, Rooms")
@@ -238,19 +237,15 @@ def dispatcher(settings: dict[str, Any]) -> None:
   experiment = experiment_lib.build(config, data, methods.find(config.method).build)
   phases = experiment.method.phases
   index = next(i for i, p in enumerate(phases) if p.name == "weights")
-  route = np.ones((len(experiment.tasks), experiment.blocks))
-  spec = step_lib.spec_of(
-    phases[index], *route.shape[:1], experiment.gated, route.tolist(), experiment.planned, (0,), 100
-  )
+  route = np.ones((len(experiment.tasks), experiment.units))
+  spec = experiment.spec(index, route)
   run = step_lib.make(
-    experiment.network,
-    optim.make(config, spec.optimizer, spec.steps),
-    spec,
     experiment.objective,
+    experiment.optimizer(spec.optimizer, spec.steps),
+    spec,
     mesh_lib.batch_sharding(experiment.mesh),
   )
-  state = experiment.initial_state()
-  state = experiment.place(state.replace(opt=experiment.optimizer(index).init(state.params)))
+  state = experiment.place(experiment.with_optimizer(experiment.initial_state(), index))
   arrays = mesh_lib.place_replicated(data.arrays("train"), experiment.mesh)
   leaves = len(jax.tree.leaves(state))
 
@@ -258,8 +253,8 @@ def dispatcher(settings: dict[str, Any]) -> None:
     """As the loop does it."""
     nonlocal state
     rows = jnp.asarray(np.zeros((steps, 1), np.int32))
-    inputs = step_lib.inputs_of(phases[index], 0, 0, 0, experiment.blocks, route)
-    state, parts = run(state, arrays, rows, inputs, None)
+    moving = step_lib.moving_of(experiment.sharing, phases[index], 0, 0, 0, route)
+    state, parts = run(state, arrays, rows, moving, None)
     jax.device_get(parts)
 
   def alone() -> None:
@@ -333,7 +328,7 @@ def starter(settings: dict[str, Any]) -> None:
 
   marked(main, "build", "data and network")
   marked(feed.Feed, "check", "labels checked")
-  marked(loop.Loop, "_restore", "initial state")
+  marked(loop.Loop, "restore", "initial state")
   logs.MetricLog.write = stop  # type: ignore[method-assign]
   with contextlib.suppress(KeyboardInterrupt):
     main.run(config, settings["workdir"])

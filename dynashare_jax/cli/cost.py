@@ -55,8 +55,8 @@ def separate(trained: trained_lib.Trained) -> trained_lib.Trained:
     config, trained.experiment.dataset, methods.find(_SEPARATE).build
   )
   params, stats = experiment.fresh("init")
-  route = np.ones((len(experiment.tasks), experiment.blocks), int)
-  return trained_lib.Trained(experiment, params, stats, route, False, trained.workdir, 0)
+  structure = experiment.sharing.chosen(experiment.sharing.blank(1) + 1, 0)
+  return trained_lib.Trained(experiment, params, stats, structure, trained.workdir, 0)
 
 
 def examples(trained: trained_lib.Trained, count: int) -> Any:
@@ -101,7 +101,7 @@ def _baseline(trained: trained_lib.Trained, given: str) -> dict[str, dict[str, f
 
   A run of single-task networks is its own.
   """
-  if trained.experiment.method.columns:
+  if trained.experiment.method.independent:
     given = str(trained.workdir)
   if given:
     return results_lib.load_baseline(given, trained.tasks)
@@ -122,7 +122,7 @@ def _facts(
   threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
   lines = [
     f"Run: {found['method']} on {found['dataset']}, seed {found['seed']};"
-    f" {len(trained.tasks)} tasks, {trained.experiment.blocks} blocks.",
+    f" {len(trained.tasks)} tasks, {trained.experiment.units} blocks.",
     f"Device: {device.device_kind} ({device.platform}), {threads} processor"
     f" cores allowed; load average {os.getloadavg()[0]:.1f} (other work slows"
     f" what is measured). jax {jax.__version__}, Python"
@@ -130,7 +130,7 @@ def _facts(
     f"{arguments.repeats} rounds; batch sizes {', '.join(map(str, batches))};"
     " examples of the test split.",
   ]
-  if not trained.experiment.method.columns:
+  if not trained.experiment.method.independent:
     lines.append(_WORDS)
   if any(trained.gated):
     ways = "; ".join(
@@ -172,7 +172,7 @@ def run(argv: Sequence[str]) -> str:
   size = trained.experiment.dataset.spec.sizes["test"]
   inputs = examples(trained, max(max(batches), min(size, _EXAMPLES)))
   rate = np.asarray(found["execution"]["rate"], float)
-  columns = trained.experiment.method.columns
+  columns = trained.experiment.method.independent
   chosen = cost_lib.subjects(trained, rate, None if columns else separate(trained))
   costs = cost_lib.measure(
     chosen,
@@ -181,7 +181,7 @@ def run(argv: Sequence[str]) -> str:
     arguments.repeats,
     lambda text: print(text, file=sys.stderr, flush=True),
   )
-  blocks = () if columns else cost_lib.blocks(trained, rate)
+  blocks = () if columns or trained.plan is None else cost_lib.blocks(trained, rate)
   scores = report.scores_of(found, baseline)
   facts = _facts(trained, found, arguments, batches)
   return report.write(folder, costs, blocks, scores, facts)

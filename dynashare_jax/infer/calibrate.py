@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 import itertools
 import math
@@ -77,15 +78,13 @@ class Calibrator:
     _check(trained, batch)
     self.work = work_lib.of_plan(trained)
     self._feed = feed_lib.Feed(experiment)
+    sharing = dataclasses.replace(trained.sharing, planned=True, sampled_gates=None)
     self._evaluator = evaluate.Evaluator(
       experiment.network,
       experiment.tasks,
-      trained.gated,
+      sharing,
       experiment.config.eval.batch_size,
       mesh_lib.batch_sharding(experiment.mesh),
-      True,
-      None,
-      experiment.target_rate,
     )
     self._seen: dict[str, dict[Place, settings.Measured]] = {}
 
@@ -256,10 +255,9 @@ class Calibrator:
       trained.params,
       trained.stats,
       batches or self._feed.evaluation(split),
-      trained.route,
-      True,
-      knobs[0],
-      knobs[1],
+      trained.structure,
+      threshold=knobs[0],
+      target_rate=knobs[1],
     )
     score = evaluate.score(trained.tasks, found.metrics, self._constant)
     return settings.Measured(
@@ -283,7 +281,7 @@ class Calibrator:
   @functools.cached_property
   def _path(self) -> closing.Path:
     trained = self.trained
-    told, target = trained.experiment.objective.sampled_rates, self._target
+    told, target = trained.sharing.sampled_range, self._target
     if told is not None:
       return closing.told(trained.gated, *told)
     quartiles = closing.quartiles(trained, self._some_batches)
@@ -300,7 +298,7 @@ class Calibrator:
   @property
   def _target(self) -> float:
     """What gates are told that read it, in the run's own setting."""
-    return self.trained.experiment.target_rate
+    return self.trained.sharing.target_rate
 
   def _some_batches(self) -> Any:
     """Batches of the first examples of validation."""
@@ -367,7 +365,8 @@ class Calibrator:
     execution = trained_lib.Execution(compaction=way)
 
     def run(variables: Any, inputs: Any, threshold: Any, target: Any) -> Any:
-      return trained.forward(execution, threshold, target)(variables, inputs)[0]
+      forward = trained.forward(execution, threshold=threshold, target_rate=target)
+      return forward(variables, inputs)[0]
 
     source = trained.experiment.dataset.source("validation")
     count = min(len(source) // self.batch, _TIMED)
@@ -402,7 +401,7 @@ def curve(
 def _check(trained: trained_lib.Trained, batch: int) -> None:
   """Refuses models without gates, and batches that cannot be made."""
   name = trained.experiment.method.name
-  if not trained.gates or not any(trained.gated):
+  if not any(trained.gated):
     raise ValueError(
       f"{trained.workdir} was trained with the method {name!r} without instance"
       " gates: nothing can be calibrated. Its cost is fixed by its route."

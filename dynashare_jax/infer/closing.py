@@ -51,8 +51,8 @@ def quartiles(trained: trained_lib.Trained, batches: Callable[[], Any]) -> np.nd
     inputs = loader.take(arrays, indices, present).inputs
     signals = jax.device_get(run(trained.variables, inputs)[1])
     here = np.asarray(present)
-    for task, block in zip(*np.nonzero(signals.gated), strict=True):
-      scores[block].append(signals.relevance[task, here, block])
+    for task, block in zip(*np.nonzero(signals.own.gated), strict=True):
+      scores[block].append(signals.own.relevance[task, here, block])
   return np.stack(
     [np.quantile(np.concatenate(s), _QUARTILES) if s else np.zeros(3) for s in scores], axis=1
   )

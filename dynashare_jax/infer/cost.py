@@ -14,6 +14,7 @@ import numpy as np
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.infer import work
+from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.train import optim
 
 ALL = "all tasks"
@@ -21,23 +22,13 @@ MASKED = "masked"
 PLANNED = "planned"
 GATED = "planned + gated"
 SEPARATE = "single-task networks"
-WAYS = (MASKED, PLANNED, GATED, SEPARATE)
+WHOLE = "whole network"
+WAYS = (MASKED, PLANNED, GATED, WHOLE, SEPARATE)
 
 
-class Parameters(NamedTuple):
-  """Numbers that an execution reads, by group.
-
-  Attributes:
-    backbone: stem, blocks and shortcuts.
-    gates: instance gates.
-    heads: of the tasks.
-    batch_stats: running averages of batch norms and gates, not trainable.
-  """
-
-  backbone: int
-  gates: int
-  heads: int
-  batch_stats: int
+# Numbers that an execution reads, by parameter group; `batch_stats` are running averages of batch
+# norms and gates, which are not trained.
+Parameters = Mapping[str, int]
 
 
 class Times(NamedTuple):
@@ -108,47 +99,6 @@ class Subject:
     return self.model.forward(how)
 
 
-def alone(trained: trained_lib.Trained, task: int) -> trained_lib.Trained:
-  """The same model with one of its tasks: one row of the route and one head.
-
-  Args:
-    trained: of several tasks, or of one network a task.
-    task: index of the task.
-  """
-  experiment = trained.experiment
-  network = experiment.network
-  if experiment.method.columns:
-    trunk = network.trunk.clone(columns=(network.trunk.columns[task],))
-  else:
-    trunk = network.trunk.clone(tasks=1)
-  spec = dataclasses.replace(experiment.dataset.spec, tasks=(experiment.tasks[task],))
-  parts = dataclasses.replace(
-    experiment,
-    dataset=dataclasses.replace(experiment.dataset, spec=spec),
-    network=network.clone(trunk=trunk, heads=(network.heads[task],), names=(network.names[task],)),
-  )
-  return dataclasses.replace(
-    trained,
-    experiment=parts,
-    params=_only(trained.params, task),
-    stats=_only(trained.stats, task),
-    route=trained.route[task : task + 1],
-  )
-
-
-def _only(tree: Mapping[str, Any], task: int) -> dict[str, Any]:
-  """Leaves of one task, named as in a network of one task."""
-  found = {}
-  for name, leaf in tree.items():
-    stem, _, number = name.rpartition("_")
-    if stem in ("heads", "columns"):
-      if int(number) == task:
-        found[f"{stem}_0"] = leaf
-    else:
-      found[name] = _only(leaf, task) if name == "trunk" else leaf
-  return found
-
-
 def subjects(
   trained: trained_lib.Trained,
   rate: np.ndarray | None = None,
@@ -166,7 +116,7 @@ def subjects(
     Masked, planned and, with gates, gated execution; and the separate
     networks. A model that is itself a network a task has these alone.
   """
-  columns = trained.experiment.method.columns
+  columns = trained.experiment.method.independent
   if columns:
     separate = trained
   scopes: list[tuple[str, int | None]] = [(ALL, None)]
@@ -184,7 +134,7 @@ def subjects(
 
 def _cut(trained: trained_lib.Trained, task: int | None) -> trained_lib.Trained:
   """The model with one of its tasks, or with all for None."""
-  return trained if task is None else alone(trained, task)
+  return trained if task is None else trained.only((task,))
 
 
 def _subject(scope: str, way: str, model: trained_lib.Trained) -> Subject:
@@ -193,7 +143,9 @@ def _subject(scope: str, way: str, model: trained_lib.Trained) -> Subject:
 
 
 def _shared(scope: str, model: trained_lib.Trained, rate: np.ndarray | None) -> list[Subject]:
-  """The ways of a model whose tasks share a backbone."""
+  """The ways of a model whose tasks share something."""
+  if model.plan is None:
+    return [_subject(scope, WHOLE, model)]
   found = [_subject(scope, way, model) for way in (MASKED, PLANNED)]
   plan = work.of_plan(model)
   if plan.gated:
@@ -202,28 +154,30 @@ def _shared(scope: str, model: trained_lib.Trained, rate: np.ndarray | None) -> 
   return found
 
 
-def parameters(forward: trained_lib.Forward, model: Any, inputs: Any) -> Any:
-  """Counts the parameters that a forward pass reads.
+def parameters(
+  forward: trained_lib.Forward, model: Any, inputs: Any, rules: optim.Rules
+) -> Parameters:
+  """Counts the parameters that a forward pass reads, by group.
+
+  What the traced computation never touches, such as a block that every task skips, does not count.
 
   Args:
     forward: pure.
     model: its variables: `params` and `batch_stats`.
     inputs: of some examples.
-
-  Returns:
-    `Parameters`. What the traced computation never touches, such as a block
-    that every task skips, does not count.
+    rules: the network's leaves.
   """
   traced = jax.make_jaxpr(forward)(model, inputs).jaxpr
   read = {id(v) for equation in traced.eqns for v in equation.invars}
-  counts = dict.fromkeys(Parameters._fields, 0)
+  groups = dict.fromkeys([leaf.group for leaf in rules.values()])
+  counts = dict.fromkeys(("backbone", "gates", "heads", *groups, "batch_stats"), 0)
   leaves = jax.tree_util.tree_leaves_with_path(model)
   for (path, leaf), variable in zip(leaves, traced.invars, strict=False):
     if id(variable) in read:
-      group = str(path[0].key)
-      group = optim.label(path[1:]) if group == "params" else group
-      counts[group] += leaf.size
-  return Parameters(**counts)
+      kind, _, name = optim.path_of(path).partition("/")
+      rule = trunks.leaf_of(rules, name)
+      counts[rule.group if kind == "params" and rule is not None else kind] += leaf.size
+  return counts
 
 
 def xla_macs(forward: Callable[..., Any], *args: Any) -> float:
@@ -249,7 +203,7 @@ def static(subject: Subject) -> Cost:
   return Cost(
     subject.scope,
     subject.way,
-    parameters(run, model.variables, one),
+    parameters(run, model.variables, one, model.experiment.network.leaves()),
     subject.macs,
     None if subject.way == GATED else xla_macs(run, model.variables, one),
   )
@@ -358,11 +312,11 @@ def blocks(trained: trained_lib.Trained, rate: np.ndarray | None = None) -> tupl
     rate: execution rates `[T, L]`; default all gates open.
 
   Raises:
-    ValueError: it is a network a task, which has no plan.
+    ValueError: the model leaves nothing out, and has no plan.
   """
-  if trained.experiment.method.columns:
-    raise ValueError("Single-task networks execute every block: they have no plan to list.")
   plan = trained.plan
+  if plan is None or trained.experiment.method.independent:
+    raise ValueError("This model executes everything for every task: it has no plan to list.")
   amounts = work.branches(trained)
   found = []
   for block, step in enumerate(plan.steps):

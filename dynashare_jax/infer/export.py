@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib
-import re
 from typing import Any, NamedTuple
 
 from flax import traverse_util
@@ -21,18 +20,16 @@ from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.infer import artefact
 from dynashare_jax.infer import closing
 from dynashare_jax.infer import manifest
-from dynashare_jax.infer import plan as plan_lib
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
-from dynashare_jax.models import trunks
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import compaction as compaction_lib
 from dynashare_jax.ops import resize
+from dynashare_jax.sharing import plan as plan_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _KNOWN = ("cpu", "cuda", "rocm", "tpu")
-_OF_TASK = re.compile(r"(?P<owner>\w+/(heads|trunk/columns))_(?P<row>\d+)(?P<rest>/.*)")
 _SMALLEST = (1, 2, 8)  # batches from which another way of execution may pay
 _SMALLEST_TABLES = (1, 1024)
 
@@ -76,16 +73,12 @@ class Model:
   """What is exported of a trained model.
 
   Attributes:
-    trained: the model.
-    rows: places of the chosen tasks among its tasks, ascending.
-    plan: of the chosen tasks. Gates that a budget opens or closes for good are
-      resolved.
+    trained: the model with the chosen tasks alone. Gates that a budget opens or closes for good
+      are resolved in its plan.
     budget: None is the setting as trained.
   """
 
   trained: trained_lib.Trained
-  rows: tuple[int, ...]
-  plan: plan_lib.Plan
   budget: Budget | None
 
   @property
@@ -96,31 +89,12 @@ class Model:
   @property
   def tasks(self) -> tuple[types.TaskSpec, ...]:
     """The chosen tasks, in the model's order."""
-    return tuple(self.trained.tasks[row] for row in self.rows)
-
-  @property
-  def network(self) -> trunks.Network:
-    """The part of the network that the chosen tasks need."""
-    whole = self.trained.experiment.network
-    trunk = whole.trunk
-    if isinstance(trunk, trunks.ColumnTrunk):
-      trunk = trunks.ColumnTrunk(tuple(trunk.columns[r] for r in self.rows))
-    else:
-      trunk = trunk.clone(tasks=len(self.rows))
-    return trunks.Network(trunk, tuple(whole.heads[r] for r in self.rows), self.plan.tasks)
+    return self.trained.tasks
 
   @property
   def weights(self) -> dict[str, Any]:
-    """`/`-joined name in `network` -> array; blocks that no task runs, too."""
-    every = traverse_util.flatten_dict(self.trained.variables, sep="/")
-    found = {}
-    for name, array in every.items():
-      match = _OF_TASK.fullmatch(name)
-      if match is None:
-        found[name] = array
-      elif int(match["row"]) in self.rows:
-        place = self.rows.index(int(match["row"]))
-        found[f"{match['owner']}_{place}{match['rest']}"] = array
+    """`/`-joined name in the network -> array; blocks that no task runs, too."""
+    found: dict[str, Any] = traverse_util.flatten_dict(self.trained.variables, sep="/")
     return found
 
   def forward(self, weights: Any, arrays: Any, way: Way) -> artefact.Output:
@@ -132,14 +106,10 @@ class Model:
       way: how examples that a gate skips are left out.
     """
     trained, spec, budget = self.trained, self.spec, self.budget
-    run = trained_lib.forward(
-      self.network,
-      self.plan,
-      trained_lib.Execution(compaction=way),
-      trained.experiment.method.columns,
-      None if budget is None else np.asarray(budget.thresholds, np.float32),
-      trained.experiment.target_rate if budget is None else budget.target_rate,
-    )
+    options: dict[str, Any] = {}
+    if budget is not None:
+      options = {"threshold": budget.thresholds, "target_rate": budget.target_rate}
+    run = trained.forward(trained_lib.Execution(compaction=way), **options)
     named = spec.table is not None or spec.lengths
     inputs = arrays if named else arrays[spec.input_kind]
     variables = traverse_util.unflatten_dict(dict(weights), sep="/")
@@ -205,14 +175,17 @@ def choose(
   if len(set(tasks)) < len(tasks):
     raise ValueError(f"--tasks names a task twice: {', '.join(tasks)}.")
   rows = tuple(i for i, n in enumerate(names) if n in tasks or not tasks)
-  route = np.asarray(trained.route)[list(rows)]
-  gated = np.asarray(trained.gated)
-  if budget is not None:
-    thresholds = np.asarray(budget.thresholds)
-    route[:, gated & (thresholds >= closing.FAR)] = 0
-    gated = gated & (np.abs(thresholds) < closing.FAR)
-  plan = plan_lib.make([names[row] for row in rows], route, (gated & route.any(0)).tolist())
-  return Model(trained, rows, plan, budget)
+  cut = trained.only(rows)
+  plan = cut.plan
+  if plan is not None:
+    route, gated = np.array(plan.route), np.asarray(plan.gated)
+    if budget is not None:
+      thresholds = np.asarray(budget.thresholds)
+      route[:, gated & (thresholds >= closing.FAR)] = 0
+      gated = gated & (np.abs(thresholds) < closing.FAR)
+    plan = plan_lib.make(plan.tasks, route, (gated & route.any(0)).tolist())
+    cut = dataclasses.replace(cut, structure=plan)
+  return Model(cut, budget)
 
 
 def export(model: Model, platforms: Sequence[str] = PLATFORMS) -> tuple[dict[str, Any], bytes]:
@@ -291,7 +264,7 @@ def _weights(model: Model) -> dict[str, np.ndarray]:
 
 def _programs(model: Model, platforms: Sequence[str]) -> list[Program]:
   """One for all platforms and batches, or for those that execute alike."""
-  if not any(model.plan.gated):
+  if not any(model.trained.gated):
     return [Program(tuple(platforms), 1)]
   table = model.spec.input_kind == "table"
   smallest = _SMALLEST_TABLES if table else _SMALLEST
@@ -367,7 +340,7 @@ def _manifest(model: Model, platforms: Sequence[str], shapes: Mapping[str, Any])
       "skipped_work": "masked" if p.way is None else p.way.how,
     }
     for p in _programs(model, platforms)
-    if any(model.plan.gated)
+    if any(model.trained.gated)
   ]
   return {
     "format": artefact.VERSION,
@@ -382,7 +355,7 @@ def _manifest(model: Model, platforms: Sequence[str], shapes: Mapping[str, Any])
     },
     "inputs": manifest.inputs(model.spec, _arguments(model, 1)),
     "tasks": [manifest.task(task, shapes[task.name], results, record) for task in model.tasks],
-    "plan": model.plan.to_dict(),
+    "plan": None if trained.plan is None else trained.plan.to_dict(),
     "gates": gates,
     "budget": record,
   }

@@ -122,7 +122,7 @@ def _time(
   placed = jax.device_put((trained.variables, inputs))
   calls = {}
   for name, way in ways.items():
-    run = trained.forward(trained_lib.Execution(compaction=way), threshold)
+    run = trained.forward(trained_lib.Execution(compaction=way), threshold=threshold)
     calls[name] = jax.jit(run).lower(*placed).compile()
     jax.block_until_ready(calls[name](*placed))
   spent: dict[str, list[float]] = {name: [] for name in calls}

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
+from flax import traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.checkpoints import checkpoint
-from dynashare_jax.infer import plan as plan_lib
-from dynashare_jax.models import trunks
-from dynashare_jax.ops import compaction as compaction_lib
-from dynashare_jax.ops import routing
+from dynashare_jax.models.trunks import contract
+from dynashare_jax.sharing import plan as plan_lib
+from dynashare_jax.sharing import skip
 from dynashare_jax.train import experiment as experiment_lib
 
-Forward = Callable[[Any, Any], tuple[dict[str, jax.Array], trunks.Signals]]
+Forward = Callable[[Any, Any], tuple[dict[str, jax.Array], contract.Signals]]
 
 
-class Execution(NamedTuple):
-  """How a forward pass is executed; hashable.
-
-  Attributes:
-    planned: on the route's plan; else every block is computed for every task
-      and masked, as the authors do (the reference).
-    gates: whether instance gates decide, where the model has some.
-    compaction: how examples that a gate skips are left out; None computes and
-      masks them.
-  """
-
-  planned: bool = True
-  gates: bool = True
-  compaction: compaction_lib.Compaction | None = None
-
-
+Execution = skip.Execution
 MASKED = Execution(planned=False)
 PLANNED = Execution()
 
@@ -50,8 +34,7 @@ class Trained:
     experiment: the run's parts.
     params: of the network.
     stats: running batch statistics.
-    route: int `[T, L]` of 0 and 1.
-    gates: whether instance gates belong to the method.
+    structure: that it has fixed, see `Sharing`; of skipped blocks the plan.
     workdir: of the run.
     step: the global step that the model comes from; of single-task networks
       the last of them.
@@ -60,8 +43,7 @@ class Trained:
   experiment: experiment_lib.Experiment
   params: Any
   stats: Any
-  route: np.ndarray
-  gates: bool
+  structure: Any
   workdir: pathlib.Path
   step: int
 
@@ -76,77 +58,83 @@ class Trained:
     return {"params": self.params, "batch_stats": self.stats}
 
   @property
-  def gated(self) -> tuple[bool, ...]:
-    """For every block, whether an instance gate decides."""
-    blocks = self.experiment.blocks
-    return self.experiment.gated if self.gates else (False,) * blocks
+  def sharing(self) -> Any:
+    """What is decided about the trunk."""
+    return self.experiment.sharing
 
   @property
-  def plan(self) -> plan_lib.Plan:
-    """The plan of its route, with its gates."""
-    return plan_lib.make([t.name for t in self.tasks], self.route, self.gated)
+  def plan(self) -> plan_lib.Plan | None:
+    """What is computed once, for which tasks; None for a trunk that leaves out nothing."""
+    found: plan_lib.Plan | None = self.sharing.plan(self.structure)
+    return found
 
-  def forward(
-    self, execution: Execution = PLANNED, threshold: Any = None, target_rate: float | None = None
-  ) -> Forward:
-    """The forward pass as a pure function, to be jitted by the caller.
+  @property
+  def route(self) -> np.ndarray | None:
+    """The plan's route, int `[T, L]` of 0 and 1; None without a plan."""
+    return None if self.plan is None else np.asarray(self.plan.route)
+
+  @property
+  def gated(self) -> tuple[bool, ...]:
+    """For every unit, whether an instance gate decides."""
+    return (False,) * self.experiment.units if self.plan is None else self.plan.gated
+
+  def forward(self, execution: Execution = PLANNED, **options: Any) -> Forward:
+    """Returns the forward pass as a pure function, to be jitted by the caller.
 
     Args:
       execution: how.
-      threshold: score `[L]` that gates must exceed; None is 0.
-      target_rate: what gates are told that read it; default the run's.
+      **options: of the method's `Sharing.at_test`; of skipped blocks `threshold`, the score `[L]`
+        that gates must exceed (None is 0), and `target_rate`, which gates may read.
 
     Returns:
       `(variables, inputs) -> (logits of every task, signals)`.
     """
+    experiment = self.experiment
     return forward(
-      self.experiment.network,
-      self.plan,
-      execution,
-      self.experiment.method.columns,
-      threshold,
-      self.experiment.target_rate if target_rate is None else target_rate,
+      experiment.network, experiment.sharing, self.structure, execution=execution, **options
+    )
+
+  def only(self, tasks: Sequence[int]) -> Trained:
+    """Returns the model with some of its tasks: what of the trunk they need, and their heads."""
+    tasks, experiment = tuple(tasks), self.experiment
+    network, renamed = experiment.network.only(tasks)
+    spec = experiment.dataset.spec
+    spec = dataclasses.replace(spec, tasks=tuple(self.tasks[t] for t in tasks))
+    dataset = dataclasses.replace(experiment.dataset, spec=spec)
+    sharing, structure = self.sharing, self.structure
+    if experiment.network.trunk.only(tasks) is not None:
+      sharing, structure = sharing.only(structure, tasks)
+    method = dataclasses.replace(experiment.method, sharing=sharing)
+    return dataclasses.replace(
+      self,
+      experiment=dataclasses.replace(experiment, dataset=dataset, method=method, network=network),
+      params=_renamed(self.params, renamed),
+      stats=_renamed(self.stats, renamed),
+      structure=structure,
     )
 
 
-def forward(
-  network: Any,
-  plan: plan_lib.Plan,
-  execution: Execution = PLANNED,
-  columns: bool = False,
-  threshold: Any = None,
-  target_rate: float = 1.0,
-) -> Forward:
-  """The forward pass of a network on a plan, a pure function.
+def _renamed(tree: Any, renamed: Callable[[str], str | None]) -> Any:
+  """The leaves that are kept, under their new names."""
+  every = traverse_util.flatten_dict(tree, sep="/")
+  kept = {new: leaf for name, leaf in every.items() if (new := renamed(name)) is not None}
+  return traverse_util.unflatten_dict(kept, sep="/")
+
+
+def forward(network: Any, sharing: Any, structure: Any, **options: Any) -> Forward:
+  """Returns the forward pass of a network with a structure, a pure function.
 
   Args:
-    network: a `models.trunks.Network`.
-    plan: of its route and gates.
-    execution: how.
-    columns: whether it is a network a task, which execute everything.
-    threshold: score `[L]` that gates must exceed; None is 0.
-    target_rate: what gates are told that read it.
+    network: a `models.trunks.network.Network`.
+    sharing: of its method.
+    structure: see `Sharing`.
+    **options: of `Sharing.at_test`.
   """
-  tasks, blocks = len(plan.tasks), len(plan.gated)
-  gated = execution.gates and any(plan.gated)
-  if columns:
-    kinds = routing.all_run(blocks, tasks)
-  elif not execution.planned:
-    kinds = routing.own(blocks, tasks)
-  else:
-    gates = plan.gated if gated else (False,) * blocks
-    kinds = routing.fixed(plan.route, gates, train=False)
+  static, arrays = sharing.at_test(structure, **options)
 
-  def run(variables: Any, inputs: Any) -> tuple[dict[str, jax.Array], trunks.Signals]:
-    decisions = trunks.Decisions(
-      kinds,
-      jnp.asarray(plan.route, jnp.float32),
-      gated=gated,
-      threshold=None if threshold is None else jnp.asarray(threshold),
-      target=jnp.float32(target_rate),
-      compaction=execution.compaction,
-    )
-    return network.apply(variables, inputs, decisions, False)
+  def run(variables: Any, inputs: Any) -> tuple[dict[str, jax.Array], contract.Signals]:
+    control = sharing.control_at_test(static, arrays)
+    return network.apply(variables, inputs, control, False)
 
   return run
 
@@ -182,8 +170,7 @@ def restore(experiment: experiment_lib.Experiment, workdir: str | pathlib.Path) 
     experiment=experiment,
     params=state.best.params,
     stats=state.best.stats,
-    route=np.asarray(state.routes[chosen]).astype(int),
-    gates=experiment.method.target_rates is not None,
+    structure=experiment.sharing.chosen(state.routes, chosen),
     workdir=folder,
     step=int(np.asarray(state.best.step).max()),
   )

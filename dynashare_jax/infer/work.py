@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynashare_jax.infer import plan as plan_lib
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.ops import costs
 
@@ -39,9 +38,11 @@ class Work(NamedTuple):
 
 
 def of_plan(trained: trained_lib.Trained) -> Work:
-  """The work of a trained model on its plan."""
+  """Counts the work of a trained model on its plan; without one, all of it is fixed."""
   plan = trained.plan
   full = total(trained, trained_lib.PLANNED)
+  if plan is None or not any(plan.gated):
+    return Work(full, ())
   amounts = branches(trained)
   gated = tuple(
     (group[0], block, amounts[block])
@@ -53,22 +54,19 @@ def of_plan(trained: trained_lib.Trained) -> Work:
 
 
 def total(trained: trained_lib.Trained, execution: trained_lib.Execution) -> int:
-  """Multiply-accumulates of an example; masked work counts as computed."""
+  """Counts multiply-accumulates of an example; masked work counts as computed."""
   run = trained.forward(execution._replace(compaction=None))
   return costs.macs(run, trained.variables, trained.experiment.one_example())
 
 
 def branches(trained: trained_lib.Trained) -> tuple[int, ...]:
-  """Multiply-accumulates of every block's branch, for one example and task."""
-  plan = trained.plan
-  blocks = len(plan.gated)
+  """Counts multiply-accumulates of every block's branch, for one example and task."""
+  network, sharing = trained.experiment.network, trained.sharing
   inputs = trained.experiment.one_example()
 
-  def count(skipped: int) -> int:
-    row = [int(block != skipped) for block in range(blocks)]
-    every = plan_lib.make(plan.tasks, [row] * len(plan.tasks))
-    run = trained_lib.forward(trained.experiment.network, every)
+  def count(control: Any) -> int:
+    run = lambda v, x: network.apply(v, x, control, False)
     return costs.macs(run, trained.variables, inputs)
 
-  full = count(blocks)
-  return tuple(full - count(block) for block in range(blocks))
+  full = count(sharing.everything())
+  return tuple(full - count(control) for control in sharing.without_each())

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.ops import policy
+from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import skip
 
 STARTS = ("scratch", "policy")
 
 
-def plain(config: Any) -> tuple[types.Phase, ...]:
+def plain(config: Any) -> tuple[contract.Phase, ...]:
   """One stretch of ordinary training of everything."""
   steps = positive(config.train.steps, "train.steps")
   return (
-    types.Phase("retrain", steps, candidate=0, optimizer="retrain", start="keep", select=True),
+    contract.Phase("retrain", steps, candidate=0, optimizer="retrain", start="keep", select=True),
   )
 
 
-def search(config: Any, blocks: int) -> tuple[types.Phase, ...]:
+def search(config: Any, blocks: int) -> tuple[contract.Phase, ...]:
   """Warm-up, then weights and policy in turn with the curriculum.
 
   Source: DynaShare Algorithm 1; AdaShare section 3.3.
@@ -31,36 +31,49 @@ def search(config: Any, blocks: int) -> tuple[types.Phase, ...]:
   if train.warmup_steps < 0:
     raise ValueError(f"config.train.warmup_steps must be at least 0, but is {train.warmup_steps}.")
   if train.warmup_steps:
-    phases.append(types.Phase("warmup", train.warmup_steps, trainable=("backbone", "heads")))
+    phases.append(contract.Phase("warmup", train.warmup_steps, evaluate=True))
   positive(train.weight_steps, "train.weight_steps")
   positive(train.policy_steps, "train.policy_steps")
   for cycle in range(positive(train.cycles, "train.cycles")):
-    common: dict[str, Any] = dict(
-      routing="soft",
-      optimizer="alternate",
-      cycle=cycle,
-      open_blocks=(
-        policy.opened(cycle, pol.curriculum_speed, blocks) if pol.curriculum_speed else blocks
-      ),
+    speed = pol.curriculum_speed
+    settings = skip.Stretch(
+      "soft",
+      open_blocks=policy.opened(cycle, speed, blocks) if speed else blocks,
       temperature=policy.temperature(
         cycle, pol.temperature, pol.temperature_decay, pol.temperature_floor
       ),
     )
+    common: dict[str, Any] = dict(optimizer="alternate", cycle=cycle)
     phases.append(
-      types.Phase(
-        "weights", train.weight_steps, data="weights", trainable=("backbone", "heads"), **common
+      contract.Phase(
+        "weights",
+        train.weight_steps,
+        data="weights",
+        settings=settings,
+        title=f"weights {cycle}",
+        **common,
       )
     )
     phases.append(
-      types.Phase(
-        "policy", train.policy_steps, data="policy", trainable=("policy",), penalties=True, **common
+      contract.Phase(
+        "policy",
+        train.policy_steps,
+        data="policy",
+        trainable=("policy",),
+        settings=settings._replace(penalties=True),
+        evaluate=cycle == train.cycles - 1,
+        record=True,
+        title=f"policy {cycle}",
+        **common,
       )
     )
   return tuple(phases)
 
 
-def retrain(config: Any, candidates: int, gated: bool, can_keep: bool) -> tuple[types.Phase, ...]:
-  """One re-training a candidate route (DynaShare Algorithm 2).
+def retrain(
+  config: Any, candidates: int, gated: bool, can_keep: bool
+) -> tuple[contract.Phase, ...]:
+  """One re-training per candidate route (DynaShare Algorithm 2).
 
   Args:
     config: the run's.
@@ -69,17 +82,15 @@ def retrain(config: Any, candidates: int, gated: bool, can_keep: bool) -> tuple[
     can_keep: whether there was a search whose weights can be kept.
   """
   start = config.train.retrain_from
-  if start not in STARTS:
-    raise ValueError(f"config.train.retrain_from is {start!r}; it must be one of {STARTS}.")
+  lookup.one_of("config.train.retrain_from", start, STARTS)
   positive(config.train.retrain_steps, "train.retrain_steps")
   groups = ("backbone", "heads") + (("gates",) if gated else ())
   return tuple(
-    types.Phase(
+    contract.Phase(
       "retrain",
       config.train.retrain_steps,
       trainable=groups,
-      routing="route",
-      gated=gated,
+      settings=skip.Stretch("route", gated=gated),
       candidate=index,
       start=start if can_keep else "scratch",
       optimizer="retrain",
@@ -104,8 +115,3 @@ def positive(value: int, name: str) -> int:
   if value < 1:
     raise ValueError(f"config.{name} must be at least 1, but is {value}.")
   return value
-
-
-def every_block(tasks: int, blocks: int) -> jax.Array:
-  """One route `[1, T, L]` on which every task executes every block."""
-  return jnp.ones((1, tasks, blocks))

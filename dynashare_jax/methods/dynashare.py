@@ -7,35 +7,34 @@ skip; without gates, use `adashare`.
 
 from __future__ import annotations
 
-from typing import Any
-
-from dynashare_jax import types
 from dynashare_jax.methods import _schedule
 from dynashare_jax.objectives import regularisers
 from dynashare_jax.ops import gumbel
+from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import skip
 
 
-def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
+def build(parts: contract.Parts) -> contract.Method:
   """Warm-up, alternating search, gated re-training of sampled routes."""
+  config, blocks = parts.config, parts.blocks
   rates = regularisers.check_target_rates(config.gates.target_rates, blocks)
-  tasks = len(spec.tasks)
+  trunk = skip.trunk(parts, [rate < 1 for rate in rates])
   if not config.policy.use:
-    return types.Method(
-      name="dynashare",
-      phases=_schedule.retrain(config, 1, gated=True, can_keep=False),
-      routes=lambda key, alpha: _schedule.every_block(tasks, blocks),
-      target_rates=rates,
-      notes=("Task policy switched off: instance gates only.",),
-    )
-  _schedule.needs_several(spec, config)
+    phases = _schedule.retrain(config, 1, gated=True, can_keep=False)
+    routes = skip.every_block(len(parts.spec.tasks), blocks)
+    sharing = skip.make(parts, phases, routes, target_rates=rates)
+    notes = ("Task policy switched off: instance gates only.",)
+    return contract.Method("dynashare", phases, trunk, sharing, notes=notes)
+  _schedule.needs_several(parts.spec, config)
   count = config.policy.candidates
   phases = _schedule.search(config, blocks) + _schedule.retrain(
     config, count, gated=True, can_keep=True
   )
-  return types.Method(
-    name="dynashare",
-    phases=phases,
-    learns_policy=True,
+  sharing = skip.make(
+    parts,
+    phases,
+    lambda key, alpha: gumbel.sample_routes(key, alpha, count),
+    learns=True,
     target_rates=rates,
-    routes=lambda key, alpha: gumbel.sample_routes(key, alpha, count),
   )
+  return contract.Method("dynashare", phases, trunk, sharing)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from dynashare_jax import types
 from dynashare_jax.methods import _schedule
+from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import skip
 
 
-def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
+def build(parts: contract.Parts) -> contract.Method:
   """One plain training of the shared network."""
-  tasks = len(spec.tasks)
-  return types.Method(
-    name="hard",
-    phases=_schedule.plain(config),
-    routes=lambda key, alpha: _schedule.every_block(tasks, blocks),
-  )
+  phases = _schedule.plain(parts.config)
+  sharing = skip.make(parts, phases, skip.every_block(len(parts.spec.tasks), parts.blocks))
+  return contract.Method("hard", phases, skip.trunk(parts), sharing)

@@ -18,22 +18,26 @@ import numpy as np
 from dynashare_jax import types
 from dynashare_jax.methods import _schedule
 from dynashare_jax.ops import policy
+from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import skip
 
 
-def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
+def build(parts: contract.Parts) -> contract.Method:
   """Re-training of random routes from scratch."""
-  len(spec.tasks)
-  route = _imitated(config, spec, blocks)
+  config = parts.config
+  route = _imitated(config, parts.spec, parts.blocks)
   count = config.policy.candidates
 
   def routes(key: jax.Array, alpha: jax.Array) -> jax.Array:
     del alpha
     return policy.random_routes(key, route, count, config.random.per_task)
 
-  return types.Method(
-    name="random_policy",
-    routes=routes,
-    phases=_schedule.retrain(config, count, gated=False, can_keep=False),
+  phases = _schedule.retrain(config, count, gated=False, can_keep=False)
+  return contract.Method(
+    "random_policy",
+    phases,
+    skip.trunk(parts),
+    skip.make(parts, phases, routes),
     notes=(_note(route, config.random.per_task),),
   )
 

@@ -1,4 +1,4 @@
-"""Single-task networks: one backbone a task, trained side by side.
+"""Single-task networks: one backbone per task, trained side by side.
 
 The losses do not interact, so this equals separate trainings with the same
 batches. Every task keeps its own best step on validation.
@@ -6,18 +6,15 @@ batches. Every task keeps its own best step on validation.
 
 from __future__ import annotations
 
-from typing import Any
-
-from dynashare_jax import types
 from dynashare_jax.methods import _schedule
+from dynashare_jax.models.trunks import columns
+from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import skip
 
 
-def build(config: Any, spec: types.DatasetSpec, blocks: int) -> types.Method:
-  """One plain training of a column a task."""
-  tasks = len(spec.tasks)
-  return types.Method(
-    name="single",
-    phases=_schedule.plain(config),
-    columns=True,
-    routes=lambda key, alpha: _schedule.every_block(tasks, blocks),
-  )
+def build(parts: contract.Parts) -> contract.Method:
+  """One plain training of one column per task."""
+  tasks, phases = len(parts.spec.tasks), _schedule.plain(parts.config)
+  trunk = columns.ColumnTrunk(tuple(parts.backbone() for _ in range(tasks)))
+  sharing = skip.make(parts, phases, skip.every_block(tasks, parts.blocks))
+  return contract.Method("single", phases, trunk, sharing, independent=True)

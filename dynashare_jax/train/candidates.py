@@ -16,7 +16,7 @@ import itertools
 import pathlib
 import shutil
 import threading
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from absl import logging
 import jax
@@ -29,58 +29,13 @@ from dynashare_jax.monitoring import logs
 from dynashare_jax.monitoring import monitor as monitor_lib
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
+from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import part as part_lib
 from dynashare_jax.train import state as state_lib
-
-if TYPE_CHECKING:
-  from dynashare_jax.train import loop as loop_lib
 
 FOLDER = "candidates"
 _LONGEST = 2**31 - 1  # milliseconds that groups wait for the slowest: 24 days
 _meetings = itertools.count()  # the same in all processes
-
-
-class HaltedError(Exception):
-  """Another group of this process failed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """What one loop trains of a run: one candidate.
-
-  Attributes:
-    steps: global ones.
-    start: the state before them, NumPy arrays; without an optimiser.
-    constant: metrics of the best constant prediction, for selection.
-    before: steps of the group's candidates before this one.
-    total: steps of all candidates of the group.
-    shown: whether the progress is shown.
-    halt: set when another group of this process failed.
-  """
-
-  steps: range
-  start: state_lib.State
-  constant: evaluate.Values
-  before: int
-  total: int
-  shown: bool
-  halt: threading.Event
-
-  def check(self) -> None:
-    """Raises HaltedError when another group of this process failed."""
-    if self.halt.is_set():
-      raise HaltedError
-
-
-def spans(experiment: experiment_lib.Experiment) -> list[range]:
-  """The global steps of every candidate."""
-  found: dict[int, range] = {}
-  first = 0
-  for phase in experiment.method.phases:
-    if phase.candidate >= 0:
-      begin = found.get(phase.candidate, range(first, first)).start
-      found[phase.candidate] = range(begin, first + phase.steps)
-    first += phase.steps
-  return [found[number] for number in sorted(found)]
 
 
 def layout(
@@ -102,7 +57,7 @@ def layout(
   """
   folder = workdir / FOLDER
   groups = experiment_lib.groups_of(experiment.config, experiment.method, experiment.mesh)
-  candidates = spans(experiment)
+  candidates = part_lib.spans(experiment)
   if len(candidates) < 2:
     return []
   search = step - candidates[0].start
@@ -119,18 +74,6 @@ def layout(
   if search > 0 or (groups == 1 and (search < 0 or not there)):
     return []
   return mesh_lib.candidate_meshes(experiment.mesh, groups)
-
-
-def display(experiment: experiment_lib.Experiment, part: Part | None) -> tuple[int, int, bool]:
-  """What the progress of a loop shows.
-
-  Returns:
-    The global step that counts as 0, the steps in all (of a part: of all
-    candidates of its group), and whether this process shows it.
-  """
-  if part is None:
-    return 0, experiment.total_steps, mesh_lib.rank(experiment.mesh) == 0
-  return part.steps.start - part.before, part.total, part.shown
 
 
 def train(
@@ -207,11 +150,11 @@ def _train_group(
 ) -> bool:
   """Trains the candidates of a group in turn; whether it was told to end."""
   experiment = dataclasses.replace(loop.experiment, mesh=mesh)
-  mine = list(enumerate(spans(experiment)))[group::groups]
+  mine = list(enumerate(part_lib.spans(experiment)))[group::groups]
   before: loop_lib.Loop | None = None
   done = 0
   for number, steps in mine:
-    part = Part(
+    part = part_lib.Part(
       steps,
       start,
       constant,
@@ -226,7 +169,12 @@ def _train_group(
     else:
       one.share(before)
     try:
-      one.run()
+      with (
+        checkpoint.Checkpoints(one.workdir / "checkpoints", mesh=mesh) as checkpoints,
+        preemption.Watch(mesh) as watch,
+      ):
+        at, state = one.restore(checkpoints)
+        one.train(checkpoints, watch, at, state, steps.stop)
     except preemption.PreemptedError:
       return True
     before = one
@@ -247,7 +195,7 @@ def _at_once(works: Sequence[Callable[[], bool]], halt: threading.Event) -> list
       raise
   errors = [one.exception() for one in running]
   for error in errors:
-    if error is not None and not isinstance(error, HaltedError):
+    if error is not None and not isinstance(error, part_lib.HaltedError):
       raise error
   return [one.result() for one in running]
 
@@ -281,7 +229,7 @@ def _merge(
 ) -> state_lib.State:
   """Puts the candidates behind one another, as if trained in turn; saves."""
   experiment = loop.experiment
-  candidates = spans(experiment)
+  candidates = part_lib.spans(experiment)
   best = experiment.place(start.best)
   spent = [0.0] * groups
   first = mesh_lib.rank(experiment.mesh) == 0

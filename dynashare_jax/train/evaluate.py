@@ -13,13 +13,10 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.data import loader
-from dynashare_jax.models import trunks
 from dynashare_jax.objectives import alignment
 from dynashare_jax.objectives import kinds
 from dynashare_jax.objectives import views as views_lib
-from dynashare_jax.ops import gumbel
-from dynashare_jax.ops import routing
-from dynashare_jax.ops import streams
+from dynashare_jax.sharing import contract
 
 Values = dict[str, dict[str, float]]
 _LOGITS = 2**22  # most numbers that a constant prediction is repeated to
@@ -57,49 +54,32 @@ class Evaluator:
     self,
     network: Any,
     tasks: tuple[types.TaskSpec, ...],
-    gated: tuple[bool, ...],
+    sharing: contract.Sharing,
     batch_size: int,
     sharding: Any,
-    planned: bool,
-    sampled_gates: int | None = None,
-    target_rate: float = 1.0,
     views: tuple[views_lib.View, ...] = (views_lib.PLAIN,),
   ) -> None:
     """Prepares.
 
     Args:
-      network: a `models.trunks.Network`.
+      network: a `models.trunks.network.Network`.
       tasks: in order.
-      gated: for every block, whether it has a gate.
-      batch_size: examples a call.
+      sharing: of the method.
+      batch_size: examples of a call.
       sharding: of the batch.
-      planned: compile routes in; else one masked computation serves all.
-      sampled_gates: seed of sampled gate decisions, as the authors evaluate;
-        None takes the likelier decision.
-      target_rate: what gates are told that read it.
       views: of the pictures, whose predictions are averaged; all tasks must
         be dense, unless it is the plain one alone (see `objectives.views`).
     """
     self._network = network
     self._tasks = tasks
-    self._gated = gated
+    self._sharing = sharing
     self._batch_size = batch_size
     self._sharding = sharding
-    self._planned = planned
-    self._seed = sampled_gates
-    self._target_rate = target_rate
     self._views = views
     self._compiled = functools.lru_cache(maxsize=32)(self._compile)
 
   def run(
-    self,
-    params: Any,
-    stats: Any,
-    batches: Callable[[], Any],
-    route: Any,
-    use_gates: bool,
-    threshold: Any = None,
-    target_rate: float | None = None,
+    self, params: Any, stats: Any, batches: Callable[[], Any], structure: Any, **options: Any
   ) -> Result:
     """Goes once through a split.
 
@@ -107,44 +87,24 @@ class Evaluator:
       params: of the network.
       stats: its running batch statistics.
       batches: gives an iterator of `(arrays, indices [B], present [B])`.
-      route: `[T, L]` of 0 and 1.
-      use_gates: whether instance gates decide.
-      threshold: score `[L]` that gates must exceed; default 0.
-      target_rate: what gates are told; default the evaluator's.
+      structure: that is evaluated, see `Sharing`.
+      **options: of `Sharing.at_test`.
 
     Returns:
       Pooled metrics, whatever the batch size.
     """
-    route = np.asarray(route)
-    call = self._compiled(self.kinds(route, use_gates), use_gates)
-    knobs = (
-      np.zeros(route.shape[1:], np.float32)
-      if threshold is None
-      else np.asarray(threshold, np.float32),
-      np.float32(self._target_rate if target_rate is None else target_rate),
-    )
+    static, arrays_ = self._sharing.at_test(structure, **options)
+    call = self._compiled(static)
     totals: Any = None
     scores: list[Any] = []
     for number, (arrays, indices, present) in enumerate(batches()):
-      sums, rows = call(
-        params, stats, arrays, indices, present, jnp.asarray(route, jnp.float32), knobs, number
-      )
+      sums, rows = call(params, stats, arrays, indices, present, arrays_, number)
       sums = jax.tree.map(_wide, jax.device_get(sums))
       totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
       scores.append(jax.device_get(rows))
     return self._finish(totals, scores)
 
-  def kinds(self, route: np.ndarray, use_gates: bool) -> routing.Kinds:
-    """The routing that evaluates a route `[T, L]`."""
-    tasks, blocks = route.shape
-    if bool(route.all()) and not use_gates:
-      return routing.all_run(blocks, tasks)
-    if not self._planned:
-      return routing.own(blocks, tasks)
-    gated = self._gated if use_gates else (False,) * blocks
-    return routing.fixed(route.astype(int).tolist(), gated, train=self._seed is not None)
-
-  def _compile(self, kinds_: routing.Kinds, use_gates: bool) -> Any:
+  def _compile(self, static: Any) -> Any:
     """The jitted evaluation of one batch."""
 
     def batch_sums(
@@ -153,35 +113,22 @@ class Evaluator:
       arrays: types.Batch,
       indices: jax.Array,
       present: jax.Array,
-      route: jax.Array,
-      knobs: tuple[jax.Array, jax.Array],
+      structure: Any,
       number: jax.Array,
     ) -> tuple[Any, Any]:
       """Sums and scores of the rows `indices` of a split."""
       batch = loader.take(arrays, indices, present)
       batch = jax.lax.with_sharding_constraint(batch, self._sharding)
-      noise = None
-      if self._seed is not None and use_gates:
-        key = streams.stream_key(self._seed, "evaluation", 0)
-        places = number * indices.shape[0] + jnp.arange(indices.shape[0])
-        noise = gumbel.logistic_noise(key, places, route.shape)
-      threshold, target = knobs
-      decisions = trunks.Decisions(
-        kinds_, route, gated=use_gates, noise=noise, threshold=threshold, target=target
-      )
-      logits, signals = self.logits(params, stats, batch.inputs, decisions, dense_sizes(batch))
+      places = number * indices.shape[0] + jnp.arange(indices.shape[0])
+      control = self._sharing.control_at_test(static, structure, places)
+      logits, signals = self.logits(params, stats, batch.inputs, control, dense_sizes(batch))
       return self._sums(batch, logits, signals.executed)
 
     everywhere = jax.sharding.NamedSharding(self._sharding.mesh, jax.sharding.PartitionSpec())
     return jax.jit(batch_sums, out_shardings=everywhere)
 
   def logits(
-    self,
-    params: Any,
-    stats: Any,
-    inputs: Any,
-    decisions: trunks.Decisions,
-    sizes: Mapping[str, tuple[int, int]],
+    self, params: Any, stats: Any, inputs: Any, control: Any, sizes: Mapping[str, tuple[int, int]]
   ) -> tuple[dict[str, jax.Array], Any]:
     """What the network says of inputs, averaged over the views.
 
@@ -189,7 +136,7 @@ class Evaluator:
       params: of the network.
       stats: its running batch statistics.
       inputs: `[B, ...]`.
-      decisions: of the routing; the same for every view.
+      control: what the trunk is told; the same for every view.
       sizes: of every dense task's labels, (H, W).
 
     Returns:
@@ -198,7 +145,7 @@ class Evaluator:
     """
 
     def apply(inputs: Any) -> Any:
-      return self._network.apply({"params": params, "batch_stats": stats}, inputs, decisions, False)
+      return self._network.apply({"params": params, "batch_stats": stats}, inputs, control, False)
 
     return views_lib.averaged(self._tasks, self._views, apply, inputs, sizes)
 

@@ -14,12 +14,14 @@ from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import backbones
 from dynashare_jax.models import heads
-from dynashare_jax.models import trunks
 from dynashare_jax.models import weights
+from dynashare_jax.models.trunks import contract as trunks
+from dynashare_jax.models.trunks import network as network_lib
+from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import kinds
 from dynashare_jax.objectives import views as views_lib
-from dynashare_jax.ops import policy
 from dynashare_jax.ops import streams
+from dynashare_jax.sharing import contract
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import optim
 from dynashare_jax.train import state as state_lib
@@ -39,21 +41,17 @@ class Experiment:
     method: with its phases.
     network: trunk and heads.
     mesh: devices.
-    blocks: L.
-    gated: for every block, whether it has an instance gate.
-    objective: constants of the loss.
+    balancer: of the task losses.
     loaded: weights to start from, where `config.model.weights` names some; what
       they do not fill is a shape.
   """
 
   config: Any
   dataset: types.Dataset
-  method: types.Method
-  network: trunks.Network
+  method: contract.Method
+  network: network_lib.Network
   mesh: jax.sharding.Mesh
-  blocks: int
-  gated: tuple[bool, ...]
-  objective: step_lib.Objective
+  balancer: balancing.Balancer
   loaded: weights.Loaded | None = None
 
   @property
@@ -83,9 +81,21 @@ class Experiment:
     return sum(phase.steps for phase in self.method.phases)
 
   @property
-  def planned(self) -> bool:
-    """Whether routes are compiled in."""
-    return bool(self.config.train.execution == "planned")
+  def sharing(self) -> contract.Sharing:
+    """What is decided about the trunk."""
+    return self.method.sharing
+
+  @property
+  def units(self) -> int:
+    """Units that the trunk executes or skips."""
+    return int(self.network.trunk.units)
+
+  @property
+  def objective(self) -> step_lib.Objective:
+    """What a training step minimises."""
+    return step_lib.Objective(
+      self.network, self.tasks, self.sharing, self.balancer, self.config.train.loss_at == "labels"
+    )
 
   def locate(self, step: int) -> tuple[int, int]:
     """The phase that a global step belongs to, and its place in it.
@@ -127,7 +137,7 @@ class Experiment:
     """
     key = streams.stream_key(self.config.seed, stream, number)
     made = state_lib.init_network(
-      self.network, self.sample_inputs(cropped=True), self.blocks, len(self.tasks), key
+      self.network, self.sample_inputs(cropped=True), self.sharing.everything(), key
     )
     if self.loaded is None:
       return made
@@ -138,17 +148,20 @@ class Experiment:
     )
 
   def initial_state(self) -> state_lib.State:
-    """The state before step 0."""
+    """Makes the state before step 0."""
     params, stats = self.fresh("init")
     key = streams.stream_key(self.config.seed, "policy_init")
-    logits = policy.init_logits(self.config.policy.init, len(self.tasks), self.blocks, key)
-    if not self.method.learns_policy:
-      logits = jnp.zeros_like(logits)
-    elif self.loaded is not None and self.loaded.logits is not None:
-      logits = jnp.asarray(self.loaded.logits)
-    count = max(p.candidate for p in self.method.phases) + 1
+    learnt = self.sharing.init(key, self.loaded.logits if self.loaded else None)
     keep = any(p.start == "policy" for p in self.method.phases)
-    return state_lib.start(params, stats, logits, count, keep)
+    return state_lib.start(
+      params,
+      stats,
+      learnt,
+      len(self.tasks),
+      self.sharing.blank(self.method.candidates),
+      keep,
+      self.sharing.memory(),
+    )
 
   def template(self, step: int) -> Any:
     """Shapes and shardings of the state after `step` steps."""
@@ -158,7 +171,7 @@ class Experiment:
     def make() -> state_lib.State:
       state = self.initial_state()
       if ran >= 0:
-        state = state.replace(opt=self.optimizer(ran).init(state.params))
+        state = self.with_optimizer(state, ran)
       return state
 
     shapes = jax.eval_shape(make)
@@ -176,9 +189,27 @@ class Experiment:
     """Puts a state onto the devices of the mesh."""
     return mesh_lib.place(state, self.shardings(state))
 
-  def optimizer(self, index: int) -> Any:
-    """The optimiser of a phase."""
-    return optim.make(self.config, self.method.phases[index].optimizer, self.optimizer_steps(index))
+  def with_optimizer(self, state: state_lib.State, index: int) -> state_lib.State:
+    """Returns a state with the optimiser and balancer of a phase at their beginnings."""
+    phase = self.method.phases[index]
+    tx = self.optimizer(phase.optimizer, self.optimizer_steps(index))
+    return state.replace(opt=tx.init(state.params), balance=self.balancer.init(len(self.tasks)))
+
+  def optimizer(self, name: str, steps: int) -> Any:
+    """Makes the optimiser of `config.optimizers[name]` that lives for some steps."""
+    rules = self.network.leaves()
+    return optim.make(self.config, name, steps, rules, self.method.optimizers)
+
+  def spec(self, index: int, structure: Any) -> step_lib.Spec:
+    """Returns the compiled side of a phase with a structure; equal for phases of one program."""
+    phase = self.method.phases[index]
+    static = self.sharing.static(phase, structure)
+    return step_lib.Spec(static, phase.trainable, phase.optimizer, self.optimizer_steps(index))
+
+  def owner(self, path: str) -> int | None:
+    """Returns the one task that a leaf of the network belongs to; `path` is `/`-joined."""
+    leaf = trunks.leaf_of(self.network.leaves(), path)
+    return None if leaf is None else leaf.owner
 
   def optimizer_steps(self, index: int) -> int:
     """How many steps the weights' optimiser of a phase makes in all.
@@ -196,17 +227,6 @@ class Experiment:
       if p.candidate < 0 and p.optimizer == phase.optimizer and "backbone" in p.trainable
     )
 
-  def sampling_alpha(self, logits: jax.Array) -> jax.Array:
-    """Probabilities that routes are drawn with, `[T, L]`.
-
-    Blocks that the curriculum never opened were executed in all of the search;
-    their logits mean nothing, and they stay.
-    """
-    opened = max(
-      (p.open_blocks for p in self.method.phases if p.routing == "soft"), default=self.blocks
-    )
-    return jnp.where(policy.open_mask(self.blocks, opened)[None], policy.alpha(logits), 1.0)
-
   def evaluator(self) -> evaluate.Evaluator:
     """An evaluator of this network.
 
@@ -214,7 +234,6 @@ class Experiment:
       ValueError: `config.eval` asks for views that the data or tasks forbid.
     """
     config = self.config
-    sampled = config.seed if config.compat.gates == "sampled" else None
     views = views_lib.listed(
       tuple(config.eval.scales),
       bool(config.eval.flip),
@@ -225,23 +244,11 @@ class Experiment:
     return evaluate.Evaluator(
       self.network,
       self.tasks,
-      self.gated,
+      self.sharing,
       config.eval.batch_size,
       mesh_lib.batch_sharding(self.mesh),
-      self.planned,
-      sampled,
-      self.target_rate,
       views,
     )
-
-  @property
-  def target_rate(self) -> float:
-    """The rate that gates are told at test, unless another is asked for.
-
-    The mean of the gated blocks' target rates; 1 without gates.
-    """
-    rates = [r for r in self.objective.target_rates if r < 1]
-    return float(np.mean(rates)) if rates else 1.0
 
 
 def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = None) -> Experiment:
@@ -261,36 +268,21 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   spec = dataset.spec
   dtype = _dtype(config.model.dtype)
   family = backbones.find(config.model.backbone)
-  first = family.build(config.model, spec, dtype)
-  blocks = first.num_blocks
-  method = make_method(config, spec, blocks)
-  gated = tuple(rate < 1 for rate in method.target_rates or (1.0,) * blocks)
-  if method.columns:
-    trunk: Any = trunks.ColumnTrunk(
-      tuple(family.build(config.model, spec, dtype) for _ in spec.tasks)
-    )
-  else:
-    trunk = trunks.SkipTrunk(
-      first, len(spec.tasks), gated, config.gates.hidden, config.gates.init, dtype, _sampled(config)
-    )
-  network = trunks.Network(trunk, _heads(config, spec, dtype), tuple(t.name for t in spec.tasks))
+  backbone = lambda: family.build(config.model, spec, dtype)
+  method = make_method(contract.Parts(config, spec, backbone, backbone().num_blocks, dtype))
+  _check_trunk(method)
+  network = network_lib.Network(
+    method.trunk, _heads(config, spec, dtype), tuple(t.name for t in spec.tasks)
+  )
   mesh = mesh_lib.make_mesh(devices)
   _check(config, spec, method, mesh)
-  objective = step_lib.Objective(
-    spec.tasks,
-    (config.policy.sparsity, config.compat.sparsity),
-    (config.policy.sharing, config.compat.sharing),
-    (config.gates.weight, config.compat.instance),
-    method.target_rates or (1.0,) * blocks,
-    config.gates.temperature,
-    tuple(config.gates.sampled_range) if _sampled(config) else None,
-    config.train.loss_at == "labels",
-  )
-  experiment = Experiment(config, dataset, method, network, mesh, blocks, gated, objective)
-  for index, phase in enumerate(method.phases):
-    optim.make(config, phase.optimizer, experiment.optimizer_steps(index))
+  balancer = balancing.find(config.balance.name, len(spec.tasks))
+  experiment = Experiment(config, dataset, method, network, mesh, balancer)
   # Traces every part of the network.
   state = jax.eval_shape(experiment.initial_state)
+  _check_groups(experiment, state)
+  for index in range(len(method.phases)):
+    experiment.optimizer(method.phases[index].optimizer, experiment.optimizer_steps(index))
   if config.model.weights:
     experiment.loaded = weights.load(
       config.model.weights,
@@ -301,6 +293,55 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
     )
   experiment.evaluator()
   return experiment
+
+
+def _check_trunk(method: contract.Method) -> None:
+  """Refuses a trunk that lacks a part of the contract."""
+  for name, what in (
+    ("units", "how many units it executes or skips"),
+    ("leaves", "the group and the owner of its parameters"),
+    ("only", "the trunk of some tasks, or None; models.trunks.contract.Trunk has it"),
+  ):
+    if not hasattr(method.trunk, name):
+      raise ValueError(
+        f"The trunk of the method {method.name!r} ({type(method.trunk).__name__}) has no"
+        f" `{name}`: {what}. See models.trunks.contract.Trunk."
+      )
+
+
+def _check_groups(experiment: Experiment, state: Any) -> None:
+  """Refuses leaves without a rule, groups without an optimiser, and gradients of nothing."""
+  method, rules = experiment.method, experiment.network.leaves()
+  groups = {}
+  for path, _ in jax.tree_util.tree_leaves_with_path((state.params["network"], state.stats)):
+    name = optim.path_of(path[1:])
+    if (leaf := trunks.leaf_of(rules, name)) is None:
+      raise ValueError(
+        f"The trunk of the method {method.name!r} has no rule for the leaf {name}: add its"
+        " beginning, a group and an owner to `leaves()`."
+      )
+    groups[leaf.group] = name
+  known = {*optim.GROUPS, *method.optimizers}
+  for group in (*groups, *(group for phase in method.phases for group in phase.trainable)):
+    if group not in known:
+      where = f"of the leaf {groups[group]}" if group in groups else "that a phase trains"
+      raise ValueError(
+        f"The method {method.name!r} has no optimiser for the group {group!r} {where}: add one"
+        " to `optimizers`."
+      )
+  if experiment.balancer.level == "losses":
+    return
+  for phase in method.phases:
+    if set(phase.trainable) <= {"policy"}:
+      continue
+    labels = optim.labels(state.params, rules)
+    trained, _ = optim.split(state.params, phase.trainable, labels)
+    if "backbone" not in phase.trainable or not any(step_lib.shared_leaves(trained, rules)):
+      raise ValueError(
+        f"The balancer {experiment.balancer.name!r} asks for gradients of what tasks share, but"
+        f" in the phase {phase} of the method {method.name!r} nothing that they share is trained."
+        " Use config.balance.name='fixed', or a balancer of losses."
+      )
 
 
 def _scored(dataset: types.Dataset, how: str) -> types.Dataset:
@@ -317,13 +358,8 @@ def _dtype(name: str) -> Any:
   return DTYPES[name]
 
 
-def _sampled(config: Any) -> bool:
-  """Whether every training step draws a target rate of its own."""
-  return bool(config.gates.target_rate == "sampled")
-
-
 def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
-  """A head a task."""
+  """One head per task."""
   made = []
   for task in spec.tasks:
     kind = kinds.find(task.kind)
@@ -402,7 +438,7 @@ def _check_sampled_rates(gates: Any) -> None:
     )
 
 
-def _check(config: Any, spec: types.DatasetSpec, method: types.Method, mesh: Any) -> None:
+def _check(config: Any, spec: types.DatasetSpec, method: contract.Method, mesh: Any) -> None:
   """Refuses phases and batches that cannot run."""
   processes = len(mesh_lib.processes(mesh))
   loader.check_divisible(config.train.batch_size, mesh.devices.size, processes)
@@ -423,7 +459,7 @@ def _check(config: Any, spec: types.DatasetSpec, method: types.Method, mesh: Any
       )
 
 
-def groups_of(config: Any, method: types.Method, mesh: Any) -> int:
+def groups_of(config: Any, method: contract.Method, mesh: Any) -> int:
   """How many groups of devices re-train candidates at once.
 
   Raises:
@@ -431,7 +467,7 @@ def groups_of(config: Any, method: types.Method, mesh: Any) -> int:
       `config.train.candidate_groups` asks for, or there is nothing for some.
   """
   wanted = config.train.candidate_groups
-  candidates = max(p.candidate for p in method.phases) + 1
+  candidates = method.candidates
   if wanted < 0:
     raise ValueError(f"config.train.candidate_groups must be at least 0, but is {wanted}.")
   if candidates < 2:

@@ -30,7 +30,9 @@ def check_losses(title: str, first: int, parts: dict[str, np.ndarray], advice: s
   bad = {
     name: values
     for name, values in parts.items()
-    if "/" in name and name != "loss/total" and not np.isfinite(values).all()
+    if name.startswith(("loss/", "penalty/"))
+    and name != "loss/total"
+    and not np.isfinite(values).all()
   }
   total = parts["loss/total"]
   if not bad and np.isfinite(total).all():
@@ -43,7 +45,9 @@ def check_losses(title: str, first: int, parts: dict[str, np.ndarray], advice: s
   )
 
 
-def check_state(title: str, step: int, state: state_lib.State, advice: str) -> None:
+def check_state(
+  title: str, step: int, state: state_lib.State, rules: optim.Rules, advice: str
+) -> None:
   """Stops on parameters that are not finite, before they are kept.
 
   A gradient can overflow where the loss did not; only the next loss would
@@ -53,13 +57,15 @@ def check_state(title: str, step: int, state: state_lib.State, advice: str) -> N
     title: of the phase.
     step: global steps that are done.
     state: after them.
+    rules: the network's leaves.
     advice: what to do, the end of the message.
 
   Raises:
     NonFiniteLossError: names the groups of parameters.
   """
-  groups = optim.labels(state.params)
-  found = _finite({"params": state.params, "stats": state.stats})
+  groups = optim.labels(state.params, rules)
+  beside = {"stats": state.stats, "balance": state.balance, "memory": state.memory}
+  found = _finite({"params": state.params} | beside)
   bad = sorted(
     {
       group
@@ -67,8 +73,8 @@ def check_state(title: str, step: int, state: state_lib.State, advice: str) -> N
       if not good
     }
   )
-  if not all(map(bool, jax.tree.leaves(found["stats"]))):
-    bad.append("batch statistics")
+  names = {"stats": "batch statistics", "balance": "the balancer", "memory": "the method"}
+  bad += [names[k] for k in beside if not all(map(bool, jax.tree.leaves(found[k])))]
   if bad:
     raise NonFiniteLossError(
       f"The gradient or the parameters of {', '.join(bad)} became not"

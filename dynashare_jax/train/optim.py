@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dynashare_jax.models.trunks import contract
+
+Rules = Mapping[str, contract.Leaf]
+
 GROUPS = ("backbone", "gates", "heads", "policy")
 SCHEDULES = ("constant", "steps", "cosine", "onecycle")
 KINDS = ("sgd", "adam", "adamw")
 
 
-def label(path: tuple[Any, ...]) -> str:
-  """The parameter group of a leaf, from its path in the tree."""
-  names = [str(getattr(p, "key", getattr(p, "name", p))) for p in path]
-  if names[0] == "policy":
-    return "policy"
-  if any(n.startswith("gate_") for n in names):
-    return "gates"
-  if any(n.startswith("heads") for n in names):
-    return "heads"
-  return "backbone"
+def path_of(path: tuple[Any, ...]) -> str:
+  """Returns the `/`-joined names of a leaf's path in a tree."""
+  return "/".join(str(getattr(p, "key", getattr(p, "name", p))) for p in path)
 
 
-def labels(params: Any) -> Any:
-  """The group of every leaf, as a tree."""
-  return jax.tree_util.tree_map_with_path(lambda p, _: label(p), params)
+def labels(params: Any, rules: Rules) -> Any:
+  """Returns the group of every leaf of `params`, as a tree; `rules` are the network's leaves."""
+
+  def label(path: tuple[Any, ...], leaf: Any) -> str:
+    part, _, rest = path_of(path).partition("/")
+    if part != "network":
+      return part
+    found = contract.leaf_of(rules, rest)
+    assert found is not None, rest  # `experiment.build` has looked.
+    return found.group
+
+  return jax.tree_util.tree_map_with_path(label, params)
 
 
 def schedule(settings: Any, rate: float, steps: int) -> optax.Schedule:
@@ -74,7 +82,9 @@ def schedule(settings: Any, rate: float, steps: int) -> optax.Schedule:
   )
 
 
-def make(config: Any, name: str, steps: int) -> optax.GradientTransformation:
+def make(
+  config: Any, name: str, steps: int, rules: Rules, more: Mapping[str, Any] | None = None
+) -> optax.GradientTransformation:
   """The optimiser of a phase: Adam for the policy logits, the weights' own.
 
   Args:
@@ -82,9 +92,11 @@ def make(config: Any, name: str, steps: int) -> optax.GradientTransformation:
       `config.optimizers.policy` the policy's.
     name: `warmup`, `alternate` or `retrain`.
     steps: how long the optimiser lives, for schedules.
+    rules: the network's leaves.
+    more: makers of the optimisers of other groups, see `Method.optimizers`.
 
   Returns:
-    An `optax.multi_transform` over `GROUPS`.
+    An `optax.multi_transform` over `GROUPS` and the groups of `more`.
 
   Source: section 5 of the reference semantics (weights and logits have their
     own optimisers); the coupled weight decay of the authors' Adam is kept for
@@ -102,9 +114,10 @@ def make(config: Any, name: str, steps: int) -> optax.GradientTransformation:
     optax.scale_by_adam(pol.b1, pol.b2),
     optax.scale_by_learning_rate(pol.lr),
   )
-  return optax.multi_transform(
-    {"backbone": weights, "gates": gates, "heads": heads, "policy": logits}, labels
-  )
+  groups = {"backbone": weights, "gates": gates, "heads": heads, "policy": logits}
+  for group, maker in (more or {}).items():
+    groups[group] = maker(settings, lambda rate: _weights(settings, rate, steps))
+  return optax.multi_transform(groups, functools.partial(labels, rules=rules))
 
 
 def _weights(settings: Any, rate: float, steps: int) -> optax.GradientTransformation:
@@ -125,9 +138,8 @@ def _weights(settings: Any, rate: float, steps: int) -> optax.GradientTransforma
   )
 
 
-def split(params: Any, trainable: tuple[str, ...]) -> tuple[Any, Any]:
-  """Parts a tree into what trains and the rest; None stands for absent."""
-  groups = labels(params)
+def split(params: Any, trainable: tuple[str, ...], groups: Any) -> tuple[Any, Any]:
+  """Parts a tree into what trains and the rest; None stands for absent. `groups`: `labels`."""
   moving = jax.tree.map(lambda p, g: p if g in trainable else None, params, groups)
   still = jax.tree.map(lambda p, g: None if g in trainable else p, params, groups)
   return moving, still
@@ -146,7 +158,8 @@ def update(
   opt: Any,
   params: Any,
   trainable: tuple[str, ...],
-  open_blocks: jax.Array,
+  groups: Any,
+  free: jax.Array | None = None,
 ) -> tuple[Any, Any]:
   """Moves the trainable groups; all others stay bit-identical.
 
@@ -159,13 +172,12 @@ def update(
     opt: the optimiser state.
     params: all parameters.
     trainable: groups that move.
-    open_blocks: bool `[L]`; policy logits of closed blocks, and their moments,
-      stay as they are.
+    groups: from `labels`.
+    free: which numbers of the group `policy`, and of their moments, may move; None: all.
 
   Returns:
     New parameters and optimiser state.
   """
-  groups = labels(params)
   full = jax.tree.map(
     lambda g, p: jnp.zeros_like(p) if g is None else g, grads, params, is_leaf=lambda x: x is None
   )
@@ -174,10 +186,9 @@ def update(
     group: new.inner_states[group] if group in trainable else state
     for group, state in opt.inner_states.items()
   }
-  opened = open_blocks[None, :, None]
-  if "policy" in trainable:  # Weight decay would move the closed moments.
+  if "policy" in trainable and free is not None:  # Weight decay would move the held moments.
     inner["policy"] = jax.tree.map(
-      lambda n, o: jnp.where(opened, n, o) if n.ndim else n,
+      lambda n, o: jnp.where(free, n, o) if n.ndim else n,
       inner["policy"],
       opt.inner_states["policy"],
     )
@@ -185,8 +196,8 @@ def update(
   def move(param: jax.Array, delta: jax.Array, group: str) -> jax.Array:
     if group not in trainable:
       return param
-    if group == "policy":
-      return jnp.where(opened, param + delta, param)
+    if group == "policy" and free is not None:
+      return jnp.where(free, param + delta, param)
     return (param + delta).astype(param.dtype)
 
   return jax.tree.map(move, params, moves, groups), new._replace(inner_states=inner)

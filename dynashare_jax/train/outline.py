@@ -11,7 +11,6 @@ import numpy as np
 from dynashare_jax import types
 from dynashare_jax.models import backbones
 from dynashare_jax.models import series
-from dynashare_jax.models import trunks
 from dynashare_jax.ops import routing
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import results
@@ -73,11 +72,7 @@ def _phases(experiment: experiment_lib.Experiment) -> str:
   rows = [["phase", "steps", "data", "trains", "blocks", "optimiser"]]
   counts: dict[tuple[str, ...], list[int]] = {}
   for phase in experiment.method.phases:
-    blocks = {"all": "all", "soft": "soft sample of the policy", "route": "a sampled route"}[
-      phase.routing
-    ]
-    if phase.gated:
-      blocks += " + gates"
+    blocks = experiment.sharing.describe(phase)
     row = (phase.name, phase.data, ", ".join(phase.trainable), blocks, phase.optimizer)
     counts.setdefault(row, []).append(phase.steps)
   for (name, *rest), steps in counts.items():
@@ -93,8 +88,9 @@ def _shapes(experiment: experiment_lib.Experiment, state: Any) -> str:
   variables = {"params": state.params["network"], "batch_stats": state.stats}
 
   def features(network: Any, x: Any) -> list[jax.Array]:
-    columns = getattr(network.trunk, "columns", None)
-    backbone = columns[0] if columns else network.trunk.backbone
+    backbone = network.trunk.shown()
+    if backbone is None:
+      return []
     pass_ = backbones.Pass(False, jax.numpy.ones((1,)), series.steps_of(x))
     found = [backbone.stem(x, pass_)]
     for block in range(backbone.num_blocks):
@@ -102,27 +98,21 @@ def _shapes(experiment: experiment_lib.Experiment, state: Any) -> str:
       found.append(backbone.merge(rest, backbone.branch(block, found[-1], pass_)))
     return found
 
-  shapes = jax.eval_shape(
-    lambda v, x: experiment.network.apply(v, x, method=features), variables, inputs
-  )
-  logits = jax.eval_shape(
-    lambda v, x: experiment.network.apply(v, x, trunks.Decisions(_all(experiment)), False)[0],
-    variables,
-    inputs,
-  )
+  apply = experiment.network.apply
+  shapes = jax.eval_shape(lambda v, x: apply(v, x, method=features), variables, inputs)
+  control = experiment.sharing.everything()
+  logits = jax.eval_shape(lambda v, x: apply(v, x, control, False)[0], variables, inputs)
   rows = [["features", "shape"]]
-  rows.append(["stem", _size(shapes[0].shape[2:])])
-  for block, found in enumerate(shapes[1:]):
-    gate = " (gate)" if experiment.gated[block] else ""
-    rows.append([f"block {block}{gate}", _size(found.shape[2:])])
+  marks = experiment.sharing.marks() or [""] * len(shapes)
+  names = ["stem", *(f"block {block}{mark}" for block, mark in enumerate(marks))]
+  rows += [[name, _size(x.shape[2:])] for name, x in zip(names, shapes, strict=False)]
   rows += [[name, _size(found.shape[1:])] for name, found in logits.items()]
   return "Shapes of one example\n" + _table(rows)
 
 
 def _parameters(experiment: experiment_lib.Experiment, state: Any) -> str:
-  learnt = experiment.method.learns_policy
   counts = results.parameters(
-    state.params["network"], state.stats, state.params["policy"] if learnt else {}
+    experiment, state.params["network"], state.stats, state.params["policy"]
   )
   rows = [["parameters", "number"]]
   buffers = counts.pop("batch_stats")
@@ -138,7 +128,8 @@ def _macs(experiment: experiment_lib.Experiment, state: Any, route: Any) -> str:
   rows = [["multiply-accumulates of an example", "millions"]]
   tasks = experiment.tasks
   if found["stem"] is None:
-    rows.append([f"{len(tasks)} networks with heads", _mega(found["total"])])
+    what = f"{len(tasks)} networks" if experiment.method.independent else "the whole network"
+    rows.append([f"{what} with heads", _mega(found["total"])])
     return _table(rows)
   blocks = found["per_example_all_blocks"][0]
   rows.append(["stem and shortcuts", _mega(found["stem"])])
@@ -148,11 +139,11 @@ def _macs(experiment: experiment_lib.Experiment, state: Any, route: Any) -> str:
   one = found["stem"] + sum(blocks)
   rows.append(["every block once, all heads (hard sharing)", _mega(one + heads)])
   rows.append(["a pass a task, all blocks, all heads (masked)", _mega(one * len(tasks) + heads)])
-  chosen = np.ones((len(tasks), experiment.blocks), int)
+  chosen = np.ones((len(tasks), experiment.units), int)
   if route is not None:
     chosen = np.asarray(route)
     _check_route(chosen, experiment)
-    plan = routing.steps(routing.fixed(chosen.tolist(), (False,) * experiment.blocks, train=False))
+    plan = routing.steps(routing.fixed(chosen.tolist(), (False,) * experiment.units, train=False))
     once = sum(step.running * blocks[i] for i, step in enumerate(plan))
     rows.append(["the route's plan, all heads", _mega(found["stem"] + once + heads)])
   what = "the route" if route is not None else "all blocks"
@@ -174,17 +165,13 @@ def _papers(found: dict[str, Any], chosen: np.ndarray) -> int:
 
 
 def _check_route(route: np.ndarray, experiment: experiment_lib.Experiment) -> None:
-  wanted = (len(experiment.tasks), experiment.blocks)
+  wanted = (len(experiment.tasks), experiment.units)
   if route.shape != wanted:
     raise ValueError(
       f"The route has {route.shape[0]} tasks and"
       f" {route.shape[1]} blocks; this network has {wanted[0]}"
       f" and {wanted[1]}."
     )
-
-
-def _all(experiment: experiment_lib.Experiment) -> routing.Kinds:
-  return routing.all_run(experiment.blocks, len(experiment.tasks))
 
 
 def _mega(count: int) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
@@ -18,13 +17,10 @@ from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import series
-from dynashare_jax.models import trunks
 from dynashare_jax.objectives import alignment
 from dynashare_jax.objectives import delta
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import costs
-from dynashare_jax.ops import policy
-from dynashare_jax.ops import routing
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import loop as loop_lib
@@ -58,9 +54,9 @@ def finish(
     What `results.json` holds.
   """
   experiment = loop.experiment
+  sharing = experiment.sharing
   chosen = int(np.asarray(state.best.candidate)[0])
-  route = np.asarray(state.routes[chosen])
-  gates = experiment.method.target_rates is not None
+  structure = sharing.chosen(state.routes, chosen)
   # Process 0 writes alone, so that it must have the whole model.
   best = (
     mesh_lib.place_replicated(state.best, experiment.mesh)
@@ -68,7 +64,7 @@ def finish(
     else state.best
   )
   test, validation = (
-    loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split), route, gates)
+    loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split), structure)
     for split in ("test", "validation")
   )
   constant = evaluate.constants(
@@ -80,7 +76,6 @@ def finish(
       experiment.config.eval.batch_size,
     ),
   )
-  learnt = experiment.method.learns_policy
   results = {
     "dataset": experiment.dataset.spec.name,
     "method": experiment.method.name,
@@ -88,7 +83,7 @@ def finish(
     "finished": True,
     "split": "test",
     "tasks": _tasks(experiment.tasks, test, validation, constant),
-    "parameters": parameters(best.params, best.stats, state.params["policy"] if learnt else {}),
+    "parameters": parameters(experiment, best.params, best.stats, state.params["policy"]),
     "macs": macs(experiment, best.params, best.stats),
     "execution": _execution(test),
     "candidates": [loop.candidates[k] for k in sorted(loop.candidates)],
@@ -100,26 +95,33 @@ def finish(
     "versions": {"python": sys.version.split()[0], "jax": jax.__version__, "numpy": np.__version__},
     "notes": [*experiment.notes, *_views_note(experiment.config.eval)],
   }
+  if sections := sharing.sections(state.params["policy"], best.params):
+    results["sections"] = sections
   found: dict[str, Any] = workdir_lib.plain(results)
   if jax.process_index() == 0:
-    _write_policy(loop, state, chosen)
-    _write_predictions(loop, best, route, gates)
+    record = sharing.record(state.params["policy"], state.routes, chosen)
+    if record is not None:
+      workdir_lib.write_json(loop.workdir / "policy.json", record)
+    _write_predictions(loop, best, structure)
     workdir_lib.write_json(loop.workdir / "results.json", found)
   return found
 
 
-def parameters(params: Any, stats: Any, policy_params: Any) -> dict[str, int]:
+def parameters(experiment: Any, params: Any, stats: Any, learnt: Any) -> dict[str, int]:
   """Counts parameters by group; running batch statistics apart.
 
   Args:
+    experiment: whose network they belong to.
     params: of the network; shapes are enough.
     stats: its running batch statistics.
-    policy_params: of the policy; empty when none is learnt.
+    learnt: of the method's `Sharing`; counts where some phase trains it.
   """
-  counts = dict.fromkeys(optim.GROUPS, 0)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    counts[optim.label(path)] += leaf.size
-  counts["policy"] = sum(leaf.size for leaf in jax.tree.leaves(policy_params))
+  counts = dict.fromkeys((*optim.GROUPS, *experiment.method.optimizers), 0)
+  groups = optim.labels({"network": params}, experiment.network.leaves())
+  for group, leaf in zip(jax.tree.leaves(groups), jax.tree.leaves(params), strict=True):
+    counts[group] += leaf.size
+  if any("policy" in phase.trainable for phase in experiment.method.phases):
+    counts["policy"] = sum(leaf.size for leaf in jax.tree.leaves(learnt))
   counts["batch_stats"] = sum(leaf.size for leaf in jax.tree.leaves(stats))
   return counts
 
@@ -127,11 +129,11 @@ def parameters(params: Any, stats: Any, policy_params: Any) -> dict[str, int]:
 def macs(
   experiment: Any, params: Any, stats: Any, size: tuple[int, int] | None = None
 ) -> dict[str, Any]:
-  """Analytic multiply-accumulates of one example: stem, blocks, heads.
+  """Counts analytic multiply-accumulates of one example: stem, blocks, heads.
 
   Counted from the shapes of every convolution and matrix product in the
   traced computation, all taps included. Shapes of `params` and `stats` are
-  enough.
+  enough. Of a trunk without blocks that can be left out, the total alone.
 
   Args:
     experiment: whose network is counted.
@@ -139,25 +141,20 @@ def macs(
     stats: its running batch statistics.
     size: height and width, for pictures of another size than the data's.
   """
-  tasks, blocks = len(experiment.tasks), experiment.blocks
+  tasks, sharing = len(experiment.tasks), experiment.sharing
   inputs = experiment.one_example(size)
   variables = {"params": params, "batch_stats": stats}
 
-  def count(kinds_: routing.Kinds) -> int:
-    decisions = trunks.Decisions(kinds_)
+  def count(control: Any) -> int:
     return costs.macs(
-      lambda v, x: experiment.network.apply(v, x, decisions, False), variables, inputs
+      lambda v, x: experiment.network.apply(v, x, control, False), variables, inputs
     )
 
-  full = count(routing.all_run(blocks, tasks))
-  if experiment.method.columns:
+  full = count(sharing.everything())
+  without = () if experiment.method.independent else sharing.without_each()
+  if not without:
     return {"per_example_all_blocks": None, "stem": None, "heads": None, "total": full}
-  per_block = []
-  for block in range(blocks):
-    row = [routing.RUN] * tasks
-    kinds_ = [tuple(row)] * blocks
-    kinds_[block] = (routing.SKIP,) * tasks
-    per_block.append(full - count(tuple(kinds_)))
+  per_block = [full - count(control) for control in without]
   heads = _head_macs(experiment, variables, inputs)
   stem = full - sum(per_block) - sum(heads.values())
   return {
@@ -170,9 +167,9 @@ def macs(
 
 def _head_macs(experiment: Any, variables: Any, inputs: Any) -> dict[str, int]:
   """Multiply-accumulates of every head on one example's features."""
-  decisions = trunks.Decisions(routing.all_run(experiment.blocks, len(experiment.tasks)))
-  features = jax.eval_shape(
-    lambda v, x: experiment.network.apply(v, x, decisions, False, method=_features),
+  control = experiment.sharing.everything()
+  features, _ = jax.eval_shape(
+    lambda v, x: experiment.network.apply(v, x, control, False, method="features"),
     variables,
     inputs,
   )
@@ -186,12 +183,6 @@ def _head_macs(experiment: Any, variables: Any, inputs: Any) -> dict[str, int]:
       lambda w, x, h=head: h.apply(w, x, False, *steps), weights, features[index]
     )
   return found
-
-
-def _features(
-  network: trunks.Network, inputs: Any, decisions: trunks.Decisions, train: bool
-) -> list[jax.Array]:
-  return network.trunk(inputs, decisions, train)[0]
 
 
 def _tasks(
@@ -326,25 +317,7 @@ def _number(value: float | None) -> float:
   return float("nan") if value is None else float(value)
 
 
-def _write_policy(loop: loop_lib.Loop, state: state_lib.State, chosen: int) -> None:
-  experiment = loop.experiment
-  alpha = policy.alpha(state.params["policy"]["logits"])
-  workdir_lib.write_json(
-    loop.workdir / "policy.json",
-    {
-      "tasks": [t.name for t in experiment.tasks],
-      "alpha": np.asarray(alpha) if experiment.method.learns_policy else None,
-      "routes": np.asarray(state.routes).astype(int),
-      "chosen": chosen,
-      "gated": list(experiment.gated),
-      "target_rates": list(experiment.method.target_rates or (1.0,) * experiment.blocks),
-    },
-  )
-
-
-def _write_predictions(
-  loop: loop_lib.Loop, best: state_lib.Best, route: np.ndarray, gates: bool
-) -> None:
+def _write_predictions(loop: loop_lib.Loop, best: state_lib.Best, structure: Any) -> None:
   """Some test examples with truth and prediction, for pictures."""
   experiment = loop.experiment
   spec = experiment.dataset.spec
@@ -355,14 +328,10 @@ def _write_predictions(
     return
   source = experiment.dataset.source("test")
   batch = loader.stack([source[i] for i in range(count)])
-  decisions = trunks.Decisions(
-    loop.evaluator.kinds(route, gates),
-    jnp.asarray(route),
-    gated=gates,
-    target=jnp.float32(experiment.target_rate),
-  )
+  sharing = experiment.sharing
+  control = sharing.control_at_test(*sharing.at_test(structure))
   sizes = evaluate.dense_sizes(batch)
-  logits, _ = loop.evaluator.logits(params, stats, batch.inputs, decisions, sizes)
+  logits, _ = loop.evaluator.logits(params, stats, batch.inputs, control, sizes)
   found = {"inputs": np.round(255 * np.clip(batch.inputs, 0, 1)).astype(np.uint8)}  # RGB in 0 .. 1
   for task in spec.tasks:
     kind = kinds.find(task.kind)

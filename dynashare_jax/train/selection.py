@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynashare_jax.train import optim
 from dynashare_jax.train import state as state_lib
 
 
-def better(old: state_lib.Best, new: state_lib.Best, columns: bool) -> state_lib.Best:
+def better(
+  old: state_lib.Best, new: state_lib.Best, owner: Callable[[str], int | None] | None = None
+) -> state_lib.Best:
   """The better of two models: by the mean score, `old` if it is equal.
 
   Args:
     old: the one kept so far.
     new: the other.
-    columns: whether every task has its own network, and its own best.
+    owner: of methods whose tasks share nothing: `/`-joined path of a leaf -> its task. Then
+      every task keeps its own best.
 
   Returns:
     `old` itself, or arrays that are not shared with `new`.
   """
   before, scores = np.asarray(old.scores), np.asarray(new.scores)
   wins = np.full(scores.shape, scores.mean() > before.mean())
-  if columns:
+  if owner is not None:
     wins = scores > before
   if not wins.any():
     return old
 
   def pick(path: Any, kept: jax.Array, other: jax.Array) -> jax.Array:
-    return jnp.array(other) if wins[_column(path)] else kept
+    task = 0 if owner is None else owner(optim.path_of(path))
+    return jnp.array(other) if wins[task] else kept
 
   pick_all = jax.tree_util.tree_map_with_path
   return state_lib.Best(
@@ -40,13 +46,3 @@ def better(old: state_lib.Best, new: state_lib.Best, columns: bool) -> state_lib
     candidate=jnp.asarray(np.where(wins, new.candidate, old.candidate), jnp.int32),
     step=jnp.asarray(np.where(wins, new.step, old.step), jnp.int32),
   )
-
-
-def _column(path: Any) -> int:
-  """Which task a leaf belongs to when every task has its own column."""
-  for part in path:
-    name = str(getattr(part, "key", part))
-    stem, _, number = name.rpartition("_")
-    if stem in ("columns", "heads") and number.isdigit():
-      return int(number)
-  return 0

@@ -8,9 +8,6 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from dynashare_jax.models import trunks
-from dynashare_jax.ops import routing
-
 
 class Best(struct.PyTreeNode):
   """The best model so far on validation.
@@ -34,13 +31,16 @@ class State(struct.PyTreeNode):
   """All that a checkpoint holds; random keys are never part of it.
 
   Attributes:
-    params: `network` and `policy` (logits `[T, L, 2]`).
+    params: `network`, and `policy` (what the method's `Sharing` learns).
     stats: running batch statistics of the network.
     opt: optimiser state of the current phase.
     best: see `Best`.
-    anchor: network parameters and statistics at the end of the search, if
-      re-trainings start from them; else empty.
-    routes: `[N, T, L]`, the routes to re-train; zeros before they are known.
+    anchor: network parameters and statistics at the end of the search, if re-trainings start from
+      them; else empty.
+    routes: the structures to re-train, leaves `[N, ...]`; of skipped blocks the routes
+      `[N, T, L]`. Zeros before they are known.
+    balance: the balancer's state; anew with each optimiser.
+    memory: what the method's `Sharing` keeps beside.
   """
 
   params: Any
@@ -48,44 +48,39 @@ class State(struct.PyTreeNode):
   opt: Any
   best: Best
   anchor: Any
-  routes: jax.Array
+  routes: Any
+  balance: Any = struct.field(default_factory=dict)
+  memory: Any = struct.field(default_factory=dict)
 
 
-def init_network(
-  network: Any, inputs: Any, blocks: int, tasks: int, key: jax.Array
-) -> tuple[Any, Any]:
-  """Fresh parameters and batch statistics, in one compiled call.
+def init_network(network: Any, inputs: Any, control: Any, key: jax.Array) -> tuple[Any, Any]:
+  """Initialises parameters and batch statistics in one compiled call.
 
   Args:
-    network: a `models.trunks.Network`.
+    network: a `models.trunks.network.Network`.
     inputs: a small batch of inputs.
-    blocks: L.
-    tasks: T.
+    control: under which all of the trunk runs.
     key: of the initialisation.
   """
-  decisions = trunks.Decisions(routing.all_run(blocks, tasks))
-  # Compiled, the forward pass that only tells shapes is left out.
-  make = jax.jit(lambda k: network.init({"params": k}, inputs, decisions, False))
+  # Compiled, the forward pass that only gives shapes is left out.
+  make = jax.jit(lambda k: network.init({"params": k}, inputs, control, False))
   variables = make(key)
   return variables["params"], variables.get("batch_stats", {})
 
 
-def start(params: Any, stats: Any, logits: jax.Array, candidates: int, keep_anchor: bool) -> State:
-  """The state before the first step; `opt` is set when a phase begins."""
-  tasks, blocks = logits.shape[:2]
+def start(
+  params: Any, stats: Any, learnt: Any, tasks: int, structures: Any, keep_anchor: bool, memory: Any
+) -> State:
+  """Makes the state before the first step; `opt` and `balance` are set when a phase begins."""
   copy = lambda tree: jax.tree.map(jnp.array, tree)
   anchor = {"params": copy(params), "stats": copy(stats)} if keep_anchor else {}
+  zeros = jnp.zeros((tasks,), jnp.int32)
   return State(
-    params={"network": params, "policy": {"logits": logits}},
+    params={"network": params, "policy": learnt},
     stats=stats,
     opt={},
-    best=Best(
-      copy(params),
-      copy(stats),
-      jnp.full((tasks,), -jnp.inf),
-      jnp.zeros((tasks,), jnp.int32),
-      jnp.zeros((tasks,), jnp.int32),
-    ),
+    best=Best(copy(params), copy(stats), jnp.full((tasks,), -jnp.inf), zeros, jnp.array(zeros)),
     anchor=anchor,
-    routes=jnp.zeros((candidates, tasks, blocks)),
+    routes=structures,
+    memory=memory,
   )

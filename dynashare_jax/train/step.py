@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -10,95 +11,79 @@ import jax.numpy as jnp
 import optax
 
 from dynashare_jax import types
-from dynashare_jax.models import trunks
+from dynashare_jax.models.trunks import contract as trunks
+from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import kinds
-from dynashare_jax.objectives import regularisers
-from dynashare_jax.ops import gumbel
-from dynashare_jax.ops import policy
 from dynashare_jax.ops import resize
-from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
+from dynashare_jax.sharing import contract
 from dynashare_jax.train import optim
 from dynashare_jax.train import state as state_lib
+from dynashare_jax.types import PyTree
+
+# Groups that move by the plain sum of the task losses, whatever the balancer.
+UNBALANCED = ("gates", "policy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """Everything about a step that is known when it is compiled.
+  """Everything about the steps of a phase that is known when they are compiled.
 
   Attributes:
-    kinds: routing `[L][T]`.
+    sharing: see `Sharing.static`.
     trainable: groups that move.
-    sampled: whether the policy is a soft sample; else it is `Inputs.route`.
-    gated: whether instance gates decide.
-    penalties: whether the policy's losses count.
     optimizer: name of the optimiser settings.
     steps: how long the optimiser lives, for schedules.
   """
 
-  kinds: routing.Kinds
+  sharing: Hashable
   trainable: tuple[str, ...]
-  sampled: bool
-  gated: bool
-  penalties: bool
   optimizer: str
   steps: int
 
 
-class Inputs(NamedTuple):
-  """What changes between steps without a new compilation.
-
-  Attributes:
-    seed: int32, of the run.
-    step: int32, the first step's global number.
-    temperature: of the policy's Gumbel softmax.
-    opened: bool `[L]`, blocks that the curriculum has opened.
-    route: `[T, L]`, read when the policy is not sampled.
-    fade: int32 `[2]`, the steps between which the gates' noise falls from full
-      to none; equal numbers keep it full.
-  """
-
-  seed: jax.Array
-  step: jax.Array
-  temperature: jax.Array
-  opened: jax.Array
-  route: jax.Array
-  fade: jax.Array
-
-
 class Objective(NamedTuple):
-  """Constants of the loss.
+  """What a step minimises, and of what.
 
   Attributes:
+    network: a `models.trunks.network.Network`.
     tasks: in order.
-    sparsity: weight of Eq. 3, and its form.
-    sharing: weight of Eq. 4, and its form.
-    instance: weight of Eq. 5, and its form.
-    target_rates: `[L]`.
-    gate_temperature: of the gates' gradient.
-    sampled_rates: every step draws one target rate for all gated blocks from
-      this range, and tells it to the gates; None: `target_rates`.
-    at_labels: whether dense losses are taken at the size of the labels, from
-      enlarged logits; else at that of the logits, from reduced labels.
+    sharing: of the method.
+    balancer: of the task losses; in phases that do not train the backbone it is not asked.
+    at_labels: whether dense losses are taken at the size of the labels, from enlarged logits;
+      else at that of the logits, from reduced labels.
   """
 
+  network: Any
   tasks: tuple[types.TaskSpec, ...]
-  sparsity: tuple[float, str]
-  sharing: tuple[float, str]
-  instance: tuple[float, str]
-  target_rates: tuple[float, ...]
-  gate_temperature: float
-  sampled_rates: tuple[float, float] | None = None
+  sharing: contract.Sharing
+  balancer: balancing.Balancer
   at_labels: bool = False
 
 
+class Aside(NamedTuple):
+  """What a step computes beside gradients.
+
+  Attributes:
+    parts: losses, penalties and rates by name, for the log.
+    stats: new batch statistics.
+    memory: of the sharing.
+    balance: state of the balancer.
+  """
+
+  parts: dict[str, jax.Array]
+  stats: PyTree
+  memory: PyTree
+  balance: PyTree
+
+
 def task_losses(
-  tasks: tuple[types.TaskSpec, ...],
+  tasks: Sequence[types.TaskSpec],
   logits: dict[str, jax.Array],
   batch: types.Batch,
   at_labels: bool = False,
-) -> dict[str, jax.Array]:
-  """Mean loss of every task over its valid labels; 0 where there are none.
+) -> list[types.Sums]:
+  """Sums every task's loss over its valid labels.
 
   Args:
     tasks: in order.
@@ -106,162 +91,183 @@ def task_losses(
     batch: with its labels.
     at_labels: see `Objective`.
   """
-  losses = {}
+  found = []
   for task in tasks:
     kind = kinds.find(task.kind)
-    found: types.Array = logits[task.name]
+    values: types.Array = logits[task.name]
     valid = batch.valid[task.name]
     if at_labels and kind.HEAD == "dense":
-      found = resize.enlarge(found, (valid.shape[1], valid.shape[2]))
-    sums = kind.loss(task, found, batch.targets[task.name], valid)
-    losses[task.name] = sums.total / jnp.maximum(sums.count, 1.0)
-  return losses
-
-
-def _decisions(
-  spec: Spec, objective: Objective, params: Any, inputs: Inputs, step: jax.Array, batch_size: int
-) -> trunks.Decisions:
-  """Draws what is random in a step, from (seed, stream, step) alone."""
-  tasks = len(objective.tasks)
-  blocks = len(spec.kinds)
-  if spec.sampled:
-    key = streams.stream_key(inputs.seed, "policy", step)
-    drawn = gumbel.soft_decisions(key, params["policy"]["logits"], inputs.temperature)
-    drawn = jnp.where(inputs.opened[None, :], drawn, 1.0)
-  else:
-    drawn = inputs.route
-  noise, target = None, None
-  if spec.gated:
-    key = streams.stream_key(inputs.seed, "gates", step)
-    noise = gumbel.logistic_noise(key, jnp.arange(batch_size), (tasks, blocks))
-    noise = noise * _noise_scale(inputs.fade, step)
-    if objective.sampled_rates is not None:
-      low, high = objective.sampled_rates
-      key = streams.stream_key(inputs.seed, "target_rate", step)
-      target = jax.random.uniform(key, (), jnp.float32, low, high)
-  return trunks.Decisions(
-    kinds=spec.kinds,
-    policy=drawn,
-    discrete=not spec.sampled,
-    gated=spec.gated,
-    noise=noise,
-    temperature=objective.gate_temperature,
-    target=target,
-  )
-
-
-def _noise_scale(fade: jax.Array, step: jax.Array) -> jax.Array:
-  """1 until `fade[0]`, then linearly to 0 at `fade[1]`; 1 if they are equal."""
-  span = fade[1] - fade[0]
-  left = (fade[1] - 1 - step) / jnp.maximum(span, 1)
-  return jnp.where(span > 0, jnp.clip(left, 0.0, 1.0), 1.0)
-
-
-def _penalties(
-  spec: Spec,
-  objective: Objective,
-  params: Any,
-  opened: jax.Array,
-  signals: trunks.Signals,
-  route: jax.Array,
-  target: jax.Array | None,
-) -> dict[str, jax.Array]:
-  """The regularisers of a step, with their weights."""
-  found: dict[str, Any] = {}
-  if spec.penalties:
-    logits = params["policy"]["logits"]
-    weight, form = objective.sparsity
-    if weight:
-      found["sparsity"] = weight * regularisers.sparsity(logits, opened, form)
-    weight, form = objective.sharing
-    if weight and len(objective.tasks) > 1:
-      found["sharing"] = weight * regularisers.sharing(logits, form)
-  if spec.gated:
-    weight, form = objective.instance
-    targets = jnp.asarray(objective.target_rates)
-    if target is not None:
-      targets = jnp.where(targets < 1, target, 1.0)
-    counted = signals.gated & (route > 0)
-    rates = jnp.where(counted, signals.gate.mean(1), targets[None])
-    found["instance"] = weight * regularisers.instance(rates, targets, form)
+      values = resize.enlarge(values, (valid.shape[1], valid.shape[2]))
+    found.append(kind.loss(task, values, batch.targets[task.name], valid))
   return found
 
 
-def loss(
-  network: Any,
-  spec: Spec,
+def forward(
   objective: Objective,
-  params: Any,
-  stats: Any,
+  spec: Spec,
+  params: PyTree,
+  state: state_lib.State,
   batch: types.Batch,
-  inputs: Inputs,
+  moving: contract.Moving,
   step: jax.Array,
-) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
-  """Total loss of a batch (Eq. 6), its parts, and the new batch statistics."""
+) -> tuple[list[jax.Array], jax.Array, Aside, balancing.Losses]:
+  """Computes a batch's mean loss per task, the sum of the penalties, and what comes beside."""
+  sharing, tasks = objective.sharing, objective.tasks
   size = batch.present.shape[0]
-  decisions = _decisions(spec, objective, params, inputs, step, size)
-  variables = {"params": params["network"], "batch_stats": stats}
-  (logits, signals), changed = network.apply(
-    variables,
+  learnt = params["policy"]
+  control = sharing.control(spec.sharing, learnt, moving, step, size)
+  (logits, signals), changed = objective.network.apply(
+    {"params": params["network"], "batch_stats": state.stats},
     batch.inputs,
-    decisions,
+    control,
     True,
     mutable=["batch_stats"],
-    rngs={"dropout": streams.stream_key(inputs.seed, "dropout", step)},
+    rngs={"dropout": streams.stream_key(moving.seed, "dropout", step)},
   )
-  losses = task_losses(objective.tasks, logits, batch, objective.at_labels)
-  penalties = _penalties(
-    spec, objective, params, inputs.opened, signals, inputs.route, decisions.target
+  sums = task_losses(tasks, logits, batch, objective.at_labels)
+  values = [jnp.asarray(s.total / jnp.maximum(s.count, 1.0)) for s in sums]
+  losses = balancing.Losses(
+    jnp.stack(values), jnp.stack([s.count > 0 for s in sums]), tuple(t.weight for t in tasks)
   )
-  total: Any = sum(task.weight * losses[task.name] for task in objective.tasks)
-  total = total + sum(penalties.values())
-  parts = {f"loss/{name}": value for name, value in losses.items()}
-  parts.update({f"penalty/{name}": v for name, v in penalties.items()})
+  charges = sharing.charges(spec.sharing, learnt, moving, control, signals, losses)
+  charge: Any = sum(charges.values())
+  total = _dot(losses.prior, values) + charge
+  parts = {f"loss/{task.name}": value for task, value in zip(tasks, values, strict=True)}
+  parts |= {f"penalty/{name}": value for name, value in charges.items()}
   parts["loss/total"] = jnp.asarray(total)
   parts["rate"] = signals.executed.mean()
-  return total, (parts, changed.get("batch_stats", stats))
+  held = jax.lax.stop_gradient((signals, losses))
+  memory = sharing.remember(spec.sharing, state.memory, *held)
+  stats = changed.get("batch_stats", state.stats)
+  return values, charge, Aside(parts, stats, memory, state.balance), losses
+
+
+def _dot(weights: Sequence[Any], values: Sequence[Any]) -> Any:
+  """The weighed sum, in the tasks' order."""
+  return sum(weight * value for weight, value in zip(weights, values, strict=True))
+
+
+def gradients(
+  objective: Objective,
+  spec: Spec,
+  state: state_lib.State,
+  batch: types.Batch,
+  moving: contract.Moving,
+  step: jax.Array,
+) -> tuple[PyTree, Aside]:
+  """Computes the gradients of the groups that move; None elsewhere.
+
+  At level `losses` by one backward pass of the weighed sum. At the others by one pass per task,
+  unrolled: a mapped convolution's gradient was measured 6 to 32 times slower on a CPU.
+  """
+  balancer, rules = objective.balancer, objective.network.leaves()
+  balanced = "backbone" in spec.trainable
+  groups = optim.labels(state.params, rules)
+  trained, still = optim.split(state.params, spec.trainable, groups)
+  key = streams.stream_key(moving.seed, "balance", step)
+
+  def losses_of(part: PyTree) -> Any:
+    params = optim.join(part, still)
+    values, charge, aside, losses = forward(objective, spec, params, state, batch, moving, step)
+    return (values, jnp.asarray(charge, jnp.float32)), (aside, losses)
+
+  if not balanced or balancer.level == "losses":
+
+    def total(part: PyTree) -> Any:
+      (values, charge), (aside, losses) = losses_of(part)
+      weights: Any = losses.prior
+      if balanced:
+        held = losses._replace(value=jax.lax.stop_gradient(losses.value))
+        weights, balance = balancer.weigh(held, None, key, state.balance)
+        aside = _noted(objective, aside, weights, balance)
+      return _dot(weights, values) + charge, aside
+
+    return jax.grad(total, has_aux=True)(trained)
+
+  (values, charge), pull, (aside, losses) = jax.vjp(losses_of, trained, has_aux=True)
+  zeros = [jnp.zeros_like(v) for v in values]
+  rows = [
+    pull(([jnp.ones_like(v) if t == s else zeros[s] for s, v in enumerate(values)], charge * 0))[0]
+    for t in range(len(values))
+  ]
+  (extra,) = pull((zeros, jnp.ones_like(charge)))
+  shared = shared_leaves(trained, rules)
+  pick = lambda row: [leaf for leaf, own in zip(jax.tree.leaves(row), shared, strict=True) if own]
+  stacks = [pick(row) for row in rows]
+  flat = [[leaf.astype(jnp.float32).ravel() for leaf in row] for row in stacks]
+  gramian = jnp.stack(
+    [
+      jnp.stack([sum(jnp.vdot(a, b) for a, b in zip(r, q, strict=True)) for q in flat])
+      for r in flat
+    ]
+  )
+  weights, balance = balancer.weigh(losses, gramian, key, state.balance)
+  together = [_dot(weights, column) for column in zip(*stacks, strict=True)]
+  if balancer.combine is not None:
+    together = balancer.combine(stacks, losses, weights, key)
+  plain = jax.tree.map(lambda *row: _dot(losses.prior, row), *rows)
+  leaves, structure = jax.tree.flatten(plain)
+  moved = iter(together)
+  leaves = [next(moved) if own else leaf for leaf, own in zip(leaves, shared, strict=True)]
+  grads = jax.tree.map(jnp.add, jax.tree.unflatten(structure, leaves), extra)
+  return grads, _noted(objective, aside, weights, balance)
+
+
+def _noted(objective: Objective, aside: Aside, weights: Any, balance: PyTree) -> Aside:
+  """Adds the balancer's state, and its weights for the log where they are not constants."""
+  parts = dict(aside.parts)
+  if isinstance(weights, jax.Array):
+    names = [task.name for task in objective.tasks]
+    parts |= {f"weight/{name}": weights[t] for t, name in enumerate(names)}
+  return aside._replace(parts=parts, balance=balance)
+
+
+def shared_leaves(params: PyTree, rules: optim.Rules) -> list[bool]:
+  """Returns for every leaf whether tasks share it and a balancer weighs its gradients."""
+  found = []
+  for path, _ in jax.tree_util.tree_leaves_with_path(params):
+    part, _, rest = optim.path_of(path).partition("/")
+    leaf = trunks.leaf_of(rules, rest) if part == "network" else None
+    found.append(leaf is not None and leaf.owner is None and leaf.group not in UNBALANCED)
+  return found
 
 
 def advance(
-  network: Any,
+  objective: Objective,
   tx: optax.GradientTransformation,
   spec: Spec,
-  objective: Objective,
   state: state_lib.State,
   batch: types.Batch,
-  inputs: Inputs,
+  moving: contract.Moving,
   step: jax.Array,
 ) -> tuple[state_lib.State, dict[str, jax.Array]]:
-  """One update from one batch.
+  """Makes one update from one batch.
 
   Batch statistics move only with the backbone: a policy step leaves the
   network exactly as it was.
 
   Differs: in the authors' code running statistics also move in policy steps.
   """
-  moving, still = optim.split(state.params, spec.trainable)
-
-  def objective_of(part: Any) -> Any:
-    return loss(network, spec, objective, optim.join(part, still), state.stats, batch, inputs, step)
-
-  grads, (parts, stats) = jax.grad(objective_of, has_aux=True)(moving)
-  params, opt = optim.update(tx, grads, state.opt, state.params, spec.trainable, inputs.opened)
-  if "backbone" not in spec.trainable:
-    stats = state.stats
-  return state.replace(params=params, stats=stats, opt=opt), parts
+  grads, aside = gradients(objective, spec, state, batch, moving, step)
+  groups = optim.labels(state.params, objective.network.leaves())
+  free = objective.sharing.free(moving)
+  params, opt = optim.update(tx, grads, state.opt, state.params, spec.trainable, groups, free)
+  stats = aside.stats if "backbone" in spec.trainable else state.stats
+  return state.replace(
+    params=params, stats=stats, opt=opt, balance=aside.balance, memory=aside.memory
+  ), aside.parts
 
 
 def take(arrays: types.Batch, indices: jax.Array, sharding: Any) -> types.Batch:
-  """Rows of a resident split, sharded over the mesh's data axis."""
+  """Takes rows of a resident split, sharded over the mesh's data axis."""
   rows = jax.tree.map(lambda a: jnp.take(a, indices, axis=0), arrays)
   return jax.lax.with_sharding_constraint(rows, sharding)
 
 
 def make(
-  network: Any,
+  objective: Objective,
   tx: optax.GradientTransformation,
   spec: Spec,
-  objective: Objective,
   sharding: jax.sharding.NamedSharding,
   augment: Any = None,
   shardings: Any = None,
@@ -269,16 +275,15 @@ def make(
   """Compiles many steps in one dispatch.
 
   Args:
-    network: a `models.trunks.Network`.
+    objective: network and losses.
     tx: from `optim.make`.
     spec: of the phase; one call compiles one program a number of steps S.
-    objective: constants of the loss.
     sharding: of the batch; results lie on every device.
     augment: how examples are varied, see `types.Dataset`.
     shardings: gives those of the state's leaves; default every device has all.
 
   Returns:
-    `(state, arrays, indices [S, B], inputs, draws) -> (state, parts [S])`, with
+    `(state, arrays, indices [S, B], moving, draws) -> (state, parts [S])`, with
     the old state donated. `arrays` is a whole split (or a single batch),
     `indices` the rows of every step, and `draws` what is random of each row's
     augmentation (default None: rows are taken as they are).
@@ -288,7 +293,7 @@ def make(
     state: state_lib.State,
     arrays: types.Batch,
     indices: jax.Array,
-    inputs: Inputs,
+    moving: contract.Moving,
     draws: Any = None,
   ) -> tuple[state_lib.State, dict[str, jax.Array]]:
     """Steps through the rows of `indices`, one update each."""
@@ -298,10 +303,10 @@ def make(
       batch = take(arrays, chosen, sharding)
       if draw is not None:
         batch = jax.lax.with_sharding_constraint(augment.batch(batch, draw), sharding)
-      return advance(network, tx, spec, objective, carry, batch, inputs, step)
+      return advance(objective, tx, spec, carry, batch, moving, step)
 
     count = indices.shape[0]
-    numbers = inputs.step + jnp.arange(count, dtype=jnp.int32)
+    numbers = moving.step + jnp.arange(count, dtype=jnp.int32)
     if count == 1:
       first = jax.tree.map(lambda a: a[0], (numbers, indices, draws))
       state, parts = one(state, first)
@@ -319,83 +324,27 @@ def make(
   return jax.jit(run, donate_argnums=0, out_shardings=everywhere)
 
 
-def spec_of(
-  phase: types.Phase,
-  tasks: int,
-  gated: tuple[bool, ...],
-  route: Any,
-  planned: bool,
-  prefixes: tuple[int, ...],
-  steps: int | None = None,
-) -> Spec:
-  """The compiled side of a phase; equal for phases that share a program.
-
-  A run compiles the warm-up once, weight and policy steps once for each used
-  prefix, and re-trainings once (masked) or once a route (planned).
-
-  Args:
-    phase: what to run.
-    tasks: T.
-    gated: for every block, whether it has a gate.
-    route: `[T, L]` of the phase's candidate, as nested lists of 0 and 1.
-    planned: compile the route in, so that what it skips is never computed;
-      else every block is computed and masked, and one compilation serves all
-      routes.
-    prefixes: how many first blocks may be shared while the curriculum keeps
-      them closed; every value used is a compilation.
-    steps: how long the phase's optimiser lives; default the phase.
-  """
-  blocks = len(gated)
-  closed = blocks - phase.open_blocks
-  if phase.routing == "all":
-    kinds_ = routing.all_run(blocks, tasks)
-  elif phase.routing == "soft":
-    shared = max((p for p in prefixes if p <= closed), default=0)
-    kinds_ = routing.own(blocks, tasks, shared)
-  elif planned:
-    gates = gated if phase.gated else (False,) * blocks
-    kinds_ = routing.fixed(route, gates, train=True)
-  else:
-    kinds_ = routing.own(blocks, tasks)
-  return Spec(
-    kinds_,
-    phase.trainable,
-    phase.routing == "soft",
-    phase.gated,
-    phase.penalties,
-    phase.optimizer,
-    phase.steps if steps is None else steps,
-  )
-
-
-def inputs_of(
-  phase: types.Phase,
+def moving_of(
+  sharing: contract.Sharing,
+  phase: contract.Phase,
   seed: int,
   offset: int,
   step: int,
-  blocks: int,
-  route: Any,
-  fading: float = 0.0,
-) -> Inputs:
-  """The changing side of a phase.
+  structure: Any,
+) -> contract.Moving:
+  """Returns what changes between the steps of a phase without compiling.
 
   Args:
+    sharing: of the method.
     phase: what runs.
     seed: of the run; part of no compiled program.
     offset: steps of the phase that are done.
     step: global steps that are done.
-    blocks: L.
-    route: `[T, L]` of the phase's candidate.
-    fading: last fraction of the phase in which the gates' noise falls from
-      full to none; 0 keeps it full.
+    structure: of the phase's candidate.
   """
-  end = step - offset + phase.steps
-  begin = end - round(fading * phase.steps)
-  return Inputs(
+  return contract.Moving(
     jnp.asarray(seed, jnp.int32),
     jnp.asarray(step, jnp.int32),
-    jnp.asarray(phase.temperature, jnp.float32),
-    policy.open_mask(blocks, phase.open_blocks),
-    jnp.asarray(route, jnp.float32),
-    jnp.asarray([begin, end], jnp.int32),
+    sharing.knobs(phase, offset, step),
+    jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), structure),
   )

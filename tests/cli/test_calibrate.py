@@ -17,6 +17,7 @@ from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
+from dynashare_jax.train import stages
 
 
 def _train(folder, **values):
@@ -35,7 +36,7 @@ def _train(folder, **values):
   )
   folder = workdir_lib.open_workdir(folder, config.to_dict())
   loop = loop_lib.Loop(main.build(config)[0], folder)
-  results.finish(loop, loop.run(), {})
+  results.finish(loop, stages.run(loop), {})
   return folder
 
 
@@ -116,7 +117,8 @@ def test_bad_arguments_are_one_line(run, capsys):
 
 
 def test_a_run_without_gates_is_told_so(run, capsys, monkeypatch):
-  ungated = dataclasses.replace(main.load(str(run)), gates=False)
+  trained = main.load(str(run))
+  ungated = dataclasses.replace(trained, structure=trained.sharing.of(trained.route, False))
   monkeypatch.setattr(main, "load", lambda *_: ungated)
   text = _error(capsys, f"--workdir={run}", "--budget=0.5")
   assert text.startswith("error: ") and "without instance gates" in text

@@ -15,6 +15,7 @@ from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.cli import cost
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
+from dynashare_jax.train import stages
 
 
 def _train(folder, **values):
@@ -22,7 +23,7 @@ def _train(folder, **values):
   config = configs.make(**values)
   folder = workdir_lib.open_workdir(folder, config.to_dict())
   loop = loop_lib.Loop(main.build(config)[0], folder)
-  results.finish(loop, loop.run(), {})
+  results.finish(loop, stages.run(loop), {})
   return folder
 
 

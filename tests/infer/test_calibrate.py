@@ -44,7 +44,12 @@ def _trained(route=ROUTE, gates=True, **values):
   )
   stats = jax.tree.map(jnp.abs, noisy(stats))
   return trained_lib.Trained(
-    experiment, noisy(params), stats, np.asarray(route), gates, pathlib.Path("somewhere"), 0
+    experiment,
+    noisy(params),
+    stats,
+    experiment.sharing.of(route, gates),
+    pathlib.Path("somewhere"),
+    0,
   )
 
 
@@ -55,7 +60,8 @@ def calibrator():
 
 def _executed(trained, setting, split):
   """`[T, B, L]` of a whole split, in one masked forward pass."""
-  run = jax.jit(trained.forward(trained_lib.MASKED, setting.thresholds, setting.target_rate))
+  knobs = {"threshold": setting.thresholds, "target_rate": setting.target_rate}
+  run = jax.jit(trained.forward(trained_lib.MASKED, **knobs))
   batch = trained.experiment.dataset.arrays(split)
   return np.asarray(run(trained.variables, batch.inputs)[1].executed)
 

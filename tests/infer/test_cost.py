@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 import itertools
 import pathlib
 
@@ -40,8 +41,7 @@ def make() -> Callable[..., trained_lib.Trained]:
       experiment,
       jax.tree.map(noisy, params),
       jax.tree.map(lambda a: jnp.abs(noisy(a)), stats),
-      np.asarray(route),
-      experiment.method.target_rates is not None,
+      experiment.sharing.of(route),
       pathlib.Path("run"),
       0,
     )
@@ -128,7 +128,7 @@ def test_one_network_a_task_has_that_way_alone(separate):
     ("a", cost.SEPARATE),
     ("b", cost.SEPARATE),
   ]
-  with pytest.raises(ValueError, match="have no plan to list"):
+  with pytest.raises(ValueError, match="has no plan to list"):
     cost.blocks(separate)
 
 
@@ -136,7 +136,7 @@ def test_a_task_alone_predicts_the_same(model, separate, inputs):
   for whole in (model, separate):
     wanted, all_signals = jax.jit(whole.forward())(whole.variables, inputs)
     for task, name in enumerate("ab"):
-      one = cost.alone(whole, task)
+      one = whole.only([task])
       found, signals = jax.jit(one.forward())(one.variables, inputs)
       assert list(found) == [name]
       np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
@@ -162,7 +162,7 @@ def test_blocks_by_hand(model):
     cost.Block(BRANCH, 1, 1, 1.0),
     cost.Block(BRANCH, 2, 1, 0.25),
   )
-  ungated = trained_lib.Trained(**{**vars(model), "gates": False})
+  ungated = dataclasses.replace(model, structure=model.sharing.of(model.route, False))
   assert cost.blocks(ungated)[1] == cost.Block(BRANCH, 2, 1, None)
 
 

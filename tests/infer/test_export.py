@@ -46,8 +46,7 @@ def _trained(folder, route, **values):
     experiment,
     noisy(params),
     jax.tree.map(jnp.abs, noisy(stats)),
-    np.asarray(route),
-    experiment.method.target_rates is not None,
+    experiment.sharing.of(route),
     pathlib.Path(folder),
     7,
   )
@@ -89,7 +88,7 @@ def _balanced(trained):
   signals = run(trained.variables, _inputs(trained, 20))[1]
   found = []
   for block, gated in enumerate(trained.gated):
-    asked = np.asarray(signals.relevance[:, :, block])[np.asarray(signals.gated)[:, block]]
+    asked = np.asarray(signals.own.relevance[:, :, block])[np.asarray(signals.own.gated)[:, block]]
     found.append(float(np.median(asked)) if gated and asked.size else 0.0)
   return tuple(found)
 
@@ -100,8 +99,10 @@ def _budget(thresholds, target=0.6):
 
 def _reference(trained, inputs, budget=None):
   """Masked execution of the whole model, enlarged and read by hand."""
-  how = () if budget is None else (budget.thresholds, budget.target_rate)
-  run = jax.jit(trained.forward(trained_lib.MASKED, *how))
+  how = {}
+  if budget is not None:
+    how = {"threshold": budget.thresholds, "target_rate": budget.target_rate}
+  run = jax.jit(trained.forward(trained_lib.MASKED, **how))
   logits, signals = run(trained.variables, inputs)
   spec, predictions = trained.experiment.dataset.spec, {}
   for task in trained.tasks:
@@ -298,7 +299,11 @@ def test_tables_are_described_by_their_columns(vectors):
   )
   params, stats = experiment.fresh("init")
   trained = dataclasses.replace(
-    vectors, experiment=experiment, params=params, stats=stats, gates=False
+    vectors,
+    experiment=experiment,
+    params=params,
+    stats=stats,
+    structure=experiment.sharing.of(np.ones((2, 2))),
   )
   told, packed = export.export(export.choose(trained), ("cpu",))
   assert told["inputs"]["codes"] == {"categorical": [{"name": "job", "codes": 4, "values": []}]}
@@ -348,4 +353,6 @@ def test_a_budget_of_another_model_is_refused(images, vectors, tmp_path):
       export.read_budget(file, images)
   file.write_text(json.dumps(saved))
   with pytest.raises(ValueError, match="no instance gates"):
-    export.read_budget(file, dataclasses.replace(images, gates=False))
+    export.read_budget(
+      file, dataclasses.replace(images, structure=images.sharing.of(images.route, False))
+    )

@@ -12,19 +12,23 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax.infer import plan as plan_lib
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.models import heads
-from dynashare_jax.models import trunks
 from dynashare_jax.models.backbones import mlp
+from dynashare_jax.models.trunks import contract as trunk_contract
+from dynashare_jax.models.trunks import network as network_lib
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import costs
 from dynashare_jax.ops import routing
+from dynashare_jax.sharing import plan as plan_lib
+from dynashare_jax.sharing import skip
 
 TASKS, BLOCKS, BATCH, WIDTH, HIDDEN, INPUTS = 3, 4, 6, 5, 7, 4
 GATE_WIDTH = 3
 NAMES = ("a", "b", "c")
 GATED = (False, True, False, True)
 PLAIN = (False,) * BLOCKS
+SHARING = skip.SkipSharing(NAMES, BLOCKS, skip.every_block(TASKS, BLOCKS))
 # Multiply-accumulates of one example.
 STEM, BRANCH, HEAD = INPUTS * WIDTH, 2 * WIDTH * HIDDEN, 2 * WIDTH
 GATE = WIDTH * GATE_WIDTH + 2 * GATE_WIDTH
@@ -38,23 +42,23 @@ routes = st.lists(
 
 
 @functools.cache
-def network() -> tuple[trunks.Network, Any, jax.Array]:
+def network() -> tuple[network_lib.Network, Any, jax.Array]:
   """A network of MLP blocks, its variables without a 0 or 1, and inputs."""
-  trunk = trunks.SkipTrunk(
+  trunk = skip_trunk.SkipTrunk(
     mlp.ResidualMlp(BLOCKS, width=WIDTH, hidden=HIDDEN, dropout=0.0),
     TASKS,
     GATED,
     GATE_WIDTH,
     "spread",
   )
-  made = trunks.Network(
+  made = network_lib.Network(
     trunk, tuple(heads.build("linear", 2, False, 8, jnp.float32, None) for _ in range(TASKS)), NAMES
   )
   rng = np.random.default_rng(0)
   inputs = jnp.asarray(rng.normal(size=(BATCH, INPUTS)), jnp.float32)
   shapes = jax.eval_shape(
     lambda: made.init(
-      jax.random.key(0), inputs, trunks.Decisions(routing.all_run(BLOCKS, TASKS)), False
+      jax.random.key(0), inputs, skip_trunk.Decisions(routing.all_run(BLOCKS, TASKS)), False
     )
   )
   variables = jax.tree_util.tree_map_with_path(
@@ -71,10 +75,10 @@ def network() -> tuple[trunks.Network, Any, jax.Array]:
 
 def run(
   plan: plan_lib.Plan, execution: trained_lib.Execution, threshold: Any = None
-) -> tuple[dict[str, jax.Array], trunks.Signals]:
+) -> tuple[dict[str, jax.Array], trunk_contract.Signals]:
   """One compiled forward pass."""
   made, variables, inputs = network()
-  forward = trained_lib.forward(made, plan, execution, threshold=threshold)
+  forward = trained_lib.forward(made, SHARING, plan, execution=execution, threshold=threshold)
   return jax.jit(forward, compiler_options=QUICK)(variables, inputs)
 
 
@@ -84,7 +88,7 @@ def middle() -> tuple[float, ...]:
   plan = plan_lib.make(NAMES, ONES, GATED)
   found = np.zeros(BLOCKS)
   for block in np.flatnonzero(GATED):
-    score = run(plan, trained_lib.PLANNED, found)[1].relevance[0, :, block]
+    score = run(plan, trained_lib.PLANNED, found)[1].own.relevance[0, :, block]
     found[block] = np.median(score)
   return tuple(found)
 
@@ -114,7 +118,7 @@ def test_every_route_predicts_as_if_masked(route, gated):
 def test_gates_in_this_network_decide_both_ways():
   # Else the comparison above would show nothing of them.
   plan = plan_lib.make(NAMES, ONES, GATED)
-  gate = run(plan, trained_lib.PLANNED, middle())[1].gate
+  gate = run(plan, trained_lib.PLANNED, middle())[1].own.gate
   np.testing.assert_allclose(gate.mean((0, 1)), [1.0, 0.5, 1.0, 0.5])
 
 
@@ -132,7 +136,7 @@ def test_without_gates_every_block_of_the_route_runs():
   np.testing.assert_array_equal(
     signals.executed, np.broadcast_to([1.0, 1, 0, 1], (TASKS, BATCH, BLOCKS))
   )
-  np.testing.assert_array_equal(signals.gated, False)
+  np.testing.assert_array_equal(signals.own.gated, False)
 
 
 @hypothesis.given(route=routes, gated=st.booleans())
@@ -151,7 +155,9 @@ def test_only_what_is_computed_is_traced(route, gated):
       for count, asks in zip(plan.computations, plan.gated, strict=True)
     )
   )
-  assert BATCH * wanted == costs.macs(trained_lib.forward(made, plan), variables, inputs)
+  assert BATCH * wanted == costs.macs(
+    trained_lib.forward(made, SHARING, plan, execution=trained_lib.PLANNED), variables, inputs
+  )
 
 
 # Text and data, by hand. Tasks a and b are alike in blocks 0 and 1; c leaves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import types as python_types
 
@@ -14,10 +15,12 @@ from dynashare_jax import types
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.models import heads
-from dynashare_jax.models import trunks
 from dynashare_jax.models.backbones import mlp
+from dynashare_jax.models.trunks import network as network_lib
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import compaction
 from dynashare_jax.ops import routing
+from dynashare_jax.sharing import skip
 
 ROUTE = np.array([[1, 1, 1], [1, 1, 0]])
 
@@ -26,25 +29,30 @@ ROUTE = np.array([[1, 1, 1], [1, 1, 0]])
 def trained():
   """Two tasks on a tiny MLP whose last two blocks have gates."""
   gated = (False, True, True)
-  trunk = trunks.SkipTrunk(mlp.ResidualMlp(3, width=6, hidden=8), 2, gated, gate_init="spread")
-  network = trunks.Network(
+  trunk = skip_trunk.SkipTrunk(mlp.ResidualMlp(3, width=6, hidden=8), 2, gated, gate_init="spread")
+  network = network_lib.Network(
     trunk, (heads.LinearHead(1, False), heads.LinearHead(2, False)), ("a", "b")
   )
   inputs = jnp.ones((4, 5))
   variables = network.init(
-    jax.random.key(0), inputs, trunks.Decisions(routing.all_run(3, 2)), False
+    jax.random.key(0), inputs, skip_trunk.Decisions(routing.all_run(3, 2)), False
   )
   experiment = python_types.SimpleNamespace(
     network=network,
-    gated=gated,
-    blocks=3,
-    target_rate=0.5,
+    units=3,
     dataset=python_types.SimpleNamespace(spec=types.DatasetSpec("toy", (), "table", (5,), {})),
     tasks=(types.TaskSpec("a", "binary"), types.TaskSpec("b", "binary")),
-    method=python_types.SimpleNamespace(columns=False),
+    sharing=skip.SkipSharing(
+      ("a", "b"), 3, skip.every_block(2, 3), target_rates=tuple(0.5 if g else 1.0 for g in gated)
+    ),
   )
   return trained_lib.Trained(
-    experiment, variables["params"], variables["batch_stats"], ROUTE, True, pathlib.Path(), 1
+    experiment,
+    variables["params"],
+    variables["batch_stats"],
+    experiment.sharing.of(ROUTE),
+    pathlib.Path(),
+    1,
   )
 
 
@@ -131,7 +139,7 @@ def test_what_was_tuned_is_kept_beside_the_checkpoint(trained, tmp_path):
 
 
 def test_refuses_what_cannot_be_tuned(trained):
-  plain = trained_lib.dataclasses.replace(trained, gates=False)
+  plain = dataclasses.replace(trained, structure=trained.sharing.of(ROUTE, False))
   with pytest.raises(ValueError, match="no instance gates"):
     strategy.tune(plain, {1: np.ones((1, 5))})
   with pytest.raises(ValueError, match="at least one batch size"):

@@ -12,11 +12,11 @@ import pytest
 from tiny import configs
 
 from dynashare_jax import runs as main
-from dynashare_jax.infer import plan as plan_lib
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.infer import work
 from dynashare_jax.ops import compaction
 from dynashare_jax.ops import costs
+from dynashare_jax.sharing import plan as plan_lib
 
 # Multiply-accumulates of one example, of the tiny network below.
 STEM = 6 * 8
@@ -32,7 +32,7 @@ def model() -> Callable[..., trained_lib.Trained]:
   experiment = main.build(config, jax.devices()[:1])[0]
   params, stats = experiment.fresh("init")
   return lambda route, gates=True: trained_lib.Trained(
-    experiment, params, stats, np.asarray(route), gates, pathlib.Path(), 0
+    experiment, params, stats, experiment.sharing.of(route, gates), pathlib.Path(), 0
   )
 
 

@@ -15,7 +15,10 @@ import pytest
 
 from dynashare_jax import methods
 from dynashare_jax import types
+from dynashare_jax.models.backbones import mlp
 from dynashare_jax.ops import policy
+from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import skip
 from dynashare_jax.train import optim
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
@@ -45,10 +48,19 @@ def _spec(count: int = 3) -> types.DatasetSpec:
   return types.DatasetSpec("toy", tasks, "image", (8, 8, 3), {"train": 64})
 
 
-def _build(method: str, config: Any = None, tasks: int = 3, blocks: int = BLOCKS) -> types.Method:
+def _build(
+  method: str, config: Any = None, tasks: int = 3, blocks: int = BLOCKS
+) -> contract.Method:
   if config is None:
     config = _config()
-  return methods.find(method).build(config, _spec(tasks), blocks)
+  backbone = lambda: mlp.ResidualMlp(blocks)
+  return methods.find(method).build(
+    contract.Parts(config, _spec(tasks), backbone, blocks, jnp.float32)
+  )
+
+
+def _told(phase: contract.Phase) -> skip.Stretch:
+  return phase.settings or skip.Stretch()
 
 
 # What every method promises.
@@ -69,16 +81,16 @@ def test_phases_are_valid(name):
     assert phase.steps >= 1
     assert phase.data in ("train", "weights", "policy")
     assert phase.trainable and set(phase.trainable) <= set(optim.GROUPS)
-    assert phase.routing in ("all", "soft", "route")
+    assert _told(phase).routing in ("all", "soft", "route")
     assert phase.start in ("keep", "scratch", "policy")
     assert phase.optimizer in ("warmup", "alternate", "retrain")
     assert phase.optimizer in config.optimizers
-    assert phase.temperature > 0
-    assert 0 <= phase.open_blocks <= BLOCKS
-    assert not phase.penalties or "policy" in phase.trainable
-    assert phase.gated == ("gates" in phase.trainable)
+    assert _told(phase).temperature > 0
+    assert 0 <= _told(phase).open_blocks <= BLOCKS
+    assert not _told(phase).penalties or "policy" in phase.trainable
+    assert _told(phase).gated == ("gates" in phase.trainable)
     assert phase.select == (phase.candidate >= 0)
-    assert phase.routing != "route" or phase.candidate >= 0
+    assert _told(phase).routing != "route" or phase.candidate >= 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,11 +98,11 @@ def test_groups_belong_to_the_method(name):
   method = _build(name)
   trained = {group for phase in method.phases for group in phase.trainable}
   assert {"backbone", "heads"} <= trained
-  assert ("policy" in trained) == method.learns_policy
-  assert ("gates" in trained) == (method.target_rates is not None)
-  if method.target_rates is not None:
-    assert len(method.target_rates) == BLOCKS
-    assert all(0 < rate <= 1 for rate in method.target_rates)
+  assert ("policy" in trained) == method.sharing.learns
+  assert ("gates" in trained) == (method.sharing.target_rates is not None)
+  if method.sharing.target_rates is not None:
+    assert len(method.sharing.target_rates) == BLOCKS
+    assert all(0 < rate <= 1 for rate in method.sharing.target_rates)
   for phase in method.phases:  # the policy and the weights never together
     assert not {"policy", "backbone"} <= set(phase.trainable)
 
@@ -101,19 +113,19 @@ def test_candidates_are_numbered_and_have_routes(name):
   numbers = [p.candidate for p in method.phases if p.candidate >= 0]
   assert numbers == list(range(len(numbers))) and numbers
   alpha = jax.random.uniform(jax.random.key(1), (3, BLOCKS))
-  routes = method.routes(jax.random.key(0), alpha)
+  routes = method.sharing.routes(jax.random.key(0), alpha)
   assert routes.shape == (len(numbers), 3, BLOCKS)
   assert set(np.unique(routes)) <= {0.0, 1.0}
-  np.testing.assert_array_equal(routes, method.routes(jax.random.key(0), alpha))
-  if not method.learns_policy:  # nothing that was not learnt is read
-    np.testing.assert_array_equal(routes, method.routes(jax.random.key(0), 1 - alpha))
+  np.testing.assert_array_equal(routes, method.sharing.routes(jax.random.key(0), alpha))
+  if not method.sharing.learns:  # nothing that was not learnt is read
+    np.testing.assert_array_equal(routes, method.sharing.routes(jax.random.key(0), 1 - alpha))
 
 
 @pytest.mark.parametrize("name", ["adashare", "dynashare"])
 def test_routes_follow_the_policy(name):
   alpha = jnp.asarray([[0.0] * BLOCKS, [1.0] * BLOCKS, [0.5] * BLOCKS])
   config = _config(policy__candidates=200)
-  routes = _build(name, config).routes(jax.random.key(0), alpha)
+  routes = _build(name, config).sharing.routes(jax.random.key(0), alpha)
   assert routes.shape == (200, 3, BLOCKS)
   assert (routes[:, 0] == 0).all() and (routes[:, 1] == 1).all()
   assert abs(float(routes[:, 2].mean()) - 0.5) < 0.05
@@ -147,21 +159,21 @@ def test_the_search_alternates_and_opens_blocks(name):
   )
   phases = _build(name, config).phases
   search = [p for p in phases if p.name in ("weights", "policy")]
-  assert phases[0].name == "warmup" and phases[0].routing == "all"
+  assert phases[0].name == "warmup" and _told(phases[0]).routing == "all"
   assert [p.name for p in search] == ["weights", "policy"] * 6
   assert [p.cycle for p in search] == sorted(list(range(6)) * 2)
   for phase in search:
-    assert phase.routing == "soft" and not phase.gated
-    assert phase.open_blocks == phase.cycle // 2 + 1
-    assert phase.temperature == max(4.0 * 0.5**phase.cycle, 0.7)
+    assert _told(phase).routing == "soft" and not _told(phase).gated
+    assert _told(phase).open_blocks == phase.cycle // 2 + 1
+    assert _told(phase).temperature == max(4.0 * 0.5**phase.cycle, 0.7)
     assert phase.data == phase.name
-    assert phase.penalties == (phase.name == "policy")
+    assert _told(phase).penalties == (phase.name == "policy")
     assert phase.trainable == (("policy",) if phase.name == "policy" else ("backbone", "heads"))
 
 
 def test_a_curriculum_of_no_speed_opens_all_blocks():
   phases = _build("adashare", _config(policy__curriculum_speed=0)).phases
-  assert {p.open_blocks for p in phases if p.routing == "soft"} == {BLOCKS}
+  assert {_told(p).open_blocks for p in phases if _told(p).routing == "soft"} == {BLOCKS}
 
 
 def test_a_search_without_warmup():
@@ -184,25 +196,25 @@ def test_where_retrainings_start(start):
 def test_dynashare_without_gates_is_adashare():
   ada, dyna = _build("adashare"), _build("dynashare")
   assert dyna.phases[:-3] == ada.phases[:-3]
-  assert ada.target_rates is None and not any(p.gated for p in ada.phases)
-  assert all(p.gated for p in dyna.phases[-3:])
+  assert ada.sharing.target_rates is None and not any(_told(p).gated for p in ada.phases)
+  assert all(_told(p).gated for p in dyna.phases[-3:])
   key, alpha = jax.random.key(0), jnp.full((3, BLOCKS), 0.5)
-  np.testing.assert_array_equal(ada.routes(key, alpha), dyna.routes(key, alpha))
+  np.testing.assert_array_equal(ada.sharing.routes(key, alpha), dyna.sharing.routes(key, alpha))
 
 
 def test_dynashare_without_policy_gates_every_block():
   method = _build("dynashare", _config(policy__use=False))
   assert [p.name for p in method.phases] == ["retrain"]
-  assert method.phases[0].gated and not method.learns_policy
+  assert _told(method.phases[0]).gated and not method.sharing.learns
   assert method.phases[0].start == "scratch"
-  routes = method.routes(jax.random.key(0), jnp.zeros((3, BLOCKS)))
+  routes = method.sharing.routes(jax.random.key(0), jnp.zeros((3, BLOCKS)))
   assert routes.shape == (1, 3, BLOCKS) and (routes == 1).all()
   assert method.notes
 
 
 def test_dynashare_without_policy_takes_one_task():
   method = _build("dynashare", _config(policy__use=False), tasks=1)
-  assert method.routes(jax.random.key(0), jnp.zeros((1, 8))).shape == (1, 1, 8)
+  assert method.sharing.routes(jax.random.key(0), jnp.zeros((1, 8))).shape == (1, 1, 8)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -214,7 +226,7 @@ def test_one_target_rate_serves_all_blocks():
   config = _config()
   del config.gates["target_rates"]
   config.gates.target_rates = 0.5
-  assert _build("dynashare", config).target_rates == (0.5,) * BLOCKS
+  assert _build("dynashare", config).sharing.target_rates == (0.5,) * BLOCKS
 
 
 # Random policies.
@@ -225,7 +237,7 @@ def test_one_target_rate_serves_all_blocks():
 def test_random_routes_skip_the_wanted_fraction(skip, per_task):
   config = _config(random__skip=skip, random__per_task=per_task)
   method = _build("random_policy", config)
-  routes = np.asarray(method.routes(jax.random.key(0), jnp.zeros((3, 8))))
+  routes = np.asarray(method.sharing.routes(jax.random.key(0), jnp.zeros((3, 8))))
   assert ((1 - routes).sum((1, 2)) == round(skip * 24)).all()
   if per_task:
     by_task = (1 - routes).sum(2)
@@ -252,7 +264,7 @@ def test_random_routes_imitate_a_finished_run(tmp_path):
   for per_task in (True, False):
     config = _config(random__like=folder, random__per_task=per_task)
     method = _build("random_policy", config)
-    routes = np.asarray(method.routes(jax.random.key(0), jnp.zeros((3, 8))))
+    routes = np.asarray(method.sharing.routes(jax.random.key(0), jnp.zeros((3, 8))))
     skipped = (1 - routes).sum(2)
     assert (skipped.sum(1) == 6).all()
     assert (skipped == [5, 1, 0]).all() == per_task
@@ -341,8 +353,8 @@ def test_one_task_cannot_share(name):
 def test_defaults_of_the_base_config_reach_the_policy():
   phases = _build("dynashare", _config("base")).phases
   config = _config("base")
-  soft = [p for p in phases if p.routing == "soft"]
-  assert soft[0].temperature == config.policy.temperature
-  assert soft[-1].temperature == policy.temperature(
+  soft = [p for p in phases if _told(p).routing == "soft"]
+  assert _told(soft[0]).temperature == config.policy.temperature
+  assert _told(soft[-1]).temperature == policy.temperature(
     3, config.policy.temperature, config.policy.temperature_decay, config.policy.temperature_floor
   )

@@ -11,9 +11,10 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax.models import trunks
 from dynashare_jax.models.backbones import mlp
 from dynashare_jax.models.backbones import resnet
+from dynashare_jax.models.trunks import contract as trunk_contract
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
 
@@ -24,7 +25,7 @@ BATCH = 4
 class Tiny:
   """A trunk of three blocks, its inputs and its variables."""
 
-  trunk: trunks.SkipTrunk
+  trunk: skip_trunk.SkipTrunk
   inputs: jax.Array
   variables: dict[str, Any]
 
@@ -40,8 +41,8 @@ class Tiny:
     return gumbel.logistic_noise(jax.random.key(seed), jnp.arange(BATCH), (self.tasks, self.blocks))
 
   def forward(
-    self, decisions: trunks.Decisions, train: bool = True, params: Any = None
-  ) -> tuple[jax.Array, trunks.Signals, Any]:
+    self, decisions: skip_trunk.Decisions, train: bool = True, params: Any = None
+  ) -> tuple[jax.Array, trunk_contract.Signals, Any]:
     """Features `[T, B, ...]`, signals, and the new running averages."""
     variables = dict(self.variables)
     if params is not None:
@@ -49,13 +50,13 @@ class Tiny:
     frozen, moving = _split(decisions)
     return _jitted_forward(self.trunk, frozen, train, variables, self.inputs, moving)
 
-  def value(self, decisions: trunks.Decisions, weights: jax.Array) -> dict[str, Any]:
+  def value(self, decisions: skip_trunk.Decisions, weights: jax.Array) -> dict[str, Any]:
     """All that training sees: features, gradients, statistics, signals."""
     frozen, moving = _split(decisions)
     return _value(self.trunk, frozen, self.variables, self.inputs, moving, weights)
 
 
-def _split(decisions: trunks.Decisions) -> tuple[Any, Any]:
+def _split(decisions: skip_trunk.Decisions) -> tuple[Any, Any]:
   """What is known when a pass is compiled, and the arrays."""
   arrays = {k: getattr(decisions, k) for k in ("policy", "noise", "threshold")}
   frozen = decisions._replace(policy=None, noise=None, threshold=None)
@@ -124,12 +125,12 @@ def _make(
     shape = (BATCH, 8, 12, 3)
   blocks = backbone.num_blocks
   gated = gated or (False,) * blocks
-  trunk = trunks.SkipTrunk(backbone, tasks, gated, gate_hidden=5, dtype=dtype)
+  trunk = skip_trunk.SkipTrunk(backbone, tasks, gated, gate_hidden=5, dtype=dtype)
   rng = np.random.default_rng(1)
   inputs = jnp.asarray(rng.normal(size=shape), jnp.float32)
   shapes = jax.eval_shape(
     lambda: trunk.init(
-      jax.random.key(0), inputs, trunks.Decisions(routing.all_run(blocks, tasks)), False
+      jax.random.key(0), inputs, skip_trunk.Decisions(routing.all_run(blocks, tasks)), False
     )
   )
   params = jax.tree.map(

@@ -6,7 +6,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax.models import trunks
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import compaction
 from dynashare_jax.ops import routing
 
@@ -16,12 +16,12 @@ WAYS = (compaction.Compaction("rows"), compaction.Compaction("buckets", 3))
 
 
 def _decisions(tiny, kinds, way=None):
-  plain = trunks.Decisions(
+  plain = skip_trunk.Decisions(
     kinds, jnp.asarray(ROUTE, jnp.float32), gated=True, threshold=jnp.zeros(3)
   )
   # Thresholds at the medians of the scores, so that about half is skipped.
   _, signals, _ = tiny.forward(plain, train=False)
-  scores = np.asarray(signals.relevance)
+  scores = np.asarray(signals.own.relevance)
   threshold = [0.0, *(np.median(scores[0, :, l]) for l in (1, 2))]
   return plain._replace(threshold=jnp.asarray(threshold, jnp.float32), compaction=way)
 

@@ -10,7 +10,9 @@ import pytest
 
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import heads
-from dynashare_jax.models import trunks
+from dynashare_jax.models.trunks import columns as column_trunk
+from dynashare_jax.models.trunks import network as network_lib
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
 
@@ -27,8 +29,8 @@ def test_tiny_temperature_gives_the_hard_pass(tiny):
   assert 0 < hard.mean() < 1
   kinds = routing.own(3, 3)
   chex.assert_trees_all_close(
-    net.forward(trunks.Decisions(kinds, soft, discrete=False))[0],
-    net.forward(trunks.Decisions(kinds, hard))[0],
+    net.forward(skip_trunk.Decisions(kinds, soft, discrete=False))[0],
+    net.forward(skip_trunk.Decisions(kinds, hard))[0],
     rtol=1e-6,
   )
 
@@ -40,10 +42,10 @@ def test_open_gates_and_an_all_ones_policy_are_hard_sharing(tiny, train):
   for gate in ("gate_1", "gate_2"):
     score = params[gate]["score"] | {"bias": jnp.asarray([-100.0, 100.0])}
     params[gate] = params[gate] | {"score": score}
-  hard, _, hard_stats = net.forward(trunks.Decisions(routing.all_run(3, 3)), train, params)
+  hard, _, hard_stats = net.forward(skip_trunk.Decisions(routing.all_run(3, 3)), train, params)
   chex.assert_trees_all_equal(hard[0], hard[1], hard[2])
   open_, signals, open_stats = net.forward(
-    trunks.Decisions(
+    skip_trunk.Decisions(
       routing.own(3, 3), jnp.ones((3, 3)), gated=True, noise=net.noise() if train else None
     ),
     train,
@@ -57,14 +59,14 @@ def test_open_gates_and_an_all_ones_policy_are_hard_sharing(tiny, train):
 def test_one_task_is_the_single_column(tiny):
   net = tiny("short", tasks=1)
   weights = jnp.asarray(RNG.normal(size=(1, 4, 3, 6)), jnp.float32)
-  column = trunks.ColumnTrunk((net.trunk.backbone.clone(parent=None),))
+  column = column_trunk.ColumnTrunk((net.trunk.backbone.clone(parent=None),))
   variables = {k: {"columns_0": v["backbone"]} for k, v in net.variables.items()}
 
   def loss(params):
     (features, signals), stats = column.apply(
       variables | {"params": params},
       net.inputs,
-      trunks.Decisions(routing.all_run(2, 1)),
+      skip_trunk.Decisions(routing.all_run(2, 1)),
       True,
       mutable=["batch_stats"],
     )
@@ -73,7 +75,7 @@ def test_one_task_is_the_single_column(tiny):
   grads, (features, signals, stats) = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(
     variables["params"]
   )
-  found = net.value(trunks.Decisions(routing.own(2, 1), jnp.ones((1, 2))), weights)
+  found = net.value(skip_trunk.Decisions(routing.own(2, 1), jnp.ones((1, 2))), weights)
   chex.assert_trees_all_close(found["features"][0], features, rtol=1e-5)
   chex.assert_trees_all_close(found["grads"]["backbone"], grads["columns_0"], rtol=1e-3, atol=1e-4)
   chex.assert_trees_all_close(
@@ -83,9 +85,9 @@ def test_one_task_is_the_single_column(tiny):
 
 
 def test_columns_refuse_a_route(tiny):
-  column = trunks.ColumnTrunk((tiny("mlp").trunk.backbone.clone(parent=None),))
+  column = column_trunk.ColumnTrunk((tiny("mlp").trunk.backbone.clone(parent=None),))
   with pytest.raises(ValueError, match="all_run"):
-    column.init(jax.random.key(0), jnp.ones((2, 5)), trunks.Decisions(routing.own(3, 1)), False)
+    column.init(jax.random.key(0), jnp.ones((2, 5)), skip_trunk.Decisions(routing.own(3, 1)), False)
 
 
 def test_order_of_the_tasks_does_not_matter(tiny):
@@ -97,7 +99,9 @@ def test_order_of_the_tasks_does_not_matter(tiny):
   noise = net.noise()
 
   def run(policy, noise, weights):
-    return net.value(trunks.Decisions(routing.own(2, 3), policy, gated=True, noise=noise), weights)
+    return net.value(
+      skip_trunk.Decisions(routing.own(2, 3), policy, gated=True, noise=noise), weights
+    )
 
   straight = run(policy, noise, weights)
   turned = run(policy[order], noise[:, order], weights[order])
@@ -110,16 +114,16 @@ def test_order_of_the_tasks_does_not_matter(tiny):
 def test_test_time_features_belong_to_the_example(tiny):
   net = tiny(tasks=2, gated=(False, True, True))
   _, _, stats = net.forward(
-    trunks.Decisions(routing.own(3, 2), jnp.ones((2, 3)), gated=True, noise=net.noise())
+    skip_trunk.Decisions(routing.own(3, 2), jnp.ones((2, 3)), gated=True, noise=net.noise())
   )
   kinds = routing.fixed([[1, 1, 0], [1, 1, 1]], net.trunk.gated, train=False)
 
   @jax.jit
   def run(inputs):
     features, signals = net.trunk.apply(
-      net.variables | {"batch_stats": stats}, inputs, trunks.Decisions(kinds, gated=True), False
+      net.variables | {"batch_stats": stats}, inputs, skip_trunk.Decisions(kinds, gated=True), False
     )
-    return jnp.stack(features, 1), jnp.moveaxis(signals.gate, 1, 0)
+    return jnp.stack(features, 1), jnp.moveaxis(signals.own.gate, 1, 0)
 
   whole = run(net.inputs)
   parts = [run(net.inputs[:1]), run(net.inputs[1:])]
@@ -134,7 +138,7 @@ def _sharded_step(net, weights):
       (features, signals), stats = net.trunk.apply(
         net.variables | {"params": params},
         inputs,
-        trunks.Decisions(routing.own(2, 2), jnp.ones((2, 2)), gated=True, noise=noise),
+        skip_trunk.Decisions(routing.own(2, 2), jnp.ones((2, 2)), gated=True, noise=noise),
         True,
         mutable=["batch_stats"],
       )
@@ -160,7 +164,7 @@ def test_four_devices_compute_what_one_does(tiny, monkeypatch, way):
   inputs, split = mesh_lib.place_batch((net.inputs, noise), mesh)
   compiled = step.lower(inputs, split).compile()
   found = compiled(inputs, split)
-  chex.assert_trees_all_equal(np.asarray(found[1][1].gate), np.asarray(signals.gate))
+  chex.assert_trees_all_equal(np.asarray(found[1][1].gate), np.asarray(signals.own.gate))
   chex.assert_trees_all_close(
     jax.device_get(found[1]), jax.device_get((features, signals, stats)), rtol=1e-4, atol=1e-4
   )
@@ -174,7 +178,7 @@ def test_bfloat16_stays_near_float32(tiny):
   exact = tiny(tasks=2)
   rough = tiny(tasks=2, dtype=jnp.bfloat16)
   assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(rough.variables))
-  decisions = trunks.Decisions(routing.own(3, 2), jnp.full((2, 3), 0.6), discrete=False)
+  decisions = skip_trunk.Decisions(routing.own(3, 2), jnp.full((2, 3), 0.6), discrete=False)
   features, _, stats = rough.forward(decisions)
   wanted, _, _ = exact.forward(decisions)
   assert features.dtype == jnp.bfloat16
@@ -188,14 +192,14 @@ def test_bfloat16_stays_near_float32(tiny):
 
 def test_the_network_names_its_predictions(tiny):
   net = tiny(tasks=2)
-  network = trunks.Network(
+  network = network_lib.Network(
     net.trunk.clone(parent=None),
     (heads.LinearHead(3, True), heads.LinearHead(1, False)),
     ("one", "two"),
   )
   shapes, _ = jax.eval_shape(
     lambda: network.init_with_output(
-      jax.random.key(0), net.inputs, trunks.Decisions(routing.all_run(3, 2)), False
+      jax.random.key(0), net.inputs, skip_trunk.Decisions(routing.all_run(3, 2)), False
     )[0]
   )
   assert {k: v.shape for k, v in shapes.items()} == {"one": (4, 2, 3, 3), "two": (4, 1)}
@@ -204,16 +208,16 @@ def test_the_network_names_its_predictions(tiny):
 def test_a_routing_of_another_size_is_refused(tiny):
   net = tiny("mlp", tasks=2)
   with pytest.raises(ValueError, match="4 blocks and 2 tasks.*3 and 2"):
-    net.forward(trunks.Decisions(routing.all_run(4, 2)))
+    net.forward(skip_trunk.Decisions(routing.all_run(4, 2)))
 
 
 def test_a_threshold_closes_gates(tiny):
   net = tiny("mlp", tasks=2, gated=(False, True, True))
   kinds = routing.fixed([[1] * 3] * 2, net.trunk.gated, train=False)
-  signals = net.forward(trunks.Decisions(kinds, gated=True), False)[1]
-  middle = float(jnp.median(signals.relevance[0, :, 1]))
+  signals = net.forward(skip_trunk.Decisions(kinds, gated=True), False)[1]
+  middle = float(jnp.median(signals.own.relevance[0, :, 1]))
   found = net.forward(
-    trunks.Decisions(kinds, gated=True, threshold=jnp.asarray([0.0, middle, 1e9])), False
+    skip_trunk.Decisions(kinds, gated=True, threshold=jnp.asarray([0.0, middle, 1e9])), False
   )[1].gate
-  np.testing.assert_array_equal(found[0, :, 1], signals.relevance[0, :, 1] > middle)
+  np.testing.assert_array_equal(found[0, :, 1], signals.own.relevance[0, :, 1] > middle)
   assert (found[..., 2] == 0).all()

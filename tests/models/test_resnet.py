@@ -16,8 +16,8 @@ import pytest
 from dynashare_jax import types
 from dynashare_jax.models import backbones
 from dynashare_jax.models import norm
-from dynashare_jax.models import trunks
 from dynashare_jax.models.backbones import resnet
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import costs
 from dynashare_jax.ops import routing
 
@@ -45,12 +45,12 @@ def _variables(
   """Shapes of parameters and running averages; nothing is computed."""
   count = sum(blocks)
   net = _net(blocks, kind=kind, norm_kind=norm_kind)
-  trunk = trunks.SkipTrunk(net, 1, (gated,) * count)
+  trunk = skip_trunk.SkipTrunk(net, 1, (gated,) * count)
   return jax.eval_shape(
     lambda: trunk.init(
       jax.random.key(0),
       jnp.zeros((1, 33, 33, 3)),
-      trunks.Decisions(routing.all_run(count, 1)),
+      skip_trunk.Decisions(routing.all_run(count, 1)),
       False,
     )
   )
@@ -145,13 +145,13 @@ def _sizes(net: resnet.ResNet, shape: tuple[int, ...]) -> list[Any]:
 )
 def test_multiply_accumulates_of_the_papers_policies(blocks, skipped, paper):
   count = sum(blocks)
-  trunk = trunks.SkipTrunk(_net(blocks), 1, (False,) * count)
+  trunk = skip_trunk.SkipTrunk(_net(blocks), 1, (False,) * count)
   total = 0
   for skips in skipped:  # the papers add up the tasks' passes
     route = [[int(block + 1 not in skips) for block in range(count)]]
     kinds = routing.fixed(route, (False,) * count, train=False)
     total += costs.macs(
-      lambda v, x, kinds=kinds: trunk.apply(v, x, trunks.Decisions(kinds), False),
+      lambda v, x, kinds=kinds: trunk.apply(v, x, skip_trunk.Decisions(kinds), False),
       _variables(blocks, gated=False),
       jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),
     )

@@ -12,7 +12,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from dynashare_jax.models import trunks
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import costs
 from dynashare_jax.ops import routing
 
@@ -29,10 +29,12 @@ def _same(tiny: Any, route: list[list[int]], gated: tuple[bool, ...]) -> None:
   uses = any(gated)
   noise = net.noise() if uses else None
   planned = net.value(
-    trunks.Decisions(routing.fixed(route, gated, train=True), policy, gated=uses, noise=noise),
+    skip_trunk.Decisions(routing.fixed(route, gated, train=True), policy, gated=uses, noise=noise),
     WEIGHTS,
   )
-  masked = net.value(trunks.Decisions(routing.own(2, 3), policy, gated=uses, noise=noise), WEIGHTS)
+  masked = net.value(
+    skip_trunk.Decisions(routing.own(2, 3), policy, gated=uses, noise=noise), WEIGHTS
+  )
   for name in ("features", "stats"):
     chex.assert_trees_all_close(planned[name], masked[name], rtol=1e-4, atol=1e-4)
   chex.assert_trees_all_close(planned["grads"], masked["grads"], rtol=1e-3, atol=2e-3)
@@ -46,7 +48,7 @@ def _same(tiny: Any, route: list[list[int]], gated: tuple[bool, ...]) -> None:
   if not uses:  # at test these routings differ from training by gates alone
     return
   at_test = [
-    net.forward(trunks.Decisions(kinds, policy, gated=uses), train=False)
+    net.forward(skip_trunk.Decisions(kinds, policy, gated=uses), train=False)
     for kinds in (routing.fixed(route, gated, False), routing.own(2, 3))
   ]
   chex.assert_trees_all_close(at_test[0][0], at_test[1][0], rtol=1e-4, atol=1e-5)
@@ -114,13 +116,13 @@ def test_a_fixed_route_costs_its_blocks(tiny, seed, gated):
     if block == 1:  # the shortcut is one for who executes and who skips
       wanted += len(set(before.values())) * _projection(4)
   kinds = routing.fixed(route.tolist(), gated, train=False)
-  assert _macs(net, trunks.Decisions(kinds, gated=any(gated))) == wanted
+  assert _macs(net, skip_trunk.Decisions(kinds, gated=any(gated))) == wanted
 
 
 def test_nothing_skipped_is_traced(tiny):
   net = tiny("image", 3, (False, True, True))
   route = [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
-  decisions = trunks.Decisions(routing.fixed(route, net.trunk.gated, False), gated=True)
+  decisions = skip_trunk.Decisions(routing.fixed(route, net.trunk.gated, False), gated=True)
   assert _macs(net, decisions) == (
     _stem(4)
     + _branch(4, 0)
@@ -130,11 +132,11 @@ def test_nothing_skipped_is_traced(tiny):
     + _gate(4, 1)
     + _gate(4, 2)
   )
-  masked = trunks.Decisions(routing.own(3, 3), jnp.ones((3, 3)))
+  masked = skip_trunk.Decisions(routing.own(3, 3), jnp.ones((3, 3)))
   assert _macs(net, masked) == (
     _stem(4) + _branch(4, 0) + 3 * (_projection(4) + _branch(4, 1) + _branch(4, 2))
   )
-  hard = trunks.Decisions(routing.all_run(3, 3))
+  hard = skip_trunk.Decisions(routing.all_run(3, 3))
   assert _macs(net, hard) == (_stem(4) + _projection(4) + sum(_branch(4, b) for b in range(3)))
 
 
@@ -142,8 +144,8 @@ def test_closed_first_blocks_are_computed_once(tiny):
   net = tiny("series", 3)
   policy = jnp.asarray(RNG.uniform(size=(3, 3)), jnp.float32)
   policy = policy.at[:, :2].set(1.0)
-  apart = net.forward(trunks.Decisions(routing.own(3, 3), policy, discrete=False))
-  together = net.forward(trunks.Decisions(routing.own(3, 3, shared=2), policy, discrete=False))
+  apart = net.forward(skip_trunk.Decisions(routing.own(3, 3), policy, discrete=False))
+  together = net.forward(skip_trunk.Decisions(routing.own(3, 3, shared=2), policy, discrete=False))
   chex.assert_trees_all_close(apart, together, rtol=1e-4, atol=1e-5)
 
 

@@ -15,7 +15,8 @@ from dynashare_jax.models import gates
 from dynashare_jax.models import heads
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
-from dynashare_jax.models import trunks
+from dynashare_jax.models.trunks import network as network_lib
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import compaction
 from dynashare_jax.ops import routing
 
@@ -56,15 +57,15 @@ def _network(backbone, gated=True, spec=SPEC, **more):
   """A network with three tasks, and its variables after some steps."""
   config = _model(backbone, **more)
   body = backbones.find(backbone).build(config, spec, jnp.float32)
-  trunk = trunks.SkipTrunk(body, 3, (False,) + (gated,) * (body.num_blocks - 1), 4, "spread")
+  trunk = skip_trunk.SkipTrunk(body, 3, (False,) + (gated,) * (body.num_blocks - 1), 4, "spread")
   made = tuple(
     heads.of_task(config, spec, task, task.outputs, False, jnp.float32) for task in spec.tasks
   )
-  network = trunks.Network(trunk, made, tuple(t.name for t in spec.tasks))
+  network = network_lib.Network(trunk, made, tuple(t.name for t in spec.tasks))
   inputs = _inputs()
   if not spec.lengths:
     inputs = inputs["series"]
-  every = trunks.Decisions(routing.all_run(body.num_blocks, 3))
+  every = skip_trunk.Decisions(routing.all_run(body.num_blocks, 3))
   variables = jax.jit(lambda key: network.init(key, inputs, every, False), compiler_options=QUICK)(
     jax.random.key(0)
   )
@@ -87,7 +88,7 @@ def _inputs(seed=0):
 def _gated(blocks, noise=None, **more):
   """Every task decides for itself at every block, gates too."""
   policy = jnp.ones((3, blocks)).at[1, 1].set(0.0)
-  return trunks.Decisions(routing.own(blocks, 3), policy, gated=True, noise=noise, **more)
+  return skip_trunk.Decisions(routing.own(blocks, 3), policy, gated=True, noise=noise, **more)
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -98,7 +99,9 @@ def test_later_hours_do_not_move_earlier_predictions(backbone, train):
     backbone, norm="group" if train else "batch", gated=not train
   )
   decisions = (
-    _gated(blocks) if not train else trunks.Decisions(routing.own(blocks, 3), jnp.ones((3, blocks)))
+    _gated(blocks)
+    if not train
+    else skip_trunk.Decisions(routing.own(blocks, 3), jnp.ones((3, blocks)))
   )
   run = jax.jit(
     lambda x: network.apply(variables, x, decisions, train, mutable=["batch_stats"])[0][0],
@@ -234,7 +237,7 @@ def test_the_authors_form_sees_everything():
   """Without lengths: one dense layer over all steps, padding too."""
   spec = types.DatasetSpec("series", TASKS, "series", (TIME, COLUMNS), {})
   network, variables, blocks = _network("resnet", gated=False, spec=spec, head="aspp")
-  decisions = trunks.Decisions(routing.all_run(blocks, 3))
+  decisions = skip_trunk.Decisions(routing.all_run(blocks, 3))
   run = lambda x: network.apply(variables, x, decisions, False)[0]
   x = _inputs()["series"]
   before, after = run(x), run(x.at[:, -1].add(5.0))

@@ -16,10 +16,11 @@ torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not
 from models import torch_deeplab  # noqa: E402
 
 from dynashare_jax.models import heads  # noqa: E402
-from dynashare_jax.models import trunks  # noqa: E402
 from dynashare_jax.models import weight_tables  # noqa: E402
 from dynashare_jax.models import weights  # noqa: E402
 from dynashare_jax.models.backbones import resnet  # noqa: E402
+from dynashare_jax.models.trunks import network as network_lib  # noqa: E402
+from dynashare_jax.models.trunks import skip as skip_trunk  # noqa: E402
 from dynashare_jax.ops import routing  # noqa: E402
 
 R18, R34 = (2, 2, 2, 2), (3, 4, 6, 3)
@@ -56,8 +57,8 @@ def _ours(blocks: Any, widths: Any, kind: str, gated: tuple[bool, ...]) -> Any:
     mean=COLOURS.mean,
     std=COLOURS.std,
   )
-  return trunks.Network(
-    trunks.SkipTrunk(backbone, len(OUTPUTS), gated),
+  return network_lib.Network(
+    skip_trunk.SkipTrunk(backbone, len(OUTPUTS), gated),
     tuple(heads.AsppHead(n, width=8) for n in OUTPUTS),
     ("a", "b"),
   )
@@ -99,7 +100,7 @@ class Pair:
       lambda: self.ours.init(
         jax.random.key(0),
         jnp.zeros((1, 33, 33, 3)),
-        trunks.Decisions(routing.all_run(self.blocks, len(OUTPUTS))),
+        skip_trunk.Decisions(routing.all_run(self.blocks, len(OUTPUTS))),
         False,
       )
     )
@@ -169,7 +170,7 @@ def test_masked_with_soft_and_with_discrete_decisions(pair, blocks, kind, size):
   kinds = routing.own(nets.blocks, len(OUTPUTS))
   soft = np.random.default_rng(1).random((len(OUTPUTS), nets.blocks))
   # At test, statistics do not move: both kinds are one compilation.
-  frozen = trunks.Decisions(kinds, discrete=False)
+  frozen = skip_trunk.Decisions(kinds, discrete=False)
   nets.check(size, soft, frozen, masked=True)
   nets.check(size, _route(nets.blocks), frozen, masked=True)
 
@@ -179,7 +180,7 @@ def test_planned(pair, blocks, kind, size):
   nets = pair(blocks, kind)
   route = _route(nets.blocks)
   kinds = routing.fixed(route.astype(int).tolist(), nets.gated, False)
-  nets.check(size, route, trunks.Decisions(kinds), masked=False)
+  nets.check(size, route, skip_trunk.Decisions(kinds), masked=False)
 
 
 @pytest.mark.parametrize("size", [(33, 33), (40, 56)], ids=_ids)
@@ -190,7 +191,7 @@ def test_gated(tmp_path, size):
   route = _route(nets.blocks)
   kinds = routing.fixed(route.astype(int).tolist(), gated, False)
   signals, wanted = nets.check(
-    size, route, trunks.Decisions(kinds, gated=True), masked=False, batch=12, asked=gated
+    size, route, skip_trunk.Decisions(kinds, gated=True), masked=False, batch=12, asked=gated
   )
   places = [l for l, has in enumerate(gated) if has]
   decided = []
@@ -199,9 +200,9 @@ def test_gated(tmp_path, size):
       if not route[t, place]:
         continue
       np.testing.assert_allclose(
-        signals.relevance[t, :, place], score, rtol=1e-3, atol=1e-4 * np.abs(score).max()
+        signals.own.relevance[t, :, place], score, rtol=1e-3, atol=1e-4 * np.abs(score).max()
       )
-      np.testing.assert_array_equal(signals.gate[t, :, place], score > 0)
+      np.testing.assert_array_equal(signals.own.gate[t, :, place], score > 0)
       decided.append(score > 0)
   assert 0.1 < np.mean(decided) < 0.9
   assert any(0 < gates.mean() < 1 for gates in decided)
@@ -212,7 +213,7 @@ def test_at_real_widths(tmp_path):
   assert sum(a.size for a in jax.tree.leaves(nets.loaded.params["trunk"])) == 11_176_512
   route = _route(nets.blocks)
   kinds = routing.fixed(route.astype(int).tolist(), nets.gated, False)
-  nets.check((33, 49), route, trunks.Decisions(kinds), masked=False)
+  nets.check((33, 49), route, skip_trunk.Decisions(kinds), masked=False)
 
 
 def test_the_policy_comes_along(pair):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dynashare_jax.models import backbones
-from dynashare_jax.models import trunks
 from dynashare_jax.models.backbones import resnet
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import routing
 
 RNG = np.random.default_rng(0)
@@ -93,12 +93,12 @@ def test_soft_pass_equals_sequential_passes(tiny, tasks):
   net = tiny(tasks=tasks)
   decisions = RNG.uniform(size=(tasks, 3)).astype(np.float32)
   found, signals, stats = net.forward(
-    trunks.Decisions(routing.own(3, tasks), jnp.asarray(decisions), discrete=False)
+    skip_trunk.Decisions(routing.own(3, tasks), jnp.asarray(decisions), discrete=False)
   )
   wanted, seen = _twin(net, decisions)
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(signals.executed, decisions[:, None].repeat(4, 1), rtol=1e-6)
-  assert not signals.gated.any()
+  assert not signals.own.gated.any()
   stats = stats["backbone"]
   every = np.ones(tasks)
   for name, where in [
@@ -116,7 +116,7 @@ def test_skipped_is_the_residual_and_executed_has_a_relu(tiny):
   net = tiny(tasks=2)
   route = np.array([[1, 0, 0], [0, 1, 1]], np.float32)
   kinds = routing.fixed(route.astype(int).tolist(), (False,) * 3, True)
-  found, signals, _ = net.forward(trunks.Decisions(kinds))
+  found, signals, _ = net.forward(skip_trunk.Decisions(kinds))
   wanted, _ = _twin(net, route)
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
   assert found[0].min() < 0 <= found[1].min()
@@ -126,7 +126,7 @@ def test_skipped_is_the_residual_and_executed_has_a_relu(tiny):
 def test_only_executing_tasks_move_running_averages(tiny):
   net = tiny(tasks=3)
   route = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1]], np.float32)
-  _, _, stats = net.forward(trunks.Decisions(routing.own(3, 3), jnp.asarray(route)))
+  _, _, stats = net.forward(skip_trunk.Decisions(routing.own(3, 3), jnp.asarray(route)))
   _, seen = _twin(net, route)
   for block in range(3):
     mean, var = _moved(seen[f"{block}_1"], route[:, block])
@@ -141,12 +141,12 @@ def test_gated_pass_equals_sequential_passes(tiny):
   net = tiny(tasks=2, gated=(False, True, True))
   policy = jnp.asarray([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
   found, signals, _ = net.forward(
-    trunks.Decisions(routing.own(3, 2), policy, gated=True, noise=net.noise()[:, :2])
+    skip_trunk.Decisions(routing.own(3, 2), policy, gated=True, noise=net.noise()[:, :2])
   )
-  gates = np.asarray(signals.gate)
+  gates = np.asarray(signals.own.gate)
   assert set(np.unique(gates)) == {0.0, 1.0}
   np.testing.assert_array_equal(gates[..., 0], 1)
-  np.testing.assert_array_equal(signals.gated, [[False, True, True], [False, True, True]])
+  np.testing.assert_array_equal(signals.own.gated, [[False, True, True], [False, True, True]])
   np.testing.assert_array_equal(signals.executed, gates * np.asarray(policy)[:, None])
   wanted, _ = _twin(net, np.asarray(policy), gates)
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
@@ -156,7 +156,7 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
   net = tiny("mlp", tasks=2, gated=(False, False, True))
   weights = jnp.asarray(RNG.normal(size=(2, 4, 6)), jnp.float32)
   noise = net.noise()
-  decisions = trunks.Decisions(
+  decisions = skip_trunk.Decisions(
     routing.own(3, 2), jnp.ones((2, 3)), gated=True, noise=noise, temperature=0.7
   )
   found = net.value(decisions, weights)
@@ -168,7 +168,7 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
     last = jnp.asarray([[0.0, 0.0, 1.0]] * 2)
 
     def by_policy(policy):
-      features, _, _ = net.forward(trunks.Decisions(routing.own(3, 2), policy, discrete=False))
+      features, _, _ = net.forward(skip_trunk.Decisions(routing.own(3, 2), policy, discrete=False))
       return jnp.sum(features * weights, -1)
 
     start = jnp.ones((2, 3)).at[:, 2].set(gate)

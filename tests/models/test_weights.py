@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from dynashare_jax.models import heads
-from dynashare_jax.models import trunks
 from dynashare_jax.models import weight_tables
 from dynashare_jax.models import weights
 from dynashare_jax.models.backbones import resnet
+from dynashare_jax.models.trunks import columns as column_trunk
+from dynashare_jax.models.trunks import network as network_lib
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import routing
 
 R18, R34, THIN = layouts.R18, (3, 4, 6, 3), layouts.THIN
@@ -60,17 +62,17 @@ def _shapes(
   make = lambda: resnet.ResNet(
     dims, blocks, widths, STRIDES, DILATIONS, "deeplab", block_kind=kind, norm_kind=norm
   )
-  trunk: Any = trunks.SkipTrunk(make(), 2, gated or (False,) * sum(blocks), gate_told=told)
+  trunk: Any = skip_trunk.SkipTrunk(make(), 2, gated or (False,) * sum(blocks), gate_told=told)
   if columns:
-    trunk = trunks.ColumnTrunk((make(), make()))
-  network = trunks.Network(
+    trunk = column_trunk.ColumnTrunk((make(), make()))
+  network = network_lib.Network(
     trunk, tuple(heads.build(head, n, True, 7, jnp.float32, None) for n in (4, 2)), ("a", "b")
   )
   found = jax.eval_shape(
     lambda: network.init(
       jax.random.key(0),
       jnp.zeros((1, *(17,) * dims, 3)),
-      trunks.Decisions(routing.all_run(sum(blocks), 2)),
+      skip_trunk.Decisions(routing.all_run(sum(blocks), 2)),
       False,
     )
   )

@@ -11,6 +11,7 @@ import pytest
 
 from dynashare_jax.monitoring import profiler
 from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import stages
 
 SHORT = {
   "method": "hard",
@@ -23,7 +24,7 @@ SHORT = {
 
 def _record(loop):
   """Events of the one recording that a loop leaves."""
-  loop.run()
+  stages.run(loop)
   (path,) = (loop.workdir / "profile" / "process-0").glob(
     "plugins/profile/*/perfetto_trace.json.gz"
   )

@@ -34,7 +34,7 @@ from dynashare_jax.train import loop as loop_lib
 
 def change(environment: dict[str, str]) -> None:
   """Makes the loop slow, or lets it fail."""
-  look, restore = loop_lib.Loop._log, loop_lib.Loop._restore
+  look, restore = loop_lib.Loop._log, loop_lib.Loop.restore
 
   def slowly(loop: Any, log: Any, phase: Any, step: int, *more: Any) -> None:
     look(loop, log, phase, step, *more)
@@ -48,7 +48,7 @@ def change(environment: dict[str, str]) -> None:
     print(f"from step {found[0]}", flush=True)
     return found
 
-  loop_lib.Loop._log, loop_lib.Loop._restore = slowly, loudly
+  loop_lib.Loop._log, loop_lib.Loop.restore = slowly, loudly
   mesh_lib.SMALL = int(environment.get("TINY_SMALL", mesh_lib.SMALL))
   if "TINY_ROOM" in environment:
     room = int(environment["TINY_ROOM"])

@@ -18,6 +18,7 @@ from dynashare_jax.monitoring import logs
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
+from dynashare_jax.train import stages
 from dynashare_jax.train import state as state_lib
 
 
@@ -104,7 +105,7 @@ def train(build) -> Callable[..., Run]:
     experiment = build(devices, **values)
     loop = loop_lib.Loop(experiment, folder)
     if like is not None:
-      loop._compiled = like.loop._compiled
+      loop.programs = like.loop.programs
       loop.evaluator = like.loop.evaluator
     if before_chunk is not None:
       advance = loop._advance
@@ -114,7 +115,7 @@ def train(build) -> Callable[..., Run]:
         return advance(index, offset, count, step, *rest)
 
       loop._advance = watched
-    state = loop.run()
+    state = stages.run(loop)
     return Run(folder, experiment, loop, state, results.finish(loop, state, {}))
 
   return run

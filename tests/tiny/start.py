@@ -13,6 +13,7 @@ import configs
 from dynashare_jax import runs as main
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
+from dynashare_jax.train import stages
 
 if __name__ == "__main__":
   flags.FLAGS.mark_as_parsed()
@@ -31,4 +32,4 @@ if __name__ == "__main__":
     time.sleep(0.1)  # So that a kill has something to hit.
 
   loop._log = slowly
-  results.finish(loop, loop.run(), {})
+  results.finish(loop, stages.run(loop), {})

@@ -16,6 +16,7 @@ from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import feed
 from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import stages
 from dynashare_jax.train import step
 
 TASKS = (types.TaskSpec("depth", "depth", unit="m"),)
@@ -114,9 +115,12 @@ def test_training_and_evaluation_have_their_own_sizes(make, tmp_path):
   for number, (devices, resident) in enumerate(((1, True), (1, False), (4, True), (4, False))):
     loop = loop_lib.Loop(make(devices, **{"train.resident": resident}), tmp_path / str(number))
     loop.workdir.mkdir()
-    state = loop.run()
+    state = stages.run(loop)
     result = loop.evaluator.run(
-      state.best.params, state.best.stats, loop.feed.evaluation("test"), np.ones((1, 1)), False
+      state.best.params,
+      state.best.stats,
+      loop.feed.evaluation("test"),
+      loop.experiment.sharing.chosen(state.routes, 0),
     )
     losses.append(result.losses["depth"])
   np.testing.assert_allclose(losses[1:], losses[:1] * 3, rtol=1e-4)

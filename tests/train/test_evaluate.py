@@ -12,9 +12,11 @@ import pytest
 
 from dynashare_jax import types
 from dynashare_jax.distributed import mesh as mesh_lib
-from dynashare_jax.models import trunks
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.ops import routing
+from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import plan as plan_lib
 from dynashare_jax.train import evaluate
 
 ROUTE = np.array([[1, 1], [0, 1]], np.float32)
@@ -34,18 +36,21 @@ def _evaluator(parts, batch_size, planned=False, sampled=None):
   return evaluate.Evaluator(
     experiment.network,
     experiment.tasks,
-    experiment.gated,
+    dataclasses.replace(experiment.sharing, planned=planned, sampled_gates=sampled),
     batch_size,
     mesh_lib.batch_sharding(experiment.mesh),
-    planned,
-    sampled,
   )
 
 
-def _run(parts, batch_size, route=ROUTE, gates=True, arrays=None, **options):
+def _plan(parts, gates=True):
+  sharing = parts[0].sharing
+  return plan_lib.make(sharing.names, ROUTE, sharing.gated if gates else None)
+
+
+def _run(parts, batch_size, gates=True, arrays=None, **options):
   _, params, stats, own = parts
   return _evaluator(parts, batch_size, **options).run(
-    params, stats, evaluate.resident_batches(arrays or own, batch_size), route, gates
+    params, stats, evaluate.resident_batches(arrays or own, batch_size), _plan(parts, gates)
   )
 
 
@@ -77,7 +82,7 @@ def test_streamed_split_gives_the_same(parts):
   batches = evaluate.streamed_batches(
     source, 8, lambda b: mesh_lib.place_batch(b, experiment.mesh), threads=1
   )
-  _same(_evaluator(parts, 8).run(params, stats, batches, ROUTE, True), _run(parts, 8), 1e-7)
+  _same(_evaluator(parts, 8).run(params, stats, batches, _plan(parts)), _run(parts, 8), 1e-7)
 
 
 def _with_bias(parts, bias):
@@ -112,7 +117,7 @@ def test_execution_counts_the_gates_decisions(parts):
   """Example by example, as the network itself tells."""
   experiment, params, stats, arrays = parts
   # At its start every gate is almost undecided: some examples open it.
-  decisions = trunks.Decisions(routing.own(2, 2), jnp.asarray(ROUTE), gated=True)
+  decisions = skip_trunk.Decisions(routing.own(2, 2), jnp.asarray(ROUTE), gated=True)
   _, signals = experiment.network.apply(
     {"params": params, "batch_stats": stats}, arrays.inputs, decisions, False
   )
@@ -221,17 +226,9 @@ def _pictures(size=10, void=0):
 
 def _pictured(parts, arrays, batch_size, seen=(views_lib.PLAIN,), tasks=TASKS):
   evaluator = evaluate.Evaluator(
-    _Linear(),
-    tasks,
-    (False, False),
-    batch_size,
-    mesh_lib.batch_sharding(parts[0].mesh),
-    False,
-    views=seen,
+    _Linear(), tasks, contract.Sharing(), batch_size, mesh_lib.batch_sharding(parts[0].mesh), seen
   )
-  return evaluator.run(
-    jnp.float32(3.0), {}, evaluate.resident_batches(arrays, batch_size), np.ones((2, 2)), False
-  )
+  return evaluator.run(jnp.float32(3.0), {}, evaluate.resident_batches(arrays, batch_size), ())
 
 
 def test_views_score_as_the_averaged_predictions(parts):
@@ -271,19 +268,11 @@ def test_one_plain_view_compiles_to_the_network_alone(parts):
   text = {}
   for name, options in (("views", {"views": views_lib.listed((1.0,), False)}), ("none", {})):
     evaluator = evaluate.Evaluator(
-      _Linear(), TASKS, (False, False), 4, mesh_lib.batch_sharding(parts[0].mesh), False, **options
+      _Linear(), TASKS, contract.Sharing(), 4, mesh_lib.batch_sharding(parts[0].mesh), **options
     )
-    route = np.ones((2, 2))
-    call = evaluator._compiled(evaluator.kinds(route, False), False)
+    call = evaluator._compiled(())
     text[name] = call.lower(
-      jnp.float32(1),
-      {},
-      arrays,
-      np.arange(4),
-      np.ones(4, bool),
-      jnp.asarray(route, jnp.float32),
-      (np.zeros(2, np.float32), np.float32(1)),
-      0,
+      jnp.float32(1), {}, arrays, np.arange(4), np.ones(4, bool), (), 0
     ).as_text()
   assert text["views"] == text["none"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +12,14 @@ import pytest
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.data import loader
-from dynashare_jax.models import trunks
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import policy
 from dynashare_jax.ops import routing
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import stages
 
 HARD = {
   "method": "hard",
@@ -115,7 +118,7 @@ def test_hard_sharing_equals_a_loop_by_hand(build, whole):
   opt = tx.init(params)
   arrays = experiment.dataset.arrays("train")
   rows = loader.order(64, 8, 0, "retrain").indices(0, 6)
-  decisions = trunks.Decisions(routing.all_run(2, 2))
+  decisions = skip_trunk.Decisions(routing.all_run(2, 2))
 
   @jax.jit
   @jax.value_and_grad
@@ -236,14 +239,20 @@ def test_blocks_that_never_opened_are_never_skipped(build, whole):
   """The curriculum opens one of two blocks; the other has no policy yet."""
   experiment = build(train__cycles=1)
   logits = jnp.full((2, 2, 2), 0.0).at[..., 1].set(50.0)
-  alpha = np.asarray(experiment.sampling_alpha(logits))
-  np.testing.assert_allclose(alpha, [[1, 0], [1, 0]], atol=1e-6)
+  seen = []
+  sharing = dataclasses.replace(
+    experiment.sharing, routes=lambda key, alpha: seen.append(np.asarray(alpha)) or alpha[None]
+  )
+  sharing.structures({"logits": logits}, jax.random.key(0))
+  np.testing.assert_allclose(seen[0], [[1, 0], [1, 0]], atol=1e-6)
   loop = loop_lib.Loop(experiment, whole().folder)
   state = whole().state
   state = state.replace(params={**state.params, "policy": {"logits": logits}})
   searching = next(p for p in experiment.method.phases if p.name == "policy")
-  np.testing.assert_array_equal(loop.route(searching, state), [[1, 0], [1, 0]])
-  np.testing.assert_allclose(build().sampling_alpha(logits), policy.alpha(logits))
+  assert loop.structure(searching, state).route == ((1, 0), (1, 0))
+  sharing = dataclasses.replace(build().sharing, routes=sharing.routes)
+  sharing.structures({"logits": logits}, jax.random.key(0))
+  np.testing.assert_allclose(seen[1], policy.alpha(logits))
 
 
 def test_schedules_of_a_search_last_for_all_its_cycles(build):
@@ -260,7 +269,7 @@ def test_nan_stops_and_the_last_good_checkpoint_goes_on(build, train, whole, tmp
   experiment.dataset.arrays("train").inputs[row] = np.nan
   loop = loop_lib.Loop(experiment, tmp_path)
   with pytest.raises(loop_lib.NonFiniteLossError) as error:
-    loop.run()
+    stages.run(loop)
   text = str(error.value)
   assert "of a, b " in text and "step 5" in text and "retrain 0" in text
   with checkpoint.Checkpoints(tmp_path / "checkpoints") as found:
@@ -284,7 +293,7 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     tmp_path,
   )
   with pytest.raises(loop_lib.NonFiniteLossError, match="before step 1, in"):
-    for leaf in jax.tree.leaves(loop.run().params):
+    for leaf in jax.tree.leaves(stages.run(loop).params):
       assert np.isfinite(leaf).all()
   with checkpoint.Checkpoints(tmp_path / "checkpoints") as found:
     assert found.latest_step() is None
@@ -350,7 +359,7 @@ def test_labels_out_of_range_are_refused(build, tmp_path, split, task, value, me
   loop = loop_lib.Loop(experiment, tmp_path)
   with pytest.raises(ValueError, match=message):
     if resident:
-      loop.run()
+      stages.run(loop)
     else:
       for _ in loop.feed.evaluation(split)():
         pass

@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynashare_jax.models.trunks import contract
 from dynashare_jax.train import optim
 
-OPEN = jnp.array([True, True])
+OPEN = jnp.array([True, True])[None, :, None]
+RULES = {
+  "trunk/backbone": contract.Leaf("backbone"),
+  "trunk/gate_1": contract.Leaf("gates"),
+  "trunk/columns_0": contract.Leaf("backbone", 0),
+  "heads_0": contract.Leaf("heads", 0),
+}
 
 
 def _params() -> dict:
@@ -32,12 +39,13 @@ def _grads() -> dict:
 
 def _moved(config, name, trainable=optim.GROUPS, steps=2, length=10, opened=OPEN):
   """Parameters and optimiser state after some steps with equal gradients."""
-  tx = optim.make(config, name, length)
+  tx = optim.make(config, name, length, RULES)
   params = _params()
   opt = tx.init(params)
-  grads, _ = optim.split(_grads(), trainable)
+  groups = optim.labels(params, RULES)
+  grads, _ = optim.split(_grads(), trainable, groups)
   for _ in range(steps):
-    params, opt = optim.update(tx, grads, opt, params, trainable, opened)
+    params, opt = optim.update(tx, grads, opt, params, trainable, groups, opened)
   return params, opt
 
 
@@ -46,7 +54,7 @@ def _kernel(params) -> np.ndarray:
 
 
 def test_every_leaf_has_its_group():
-  groups = optim.labels(_params())
+  groups = optim.labels(_params(), RULES)
   assert groups["policy"]["logits"] == "policy"
   trunk = groups["network"]["trunk"]
   assert trunk["backbone"]["block_0"]["kernel"] == "backbone"
@@ -125,10 +133,10 @@ def test_policy_adam_by_hand(config):
 def test_frozen_groups_keep_every_bit(config, same_bits, frozen):
   """With Adam and weight decay, which move even where gradients are zero."""
   values = config()
-  start = optim.make(values, "retrain", 10).init(_params())
+  start = optim.make(values, "retrain", 10, RULES).init(_params())
   trainable = tuple(g for g in optim.GROUPS if g != frozen)
   params, opt = _moved(values, "retrain", trainable)
-  groups = optim.labels(params)
+  groups = optim.labels(params, RULES)
   same_bits(opt.inner_states[frozen], start.inner_states[frozen])
   for new, old, group in zip(*map(jax.tree.leaves, (params, _params(), groups)), strict=True):
     assert bool((new == old).all()) == (group == frozen), group
@@ -140,7 +148,9 @@ def test_frozen_groups_keep_every_bit(config, same_bits, frozen):
 def test_closed_logits_and_their_moments_stay(config):
   """Weight decay alone would give the closed rows moments."""
   values = config(**{"optimizers.policy.weight_decay": 0.5})
-  params, opt = _moved(values, "alternate", ("policy",), opened=jnp.array([False, True]))
+  params, opt = _moved(
+    values, "alternate", ("policy",), opened=jnp.array([False, True])[None, :, None]
+  )
   before = np.asarray(_params()["policy"]["logits"])
   after = np.asarray(params["policy"]["logits"])
   np.testing.assert_array_equal(after[:, 0], before[:, 0])
@@ -154,7 +164,7 @@ def test_closed_logits_and_their_moments_stay(config):
 
 
 def test_split_and_join_are_inverse(same_bits):
-  moving, still = optim.split(_params(), ("heads", "policy"))
+  moving, still = optim.split(_params(), ("heads", "policy"), optim.labels(_params(), RULES))
   assert len(jax.tree.leaves(moving)) == 2
   same_bits(optim.join(moving, still), _params())
 
@@ -191,4 +201,4 @@ def test_bad_settings_are_refused(config, values, message):
   settings = config()
   settings.optimizers.retrain.update(values)
   with pytest.raises(ValueError, match=message):
-    optim.make(settings, "retrain", 10)
+    optim.make(settings, "retrain", 10, RULES)

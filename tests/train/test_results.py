@@ -182,8 +182,7 @@ def test_averaged_views_are_in_results_and_pictures(train, tmp_path):
     views.state.best.params,
     views.state.best.stats,
     results.evaluate.resident_batches(jax.tree.map(lambda leaf: leaf[:2], truth), 2),
-    np.ones((2, 2)),
-    False,
+    views.experiment.sharing.chosen(np.ones((1, 2, 2)), 0),
   )
   error = np.abs(depths[1] - truth.targets["b"][:2])[truth.valid["b"][:2]]
   assert found.metrics["b"]["abs"] == pytest.approx(error.mean(), rel=1e-3)
@@ -243,7 +242,7 @@ def test_only_changed_switches_are_reported(config):
 
 def test_count_of_parameters_is_that_of_the_tree(whole):
   best = whole().state.best
-  found = results.parameters(best.params, best.stats, {})
+  found = results.parameters(whole().experiment, best.params, best.stats, {})
   total = sum(leaf.size for leaf in jax.tree.leaves(best.params))
   assert found["backbone"] + found["gates"] + found["heads"] == total
   assert found["policy"] == 0

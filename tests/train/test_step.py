@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from dynashare_jax.distributed import mesh as mesh_lib
-from dynashare_jax.models import trunks
+from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.objectives import regularisers
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
+from dynashare_jax.sharing import skip
 from dynashare_jax.train import optim
 from dynashare_jax.train import step as step_lib
 
@@ -30,27 +31,19 @@ class Stepper:
     phases = experiment.method.phases
     self.index = next(i for i, p in enumerate(phases) if p.name == name and p.cycle == cycle)
     self.phase = phases[self.index]
-    blocks, tasks = experiment.blocks, len(experiment.tasks)
-    self.route = np.ones((tasks, blocks)) if route is None else route
-    self.spec = step_lib.spec_of(
-      self.phase,
-      tasks,
-      experiment.gated,
-      np.asarray(self.route).astype(int).tolist(),
-      experiment.planned,
-      tuple(experiment.config.train.shared_prefixes),
-    )
+    shape = (len(experiment.tasks), experiment.units)
+    self.route = np.ones(shape) if route is None else np.asarray(route, float)
+    self.spec = experiment.spec(self.index, self.route)
     self.jitted = step_lib.make(
-      experiment.network,
-      experiment.optimizer(self.index),
-      self.spec,
       experiment.objective,
+      experiment.optimizer(self.spec.optimizer, self.spec.steps),
+      self.spec,
       mesh_lib.batch_sharding(experiment.mesh),
     )
 
   def start(self):
     state = self.experiment.initial_state()
-    state = state.replace(opt=self.experiment.optimizer(self.index).init(state.params))
+    state = self.experiment.with_optimizer(state, self.index)
     return mesh_lib.place_replicated(state, self.experiment.mesh)
 
   def __call__(self, state, first=0, count=1, batch=None, rows=None):
@@ -58,10 +51,11 @@ class Stepper:
     size = self.experiment.config.train.batch_size
     if rows is None:
       rows = (np.arange(count * size).reshape(count, size) + first * size) % 64
-    inputs = step_lib.inputs_of(
-      self.phase, self.experiment.config.seed, first, first, self.experiment.blocks, self.route
+    experiment = self.experiment
+    moving = step_lib.moving_of(
+      experiment.sharing, self.phase, experiment.config.seed, first, first, self.route
     )
-    return self.jitted(state, batch, jnp.asarray(rows, jnp.int32), inputs)
+    return self.jitted(state, batch, jnp.asarray(rows, jnp.int32), moving)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +64,9 @@ def dyna(build):
   return build(policy__init="random", optimizers__policy__weight_decay=0.5, **THREE)
 
 
-def _groups(state):
+def _groups(experiment, state):
   """Leaves of every parameter group with its optimiser state."""
-  names = optim.labels(state.params)
+  names = optim.labels(state.params, experiment.network.leaves())
   found = {group: [] for group in optim.GROUPS}
   for leaf, group in zip(jax.tree.leaves(state.params), jax.tree.leaves(names), strict=True):
     found[group].append(np.asarray(leaf))
@@ -85,9 +79,9 @@ def _groups(state):
 def test_a_phase_moves_its_groups_alone(dyna, name, same_bits):
   stepper = Stepper(dyna, name)
   before = stepper.start()
-  held, stats = _groups(before), jax.device_get(before.stats)
+  held, stats = _groups(dyna, before), jax.device_get(before.stats)
   after, parts = stepper(stepper(before)[0], first=1)
-  moved = _groups(after)
+  moved = _groups(dyna, after)
   for group in optim.GROUPS:
     if group in stepper.phase.trainable:
       assert any((a != b).any() for a, b in zip(held[group], moved[group], strict=True)), group
@@ -168,7 +162,7 @@ def test_loss_of_a_policy_step_by_hand(build):
   out, _ = dyna.network.apply(
     {"params": params, "batch_stats": stats},
     batch.inputs,
-    trunks.Decisions(routing.own(3, 2), drawn, discrete=False),
+    skip_trunk.Decisions(routing.own(3, 2), drawn, discrete=False),
     True,
     mutable=["batch_stats"],
     rngs={"dropout": streams.stream_key(0, "dropout", 5)},
@@ -212,7 +206,7 @@ def test_sampled_target_rate_is_told_and_aimed_at(build):
     key = streams.stream_key(experiment.config.seed, "target_rate", first)
     rate = jax.random.uniform(key, (), jnp.float32, 0.2, 0.5)
     np.testing.assert_allclose(
-      parts["penalty/instance"][0] / experiment.objective.instance[0], 2 * (1 - rate) ** 2 / 3, 1e-5
+      parts["penalty/instance"][0] / experiment.sharing.instance[0], 2 * (1 - rate) ** 2 / 3, 1e-5
     )
     penalties.append(float(parts["penalty/instance"][0]))
   assert len(set(penalties)) == 3  # A rate a step.
@@ -226,8 +220,9 @@ def test_gate_noise_fades_at_the_end_of_its_phase(dyna):
     (0.0, [1] * 10),
     (1.0, np.arange(10)[::-1] / 10),
   ):
-    inputs = step_lib.inputs_of(phase, 0, 3, 103, 3, ROUTE, fading)
-    found = [step_lib._noise_scale(inputs.fade, jnp.int32(100 + i)) for i in range(10)]
+    sharing = dataclasses.replace(dyna.sharing, noise_fades=fading)
+    fade = sharing.knobs(phase, 3, 103)["fade"]
+    found = [skip._noise_scale(fade, jnp.int32(100 + i)) for i in range(10)]
     np.testing.assert_allclose(found, wanted, 1e-6)
 
 
@@ -304,15 +299,7 @@ def test_programs_of_a_run_are_as_few_as_documented(build):
       train__execution=execution, train__cycles=4, train__shared_prefixes=prefixes, **THREE
     )
     specs = {
-      step_lib.spec_of(
-        phase,
-        2,
-        experiment.gated,
-        routes[max(phase.candidate, 0)],
-        experiment.planned,
-        prefixes,
-        experiment.optimizer_steps(index),
-      )
+      experiment.spec(index, np.asarray(routes[max(phase.candidate, 0)]))
       for index, phase in enumerate(experiment.method.phases)
     }
     assert len(specs) == wanted, (execution, prefixes)

@@ -18,7 +18,7 @@ quartiles = cost_figure.quartiles
 def size_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
   """Parameters, multiply-accumulates and memory: a row a scope and a way."""
   batches = list(costs[0].times)
-  titles = ("backbone", "gates", "heads", "BN buffers")
+  titles = ["BN buffers" if group == "batch_stats" else group for group in costs[0].parameters]
   columns = [
     *_first_columns(),
     *(tables.Column(t) for t in titles),
@@ -36,7 +36,7 @@ def size_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
       (
         found.scope,
         found.way,
-        *found.parameters,
+        *found.parameters.values(),
         tables.Cell(found.macs / 1e6),
         tables.Cell(100 * found.macs / masked.macs if masked else math.nan, digits=1),
         tables.Cell(xla / 1e6),
@@ -121,10 +121,7 @@ def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> table
     "scope",
     "execution",
     "batch",
-    "backbone",
-    "gates",
-    "heads",
-    "batch_stats",
+    *costs[0].parameters,
     "macs",
     "xla_macs",
     "activation_bytes",
@@ -150,7 +147,7 @@ def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> table
           found.scope,
           found.way,
           batch,
-          *found.parameters,
+          *found.parameters.values(),
           found.macs,
           xla,
           measured.activations,

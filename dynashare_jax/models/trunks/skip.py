@@ -1,8 +1,8 @@
-"""Trunks: how a backbone's blocks turn an input into every task's features."""
+"""One backbone whose blocks each task executes or skips."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from dynashare_jax.models import backbones
 from dynashare_jax.models import gates
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
+from dynashare_jax.models.trunks import contract
 from dynashare_jax.ops import compaction
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
@@ -50,23 +51,21 @@ class Decisions(NamedTuple):
   compaction: compaction.Compaction | None = None
 
 
-class Signals(NamedTuple):
-  """What a trunk tells of its decisions.
+class Gates(NamedTuple):
+  """What instance gates decided: `Signals.own` of a `SkipTrunk`.
 
   Attributes:
-    gate: `[T, B, L]`, the gates' decisions; 1 at blocks without a gate.
+    gate: `[T, B, L]`, the decisions; 1 at blocks without a gate.
     gated: bool `[T, L]`, whether `gate` was computed there.
-    executed: `[T, B, L]` in [0, 1], policy times gate: what was executed.
     relevance: `[T, B, L]`, the gates' scores before the decision.
   """
 
   gate: jax.Array
   gated: jax.Array
-  executed: jax.Array
   relevance: jax.Array
 
 
-class SkipTrunk(nn.Module):
+class SkipTrunk(contract.Trunk):
   """One backbone; the task policy and instance gates choose its blocks.
 
   Attributes:
@@ -95,6 +94,27 @@ class SkipTrunk(nn.Module):
   dtype: norm.Dtype = jnp.float32
   gate_told: bool = False
 
+  @property
+  def units(self) -> int:
+    """Blocks."""
+    return len(self.gated)
+
+  @nn.nowrap
+  def leaves(self) -> Mapping[str, contract.Leaf]:
+    """Returns the rules: the backbone and the gates are shared."""
+    rules = {"backbone": contract.Leaf("backbone")}
+    return rules | {f"gate_{l}": contract.Leaf("gates") for l, g in enumerate(self.gated) if g}
+
+  @nn.nowrap
+  def only(self, tasks: Sequence[int]) -> tuple[contract.Trunk, Mapping[str, str]]:
+    """Returns the same backbone with fewer tasks."""
+    return self.clone(tasks=len(tasks)), {name: name for name in self.leaves()}
+
+  @nn.nowrap
+  def shown(self) -> Any:
+    """Returns the backbone."""
+    return self.backbone
+
   def setup(self) -> None:
     """Creates one gate a gated block."""
     self.gates: list[Any] = [
@@ -106,7 +126,7 @@ class SkipTrunk(nn.Module):
 
   def __call__(
     self, inputs: Any, decisions: Decisions, train: bool
-  ) -> tuple[list[jax.Array], Signals]:
+  ) -> tuple[list[jax.Array], contract.Signals]:
     """Runs the blocks.
 
     Args:
@@ -259,67 +279,6 @@ class SkipTrunk(nn.Module):
     return gumbel.hard_gate(score, noise, decisions.temperature)
 
 
-class ColumnTrunk(nn.Module):
-  """One whole backbone a task: single-task networks, trained side by side.
-
-  Attributes:
-    columns: a backbone a task.
-  """
-
-  columns: tuple[nn.Module, ...]
-
-  def __call__(
-    self, inputs: Any, decisions: Decisions, train: bool
-  ) -> tuple[list[jax.Array], Signals]:
-    """Runs every column on the same inputs.
-
-    Raises:
-      ValueError: `decisions` do not execute every block for every task.
-    """
-    tasks = len(self.columns)
-    if any(k != routing.RUN for row in decisions.kinds for k in row):
-      raise ValueError("Single-task networks execute every block: give them the routing `all_run`.")
-    one = jnp.ones((1,))
-    features = []
-    for column in self.columns:
-      pass_ = backbones.Pass(train, one, series.steps_of(inputs))
-      x = column.stem(inputs, pass_)
-      for block in range(column.num_blocks):
-        residual = column.shortcut(block, x, pass_)
-        x = column.merge(residual, column.branch(block, x, pass_))
-      features.append(column.final(x)[0])
-    shape = (tasks, features[0].shape[0], len(decisions.kinds))
-    ones = jnp.ones(shape)
-    return features, Signals(ones, jnp.zeros((tasks, shape[2]), bool), ones, jnp.zeros(shape))
-
-
-class Network(nn.Module):
-  """A trunk and a head a task.
-
-  Attributes:
-    trunk: gives every task its features.
-    heads: one a task, in the tasks' order.
-    names: the tasks.
-  """
-
-  trunk: nn.Module
-  heads: tuple[nn.Module, ...]
-  names: tuple[str, ...]
-
-  def __call__(
-    self, inputs: Any, decisions: Decisions, train: bool
-  ) -> tuple[dict[str, jax.Array], Signals]:
-    """Inputs to every task's logits (float32) and the trunk's signals."""
-    features, signals = self.trunk(inputs, decisions, train)
-    steps = series.steps_of(inputs)
-    more = () if steps is None else (steps,)
-    logits = {
-      name: head(x, train, *more)
-      for name, head, x in zip(self.names, self.heads, features, strict=True)
-    }
-    return logits, signals
-
-
 class _BlockSignals(NamedTuple):
   """`Signals` of one block: `[T, B]` lists by task."""
 
@@ -357,18 +316,16 @@ class _BlockSignals(NamedTuple):
     return new
 
 
-def _stack(blocks: list[_BlockSignals]) -> Signals:
+def _stack(blocks: list[_BlockSignals]) -> contract.Signals:
   """Signals of all blocks, `[T, B, L]`."""
 
   def join(values: Callable[[_BlockSignals], list[jax.Array]]) -> jax.Array:
     return jnp.stack([jnp.stack(values(b)) for b in blocks], -1)
 
-  return Signals(
-    join(lambda b: b.gate),
-    jnp.asarray([b.gated for b in blocks]).T,
-    join(lambda b: b.executed),
-    join(lambda b: b.relevance),
+  gates_ = Gates(
+    join(lambda b: b.gate), jnp.asarray([b.gated for b in blocks]).T, join(lambda b: b.relevance)
   )
+  return contract.Signals(join(lambda b: b.executed), own=gates_)
 
 
 def _at_steps(score: jax.Array, below: jax.Array) -> jax.Array:

@@ -1,0 +1,71 @@
+"""What every trunk says of itself: its units, its leaves, and what it can be cut to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+
+
+class Signals(NamedTuple):
+  """What a trunk returns beside the features.
+
+  Attributes:
+    executed: `[T, B, U]` in [0, 1], how much of unit u was executed for task t.
+    charges: scalars that the trunk alone can compute, such as a penalty on its mixing weights.
+      A `Sharing` weighs them.
+    own: what this kind of trunk returns beside, such as the decisions of its gates.
+  """
+
+  executed: jax.Array
+  charges: Mapping[str, jax.Array] = {}
+  own: Any = ()
+
+
+class Leaf(NamedTuple):
+  """What is known of the leaves below one name of the parameter tree.
+
+  Attributes:
+    group: their parameter group; a phase trains groups, an optimiser moves one.
+    owner: the one task that they belong to; None where tasks share them.
+  """
+
+  group: str
+  owner: int | None = None
+
+
+class Trunk(nn.Module):
+  """Turns one input into features for every task; base class of all trunks.
+
+  A trunk defines
+
+  * `units`: how many units it executes or skips (blocks; 1 where nothing is skipped),
+  * `leaves() -> {prefix: Leaf}`: for every `/`-joined beginning of a path in its parameters and
+    statistics, the group and the owner; the longest beginning counts,
+  * `__call__(inputs, control, train) -> (features of every task, Signals)`; features are
+    `[B, ..., C]`, and `control` is what the method's `Sharing` decides,
+
+  and, where it can say more, what follows.
+  """
+
+  @nn.nowrap
+  def only(self, tasks: Sequence[int]) -> tuple[Trunk, Mapping[str, str]] | None:
+    """Returns the trunk of some tasks, and the new name of every prefix of `leaves` it keeps.
+
+    None (the default) means that every task needs the whole trunk.
+    """
+    del tasks
+    return None
+
+  @nn.nowrap
+  def shown(self) -> Any:
+    """Returns the backbone whose features a description lists; None (the default) lists none."""
+    return None
+
+
+def leaf_of(rules: Mapping[str, Leaf], path: str) -> Leaf | None:
+  """Returns what the longest fitting prefix says of a `/`-joined path; None where none fits."""
+  fits = [p for p in rules if path == p or path.startswith(f"{p}/")]
+  return rules[max(fits, key=len)] if fits else None

@@ -1,0 +1,282 @@
+"""What a sharing method is: a trunk, phases, and what is decided about the trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+from dynashare_jax import types
+from dynashare_jax.models.trunks import contract as trunks
+from dynashare_jax.objectives import balancing
+from dynashare_jax.sharing import plan as plan_lib
+from dynashare_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """A stretch of training with its own groups, optimisers, data and losses.
+
+  Attributes:
+    name: `warmup`, `weights`, `policy` or `retrain`, shown to the user.
+    steps: how many.
+    data: `train` (all of it), `weights` or `policy` (its two disjoint parts).
+    trainable: parameter groups that move; all others, with their optimiser state, stay
+      bit-identical.
+    settings: what the method's `Sharing` does in this phase; its own, hashable.
+    candidate: which structure a re-training uses; -1 outside of re-trainings.
+    start: network parameters at the phase's beginning: `keep` them, take fresh ones (`scratch`),
+      or those of the end of the search (`policy`).
+    optimizer: name of the optimiser settings that its groups use.
+    select: whether validation scores of this phase compete for the best model.
+    cycle: how many weight and policy stretches went before.
+    evaluate: whether its end is evaluated even if it does not select.
+    record: whether its end logs what is learnt (`Sharing.lines`).
+    title: shown to the user; default the name, with the candidate's number.
+  """
+
+  name: str
+  steps: int
+  data: str = "train"
+  trainable: tuple[str, ...] = ("backbone", "heads")
+  settings: Any = None
+  candidate: int = -1
+  start: str = "keep"
+  optimizer: str = "warmup"
+  select: bool = False
+  cycle: int = 0
+  evaluate: bool = False
+  record: bool = False
+  title: str = ""
+
+  def __str__(self) -> str:
+    """Returns the title that a user sees."""
+    return self.title or (f"{self.name} {self.candidate}" if self.candidate >= 0 else self.name)
+
+
+class Parts(NamedTuple):
+  """What a method is built from.
+
+  Attributes:
+    config: the run's.
+    spec: of the data set.
+    backbone: makes one more backbone of `config.model`.
+    blocks: residual blocks of it.
+    dtype: compute type.
+  """
+
+  config: Any
+  spec: types.DatasetSpec
+  backbone: Callable[[], Any]
+  blocks: int
+  dtype: Any
+
+
+class Moving(NamedTuple):
+  """What changes between steps without a new compilation.
+
+  Attributes:
+    seed: int32, of the run.
+    step: int32, the first step's global number.
+    knobs: see `Sharing.knobs`.
+    structure: of the phase's candidate: one entry of `Sharing.structures`.
+  """
+
+  seed: jax.Array
+  step: jax.Array
+  knobs: Mapping[str, jax.Array]
+  structure: PyTree
+
+
+class Sharing:
+  """What is learnt, drawn, charged, frozen and recorded of a trunk. Here: nothing.
+
+  Trainer, evaluation, reports, cost and export ask an object of this class and know nothing else
+  of a method. `learnt` is `params["policy"]`, `memory` what a checkpoint keeps beside and no
+  optimiser moves; a `structure` is what a re-training or a finished model has fixed, such as a
+  route. Methods that decide nothing use this class as it is.
+  """
+
+  def init(self, key: jax.Array, given: Any = None) -> PyTree:
+    """Returns the parameters of group `policy`, or those that a file of weights gives."""
+    del key, given
+    return {}
+
+  def memory(self) -> PyTree:
+    """Returns the memory before the first step, arrays."""
+    return {}
+
+  def blank(self, count: int) -> PyTree:
+    """Returns zeros in the shape of `structures`: `count` of them along the leading axis."""
+    del count
+    return ()
+
+  def begin(self, phase: Phase, learnt: PyTree, memory: PyTree, key: jax.Array) -> Any:
+    """Returns `learnt` and `memory` as a phase begins with them."""
+    del phase, key
+    return learnt, memory
+
+  def structures(self, learnt: PyTree, key: jax.Array) -> PyTree:
+    """Returns the structures to re-train, asked once, before the first re-training."""
+    del learnt, key
+    return ()
+
+  def static(self, phase: Phase, structure: PyTree) -> Hashable:
+    """Returns what is compiled into the steps of a phase; `structure` holds NumPy arrays."""
+    del phase, structure
+    return ()
+
+  def knobs(self, phase: Phase, offset: int, step: int) -> Mapping[str, jax.Array]:
+    """Returns numbers that change without compiling, after `offset` steps of the phase."""
+    del phase, offset, step
+    return {}
+
+  def everything(self) -> PyTree:
+    """Returns a control under which all of the trunk runs: for initialising and counting."""
+    return ()
+
+  def control(self, static: Any, learnt: PyTree, moving: Moving, step: Any, batch: int) -> PyTree:
+    """Returns what the trunk is told in a training step; traced.
+
+    All randomness is a function of `moving.seed`, a stream and `step`.
+    """
+    del static, learnt, moving, step, batch
+    return self.everything()
+
+  def charges(
+    self,
+    static: Any,
+    learnt: PyTree,
+    moving: Moving,
+    control: PyTree,
+    signals: trunks.Signals,
+    losses: balancing.Losses,
+  ) -> dict[str, jax.Array]:
+    """Returns weighted penalties by name, which are added to the task losses; traced.
+
+    `losses` are for charges that depend on them, as REINFORCE does.
+    """
+    del static, learnt, moving, control, losses
+    return dict(signals.charges)
+
+  def remember(
+    self, static: Any, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
+  ) -> PyTree:
+    """Returns the memory after a training step; traced, without gradient."""
+    del static, signals, losses
+    return memory
+
+  def free(self, moving: Moving) -> jax.Array | None:
+    """Returns which numbers of `learnt` may move, as a mask that broadcasts; None: all."""
+    del moving
+    return None
+
+  def structure(self, phase: Phase, learnt: PyTree, structures: PyTree) -> Any:
+    """Returns the structure that an evaluation within a phase uses, on the host."""
+    del phase, learnt, structures
+    return ()
+
+  def chosen(self, structures: PyTree, candidate: int) -> Any:
+    """Returns the structure of a finished model, on the host."""
+    del structures, candidate
+    return ()
+
+  def at_test(self, structure: Any, **options: Any) -> tuple[Hashable, PyTree]:
+    """Returns what is compiled into an evaluation or a prediction, and arrays beside it."""
+    del structure, options
+    return (), ()
+
+  def control_at_test(self, static: Any, arrays: PyTree, places: Any = None) -> PyTree:
+    """Returns what the trunk is told at test; traced.
+
+    Args:
+      static: of `at_test`.
+      arrays: of `at_test`.
+      places: int32 `[B]`, places of the examples in their split, for sampled decisions.
+    """
+    del static, arrays, places
+    return self.everything()
+
+  def only(self, structure: Any, tasks: tuple[int, ...]) -> tuple[Sharing, Any]:
+    """Returns sharing and structure of some tasks, for the trunk that `Trunk.only` gives."""
+    del tasks
+    return self, structure
+
+  def plan(self, structure: Any) -> plan_lib.Plan | None:
+    """Returns what is computed once, for which tasks; None: there is nothing to leave out."""
+    del structure
+    return None
+
+  def without_each(self) -> Sequence[PyTree]:
+    """Returns for every unit a control that leaves it out for all tasks; none: it cannot be."""
+    return ()
+
+  def marks(self) -> Sequence[str]:
+    """Returns for every unit a word that a description adds to its name; none adds none."""
+    return ()
+
+  def record(self, learnt: PyTree, structures: PyTree, chosen: int) -> dict[str, Any] | None:
+    """Returns what `policy.json` holds; None writes none."""
+    del learnt, structures, chosen
+    return None
+
+  def noted(self, structure: Any) -> dict[str, Any]:
+    """Returns what `results.json` says of a candidate's structure."""
+    del structure
+    return {}
+
+  def sections(self, learnt: PyTree, params: PyTree) -> list[dict[str, str]]:
+    """Returns sections for the report: `title` and `text` (Markdown)."""
+    del learnt, params
+    return []
+
+  def lines(self, learnt: PyTree) -> dict[str, dict[str, Any]]:
+    """Returns lines for `metrics.jsonl`, kind -> values, where a phase is recorded."""
+    del learnt
+    return {}
+
+  def scalars(self, phase: Phase) -> dict[str, float]:
+    """Returns numbers of a phase that every line of training logs."""
+    del phase
+    return {}
+
+  def describe(self, phase: Phase) -> str:
+    """Returns in a few words what the trunk executes in a phase."""
+    del phase
+    return "all"
+
+
+# A phase's optimiser settings, and a maker of the weights' optimiser at a learning rate.
+Optimizer = Callable[[Any, Callable[[float], Any]], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A sharing method, as `build(parts)` of `methods/<name>.py` returns it.
+
+  Attributes:
+    name: the module's name.
+    phases: in the order in which they run.
+    trunk: turns one input into features for every task.
+    sharing: what is decided about the trunk.
+    independent: whether tasks share nothing, so that every task keeps its own best step.
+    optimizers: for every parameter group of the trunk beside `backbone` and `gates`:
+      `(settings, weights) -> optax transformation`, where `settings` are those of the phase in
+      `config.optimizers` and `weights(rate)` makes the optimiser of the weights.
+    notes: what a report should say of it.
+  """
+
+  name: str
+  phases: tuple[Phase, ...]
+  trunk: Any
+  sharing: Sharing = dataclasses.field(default_factory=Sharing)
+  independent: bool = False
+  optimizers: Mapping[str, Optimizer] = dataclasses.field(default_factory=dict)
+  notes: tuple[str, ...] = ()
+
+  @property
+  def candidates(self) -> int:
+    """How many structures are re-trained."""
+    return max(phase.candidate for phase in self.phases) + 1

@@ -1,0 +1,482 @@
+"""Skipping blocks: the task policy, instance gates, routes and their penalties, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynashare_jax.models.trunks import contract as trunks
+from dynashare_jax.models.trunks import skip as skip_trunk
+from dynashare_jax.objectives import balancing
+from dynashare_jax.objectives import regularisers
+from dynashare_jax.ops import compaction as compaction_lib
+from dynashare_jax.ops import gumbel
+from dynashare_jax.ops import policy
+from dynashare_jax.ops import routing
+from dynashare_jax.ops import streams
+from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import plan as plan_lib
+from dynashare_jax.types import PyTree
+
+Routes = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Stretch(NamedTuple):
+  """What skipping does in a phase (`Phase.settings`).
+
+  Attributes:
+    routing: `all` blocks execute, `soft` samples of the policy decide, or a fixed `route`.
+    gated: whether instance gates decide and their loss counts.
+    penalties: whether the policy's sparsity and sharing losses count.
+    open_blocks: how many of the last blocks the curriculum has opened.
+    temperature: of the policy's Gumbel softmax.
+  """
+
+  routing: str = "all"
+  gated: bool = False
+  penalties: bool = False
+  open_blocks: int = 0
+  temperature: float = 1.0
+
+
+class Static(NamedTuple):
+  """What is compiled into a training step.
+
+  Attributes:
+    kinds: routing `[L][T]`.
+    sampled: whether the policy is a soft sample; else the structure is the policy.
+    gated: whether instance gates decide.
+    penalties: whether the policy's losses count.
+  """
+
+  kinds: routing.Kinds
+  sampled: bool
+  gated: bool
+  penalties: bool
+
+
+class AtTest(NamedTuple):
+  """What is compiled into an evaluation or a prediction."""
+
+  kinds: routing.Kinds
+  gated: bool
+  compaction: compaction_lib.Compaction | None
+
+
+class Execution(NamedTuple):
+  """How a forward pass is executed; hashable.
+
+  Attributes:
+    planned: on the route's plan; else every block is computed for every task and masked, as the
+      authors do (the reference).
+    gates: whether instance gates decide, where the model has some.
+    compaction: how examples that a gate skips are left out; None computes and masks them.
+  """
+
+  planned: bool = True
+  gates: bool = True
+  compaction: compaction_lib.Compaction | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SkipSharing(contract.Sharing):
+  """Routes `[T, L]` of 0 and 1, perhaps learnt, perhaps refined by a gate for every example.
+
+  Attributes:
+    names: of the tasks.
+    blocks: L.
+    routes: `(key, alpha [T, L]) -> [N, T, L]`, the routes to re-train.
+    learns: whether phases train the task policy.
+    target_rates: execution rate wanted of every block, 1 for a block without gate; None for a
+      method without instance gates.
+    planned: compile routes in, so that what they skip is never computed; else every block is
+      computed and masked, and one compilation serves all routes.
+    prefixes: how many first blocks may be computed once for all tasks while the curriculum keeps
+      them closed; every value used is a compilation.
+    first_opened: most blocks that the curriculum opens; the others stay executed by all tasks.
+    policy_init: see `ops.policy.init_logits`.
+    sparsity: weight of Eq. 3, and its form.
+    sharing: weight of Eq. 4, and its form.
+    instance: weight of Eq. 5, and its form.
+    gate_temperature: of the gates' gradient.
+    sampled_range: every step draws one target rate for all gated blocks from this range, and the
+      gates read it; None: `target_rates`.
+    noise_fades: last fraction of a phase in which the gates' noise falls from full to none.
+    sampled_gates: seed of sampled gate decisions at test, as the authors evaluate; None takes the
+      likelier decision.
+  """
+
+  names: tuple[str, ...]
+  blocks: int
+  routes: Routes
+  learns: bool = False
+  target_rates: tuple[float, ...] | None = None
+  planned: bool = True
+  prefixes: tuple[int, ...] = (0,)
+  first_opened: int = 0
+  policy_init: str = "equal"
+  sparsity: tuple[float, str] = (0.0, "code")
+  sharing: tuple[float, str] = (0.0, "paper")
+  instance: tuple[float, str] = (0.0, "code")
+  gate_temperature: float = 1.0
+  sampled_range: tuple[float, float] | None = None
+  noise_fades: float = 0.0
+  sampled_gates: int | None = None
+
+  @property
+  def rates(self) -> tuple[float, ...]:
+    """Target rate of every block; 1 without a gate."""
+    return self.target_rates or (1.0,) * self.blocks
+
+  @property
+  def gated(self) -> tuple[bool, ...]:
+    """For every block, whether it has an instance gate."""
+    return tuple(rate < 1 for rate in self.rates)
+
+  @property
+  def target_rate(self) -> float:
+    """The rate that gates read at test: the mean of the gated blocks'; 1 without gates."""
+    rates = [rate for rate in self.rates if rate < 1]
+    return float(np.mean(rates)) if rates else 1.0
+
+  def init(self, key: jax.Array, given: Any = None) -> PyTree:
+    """Returns the policy's logits `[T, L, 2]`; zeros where nothing is learnt."""
+    logits = policy.init_logits(self.policy_init, len(self.names), self.blocks, key)
+    if not self.learns:
+      logits = jnp.zeros_like(logits)
+    elif given is not None:
+      logits = jnp.asarray(given)
+    return {"logits": logits}
+
+  def blank(self, count: int) -> jax.Array:
+    """Returns `[N, T, L]` zeros."""
+    return jnp.zeros((count, len(self.names), self.blocks))
+
+  def structures(self, learnt: PyTree, key: jax.Array) -> jax.Array:
+    """Returns the routes `[N, T, L]`.
+
+    Blocks that the curriculum never opened were executed in all of the search; their logits mean
+    nothing, and they stay.
+    """
+    opened = policy.open_mask(self.blocks, self.first_opened)
+    alpha = jnp.where(opened[None], policy.alpha(learnt["logits"]), 1.0)
+    return jnp.asarray(self.routes(key, alpha), jnp.float32)
+
+  def static(self, phase: contract.Phase, structure: PyTree) -> Static:
+    """Returns the routing; equal for phases that share a program.
+
+    A run compiles the warm-up once, weight and policy steps once for each used prefix, and
+    re-trainings once (masked) or once per route (planned).
+    """
+    told, tasks = _settings(phase), len(self.names)
+    closed = self.blocks - told.open_blocks
+    if told.routing == "all":
+      kinds = routing.all_run(self.blocks, tasks)
+    elif told.routing == "soft":
+      shared = max((p for p in self.prefixes if p <= closed), default=0)
+      kinds = routing.own(self.blocks, tasks, shared)
+    elif self.planned:
+      gates = self.gated if told.gated else (False,) * self.blocks
+      kinds = routing.fixed(np.asarray(structure).astype(int).tolist(), gates, train=True)
+    else:
+      kinds = routing.own(self.blocks, tasks)
+    return Static(kinds, told.routing == "soft", told.gated, told.penalties)
+
+  def knobs(self, phase: contract.Phase, offset: int, step: int) -> Mapping[str, jax.Array]:
+    """Returns the temperature, the open blocks bool `[L]`, and where the gates' noise fades.
+
+    `fade` int32 `[2]` are the steps between which it falls; equal numbers keep it full.
+    """
+    told = _settings(phase)
+    end = step - offset + phase.steps
+    begin = end - round(self.noise_fades * phase.steps)
+    return {
+      "temperature": jnp.asarray(told.temperature, jnp.float32),
+      "opened": policy.open_mask(self.blocks, told.open_blocks),
+      "fade": jnp.asarray([begin, end], jnp.int32),
+    }
+
+  def everything(self) -> skip_trunk.Decisions:
+    """Returns the decision that every task executes every block."""
+    return skip_trunk.Decisions(routing.all_run(self.blocks, len(self.names)))
+
+  def control(
+    self, static: Static, learnt: PyTree, moving: contract.Moving, step: Any, batch: int
+  ) -> skip_trunk.Decisions:
+    """Draws the policy and the gates' noise from (seed, stream, step) alone."""
+    if static.sampled:
+      key = streams.stream_key(moving.seed, "policy", step)
+      drawn = gumbel.soft_decisions(key, learnt["logits"], moving.knobs["temperature"])
+      drawn = jnp.where(moving.knobs["opened"][None, :], drawn, 1.0)
+    else:
+      drawn = moving.structure
+    noise, target = None, None
+    if static.gated:
+      key = streams.stream_key(moving.seed, "gates", step)
+      noise = gumbel.logistic_noise(key, jnp.arange(batch), (len(self.names), self.blocks))
+      noise = noise * _noise_scale(moving.knobs["fade"], step)
+      if self.sampled_range is not None:
+        low, high = self.sampled_range
+        key = streams.stream_key(moving.seed, "target_rate", step)
+        target = jax.random.uniform(key, (), jnp.float32, low, high)
+    return skip_trunk.Decisions(
+      kinds=static.kinds,
+      policy=drawn,
+      discrete=not static.sampled,
+      gated=static.gated,
+      noise=noise,
+      temperature=self.gate_temperature,
+      target=target,
+    )
+
+  def charges(
+    self,
+    static: Static,
+    learnt: PyTree,
+    moving: contract.Moving,
+    control: skip_trunk.Decisions,
+    signals: trunks.Signals,
+    losses: balancing.Losses,
+  ) -> dict[str, jax.Array]:
+    """Returns the regularisers of a step, with their weights (Eqs. 3 to 5)."""
+    del losses
+    found: dict[str, Any] = {}
+    if static.penalties:
+      weight, form = self.sparsity
+      if weight:
+        opened = moving.knobs["opened"]
+        found["sparsity"] = weight * regularisers.sparsity(learnt["logits"], opened, form)
+      weight, form = self.sharing
+      if weight and len(self.names) > 1:
+        found["sharing"] = weight * regularisers.sharing(learnt["logits"], form)
+    if static.gated:
+      weight, form = self.instance
+      targets = jnp.asarray(self.rates)
+      if control.target is not None:
+        targets = jnp.where(targets < 1, control.target, 1.0)
+      counted = signals.own.gated & (moving.structure > 0)
+      rates = jnp.where(counted, signals.own.gate.mean(1), targets[None])
+      found["instance"] = weight * regularisers.instance(rates, targets, form)
+    return found
+
+  def free(self, moving: contract.Moving) -> jax.Array:
+    """Returns `[1, L, 1]`: logits of closed blocks, and their moments, stay as they are."""
+    return moving.knobs["opened"][None, :, None]
+
+  def structure(self, phase: contract.Phase, learnt: PyTree, structures: PyTree) -> plan_lib.Plan:
+    """Returns the plan of the phase's route: its candidate's, or the policy's likelier choice."""
+    told = _settings(phase)
+    if phase.candidate >= 0:
+      route = np.asarray(structures[phase.candidate])
+    elif told.routing == "soft":
+      opened = np.asarray(policy.open_mask(self.blocks, told.open_blocks))
+      route = (np.asarray(policy.alpha(learnt["logits"])) >= 0.5) | ~opened[None]
+    else:
+      route = np.ones((len(self.names), self.blocks))
+    return self.of(route, told.gated)
+
+  def of(self, route: Any, gates: bool = True) -> plan_lib.Plan:
+    """Returns the plan of a route `[T, L]`, with or without the method's gates."""
+    return plan_lib.make(self.names, route, self.gated if gates else None)
+
+  def chosen(self, structures: PyTree, candidate: int) -> plan_lib.Plan:
+    """Returns the plan of a candidate's route, with the method's gates."""
+    return self.of(np.asarray(structures[candidate]))
+
+  def at_test(
+    self,
+    structure: plan_lib.Plan,
+    execution: Execution | None = None,
+    threshold: Any = None,
+    target_rate: float | None = None,
+    **options: Any,
+  ) -> tuple[AtTest, PyTree]:
+    """Returns the routing of a plan, and its route, thresholds and target rate as arrays.
+
+    Args:
+      structure: the plan.
+      execution: how; None is how training evaluates (`planned`, all gates, masked).
+      threshold: score `[L]` that gates must exceed; None is 0.
+      target_rate: what gates read that read it; default the method's.
+      **options: none.
+    """
+    how = execution or Execution(self.planned)
+    tasks, gated = len(structure.tasks), how.gates and any(structure.gated)
+    route = np.asarray(structure.route)
+    if execution is None and route.all() and not gated:
+      kinds = routing.all_run(self.blocks, tasks)
+    elif not how.planned:
+      kinds = routing.own(self.blocks, tasks)
+    else:
+      gates = structure.gated if gated else (False,) * self.blocks
+      drawn = execution is None and self.sampled_gates is not None
+      kinds = routing.fixed(structure.route, gates, train=drawn)
+    if execution is None and threshold is None:
+      threshold = np.zeros(self.blocks)
+    target = self.target_rate if target_rate is None else target_rate
+    arrays = {
+      "route": np.asarray(route, np.float32),
+      "threshold": None if threshold is None else jnp.asarray(threshold, jnp.float32),
+      "target": jnp.asarray(target, jnp.float32),
+    }
+    return AtTest(kinds, gated, how.compaction), arrays
+
+  def control_at_test(
+    self, static: AtTest, arrays: PyTree, places: Any = None
+  ) -> skip_trunk.Decisions:
+    """Returns the decisions; gates take the likelier choice but with `sampled_gates`."""
+    route = jnp.asarray(arrays["route"])
+    noise = None
+    if places is not None and self.sampled_gates is not None and static.gated:
+      key = streams.stream_key(self.sampled_gates, "evaluation", 0)
+      noise = gumbel.logistic_noise(key, places, route.shape)
+    return skip_trunk.Decisions(
+      static.kinds,
+      route,
+      gated=static.gated,
+      noise=noise,
+      threshold=arrays["threshold"],
+      target=arrays["target"],
+      compaction=static.compaction,
+    )
+
+  def only(
+    self, structure: plan_lib.Plan, tasks: tuple[int, ...]
+  ) -> tuple[SkipSharing, plan_lib.Plan]:
+    """Returns the sharing and the plan of some tasks: their rows."""
+    names = tuple(structure.tasks[t] for t in tasks)
+    plan = plan_lib.make(names, [structure.route[t] for t in tasks], structure.gated)
+    return dataclasses.replace(self, names=names), plan
+
+  def plan(self, structure: plan_lib.Plan) -> plan_lib.Plan:
+    """Returns the plan, which is what is fixed."""
+    return structure
+
+  def without_each(self) -> list[skip_trunk.Decisions]:
+    """Returns one decision per block that skips it for all tasks."""
+    tasks = len(self.names)
+    rows = [
+      [(routing.SKIP if l == b else routing.RUN,) * tasks for l in range(self.blocks)]
+      for b in range(self.blocks)
+    ]
+    return [skip_trunk.Decisions(tuple(row)) for row in rows]
+
+  def marks(self) -> list[str]:
+    """Returns which blocks have a gate."""
+    return [" (gate)" if gated else "" for gated in self.gated]
+
+  def record(self, learnt: PyTree, structures: PyTree, chosen: int) -> dict[str, Any]:
+    """Returns alpha, all routes, which blocks have gates and their target rates."""
+    return {
+      "tasks": list(self.names),
+      "alpha": np.asarray(policy.alpha(learnt["logits"])) if self.learns else None,
+      "routes": np.asarray(structures).astype(int),
+      "chosen": chosen,
+      "gated": list(self.gated),
+      "target_rates": list(self.rates),
+    }
+
+  def noted(self, structure: plan_lib.Plan) -> dict[str, Any]:
+    """Returns the route."""
+    return {"route": [list(row) for row in structure.route]}
+
+  def lines(self, learnt: PyTree) -> dict[str, dict[str, Any]]:
+    """Returns the policy's probabilities."""
+    return {"alpha": {"alpha": np.asarray(policy.alpha(learnt["logits"]))}}
+
+  def scalars(self, phase: contract.Phase) -> dict[str, float]:
+    """Returns the temperature and the number of open blocks while the policy is sampled."""
+    told = _settings(phase)
+    if told.routing != "soft":
+      return {}
+    return {"temperature": told.temperature, "open_blocks": told.open_blocks}
+
+  def describe(self, phase: contract.Phase) -> str:
+    """Returns what decides which blocks execute."""
+    told = _settings(phase)
+    words = {"all": "all", "soft": "soft sample of the policy", "route": "a sampled route"}
+    return words[told.routing] + (" + gates" if told.gated else "")
+
+
+def _settings(phase: contract.Phase) -> Stretch:
+  """A phase's settings; default: all blocks, no gates."""
+  return phase.settings or Stretch()
+
+
+def _noise_scale(fade: jax.Array, step: Any) -> jax.Array:
+  """1 until `fade[0]`, then linearly to 0 at `fade[1]`; 1 if they are equal."""
+  span = fade[1] - fade[0]
+  left = (fade[1] - 1 - step) / jnp.maximum(span, 1)
+  return jnp.where(span > 0, jnp.clip(left, 0.0, 1.0), 1.0)
+
+
+def every_block(tasks: int, blocks: int) -> Routes:
+  """Returns the one route `[1, T, L]` on which every task executes every block."""
+  return lambda key, alpha: jnp.ones((1, tasks, blocks))
+
+
+def make(
+  parts: contract.Parts,
+  phases: Sequence[contract.Phase],
+  routes: Routes,
+  learns: bool = False,
+  target_rates: tuple[float, ...] | None = None,
+) -> SkipSharing:
+  """Makes the sharing of a method that skips blocks, from the run's configuration.
+
+  Args:
+    parts: of the run.
+    phases: of the method; the curriculum's last one says which blocks are ever opened.
+    routes: see `SkipSharing`.
+    learns: see `SkipSharing`.
+    target_rates: see `SkipSharing`.
+  """
+  config = parts.config
+  opened = [p.settings.open_blocks for p in phases if _settings(p).routing == "soft"]
+  return SkipSharing(
+    names=tuple(task.name for task in parts.spec.tasks),
+    blocks=parts.blocks,
+    routes=routes,
+    learns=learns,
+    target_rates=target_rates,
+    planned=config.train.execution == "planned",
+    prefixes=tuple(config.train.shared_prefixes),
+    first_opened=max(opened, default=parts.blocks),
+    policy_init=config.policy.init,
+    sparsity=(config.policy.sparsity, config.compat.sparsity),
+    sharing=(config.policy.sharing, config.compat.sharing),
+    instance=(config.gates.weight, config.compat.instance),
+    gate_temperature=config.gates.temperature,
+    sampled_range=tuple(config.gates.sampled_range) if samples_rates(config) else None,
+    noise_fades=config.gates.noise_fades,
+    sampled_gates=config.seed if config.compat.gates == "sampled" else None,
+  )
+
+
+def samples_rates(config: Any) -> bool:
+  """Returns whether every training step draws a target rate of its own."""
+  return bool(config.gates.target_rate == "sampled")
+
+
+def trunk(parts: contract.Parts, gated: Sequence[bool] | None = None) -> skip_trunk.SkipTrunk:
+  """Makes a trunk whose blocks are skipped.
+
+  Args:
+    parts: of the run.
+    gated: for every block, whether it has an instance gate; default none.
+  """
+  gates = parts.config.gates
+  return skip_trunk.SkipTrunk(
+    parts.backbone(),
+    len(parts.spec.tasks),
+    (False,) * parts.blocks if gated is None else tuple(gated),
+    gates.hidden,
+    gates.init,
+    parts.dtype,
+    samples_rates(parts.config),
+  )
