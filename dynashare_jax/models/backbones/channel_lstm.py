@@ -13,10 +13,11 @@ from dynashare_jax import types
 from dynashare_jax.models import backbones
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
+from dynashare_jax.models.backbones import base
 
 
-class ChannelLstm(nn.Module):
-  """A small LSTM a measurement, then residual LSTM layers over all of them.
+class ChannelLstm(base.Backbone):
+  """A small LSTM per measurement, then residual LSTM layers over all of them.
 
   Attributes:
     num_blocks: layers over all measurements.
@@ -48,12 +49,12 @@ class ChannelLstm(nn.Module):
       self.each_channel = cells(self.channel_width, self.dtype, name="each_channel")
     self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
     self.bodies = [
-      LstmBranch(self.width, self.dropout, self.dtype, name=f"block_{b}")
+      LstmBlock(self.width, self.dropout, self.dtype, name=f"block_{b}")
       for b in range(self.num_blocks)
     ]
 
-  def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
-    """Inputs to features `[1, B, time, width]`."""
+  def stem(self, inputs: Any, pass_: base.Pass) -> jax.Array:
+    """Turns inputs into features `[1, B, time, width]`."""
     del pass_
     x = series.values_of(inputs).astype(self.dtype)
     if self.channels:
@@ -71,22 +72,15 @@ class ChannelLstm(nn.Module):
       filled[row, : len(columns)] = 1
     return x[:, :, places] * filled.astype(x.dtype)[None, None]
 
-  def shortcut(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """A skipped layer changes nothing."""
-    del block, pass_
-    return x
+  @nn.nowrap
+  def stem_layer(self) -> base.Layer:
+    """Describes the output of `stem`."""
+    return base.Layer("project", self.width)
 
-  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """The layer, before the addition."""
-    return self.bodies[block](x, pass_)
-
-  def merge(self, residual: jax.Array, z: jax.Array) -> jax.Array:
-    """Output of an executed layer."""
-    return residual + z
-
-  def final(self, x: jax.Array) -> jax.Array:
-    """Features for the heads."""
-    return x
+  @nn.nowrap
+  def layers(self, block: int) -> tuple[base.Layer, ...]:
+    """Describes the one layer of a block."""
+    return (base.Layer(f"block_{block}/lstm", self.width),)
 
 
 class Lstm(nn.Module):
@@ -122,7 +116,7 @@ class Lstm(nn.Module):
     return hidden.swapaxes(0, 1)
 
 
-class LstmBranch(nn.Module):
+class LstmBlock(nn.Module):
   """Dropout and an LSTM over the features of every group."""
 
   width: int
@@ -130,11 +124,11 @@ class LstmBranch(nn.Module):
   dtype: norm.Dtype
 
   @nn.compact
-  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """`[G, B, time, C]` to `[G, B, time, width]`; groups ride in the batch."""
-    x = nn.Dropout(self.dropout, deterministic=not pass_.train)(x)
-    flat = x.reshape((-1,) + x.shape[2:])
-    out = Lstm(self.width, self.dtype, name="lstm")(flat)
+  def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
+    """Runs the layer on `[G, B, time, C]`; groups ride in the batch."""
+    del index
+    x = pass_.dropout(self.dropout, "Dropout_0")(x)
+    out = Lstm(self.width, self.dtype, name="lstm")(x.reshape((-1,) + x.shape[2:]))
     return out.reshape(x.shape[:3] + (self.width,))
 
 
