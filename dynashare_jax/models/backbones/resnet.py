@@ -22,6 +22,15 @@ from dynashare_jax.models.backbones import base
 STEMS = ("deeplab", "small", "series", "hourly")
 BLOCKS = ("basic", "bottleneck")
 EXPANSION = 4  # of a bottleneck's output over its width
+PRETRAINED = base.Pretrained(
+  {"stem": "deeplab", "norm": "batch"},
+  "stem_conv/kernel",
+  (
+    (r"stem_(?P<part>conv|norm)", "stem"),
+    (r"block_(?P<block>\d+)/(?P<part>conv|norm)_(?P<index>\d+)", "block"),
+    (r"shortcut_(?P<block>\d+)/(?P<part>conv|norm)", "shortcut"),
+  ),
+)
 
 
 class ResNet(base.Backbone):
