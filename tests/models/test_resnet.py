@@ -253,7 +253,7 @@ def test_series_and_tables_are_one_dimensional():
   "values, message",
   [
     ({"blocks": (2, 2)}, "same number of segments"),
-    ({"blocks": (0, 2, 2, 2)}, "at least one block a segment"),
+    ({"blocks": (0, 2, 2, 2)}, "at least one block per segment"),
     ({"blocks": (), "widths": (), "strides": (), "dilations": ()}, "at least one block"),
     ({"stem": "large"}, "config.model.stem is 'large'"),
     ({"stem": "series"}, "cannot read images"),

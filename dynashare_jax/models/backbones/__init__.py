@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import Any
 
 from dynashare_jax import lookup
 from dynashare_jax.models.backbones import base
@@ -32,17 +31,3 @@ def find(name: str) -> ModuleType:
   """
   name = lookup.one_of("config.model.backbone", name, available())
   return importlib.import_module(f"{__name__}.{name}")
-
-
-def count_blocks(config: Any) -> int:
-  """Returns how many blocks all segments of `config.model` have together.
-
-  Raises:
-    ValueError: they have none.
-  """
-  count = sum(config.blocks)
-  if count < 1:
-    raise ValueError(
-      f"config.model.blocks must add up to at least 1, but is {tuple(config.blocks)}."
-    )
-  return count

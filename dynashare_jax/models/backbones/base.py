@@ -10,6 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynashare_jax import types
 from dynashare_jax.models import series
 
 # One array `[G, B, ..., C]`, or a tree of them (several resolutions, tokens beside a map), with G
@@ -158,3 +159,22 @@ def each_group(layer: Callable[[Features], Features], x: Features) -> Features:
   merged = lambda a: a.swapaxes(0, 1).reshape((batch * groups,) + a.shape[2:])
   parted = lambda a: a.reshape((batch, groups) + a.shape[1:]).swapaxes(0, 1)
   return jax.tree.map(parted, layer(jax.tree.map(merged, x)))
+
+
+def count_blocks(config: Any, spec: types.DatasetSpec, only_series: bool = False) -> int:
+  """Returns how many blocks all segments of `config.model` have together.
+
+  Raises:
+    ValueError: they have none, or a backbone of series alone is given other inputs.
+  """
+  count = sum(config.blocks)
+  if count < 1:
+    raise ValueError(
+      f"config.model.blocks must add up to at least 1, but is {tuple(config.blocks)}."
+    )
+  if only_series and (spec.input_kind != "series" or len(spec.input_shape) != 2):
+    raise ValueError(
+      f"config.model.backbone={config.backbone!r} reads series, not the {spec.input_kind}"
+      f" inputs of {spec.name}."
+    )
+  return count

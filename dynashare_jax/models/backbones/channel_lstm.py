@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
-from dynashare_jax.models import backbones
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
 from dynashare_jax.models.backbones import base
@@ -99,13 +98,10 @@ class Lstm(nn.Module):
     recurrent = self.param("recurrent", nn.initializers.orthogonal(), shape).astype(self.dtype)
     fed = nn.Dense(4 * self.width, dtype=self.dtype, name="inputs")(x)
 
-    def step(
-      carry: tuple[jax.Array, jax.Array], now: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    def step(carry: Any, now: jax.Array) -> tuple[Any, jax.Array]:
       """One step of all series."""
       hidden, cell = carry
-      parts = jnp.split(now + hidden @ recurrent, 4, -1)
-      let_in, kept, new, out = parts
+      let_in, kept, new, out = jnp.split(now + hidden @ recurrent, 4, -1)
       # A fresh LSTM keeps what it has.
       cell = nn.sigmoid(kept + 1) * cell + nn.sigmoid(let_in) * jnp.tanh(new)
       hidden = nn.sigmoid(out) * jnp.tanh(cell)
@@ -133,19 +129,9 @@ class LstmBlock(nn.Module):
 
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ChannelLstm:
-  """Makes the network of `config.model` for a data set.
-
-  Raises:
-    ValueError: no block, or inputs that are no series.
-  """
-  count = backbones.count_blocks(config)
-  if spec.input_kind != "series" or len(spec.input_shape) != 2:
-    raise ValueError(
-      "config.model.backbone='channel_lstm' reads series, not"
-      f" the {spec.input_kind} inputs of {spec.name}."
-    )
+  """Makes the network of `config.model` for a data set; refuses all but series."""
   return ChannelLstm(
-    num_blocks=count,
+    num_blocks=base.count_blocks(config, spec, only_series=True),
     channels=spec.channels,
     channel_width=config.hidden,
     width=config.width,

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from dynashare_jax import types
-from dynashare_jax.models import backbones
 from dynashare_jax.models import norm
 from dynashare_jax.models import table
 from dynashare_jax.models.backbones import base
@@ -101,10 +100,10 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResidualMl
   Raises:
     ValueError: fewer than one block, or inputs of another kind.
   """
-  count = backbones.count_blocks(config)
+  count = base.count_blocks(config, spec)
   if spec.input_kind == "image" or spec.lengths:
-    what = "images" if spec.input_kind == "image" else "series with lengths"
-    raise ValueError(f"config.model.backbone='mlp' cannot read {what}; use 'resnet'.")
+    inputs = "images" if spec.input_kind == "image" else "series with lengths"
+    raise ValueError(f"config.model.backbone='mlp' cannot read {inputs}; use 'resnet'.")
   return ResidualMlp(
     num_blocks=count,
     width=config.width,

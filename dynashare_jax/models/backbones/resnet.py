@@ -12,6 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.models import convolutions
 from dynashare_jax.models import norm
@@ -19,7 +20,8 @@ from dynashare_jax.models import series
 from dynashare_jax.models import table
 from dynashare_jax.models.backbones import base
 
-STEMS = ("deeplab", "small", "series", "hourly")
+# Width and stride of the first convolution, and the stride of the whole stem.
+STEMS = {"deeplab": (7, 2, 4), "small": (3, 2, 2), "series": (2, 2, 4), "hourly": (3, 1, 1)}
 BLOCKS = ("basic", "bottleneck")
 EXPANSION = 4  # of a bottleneck's output over its width
 PRETRAINED = base.Pretrained(
@@ -81,8 +83,8 @@ class ResNet(base.Backbone):
     """Creates the layers; their names are the parameter tree's."""
     if self.table_spec is not None:
       self.columns = table.ColumnTokens(self.table_spec, name="columns")
-    kernel = {"deeplab": 7, "series": 2}.get(self.stem_kind, 3)
-    shape = convolutions.Shape(self.widths[0], kernel, 1 if self.stem_kind == "hourly" else 2)
+    kernel, stride, _ = STEMS[self.stem_kind]
+    shape = convolutions.Shape(self.widths[0], kernel, stride)
     self.stem_conv = convolutions.conv(self.dims, shape, self.dtype, "stem_conv", self.causal)
     self.stem_norm = norm.layer(self.norm_kind, self.dtype, "stem_norm")
     stack = functools.partial(
@@ -114,8 +116,7 @@ class ResNet(base.Backbone):
   @nn.nowrap
   def stem_layer(self) -> base.Layer:
     """Describes the output of `stem`."""
-    stride = {"deeplab": 4, "series": 4, "small": 2, "hourly": 1}[self.stem_kind]
-    return base.Layer("stem_conv", self.widths[0], stride)
+    return base.Layer("stem_conv", self.widths[0], STEMS[self.stem_kind][2])
 
   @nn.nowrap
   def layers(self, block: int) -> tuple[base.Layer, ...]:
@@ -133,8 +134,7 @@ class ResNet(base.Backbone):
     if self.dims == 2 and (any(self.mean) or set(self.std) != {1.0}):
       shape = (1,) * (x.ndim - 1) + (-1,)
       x = (x - jnp.asarray(self.mean).reshape(shape)) / jnp.asarray(self.std).reshape(shape)
-    x = x.astype(self.dtype)
-    x = self.stem_conv(x)[None]
+    x = self.stem_conv(x.astype(self.dtype))[None]
     x = nn.relu(pass_.normalise(self.stem_norm, x))
     if self.stem_kind == "deeplab":
       return max_pool_ceil(x[0], self.dims)[None]
@@ -166,14 +166,9 @@ def shapes_of(kind: str, width: int, stride: int, dilation: int) -> tuple[convol
 
 
 def max_pool_ceil(x: jax.Array, dims: int) -> jax.Array:
-  """3-wide max pooling, stride 2, padding 1, rounding sizes up.
+  """Pools `[B, ..., C]` over `dims` axes: 3-wide maximum, stride 2, padding 1.
 
-  Args:
-    x: `[B, ..., C]` with `dims` axes in between.
-    dims: 1 or 2.
-
-  Returns:
-    Sizes n become ceil((n - 1) / 2) + 1, without a window of padding alone.
+  Sizes n become ceil((n - 1) / 2) + 1, without a window of padding alone.
 
   Source: torch max_pool with ceil_mode.
   """
@@ -204,10 +199,10 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
     )
   if sum(lists["blocks"]) < 1 or min(lists["blocks"]) < 1:
     raise ValueError(
-      f"config.model.blocks must have at least one block a segment, but is {lists['blocks']}."
+      f"config.model.blocks must have at least one block per segment, but is {lists['blocks']}."
     )
-  if config.stem not in STEMS:
-    raise ValueError(f"config.model.stem is {config.stem!r}; it must be one of {STEMS}.")
+  for name, known in (("stem", STEMS), ("block", BLOCKS), ("norm", norm.NORMS)):
+    lookup.one_of(f"config.model.{name}", config[name], known)
   dims = 2 if spec.input_kind == "image" else 1
   if dims == 2 and config.stem in ("series", "hourly"):
     raise ValueError(
@@ -218,17 +213,13 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
       "config.model.stem='deeplab' looks ahead; series of"
       " different lengths need 'hourly', 'small' or 'series'."
     )
-  for name, known in (("block", BLOCKS), ("norm", norm.NORMS)):
-    if config[name] not in known:
-      raise ValueError(f"config.model.{name} is {config[name]!r}; it must be one of {known}.")
   if not config.width_factor > 0:
     raise ValueError(f"config.model.width_factor must be above 0, but is {config.width_factor}.")
   mean, std = tuple(config.mean), tuple(config.std)
   if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
     raise ValueError(
-      "config.model.mean and std must be three numbers, for red,"
-      f" green and blue, and std above 0; they are {mean} and"
-      f" {std}."
+      "config.model.mean and std must be three numbers, for red, green and blue, and"
+      f" std above 0; they are {mean} and {std}."
     )
   lists["widths"] = tuple(max(round(w * config.width_factor), 1) for w in lists["widths"])
   return ResNet(

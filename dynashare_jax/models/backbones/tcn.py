@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from dynashare_jax import types
-from dynashare_jax.models import backbones
 from dynashare_jax.models import convolutions
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
@@ -83,16 +82,11 @@ class Tcn(base.Backbone):
 
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> Tcn:
-  """Makes the network of `config.model` for a data set.
-
-  Raises:
-    ValueError: no block, or inputs that are no series.
-  """
-  count = backbones.count_blocks(config)
-  if spec.input_kind != "series" or len(spec.input_shape) != 2:
-    raise ValueError(
-      f"config.model.backbone='tcn' reads series, not the {spec.input_kind} inputs of {spec.name}."
-    )
+  """Makes the network of `config.model` for a data set; refuses all but series."""
   return Tcn(
-    num_blocks=count, width=config.width, dropout=config.dropout, norm_kind=config.norm, dtype=dtype
+    num_blocks=base.count_blocks(config, spec, only_series=True),
+    width=config.width,
+    dropout=config.dropout,
+    norm_kind=config.norm,
+    dtype=dtype,
   )
