@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynashare_jax import lookup
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
 
-GATE_INITS = ("half", "open", "spread")
+# Standard deviation of the last kernel, by `Gate.start`.
+INITS = {"half": 0.01, "open": 0.001, "spread": 0.5}
 
 
 class Gate(nn.Module):
@@ -30,7 +34,7 @@ class Gate(nn.Module):
 
   Source: DynaShare section 3.2; Veit and Belongie 2018.
   Differs: pools over the whole map; the authors' code pools over its left
-    square only. A told target rate is ours, and so are causal gates.
+    square only. Reading the target rate is ours, and so are causal gates.
   """
 
   hidden: int = 16
@@ -55,13 +59,11 @@ class Gate(nn.Module):
       x: the block's input `[G, B, ..., C]`.
       updates: see `GroupedBatchNorm`.
       use_running: see `GroupedBatchNorm`.
-      target: the rate wanted, in (0, 1], a scalar; None is 1. Unread unless
-        `told`.
+      target: the execution rate wanted, in (0, 1], read if `told`; None is 1.
       mask: bool `[B, time]`, the steps of a series that count; None scores the
         whole.
     """
-    if self.start not in GATE_INITS:
-      raise ValueError(f"gates.init is {self.start!r}; it must be one of {GATE_INITS}.")
+    lookup.one_of("config.gates.init", self.start, INITS)
     pooled = x
     if mask is not None:
       pooled = series.running_mean(x).astype(self.dtype)
@@ -75,21 +77,17 @@ class Gate(nn.Module):
         rate.astype(self.dtype) - 0.5
       )
       h = h + shift.reshape((1,) * (h.ndim - 1) + (-1,))
-    is_open = self.start == "open"
-    spread = {"half": 0.01, "open": 0.001, "spread": 0.5}[self.start]
     out = nn.Dense(
       2,
       dtype=jnp.float32,
       name="score",
-      kernel_init=nn.initializers.normal(spread),
-      bias_init=_open_bias if is_open else nn.initializers.zeros,
+      kernel_init=nn.initializers.normal(INITS[self.start]),
+      bias_init=_open_bias if self.start == "open" else nn.initializers.zeros,
     )(nn.relu(h).astype(jnp.float32))
     return out[..., 1] - out[..., 0]
 
 
-def _open_bias(
-  key: jax.Array, shape: tuple[int, ...], dtype: norm.Dtype = jnp.float32
-) -> jax.Array:
+def _open_bias(key: jax.Array, shape: Any, dtype: norm.Dtype = jnp.float32) -> jax.Array:
   """Biases 0.1 and 2 of (skip, execute)."""
   del key, shape
   return jnp.asarray([0.1, 2.0], dtype)

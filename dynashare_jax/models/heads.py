@@ -8,6 +8,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
@@ -17,7 +18,7 @@ TEMPORAL = "temporal"  # of series with lengths
 
 
 class LinearHead(nn.Module):
-  """One float32 linear layer; over the map's mean for a prediction an example.
+  """One float32 linear layer; over the map's mean for one prediction per example.
 
   Attributes:
     outputs: channels of the prediction.
@@ -29,7 +30,7 @@ class LinearHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """`[B, ..., C]` to `[B, ..., outputs]`, or `[B, outputs]`."""
+    """Maps `[B, ..., C]` to `[B, ..., outputs]`, or `[B, outputs]`."""
     del train
     if not self.dense and x.ndim > 2:
       x = x.mean(tuple(range(1, x.ndim - 1)))
@@ -55,12 +56,11 @@ class DilatedConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """`[B, ..., C]` to `[B, ..., features]`."""
+    """Maps `[B, ..., C]` to `[B, ..., features]`."""
     sizes = x.shape[1:-1]
     dims = len(sizes)
-    kernel = self.param(
-      "kernel", nn.initializers.lecun_normal(), (3,) * dims + (x.shape[-1], self.features)
-    )
+    shape = (3,) * dims + (x.shape[-1], self.features)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     reach = [self.rate < size for size in sizes]
     taps = kernel[tuple(slice(None) if far else slice(1, 2) for far in reach)]
@@ -97,7 +97,7 @@ class AsppHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """`[B, ..., C]` to `[B, ..., outputs]`."""
+    """Maps `[B, ..., C]` to `[B, ..., outputs]`."""
     total: Any = None
     for index, rate in enumerate(self.rates):
       h = DilatedConv(self.width, rate, self.dtype, name=f"dilated_{index}")(x)
@@ -134,7 +134,7 @@ class TemporalHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool, steps: series.Steps) -> jax.Array:
-    """`[B, size, C]` to `[B, total, outputs]`, or `[B, outputs]`."""
+    """Maps `[B, size, C]` to `[B, total, outputs]`, or `[B, outputs]`."""
     if self.hidden:
       x = nn.relu(nn.Conv(self.hidden, (3,), padding=((2, 0),), dtype=self.dtype, name="hidden")(x))
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -171,7 +171,7 @@ class FlatHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """`[B, size, C]` to `[B, steps, outputs]`, or `[B, outputs]`."""
+    """Maps `[B, size, C]` to `[B, steps, outputs]`, or `[B, outputs]`."""
     x = AsppHead(self.outputs, self.width, dtype=self.dtype, name="aspp")(x, train)
     count = self.outputs * max(self.steps, 1)
     flat = nn.Dense(count, dtype=jnp.float32, name="linear")(x.reshape(x.shape[0], -1))
@@ -181,18 +181,8 @@ class FlatHead(nn.Module):
 def build(
   kind: str, outputs: int, dense: bool, width: int, dtype: norm.Dtype, name: str | None
 ) -> nn.Module:
-  """Makes a head of pictures or vectors.
-
-  `aspp` is for dense predictions, others get `linear`.
-
-  Raises:
-    ValueError: an unknown kind.
-  """
-  if kind not in HEADS:
-    raise ValueError(
-      f"config.model.head is {kind!r}; it must be one of"
-      f" {HEADS}, or {TEMPORAL!r} for series with lengths."
-    )
+  """Makes a head of pictures or vectors: `aspp` for dense predictions, else `linear`."""
+  lookup.one_of("config.model.head", kind, HEADS)
   if kind == "aspp" and dense:
     return AsppHead(outputs, width=width, dtype=dtype, name=name)
   return LinearHead(outputs, dense, name=name)
@@ -206,32 +196,19 @@ def of_task(
   dense: bool,
   dtype: norm.Dtype,
 ) -> nn.Module:
-  """Makes a task's head.
+  """Makes a task's head from `config.model`.
 
   Series with lengths get a `TemporalHead` (of `linear`, one without a hidden
   layer); other series with `aspp` get a `FlatHead`.
-
-  Args:
-    config: `config.model`.
-    spec: of the data set.
-    task: whose head it is.
-    outputs: numbers of a prediction.
-    dense: whether every pixel has a prediction.
-    dtype: compute type.
 
   Raises:
     ValueError: an unknown kind, or one that does not fit the data.
   """
   kind, width = config.head, config.head_width
-  if spec.lengths and kind in (TEMPORAL, "linear"):
-    return TemporalHead(
-      outputs, task.hourly, task.until, width if kind == TEMPORAL else 0, config.dropout, dtype
-    )
   if spec.lengths:
-    raise ValueError(
-      f"config.model.head is {kind!r}; for series of different lengths it"
-      f" must be {TEMPORAL!r} or 'linear'."
-    )
+    lookup.one_of("config.model.head (series of different lengths)", kind, (TEMPORAL, "linear"))
+    hidden = width if kind == TEMPORAL else 0
+    return TemporalHead(outputs, task.hourly, task.until, hidden, config.dropout, dtype)
   if kind == "aspp" and spec.input_kind == "series":
     steps = spec.input_shape[0] if task.hourly else 0
     return FlatHead(outputs, steps, width, dtype)

@@ -9,28 +9,19 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from dynashare_jax import lookup
+
 Dtype = DTypeLike
-
-
 NORMS = ("batch", "group")
 
 
 def layer(kind: str, dtype: Dtype, name: str) -> nn.Module:
-  """A normalisation layer called with `(x, updates, use_running, mask)`.
+  """Makes a layer that is called with `(x, updates, use_running, mask)`.
 
-  Args:
-    kind: `batch` (`GroupedBatchNorm`) or `group` (`ExampleNorm`).
-    dtype: of the output.
-    name: of the layer.
-
-  Raises:
-    ValueError: an unknown kind.
+  Its `kind` is `batch` (`GroupedBatchNorm`) or `group` (`ExampleNorm`).
   """
-  if kind == "batch":
-    return GroupedBatchNorm(dtype=dtype, name=name)
-  if kind == "group":
-    return ExampleNorm(dtype=dtype, name=name)
-  raise ValueError(f"config.model.norm is {kind!r}; it must be one of {NORMS}.")
+  lookup.one_of("config.model.norm", kind, NORMS)
+  return (GroupedBatchNorm if kind == "batch" else ExampleNorm)(dtype=dtype, name=name)
 
 
 class ExampleNorm(nn.Module):
@@ -72,7 +63,7 @@ class ExampleNorm(nn.Module):
 
 
 class GroupedBatchNorm(nn.Module):
-  """Batch norm with statistics of every group, and shared parameters.
+  """Batch norm with one set of statistics per group, and shared parameters.
 
   A group's features are normalised by its own batch statistics, as if the
   groups were passed through the network one after the other.
@@ -96,7 +87,7 @@ class GroupedBatchNorm(nn.Module):
   def __call__(
     self, x: jax.Array, updates: jax.Array, use_running: bool, mask: jax.Array | None = None
   ) -> jax.Array:
-    """Normalises.
+    """Normalises by the batch, or by the running average.
 
     Args:
       x: `[G, B, ..., C]`.

@@ -25,7 +25,7 @@ class Steps(NamedTuple):
   total: int
 
   def stride(self, size: int) -> int:
-    """Steps of the series for each of `size` feature steps.
+    """Returns how many steps of the series each of `size` feature steps stands for.
 
     Raises:
       ValueError: no power of 2 gives so many.
@@ -41,24 +41,20 @@ class Steps(NamedTuple):
     return stride
 
   def mask(self, size: int) -> jax.Array:
-    """Which feature steps stand for a step of the series, bool `[B, size]`."""
+    """Returns which feature steps stand for a step of the series, bool `[B, size]`."""
     last = jnp.arange(size) * self.stride(size)
     return last[None] < self.length[:, None]
 
 
 def steps_of(inputs: Any) -> Steps | None:
-  """The steps of a batch's inputs; None where inputs have no lengths.
-
-  Args:
-    inputs: see `types.DatasetSpec.lengths`.
-  """
+  """Returns the steps of inputs with lengths (`types.DatasetSpec.lengths`), else None."""
   if isinstance(inputs, Mapping) and "length" in inputs:
     return Steps(inputs["length"], inputs["series"].shape[1])
   return None
 
 
 def values_of(inputs: Any) -> jax.Array:
-  """The series themselves, `[B, time, C]`, with zeros for padding."""
+  """Returns the series themselves, `[B, time, C]`, with zeros for padding."""
   steps = steps_of(inputs)
   if steps is None:
     return inputs
@@ -67,45 +63,25 @@ def values_of(inputs: Any) -> jax.Array:
 
 
 def running_mean(x: jax.Array) -> jax.Array:
-  """The mean of all steps up to each, float32.
-
-  Args:
-    x: `[G, B, time, C]`.
-  """
+  """Computes the mean of all steps up to each of `[G, B, time, C]`, in float32."""
   count = jnp.arange(1, x.shape[2] + 1, dtype=jnp.float32)
   return jnp.cumsum(x.astype(jnp.float32), 2) / count[None, None, :, None]
 
 
 def mean_of(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """The mean over the steps that count; 0 where none does.
-
-  Args:
-    x: `[B, time]` or `[B, time, C]`.
-    mask: bool `[B, time]`.
-
-  Returns:
-    Without the axis of time.
-  """
+  """Averages `[B, time]` or `[B, time, C]` over the steps that count; 0 where none does."""
   wide = mask.reshape(mask.shape + (1,) * (x.ndim - 2))
   return jnp.where(wide, x, 0).sum(1) / jnp.maximum(wide.sum(1), 1)
 
 
 def last_of(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """The last step that counts; the first where none does.
-
-  Args:
-    x: `[B, time, C]`.
-    mask: bool `[B, time]`, True up to some step.
-
-  Returns:
-    `[B, C]`.
-  """
+  """Returns the last step of `[B, time, C]` that counts; the first where none does."""
   place = jnp.maximum(mask.sum(1) - 1, 0)
   return jnp.take_along_axis(x, place[:, None, None], 1)[:, 0]
 
 
 def at_every_step(x: jax.Array, steps: Steps) -> jax.Array:
-  """Features or predictions `[B, size, O]` to `[B, total, O]`.
+  """Repeats features or predictions `[B, size, O]` to `[B, total, O]`.
 
   Step t gets the latest feature step that has seen no later one: t // stride.
   """

@@ -23,11 +23,7 @@ def _bins(spec: types.TableSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def piecewise_linear(numeric: jax.Array, spec: types.TableSpec) -> jax.Array:
-  """Encodes numbers by how far they fill each training-quantile bin.
-
-  Args:
-    numeric: `[B, columns]`, raw values.
-    spec: has the bin edges.
+  """Encodes raw values `[B, columns]` by how far they fill each training-quantile bin.
 
   Returns:
     `[B, columns, bins]` in [0, 1]: 1 below the value's bin, 0 above it, the
@@ -41,7 +37,7 @@ def piecewise_linear(numeric: jax.Array, spec: types.TableSpec) -> jax.Array:
 
 
 class Embeddings(nn.Module):
-  """One vector a categorical column, from one table for all columns.
+  """One vector per categorical column, from one table for all columns.
 
   Attributes:
     spec: columns.
@@ -53,7 +49,7 @@ class Embeddings(nn.Module):
 
   @nn.compact
   def __call__(self, categorical: jax.Array) -> jax.Array:
-    """Codes int `[B, columns]` to vectors `[B, columns, features]`."""
+    """Maps codes int `[B, columns]` to vectors `[B, columns, features]`."""
     sizes = np.asarray(self.spec.cardinalities, np.int32)
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
     rows = nn.Embed(
@@ -88,7 +84,7 @@ class ColumnVector(nn.Module):
 
 
 class ColumnTokens(nn.Module):
-  """A table row as a series with a step a column, for the 1-D ResNet.
+  """A table row as a series with one step per column, for the 1-D ResNet.
 
   Attributes:
     spec: columns.

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import pickle
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, IO, NamedTuple
 import zipfile
 
 import numpy as np
@@ -53,7 +53,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class _Refused(ValueError):
-  """What the reader says itself, beside what damaged bytes make it raise."""
+  """A refusal of the reader's own, beside what damaged bytes make it raise."""
 
 
 class _Storage(NamedTuple):
@@ -77,13 +77,10 @@ class _Tensor(NamedTuple):
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Reads a state dict.
 
-  The file's first bytes tell its format, not its name: safetensors, or what
+  The format is known by the file's first bytes, not its name: safetensors, or what
   `torch.save` writes (a zip archive since PyTorch 1.6, before a row of
   pickles). Of a checkpoint the network's part is read (see `CONTAINERS`). A
   prefix of `WRAPPERS` that all names share is cut off.
-
-  Args:
-    path: of the file.
 
   Returns:
     Name to array, in the file's order. Half and bfloat16 numbers become
@@ -179,41 +176,42 @@ class _Unpickler(pickle.Unpickler):
   Functions are made anew for every file: no file can leave a trace in them.
   """
 
+  def __init__(self, file: IO[bytes]) -> None:
+    super().__init__(file)
+    self.kinds: dict[str, str] = {}  # of every record, also of those that are not wanted
+
   def find_class(self, module: str, name: str) -> Any:
-    """A stand-in for what a pickle may name; all else is refused."""
+    """Returns a stand-in for what a pickle may name; refuses all else."""
     if module == "torch" and name in _TORCH:
       return lambda: name  # Told apart by a call, see `persistent_load`.
-    allowed: dict[tuple[str, str], Callable[..., Any]] = {
-      ("collections", "OrderedDict"): OrderedDict,
-      ("torch", "Size"): lambda size: tuple(size),
-      ("torch._utils", "_rebuild_tensor"): _rebuilt,
-      ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, size, stride, *rest: _rebuilt(
-        storage, offset, size, stride
-      ),
-      ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data,
-    }
     if module in ("builtins", "__builtin__") and name == "set":
       return set
+    if (module, name) == ("collections", "OrderedDict"):
+      return OrderedDict
+    rebuilt = lambda storage, offset, size, stride, *rest: _Tensor(
+      storage, int(offset), tuple(size), tuple(stride)
+    )
+    allowed: dict[tuple[str, str], Callable[..., Any]] = {
+      ("torch", "Size"): lambda size: tuple(size),
+      ("torch._utils", "_rebuild_tensor"): rebuilt,
+      ("torch._utils", "_rebuild_tensor_v2"): rebuilt,
+      ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data,
+    }
     if (module, name) not in allowed:
       raise _Refused(
         f"it holds a {module}.{name}, and only tensors and plain values are"
         " read, because others could run any program. Save the network's"
         " state_dict() alone: torch.save(network.state_dict(), FILE)."
       )
-    known = allowed[module, name]
-    return known if known is OrderedDict else lambda *args: known(*args)
+    return allowed[module, name]
 
   def persistent_load(self, pid: Any) -> _Storage:
-    """A tensor's numbers, by their place in the file."""
+    """Returns where a tensor's numbers lie in the file."""
     _, kind, key, _, numel, *view = pid
-    start = 0
-    if view and view[0] is not None:
-      start = view[0][1]
-    return _Storage(str(key), str(kind()), int(numel), int(start))
-
-
-def _rebuilt(storage: _Storage, offset: int, size: Any, stride: Any) -> _Tensor:
-  return _Tensor(storage, int(offset), tuple(size), tuple(stride))
+    start = view[0][1] if view and view[0] is not None else 0
+    storage = _Storage(str(key), str(kind()), int(numel), int(start))
+    self.kinds[storage.key] = storage.kind
+    return storage
 
 
 def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -237,12 +235,8 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
       )
     with archive.open(root + "data.pkl") as pickled:
       tensors = _state_dict(_Unpickler(pickled).load())
-    records: dict[str, bytes] = {}
-    for tensor in tensors.values():
-      key = tensor.storage.key
-      if key not in records:
-        records[key] = archive.read(f"{root}data/{key}")
-    return _arrays(tensors, records)
+    keys = {tensor.storage.key for tensor in tensors.values()}
+    return _arrays(tensors, {key: archive.read(f"{root}data/{key}") for key in keys})
 
 
 def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -257,32 +251,18 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
   machine = _Unpickler(file).load()
   if not machine["little_endian"]:
     raise _Refused("its numbers are big-endian. Load and save it again on a little-endian machine.")
-  unpickler = _Sized(file)
+  unpickler = _Unpickler(file)
   tensors = _state_dict(unpickler.load())
   records: dict[str, bytes] = {}
   wanted = {tensor.storage.key for tensor in tensors.values()}
   for key in _Unpickler(file).load():
-    length = int.from_bytes(file.read(8), "little")
-    size = length * _dtype(_TORCH[unpickler.kinds[str(key)]]).itemsize
+    count = int.from_bytes(file.read(8), "little")
+    size = count * _dtype(_TORCH[unpickler.kinds[str(key)]]).itemsize
     if str(key) in wanted:
       records[str(key)] = file.read(size)
     else:
       file.seek(size, os.SEEK_CUR)
   return _arrays(tensors, records)
-
-
-class _Sized(_Unpickler):
-  """Remembers the type of every record, also of those that are not wanted."""
-
-  def __init__(self, file: BinaryIO) -> None:
-    super().__init__(file)
-    self.kinds: dict[str, str] = {}
-
-  def persistent_load(self, pid: Any) -> _Storage:
-    """As above."""
-    storage = super().persistent_load(pid)
-    self.kinds[storage.key] = storage.kind
-    return storage
 
 
 def _state_dict(found: Any) -> dict[str, _Tensor]:

@@ -1,4 +1,4 @@
-"""How other programs name the tensors of a ResNet: one table a family."""
+"""How other programs name the tensors of a ResNet: one table per family."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import re
 
 from dynashare_jax import lookup
+from dynashare_jax.models.backbones import base
 
 # Whole names of known networks, for messages.
 _KNOWN: dict[tuple[str, tuple[int, ...]], str] = {
@@ -17,22 +18,12 @@ _KNOWN: dict[tuple[str, tuple[int, ...]], str] = {
   ("bottleneck", (3, 8, 36, 3)): "ResNet-152",
 }
 
-# A leaf of our trees: group, parts of its path, and what it is.
-_LEAVES = (
-  (r"trunk/(?:backbone|columns_\d+)/stem_(?P<part>conv|norm)", "stem"),
-  (
-    r"trunk/(?:backbone|columns_\d+)/block_(?P<block>\d+)"
-    r"/(?P<part>conv|norm)_(?P<index>\d+)",
-    "block",
-  ),
-  (
-    r"trunk/(?:backbone|columns_\d+)/shortcut_(?P<block>\d+)"
-    r"/(?P<part>conv|norm)",
-    "shortcut",
-  ),
+# Layers beside the backbone's: pattern of a layer's path, and its group.
+_LAYERS = (
   (r"trunk/gate_(?P<block>\d+)/(?P<part>reduce|norm|score)", "gate"),
   (r"heads_(?P<task>\d+)/(?P<part>dilated|hidden|output)_(?P<index>\d+)", "head"),
 )
+_BACKBONE = r"trunk/(?:backbone|columns_\d+)/"
 _KINDS = {
   "kernel": "weight",
   "scale": "weight",
@@ -70,18 +61,17 @@ class Family:
   std: tuple[float, float, float]
   middle_stride: bool = False
 
-  def source(self, path: str, blocks: Sequence[int]) -> str | None:
-    """The tensor that fills a leaf.
+  def source(self, path: str, blocks: Sequence[int], fits: base.Pretrained) -> str | None:
+    """Returns the name of the tensor that fills a leaf; None if the family has none.
 
     Args:
       path: of the leaf, such as `trunk/backbone/block_3/conv_1/kernel`.
       blocks: of every segment.
-
-    Returns:
-      Its name, or None where the family has no such layer.
+      fits: the layers of the backbone.
     """
     layer, _, leaf = path.rpartition("/")
-    for pattern, group in _LEAVES:
+    layers = [(_BACKBONE + pattern, group) for pattern, group in fits.layers]
+    for pattern, group in (*layers, *_LAYERS):
       match = re.fullmatch(pattern, layer)
       if match is None:
         continue
@@ -91,19 +81,16 @@ class Family:
         return None
       segment, place = _locate(int(part.get("block") or 0), blocks)
       index, task = int(part.get("index") or 0), int(part.get("task") or 0)
-      return (
-        template.format(s=segment, s1=segment + 1, b=place, i=index, i1=index + 1, t1=task + 1)
-        + "."
-        + _KINDS[leaf]
-      )
+      places = dict(s=segment, s1=segment + 1, b=place, i=index, i1=index + 1, t1=task + 1)
+      return f"{template.format(**places)}.{_KINDS[leaf]}"
     return None
 
   def has(self, group: str) -> bool:
-    """Whether the family has `gate` or `head` layers at all."""
+    """Returns whether the family has `gate` or `head` layers at all."""
     return any(name.startswith(group + " ") for name in self.names)
 
   def layout(self, names: Iterable[str]) -> tuple[str, tuple[int, ...]]:
-    """Kind of block, and blocks of every segment, that a file's names tell."""
+    """Returns the kind of block and the blocks of every segment, from a file's names."""
     template = re.escape(self.names["block conv"])
     first = 1 if "{s1}" in self.names["block conv"] else 0
     for field, group in (("s1", "s"), ("s", "s"), ("b", "b"), ("i1", "i")):
@@ -189,22 +176,16 @@ FAMILIES = {
 
 
 def find(name: str) -> Family:
-  """A family by its name.
+  """Returns a family by its name.
 
   Raises:
     ValueError: there is no such family; names the nearest.
   """
-  if name not in FAMILIES:
-    known = ("auto", *FAMILIES)
-    raise ValueError(
-      f"Unknown family {name!r} in config.model.weights_family."
-      f"{lookup.hint(name, known)} Available: {', '.join(known)}."
-    )
-  return FAMILIES[name]
+  return FAMILIES[lookup.one_of("config.model.weights_family", name, ("auto", *FAMILIES))]
 
 
 def detect(names: Iterable[str]) -> Family | None:
-  """The family that a state dict's names are of, or None.
+  """Returns the family that a state dict's names are of, or None.
 
   Names of torchvision and timm are the same; they count as torchvision's.
   """
@@ -218,7 +199,7 @@ def detect(names: Iterable[str]) -> Family | None:
 
 
 def title(block: str, blocks: tuple[int, ...]) -> str:
-  """A network's usual name, with the config values that build it."""
+  """Returns a network's usual name, with the config values that build it."""
   values = f"config.model.blocks={blocks} and config.model.block={block!r}"
   known = _KNOWN.get((block, blocks))
   return f"a {known}: {values}" if known else f"one of {values}"

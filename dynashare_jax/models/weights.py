@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 import numpy as np
 
+from dynashare_jax.models import backbones
 from dynashare_jax.models import weight_files
 from dynashare_jax.models import weight_tables
+from dynashare_jax.models.backbones import base
 
-# The networks that files of weights are for.
-_NEEDS = {"backbone": "resnet", "stem": "deeplab", "norm": "batch"}
+Tensors = Mapping[str, np.ndarray]
 
 
 class Loaded(NamedTuple):
@@ -44,26 +45,33 @@ class _Leaf(NamedTuple):
   source: str
 
 
+class _File(NamedTuple):
+  """A file, the family of its names, and the network that it shall fill."""
+
+  path: pathlib.Path
+  table: weight_tables.Family
+  tensors: Tensors
+  fits: base.Pretrained
+  model: Any
+
+
 def load(path: str | os.PathLike[str], family: str, params: Any, stats: Any, model: Any) -> Loaded:
   """Fills a network's parameters and running averages from a file.
 
   ImageNet families (`torchvision`, `timm`) fill the backbone alone. `adashare`
   fills heads too, and gives the policy's logits; `dynashare` also the gates. A
   group that a file lacks as a whole (heads, gates) keeps its values. With one
-  backbone a task, all are filled with the same. Every tensor of the file is
+  backbone per task, all are filled with the same. Every tensor of the file is
   used or on its family's list of what is left out; every leaf of a filled
   group is filled.
 
   Args:
     path: see `weight_files.read`.
-    family: a key of `weight_tables.FAMILIES`, or `auto`: what the names tell.
-    params: of a `trunks.Network`, arrays or their shapes.
+    family: a key of `weight_tables.FAMILIES`, or `auto`: by the names in the file.
+    params: of a `Network`, arrays or their shapes.
     stats: its running averages, likewise.
     model: `config.model`: its `backbone`, `stem`, `norm`, `block`, `blocks`,
       `mean` and `std` are read.
-
-  Returns:
-    See `Loaded`.
 
   Raises:
     ValueError: the file cannot be read, another family's names, a network that
@@ -76,53 +84,58 @@ def load(path: str | os.PathLike[str], family: str, params: Any, stats: Any, mod
     round. Equal with their mean and std in `config.model`.
   """
   path = pathlib.Path(path)
-  _check_network(params, model)
+  fits = _pretrained(params, model)
   chosen = None if family == "auto" else weight_tables.find(family)
   tensors = weight_files.read(path)
-  table = _family(path, chosen, tensors)
-  trees = {
+  file = _File(path, _family(path, chosen, tensors), tensors, fits, model)
+  trees: dict[str, dict[str, Any]] = {
     "params": traverse_util.flatten_dict(params, sep="/"),
     "batch_stats": traverse_util.flatten_dict(stats, sep="/"),
   }
-  leaves, kept = _leaves(path, table, tensors, trees, model)
-  logits = _logit_names(table, tensors, trees["params"])
+  filled, kept = _leaves(file, trees)
+  logits = _logit_names(file, trees["params"])
   shape = (sum(model.blocks), 2)
-  leaves += [_Leaf("policy", f"policy/logits[{t}]", shape, name) for t, name in enumerate(logits)]
-  ignored = _check(path, table, tensors, leaves, model)
-  filled: dict[str, dict[str, Any]] = {k: dict(v) for k, v in trees.items()}
-  for leaf in leaves:
-    if leaf.collection != "policy":
-      old = filled[leaf.collection][leaf.path]
-      filled[leaf.collection][leaf.path] = _value(tensors[leaf.source], leaf, table.bgr).astype(
-        old.dtype
-      )
+  policy = [_Leaf("policy", f"policy/logits[{t}]", shape, name) for t, name in enumerate(logits)]
+  ignored = _check(file, filled + policy)
+  for leaf in filled:
+    tree = trees[leaf.collection]
+    tree[leaf.path] = _value(file, leaf).astype(tree[leaf.path].dtype)
   return Loaded(
-    traverse_util.unflatten_dict(filled["params"], sep="/"),
-    traverse_util.unflatten_dict(filled["batch_stats"], sep="/"),
+    traverse_util.unflatten_dict(trees["params"], sep="/"),
+    traverse_util.unflatten_dict(trees["batch_stats"], sep="/"),
     np.stack([tensors[n].astype(np.float32) for n in logits]) if logits else None,
-    _notes(path, table, family, leaves, kept, ignored, model),
+    _notes(file, family, filled + policy, kept, ignored),
   )
 
 
-def _check_network(params: Any, model: Any) -> None:
-  """Refuses networks that no file of weights is for."""
-  for name, wanted in _NEEDS.items():
-    if model[name] != wanted:
+def _pretrained(params: Any, model: Any) -> base.Pretrained:
+  """What files of weights ask of a network, which they must fit."""
+  known = {
+    name: module.PRETRAINED
+    for name in backbones.available()
+    if hasattr(module := backbones.find(name), "PRETRAINED")
+  }
+  fits = known.get(model.backbone)
+  wanted = {"backbone": " or ".join(known)} if fits is None else fits.needs
+  for name, value in wanted.items():
+    if model[name] != value:
       raise ValueError(
-        f"config.model.weights needs config.model.{name}={wanted!r}; it is {model[name]!r}."
+        f"config.model.weights needs config.model.{name}={value!r}; it is {model[name]!r}."
       )
+  assert fits is not None
   flat = traverse_util.flatten_dict(params, sep="/")
-  stems = [v.shape for k, v in flat.items() if k.endswith("stem_conv/kernel")]
+  stems = [v.shape for k, v in flat.items() if k.endswith(fits.first)]
   if not stems or any(len(s) != 4 or s[2] != 3 for s in stems):
     raise ValueError(
       "config.model.weights needs a network that reads colour images; the"
       f" kernel of the first layer is {list(stems[0]) if stems else None},"
       " not [7, 7, 3, channels]."
     )
+  return fits
 
 
 def _family(
-  path: pathlib.Path, chosen: weight_tables.Family | None, tensors: Mapping[str, np.ndarray]
+  path: pathlib.Path, chosen: weight_tables.Family | None, tensors: Tensors
 ) -> weight_tables.Family:
   """The table to read a file by."""
   found = weight_tables.detect(tensors)
@@ -138,15 +151,13 @@ def _family(
       f"The names in {path} are of no family that is known: {some}, ..."
       f" Families: {', '.join(weight_tables.FAMILIES)}."
     )
-  if chosen is None:
-    return found
-  if chosen.names != found.names:
+  if chosen is not None and chosen.names != found.names:
     raise ValueError(
       f"config.model.weights_family is {chosen.name!r}, but the names in"
       f" {path} are {found.name}'s: {some}, ... Set it to {found.name!r} or"
       " 'auto'."
     )
-  return chosen
+  return chosen or found
 
 
 def _group(path: str) -> str:
@@ -156,51 +167,45 @@ def _group(path: str) -> str:
   return "gates" if path.startswith("trunk/gate_") else "backbone"
 
 
-def _leaves(
-  path: pathlib.Path,
-  table: weight_tables.Family,
-  tensors: Mapping[str, np.ndarray],
-  trees: dict[str, dict[str, Any]],
-  model: Any,
-) -> tuple[list[_Leaf], list[str]]:
+_HINTS = {
+  "heads": " Their heads are config.model.head='aspp', for dense tasks.",
+  "gates": " Their gates do not read a rate: config.gates.target_rate='fixed'.",
+  "backbone": "",
+}
+
+
+def _leaves(file: _File, trees: dict[str, dict[str, Any]]) -> tuple[list[_Leaf], list[str]]:
   """The leaves that the file fills, and the groups that it does not."""
+  table = file.table
   covered = {"backbone"}
-  if table.has("head") and any(re.match(r"task\d+_fc1_", name) for name in tensors):
+  if table.has("head") and any(re.match(r"task\d+_fc1_", name) for name in file.tensors):
     covered.add("heads")
   if table.has("gate"):
     covered.add("gates")
   leaves, kept = [], set()
   for collection, tree in trees.items():
     for name, leaf in tree.items():
-      if _group(name) not in covered:
-        kept.add(_group(name))
+      group = _group(name)
+      if group not in covered:
+        kept.add(group)
         continue
-      source = table.source(name, tuple(model.blocks))
+      source = table.source(name, tuple(file.model.blocks), file.fits)
       if source is None:
         raise ValueError(
-          f"{table.name} files have nothing for {name}"
-          f" {list(leaf.shape)}, which the weights in {path} should fill."
-          f"{_HINTS[_group(name)]}"
+          f"{table.name} files have nothing for {name} {list(leaf.shape)}, which"
+          f" the weights in {file.path} should fill.{_HINTS[group]}"
         )
       leaves.append(_Leaf(collection, name, tuple(leaf.shape), source))
   return leaves, sorted(kept)
 
 
-_HINTS = {
-  "heads": " Their heads are config.model.head='aspp', for dense tasks.",
-  "gates": " Their gates are told no rate: config.gates.target_rate='fixed'.",
-  "backbone": "",
-}
-
-
-def _logit_names(
-  table: weight_tables.Family, tensors: Mapping[str, np.ndarray], params: Mapping[str, Any]
-) -> list[str]:
-  """Names of the policy's logits, a task each; none if the file has none."""
-  if not table.logits or table.logits.format(t1=1) not in tensors:
+def _logit_names(file: _File, params: Mapping[str, Any]) -> list[str]:
+  """Names of the policy's logits, one per task; none if the file has none."""
+  name = file.table.logits
+  if not name or name.format(t1=1) not in file.tensors:
     return []
-  tasks = {name.split("/")[0] for name in params if name.startswith("heads_")}
-  return [table.logits.format(t1=t + 1) for t in range(len(tasks))]
+  tasks = {path.split("/")[0] for path in params if _group(path) == "heads"}
+  return [name.format(t1=t + 1) for t in range(len(tasks))]
 
 
 def _needed(leaf: _Leaf) -> tuple[tuple[int, ...], ...]:
@@ -213,113 +218,95 @@ def _needed(leaf: _Leaf) -> tuple[tuple[int, ...], ...]:
   return ((s[3], s[2], s[0], s[1]),)
 
 
-def _value(tensor: np.ndarray, leaf: _Leaf, bgr: bool) -> np.ndarray:
-  """A tensor in the layout of a leaf."""
+def _value(file: _File, leaf: _Leaf) -> np.ndarray:
+  """The tensor of a leaf in its layout."""
+  tensor = file.tensors[leaf.source]
   if len(leaf.shape) == 1:
     return tensor
   if len(leaf.shape) == 2:
     return np.ascontiguousarray(tensor.reshape(leaf.shape[::-1]).T)
   kernel = tensor.transpose(2, 3, 1, 0)
-  if bgr and leaf.path.endswith("stem_conv/kernel"):
+  if file.table.bgr and leaf.path.endswith(file.fits.first):
     kernel = kernel[:, :, ::-1]
   return np.ascontiguousarray(kernel)
 
 
-def _check(
-  path: pathlib.Path,
-  table: weight_tables.Family,
-  tensors: Mapping[str, np.ndarray],
-  leaves: list[_Leaf],
-  model: Any,
-) -> dict[str, int]:
+def _check(file: _File, leaves: list[_Leaf]) -> dict[str, int]:
   """Accounts for every tensor; returns how many of each kind are left out."""
-  ignored: dict[str, int] = {}
-  used = {leaf.source for leaf in leaves}
+  shapes = {name: list(tensor.shape) for name, tensor in file.tensors.items()}
   wrong = []
   for leaf in leaves:
     here = f"{leaf.path} {list(leaf.shape)}"
-    needed = _needed(leaf)
-    if leaf.source not in tensors:
-      wrong.append(f"the tensor {leaf.source!r} {list(needed[0])} is missing, which {here} needs")
-    elif tensors[leaf.source].shape not in needed:
+    needed = [list(shape) for shape in _needed(leaf)]
+    if leaf.source not in shapes:
+      wrong.append(f"the tensor {leaf.source!r} {needed[0]} is missing, which {here} needs")
+    elif shapes[leaf.source] not in needed:
       wrong.append(
-        f"the tensor {leaf.source!r} has the shape"
-        f" {list(tensors[leaf.source].shape)}, but {here} needs"
-        f" {list(needed[0])}"
+        f"the tensor {leaf.source!r} has the shape {shapes[leaf.source]}, but {here}"
+        f" needs {needed[0]}"
       )
-  for name in tensors:
-    if name in used:
-      continue
-    why = next((w for p, w in table.ignored if re.fullmatch(p, name)), None)
+  ignored: dict[str, int] = {}
+  used = {leaf.source for leaf in leaves}
+  for name in (name for name in shapes if name not in used):
+    why = next((w for p, w in file.table.ignored if re.fullmatch(p, name)), None)
     if why is None:
-      wrong.append(f"the tensor {name!r} {list(tensors[name].shape)} has no place in it")
+      wrong.append(f"the tensor {name!r} {shapes[name]} has no place in it")
     else:
       ignored[why] = ignored.get(why, 0) + 1
   if wrong:
     more = f" (and {len(wrong) - 1} more such)" if len(wrong) > 1 else ""
     raise ValueError(
-      f"The {table.name} weights in {path} do not fit the network:"
-      f" {wrong[0]}{more}.{_suggestion(table, tensors, leaves, model)}"
+      f"The {file.table.name} weights in {file.path} do not fit the network:"
+      f" {wrong[0]}{more}.{_suggestion(file, leaves)}"
     )
   return ignored
 
 
-def _suggestion(
-  table: weight_tables.Family, tensors: Mapping[str, np.ndarray], leaves: list[_Leaf], model: Any
-) -> str:
+def _suggestion(file: _File, leaves: list[_Leaf]) -> str:
   """What may be meant instead, from the file's names and shapes."""
-  block, blocks = table.layout(tensors)
-  if (block, blocks) != (model.block, tuple(model.blocks)):
-    return (
-      f" The file looks like {weight_tables.title(block, blocks)}; here"
-      f" they are {tuple(model.blocks)} and {model.block!r}."
-    )
-  stem = next(leaf for leaf in leaves if leaf.path.endswith("stem_conv/kernel"))
-  found = tensors.get(stem.source)
+  block, blocks = file.table.layout(file.tensors)
+  ours = (file.model.block, tuple(file.model.blocks))
+  if (block, blocks) != ours:
+    looks = weight_tables.title(block, blocks)
+    return f" The file looks like {looks}; here they are {ours[1]} and {ours[0]!r}."
+  stem = next(leaf for leaf in leaves if leaf.path.endswith(file.fits.first))
+  found = file.tensors.get(stem.source)
   if found is not None and found.shape[:1] != stem.shape[-1:]:
     return (
-      f" The file's first layer has {found.shape[0]} channels, this"
-      f" network's {stem.shape[-1]}: see config.model.widths and"
-      " width_factor."
+      f" The file's first layer has {found.shape[0]} channels, this network's"
+      f" {stem.shape[-1]}: see config.model.widths and width_factor."
     )
-  theirs = {m[1] for m in (re.match(r"task(\d+)_", n) for n in tensors) if m}
-  ours = {m[1] for m in (re.match(r"task(\d+)_", leaf.source) for leaf in leaves) if m}
-  if theirs != ours and theirs and ours:
-    return f" The file has {len(theirs)} tasks, this network {len(ours)}: see config.data.tasks."
-  if any(name.startswith("task") for name in tensors):
+  tasks = lambda names: {m[1] for m in (re.match(r"task(\d+)_", name) for name in names) if m}
+  theirs, here = tasks(file.tensors), tasks(leaf.source for leaf in leaves)
+  if theirs != here and theirs and here:
+    return f" The file has {len(theirs)} tasks, this network {len(here)}: see config.data.tasks."
+  if theirs:
     return (
-      " Tasks are taken in the order of the network's; see"
-      " config.data.tasks, config.model.head_width and"
-      " config.gates.hidden."
+      " Tasks are taken in the order of the network's; see config.data.tasks,"
+      " config.model.head_width and config.gates.hidden."
     )
   return ""
 
 
 def _notes(
-  path: pathlib.Path,
-  table: weight_tables.Family,
-  asked: str,
-  leaves: list[_Leaf],
-  kept: list[str],
-  ignored: dict[str, int],
-  model: Any,
+  file: _File, asked: str, leaves: list[_Leaf], kept: list[str], ignored: dict[str, int]
 ) -> tuple[str, ...]:
   """What a user should know of it, one line each."""
-  groups = sorted(
-    {"policy" if leaf.collection == "policy" else _group(leaf.path) for leaf in leaves}
-  )
+  table, model = file.table, file.model
+  groups = {"policy" if leaf.collection == "policy" else _group(leaf.path) for leaf in leaves}
   used = len({leaf.source for leaf in leaves})
   alike = " (timm has the same names)" if asked == "auto" and table.name == "torchvision" else ""
   lines = [
-    f"weights: {used} tensors of {path.name} fill {', '.join(groups)}; names of {table.name}{alike}"
+    f"{used} tensors of {file.path.name} fill {', '.join(sorted(groups))}; names of"
+    f" {table.name}{alike}"
   ]
-  lines += [f"weights: ignored {count} tensors: {why}" for why, count in sorted(ignored.items())]
+  lines += [f"ignored {count} tensors: {why}" for why, count in sorted(ignored.items())]
   if kept:
-    lines.append(f"weights: {' and '.join(kept)} keep their initial values")
+    lines.append(f"{' and '.join(kept)} keep their initial values")
   if table.middle_stride and model.block == "bottleneck":
     lines.append(
-      "weights: a bottleneck's stride is its first convolution's here, and"
-      " was its 3-wide one's where they were trained"
+      "a bottleneck's stride is its first convolution's here, and was its 3-wide"
+      " one's where they were trained"
     )
   if not (
     np.allclose(tuple(model.mean), table.mean, atol=1e-4)
@@ -327,8 +314,7 @@ def _notes(
   ):
     short = lambda values: tuple(float(f"{v:.8g}") for v in values)
     lines.append(
-      f"weights: they were trained with config.model.mean={short(table.mean)}"
-      f" and std={short(table.std)}; here they are {short(model.mean)} and"
-      f" {short(model.std)}"
+      f"they were trained with config.model.mean={short(table.mean)} and"
+      f" std={short(table.std)}; here they are {short(model.mean)} and {short(model.std)}"
     )
-  return tuple(lines)
+  return tuple(f"weights: {line}" for line in lines)

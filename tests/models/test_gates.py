@@ -97,7 +97,7 @@ def test_how_gates_start(init, low, high):
 
 
 def test_an_unknown_start_is_refused():
-  with pytest.raises(ValueError, match="init is 'closed'.*'half', 'open'"):
+  with pytest.raises(ValueError, match="init is 'closed'.*half, open"):
     _gate(jnp.ones((1, 2, 3)), "closed")
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from dynashare_jax import types
 from dynashare_jax.models import backbones
+from dynashare_jax.models import convolutions
 from dynashare_jax.models import norm
 from dynashare_jax.models.backbones import resnet
 from dynashare_jax.models.trunks import skip as skip_trunk
@@ -185,7 +186,7 @@ def test_max_pool_in_two_dimensions_has_no_empty_window():
 
 
 def test_initial_weights_are_small():
-  conv = resnet._conv(2, 64, 3, 1, 1, 1, jnp.float32, None)
+  conv = convolutions.conv(2, convolutions.Shape(64, 3), jnp.float32, None, causal=False)
   kernel = conv.init(jax.random.key(0), jnp.zeros((1, 5, 5, 32)))["params"]
   assert set(kernel) == {"kernel"}
   assert abs(float(kernel["kernel"].std()) - 0.01) < 2e-4
@@ -214,11 +215,17 @@ def test_a_width_factor_multiplies_all_widths():
 
 def test_a_bottleneck_equals_its_layers_by_hand():
   """The first convolution strides; dilation is the second one's alone."""
-  branch = resnet.BottleneckBranch(1, 2, 2, 3, jnp.float32)
+  branch = convolutions.Stack(1, resnet.shapes_of("bottleneck", 2, 2, 3), jnp.float32)
   rng = np.random.default_rng(0)
   x = rng.normal(size=(1, 2, 9, 5))
   pass_ = backbones.Pass(False, jnp.ones((1,)))
-  shapes = jax.eval_shape(lambda: branch.init(jax.random.key(0), x, pass_))
+
+  def run(layer, x):
+    for index in range(3):
+      x = layer(index, x, pass_)
+    return x
+
+  shapes = jax.eval_shape(lambda: branch.init(jax.random.key(0), x, method=run))
   variables = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape), shapes)
   p, s = variables["params"], variables["batch_stats"]
 
@@ -231,7 +238,7 @@ def test_a_bottleneck_equals_its_layers_by_hand():
   kernel = p["conv_1"]["kernel"]
   y = sum(wide[:, 3 * k : 3 * k + 5] @ kernel[k] for k in range(3))
   y = normed(np.maximum(normed(y, 1), 0) @ p["conv_2"]["kernel"][0], 2)
-  found = branch.apply(variables, jnp.asarray(x, jnp.float32), pass_)
+  found = branch.apply(variables, jnp.asarray(x, jnp.float32), method=run)
   assert found.shape == (1, 2, 5, 8)
   np.testing.assert_allclose(found[0], y, rtol=1e-4)
 
@@ -246,7 +253,7 @@ def test_series_and_tables_are_one_dimensional():
   "values, message",
   [
     ({"blocks": (2, 2)}, "same number of segments"),
-    ({"blocks": (0, 2, 2, 2)}, "at least one block a segment"),
+    ({"blocks": (0, 2, 2, 2)}, "at least one block per segment"),
     ({"blocks": (), "widths": (), "strides": (), "dilations": ()}, "at least one block"),
     ({"stem": "large"}, "config.model.stem is 'large'"),
     ({"stem": "series"}, "cannot read images"),

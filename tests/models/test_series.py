@@ -251,7 +251,7 @@ def test_the_authors_form_sees_everything():
 @pytest.mark.parametrize(
   "change, message",
   [
-    (dict(head="aspp"), "it must be 'temporal' or 'linear'"),
+    (dict(head="aspp"), "must be one of temporal, linear"),
     (dict(stem="deeplab"), "looks ahead"),
     (dict(blocks=(0, 0, 0, 0)), "at least one block"),
   ],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dynashare_jax.models import backbones
-from dynashare_jax.models.backbones import resnet
+from dynashare_jax.models import convolutions
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import routing
 
@@ -187,7 +187,7 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
 
 
 def test_layers_treat_groups_apart_in_either_way(monkeypatch):
-  layer = resnet._conv(2, 3, 3, 2, 1, 1, jnp.float32, None)
+  layer = convolutions.conv(2, convolutions.Shape(3, 3, 2), jnp.float32, None, causal=False)
   x = jnp.asarray(RNG.normal(size=(3, 2, 5, 6, 4)), jnp.float32)
   kernel = jnp.asarray(RNG.normal(size=(3, 3, 4, 3)), jnp.float32)
   bound = layer.bind({"params": {"kernel": kernel}})

@@ -382,8 +382,8 @@ def test_families(tmp_path):
   assert "are torchvision's: conv1.weight, bn1.weight" in _error(tmp_path, state, "dynashare")
   assert "are dynashare's" in _error(tmp_path, layouts.authors(gated=True), "adashare")
   assert _error(tmp_path, state, "torchvison") == (
-    "Unknown family 'torchvison' in config.model.weights_family. Did you mean"
-    " 'torchvision'? Available: auto, torchvision, timm, adashare, dynashare."
+    "config.model.weights_family is 'torchvison'; it must be one of auto, torchvision,"
+    " timm, adashare, dynashare. Did you mean 'torchvision'?"
   )
   found = _error(tmp_path, {"a.b": np.zeros(2, np.float32)})
   assert "are of no family that is known: a.b, ..." in found
@@ -425,7 +425,7 @@ def test_networks_that_no_file_is_for(tmp_path, model, network, text):
     (
       dict(gated=GATED, told=True),
       "dynashare files have nothing for trunk/gate_2/rate/kernel [1, 16], which"
-      " the weights in {} should fill. Their gates are told no rate:"
+      " the weights in {} should fill. Their gates do not read a rate:"
       " config.gates.target_rate='fixed'.",
     ),
   ],
@@ -440,7 +440,7 @@ def test_no_two_leaves_of_a_backbone_read_one_tensor(family):
   table = weight_tables.find(family)
   params, stats = _shapes(gated=GATED)
   sources = [
-    table.source(path, R18)
+    table.source(path, R18, resnet.PRETRAINED)
     for tree in (params, stats)
     for path in traverse_util.flatten_dict(tree, sep="/")
   ]

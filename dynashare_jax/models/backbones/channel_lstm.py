@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
-from dynashare_jax.models import backbones
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
+from dynashare_jax.models.backbones import base
 
 
-class ChannelLstm(nn.Module):
-  """A small LSTM a measurement, then residual LSTM layers over all of them.
+class ChannelLstm(base.Backbone):
+  """A small LSTM per measurement, then residual LSTM layers over all of them.
 
   Attributes:
     num_blocks: layers over all measurements.
@@ -48,12 +48,12 @@ class ChannelLstm(nn.Module):
       self.each_channel = cells(self.channel_width, self.dtype, name="each_channel")
     self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
     self.bodies = [
-      LstmBranch(self.width, self.dropout, self.dtype, name=f"block_{b}")
+      LstmBlock(self.width, self.dropout, self.dtype, name=f"block_{b}")
       for b in range(self.num_blocks)
     ]
 
-  def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
-    """Inputs to features `[1, B, time, width]`."""
+  def stem(self, inputs: Any, pass_: base.Pass) -> jax.Array:
+    """Turns inputs into features `[1, B, time, width]`."""
     del pass_
     x = series.values_of(inputs).astype(self.dtype)
     if self.channels:
@@ -71,22 +71,15 @@ class ChannelLstm(nn.Module):
       filled[row, : len(columns)] = 1
     return x[:, :, places] * filled.astype(x.dtype)[None, None]
 
-  def shortcut(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """A skipped layer changes nothing."""
-    del block, pass_
-    return x
+  @nn.nowrap
+  def stem_layer(self) -> base.Layer:
+    """Describes the output of `stem`."""
+    return base.Layer("project", self.width)
 
-  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """The layer, before the addition."""
-    return self.bodies[block](x, pass_)
-
-  def merge(self, residual: jax.Array, z: jax.Array) -> jax.Array:
-    """Output of an executed layer."""
-    return residual + z
-
-  def final(self, x: jax.Array) -> jax.Array:
-    """Features for the heads."""
-    return x
+  @nn.nowrap
+  def layers(self, block: int) -> tuple[base.Layer, ...]:
+    """Describes the one layer of a block."""
+    return (base.Layer(f"block_{block}/lstm", self.width),)
 
 
 class Lstm(nn.Module):
@@ -105,13 +98,10 @@ class Lstm(nn.Module):
     recurrent = self.param("recurrent", nn.initializers.orthogonal(), shape).astype(self.dtype)
     fed = nn.Dense(4 * self.width, dtype=self.dtype, name="inputs")(x)
 
-    def step(
-      carry: tuple[jax.Array, jax.Array], now: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    def step(carry: Any, now: jax.Array) -> tuple[Any, jax.Array]:
       """One step of all series."""
       hidden, cell = carry
-      parts = jnp.split(now + hidden @ recurrent, 4, -1)
-      let_in, kept, new, out = parts
+      let_in, kept, new, out = jnp.split(now + hidden @ recurrent, 4, -1)
       # A fresh LSTM keeps what it has.
       cell = nn.sigmoid(kept + 1) * cell + nn.sigmoid(let_in) * jnp.tanh(new)
       hidden = nn.sigmoid(out) * jnp.tanh(cell)
@@ -122,7 +112,7 @@ class Lstm(nn.Module):
     return hidden.swapaxes(0, 1)
 
 
-class LstmBranch(nn.Module):
+class LstmBlock(nn.Module):
   """Dropout and an LSTM over the features of every group."""
 
   width: int
@@ -130,28 +120,18 @@ class LstmBranch(nn.Module):
   dtype: norm.Dtype
 
   @nn.compact
-  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """`[G, B, time, C]` to `[G, B, time, width]`; groups ride in the batch."""
-    x = nn.Dropout(self.dropout, deterministic=not pass_.train)(x)
-    flat = x.reshape((-1,) + x.shape[2:])
-    out = Lstm(self.width, self.dtype, name="lstm")(flat)
+  def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
+    """Runs the layer on `[G, B, time, C]`; groups ride in the batch."""
+    del index
+    x = pass_.dropout(self.dropout, "Dropout_0")(x)
+    out = Lstm(self.width, self.dtype, name="lstm")(x.reshape((-1,) + x.shape[2:]))
     return out.reshape(x.shape[:3] + (self.width,))
 
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ChannelLstm:
-  """Makes the network of `config.model` for a data set.
-
-  Raises:
-    ValueError: no block, or inputs that are no series.
-  """
-  count = backbones.count_blocks(config)
-  if spec.input_kind != "series" or len(spec.input_shape) != 2:
-    raise ValueError(
-      "config.model.backbone='channel_lstm' reads series, not"
-      f" the {spec.input_kind} inputs of {spec.name}."
-    )
+  """Makes the network of `config.model` for a data set; refuses all but series."""
   return ChannelLstm(
-    num_blocks=count,
+    num_blocks=base.count_blocks(config, spec, only_series=True),
     channels=spec.channels,
     channel_width=config.hidden,
     width=config.width,

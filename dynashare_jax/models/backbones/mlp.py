@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from dynashare_jax import types
-from dynashare_jax.models import backbones
 from dynashare_jax.models import norm
 from dynashare_jax.models import table
+from dynashare_jax.models.backbones import base
 
 
-class ResidualMlp(nn.Module):
+class ResidualMlp(base.Backbone):
   """Pre-norm residual blocks over a vector.
 
   Attributes:
@@ -46,13 +46,13 @@ class ResidualMlp(nn.Module):
       self.columns = table.ColumnVector(self.table_spec, self.embedding, name="columns")
     self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
     self.bodies = [
-      MlpBranch(self.width, self.hidden, self.dropout, self.dtype, name=f"block_{b}")
+      MlpBlock(self.width, self.hidden, self.dropout, self.dtype, name=f"block_{b}")
       for b in range(self.num_blocks)
     ]
     self.last_norm = nn.LayerNorm(dtype=self.dtype, name="last_norm")
 
-  def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
-    """Inputs to features `[1, B, width]`."""
+  def stem(self, inputs: Any, pass_: base.Pass) -> jax.Array:
+    """Turns inputs into features `[1, B, width]`."""
     del pass_
     if self.table_spec is not None:
       x = self.columns(inputs)
@@ -60,26 +60,24 @@ class ResidualMlp(nn.Module):
       x = inputs.reshape(inputs.shape[0], -1)
     return self.project(x.astype(self.dtype))[None]
 
-  def shortcut(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """A skipped block changes nothing."""
-    del block, pass_
-    return x
+  @nn.nowrap
+  def stem_layer(self) -> base.Layer:
+    """Describes the output of `stem`."""
+    return base.Layer("project", self.width)
 
-  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """The block's layers, before the addition."""
-    return self.bodies[block](x, pass_)
-
-  def merge(self, residual: jax.Array, z: jax.Array) -> jax.Array:
-    """Output of an executed block."""
-    return residual + z
+  @nn.nowrap
+  def layers(self, block: int) -> tuple[base.Layer, ...]:
+    """Describes the two linear layers of a block."""
+    widths = {"widen": self.hidden, "narrow": self.width}
+    return tuple(base.Layer(f"block_{block}/{name}", width) for name, width in widths.items())
 
   def final(self, x: jax.Array) -> jax.Array:
-    """Features for the heads."""
+    """Normalises the features for the heads."""
     return nn.relu(self.last_norm(x))
 
 
-class MlpBranch(nn.Module):
-  """Layer norm, linear, ReLU, dropout, linear."""
+class MlpBlock(nn.Module):
+  """Layer norm, linear, ReLU and dropout; then linear."""
 
   width: int
   hidden: int
@@ -87,12 +85,13 @@ class MlpBranch(nn.Module):
   dtype: norm.Dtype
 
   @nn.compact
-  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """`[G, B, ..., C]` to `[G, B, ..., width]`."""
+  def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
+    """Runs one linear layer on `[G, B, ..., C]`."""
+    if index:
+      return nn.Dense(self.width, dtype=self.dtype, name="narrow")(x)
     h = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
     h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="widen")(h))
-    h = nn.Dropout(self.dropout, deterministic=not pass_.train)(h)
-    return nn.Dense(self.width, dtype=self.dtype, name="narrow")(h)
+    return pass_.dropout(self.dropout, "Dropout_0")(h)
 
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResidualMlp:
@@ -101,10 +100,10 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResidualMl
   Raises:
     ValueError: fewer than one block, or inputs of another kind.
   """
-  count = backbones.count_blocks(config)
+  count = base.count_blocks(config, spec)
   if spec.input_kind == "image" or spec.lengths:
-    what = "images" if spec.input_kind == "image" else "series with lengths"
-    raise ValueError(f"config.model.backbone='mlp' cannot read {what}; use 'resnet'.")
+    inputs = "images" if spec.input_kind == "image" else "series with lengths"
+    raise ValueError(f"config.model.backbone='mlp' cannot read {inputs}; use 'resnet'.")
   return ResidualMlp(
     num_blocks=count,
     width=config.width,

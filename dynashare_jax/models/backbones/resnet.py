@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
+import itertools
+import math
 from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynashare_jax import lookup
 from dynashare_jax import types
-from dynashare_jax.models import backbones
+from dynashare_jax.models import convolutions
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
 from dynashare_jax.models import table
+from dynashare_jax.models.backbones import base
 
-STEMS = ("deeplab", "small", "series", "hourly")
+# Width and stride of the first convolution, and the stride of the whole stem.
+STEMS = {"deeplab": (7, 2, 4), "small": (3, 2, 2), "series": (2, 2, 4), "hourly": (3, 1, 1)}
 BLOCKS = ("basic", "bottleneck")
 EXPANSION = 4  # of a bottleneck's output over its width
+PRETRAINED = base.Pretrained(
+  {"stem": "deeplab", "norm": "batch"},
+  "stem_conv/kernel",
+  (
+    (r"stem_(?P<part>conv|norm)", "stem"),
+    (r"block_(?P<block>\d+)/(?P<part>conv|norm)_(?P<index>\d+)", "block"),
+    (r"shortcut_(?P<block>\d+)/(?P<part>conv|norm)", "shortcut"),
+  ),
+)
 
 
-class ResNet(nn.Module):
+class ResNet(base.Backbone):
   """A ResNet of basic or bottleneck blocks, in one or two dimensions.
 
   Attributes:
@@ -68,199 +83,92 @@ class ResNet(nn.Module):
     """Creates the layers; their names are the parameter tree's."""
     if self.table_spec is not None:
       self.columns = table.ColumnTokens(self.table_spec, name="columns")
-    kernel = {"deeplab": 7, "series": 2}.get(self.stem_kind, 3)
-    pad = {"deeplab": 3, "series": 0}.get(self.stem_kind, 1)
-    stride = 1 if self.stem_kind == "hourly" else 2
-    self.stem_conv = _conv(
-      self.dims, self.widths[0], kernel, stride, 1, pad, self.dtype, "stem_conv", self.causal
-    )
+    kernel, stride, _ = STEMS[self.stem_kind]
+    shape = convolutions.Shape(self.widths[0], kernel, stride)
+    self.stem_conv = convolutions.conv(self.dims, shape, self.dtype, "stem_conv", self.causal)
     self.stem_norm = norm.layer(self.norm_kind, self.dtype, "stem_norm")
-    bodies: list[nn.Module] = []
+    stack = functools.partial(
+      convolutions.Stack, self.dims, dtype=self.dtype, norm_kind=self.norm_kind, causal=self.causal
+    )
+    blocks = self._blocks()
+    self.bodies = [stack(shapes, name=f"block_{b}") for b, shapes in enumerate(blocks)]
     projections: list[nn.Module | None] = []
     channels = self.widths[0]
-    wide = self.block_kind == "bottleneck"
-    branch: Any = BottleneckBranch if wide else BasicBranch
-    for s, count in enumerate(self.blocks):
-      width, dilation = self.widths[s], self.dilations[s]
-      for b in range(count):
-        stride = self.strides[s] if b == 0 else 1
-        bodies.append(
-          branch(
-            self.dims,
-            width,
-            stride,
-            dilation,
-            self.dtype,
-            self.norm_kind,
-            self.causal,
-            name=f"block_{len(bodies)}",
-          )
-        )
-        out = width * EXPANSION if wide else width
-        needs = b == 0 and (stride != 1 or channels != out or dilation in (2, 4))
-        projections.append(
-          Projection(
-            self.dims, out, stride, self.dtype, self.norm_kind, name=f"shortcut_{len(projections)}"
-          )
-          if needs
-          else None
-        )
-      channels = out
-    self.bodies = bodies
+    firsts = set(itertools.accumulate(self.blocks[:-1], initial=0))
+    for block, shapes in enumerate(blocks):
+      out = convolutions.Shape(shapes[-1].channels, 1, shapes[0].stride)
+      dilated = block in firsts and shapes[1].dilation in (2, 4)
+      needs = dilated or out.stride != 1 or channels != out.channels
+      projections.append(stack((out,), name=f"shortcut_{block}") if needs else None)
+      channels = out.channels
     self.projections = projections
 
-  def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
-    """First layers: inputs `[B, ...]` to features `[1, B, ..., C]`."""
+  @nn.nowrap
+  def _blocks(self) -> list[tuple[convolutions.Shape, ...]]:
+    """The convolutions of every block."""
+    segments = zip(self.blocks, self.widths, self.strides, self.dilations, strict=True)
+    return [
+      shapes_of(self.block_kind, width, 1 if place else stride, dilation)
+      for count, width, stride, dilation in segments
+      for place in range(count)
+    ]
+
+  @nn.nowrap
+  def stem_layer(self) -> base.Layer:
+    """Describes the output of `stem`."""
+    return base.Layer("stem_conv", self.widths[0], STEMS[self.stem_kind][2])
+
+  @nn.nowrap
+  def layers(self, block: int) -> tuple[base.Layer, ...]:
+    """Describes the convolutions of a block, whose first one has the stride."""
+    blocks = self._blocks()
+    stride = math.prod((s[0].stride for s in blocks[: block + 1]), start=self.stem_layer().stride)
+    return tuple(
+      base.Layer(f"block_{block}/conv_{i}", shape.channels, stride)
+      for i, shape in enumerate(blocks[block])
+    )
+
+  def stem(self, inputs: Any, pass_: base.Pass) -> jax.Array:
+    """Turns inputs `[B, ...]` into features `[1, B, ..., C]`."""
     x = series.values_of(inputs) if self.table_spec is None else self.columns(inputs)
     if self.dims == 2 and (any(self.mean) or set(self.std) != {1.0}):
       shape = (1,) * (x.ndim - 1) + (-1,)
       x = (x - jnp.asarray(self.mean).reshape(shape)) / jnp.asarray(self.std).reshape(shape)
-    x = x.astype(self.dtype)
-    x = self.stem_conv(x)[None]
-    x = nn.relu(self.stem_norm(x, pass_.updates, not pass_.train, pass_.mask(x)))
+    x = self.stem_conv(x.astype(self.dtype))[None]
+    x = nn.relu(pass_.normalise(self.stem_norm, x))
     if self.stem_kind == "deeplab":
       return max_pool_ceil(x[0], self.dims)[None]
     if self.stem_kind == "series":
       return x[:, :, ::2]
     return x
 
-  def shortcut(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """What a skipped block gives: the input, projected where shapes change."""
+  def shortcut(self, block: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
+    """Returns what a skipped block gives: its input, projected where shapes change."""
     projection = self.projections[block]
-    return x if projection is None else projection(x, pass_)
-
-  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """The block's convolutions, before the addition."""
-    return self.bodies[block](x, pass_)
+    return x if projection is None else projection(0, x, pass_)
 
   def merge(self, residual: jax.Array, z: jax.Array) -> jax.Array:
-    """Output of an executed block (DynaShare section 3.4)."""
+    """Returns the output of an executed block (DynaShare section 3.4)."""
     return nn.relu(residual + z)
 
-  def final(self, x: jax.Array) -> jax.Array:
-    """Features for the heads."""
-    return x
 
+def shapes_of(kind: str, width: int, stride: int, dilation: int) -> tuple[convolutions.Shape, ...]:
+  """Returns the convolutions of a block.
 
-class _Branch(nn.Module):
-  """Convolutions, each with a norm, and a ReLU between them."""
-
-  dims: int
-  width: int
-  stride: int
-  dilation: int
-  dtype: norm.Dtype
-  norm_kind: str = "batch"
-  causal: bool = False
-
-  def layers(self) -> tuple[tuple[int, int, int, int], ...]:
-    """Channels, width, stride and dilation of every convolution."""
-    raise NotImplementedError
-
-  @nn.compact
-  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """`[G, B, ..., C]` to `[G, B, ..., channels of the last layer]`."""
-    for index, (width, kernel, stride, dilation) in enumerate(self.layers()):
-      if index:
-        x = nn.relu(x)
-      conv = _conv(
-        self.dims,
-        width,
-        kernel,
-        stride,
-        dilation,
-        dilation * (kernel // 2),
-        self.dtype,
-        f"conv_{index}",
-        self.causal,
-      )
-      x = backbones.each_group(conv, x)
-      x = norm.layer(self.norm_kind, self.dtype, f"norm_{index}")(
-        x, pass_.updates, not pass_.train, pass_.mask(x)
-      )
-    return x
-
-
-class BasicBranch(_Branch):
-  """Two 3-wide convolutions."""
-
-  def layers(self) -> tuple[tuple[int, int, int, int], ...]:
-    """The first one has the stride; both are dilated."""
-    return ((self.width, 3, self.stride, self.dilation), (self.width, 3, 1, self.dilation))
-
-
-class BottleneckBranch(_Branch):
-  """1-wide, 3-wide and 1-wide convolutions; 4 times `width` come out.
-
-  The first one has the stride, as in AdaShare's Deeplab-ResNet-101.
+  A `basic` one has two 3-wide ones, both dilated. A `bottleneck` has a 1-wide, a
+  3-wide and a 1-wide one; the 3-wide one alone is dilated, and 4 times `width` come
+  out. The first one has the stride, as in AdaShare's Deeplab-ResNet-101.
   """
-
-  def layers(self) -> tuple[tuple[int, int, int, int], ...]:
-    """The 3-wide one alone is dilated."""
-    return (
-      (self.width, 1, self.stride, 1),
-      (self.width, 3, 1, self.dilation),
-      (self.width * EXPANSION, 1, 1, 1),
-    )
-
-
-class Projection(nn.Module):
-  """1-wide convolution and batch norm, where a block changes the shape."""
-
-  dims: int
-  width: int
-  stride: int
-  dtype: norm.Dtype
-  norm_kind: str = "batch"
-
-  @nn.compact
-  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """`[G, B, ..., C]` to `[G, B, ..., width]`."""
-    conv = _conv(self.dims, self.width, 1, self.stride, 1, 0, self.dtype, "conv")
-    x = backbones.each_group(conv, x)
-    return norm.layer(self.norm_kind, self.dtype, "norm")(
-      x, pass_.updates, not pass_.train, pass_.mask(x)
-    )
-
-
-def _conv(
-  dims: int,
-  width: int,
-  kernel: int,
-  stride: int,
-  dilation: int,
-  pad: int,
-  dtype: norm.Dtype,
-  name: str,
-  causal: bool = False,
-) -> nn.Conv:
-  """A convolution with explicit padding and N(0, 0.01^2) weights.
-
-  A causal one has all its padding in front: its last tap is the step itself.
-  """
-  sides = (dilation * (kernel - 1), 0) if causal else (pad, pad)
-  return nn.Conv(
-    width,
-    (kernel,) * dims,
-    strides=(stride,) * dims,
-    kernel_dilation=(dilation,) * dims,
-    padding=(sides,) * dims,
-    use_bias=False,
-    dtype=dtype,
-    kernel_init=nn.initializers.normal(0.01),
-    name=name,
-  )
+  shape = convolutions.Shape
+  if kind == "basic":
+    return shape(width, 3, stride, dilation), shape(width, 3, 1, dilation)
+  return shape(width, 1, stride), shape(width, 3, 1, dilation), shape(width * EXPANSION, 1)
 
 
 def max_pool_ceil(x: jax.Array, dims: int) -> jax.Array:
-  """3-wide max pooling, stride 2, padding 1, rounding sizes up.
+  """Pools `[B, ..., C]` over `dims` axes: 3-wide maximum, stride 2, padding 1.
 
-  Args:
-    x: `[B, ..., C]` with `dims` axes in between.
-    dims: 1 or 2.
-
-  Returns:
-    Sizes n become ceil((n - 1) / 2) + 1, without a window of padding alone.
+  Sizes n become ceil((n - 1) / 2) + 1, without a window of padding alone.
 
   Source: torch max_pool with ceil_mode.
   """
@@ -291,10 +199,10 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
     )
   if sum(lists["blocks"]) < 1 or min(lists["blocks"]) < 1:
     raise ValueError(
-      f"config.model.blocks must have at least one block a segment, but is {lists['blocks']}."
+      f"config.model.blocks must have at least one block per segment, but is {lists['blocks']}."
     )
-  if config.stem not in STEMS:
-    raise ValueError(f"config.model.stem is {config.stem!r}; it must be one of {STEMS}.")
+  for name, known in (("stem", STEMS), ("block", BLOCKS), ("norm", norm.NORMS)):
+    lookup.one_of(f"config.model.{name}", config[name], known)
   dims = 2 if spec.input_kind == "image" else 1
   if dims == 2 and config.stem in ("series", "hourly"):
     raise ValueError(
@@ -305,17 +213,13 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
       "config.model.stem='deeplab' looks ahead; series of"
       " different lengths need 'hourly', 'small' or 'series'."
     )
-  for name, known in (("block", BLOCKS), ("norm", norm.NORMS)):
-    if config[name] not in known:
-      raise ValueError(f"config.model.{name} is {config[name]!r}; it must be one of {known}.")
   if not config.width_factor > 0:
     raise ValueError(f"config.model.width_factor must be above 0, but is {config.width_factor}.")
   mean, std = tuple(config.mean), tuple(config.std)
   if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
     raise ValueError(
-      "config.model.mean and std must be three numbers, for red,"
-      f" green and blue, and std above 0; they are {mean} and"
-      f" {std}."
+      "config.model.mean and std must be three numbers, for red, green and blue, and"
+      f" std above 0; they are {mean} and {std}."
     )
   lists["widths"] = tuple(max(round(w * config.width_factor), 1) for w in lists["widths"])
   return ResNet(

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from dynashare_jax import types
-from dynashare_jax.models import backbones
+from dynashare_jax.models import convolutions
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
+from dynashare_jax.models.backbones import base
 
 
-class Tcn(nn.Module):
+class Tcn(base.Backbone):
   """Residual blocks of two causal convolutions, each with a larger dilation.
 
   Block b has the dilation 2^b, so that the last step of a series of N steps
@@ -46,77 +47,46 @@ class Tcn(nn.Module):
     """Creates the layers; their names are the parameter tree's."""
     self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
     self.bodies = [
-      TcnBranch(
-        self.width, self.kernel, 2**b, self.dropout, self.norm_kind, self.dtype, name=f"block_{b}"
+      convolutions.Stack(
+        1,
+        (convolutions.Shape(self.width, self.kernel, dilation=2**b),) * 2,
+        self.dtype,
+        self.norm_kind,
+        causal=True,
+        bare_end=False,
+        dropout=self.dropout,
+        kernel_init=nn.initializers.lecun_normal(),
+        name=f"block_{b}",
       )
       for b in range(self.num_blocks)
     ]
 
-  def stem(self, inputs: Any, pass_: backbones.Pass) -> jax.Array:
-    """Inputs to features `[1, B, time, width]`, step by step."""
+  def stem(self, inputs: Any, pass_: base.Pass) -> jax.Array:
+    """Turns inputs into features `[1, B, time, width]`, step by step."""
     del pass_
     return self.project(series.values_of(inputs).astype(self.dtype))[None]
 
-  def shortcut(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """A skipped block changes nothing."""
-    del block, pass_
-    return x
+  @nn.nowrap
+  def stem_layer(self) -> base.Layer:
+    """Describes the output of `stem`."""
+    return base.Layer("project", self.width)
 
-  def branch(self, block: int, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """The block's convolutions, before the addition."""
-    return self.bodies[block](x, pass_)
+  @nn.nowrap
+  def layers(self, block: int) -> tuple[base.Layer, ...]:
+    """Describes the two convolutions of a block."""
+    return tuple(base.Layer(f"block_{block}/conv_{i}", self.width) for i in range(2))
 
   def merge(self, residual: jax.Array, z: jax.Array) -> jax.Array:
-    """Output of an executed block."""
+    """Returns the output of an executed block."""
     return nn.relu(residual + z)
-
-  def final(self, x: jax.Array) -> jax.Array:
-    """Features for the heads."""
-    return x
-
-
-class TcnBranch(nn.Module):
-  """Convolution, norm, ReLU and dropout, twice."""
-
-  width: int
-  kernel: int
-  dilation: int
-  dropout: float
-  norm_kind: str
-  dtype: norm.Dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array, pass_: backbones.Pass) -> jax.Array:
-    """`[G, B, time, C]` to `[G, B, time, width]`."""
-    for index in range(2):
-      conv = nn.Conv(
-        self.width,
-        (self.kernel,),
-        kernel_dilation=(self.dilation,),
-        padding=((self.dilation * (self.kernel - 1), 0),),
-        use_bias=False,
-        dtype=self.dtype,
-        name=f"conv_{index}",
-      )
-      x = backbones.each_group(conv, x)
-      x = norm.layer(self.norm_kind, self.dtype, f"norm_{index}")(
-        x, pass_.updates, not pass_.train, pass_.mask(x)
-      )
-      x = nn.Dropout(self.dropout, deterministic=not pass_.train)(nn.relu(x))
-    return x
 
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> Tcn:
-  """Makes the network of `config.model` for a data set.
-
-  Raises:
-    ValueError: no block, or inputs that are no series.
-  """
-  count = backbones.count_blocks(config)
-  if spec.input_kind != "series" or len(spec.input_shape) != 2:
-    raise ValueError(
-      f"config.model.backbone='tcn' reads series, not the {spec.input_kind} inputs of {spec.name}."
-    )
+  """Makes the network of `config.model` for a data set; refuses all but series."""
   return Tcn(
-    num_blocks=count, width=config.width, dropout=config.dropout, norm_kind=config.norm, dtype=dtype
+    num_blocks=base.count_blocks(config, spec, only_series=True),
+    width=config.width,
+    dropout=config.dropout,
+    norm_kind=config.norm,
+    dtype=dtype,
   )

@@ -1,0 +1,180 @@
+"""What every backbone is: a stem, then blocks, each a list of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import operator
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynashare_jax import types
+from dynashare_jax.models import series
+
+# One array `[G, B, ..., C]`, or a tree of them (several resolutions, tokens beside a map), with G
+# groups of tasks that share a computation.
+Features = Any
+
+
+class Layer(NamedTuple):
+  """Description of a layer's output.
+
+  Attributes:
+    name: path of the layer's first weights below the backbone, such as `block_3/conv_1`; unique.
+    channels: last axis of its output; of a tree that of the first array.
+    stride: positions of the network's input for one of the output, along each axis.
+  """
+
+  name: str
+  channels: int
+  stride: int = 1
+
+
+def untapped(name: str, x: Features) -> Features:
+  """Returns the output of a layer as it is."""
+  del name
+  return x
+
+
+class Pass(NamedTuple):
+  """What every layer must know of the forward pass.
+
+  Attributes:
+    train: dropout on, batch statistics in use.
+    updates: `[G]`, a group's part of one update of the running averages: the
+      fraction of all tasks that it stands for, 0 if they skip the layer.
+    steps: of series of different lengths; else None.
+    tap: called with the name and output of every layer of a block; what it returns
+      takes the output's place. It may record, mask or mix.
+  """
+
+  train: bool
+  updates: jax.Array
+  steps: series.Steps | None = None
+  tap: Callable[[str, Features], Features] = untapped
+
+  def mask(self, x: jax.Array) -> jax.Array | None:
+    """Returns which steps of features `[G, B, time, C]` count; None: all."""
+    return None if self.steps is None else self.steps.mask(x.shape[2])
+
+  def normalise(self, layer: nn.Module, x: jax.Array) -> jax.Array:
+    """Applies a layer of `models.norm` to features `[G, B, ..., C]`."""
+    return layer(x, self.updates, not self.train, self.mask(x))
+
+  def dropout(self, rate: float, name: str) -> nn.Dropout:
+    """Makes a dropout layer that is on in training."""
+    return nn.Dropout(rate, deterministic=not self.train, name=name)
+
+
+class Pretrained(NamedTuple):
+  """Which files of weights fit a backbone; a file of a family has it as `PRETRAINED`.
+
+  Attributes:
+    needs: values that `config.model` must have.
+    first: path of the kernel that reads colours.
+    layers: pattern of a layer's path below the backbone, and its group in
+      `weight_tables.Family.names`. A pattern names `part`, and may name `block` and `index`.
+  """
+
+  needs: dict[str, str]
+  first: str
+  layers: tuple[tuple[str, str], ...]
+
+
+class Backbone(nn.Module):
+  """A stem and residual blocks, each a list of layers that can be tapped one by one.
+
+  A family has `num_blocks` as a field or property, and implements `stem`, `stem_layer`
+  and `layers`. It creates `bodies` in `setup`, a module for every block that is called
+  with `(index of the layer, x, pass_)`, or overrides `layer`.
+
+  Attributes:
+    skips: whether a block can be left out; False for networks without shortcuts.
+  """
+
+  skips = True
+
+  def stem(self, inputs: Any, pass_: Pass) -> Features:
+    """Turns inputs `[B, ...]` into features `[1, B, ..., C]`."""
+    raise NotImplementedError
+
+  @nn.nowrap
+  def stem_layer(self) -> Layer:
+    """Describes the output of `stem`."""
+    raise NotImplementedError
+
+  @nn.nowrap
+  def layers(self, block: int) -> tuple[Layer, ...]:
+    """Describes the layers of a block, in their order."""
+    raise NotImplementedError
+
+  @nn.nowrap
+  def describe(self) -> tuple[Layer, ...]:
+    """Describes the output of the stem and of every block; builds nothing."""
+    last = [self.layers(block)[-1] for block in range(self.num_blocks)]
+    blocks = [layer._replace(name=f"block_{block}") for block, layer in enumerate(last)]
+    return (self.stem_layer(), *blocks)
+
+  def layer(self, block: int, index: int, x: Features, pass_: Pass) -> Features:
+    """Runs one layer of a block: its weights with its norm, activation and dropout."""
+    return self.bodies[block](index, x, pass_)
+
+  def branch(self, block: int, x: Features, pass_: Pass) -> Features:
+    """Runs all layers of a block, up to the addition."""
+    for index, described in enumerate(self.layers(block)):
+      x = pass_.tap(described.name, self.layer(block, index, x, pass_))
+    return x
+
+  def shortcut(self, block: int, x: Features, pass_: Pass) -> Features:
+    """Returns what a skipped block gives: its input."""
+    del block, pass_
+    return x
+
+  def merge(self, residual: Features, z: Features) -> Features:
+    """Returns the output of an executed block, from `shortcut` and `branch`."""
+    return jax.tree.map(operator.add, residual, z) if self.skips else z
+
+  def final(self, x: Features) -> Features:
+    """Turns the last block's output into features for the heads."""
+    return x
+
+
+def each_group(layer: Callable[[Features], Features], x: Features) -> Features:
+  """Applies a layer of `[B, ..., C]` to every group of `[G, B, ..., C]`.
+
+  On a CPU one after the other, which was measured faster; elsewhere in one
+  call. There the examples come first in the merged axis: they are what devices
+  split, and a merged axis keeps the split of its first part only. With groups
+  first, every device would gather and compute the whole batch.
+  """
+  arrays, tree = jax.tree.flatten(x)
+  groups, batch = arrays[0].shape[:2]
+  if groups == 1 or jax.default_backend() == "cpu":
+    # One split: every `x[g]` would have a gradient of the size of x.
+    parts = zip(*(jax.lax.split(array, [1] * groups) for array in arrays), strict=True)
+    done = [layer(jax.tree.unflatten(tree, [array[0] for array in part])) for part in parts]
+    return jax.tree.map(lambda *of_groups: jnp.stack(of_groups), *done)
+  merged = lambda a: a.swapaxes(0, 1).reshape((batch * groups,) + a.shape[2:])
+  parted = lambda a: a.reshape((batch, groups) + a.shape[1:]).swapaxes(0, 1)
+  return jax.tree.map(parted, layer(jax.tree.map(merged, x)))
+
+
+def count_blocks(config: Any, spec: types.DatasetSpec, only_series: bool = False) -> int:
+  """Returns how many blocks all segments of `config.model` have together.
+
+  Raises:
+    ValueError: they have none, or a backbone of series alone is given other inputs.
+  """
+  count = sum(config.blocks)
+  if count < 1:
+    raise ValueError(
+      f"config.model.blocks must add up to at least 1, but is {tuple(config.blocks)}."
+    )
+  if only_series and (spec.input_kind != "series" or len(spec.input_shape) != 2):
+    raise ValueError(
+      f"config.model.backbone={config.backbone!r} reads series, not the {spec.input_kind}"
+      f" inputs of {spec.name}."
+    )
+  return count
