@@ -106,12 +106,12 @@ def task_losses(
     batch: with its labels.
     at_labels: see `Objective`.
   """
-  losses = {}
+  losses: dict[str, Any] = {}
   for task in tasks:
     kind = kinds.find(task.kind)
     found: types.Array = logits[task.name]
     valid = batch.valid[task.name]
-    if at_labels and kind.HEAD == "dense":
+    if at_labels and kind.dense:
       found = resize.enlarge(found, (valid.shape[1], valid.shape[2]))
     sums = kind.loss(task, found, batch.targets[task.name], valid)
     losses[task.name] = sums.total / jnp.maximum(sums.count, 1.0)
