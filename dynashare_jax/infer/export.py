@@ -114,10 +114,10 @@ class Model:
     inputs = arrays if named else arrays[spec.input_kind]
     variables = traverse_util.unflatten_dict(dict(weights), sep="/")
     logits, signals = run(variables, inputs)
-    predictions = {}
+    predictions: dict[str, Any] = {}
     for task in self.tasks:
       kind, values = kinds.find(task.kind), logits[task.name]
-      if kind.HEAD == "dense" and spec.input_kind == "image":
+      if kind.dense and spec.input_kind == "image":
         height, width = spec.input_shape[:2]
         values = jnp.asarray(resize.enlarge(values, (height, width)))
       predictions[task.name] = kind.predict(task, values)

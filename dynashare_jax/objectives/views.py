@@ -111,7 +111,7 @@ def check(tasks: Iterable[TaskSpec], input_kind: str, views: Sequence[View]) -> 
       f" are of the kind {input_kind!r}{advice}"
     )
   for task in tasks:
-    if kinds.find(task.kind).HEAD != "dense":
+    if not kinds.find(task.kind).dense:
       raise ValueError(
         "config.eval.flip and config.eval.scales average predictions of pixels,"
         f" but the task {task.name!r} of the kind {task.kind!r} has one for"
@@ -187,7 +187,7 @@ def votes(
     Float32 that is averaged over views: class probabilities, unit vectors,
     depths, values.
   """
-  kind = kinds.find(task.kind)
+  kind = kinds.dense(task.kind)
   upright = logits[:, :, ::-1] if view.mirrored else logits
   restored = kind.restored(task, upright, view.distance, view.sideways)
   return kind.votes(task, alignment.enlarged(task, restored, size))
@@ -204,4 +204,4 @@ def elected(task: TaskSpec, total: Float[Array, "B H W O"], count: int) -> Float
   Returns:
     Float32 logits that stand for the mean of the views.
   """
-  return kinds.find(task.kind).elected(task, total / count)
+  return kinds.dense(task.kind).elected(task, total / count)

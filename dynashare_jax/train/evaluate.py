@@ -183,8 +183,7 @@ class Evaluator:
       }
       sums = totals[task.name]["metrics"]
       metrics[task.name] = kind.finish(task, sums, rows)
-      if hasattr(kind, "details"):
-        details[task.name] = kind.details(task, sums)
+      details[task.name] = kind.details(task, sums)
       total, count = totals[task.name]["loss"]
       losses[task.name] = float(total / count) if count else float("nan")
     executed = totals["executed"]

@@ -363,9 +363,7 @@ def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
   made = []
   for task in spec.tasks:
     kind = kinds.find(task.kind)
-    made.append(
-      heads.of_task(config.model, spec, task, kind.head_outputs(task), kind.HEAD == "dense", dtype)
-    )
+    made.append(heads.of_task(config.model, spec, task, kind.outputs(task), kind.dense, dtype))
   return tuple(made)
 
 

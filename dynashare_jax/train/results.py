@@ -336,7 +336,7 @@ def _write_predictions(loop: loop_lib.Loop, best: state_lib.Best, structure: Any
   for task in spec.tasks:
     kind = kinds.find(task.kind)
     large: Any = logits[task.name]
-    if kind.HEAD == "dense":
+    if kind.dense:
       large = alignment.enlarged(task, large, sizes[task.name])
     found[f"target/{task.name}"] = _small(batch.targets[task.name])
     found[f"valid/{task.name}"] = batch.valid[task.name]

@@ -96,7 +96,7 @@ def task_losses(
     kind = kinds.find(task.kind)
     values: types.Array = logits[task.name]
     valid = batch.valid[task.name]
-    if at_labels and kind.HEAD == "dense":
+    if at_labels and kind.dense:
       values = resize.enlarge(values, (valid.shape[1], valid.shape[2]))
     found.append(kind.loss(task, values, batch.targets[task.name], valid))
   return found

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dynashare_jax.objectives import kinds
+from dynashare_jax.objectives.kinds import base
 from dynashare_jax.types import TaskSpec
 
 RNG = np.random.default_rng(0)
@@ -47,10 +48,10 @@ ALL = kinds.available()
 
 
 def _case(name):
-  """Module, task, targets, good logits and a mask with gaps, of a kind."""
+  """Kind, task, targets, good logits and a mask with gaps, of a kind."""
   assert name in EXAMPLES, f"give the new kind {name!r} an entry in EXAMPLES"
   task, target, logits = EXAMPLES[name]
-  axes = len(SIZE) + 1 if kinds.find(name).HEAD == "dense" else 1
+  axes = len(SIZE) + 1 if kinds.find(name).dense else 1
   valid = np.arange(int(np.prod(target.shape[:axes]))) % 4 != 1
   valid = valid.reshape(target.shape[:axes])
   return kinds.find(name), task, target, jnp.float32(logits), valid
@@ -105,13 +106,18 @@ def test_unknown_kinds_are_answered_with_the_nearest():
     kinds.find("segmentaton")
   with pytest.raises(ValueError, match="unknown task kind '_private'"):
     kinds.find("_private")
+  with pytest.raises(ValueError, match="unknown task kind 'base'"):
+    kinds.find("base")
+  with pytest.raises(ValueError, match="kind 'binary' have no pixels"):
+    kinds.dense("binary")
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_has_the_members(name):
   kind, task, _, logits, _ = _case(name)
-  assert kind.HEAD in ("dense", "vector")
-  assert kind.head_outputs(task) == logits.shape[-1]
+  assert isinstance(kind, base.Kind) and kind is kinds.find(name)
+  assert isinstance(kind, base.Dense) == kind.dense
+  assert kind.outputs(task) == logits.shape[-1]
   names = [metric.name for metric in kind.metrics(task)]
   assert names and len(set(names)) == len(names)
   assert all(" " not in word and "/" not in word for word in names)
@@ -203,7 +209,7 @@ def test_good_predictions_beat_the_constant_one(name):
   kind, task, target, logits, valid = _case(name)
   constant = kind.constant(task, target, valid)
   assert constant.dtype == np.float32
-  assert constant.shape[-1] == kind.head_outputs(task)
+  assert constant.shape[-1] == kind.outputs(task)
   repeated = jnp.broadcast_to(constant[None], (BATCH, *constant.shape))
   good = _evaluate(kind, task, logits, target, valid)
   fixed = _evaluate(kind, task, repeated, target, valid)
@@ -224,7 +230,7 @@ def test_the_constant_has_the_least_loss_of_all_constants(name):
 
   def total(single):
     full = jnp.broadcast_to(single[None], (BATCH, *single.shape))
-    if kind.HEAD == "dense":
+    if kind.dense:
       full = jnp.broadcast_to(full, logits.shape)
     return float(_batch(task, full, target, valid)[0].total)
 
@@ -245,7 +251,7 @@ def test_the_constant_of_no_labels_is_finite(name):
 def test_predictions_are_finite_and_one_an_example(name):
   kind, task, _, logits, _ = _case(name)
   shown = kind.predict(task, logits)
-  axes = 3 if kind.HEAD == "dense" else 1
+  axes = 3 if kind.dense else 1
   assert shown.shape[:axes] == logits.shape[:axes]
   assert np.isfinite(shown).all()
 
@@ -260,7 +266,7 @@ def test_a_step_against_the_gradient_lowers_the_loss(name):
   assert float(after) < float(before)
 
 
-DENSE = [name for name in ALL if kinds.find(name).HEAD == "dense"]
+DENSE = [name for name in ALL if kinds.find(name).dense]
 
 
 def test_only_dense_kinds_average_views():
@@ -307,7 +313,7 @@ def test_present_changes_nothing_that_is_pooled(name):
 @pytest.mark.parametrize("size", [(4, 6), (3, 5), (8, 12)])
 def test_dense_logits_of_any_size(name, size):
   kind, task, target, _, valid = _case(name)
-  logits = jax.random.normal(jax.random.key(1), (BATCH, *size, kind.head_outputs(task)))
+  logits = jax.random.normal(jax.random.key(1), (BATCH, *size, kind.outputs(task)))
   (total, count), _, _ = _batch(task, logits, target, valid)
   rows = np.arange(size[0]) * SIZE[0] // size[0]
   columns = np.arange(size[1]) * SIZE[1] // size[1]

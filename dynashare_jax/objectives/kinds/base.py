@@ -1,0 +1,155 @@
+"""The contract of a kind of task: losses, metrics, and what its labels are."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+
+from jax import numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Shaped
+import numpy as np
+
+from dynashare_jax.types import Array, Metric, Sums, TaskSpec
+
+
+class Kind(abc.ABC):
+  """What all tasks of a kind have in common; without any state.
+
+  Shapes: B examples; O is `outputs(task)`; a prediction is one per example, per
+  step of a series, or (`Dense`) per pixel. Logits of pixels may have any size:
+  labels are reduced to it for the loss by the nearest rule, and logits are
+  enlarged to the labels for the metrics.
+
+  `valid` marks the labels. It is False for padding examples, and what is not
+  valid may hold anything, even NaN: it changes no number and no gradient.
+  `present` (None without padding) tells padding examples from examples without a
+  label, which matters for one thing alone: a dense task with `TaskSpec.metrics =
+  "authors"` is scored as the authors' code scores, where batches are averaged
+  and some unlabelled pixels count. Then the values depend on the batch size;
+  `pooled` values never do.
+
+  Attributes:
+    dense: whether its tasks have labels of pixels, as those of a `Dense`.
+  """
+
+  dense = False
+
+  def outputs(self, task: TaskSpec) -> int:
+    """Returns O, the size of the last axis of the logits."""
+    return task.outputs
+
+  @abc.abstractmethod
+  def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
+    """Returns the names, directions and units of the metrics."""
+
+  @abc.abstractmethod
+  def loss(
+    self,
+    task: TaskSpec,
+    logits: Float[Array, "B *logits"],
+    target: Shaped[Array, "B *labels"],
+    valid: Bool[Array, "B *known"],
+  ) -> Sums:
+    """Returns the training loss, summed over the labels of a batch, and their number."""
+
+  def sums(
+    self,
+    task: TaskSpec,
+    logits: Float[Array, "B *logits"],
+    target: Shaped[Array, "B *labels"],
+    valid: Bool[Array, "B *known"],
+    present: Bool[Array, " B"] | None = None,
+  ) -> dict[str, Array]:
+    """Returns the parts of the metrics that add over batches, here none."""
+    return {}
+
+  def scores(
+    self,
+    task: TaskSpec,
+    logits: Float[Array, "B *logits"],
+    target: Shaped[Array, "B *labels"],
+    valid: Bool[Array, "B *known"],
+  ) -> dict[str, Array]:
+    """Returns the parts that concatenate, one row per example and `valid` with them, here none."""
+    return {}
+
+  @abc.abstractmethod
+  def finish(
+    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
+  ) -> dict[str, float]:
+    """Computes the metrics from the sums and scores of all batches; nan where not defined."""
+
+  def details(self, task: TaskSpec, sums: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    """Returns what `results.json` lists beside the metrics, here nothing."""
+    return {}
+
+  @abc.abstractmethod
+  def predict(
+    self, task: TaskSpec, logits: Float[Array, "B *logits"]
+  ) -> Shaped[Array, "B *prediction"]:
+    """Returns what a picture or a table of predictions shows, at the size of the logits."""
+
+  @abc.abstractmethod
+  def constant(
+    self, task: TaskSpec, target: Shaped[Array, "N *labels"], valid: Bool[Array, "N *known"]
+  ) -> Float[np.ndarray, "*ones O"]:
+    """Fits the best constant prediction to training labels.
+
+    Returns:
+      Float32 logits of one example, with axes of length 1 where they repeat; finite
+      even without any label.
+    """
+
+
+class Classes(Kind):
+  """A kind whose labels are class ids from 0 to O - 1; others count as not valid."""
+
+  def predict(self, task: TaskSpec, logits: Array) -> Array:
+    """Returns the most likely class ids, int32."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+  def constant(self, task: TaskSpec, target: Array, valid: Array) -> np.ndarray:
+    """Returns the log frequencies of the classes; -20 for a class that never occurs."""
+    target = np.asarray(target)
+    labels = target[np.asarray(valid, bool)].astype(np.int64)
+    labels = labels[(labels >= 0) & (labels < task.outputs)]
+    counts = np.bincount(labels, minlength=task.outputs).astype(np.float64)
+    share = counts / max(counts.sum(), 1.0)
+    row = np.log(np.maximum(share, np.exp(-20.0))).astype(np.float32)
+    return row.reshape((1,) * (target.ndim - 1) + (-1,))
+
+
+class Dense(Kind):
+  """A kind whose tasks have labels of pixels, `[B, H, W]` or `[B, H, W, O]`.
+
+  It also says how its predictions from several views of a picture are averaged,
+  see `objectives.views`.
+  """
+
+  dense = True
+
+  def restored(
+    self, task: TaskSpec, logits: Float[Array, "B h w O"], distance: float, sideways: float
+  ) -> Float[Array, "B h w O"]:
+    """Turns logits of a view into those of the picture itself.
+
+    Args:
+      task: the task.
+      logits: of the view, left and right already exchanged back.
+      distance: factor on depths, for example 2 for a picture enlarged twice, which
+        shows things at half their distance.
+      sideways: factor on x components of directions, -1 for what was seen mirrored.
+    """
+    return logits
+
+  def votes(self, task: TaskSpec, logits: Float[Array, "B h w O"]) -> Float[Array, "B h w O"]:
+    """Returns float32 numbers whose mean over views counts."""
+    return logits.astype(jnp.float32)
+
+  def elected(self, task: TaskSpec, mean: Float[Array, "B h w O"]) -> Float[Array, "B h w O"]:
+    """Returns logits that stand for a mean of votes.
+
+    Of the votes of a single view they score as the view's own logits do.
+    """
+    return mean
