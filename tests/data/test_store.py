@@ -221,7 +221,8 @@ def test_a_killed_conversion_looks_unfinished_and_can_be_repeated(raw, tmp_path)
   code = f"""
 import os
 import ml_collections
-from dynashare_jax.data import folder, store_writer
+from dynashare_jax.data.folder import dataset as folder
+from dynashare_jax.data.pictures import store_writer
 config = ml_collections.ConfigDict(folder.defaults())
 original = folder.original(config, None, {str(raw)!r})
 store_writer.convert(original, "folder", {str(output)!r},

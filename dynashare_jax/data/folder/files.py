@@ -205,10 +205,7 @@ class Reader:
       path = self._path(pattern, values)
       if path is not None:
         fields[task] = _read(path, False)
-    return {
-      name: dense_layouts.resized(array, self.size, name == "image")
-      for name, array in fields.items()
-    }
+    return dense_layouts.fitted(fields, self.size)
 
   def expected(self, task: str, key: str) -> str:
     """Where the label of an example should lie."""

@@ -24,11 +24,11 @@ from rich import console as rich_console
 from rich import progress as rich_progress
 
 from dynashare_jax import types
+from dynashare_jax.data import options as data_options
 from dynashare_jax.data.mimic3 import batches as mimic3_batches
 from dynashare_jax.data.mimic3 import columns
 from dynashare_jax.data.mimic3 import discretiser
 from dynashare_jax.data.mimic3 import store as mimic3_store
-from dynashare_jax.data.pictures import layouts as dense_layouts
 
 TASKS = ("phenotyping", "length_of_stay", "decompensation", "mortality")
 NORMALISERS = ("benchmark", "train")
@@ -219,12 +219,12 @@ def _workers(config: ConfigDict) -> int:
 
 def _specs(config: ConfigDict, switches: Mapping[str, bool]) -> tuple[types.TaskSpec, ...]:
   """How the rest of the house sees the tasks."""
-  chosen = dense_layouts.chosen_tasks("MIMIC-III", tuple(config.tasks), TASKS)
+  chosen = data_options.tasks("MIMIC-III", config.tasks, TASKS)
   classes = columns.AUTHORS_STAY_CLASSES if switches["stay_classes"] else columns.STAY_CLASSES
   until = 0 if switches["time"] else MORTALITY_HOURS
 
   def weight(task: str) -> float:
-    return dense_layouts.weight(config, task) ** (2 if switches["task_weights"] else 1)
+    return data_options.weight(config, task) ** (2 if switches["task_weights"] else 1)
 
   make: dict[str, Callable[[], types.TaskSpec]] = {
     "phenotyping": lambda: types.TaskSpec(

@@ -97,10 +97,7 @@ class Reader:
     found = {
       name: _unpacked(record[name]) for name in self.fields if name in record and name not in absent
     }
-    return {
-      name: array if array.ndim < 2 else dense_layouts.resized(array, self.size, name in self.mixed)
-      for name, array in found.items()
-    }
+    return dense_layouts.fitted(found, self.size, self.mixed)
 
 
 def is_copy(data_dir: str | os.PathLike[str]) -> bool:
