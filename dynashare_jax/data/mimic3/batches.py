@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, overload
 
+import jax
 from jaxtyping import Bool, Int, UInt8
 import numpy as np
 
@@ -93,14 +94,8 @@ class Stays(Sequence[types.Batch]):
       return [self[i] for i in range(*index.indices(len(self)))]
     if not -len(self) <= index < len(self):
       raise IndexError(f"There are {len(self)} stays, none has number {index}.")
-    batch = self.batch(np.array([index % len(self)]))
-
-    def first(field: Any) -> Any:
-      if isinstance(field, dict):
-        return {name: array[0] for name, array in field.items()}
-      return field[0]
-
-    return types.Batch(*map(first, batch))
+    one: types.Batch = jax.tree.map(lambda a: a[0], self.batch(np.array([index % len(self)])))
+    return one
 
   def whole(self) -> types.Batch:
     """All stays as one batch."""

@@ -12,19 +12,21 @@ Differs: from the authors' reader (`compat` gives its ways): predictions read no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-import contextlib
+from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import os
 import pathlib
+import sys
 from typing import Any
 
 from ml_collections import ConfigDict
-from rich import console as rich_console
-from rich import progress as rich_progress
 
+from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import memory
 from dynashare_jax.data import options as data_options
+from dynashare_jax.data import progress
 from dynashare_jax.data.mimic3 import batches as mimic3_batches
 from dynashare_jax.data.mimic3 import columns
 from dynashare_jax.data.mimic3 import discretiser
@@ -130,10 +132,8 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   del seed
   spec = outline(config, compat)
   switches = _read_switches(compat)
-  workers = _workers(config)
-  source, cache = _folders(data_dir, config.cache)
-  with _bar(cache) as advance:
-    store = mimic3_store.open_or_convert(source, cache, workers, bool(config.verify), advance)
+  data_options.check_range("workers", config.workers, 0)
+  store = _open(*_folders(data_dir, config.cache), config)
   options = mimic3_batches.Options(
     tasks=tuple(task.name for task in spec.tasks),
     hours=_hours(config),
@@ -150,9 +150,9 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     sizes={name: len(stays) for name, stays in splits.items()},
     notes=(*_cut_notes(store, options), *_label_notes(splits, spec.tasks), *spec.notes),
   )
-  return types.Dataset(
-    spec, lambda split: _of(splits, split).whole(), lambda split: _of(splits, split)
-  )
+  source = functools.partial(memory.pick, spec.name, splits)
+  # A whole split is not kept: it is large, and the files are mapped into memory.
+  return types.Dataset(spec, lambda split: source(split).whole(), source)
 
 
 def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
@@ -162,11 +162,7 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
     ValueError: a wrong value in `config` or `compat`.
   """
   switches = _read_switches(compat)
-  if config.normaliser not in NORMALISERS:
-    raise ValueError(
-      f"config.data.normaliser is {config.normaliser!r}; it must"
-      f" be one of {', '.join(NORMALISERS)}."
-    )
+  lookup.one_of("config.data.normaliser", config.normaliser, NORMALISERS)
   return types.DatasetSpec(
     name="mimic3",
     tasks=_specs(config, switches),
@@ -182,12 +178,10 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
 
 def _read_switches(compat: ConfigDict) -> dict[str, bool]:
   """Whether each switch is `authors`."""
-  found = {}
-  for name, corrected in _SWITCHES.items():
-    value = compat[name]
-    if value not in (corrected, "authors"):
-      raise ValueError(f"config.compat.{name} is {value!r}; it must be {corrected!r} or 'authors'.")
-    found[name] = bool(value == "authors")
+  found = {
+    name: data_options.switch(compat, name, (corrected, "authors")) == "authors"
+    for name, corrected in _SWITCHES.items()
+  }
   if found["axes"] and not found["time"]:
     raise ValueError(
       "config.compat.axes='authors' mixes up hours, so that no prediction can"
@@ -207,14 +201,6 @@ def _hours(config: ConfigDict) -> int:
     )
     raise ValueError(f"config.data.hours is {hours}; it must be at least {least}: {why}.")
   return hours
-
-
-def _workers(config: ConfigDict) -> int:
-  if int(config.workers) < 0:
-    raise ValueError(
-      f"config.data.workers is {config.workers}; it must be 0, one a processor, or more."
-    )
-  return int(config.workers)
 
 
 def _specs(config: ConfigDict, switches: Mapping[str, bool]) -> tuple[types.TaskSpec, ...]:
@@ -302,47 +288,26 @@ def _folders(data_dir: str | None, cache: str) -> tuple[pathlib.Path | None, pat
   return folder, pathlib.Path(cache or os.path.join(data_dir, _CACHE))
 
 
-@contextlib.contextmanager
-def _bar(cache: pathlib.Path) -> Iterator[Callable[[int, int], None]]:
-  """A progress bar on the terminal, from the first stay that is converted."""
-  screen = rich_console.Console(stderr=True)
-  with rich_progress.Progress(
-    rich_progress.TextColumn("{task.description}"),
-    rich_progress.BarColumn(),
-    rich_progress.MofNCompleteColumn(),
-    rich_progress.TimeRemainingColumn(),
-    console=screen,
-    transient=True,
-    disable=not screen.is_terminal,
-  ) as bar:
-    shown: list[rich_progress.TaskID] = []
+def _open(
+  folder: pathlib.Path | None, cache: pathlib.Path, config: ConfigDict
+) -> mimic3_store.Store:
+  """Opens the converted stays; a conversion is announced, and shown by a bar."""
+  with progress.bar("converting") as advance:
 
-    def advance(done: int, total: int) -> None:
-      if not total:
-        return
-      if not shown:
-        screen.print(
-          f"MIMIC-III: converting {total} stays, once, into {cache}",
-          markup=False,
-          highlight=False,
-          soft_wrap=True,
-        )
-        shown.append(bar.add_task("stays", total=total))
-      bar.update(shown[0], completed=done)
+    def show(done: int, total: int) -> None:
+      if total and not done:
+        print(f"MIMIC-III: converting {total} stays, once, into {cache}", file=sys.stderr)
+      advance("stays", done, total)
 
-    yield advance
+    return mimic3_store.open_or_convert(
+      folder, cache, int(config.workers), bool(config.verify), show
+    )
 
 
 def _normaliser(config: ConfigDict, store: mimic3_store.Store) -> discretiser.Normaliser:
   if config.normaliser == "benchmark":
     return discretiser.benchmark()
   return discretiser.fit(store.split("train").hours.numbers)
-
-
-def _of(splits: Mapping[str, mimic3_batches.Stays], split: str) -> mimic3_batches.Stays:
-  if split not in splits:
-    raise ValueError(f"Unknown split '{split}'; mimic3 has {', '.join(splits)}.")
-  return splits[split]
 
 
 def _cut_notes(store: mimic3_store.Store, options: mimic3_batches.Options) -> tuple[str, ...]:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import functools
-import threading
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,6 +20,7 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.data import loader
+from dynashare_jax.data import memory
 from dynashare_jax.data import options
 from dynashare_jax.data.pictures import augment as transforms
 from dynashare_jax.data.pictures import layouts
@@ -307,7 +306,7 @@ def assemble(
     notes=(f"found: {found.layout}", note, *found.notes),
     crop=augment.crop if augment else None,
   )
-  return types.Dataset(spec, _Arrays(sources), functools.partial(_pick, sources), augment)
+  return memory.dataset(spec, sources, augment=augment)
 
 
 def outline(
@@ -421,28 +420,6 @@ def splits(
   raise ValueError(
     f"config.data.validation is {config.validation!r}; it must be 'train' or 'test'."
   )
-
-
-class _Arrays:
-  """Whole splits, each read once."""
-
-  def __init__(self, sources: Mapping[str, Source]) -> None:
-    self._sources = sources
-    self._kept: dict[str, types.Batch] = {}
-    self._lock = threading.Lock()
-
-  def __call__(self, split: str) -> types.Batch:
-    source = _pick(self._sources, split)
-    with self._lock:
-      if split not in self._kept:
-        self._kept[split] = loader.stack([source[i] for i in range(len(source))])
-      return self._kept[split]
-
-
-def _pick(sources: Mapping[str, Source], split: str) -> Source:
-  if split not in sources:
-    raise ValueError(f"There is no split {split!r}; choose one of {', '.join(sources)}.")
-  return sources[split]
 
 
 def _check_switches(switches: Any) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import functools
-import threading
 from typing import Any
 
 import jax
@@ -22,8 +21,9 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 import numpy as np
 
-from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import memory
+from dynashare_jax.data import options
 from dynashare_jax.data.rooms import labels as scene_labels
 from dynashare_jax.data.rooms import render as tracer
 from dynashare_jax.data.rooms import scenes as room_scenes
@@ -173,17 +173,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   )
   example = functools.partial(compiled, jax.random.key(int(config.scene_seed)))
   sources = {split: _Source(example, _OFFSETS[split], sizes[split]) for split in types.SPLITS}
-  cache: dict[str, types.Batch] = {}
-  lock = threading.Lock()
-
-  def arrays(split: str) -> types.Batch:
-    source = _pick(sources, split)
-    with lock:
-      if split not in cache:
-        cache[split] = source.stack()
-      return cache[split]
-
-  return types.Dataset(spec, arrays, functools.partial(_pick, sources))
+  return memory.dataset(spec, sources)
 
 
 class _Source(Sequence[types.Batch]):
@@ -206,16 +196,6 @@ class _Source(Sequence[types.Batch]):
     scene = self._example(np.uint32(self._offset + place))
     return jax.tree.map(np.asarray, scene)
 
-  def stack(self) -> types.Batch:
-    """All examples, written straight into the stacked arrays."""
-    first = self[0]
-    result = jax.tree.map(lambda x: np.empty((self._size, *x.shape), x.dtype), first)
-    leaves = jax.tree.leaves(result)
-    for i in range(self._size):
-      for whole, part in zip(leaves, jax.tree.leaves(self[i]), strict=True):
-        whole[i] = part
-    return result
-
 
 @functools.lru_cache(maxsize=16)
 def _renderer(
@@ -228,12 +208,6 @@ def _renderer(
     return render(scene_key, height, width, noise, shadows, tasks)
 
   return jax.jit(example)
-
-
-def _pick(sources: dict[str, _Source], split: str) -> _Source:
-  if split not in sources:
-    raise ValueError(f"rooms: no split {split!r}; choose one of {', '.join(types.SPLITS)}")
-  return sources[split]
 
 
 def _task(name: str, config: ConfigDict) -> types.TaskSpec:
@@ -251,25 +225,9 @@ def _task(name: str, config: ConfigDict) -> types.TaskSpec:
 
 def _check(config: ConfigDict) -> None:
   """Refuses what cannot be rendered, with the reason."""
+  options.tasks("rooms", config.tasks, TASKS)
   for field in ("height", "width"):
-    if config[field] < SMALLEST:
-      raise ValueError(f"rooms: data.{field} is {config[field]}; give at least {SMALLEST}")
+    options.check_range(field, config[field], SMALLEST)
   for split in types.SPLITS:
-    if not 0 < config[split] <= RANGE:
-      raise ValueError(f"rooms: data.{split} is {config[split]} examples; give 1 to {RANGE}")
-  if not config.noise >= 0:
-    raise ValueError(f"rooms: data.noise is {config.noise}; give 0 or more")
-  _check_tasks(config)
-
-
-def _check_tasks(config: ConfigDict) -> None:
-  if not config.tasks:
-    raise ValueError(f"rooms: data.tasks is empty; choose from {TASKS}")
-  for name in config.tasks:
-    if name not in TASKS:
-      raise ValueError(
-        f"rooms: unknown task {name!r} in data.tasks;"
-        f" valid are {', '.join(TASKS)}.{lookup.hint(name, TASKS, 0.4)}"
-      )
-  if len(set(config.tasks)) < len(config.tasks):
-    raise ValueError(f"rooms: data.tasks names a task twice: {tuple(config.tasks)}")
+    options.check_range(split, config[split], 1, RANGE)
+  options.check_range("noise", config.noise, 0)
