@@ -18,61 +18,21 @@ from jaxtyping import Float, Int
 import numpy as np
 
 # Names of the 42 fields of a line, in the order of the files.
-COLUMNS = (
-  "age",
-  "class_worker",
-  "det_ind_code",
-  "det_occ_code",
-  "education",
-  "wage_per_hour",
-  "hs_college",
-  "marital_stat",
-  "major_ind_code",
-  "major_occ_code",
-  "race",
-  "hisp_origin",
-  "sex",
-  "union_member",
-  "unemp_reason",
-  "full_or_part_emp",
-  "capital_gains",
-  "capital_losses",
-  "stock_dividends",
-  "tax_filer_stat",
-  "region_prev_res",
-  "state_prev_res",
-  "det_hh_fam_stat",
-  "det_hh_summ",
-  "instance_weight",
-  "mig_chg_msa",
-  "mig_chg_reg",
-  "mig_move_reg",
-  "mig_same",
-  "mig_prev_sunbelt",
-  "num_emp",
-  "fam_under_18",
-  "country_father",
-  "country_mother",
-  "country_self",
-  "citizenship",
-  "own_or_self",
-  "vet_question",
-  "vet_benefits",
-  "weeks_worked",
-  "year",
-  "income_50k",
+_NAMES = (
+  "age class_worker det_ind_code det_occ_code education wage_per_hour hs_college marital_stat "
+  "major_ind_code major_occ_code race hisp_origin sex union_member unemp_reason full_or_part_emp "
+  "capital_gains capital_losses stock_dividends tax_filer_stat region_prev_res state_prev_res "
+  "det_hh_fam_stat det_hh_summ instance_weight mig_chg_msa mig_chg_reg mig_move_reg mig_same "
+  "mig_prev_sunbelt num_emp fam_under_18 country_father country_mother country_self citizenship "
+  "own_or_self vet_question vet_benefits weeks_worked year income_50k"
 )
+COLUMNS = tuple(_NAMES.split())
 LABELS = ("income_50k", "marital_stat", "education")
-NUMERIC = (
-  "age",
-  "wage_per_hour",
-  "capital_gains",
-  "capital_losses",
-  "stock_dividends",
-  "instance_weight",
-  "num_emp",
-  "weeks_worked",
+_NUMBERS = (
+  "age wage_per_hour capital_gains capital_losses stock_dividends instance_weight num_emp "
+  "weeks_worked"
 )
+NUMERIC = tuple(_NUMBERS.split())
 # The others, also where their categories are written as whole numbers
 # (industry, occupation, own business, veteran's benefits, year).
 CATEGORICAL = tuple(c for c in COLUMNS if c not in LABELS + NUMERIC)

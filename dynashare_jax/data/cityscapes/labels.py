@@ -16,83 +16,24 @@ VOID = -1
 # rail, bridge, tunnel; pole, polegroup, traffic light, traffic sign;
 # vegetation, terrain; sky; person, rider; car, truck, bus, caravan, trailer,
 # train, motorcycle, bicycle.
-_V = VOID
-_TRAIN_IDS = (
-  _V,
-  _V,
-  _V,
-  _V,
-  _V,
-  _V,
-  _V,
-  0,
-  1,
-  _V,
-  _V,
-  2,
-  3,
-  4,
-  _V,
-  _V,
-  _V,
-  5,
-  _V,
-  6,
-  7,
-  8,
-  9,
-  10,
-  11,
-  12,
-  13,
-  14,
-  15,
-  _V,
-  _V,
-  16,
-  17,
-  18,
-)
+_IDS = "V V V V V V V 0 1 V V 2 3 4 V V V 5 V 6 7 8 9 10 11 12 13 14 15 V V 16 17 18"
+_TRAIN_IDS = tuple(VOID if text == "V" else int(text) for text in _IDS.split())
 # Of every train id its category, without void.
 _CATEGORIES = (0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 5, 6, 6, 6, 6, 6, 6)
 
+_CLASSES = (
+  "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, "
+  "sky, person, rider, car, truck, bus, train, motorcycle, bicycle"
+)
 CLASSES = {
-  19: (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-  ),
+  19: tuple(_CLASSES.split(", ")),
   7: ("flat", "construction", "object", "nature", "sky", "human", "vehicle"),
 }
-
-PARTS = (
-  "background",
-  "human torso",
-  "human head",
-  "human arms",
-  "human legs",
-  "vehicle windows",
-  "vehicle wheels",
-  "vehicle lights",
-  "vehicle license plate",
-  "vehicle chassis",
+_PARTS = (
+  "background, human torso, human head, human arms, human legs, vehicle windows, vehicle wheels, "
+  "vehicle lights, vehicle license plate, vehicle chassis"
 )
+PARTS = tuple(_PARTS.split(", "))
 _HUMANS = (24, 25)  # label ids of person, rider
 _VEHICLES = (26, 27, 28)  # of car, truck, bus
 

@@ -9,19 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dynashare_jax.data.rooms import render
 
-CLASSES = (
-  "wall",
-  "floor",
-  "ceiling",
-  "door",
-  "window",
-  "picture",
-  "rug",
-  "ball",
-  "box",
-  "cylinder",
-)
-
+_NAMES = "wall floor ceiling door window picture rug ball box cylinder"
+CLASSES = tuple(_NAMES.split())
 _PLANE_CLASS = (0, 0, 0, 0, 1, 2)
 
 

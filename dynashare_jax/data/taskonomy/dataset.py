@@ -33,25 +33,11 @@ from dynashare_jax.data.taskonomy import layouts as taskonomy_layouts
 
 TASKS = taskonomy_layouts.TASKS
 # Source: list of selected COCO classes, published with Taskonomy.
-CLASSES = (
-  "background",
-  "bottle",
-  "chair",
-  "couch",
-  "potted plant",
-  "bed",
-  "dining table",
-  "toilet",
-  "tv",
-  "microwave",
-  "oven",
-  "toaster",
-  "sink",
-  "refrigerator",
-  "book",
-  "clock",
-  "vase",
+_NAMES = (
+  "background, bottle, chair, couch, potted plant, bed, dining table, toilet, tv, microwave, oven, "
+  "toaster, sink, refrigerator, book, clock, vase"
 )
+CLASSES = tuple(_NAMES.split(", "))
 FARTHEST = 64500  # 1/512 m; what is stored from here on is no depth
 KEYPOINTS = 0.005  # of 2^16: where keypoints are cut off
 EDGES = 0.08  # of 2^16: where edges are cut off

@@ -71,34 +71,13 @@ HELP = {
 }
 
 # Buildings of the published split.
+_TRAIN = (
+  "hanson merom klickitat onaga leonardo marstons newfields pinesdale lakeville cosmos benevolence "
+  "pomaria tolstoy shelbyville allensville wainscott beechwood coffeen stockman hiteman woodbine "
+  "lindenwood forkland mifflinburg ranchester"
+)
 BUILDINGS = {
-  "train": (
-    "hanson",
-    "merom",
-    "klickitat",
-    "onaga",
-    "leonardo",
-    "marstons",
-    "newfields",
-    "pinesdale",
-    "lakeville",
-    "cosmos",
-    "benevolence",
-    "pomaria",
-    "tolstoy",
-    "shelbyville",
-    "allensville",
-    "wainscott",
-    "beechwood",
-    "coffeen",
-    "stockman",
-    "hiteman",
-    "woodbine",
-    "lindenwood",
-    "forkland",
-    "mifflinburg",
-    "ranchester",
-  ),
+  "train": tuple(_TRAIN.split()),
   "validation": ("wiconisco", "corozal", "collierville", "markleeville", "darden"),
   "test": ("ihlen", "muleshoe", "uvalda", "noxapater", "mcdade"),
 }
