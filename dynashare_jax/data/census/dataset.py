@@ -70,17 +70,14 @@ ENCODINGS = ("embedded", "onehot")
 
 
 def defaults() -> dict[str, Any]:
-  """Returns the fields of `config.data` with their values.
+  """Returns the default values of `config.data`.
 
-  Returns:
-    tasks: any of `income`, `marital`, `education`.
-    encoding: `embedded` (codes and numbers, for a network that embeds a table)
-      or `onehot` (one long vector, for the 1-D ResNet).
-    split_seed: seed that halves the test file.
-    bins: most bins of a number's piecewise-linear encoding.
-    instance_weight: whether the survey's sampling weight is an input, as in all
-      published results (39 columns; 38 without).
-    rows: rows expected in the training and the test file; 0 accepts any number.
+  tasks: any of `income`, `marital`, `education`. encoding: `embedded` (codes and
+  numbers, for a network that embeds a table) or `onehot` (one long vector, for the
+  1-D ResNet). split_seed: seed that halves the test file. bins: most bins of a
+  number's piecewise-linear encoding. instance_weight: whether the survey's sampling
+  weight is an input, as in all published results (39 columns; 38 without). rows:
+  rows expected in the training and the test file; 0 accepts any number.
   """
   return {
     "tasks": TASKS,
@@ -93,14 +90,12 @@ def defaults() -> dict[str, Any]:
 
 
 def compat() -> dict[str, Any]:
-  """Returns this data set's compat switches with their corrected values.
+  """Returns the switches of `config.compat` at their corrected values.
 
-  Returns:
-    census_columns: `authors` gives the 482 one-hot features of the authors'
-      code: validation and test are scaled by their own range, and categories
-      that the test file lacks come last there, so that later features are
-      shifted against training.
-    census_labels: `authors` never counts a professional degree as college.
+  census_columns: `authors` gives the 482 one-hot features of the authors' code:
+  validation and test are scaled by their own range, and categories that the test
+  file lacks come last there, so that later features are shifted against training.
+  census_labels: `authors` never counts a professional degree as college.
   """
   return {"census_columns": "corrected", "census_labels": "corrected"}
 
@@ -161,15 +156,12 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
 
 
 def labels(table: columns_lib.Table, task: str, authors: bool = False) -> Float[np.ndarray, " N"]:
-  """Reads a task's labels, 0 or 1.
+  """Returns a task's labels, 0 or 1, one per row.
 
   Args:
     table: rows of one file.
     task: one of `TASKS`.
     authors: never count a professional degree as college.
-
-  Returns:
-    One label a row.
 
   Raises:
     ValueError: the label column holds a value that the data set does not know.
@@ -190,17 +182,10 @@ def labels(table: columns_lib.Table, task: str, authors: bool = False) -> Float[
 
 
 def split_halves(rows: int, seed: int) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"]]:
-  """Draws the rows of validation; the others are the test split.
+  """Draws the row numbers of validation; the others are test. Both ascend.
 
   The draw equals `pandas.DataFrame.sample(frac=0.5, random_state=seed)`, which
   all published results use.
-
-  Args:
-    rows: rows of the original test file.
-    seed: of the draw.
-
-  Returns:
-    Row numbers of validation and of test, each ascending.
   """
   order = np.random.RandomState(seed).permutation(rows)
   half = round(0.5 * rows)
@@ -216,7 +201,7 @@ def _batch(
 
 
 class _Encoded(NamedTuple):
-  """How inputs are encoded, and what the spec tells of it."""
+  """The encoding of inputs, and its part of the spec."""
 
   encoders: Mapping[str, Callable[[columns_lib.Table], Any]]
   shape: tuple[int, ...]
@@ -256,7 +241,7 @@ def _encode(
 def _authors_notes(
   layouts: tuple[encoding.Layout, encoding.Layout], config: ConfigDict
 ) -> tuple[str, ...]:
-  """Tells what the authors' columns do to this run."""
+  """The consequences of the authors' columns for this run."""
   shifted = encoding.shifted_features(*layouts)
   shift = (
     f"compat: {shifted} of {len(layouts[0].features)} one-hot features mean"

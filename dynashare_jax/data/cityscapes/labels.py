@@ -41,15 +41,13 @@ STORED = ("label ids", "train ids", "categories")
 
 
 def table(stored: str, wanted: int) -> np.ndarray:
-  """Translates stored labels.
+  """Returns int8 `[256]`: of every stored number, modulo 256, the class.
+
+  `VOID` where there is none; -2 for numbers that no file may hold.
 
   Args:
-    stored: one of `STORED`: what the numbers in the files are.
+    stored: one of `STORED`, the meaning of the numbers in the files.
     wanted: 19 or 7 classes.
-
-  Returns:
-    int8 `[256]`: of every stored number, modulo 256, the class; `VOID` where
-    there is none. Numbers that no file may hold are -2.
 
   Raises:
     ValueError: the wanted classes do not follow from the stored ones.
@@ -66,16 +64,15 @@ def table(stored: str, wanted: int) -> np.ndarray:
 
 
 def parts(uids: np.ndarray) -> np.ndarray:
-  """Classes of `PARTS`.
+  """Returns classes of `PARTS`, int32 `[...]`.
+
+  They are 0 for all that is no part, or whose part is not named, as in the
+  10-class protocol of Auto-Lambda (Liu et al. 2022).
 
   Args:
     uids: of Cityscapes Panoptic Parts, integers `[...]`. With 6 or 7 digits
       they are label id, 3 digits of the instance and 2 of the part; shorter
       ones name no part.
-
-  Returns:
-    int32 `[...]`; 0 for all that is no part, or whose part is not told, as in
-    the 10-class protocol of Auto-Lambda (Liu et al. 2022).
   """
   numbers = uids.astype(np.int64)
   label, part = numbers // 100_000, numbers % 100

@@ -1,4 +1,4 @@
-"""The measurements of the MIMIC-III benchmark, and how 17 become 76 columns.
+"""The measurements of the MIMIC-III benchmark, 17, and the 76 columns made of them.
 
 Source: YerevaNN/mimic3-benchmarks: `discretizer_config.json` for measurements,
   possible and normal values and their order, the multitask problem's
@@ -145,7 +145,7 @@ FLAG_COLUMNS = tuple(c for c in range(len(COLUMNS)) if c not in NUMBER_COLUMNS)
 
 
 def codes() -> tuple[dict[str, float] | None, ...]:
-  """Of every channel the value's number among `values`; None for a number."""
+  """Returns of every channel the value's number among `values`; None for a number."""
   return tuple(
     {value: float(code) for code, value in enumerate(channel.values)} if channel.values else None
     for channel in CHANNELS
@@ -153,10 +153,7 @@ def codes() -> tuple[dict[str, float] | None, ...]:
 
 
 def normal_values() -> np.ndarray:
-  """What stands for a channel before its first measurement, float64 `[17]`.
-
-  A category's is the number of its value.
-  """
+  """Returns the values before a first measurement, float64 `[17]`; of a category its number."""
   found = [
     known[channel.normal] if known else float(channel.normal)
     for channel, known in zip(CHANNELS, codes(), strict=True)
@@ -165,7 +162,7 @@ def normal_values() -> np.ndarray:
 
 
 def groups() -> tuple[tuple[int, ...], ...]:
-  """Of every channel its columns: values first, then "observed"."""
+  """Returns of every channel its columns: values first, then "observed"."""
   observed = len(COLUMNS) - len(CHANNELS)
   return tuple(
     (*range(begin, begin + max(1, len(channel.values))), observed + place)

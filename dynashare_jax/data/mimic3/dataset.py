@@ -52,19 +52,17 @@ _SWITCHES = {
 
 
 def defaults() -> dict[str, Any]:
-  """Default values of `config.data`.
+  """Returns the default values of `config.data`.
 
-  Returns:
-    tasks: any of `TASKS`, in the wanted order. hours: T, at which stays are cut
-    and to which shorter ones are padded. weights: of the tasks in the total
-    loss. positive_weights: factors on the loss of positive labels.
-    stay_weights: factors on the loss of the 10 classes of the remaining stay;
-    empty weighs all the same. normaliser: `benchmark`, its published means and
-    deviations, or `train`, those of the training stays. cache: folder of the
-    converted stays; empty is `dynashare_cache` in the folder of the data.
-    verify: compare the contents of all files with those that were converted,
-    not only sizes and times. workers: processes that convert; 0 one a
-    processor.
+  tasks: any of `TASKS`, in the wanted order. hours: T, at which stays are cut
+  and to which shorter ones are padded. weights: of the tasks in the total
+  loss. positive_weights: factors on the loss of positive labels. stay_weights:
+  factors on the loss of the 10 classes of the remaining stay; empty weighs all
+  the same. normaliser: `benchmark`, its published means and deviations, or
+  `train`, those of the training stays. cache: folder of the converted stays;
+  empty is `dynashare_cache` in the folder of the data. verify: compare the
+  contents of all files with those that were converted, not only sizes and
+  times. workers: processes that convert; 0 one per processor.
 
   Source: authors' code (mimic_iii_4tasks_aig.yml) for hours, weights and
     positive weights.
@@ -83,18 +81,17 @@ def defaults() -> dict[str, Any]:
 
 
 def compat() -> dict[str, Any]:
-  """Switches at their corrected values; each may be `authors`.
+  """Returns the switches of `config.compat` at their corrected values.
 
-  Returns:
-    time: `causal`; the authors' network reads all hours and the padding, in
-    mortality too: inputs have no lengths then. axes: `kept`; the authors
-    reshape `[T, 76]` to `[76, T]` instead of turning it round, which mixes up
-    hours and measurements (needs time `authors`). masks: `labels`; the authors
-    count every hour, padding too, and every stay, with label 0 where there is
-    none. stays: `all`; the authors drop the first stay of each split.
-    stay_classes: `benchmark`; the authors' last class of the remaining stay
-    begins at 15 days, not at 14. task_weights: `once`; the authors multiply
-    with a task's weight twice.
+  Each may be `authors`. time: `causal`; the authors' network reads all hours and
+  the padding, in mortality too: inputs have no lengths then. axes: `kept`; the
+  authors reshape `[T, 76]` to `[76, T]` instead of turning it round, which mixes
+  up hours and measurements (needs time `authors`). masks: `labels`; the authors
+  count every hour, padding too, and every stay, with label 0 where there is
+  none. stays: `all`; the authors drop the first stay of each split.
+  stay_classes: `benchmark`; the authors' last class of the remaining stay
+  begins at 15 days, not at 14. task_weights: `once`; the authors multiply
+  with a task's weight twice.
   """
   return dict(_SWITCHES)
 
@@ -156,7 +153,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
 
 
 def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
-  """What is known before the data set is on disk; sizes as of all MIMIC-III.
+  """Returns what is known before the data set is on disk; sizes as of all MIMIC-III.
 
   Raises:
     ValueError: a wrong value in `config` or `compat`.
@@ -204,7 +201,7 @@ def _hours(config: ConfigDict) -> int:
 
 
 def _specs(config: ConfigDict, switches: Mapping[str, bool]) -> tuple[types.TaskSpec, ...]:
-  """How the rest of the house sees the tasks."""
+  """The chosen tasks."""
   chosen = data_options.tasks("MIMIC-III", config.tasks, TASKS)
   classes = columns.AUTHORS_STAY_CLASSES if switches["stay_classes"] else columns.STAY_CLASSES
   until = 0 if switches["time"] else MORTALITY_HOURS
@@ -311,7 +308,7 @@ def _normaliser(config: ConfigDict, store: mimic3_store.Store) -> discretiser.No
 
 
 def _cut_notes(store: mimic3_store.Store, options: mimic3_batches.Options) -> tuple[str, ...]:
-  """How many stays are longer than T."""
+  """The numbers of stays that are longer than T."""
   counts = {name: store.split(name).labels.counts for name in types.SPLITS}
   cut = {name: int((c > options.hours).sum()) for name, c in counts.items()}
   total = sum(map(len, counts.values()))
@@ -325,7 +322,7 @@ def _cut_notes(store: mimic3_store.Store, options: mimic3_batches.Options) -> tu
 def _label_notes(
   splits: Mapping[str, mimic3_batches.Stays], tasks: tuple[types.TaskSpec, ...]
 ) -> tuple[str, ...]:
-  """How many labels every task has, and how many of them are positive."""
+  """The numbers of labels of every task, and of positive ones."""
   counts = {name: stays.label_counts() for name, stays in splits.items()}
   notes = []
   for task in tasks:
@@ -341,7 +338,7 @@ def _label_notes(
 
 
 def _switch_notes(switches: Mapping[str, bool]) -> tuple[str, ...]:
-  """What the authors' ways do to this run."""
+  """The consequences of the authors' ways for this run."""
   told = {
     "time": "predictions read later hours and the padding.",
     "axes": "hours and measurements are mixed up by a reshape.",

@@ -58,14 +58,11 @@ _TEST = int(
 
 
 def table(stored: int, wanted: int) -> np.ndarray:
-  """Translates class numbers, both counted from 0.
+  """Returns int32 `[stored]`: of each stored class, from 0, the wanted class, from 0.
 
   Args:
-    stored: 894, 40 or 13: how many classes the labels on disk tell apart.
+    stored: 894, 40 or 13: how many classes the labels on disk distinguish.
     wanted: 40 or 13.
-
-  Returns:
-    int32 `[stored]`, the class among the wanted ones.
 
   Raises:
     ValueError: the wanted classes do not follow from the stored ones.
@@ -81,5 +78,5 @@ def table(stored: int, wanted: int) -> np.ndarray:
 
 
 def is_test(frame: int) -> bool:
-  """Whether a frame, numbered from 0, is for testing."""
+  """Returns whether a frame, numbered from 0, is for testing."""
   return bool(_TEST >> frame & 1)

@@ -191,15 +191,13 @@ class Decode:
 
 
 def decode_normals(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Unit normals in their stored axes.
+  """Returns unit normals in their stored axes, float32 `[H, W, 3]`, and where there are any.
+
+  There is none where a pixel is white, not finite, or shorter than a half.
 
   Args:
     stored: `[H, W, 3]`, uint8 255 (n + 1) / 2 with white for none, or floats
       with zeros for none.
-
-  Returns:
-    Float32 `[H, W, 3]`; bool `[H, W]`, False where there is none: white, not
-    finite, or shorter than a half.
   """
   parts = [stored[..., i] for i in range(3)]
   if stored.dtype == np.uint8:

@@ -42,7 +42,7 @@ class Found:
       processes call it.
     decode: raw fields -> the example, a `Batch` without the leading axis with
       RGB float32 inputs in 0..1 `[H, W, 3]`; must be picklable.
-    notes: what is worth telling.
+    notes: for the user.
   """
 
   layout: str
@@ -53,17 +53,16 @@ class Found:
 
 
 def defaults() -> dict[str, Any]:
-  """Values of `config.data` that all these data sets have.
+  """Returns the values of `config.data` that all these data sets have.
 
-  Returns:
-    validation: where model selection gets its examples from when there is no
-    official validation split: `train` (a share of the training examples) or
-    `test` (one half of the test examples; the other half stays test).
-    validation_share: of the training examples. split_seed: chooses them (the
-    run's seed does not). augment: whether training examples are varied at all.
-    crop: height and width of a training example. scales: lowest and highest
-    factor on a training picture's size. mirror: half of the training examples.
-    jitter: of brightness, contrast and saturation, 0 for none.
+  validation: where model selection gets its examples from when there is no
+  official validation split: `train` (a share of the training examples) or
+  `test` (one half of the test examples; the other half stays test).
+  validation_share: of the training examples. split_seed: chooses them (the
+  run's seed does not). augment: whether training examples are varied at all.
+  crop: height and width of a training example. scales: lowest and highest
+  factor on a training picture's size. mirror: half of the training examples.
+  jitter: of brightness, contrast and saturation, 0 for none.
   """
   return {
     "validation": "train",
@@ -78,12 +77,11 @@ def defaults() -> dict[str, Any]:
 
 
 def compat() -> dict[str, Any]:
-  """Switches that all these data sets have, at their corrected values.
+  """Returns the switches that all these data sets have, at their corrected values.
 
-  Returns:
-    depth: `scaled`, or `unscaled`: the authors scale the picture alone.
-    mirror: `negated`, or `plain`: the authors mirror normals of NYU v2 without
-    negating their x component.
+  depth: `scaled`, or `unscaled`: the authors scale the picture alone. mirror:
+  `negated`, or `plain`: the authors mirror normals of NYU v2 without negating
+  their x component.
   """
   return {"depth": "scaled", "mirror": "negated"}
 
@@ -226,13 +224,7 @@ class DataSet(abc.ABC):
 
 
 class Source(Sequence[types.Batch]):
-  """Random access to the examples of a split; picklable.
-
-  Attributes:
-    keys: names of the examples.
-    read: of `Found`.
-    decode: of `Found`.
-  """
+  """Random access to the examples of a split; picklable. Attributes as in `Found`."""
 
   def __init__(
     self,
@@ -251,7 +243,7 @@ class Source(Sequence[types.Batch]):
     return len(self.keys)
 
   def __getitem__(self, index: Any) -> types.Batch:  # type: ignore[override]
-    """One example.
+    """Returns one example.
 
     Raises:
       IndexError: beyond the split.
@@ -274,7 +266,7 @@ class Source(Sequence[types.Batch]):
 def assemble(
   name: str, tasks: tuple[types.TaskSpec, ...], found: Found, config: Any, switches: Any
 ) -> types.Dataset:
-  """Makes a data set of what was found on disk.
+  """Returns the data set of what was found on disk.
 
   Args:
     name: of the data set's module.
@@ -317,14 +309,13 @@ def outline(
   config: Any,
   switches: Any,
 ) -> types.DatasetSpec:
-  """What is known of a data set before it is on disk.
+  """Returns what is known of a data set before it is on disk.
 
   Args:
     name: of the data set's module.
     tasks: in order.
     size: height and width of a whole picture.
-    sizes: examples of the published `train` and `test` splits (and
-      `validation`, where it is official).
+    sizes: published split -> examples.
     config: see `assemble`.
     switches: see `assemble`.
 
@@ -349,7 +340,7 @@ def outline(
 def augmentation(
   tasks: tuple[types.TaskSpec, ...], config: Any, switches: Any
 ) -> transforms.Augmentation | None:
-  """The augmentation of `config.data`; None when it is switched off."""
+  """Returns the augmentation of `config.data`; None when it is switched off."""
   if not config.augment:
     return None
   for field in ("crop", "scales"):
@@ -379,7 +370,7 @@ def splits(
       all training examples and validates on test.
 
   Returns:
-    Names of every split, each in the given order, and a note that tells how.
+    Names of every split, each in the given order, and a note about validation.
 
   Raises:
     ValueError: an unknown way, or a split that would be empty.

@@ -62,7 +62,7 @@ class Reader:
 
 
 def wanted_size(config: Any) -> tuple[int, int] | None:
-  """Height and width that `config.data` asks for; None as stored.
+  """Returns height and width that `config.data` asks for; None as stored.
 
   Raises:
     ValueError: only one of them is given, or one is negative.

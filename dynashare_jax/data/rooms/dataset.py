@@ -37,14 +37,12 @@ _OFFSETS = {split: i * RANGE for i, split in enumerate(types.SPLITS)}
 
 
 def defaults() -> dict[str, Any]:
-  """Default values of `config.data`.
+  """Returns the default values of `config.data`.
 
-  Returns:
-    height, width: pixels, at least 8. train, validation, test: examples.
-    tasks: any of `TASKS`, in the wanted order. noise: standard deviation of
-    the image noise. shadows: whether bodies throw hard shadows. scene_seed:
-    chooses the scenes (the training seed does not). weights: of the tasks in
-    the total loss.
+  height, width: pixels, at least 8. train, validation, test: examples. tasks: any
+  of `TASKS`, in the wanted order. noise: standard deviation of the image noise.
+  shadows: whether bodies throw hard shadows. scene_seed: chooses the scenes (the
+  training seed does not). weights: of the tasks in the total loss.
   """
   return {
     "height": 48,
@@ -61,7 +59,7 @@ def defaults() -> dict[str, Any]:
 
 
 def compat() -> dict[str, Any]:
-  """No published code exists for this data set, so there is no switch."""
+  """Returns no switch: no published code exists for this data set."""
   return {}
 
 
@@ -73,7 +71,7 @@ def render(
   shadows: bool = True,
   tasks: Sequence[str] = TASKS,
 ) -> types.Batch:
-  """One random scene as an example without the leading axis.
+  """Renders one random scene, an example without the leading axis.
 
   Pure: works under `jit` (all but `key` static) and `vmap` over keys.
 
@@ -83,10 +81,10 @@ def render(
     width: columns.
     noise: standard deviation of the image noise, whose values are cut at 0, 1.
     shadows: whether bodies throw hard shadows.
-    tasks: labels to make, any of `TASKS`.
+    tasks: labels to make, any of `TASKS`; see `labels`.
 
   Returns:
-    inputs: RGB float32 `[H, W, 3]` in 0..1. Targets: see `labels`.
+    The example; inputs are RGB float32 `[H, W, 3]` in 0..1.
   """
   scene_key, noise_key = jax.random.split(key)
   scene = room_scenes.sample(scene_key)
@@ -103,17 +101,17 @@ def render(
 def labels(
   scene: shading.Scene, hit: tracer.Hit, height: int, width: int, tasks: Sequence[str] = TASKS
 ) -> dict[str, types.Array]:
-  """The labels of a scene.
+  """Returns the labels of a scene, any of `TASKS`.
 
   Args:
-    scene: what is seen.
-    hit: `ops.render.camera_hits` of the scene.
+    scene: to be labelled.
+    hit: `render.camera_hits` of the scene.
     height: rows.
     width: columns.
-    tasks: labels to make, any of `TASKS`.
+    tasks: labels to make.
 
   Returns:
-    segmentation: int32 index into `ops.scene_labels.CLASSES`.
+    segmentation: int32 index into `labels.CLASSES`.
     depth: float32 metres along the optical axis (not along the ray).
     normals: float32 `[H, W, 3]`, unit, in the camera frame (x right, y down,
       z forward), pointing towards the camera.
