@@ -107,12 +107,12 @@ def test_configs_import_nothing_of_the_package(path):
 
 @functools.cache
 def chosen_names() -> frozenset[str]:
-  """Names of the methods and data sets, each a file with a `build`."""
+  """Names of the methods and data sets, each a file with a `build`, a function or an attribute."""
   return frozenset(
     path.parent.name if path.stem == "dataset" else path.stem
     for pattern in ("data/*.py", "data/*/dataset.py", "methods/*.py")
     for path in PACKAGE.glob(pattern)
-    if re.search(r"^def build\(", path.read_text(), re.MULTILINE)
+    if re.search(r"^(def )?build\b", path.read_text(), re.MULTILINE)
   )
 
 

@@ -14,8 +14,7 @@ same configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-import contextlib
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
@@ -29,7 +28,6 @@ import ml_collections
 from ml_collections import config_flags
 import numpy as np
 from rich import console as rich_console
-from rich import progress as rich_progress
 from rich import table as rich_table
 
 from dynashare_jax import lookup
@@ -38,6 +36,7 @@ from dynashare_jax import types
 from dynashare_jax.cli import data_check
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import loader
+from dynashare_jax.data import progress
 from dynashare_jax.data.pictures import store
 from dynashare_jax.data.pictures import store_writer
 from dynashare_jax.report.pictures import contact_sheet
@@ -126,7 +125,7 @@ def convert(config: ml_collections.ConfigDict, output: str) -> None:
   print(f"{original.layout}\n{needed}")
   if needed.needed > 0.95 * needed.free:
     raise ValueError(f"There is too little space in {output}: {needed}.")
-  with _bar("converting") as advance:
+  with progress.bar("converting") as advance:
     store_writer.convert(
       original, config.dataset, output, lambda done: advance("examples", done, needed.examples)
     )
@@ -155,7 +154,7 @@ def check(config: ml_collections.ConfigDict, output: str, examples: int) -> int:
   screen = rich_console.Console(highlight=False)
   for note in dataset.spec.notes:
     screen.print(note, markup=False)
-  with _bar("reading") as advance:
+  with progress.bar("reading") as advance:
     found = data_check.check(dataset, examples, max(1, config.train.threads), advance)
   for split in found.splits.values():
     screen.print(_split_table(split, dataset.spec))
@@ -250,29 +249,6 @@ class _Shown:
       places = np.searchsorted(self.classes, target)
       return places.clip(0, len(self.classes) - 1)
     return target
-
-
-@contextlib.contextmanager
-def _bar(title: str) -> Iterator[Any]:
-  """A progress bar on the terminal; gives (what, done, total) -> None."""
-  screen = rich_console.Console(stderr=True)
-  with rich_progress.Progress(
-    rich_progress.TextColumn("{task.description}"),
-    rich_progress.BarColumn(),
-    rich_progress.MofNCompleteColumn(),
-    rich_progress.TimeRemainingColumn(),
-    console=screen,
-    transient=True,
-    disable=not screen.is_terminal,
-  ) as progress:
-    bars: dict[str, Any] = {}
-
-    def advance(what: str, done: int, total: int) -> None:
-      if what not in bars:
-        bars[what] = progress.add_task(f"{title} {what}", total=total)
-      progress.update(bars[what], completed=done)
-
-    yield advance
 
 
 def _split_table(split: data_check.Split, spec: types.DatasetSpec) -> rich_table.Table:

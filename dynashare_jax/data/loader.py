@@ -21,14 +21,14 @@ from dynashare_jax.types import Array, Batch
 
 
 class Order:
-  """Batches of shuffled indices without end.
+  """Endless batches of shuffled indices.
 
   Every epoch is a new permutation; epochs follow one another without a gap, so
   that a batch may hold the end of one and the beginning of the next.
 
   Attributes:
     size: number of examples.
-    batch_size: indices a step.
+    batch_size: indices per step.
   """
 
   def __init__(self, size: int, batch_size: int, seed: int, stream: str):
@@ -44,7 +44,7 @@ class Order:
     )
 
   def __getstate__(self) -> dict[str, Any]:
-    """Without the cache, which cannot go to a worker process."""
+    """Leaves out the cache, which cannot go to a worker process."""
     return {k: v for k, v in vars(self).items() if k != "_epoch"}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
@@ -52,14 +52,9 @@ class Order:
     self._cache()
 
   def indices(self, start_step: int, count: int = 1) -> Int[np.ndarray, "count batch"]:
-    """Indices of `count` steps from `start_step` on.
+    """Returns the indices of `count` steps from `start_step` on, int32 in [0, size).
 
-    Args:
-      start_step: first step, from 0; any order of calls gives the same.
-      count: number of steps.
-
-    Returns:
-      int32 in [0, size).
+    Steps count from 0; calls in any order give the same.
 
     Raises:
       ValueError: a negative argument.
@@ -77,16 +72,13 @@ class Order:
     return np.concatenate(parts).reshape(count, self.batch_size)
 
   def at(self, position: int) -> int:
-    """Index at a position: step times batch size plus row."""
+    """Returns the index at a position: step times batch size plus row."""
     epoch, place = divmod(position, self.size)
     return int(self._epoch(epoch)[place])
 
 
 class Subset(Sequence[Any]):
-  """Some examples of a random-access source.
-
-  Example: `Subset(dataset.source("train"), weights_idx)`.
-  """
+  """Some examples of a random-access source: `Subset(dataset.source("train"), indices)`."""
 
   def __init__(self, source: Sequence[Any], indices: Int[np.ndarray, " n"]):
     self._source = source
@@ -100,16 +92,13 @@ class Subset(Sequence[Any]):
 
 
 def order(size: int, batch_size: int, seed: int, stream: str) -> Order:
-  """Makes the order in which training sees the examples.
+  """Returns the order in which training sees the examples.
 
   Args:
     size: number of examples.
-    batch_size: examples a step, over all processes.
+    batch_size: examples per step, over all processes.
     seed: of the run.
     stream: a name, for example `weights`; other names give other orders.
-
-  Returns:
-    The order.
 
   Raises:
     ValueError: the batch is empty or larger than the examples.
@@ -160,9 +149,6 @@ def take(
     indices: of examples; its shape takes the place of the leading axis.
     present: for evaluation, False for padding: those examples are marked as
       not present, and none of their labels as valid.
-
-  Returns:
-    The examples.
   """
   picked: Batch = jax.tree.map(lambda leaf: leaf[indices], batch)
   return picked if present is None else _mask(picked, present)
@@ -171,11 +157,11 @@ def take(
 def padded_batches(
   size: int, batch_size: int
 ) -> tuple[Int[np.ndarray, "steps batch"], Bool[np.ndarray, "steps batch"]]:
-  """Blocks of indices that go once through all examples, in order.
+  """Returns blocks of indices that go once through all examples, in order.
 
   Args:
     size: number of examples; may be smaller than the batch.
-    batch_size: examples a step.
+    batch_size: examples per step.
 
   Returns:
     int32 indices, and False where a block is filled up (with the index 0).
@@ -216,9 +202,9 @@ def stream(
     source: random access to single examples; read from several threads.
     indices_order: of `order`.
     start_step: the first step; resuming there continues exactly.
-    global_batch: examples a step over all processes; must be the order's.
+    global_batch: examples per step over all processes; must be the order's.
     process_index: which part to load.
-    process_count: in how many parts a batch is split.
+    process_count: into how many parts a batch is split.
     threads: that load ahead; 0 loads when asked.
     workers: processes that load ahead; 0 loads in this one. Source and `vary`
       must then be picklable. The batches are the same.
@@ -255,13 +241,7 @@ def evaluation_stream(
 ) -> Iterator[Batch]:
   """Loads every example once, in order, the last batch filled up.
 
-  Args:
-    source: random access to single examples.
-    global_batch: examples a step over all processes.
-    process_index: which part to load.
-    process_count: in how many parts a batch is split.
-    threads: that load ahead; 0 loads when asked.
-    workers: see `stream`.
+  Args: see `stream`.
 
   Returns:
     Iterator of NumPy batches; padding as in `take(..., present=...)`.
@@ -281,15 +261,10 @@ def evaluation_stream(
 
 
 def check_divisible(batch: int, devices: int, processes: int = 1) -> None:
-  """Checks that a batch can be split evenly.
-
-  Args:
-    batch: examples a step, over all processes.
-    devices: of all processes.
-    processes: how many.
+  """Checks that a batch over all processes can be split evenly.
 
   Raises:
-    ValueError: it cannot.
+    ValueError: it cannot; names a size that can.
   """
   for count, what in ((processes, "processes"), (devices, "devices")):
     if count < 1 or batch < 1 or batch % count:
@@ -357,7 +332,7 @@ def _iterate(
 
 
 def stack(examples: Sequence[Batch]) -> Batch:
-  """Puts single examples together, along a new leading axis."""
+  """Stacks single examples along a new leading axis."""
   return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 

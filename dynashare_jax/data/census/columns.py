@@ -18,61 +18,21 @@ from jaxtyping import Float, Int
 import numpy as np
 
 # Names of the 42 fields of a line, in the order of the files.
-COLUMNS = (
-  "age",
-  "class_worker",
-  "det_ind_code",
-  "det_occ_code",
-  "education",
-  "wage_per_hour",
-  "hs_college",
-  "marital_stat",
-  "major_ind_code",
-  "major_occ_code",
-  "race",
-  "hisp_origin",
-  "sex",
-  "union_member",
-  "unemp_reason",
-  "full_or_part_emp",
-  "capital_gains",
-  "capital_losses",
-  "stock_dividends",
-  "tax_filer_stat",
-  "region_prev_res",
-  "state_prev_res",
-  "det_hh_fam_stat",
-  "det_hh_summ",
-  "instance_weight",
-  "mig_chg_msa",
-  "mig_chg_reg",
-  "mig_move_reg",
-  "mig_same",
-  "mig_prev_sunbelt",
-  "num_emp",
-  "fam_under_18",
-  "country_father",
-  "country_mother",
-  "country_self",
-  "citizenship",
-  "own_or_self",
-  "vet_question",
-  "vet_benefits",
-  "weeks_worked",
-  "year",
-  "income_50k",
+_NAMES = (
+  "age class_worker det_ind_code det_occ_code education wage_per_hour hs_college marital_stat "
+  "major_ind_code major_occ_code race hisp_origin sex union_member unemp_reason full_or_part_emp "
+  "capital_gains capital_losses stock_dividends tax_filer_stat region_prev_res state_prev_res "
+  "det_hh_fam_stat det_hh_summ instance_weight mig_chg_msa mig_chg_reg mig_move_reg mig_same "
+  "mig_prev_sunbelt num_emp fam_under_18 country_father country_mother country_self citizenship "
+  "own_or_self vet_question vet_benefits weeks_worked year income_50k"
 )
+COLUMNS = tuple(_NAMES.split())
 LABELS = ("income_50k", "marital_stat", "education")
-NUMERIC = (
-  "age",
-  "wage_per_hour",
-  "capital_gains",
-  "capital_losses",
-  "stock_dividends",
-  "instance_weight",
-  "num_emp",
-  "weeks_worked",
+_NUMBERS = (
+  "age wage_per_hour capital_gains capital_losses stock_dividends instance_weight num_emp "
+  "weeks_worked"
 )
+NUMERIC = tuple(_NUMBERS.split())
 # The others, also where their categories are written as whole numbers
 # (industry, occupation, own business, veteran's benefits, year).
 CATEGORICAL = tuple(c for c in COLUMNS if c not in LABELS + NUMERIC)
@@ -90,12 +50,7 @@ _CHUNK = 256  # lines parsed at once; more no longer fit the cache
 
 
 class Column(NamedTuple):
-  """One column, as codes into its distinct values.
-
-  Attributes:
-    codes: place of every row's value in `values`.
-    values: distinct texts without surrounding blanks, in no special order.
-  """
+  """One column: a code per row, and the text of every code."""
 
   codes: Int[np.ndarray, " N"]
   values: tuple[str, ...]
@@ -103,13 +58,13 @@ class Column(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """One file's rows.
+  """The rows of one file.
 
   Attributes:
     name: of the file, for messages.
     columns: the 42 columns by name.
     numbers: place of every row in the file, from 1, for messages.
-    unit: what `numbers` counts, `line` or (in a Parquet file) `row`.
+    unit: of `numbers`, `line` or (in a Parquet file) `row`.
   """
 
   name: str
@@ -130,7 +85,7 @@ class Table:
     return Table(self.name, columns, self.numbers[rows], self.unit)
 
   def place(self, column: str, value: str) -> str:
-    """Says where a value first occurs: file, line and column."""
+    """Returns where a value first occurs: file, line and column."""
     codes, values = self.columns[column]
     same = [i for i, other in enumerate(values) if other == value]
     number = self.numbers[np.argmax(np.isin(codes, same))]
@@ -145,10 +100,10 @@ class Table:
     return np.take(table, codes)
 
   def number(self, column: str) -> Float[np.ndarray, " N"]:
-    """Reads a column as float64 numbers.
+    """Returns a column as float64 numbers.
 
     Raises:
-      ValueError: a value is not a finite number; tells which and where.
+      ValueError: a value is not a finite number; names it and its place.
     """
     codes, values = self.columns[column]
     numbers = np.array([_number(value) for value in values])
@@ -170,7 +125,7 @@ class Table:
 
 
 def read(data_dir: str | None, rows: Sequence[int] = ROWS) -> tuple[Table, Table]:
-  """Reads the training and the test file.
+  """Reads the training and the test file, in this order.
 
   `census_income_kdd.parquet` is taken where it lies, else `census-income.data`
   and `census-income.test`, each plain or with `.gz`.
@@ -179,13 +134,9 @@ def read(data_dir: str | None, rows: Sequence[int] = ROWS) -> tuple[Table, Table
     data_dir: folder of the files.
     rows: rows expected in the training and the test file; 0 accepts any number.
 
-  Returns:
-    The training and the test table.
-
   Raises:
-    FileNotFoundError: a file is missing; tells what was looked for and where to
-      get it.
-    ValueError: a file is damaged or cut off; tells the file and the line.
+    FileNotFoundError: a file is missing; names the files and where to get them.
+    ValueError: a file is damaged or cut off; names the file and the line.
   """
   looked = f"{PARQUET}, or {' and '.join(RAW.values())} (each also with .gz)"
   if data_dir is None:

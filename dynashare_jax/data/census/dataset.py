@@ -14,8 +14,9 @@ authors' code has "never married": the same AUC).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
@@ -23,6 +24,8 @@ import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import memory
+from dynashare_jax.data import options
 from dynashare_jax.data.census import columns as columns_lib
 from dynashare_jax.data.census import encoding
 
@@ -67,17 +70,14 @@ ENCODINGS = ("embedded", "onehot")
 
 
 def defaults() -> dict[str, Any]:
-  """Returns the fields of `config.data` with their values.
+  """Returns the default values of `config.data`.
 
-  Returns:
-    tasks: any of `income`, `marital`, `education`.
-    encoding: `embedded` (codes and numbers, for a network that embeds a table)
-      or `onehot` (one long vector, for the 1-D ResNet).
-    split_seed: seed that halves the test file.
-    bins: most bins of a number's piecewise-linear encoding.
-    instance_weight: whether the survey's sampling weight is an input, as in all
-      published results (39 columns; 38 without).
-    rows: rows expected in the training and the test file; 0 accepts any number.
+  tasks: any of `income`, `marital`, `education`. encoding: `embedded` (codes and
+  numbers, for a network that embeds a table) or `onehot` (one long vector, for the
+  1-D ResNet). split_seed: seed that halves the test file. bins: most bins of a
+  number's piecewise-linear encoding. instance_weight: whether the survey's sampling
+  weight is an input, as in all published results (39 columns; 38 without). rows:
+  rows expected in the training and the test file; 0 accepts any number.
   """
   return {
     "tasks": TASKS,
@@ -90,14 +90,12 @@ def defaults() -> dict[str, Any]:
 
 
 def compat() -> dict[str, Any]:
-  """Returns this data set's compat switches with their corrected values.
+  """Returns the switches of `config.compat` at their corrected values.
 
-  Returns:
-    census_columns: `authors` gives the 482 one-hot features of the authors'
-      code: validation and test are scaled by their own range, and categories
-      that the test file lacks come last there, so that later features are
-      shifted against training.
-    census_labels: `authors` never counts a professional degree as college.
+  census_columns: `authors` gives the 482 one-hot features of the authors' code:
+  validation and test are scaled by their own range, and categories that the test
+  file lacks come last there, so that later features are shifted against training.
+  census_labels: `authors` never counts a professional degree as college.
   """
   return {"census_columns": "corrected", "census_labels": "corrected"}
 
@@ -122,11 +120,12 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     ValueError: files are damaged or a field of the configuration is wrong.
   """
   del seed
-  tasks = _chosen_tasks(config.tasks)
+  chosen = (config.tasks,) if isinstance(config.tasks, str) else config.tasks
+  chosen = options.tasks("census", chosen, TASKS)
+  tasks = tuple(task for task in TASKS if task in chosen)
   authors_labels = _is_authors(compat, "census_labels")
   authors_columns = _is_authors(compat, "census_columns")
-  if config.encoding not in ENCODINGS:
-    _refuse("config.data.encoding", config.encoding, ENCODINGS)
+  lookup.one_of("config.data.encoding", config.encoding, ENCODINGS)
   train, other = columns_lib.read(data_dir, tuple(config.rows))
   halves = split_halves(other.rows, config.split_seed)
   tables = dict(zip(types.SPLITS, (train, *map(other.take, halves)), strict=True))
@@ -149,20 +148,20 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     split: {task: labels(table, task, authors_labels) for task in tasks}
     for split, table in tables.items()
   }
-  splits = _Splits(tables, targets, encoded.encoders)
-  return types.Dataset(spec, splits.arrays, splits.source)
+  sources = {
+    split: memory.Rows(functools.partial(_batch, table, targets[split], encoded.encoders[split]))
+    for split, table in tables.items()
+  }
+  return memory.dataset(spec, sources, lambda rows: rows.batch)
 
 
 def labels(table: columns_lib.Table, task: str, authors: bool = False) -> Float[np.ndarray, " N"]:
-  """Reads a task's labels, 0 or 1.
+  """Returns a task's labels, 0 or 1, one per row.
 
   Args:
     table: rows of one file.
     task: one of `TASKS`.
     authors: never count a professional degree as college.
-
-  Returns:
-    One label a row.
 
   Raises:
     ValueError: the label column holds a value that the data set does not know.
@@ -183,85 +182,26 @@ def labels(table: columns_lib.Table, task: str, authors: bool = False) -> Float[
 
 
 def split_halves(rows: int, seed: int) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"]]:
-  """Draws the rows of validation; the others are the test split.
+  """Draws the row numbers of validation; the others are test. Both ascend.
 
   The draw equals `pandas.DataFrame.sample(frac=0.5, random_state=seed)`, which
   all published results use.
-
-  Args:
-    rows: rows of the original test file.
-    seed: of the draw.
-
-  Returns:
-    Row numbers of validation and of test, each ascending.
   """
   order = np.random.RandomState(seed).permutation(rows)
   half = round(0.5 * rows)
   return np.sort(order[:half]), np.sort(order[half:])
 
 
-class _Splits:
-  """Encodes each split when it is first asked for, and keeps it."""
-
-  def __init__(
-    self,
-    tables: Mapping[str, columns_lib.Table],
-    targets: Mapping[str, dict[str, np.ndarray]],
-    encode: Mapping[str, Callable[[columns_lib.Table], Any]],
-  ):
-    self._tables = tables
-    self._targets = targets
-    self._encode = encode
-    self._batches: dict[str, types.Batch] = {}
-
-  def arrays(self, split: str) -> types.Batch:
-    """Returns a whole split."""
-    if split not in self._tables:
-      raise ValueError(f"Unknown split '{split}'; census has {', '.join(self._tables)}.")
-    if split not in self._batches:
-      table, targets = self._tables[split], self._targets[split]
-      self._batches[split] = types.Batch(
-        inputs=self._encode[split](table),
-        targets=dict(targets),
-        valid={task: np.ones(table.rows, bool) for task in targets},
-        present=np.ones(table.rows, bool),
-      )
-    return self._batches[split]
-
-  def source(self, split: str) -> Sequence[types.Batch]:
-    """Returns a split's single examples."""
-    return _Rows(self.arrays(split))
-
-
-class _Rows(Sequence[types.Batch]):
-  """Single examples of a split that lies in memory."""
-
-  def __init__(self, batch: types.Batch):
-    self._batch = batch
-
-  def __len__(self) -> int:
-    return len(self._batch.present)
-
-  @overload
-  def __getitem__(self, index: int) -> types.Batch: ...
-
-  @overload
-  def __getitem__(self, index: slice) -> Sequence[types.Batch]: ...
-
-  def __getitem__(self, index: int | slice) -> types.Batch | Sequence[types.Batch]:
-    batch = self._batch
-
-    def pick(arrays: Any) -> Any:
-      if isinstance(arrays, dict):
-        return {name: array[index] for name, array in arrays.items()}
-      return arrays[index]
-
-    picked = types.Batch(*(pick(field) for field in batch))
-    return _Rows(picked) if isinstance(index, slice) else picked
+def _batch(
+  table: columns_lib.Table, targets: Mapping[str, np.ndarray], encode: Callable[..., Any]
+) -> types.Batch:
+  """Encodes the rows of a split."""
+  present = np.ones(table.rows, bool)
+  return types.Batch(encode(table), {**targets}, dict.fromkeys(targets, present), present)
 
 
 class _Encoded(NamedTuple):
-  """How inputs are encoded, and what the spec tells of it."""
+  """The encoding of inputs, and its part of the spec."""
 
   encoders: Mapping[str, Callable[[columns_lib.Table], Any]]
   shape: tuple[int, ...]
@@ -301,7 +241,7 @@ def _encode(
 def _authors_notes(
   layouts: tuple[encoding.Layout, encoding.Layout], config: ConfigDict
 ) -> tuple[str, ...]:
-  """Tells what the authors' columns do to this run."""
+  """The consequences of the authors' columns for this run."""
   shifted = encoding.shifted_features(*layouts)
   shift = (
     f"compat: {shifted} of {len(layouts[0].features)} one-hot features mean"
@@ -317,30 +257,6 @@ def _authors_notes(
   return shift, ignored
 
 
-def _chosen_tasks(tasks: Sequence[str] | str) -> tuple[str, ...]:
-  """Checks the chosen tasks and returns them in canonical order."""
-  chosen = (tasks,) if isinstance(tasks, str) else tuple(tasks)
-  for task in chosen:
-    if task not in _TASKS:
-      _refuse("config.data.tasks", task, TASKS)
-  if not chosen or len(set(chosen)) < len(chosen):
-    raise ValueError(
-      f"config.data.tasks is {chosen}; name one or more of {', '.join(TASKS)}, each once."
-    )
-  return tuple(task for task in TASKS if task in chosen)
-
-
 def _is_authors(compat_config: ConfigDict, switch: str) -> bool:
-  """Tells whether a compat switch asks for the authors' behaviour."""
-  value = compat_config[switch]
-  if value not in ("corrected", "authors"):
-    _refuse(f"config.compat.{switch}", value, ("corrected", "authors"))
-  return bool(value == "authors")
-
-
-def _refuse(field: str, value: str, known: Sequence[str]) -> None:
-  """Raises for an unknown name and suggests the nearest known one."""
-  raise ValueError(
-    f"{field} has '{value}', which census does not know."
-    f"{lookup.hint(value.lower(), known, 0.0)} Known are {', '.join(known)}."
-  )
+  """Whether a compat switch asks for the authors' behaviour."""
+  return options.switch(compat_config, switch, ("corrected", "authors")) == "authors"

@@ -26,7 +26,7 @@ Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """What every feature of a one-hot input means.
+  """The meaning of every feature of a one-hot input.
 
   Attributes:
     features: column and category of each feature; category None is a number.
@@ -40,15 +40,9 @@ class Layout:
 def fit_table(
   train: columns_lib.Table, bins: int = 16, instance_weight: bool = True
 ) -> types.TableSpec:
-  """Fits codes and bin edges on the training file.
+  """Fits codes and at most `bins` bins per number on the training file.
 
-  Args:
-    train: the training file.
-    bins: most bins of a number.
-    instance_weight: whether the sampling weight is an input.
-
-  Returns:
-    The table's columns.
+  `instance_weight`: whether the sampling weight is an input.
   """
   if bins < 1:
     raise ValueError(f"config.data.bins is {bins}; it must be 1 or more.")
@@ -65,15 +59,11 @@ def fit_table(
 
 
 def quantile_edges(values: Float[np.ndarray, " N"], bins: int) -> tuple[float, ...]:
-  """Places bin edges at the quantiles of the values, without repeats.
+  """Places at most `bins` bins at the quantiles of the values, without repeats.
 
   A value that alone would fill a bin is an edge of its own, and the other edges
   are quantiles of the other values. Without that, columns that are mostly zero
   (wages, gains, losses) keep one single bin.
-
-  Args:
-    values: a numeric column of the training split.
-    bins: most bins; fewer come out where the column has few values.
 
   Returns:
     At least two ascending edges; the first is the least and the last the
@@ -104,14 +94,11 @@ def corrected_layout(train: columns_lib.Table, instance_weight: bool = True) -> 
 
 
 def authors_layouts(train: columns_lib.Table, other: columns_lib.Table) -> tuple[Layout, Layout]:
-  """Gives the one-hot layouts of the authors' code for both files.
+  """Returns the one-hot layouts of the authors' code: of training, and of the others.
 
   Args:
     train: the training file.
     other: the whole test file.
-
-  Returns:
-    The layout of training, and that of validation and test, of equal length.
 
   Differs: the authors name the one missing category by hand and stop where the
   test file has one that training lacks; here any number of missing ones come
@@ -182,11 +169,7 @@ class Embedded:
 
 @dataclasses.dataclass(frozen=True)
 class OneHot:
-  """Turns a table into one vector a row.
-
-  Attributes:
-    layout: meaning and scale of every feature.
-  """
+  """Turns a table into one vector per row, as `layout` says."""
 
   layout: Layout
 

@@ -9,15 +9,13 @@ Source of the forms: cityscapesScripts, and the data loaders of AdaShare, MTAN,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-import dataclasses
-import os
 import pathlib
 
 import numpy as np
 
 from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
+from dynashare_jax.data.pictures import store
 
 TITLE = "Cityscapes"
 TASKS = ("segmentation", "depth", "parts")
@@ -65,63 +63,7 @@ _MARKS = {
 _SPLITS = (("train", "train"), ("test", "val"))
 
 
-@dataclasses.dataclass(frozen=True)
-class Reader:
-  """Reads examples; picklable.
-
-  Attributes:
-    folder: that all paths start from.
-    size: height and width to bring everything to; None leaves it.
-    paths: example -> field -> path of its file.
-  """
-
-  folder: str
-  size: tuple[int, int] | None
-  paths: Mapping[str, Mapping[str, str]]
-
-  def __call__(self, key: str) -> dict[str, np.ndarray]:
-    """Reads the fields of an example, those that it has paths of.
-
-    Returns:
-      image: `[H, W, 3]` RGB, uint8 in 0..255 or float32 in 0..1. segmentation,
-      parts: integers `[H, W]`. depth: `[H, W]`, uint16 as in the official
-      release or float32. camera: float32 `[2]`, baseline in metres and focal
-      length in pixels of the original picture.
-
-    Raises:
-      ValueError: a file is missing, damaged or of a wrong shape.
-    """
-    read = {
-      field: _read(os.path.join(self.folder, path), field)
-      for field, path in self.paths[key].items()
-    }
-    maps = {
-      field: dense_layouts.resized(array, self.size, field == "image")
-      for field, array in read.items()
-      if field != "camera"
-    }
-    dense_layouts.same_size(maps)
-    return read | maps
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """A form of the data set that was found.
-
-  Attributes:
-    name: key of `HELP`.
-    keys: names of the `train` and the `test` examples.
-    read: of an example's name its raw fields: `image` and the tasks'.
-    labels: one of `cityscapes_labels.STORED`.
-    coded: whether depth and parts are the official release's numbers: uint16
-      disparity, and ids that name instance and part; else values and classes.
-  """
-
-  name: str
-  keys: Mapping[str, tuple[str, ...]]
-  read: Callable[[str], Mapping[str, np.ndarray]]
-  labels: str
-  coded: bool
+_Paths = dict[str, dict[str, dict[str, str]]]  # split -> example -> field
 
 
 def find(
@@ -130,18 +72,21 @@ def find(
   fields: tuple[str, ...],
   classes: int,
   size: tuple[int, int] | None,
-) -> Layout:
+) -> store.Original:
   """Finds the data set.
 
   Args:
     data_dir: the folder.
     layout: `auto` or a key of `HELP`.
-    fields: wanted: any of `TASKS`, and `camera`.
+    fields: wanted: `image`, any of `TASKS`, and `camera`.
     classes: 19 or 7.
-    size: see `Reader`.
+    size: height and width to bring everything to; None leaves it.
 
   Returns:
-    What was found; every file that a field needs is there.
+    What was found: `train` and `test` examples, and every file that a field needs.
+    Facts: labels, one of `cityscapes_labels.STORED`; coded, whether depth and parts
+    are the official release's numbers (uint16 disparity, and ids of instance and
+    part), else values and classes.
 
   Raises:
     ValueError: nothing that fits, too much that fits, or files are missing.
@@ -153,33 +98,31 @@ def find(
       " take the official one, or set it to disparity."
     )
   if name == "official":
-    paths, labels = _official(folder, fields)
+    paths, labels = _official(folder)
   elif name == "adashare":
     paths, labels = _adashare(folder, fields, classes)
   else:
-    paths, labels = _numbered(folder, name, fields, classes)
-  dense_layouts.check_files(
-    TITLE,
-    folder,
-    (path for part in paths.values() for entry in part.values() for path in entry.values()),
-  )
+    paths, labels = _numbered(folder, name, classes)
+  examples = {key: entry for part in paths.values() for key, entry in part.items()}
+  dense_layouts.check_files(TITLE, folder, examples, fields)
   keys = {split: tuple(part) for split, part in paths.items()}
-  read = Reader(
-    str(folder), size, {key: entry for part in paths.values() for key, entry in part.items()}
+  return store.Original(
+    dense_layouts.counted(name, keys),
+    keys,
+    dense_layouts.Reader(str(folder), fields, size, _read, examples),
+    {"labels": labels, "coded": name in ("official", "auto_lambda")},
+    fields,
+    size,
   )
-  return Layout(name, keys, read, labels, name in ("official", "auto_lambda"))
 
 
-_Paths = dict[str, dict[str, dict[str, str]]]  # split -> example -> field
-
-
-def _official(folder: pathlib.Path, fields: tuple[str, ...]) -> tuple[_Paths, str]:
+def _official(folder: pathlib.Path) -> tuple[_Paths, str]:
   """The release as it is unpacked, each archive in a folder of its own or not.
 
   The official test split has no public labels: validation is the test split.
   """
-  roots = {
-    kind: _unpacked(folder, kind, archive)
+  images, annotations, disparity, camera, parts = (
+    _unpacked(folder, kind, archive)
     for kind, archive in (
       ("leftImg8bit", "trainvaltest"),
       ("gtFine", "trainvaltest"),
@@ -187,38 +130,29 @@ def _official(folder: pathlib.Path, fields: tuple[str, ...]) -> tuple[_Paths, st
       ("camera", "trainvaltest"),
       ("gtFinePanopticParts", "trainval"),
     )
-  }
+  )
   paths: _Paths = {}
   labels = ""
   for split, part in _SPLITS:
-    pictures = sorted((folder / roots["leftImg8bit"] / part).glob("*/*_leftImg8bit.png"))
+    pictures = sorted((folder / images / part).glob("*/*_leftImg8bit.png"))
     if not pictures:
       raise ValueError(
-        f"{TITLE}: there is no picture"
-        f" {folder / roots['leftImg8bit'] / part}/<city>/"
-        "<id>_leftImg8bit.png."
+        f"{TITLE}: there is no picture {folder / images / part}/<city>/<id>_leftImg8bit.png."
       )
     paths[split] = {}
     for picture in pictures:
-      stem = picture.name.removesuffix("_leftImg8bit.png")
-      place = f"{part}/{picture.parent.name}/{stem}"
+      place = f"{part}/{picture.parent.name}/{picture.name.removesuffix('_leftImg8bit.png')}"
+      classes = f"{annotations}/{place}_gtFine_label"
       if not labels:
-        train_ids = folder / f"{roots['gtFine']}/{place}_gtFine_labelTrainIds"
-        label_ids = folder / f"{roots['gtFine']}/{place}_gtFine_labelIds.png"
-        labels = (
-          "train ids"
-          if train_ids.with_suffix(".png").is_file() and not label_ids.is_file()
-          else "label ids"
-        )
-      ending = "labelTrainIds" if labels == "train ids" else "labelIds"
-      every = {
-        "image": f"{roots['leftImg8bit']}/{place}_leftImg8bit.png",
-        "segmentation": f"{roots['gtFine']}/{place}_gtFine_{ending}.png",
-        "depth": f"{roots['disparity']}/{place}_disparity.png",
-        "camera": f"{roots['camera']}/{place}_camera.json",
-        "parts": f"{roots['gtFinePanopticParts']}/{place}_gtFinePanopticParts.tif",
+        there = [(folder / f"{classes}{kind}Ids.png").is_file() for kind in ("Train", "")]
+        labels = "train ids" if there == [True, False] else "label ids"
+      paths[split][place] = {
+        "image": f"{images}/{place}_leftImg8bit.png",
+        "segmentation": f"{classes}{'Train' if labels == 'train ids' else ''}Ids.png",
+        "depth": f"{disparity}/{place}_disparity.png",
+        "camera": f"{camera}/{place}_camera.json",
+        "parts": f"{parts}/{place}_gtFinePanopticParts.tif",
       }
-      paths[split][place] = {f: every[f] for f in ("image", *fields)}
   return paths, labels
 
 
@@ -238,53 +172,46 @@ def _adashare(folder: pathlib.Path, fields: tuple[str, ...], classes: int) -> tu
   lists = dense_layouts.read_lists(folder / LISTS, ("train", "test"), parts)
   place = {"image": 0, "depth": 1, "segmentation": 3 if classes == 7 else 4}
   paths = {
-    split: {entry[0]: {f: entry[place[f]] for f in ("image", *fields)} for entry in entries}
+    split: {entry[0]: {field: entry[i] for field, i in place.items()} for entry in entries}
     for split, entries in lists.items()
   }
   return paths, "categories" if classes == 7 else "train ids"
 
 
-def _numbered(
-  folder: pathlib.Path, name: str, fields: tuple[str, ...], classes: int
-) -> tuple[_Paths, str]:
+def _numbered(folder: pathlib.Path, name: str, classes: int) -> tuple[_Paths, str]:
   """MTAN's arrays or Auto-Lambda's pictures, numbered."""
-  labels = "label ids"
-  places = {
-    "image": "image/{}.png",
-    "segmentation": "seg/{}.png",
-    "depth": "depth/{}.png",
-    "parts": "part_seg/{}.tif",
-  }
+  labels, ending = "label ids", ".png"
+  places = {"image": "image", "segmentation": "seg", "depth": "depth", "parts": "part_seg"}
   if name == "mtan":
     known = ("label_7", "label", "label_19")
     there = [n for n in known if (folder / "train" / n).is_dir()] or ["label"]
     chosen = there[-1] if classes == 19 else there[0]
-    labels = "train ids" if chosen == "label_19" else "categories"
-    places = {
-      "image": "image/{}.npy",
-      "segmentation": f"{chosen}/{{}}.npy",
-      "depth": "depth/{}.npy",
-      "parts": "part/{}.npy",
-    }
+    labels, ending = "train ids" if chosen == "label_19" else "categories", ".npy"
+    places |= {"segmentation": chosen, "parts": "part"}
   paths: _Paths = {}
   for split, part in _SPLITS:
-    stems = [
-      p.stem for p in (folder / part / "image").glob(f"*{pathlib.PurePath(places['image']).suffix}")
-    ]
-    order = sorted(stems, key=lambda s: (not s.isdigit(), s.zfill(9)))
-    if not order:
-      raise ValueError(
-        f"{TITLE}: there is no picture {folder / part}/{places['image'].format('<i>')}."
-      )
+    stems = dense_layouts.numbered(folder / part / "image", ending)
+    if not stems:
+      raise ValueError(f"{TITLE}: there is no picture {folder / part}/image/<i>{ending}.")
     paths[split] = {
-      f"{part}/{stem}": {f: f"{part}/{places[f].format(stem)}" for f in ("image", *fields)}
-      for stem in order
+      f"{part}/{stem}": {
+        field: f"{part}/{place}/{stem}{'.tif' if place == 'part_seg' else ending}"
+        for field, place in places.items()
+      }
+      for stem in stems
     }
   return paths, labels
 
 
 def _read(path: str, field: str) -> np.ndarray:
-  """Reads a field, in its shape and kind of number."""
+  """Reads the file of a field.
+
+  Returns:
+    image: `[H, W, 3]` RGB, uint8 in 0..255 or float32 in 0..1. segmentation, parts:
+    integers `[H, W]`. depth: `[H, W]`, uint16 as in the official release or float32.
+    camera: float32 `[2]`, baseline in metres and focal length in pixels of the
+    original picture.
+  """
   if field == "camera":
     return _camera(path)
   arrays = path.endswith(".npy")

@@ -26,18 +26,17 @@ NAME = "folder"
 
 
 def defaults() -> dict[str, Any]:
-  """Default values of `config.data`: those of `dense.defaults`, and these.
+  """Returns the default values of `config.data`: those of `dense.defaults`, and these.
 
-  Returns:
-    file: that describes the data set, relative to `config.data_dir`. tasks:
-    names of those to train on, in order; none means all. height, width: of all
-    pictures and labels; 0 as stored.
+  file: that describes the data set, relative to `config.data_dir`. tasks: names of
+  those to train on, in order; none means all. height, width: of all pictures and
+  labels; 0 as stored.
   """
   return {**dense.defaults(), "file": "dataset.yaml", "tasks": (), "height": 0, "width": 0}
 
 
 def compat() -> dict[str, Any]:
-  """Switches that all data sets of pictures have; see `dense.compat`."""
+  """Returns the switches that all data sets of pictures have; see `dense.compat`."""
   return dense.compat()
 
 
@@ -68,7 +67,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
 
 
 def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
-  """What `data.store` converts; see there."""
+  """Returns the files that `store_writer.convert` makes a copy of."""
   del compat
   return _find(config, data_dir)[0]
 
@@ -109,7 +108,7 @@ def _scan(
   size: tuple[int, int] | None,
   folder: str,
 ) -> tuple[folder_files.Reader, dict[str, tuple[str, ...]]]:
-  """Finds all pictures; looks that every task has a label somewhere."""
+  """Finds all pictures; checks that every task has a label somewhere."""
   where = parsed.where
   pictures = folder_files.Pattern.read(parsed.pictures, f"{where}: pictures")
   labels = {}

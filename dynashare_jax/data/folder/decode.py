@@ -18,22 +18,14 @@ _UNKNOWN, _IGNORED = -1, -2  # in place of a class
 
 @dataclasses.dataclass(frozen=True)
 class Decode:
-  """Raw fields -> the example; picklable.
-
-  Attributes:
-    tasks: in order.
-  """
+  """Makes examples of raw fields, for `tasks` in order; picklable."""
 
   tasks: tuple[folder_description.Task, ...]
 
   def __call__(self, fields: Mapping[str, np.ndarray]) -> types.Batch:
-    """Decodes an example.
+    """Decodes an example of `image` and those fields of the tasks that are there.
 
-    Args:
-      fields: `image`, and what there is of the tasks.
-
-    Returns:
-      Without the leading axis. A task without a field has no valid pixel.
+    A task without a field has no valid pixel.
 
     Raises:
       ValueError: a field of a wrong shape or type, or an unknown id.
@@ -78,11 +70,7 @@ def _absent(task: folder_description.Task, size: tuple[int, ...]) -> np.ndarray:
 def _checked(
   task: folder_description.Task, stored: np.ndarray, size: tuple[int, ...]
 ) -> np.ndarray:
-  """The stored array, in the shape that its task needs.
-
-  Channels that count are put together; a picture in grey that was saved with
-  three equal channels counts as one.
-  """
+  """The stored array in its task's shape; channels that count are put together."""
   if stored.shape[:2] != size:
     raise ValueError(
       f"its {task.name} is {' x '.join(map(str, stored.shape[:2]))}, its"

@@ -101,7 +101,7 @@ class Description:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Reads the file.
+  """Reads the file that describes a data set.
 
   Raises:
     ValueError: there is none, or it is no YAML mapping.
@@ -119,7 +119,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
-  """Checks what was read.
+  """Checks a description.
 
   Args:
     raw: of `read`, also after a way through JSON.

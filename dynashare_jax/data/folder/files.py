@@ -22,7 +22,7 @@ _DEEP_COLOUR = b"\x10\x02"  # depth 16 and type RGB, bytes 24 and 25 of a PNG
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-  """Paths of files, with names in braces for what differs.
+  """Paths of files, with names in braces for the parts that differ.
 
   Attributes:
     text: relative to the root; without an ending, any of `ENDINGS` fits.
@@ -52,7 +52,7 @@ class Pattern:
 
   @property
   def wildcards(self) -> tuple[str, ...]:
-    """Names in braces, each once, in order."""
+    """The names in braces, each once, in order."""
     return tuple(dict.fromkeys(_WILDCARD.findall(self.text)))
 
   @property
@@ -61,19 +61,12 @@ class Pattern:
     return not self.text.lower().endswith(ENDINGS)
 
   def candidates(self, values: Mapping[str, str]) -> tuple[str, ...]:
-    """Paths that an example's file may have."""
+    """Returns the paths that an example's file may have."""
     path = _WILDCARD.sub(lambda m: values[m[1]], self.text)
     return tuple(path + e for e in ENDINGS) if self._open else (path,)
 
   def find(self, root: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Goes through all files that fit, in order of their paths.
-
-    Args:
-      root: folder that the pattern starts from.
-
-    Yields:
-      Path relative to the root, and the wildcards' texts.
-    """
+    """Yields the paths of all files that fit, in order, with the wildcards' texts."""
     if self.deep:
       folder = self.text.rpartition("/")[0]
       for path in _files_below(root, folder):
@@ -120,7 +113,7 @@ def _descend(
 
 
 def _expression(part: str, known: Mapping[str, str]) -> re.Pattern[str]:
-  """What a part of a path looks like; a wildcard is the same everywhere."""
+  """The pattern of one part of a path; a wildcard has the same text everywhere."""
   pieces, seen, end = [], set(known), 0
   for match in _WILDCARD.finditer(part):
     pieces.append(re.escape(part[end : match.start()]))
@@ -136,15 +129,12 @@ def _expression(part: str, known: Mapping[str, str]) -> re.Pattern[str]:
 
 
 def find_pictures(root: str, pattern: Pattern, where: str) -> dict[str, tuple[str, ...]]:
-  """Names all examples.
+  """Finds all examples: name (the wildcards' texts, with slashes) -> these texts.
 
   Args:
     root: folder that the pattern starts from.
     pattern: of the pictures.
-    where: the file, for messages.
-
-  Returns:
-    Name of an example (its wildcards, with slashes) -> their texts.
+    where: the file of the description, for messages.
 
   Raises:
     ValueError: there is none, or two pictures have one name.
@@ -187,11 +177,7 @@ class Reader:
   size: tuple[int, int] | None = None
 
   def __call__(self, key: str) -> dict[str, np.ndarray]:
-    """Reads the picture and the labels that are there.
-
-    Returns:
-      `image` `[H, W, 3]` uint8, or what its array holds; of every task with a
-      file what is stored. A task without a file is absent.
+    """Reads the picture, uint8 or its array, and the labels that are there, as stored.
 
     Raises:
       ValueError: a file cannot be read.
@@ -205,17 +191,14 @@ class Reader:
       path = self._path(pattern, values)
       if path is not None:
         fields[task] = _read(path, False)
-    return {
-      name: dense_layouts.resized(array, self.size, name == "image")
-      for name, array in fields.items()
-    }
+    return dense_layouts.fitted(fields, self.size)
 
   def expected(self, task: str, key: str) -> str:
-    """Where the label of an example should lie."""
+    """Returns the paths where the label of an example should lie."""
     return " or ".join(self.labels[task].candidates(self._values(key)))
 
   def has(self, task: str, key: str) -> bool:
-    """Whether an example has a label file."""
+    """Returns whether an example has a label file."""
     return self._path(self.labels[task], self._values(key)) is not None
 
   def _values(self, key: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Which examples of a data set in folders belong to which split."""
+"""The splits of a data set in folders."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from dynashare_jax.data.folder import description as folder_description
 def assign(
   names: Sequence[str], description: folder_description.Description, folder: str
 ) -> dict[str, tuple[str, ...]]:
-  """Fills the splits.
+  """Returns the names of the examples of every split, in order.
+
+  Shares are of the examples that no other split names, drawn with the description's
+  seed.
 
   Args:
     names: of all examples, in order.
     description: with the splits.
     folder: that text files with names are relative to.
-
-  Returns:
-    Split -> names of its examples, in order. Shares are of the examples that no
-    other split names, drawn with the description's seed.
 
   Raises:
     ValueError: an unknown name, a pattern that fits nothing, shares above 1, an

@@ -1,4 +1,4 @@
-"""Stays as a model takes them: padded series, labels and what is valid."""
+"""Stays as a model takes them: padded series, labels and their validity."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, overload
 
+import jax
 from jaxtyping import Bool, Int, UInt8
 import numpy as np
 
@@ -25,13 +26,13 @@ Field = tuple[np.ndarray, np.ndarray]  # targets and what is valid
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How stays are brought to a model; picklable.
+  """The form of stays for a model; picklable.
 
   Attributes:
     tasks: in order.
     hours: T, at which series are cut.
     normaliser: of the numbers.
-    lengths: whether inputs tell the length of every series.
+    lengths: whether inputs have the length of every series.
     masked: whether labels that the benchmark masks are not valid.
     straight: whether series are `[T, 76]`; otherwise the same numbers row by
       row in `[76, T]`, turned round.
@@ -50,7 +51,7 @@ class Options:
 
 
 def stay_class(kept: UInt8[np.ndarray, "..."], which: str) -> Int[np.ndarray, "..."]:
-  """Classes of the remaining stay, int32, 0 to 9.
+  """Returns classes of the remaining stay, int32, 0 to 9.
 
   Args:
     kept: among all classes that `STAY_EDGES` part.
@@ -76,7 +77,7 @@ class Stays(Sequence[types.Batch]):
     self._skip = 0 if options.all_stays else 1
 
   def __reduce__(self) -> Any:
-    """Another process maps the files itself."""
+    """Lets another process map the files itself."""
     return Stays, self._made_of
 
   def __len__(self) -> int:
@@ -93,29 +94,19 @@ class Stays(Sequence[types.Batch]):
       return [self[i] for i in range(*index.indices(len(self)))]
     if not -len(self) <= index < len(self):
       raise IndexError(f"There are {len(self)} stays, none has number {index}.")
-    batch = self.batch(np.array([index % len(self)]))
-
-    def first(field: Any) -> Any:
-      if isinstance(field, dict):
-        return {name: array[0] for name, array in field.items()}
-      return field[0]
-
-    return types.Batch(*map(first, batch))
+    one: types.Batch = jax.tree.map(lambda a: a[0], self.batch(np.array([index % len(self)])))
+    return one
 
   def whole(self) -> types.Batch:
-    """All stays as one batch."""
+    """Returns all stays as one batch."""
     return self.batch(np.arange(len(self)))
 
   def batch(self, indices: Int[np.ndarray, " B"]) -> types.Batch:
-    """Some stays.
+    """Returns some stays.
 
-    Args:
-      indices: from 0.
-
-    Returns:
-      Inputs: `series` float32 `[B, T, 76]`, zeros from the end of a stay on,
-      and `length` int32 `[B]`, at most T; without lengths the series alone.
-      Targets and valid: see `mimic3.build`.
+    Inputs: `series` float32 `[B, T, 76]`, zeros from the end of a stay on, and `length`
+    int32 `[B]`, at most T; without lengths the series alone. Targets and valid: see
+    `dataset.build`.
     """
     rows = np.asarray(indices, np.int64) + self._skip
     options, found = self._options, self._split
@@ -134,7 +125,7 @@ class Stays(Sequence[types.Batch]):
     )
 
   def label_counts(self) -> dict[str, tuple[int, int]]:
-    """Of every task how many labels are valid, and how many of them are 1."""
+    """Counts of every task the valid labels, and those of them that are 1."""
     found = dict.fromkeys(self._options.tasks, (0, 0))
     for begin in range(0, len(self), _COUNTED):
       rows = np.arange(begin, min(begin + _COUNTED, len(self))) + self._skip
@@ -202,7 +193,7 @@ def _masked(targets: np.ndarray, valid: np.ndarray, options: Options) -> Field:
 
 
 def authors_hours(listed: Int[np.ndarray, " B"], hours: int) -> Bool[np.ndarray, "B T"]:
-  """Bins whose hourly labels the authors' reader fills; others are 0.
+  """Returns the bins whose hourly labels the authors' reader fills; others are 0.
 
   Args:
     listed: entries of a stay for decompensation, from hour 0 on.

@@ -1,4 +1,4 @@
-"""The measurements of the MIMIC-III benchmark, and how 17 become 76 columns.
+"""The measurements of the MIMIC-III benchmark, 17, and the 76 columns made of them.
 
 Source: YerevaNN/mimic3-benchmarks: `discretizer_config.json` for measurements,
   possible and normal values and their order, the multitask problem's
@@ -22,82 +22,58 @@ class Channel(NamedTuple):
     name: its column in the files.
     normal: what stands for it before it was measured for the first time.
     values: of a category, in the order of its columns; empty for a number.
+    mean: of a number, published.
+    std: of a number, published: its standard deviation.
   """
 
   name: str
   normal: str
   values: tuple[str, ...] = ()
+  mean: float = 0.0
+  std: float = 1.0
+
+
+def _category(name: str, normal: str, values: str) -> Channel:
+  return Channel(name, normal, tuple(values.split(" | ")))
 
 
 CHANNELS = (
-  Channel("Capillary refill rate", "0.0", ("0.0", "1.0")),
-  Channel("Diastolic blood pressure", "59.0"),
-  Channel("Fraction inspired oxygen", "0.21"),
-  Channel(
+  _category("Capillary refill rate", "0.0", "0.0 | 1.0"),
+  Channel("Diastolic blood pressure", "59.0", (), 61.73746731237323, 221.89647947315552),
+  Channel("Fraction inspired oxygen", "0.21", (), 0.2941986945120962, 0.1714931950435367),
+  _category(
     "Glascow coma scale eye opening",
     "4 Spontaneously",
-    (
-      "To Pain",
-      "3 To speech",
-      "1 No Response",
-      "4 Spontaneously",
-      "None",
-      "To Speech",
-      "Spontaneously",
-      "2 To pain",
-    ),
+    "To Pain | 3 To speech | 1 No Response | 4 Spontaneously | None | To Speech | Spontaneously | "
+    "2 To pain",
   ),
-  Channel(
+  _category(
     "Glascow coma scale motor response",
     "6 Obeys Commands",
-    (
-      "1 No Response",
-      "3 Abnorm flexion",
-      "Abnormal extension",
-      "No response",
-      "4 Flex-withdraws",
-      "Localizes Pain",
-      "Flex-withdraws",
-      "Obeys Commands",
-      "Abnormal Flexion",
-      "6 Obeys Commands",
-      "5 Localizes Pain",
-      "2 Abnorm extensn",
-    ),
+    "1 No Response | 3 Abnorm flexion | Abnormal extension | No response | 4 Flex-withdraws | "
+    "Localizes Pain | Flex-withdraws | Obeys Commands | Abnormal Flexion | 6 Obeys Commands | "
+    "5 Localizes Pain | 2 Abnorm extensn",
   ),
-  Channel(
-    "Glascow coma scale total",
-    "15",
-    ("11", "10", "13", "12", "15", "14", "3", "5", "4", "7", "6", "9", "8"),
+  _category(
+    "Glascow coma scale total", "15", "11 | 10 | 13 | 12 | 15 | 14 | 3 | 5 | 4 | 7 | 6 | 9 | 8"
   ),
-  Channel(
+  _category(
     "Glascow coma scale verbal response",
     "5 Oriented",
-    (
-      "1 No Response",
-      "No Response",
-      "Confused",
-      "Inappropriate Words",
-      "Oriented",
-      "No Response-ETT",
-      "5 Oriented",
-      "Incomprehensible sounds",
-      "1.0 ET/Trach",
-      "4 Confused",
-      "2 Incomp sounds",
-      "3 Inapprop words",
-    ),
+    "1 No Response | No Response | Confused | Inappropriate Words | Oriented | No Response-ETT | "
+    "5 Oriented | Incomprehensible sounds | 1.0 ET/Trach | 4 Confused | 2 Incomp sounds | "
+    "3 Inapprop words",
   ),
-  Channel("Glucose", "128.0"),
-  Channel("Heart Rate", "86"),
-  Channel("Height", "170.0"),
-  Channel("Mean blood pressure", "77.0"),
-  Channel("Oxygen saturation", "98.0"),
-  Channel("Respiratory rate", "19"),
-  Channel("Systolic blood pressure", "118.0"),
-  Channel("Temperature", "36.6"),
-  Channel("Weight", "81.0"),
-  Channel("pH", "7.4"),
+  Channel("Glucose", "128.0", (), 140.38699662380586, 1766.7412133808477),
+  Channel("Heart Rate", "86", (), 85.53853938464474, 57.11693013941011),
+  Channel("Height", "170.0", (), 169.80350234321443, 6.222631784123813),
+  Channel("Mean blood pressure", "77.0", (), 79.59640838796953, 148.53013549514117),
+  Channel("Oxygen saturation", "98.0", (), 104.98108350952208, 5135.238732591619),
+  Channel("Respiratory rate", "19", (), 19.867925156740334, 7.3213287278950965),
+  Channel("Systolic blood pressure", "118.0", (), 122.3975667186341, 141.3988560835634),
+  Channel("Temperature", "36.6", (), 36.94399135355236, 5.277914736088037),
+  Channel("Weight", "81.0", (), 83.76208973419455, 27.233083363220278),
+  Channel("pH", "7.4", (), 7.207267791681239, 1.6568268628593597),
 )
 HEADER = ("Hours", *(channel.name for channel in CHANNELS))
 
@@ -106,34 +82,8 @@ NUMBERS = tuple(i for i, c in enumerate(CHANNELS) if not c.values)
 CATEGORIES = tuple(i for i, c in enumerate(CHANNELS) if c.values)
 
 # Of the numbers, in their order: mean and standard deviation.
-MEANS = (
-  61.73746731237323,
-  0.2941986945120962,
-  140.38699662380586,
-  85.53853938464474,
-  169.80350234321443,
-  79.59640838796953,
-  104.98108350952208,
-  19.867925156740334,
-  122.3975667186341,
-  36.94399135355236,
-  83.76208973419455,
-  7.207267791681239,
-)
-STDS = (
-  221.89647947315552,
-  0.1714931950435367,
-  1766.7412133808477,
-  57.11693013941011,
-  6.222631784123813,
-  148.53013549514117,
-  5135.238732591619,
-  7.3213287278950965,
-  141.3988560835634,
-  5.277914736088037,
-  27.233083363220278,
-  1.6568268628593597,
-)
+MEANS = tuple(channel.mean for channel in CHANNELS if not channel.values)
+STDS = tuple(channel.std for channel in CHANNELS if not channel.values)
 
 PHENOTYPES = (
   "Acute and unspecified renal failure",
@@ -195,7 +145,7 @@ FLAG_COLUMNS = tuple(c for c in range(len(COLUMNS)) if c not in NUMBER_COLUMNS)
 
 
 def codes() -> tuple[dict[str, float] | None, ...]:
-  """Of every channel the value's number among `values`; None for a number."""
+  """Returns of every channel the value's number among `values`; None for a number."""
   return tuple(
     {value: float(code) for code, value in enumerate(channel.values)} if channel.values else None
     for channel in CHANNELS
@@ -203,10 +153,7 @@ def codes() -> tuple[dict[str, float] | None, ...]:
 
 
 def normal_values() -> np.ndarray:
-  """What stands for a channel before its first measurement, float64 `[17]`.
-
-  A category's is the number of its value.
-  """
+  """Returns the values before a first measurement, float64 `[17]`; of a category its number."""
   found = [
     known[channel.normal] if known else float(channel.normal)
     for channel, known in zip(CHANNELS, codes(), strict=True)
@@ -215,7 +162,7 @@ def normal_values() -> np.ndarray:
 
 
 def groups() -> tuple[tuple[int, ...], ...]:
-  """Of every channel its columns: values first, then "observed"."""
+  """Returns of every channel its columns: values first, then "observed"."""
   observed = len(COLUMNS) - len(CHANNELS)
   return tuple(
     (*range(begin, begin + max(1, len(channel.values))), observed + place)

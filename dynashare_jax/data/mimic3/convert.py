@@ -67,12 +67,12 @@ class Converted(NamedTuple):
 
 
 def digest(data: bytes) -> bytes:
-  """Checksum of a file's bytes."""
+  """Returns the checksum of a file's bytes."""
   return hashlib.blake2b(data, digest_size=DIGEST).digest()
 
 
 def stats(folder: pathlib.Path) -> dict[str, Stat]:
-  """Size and time of every file in a folder; none where there is no folder."""
+  """Returns size and time of every file in a folder; none where there is no folder."""
   if not folder.is_dir():
     return {}
   with os.scandir(folder) as entries:
@@ -80,7 +80,7 @@ def stats(folder: pathlib.Path) -> dict[str, Stat]:
 
 
 def stat_of(found: os.stat_result) -> Stat:
-  """Size and time of a file."""
+  """Returns size and time of a file."""
   return found.st_size, found.st_mtime_ns
 
 
@@ -111,12 +111,7 @@ def cut(split: str, stays: Sequence[listfile.Listed], known: Mapping[str, Stat])
 
 
 def load(path: pathlib.Path, part: Part) -> Converted | None:
-  """Reads a converted part; None if it is missing, damaged or of other files.
-
-  Args:
-    path: folder of the converted parts.
-    part: what is wanted.
-  """
+  """Reads a converted part below `path`; None if missing, damaged or of other files."""
   try:
     with open(path / part.file, "rb") as file, np.load(file) as stored:
       if stored["key"].tobytes() != part.key:
@@ -171,7 +166,7 @@ def _read(part: Part, source: pathlib.Path, problems: mimic3_problems.Problems) 
 
 
 def _save(path: pathlib.Path, part: Part, converted: Converted) -> None:
-  """Writes a part under another name first."""
+  """Writes to a temporary name, then renames, so that a killed run leaves no half part."""
   partial = path.with_suffix(f".{os.getpid()}.partial")
   try:
     with open(partial, "wb") as file:
@@ -202,8 +197,8 @@ def convert_all(
     source: folder of the data.
     target: folder for the converted parts.
     workers: processes at most; 0 as many as there are processors.
-    problems: what is wrong is added.
-    progress: is told how many stays are done.
+    problems: those that are found are added.
+    progress: called with the number of stays that are done.
 
   Raises:
     ValueError: worker processes cannot be started, or one was killed.
@@ -227,7 +222,7 @@ _Found = tuple[list[mimic3_problems.Problem], int]
 def _results(
   parts: Sequence[Part], source: str, target: str, processes: int, stack: contextlib.ExitStack
 ) -> Iterator[tuple[Part, _Found]]:
-  """Parts with what was wrong with them, in order."""
+  """Parts with their problems, in order."""
   if processes <= 1:
     yield from ((part, convert_part(part, source, target)) for part in parts)
     return

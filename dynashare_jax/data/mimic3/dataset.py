@@ -12,23 +12,25 @@ Differs: from the authors' reader (`compat` gives its ways): predictions read no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-import contextlib
+from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import os
 import pathlib
+import sys
 from typing import Any
 
 from ml_collections import ConfigDict
-from rich import console as rich_console
-from rich import progress as rich_progress
 
+from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import memory
+from dynashare_jax.data import options as data_options
+from dynashare_jax.data import progress
 from dynashare_jax.data.mimic3 import batches as mimic3_batches
 from dynashare_jax.data.mimic3 import columns
 from dynashare_jax.data.mimic3 import discretiser
 from dynashare_jax.data.mimic3 import store as mimic3_store
-from dynashare_jax.data.pictures import layouts as dense_layouts
 
 TASKS = ("phenotyping", "length_of_stay", "decompensation", "mortality")
 NORMALISERS = ("benchmark", "train")
@@ -50,19 +52,17 @@ _SWITCHES = {
 
 
 def defaults() -> dict[str, Any]:
-  """Default values of `config.data`.
+  """Returns the default values of `config.data`.
 
-  Returns:
-    tasks: any of `TASKS`, in the wanted order. hours: T, at which stays are cut
-    and to which shorter ones are padded. weights: of the tasks in the total
-    loss. positive_weights: factors on the loss of positive labels.
-    stay_weights: factors on the loss of the 10 classes of the remaining stay;
-    empty weighs all the same. normaliser: `benchmark`, its published means and
-    deviations, or `train`, those of the training stays. cache: folder of the
-    converted stays; empty is `dynashare_cache` in the folder of the data.
-    verify: compare the contents of all files with those that were converted,
-    not only sizes and times. workers: processes that convert; 0 one a
-    processor.
+  tasks: any of `TASKS`, in the wanted order. hours: T, at which stays are cut
+  and to which shorter ones are padded. weights: of the tasks in the total
+  loss. positive_weights: factors on the loss of positive labels. stay_weights:
+  factors on the loss of the 10 classes of the remaining stay; empty weighs all
+  the same. normaliser: `benchmark`, its published means and deviations, or
+  `train`, those of the training stays. cache: folder of the converted stays;
+  empty is `dynashare_cache` in the folder of the data. verify: compare the
+  contents of all files with those that were converted, not only sizes and
+  times. workers: processes that convert; 0 one per processor.
 
   Source: authors' code (mimic_iii_4tasks_aig.yml) for hours, weights and
     positive weights.
@@ -81,18 +81,17 @@ def defaults() -> dict[str, Any]:
 
 
 def compat() -> dict[str, Any]:
-  """Switches at their corrected values; each may be `authors`.
+  """Returns the switches of `config.compat` at their corrected values.
 
-  Returns:
-    time: `causal`; the authors' network reads all hours and the padding, in
-    mortality too: inputs have no lengths then. axes: `kept`; the authors
-    reshape `[T, 76]` to `[76, T]` instead of turning it round, which mixes up
-    hours and measurements (needs time `authors`). masks: `labels`; the authors
-    count every hour, padding too, and every stay, with label 0 where there is
-    none. stays: `all`; the authors drop the first stay of each split.
-    stay_classes: `benchmark`; the authors' last class of the remaining stay
-    begins at 15 days, not at 14. task_weights: `once`; the authors multiply
-    with a task's weight twice.
+  Each may be `authors`. time: `causal`; the authors' network reads all hours and
+  the padding, in mortality too: inputs have no lengths then. axes: `kept`; the
+  authors reshape `[T, 76]` to `[76, T]` instead of turning it round, which mixes
+  up hours and measurements (needs time `authors`). masks: `labels`; the authors
+  count every hour, padding too, and every stay, with label 0 where there is
+  none. stays: `all`; the authors drop the first stay of each split.
+  stay_classes: `benchmark`; the authors' last class of the remaining stay
+  begins at 15 days, not at 14. task_weights: `once`; the authors multiply
+  with a task's weight twice.
   """
   return dict(_SWITCHES)
 
@@ -130,10 +129,8 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   del seed
   spec = outline(config, compat)
   switches = _read_switches(compat)
-  workers = _workers(config)
-  source, cache = _folders(data_dir, config.cache)
-  with _bar(cache) as advance:
-    store = mimic3_store.open_or_convert(source, cache, workers, bool(config.verify), advance)
+  data_options.check_range("workers", config.workers, 0)
+  store = _open(*_folders(data_dir, config.cache), config)
   options = mimic3_batches.Options(
     tasks=tuple(task.name for task in spec.tasks),
     hours=_hours(config),
@@ -150,23 +147,19 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     sizes={name: len(stays) for name, stays in splits.items()},
     notes=(*_cut_notes(store, options), *_label_notes(splits, spec.tasks), *spec.notes),
   )
-  return types.Dataset(
-    spec, lambda split: _of(splits, split).whole(), lambda split: _of(splits, split)
-  )
+  source = functools.partial(memory.pick, spec.name, splits)
+  # A whole split is not kept: it is large, and the files are mapped into memory.
+  return types.Dataset(spec, lambda split: source(split).whole(), source)
 
 
 def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
-  """What is known before the data set is on disk; sizes as of all MIMIC-III.
+  """Returns what is known before the data set is on disk; sizes as of all MIMIC-III.
 
   Raises:
     ValueError: a wrong value in `config` or `compat`.
   """
   switches = _read_switches(compat)
-  if config.normaliser not in NORMALISERS:
-    raise ValueError(
-      f"config.data.normaliser is {config.normaliser!r}; it must"
-      f" be one of {', '.join(NORMALISERS)}."
-    )
+  lookup.one_of("config.data.normaliser", config.normaliser, NORMALISERS)
   return types.DatasetSpec(
     name="mimic3",
     tasks=_specs(config, switches),
@@ -182,12 +175,10 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
 
 def _read_switches(compat: ConfigDict) -> dict[str, bool]:
   """Whether each switch is `authors`."""
-  found = {}
-  for name, corrected in _SWITCHES.items():
-    value = compat[name]
-    if value not in (corrected, "authors"):
-      raise ValueError(f"config.compat.{name} is {value!r}; it must be {corrected!r} or 'authors'.")
-    found[name] = bool(value == "authors")
+  found = {
+    name: data_options.switch(compat, name, (corrected, "authors")) == "authors"
+    for name, corrected in _SWITCHES.items()
+  }
   if found["axes"] and not found["time"]:
     raise ValueError(
       "config.compat.axes='authors' mixes up hours, so that no prediction can"
@@ -209,22 +200,14 @@ def _hours(config: ConfigDict) -> int:
   return hours
 
 
-def _workers(config: ConfigDict) -> int:
-  if int(config.workers) < 0:
-    raise ValueError(
-      f"config.data.workers is {config.workers}; it must be 0, one a processor, or more."
-    )
-  return int(config.workers)
-
-
 def _specs(config: ConfigDict, switches: Mapping[str, bool]) -> tuple[types.TaskSpec, ...]:
-  """How the rest of the house sees the tasks."""
-  chosen = dense_layouts.chosen_tasks("MIMIC-III", tuple(config.tasks), TASKS)
+  """The chosen tasks."""
+  chosen = data_options.tasks("MIMIC-III", config.tasks, TASKS)
   classes = columns.AUTHORS_STAY_CLASSES if switches["stay_classes"] else columns.STAY_CLASSES
   until = 0 if switches["time"] else MORTALITY_HOURS
 
   def weight(task: str) -> float:
-    return dense_layouts.weight(config, task) ** (2 if switches["task_weights"] else 1)
+    return data_options.weight(config, task) ** (2 if switches["task_weights"] else 1)
 
   make: dict[str, Callable[[], types.TaskSpec]] = {
     "phenotyping": lambda: types.TaskSpec(
@@ -302,35 +285,20 @@ def _folders(data_dir: str | None, cache: str) -> tuple[pathlib.Path | None, pat
   return folder, pathlib.Path(cache or os.path.join(data_dir, _CACHE))
 
 
-@contextlib.contextmanager
-def _bar(cache: pathlib.Path) -> Iterator[Callable[[int, int], None]]:
-  """A progress bar on the terminal, from the first stay that is converted."""
-  screen = rich_console.Console(stderr=True)
-  with rich_progress.Progress(
-    rich_progress.TextColumn("{task.description}"),
-    rich_progress.BarColumn(),
-    rich_progress.MofNCompleteColumn(),
-    rich_progress.TimeRemainingColumn(),
-    console=screen,
-    transient=True,
-    disable=not screen.is_terminal,
-  ) as bar:
-    shown: list[rich_progress.TaskID] = []
+def _open(
+  folder: pathlib.Path | None, cache: pathlib.Path, config: ConfigDict
+) -> mimic3_store.Store:
+  """Opens the converted stays; a conversion is announced, and shown by a bar."""
+  with progress.bar("converting") as advance:
 
-    def advance(done: int, total: int) -> None:
-      if not total:
-        return
-      if not shown:
-        screen.print(
-          f"MIMIC-III: converting {total} stays, once, into {cache}",
-          markup=False,
-          highlight=False,
-          soft_wrap=True,
-        )
-        shown.append(bar.add_task("stays", total=total))
-      bar.update(shown[0], completed=done)
+    def show(done: int, total: int) -> None:
+      if total and not done:
+        print(f"MIMIC-III: converting {total} stays, once, into {cache}", file=sys.stderr)
+      advance("stays", done, total)
 
-    yield advance
+    return mimic3_store.open_or_convert(
+      folder, cache, int(config.workers), bool(config.verify), show
+    )
 
 
 def _normaliser(config: ConfigDict, store: mimic3_store.Store) -> discretiser.Normaliser:
@@ -339,14 +307,8 @@ def _normaliser(config: ConfigDict, store: mimic3_store.Store) -> discretiser.No
   return discretiser.fit(store.split("train").hours.numbers)
 
 
-def _of(splits: Mapping[str, mimic3_batches.Stays], split: str) -> mimic3_batches.Stays:
-  if split not in splits:
-    raise ValueError(f"Unknown split '{split}'; mimic3 has {', '.join(splits)}.")
-  return splits[split]
-
-
 def _cut_notes(store: mimic3_store.Store, options: mimic3_batches.Options) -> tuple[str, ...]:
-  """How many stays are longer than T."""
+  """The numbers of stays that are longer than T."""
   counts = {name: store.split(name).labels.counts for name in types.SPLITS}
   cut = {name: int((c > options.hours).sum()) for name, c in counts.items()}
   total = sum(map(len, counts.values()))
@@ -360,7 +322,7 @@ def _cut_notes(store: mimic3_store.Store, options: mimic3_batches.Options) -> tu
 def _label_notes(
   splits: Mapping[str, mimic3_batches.Stays], tasks: tuple[types.TaskSpec, ...]
 ) -> tuple[str, ...]:
-  """How many labels every task has, and how many of them are positive."""
+  """The numbers of labels of every task, and of positive ones."""
   counts = {name: stays.label_counts() for name, stays in splits.items()}
   notes = []
   for task in tasks:
@@ -376,7 +338,7 @@ def _label_notes(
 
 
 def _switch_notes(switches: Mapping[str, bool]) -> tuple[str, ...]:
-  """What the authors' ways do to this run."""
+  """The consequences of the authors' ways for this run."""
   told = {
     "time": "predictions read later hours and the padding.",
     "axes": "hours and measurements are mixed up by a reshape.",

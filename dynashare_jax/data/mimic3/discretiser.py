@@ -43,7 +43,7 @@ _FLAG_RUNS = _runs(columns.FLAG_COLUMNS)
 
 
 def count_bins(hours: Float[np.ndarray, " S"]) -> Int[np.ndarray, " S"]:
-  """How many bins stays of some length have; 0 for one up to 1e-6 hours.
+  """Returns how many bins stays of some length have; 0 for one up to 1e-6 hours.
 
   Differs: the pipeline has two formulas for this and stops where they give
     different numbers, which is at 1, 8, 15, 31 and 32 hours plus 1e-6. This is
@@ -53,7 +53,7 @@ def count_bins(hours: Float[np.ndarray, " S"]) -> Int[np.ndarray, " S"]:
 
 
 def bin_of(hours: Float[np.ndarray, " E"]) -> Int[np.ndarray, " E"]:
-  """The bin of a time: bin b holds what is later than b and up to b + 1 hours.
+  """Returns the bin of a time: bin b holds what is later than b and up to b + 1 hours.
 
   Time 0 is in bin 0 too.
   """
@@ -138,18 +138,17 @@ class Normaliser(NamedTuple):
 
 
 def benchmark() -> Normaliser:
-  """The published state of the multitask problem; see `mimic3_columns`."""
+  """Returns the published state of the multitask problem; see `columns`."""
   return Normaliser(np.array(columns.MEANS), np.array(columns.STDS))
 
 
 def fit(numbers: Float[np.ndarray, "R 12"]) -> Normaliser:
-  """Means and standard deviations over all hours of some stays.
+  """Computes means and standard deviations over all hours of some stays, float64.
+
+  Deviations have the divisor R - 1 and are at least 1e-7.
 
   Args:
     numbers: not normalised; at least 2 rows.
-
-  Returns:
-    Float64; deviations with the divisor R - 1, at least 1e-7.
 
   Source: mimic3-benchmarks, `create_normalizer_state.py`.
   Differs: the script reads training and validation stays, since it is run
@@ -163,13 +162,7 @@ def fit(numbers: Float[np.ndarray, "R 12"]) -> Normaliser:
 
 
 def expand(hours: Hours, normaliser: Normaliser, out: Float[np.ndarray, "R 76"]) -> None:
-  """Writes the 76 columns of the pipeline.
-
-  Args:
-    hours: R rows.
-    normaliser: of the numbers.
-    out: float32, written to.
-  """
+  """Writes the 76 columns of the pipeline to `out`, float32."""
   bits = np.unpackbits(hours.flags, axis=1)
   for source, place in _FLAG_RUNS:
     out[:, place] = bits[:, source]

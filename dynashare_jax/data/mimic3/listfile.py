@@ -89,9 +89,9 @@ def read(folder: pathlib.Path, problems: mimic3_problems.Problems) -> dict[str, 
 
   Args:
     folder: of the multitask problem.
-    problems: what is wrong is added: a listfile that is missing, empty or of
-      another task, a line that cannot be read, a stay that is named twice, a
-      stay without its file or without length.
+    problems: those that are found are added: a listfile that is missing, empty
+      or of another task, a line that cannot be read, a stay that is named
+      twice, a stay without its file or without length.
 
   Returns:
     Split -> its stays in order, without those that have a problem.

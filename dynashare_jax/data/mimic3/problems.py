@@ -1,4 +1,4 @@
-"""Collects what is wrong with the files, without a word of what they hold."""
+"""Collects the problems of the files, without a word of what they hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}_timeseries\.csv")
 
 
 class Problem(NamedTuple):
-  """One thing that is wrong.
+  """One problem.
 
   Attributes:
     file: relative to the folder of the data.
@@ -59,13 +59,10 @@ class Problems:
     self.total += total
 
   def check(self, folder: str) -> None:
-    """Raises if there is any problem.
-
-    Args:
-      folder: of the data, for the message.
+    """Raises if there is any problem in the files of a folder.
 
     Raises:
-      ValueError: with up to `SHOWN` problems, a line each.
+      ValueError: with up to `SHOWN` problems, one per line.
     """
     if not self.total:
       return
@@ -81,7 +78,7 @@ class Problems:
 
 
 def is_name(text: str) -> bool:
-  """Whether a cell is the name of a file that the pipeline may have written.
+  """Returns whether a cell is the name of a file that the pipeline may have written.
 
   A cell that is not must not be shown: it may be anything.
   """

@@ -37,15 +37,12 @@ class Series(NamedTuple):
 
 
 def parse(data: bytes, file: str, problems: mimic3_problems.Problems) -> Series | None:
-  """Reads the file of a stay.
+  """Reads the file of a stay; None if anything is wrong.
 
   Args:
     data: its bytes.
     file: its name, for messages.
-    problems: all that is wrong is added.
-
-  Returns:
-    The measurements; None if anything is wrong.
+    problems: all that are found are added.
 
   Differs: the pipeline's reader takes what Python takes for a number, "nan"
     and "inf" included, and stops at the first thing that is wrong; times
@@ -151,16 +148,13 @@ def _odd_times(hours: np.ndarray, file: str, problems: mimic3_problems.Problems)
 
 
 def events(series: Series, hours: float, bins: int, first: int) -> discretiser.Events:
-  """Places a stay's measurements in a table of many stays.
+  """Places a stay's measurements in a table of many stays, channel by channel.
 
   Args:
     series: of the stay.
     hours: its length; what is later than that does not count.
     bins: that it has.
     first: row of the table for its first bin.
-
-  Returns:
-    The events, channel by channel.
 
   Source: mimic3-benchmarks, Discretizer: rows count up to 1e-6 hours after the
     end.

@@ -1,8 +1,8 @@
 """The converted stays: memory-mapped arrays, made once and then checked.
 
-The store is a folder of `.npy` files a split. Hours of all stays lie under one
-another, 56 bytes an hour for the measurements and 4 for the labels; `counts`
-says how many rows a stay has. `index.json` is written last, and the folder gets
+The store is a folder of `.npy` files per split. Hours of all stays lie under one
+another, 56 bytes an hour for the measurements and 4 for the labels; `counts` has
+the number of rows of each stay. `index.json` is written last, and the folder gets
 its name last: what has that name is complete.
 
 When it is opened, sizes and times of all files that it was made of are compared
@@ -99,13 +99,10 @@ def open_or_convert(
   Args:
     source: folder of the multitask problem; None takes the store as it is.
     cache: folder that the store lies in.
-    workers: see `mimic3_convert.convert_all`.
+    workers: see `convert.convert_all`.
     verify: compare the contents of all files, the store's own too, whatever
       their sizes and times say.
     progress: of a conversion.
-
-  Returns:
-    The store.
 
   Raises:
     ValueError: problems of the files, all together; the folder cannot be
@@ -243,13 +240,7 @@ def _replace(path: pathlib.Path, array: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def _alone(cache: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes from converting here meanwhile.
-
-  A folder that was made for nothing is removed again.
-
-  Raises:
-    ValueError: the folder cannot be made or written to.
-  """
+  """Keeps other processes from converting here; removes a folder it made for nothing."""
   fresh = not cache.exists()
   try:
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,65 +11,16 @@ import numpy as np
 
 FRAMES = 1449  # labelled, numbered from 0 in the order of the labelled file
 
-CLASSES = {
-  40: (
-    "wall",
-    "floor",
-    "cabinet",
-    "bed",
-    "chair",
-    "sofa",
-    "table",
-    "door",
-    "window",
-    "bookshelf",
-    "picture",
-    "counter",
-    "blinds",
-    "desk",
-    "shelves",
-    "curtain",
-    "dresser",
-    "pillow",
-    "mirror",
-    "floor mat",
-    "clothes",
-    "ceiling",
-    "books",
-    "refrigerator",
-    "television",
-    "paper",
-    "towel",
-    "shower curtain",
-    "box",
-    "whiteboard",
-    "person",
-    "night stand",
-    "toilet",
-    "sink",
-    "lamp",
-    "bathtub",
-    "bag",
-    "other structure",
-    "other furniture",
-    "other prop",
-  ),
-  13: (
-    "bed",
-    "books",
-    "ceiling",
-    "chair",
-    "floor",
-    "furniture",
-    "objects",
-    "picture",
-    "sofa",
-    "table",
-    "tv",
-    "wall",
-    "window",
-  ),
-}
+_NAMES_40 = (
+  "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, "
+  "blinds, desk, shelves, curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, "
+  "refrigerator, television, paper, towel, shower curtain, box, whiteboard, person, night stand, "
+  "toilet, sink, lamp, bathtub, bag, other structure, other furniture, other prop"
+)
+_NAMES_13 = (
+  "bed, books, ceiling, chair, floor, furniture, objects, picture, sofa, table, tv, wall, window"
+)
+CLASSES = {40: tuple(_NAMES_40.split(", ")), 13: tuple(_NAMES_13.split(", "))}
 
 # Of every object 1 .. 894 its class, 1 as "0", 2 as "1", ... 40 as "W".
 # Source: classMapping40.mat, published with Gupta et al. 2013.
@@ -89,50 +40,9 @@ _OF_OBJECTS = (
   "WWWUWWWWWUWWWWWWWVWWWWWWWWWVWW"
 )
 
-# Of every one of the 40 its class among the 13, from 1.
+# Of every one of the 40 its class among the 13, in hexadecimal and from 1.
 # Source: class13Mapping.mat, published with the 13 classes.
-_OF_40 = (
-  12,
-  5,
-  6,
-  1,
-  4,
-  9,
-  10,
-  12,
-  13,
-  6,
-  8,
-  6,
-  13,
-  10,
-  6,
-  13,
-  6,
-  7,
-  7,
-  5,
-  7,
-  3,
-  2,
-  6,
-  11,
-  7,
-  7,
-  7,
-  7,
-  7,
-  7,
-  6,
-  7,
-  7,
-  7,
-  7,
-  7,
-  7,
-  6,
-  7,
-)
+_OF_40 = "C56149ACD686DA6D67757326B777777677777767"
 
 # Bit i is set when frame i is for testing: 654 of them.
 # Source: testNdxs of splits.mat, published with Silberman et al. 2012.
@@ -148,20 +58,15 @@ _TEST = int(
 
 
 def table(stored: int, wanted: int) -> np.ndarray:
-  """Translates class numbers, both counted from 0.
+  """Returns int32 `[stored]`: of each stored class, from 0, the wanted class, from 0.
 
   Args:
-    stored: 894, 40 or 13: how many classes the labels on disk tell apart.
+    stored: 894, 40 or 13: how many classes the labels on disk distinguish.
     wanted: 40 or 13.
-
-  Returns:
-    int32 `[stored]`, the class among the wanted ones.
 
   Raises:
     ValueError: the wanted classes do not follow from the stored ones.
   """
-  if wanted not in CLASSES:
-    raise ValueError(f"config.data.classes is {wanted}; it must be 40 or 13.")
   numbers = np.arange(stored, dtype=np.int32)
   if stored == wanted:
     return numbers
@@ -169,9 +74,9 @@ def table(stored: int, wanted: int) -> np.ndarray:
     raise ValueError("These labels tell only 13 classes apart: set config.data.classes to 13.")
   if stored == 894:
     numbers = np.array([ord(c) - ord("0") for c in _OF_OBJECTS], np.int32)
-  return numbers if wanted == 40 else np.array(_OF_40, np.int32)[numbers] - 1
+  return numbers if wanted == 40 else np.array([int(c, 16) - 1 for c in _OF_40], np.int32)[numbers]
 
 
 def is_test(frame: int) -> bool:
-  """Whether a frame, numbered from 0, is for testing."""
+  """Returns whether a frame, numbered from 0, is for testing."""
   return bool(_TEST >> frame & 1)

@@ -5,11 +5,19 @@ on segmentation into 40 classes and normals, or on these and depth.
 
 Source: Silberman et al., Indoor Segmentation and Support Inference from RGBD
   Images, ECCV 2012.
+Differs: AdaShare's pictures of normals store 255 (n + 1) / 2 with red right,
+  green forward and blue up; measured on its four samples against planes fitted
+  to the depth: the angle has the median 1.7 degrees, the cosine the mean 0.98,
+  and at most 0.52 in any other axes. Its code never decodes them: it takes
+  blue, green, red, none of them negative, for the direction, so that angles
+  shrink to about a half, and the 1.4% of pixels without a normal that are not
+  white count. `compat.normals = "raw"` does that. A validation split is cut out
+  of training; the lists `train1` and `train2` are not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -17,8 +25,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.data import options
 from dynashare_jax.data.nyuv2 import classes as nyuv2_classes
-from dynashare_jax.data.nyuv2 import files as nyuv2_files
 from dynashare_jax.data.nyuv2 import layouts as nyuv2_layouts
 from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import layouts as dense_layouts
@@ -29,22 +37,95 @@ TASKS = nyuv2_layouts.TASKS
 NEAREST = 3e-5  # metres; what is not farther is no depth, as in AdaShare's code
 
 _TRIES = 4  # pictures from which unknown axes of normals are found out
-_SIZES = {"train": 795, "test": 654}
 
 
-def defaults() -> dict[str, Any]:
-  """Default values of `config.data`: those of `dense.defaults`, and these.
+class NyuV2(dense.DataSet):
+  """NYU Depth V2.
 
-  Returns:
-    tasks: any of `TASKS`, in the wanted order. weights: of the tasks in the
-    total loss. classes: 40 or 13. layout: a key of `nyuv2_layouts.HELP`, or
-    auto. height, width: of all pictures; 0 as stored. samples_only: train and
-    test on all examples that are found, to try things on a few. normal_axes:
-    auto, or which channels of stored normals point right, down and forward, as
-    in `+0 -2 +1`.
+  Inputs: RGB 0..1 `[H, W, 3]`. segmentation: int32 `[H, W]`, from 0. normals:
+  float32 `[H, W, 3]`, unit, x right, y down, z forward, pointing towards the
+  camera. depth: float32 `[H, W]`, metres.
+
+  Values of `config.data`:
+    tasks: any of `TASKS`, in the wanted order. weights: of the tasks in the total
+    loss. classes: 40 or 13. layout: a key of `nyuv2_layouts.HELP`, or auto. height,
+    width: of all pictures; 0 as stored. samples_only: train and test on all examples
+    that are found, to try things on a few. normal_axes: auto, or which channels of
+    stored normals point right, down and forward, as in `+0 -2 +1`.
+
+  Switches of `config.compat`:
+    normals: `unit`, or `raw`: the authors take the bytes of a picture of normals,
+    blue first, for their direction.
   """
-  return {
-    **dense.defaults(),
+
+  def specs(
+    self, config: ConfigDict, compat: ConfigDict, facts: Mapping[str, Any]
+  ) -> Mapping[str, types.TaskSpec]:
+    """Returns the tasks; see the base class."""
+    del facts
+    _is_raw(compat)
+    if config.classes not in nyuv2_classes.CLASSES:
+      raise ValueError(f"config.data.classes is {config.classes}; it must be 40 or 13.")
+    names = nyuv2_classes.CLASSES[config.classes]
+    return {
+      "segmentation": types.TaskSpec("segmentation", "segmentation", len(names), classes=names),
+      "normals": types.TaskSpec("normals", "normals", 3),
+      "depth": types.TaskSpec("depth", "depth", 1, unit="m"),
+    }
+
+  def find(
+    self,
+    config: ConfigDict,
+    compat: ConfigDict,
+    data_dir: str | None,
+    fields: tuple[str, ...],
+    size: tuple[int, int] | None,
+  ) -> store.Original:
+    """Finds the files, and the axes of their normals."""
+    original = nyuv2_layouts.find(data_dir, config.layout, fields, size)
+    if "normals" not in fields or _is_raw(compat):
+      return original
+    axes = config.normal_axes
+    if axes == "auto":
+      axes = original.facts["axes"] or str(_match(original))
+    return dataclasses.replace(original, facts={**original.facts, "axes": axes})
+
+  def original(
+    self, config: ConfigDict, compat: ConfigDict, data_dir: str | None
+  ) -> store.Original:
+    """Finds the files; a copy of them knows the axes even where they are not used."""
+    return super().original(config, ConfigDict({**compat, "normals": "unit"}), data_dir)
+
+  def found(
+    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...], original: store.Original
+  ) -> dense.Found:
+    """Decodes the files, or a converted copy of them."""
+    facts = original.facts
+    keys, notes = _keys(original, config.samples_only)
+    classes = nyuv2_classes.table(facts["classes"], config.classes)
+    axes = None
+    if "normals" in tasks and not _is_raw(compat):
+      given = config.normal_axes
+      axes = surface_normals.read_axes(facts["axes"] if given == "auto" else given)
+    notes += (facts["note"],) if facts["note"] else ()
+    if axes is not None:
+      notes += (f"axes of stored normals (right, down, forward): {axes}",)
+    elif "normals" in tasks:
+      notes += (
+        "compat: normals are raw bytes, blue first; mirroring leaves them,"
+        " as no component of theirs can be negated",
+      )
+    decode = Decode(tasks, facts["first"], tuple(classes.tolist()), tuple(facts["void"]), axes)
+    return dense.Found(original.layout, keys, original.read, decode, notes)
+
+
+DATASET = NyuV2(
+  name="nyuv2",
+  title=nyuv2_layouts.TITLE,
+  tasks=TASKS,
+  sizes={"train": 795, "test": 654},
+  stored={**nyuv2_layouts.SIZES, "auto": nyuv2_layouts.SIZES["official"]},
+  values={
     "tasks": ("segmentation", "normals"),
     "weights": {"segmentation": 1.0, "normals": 20.0, "depth": 3.0},
     "classes": 40,
@@ -53,121 +134,11 @@ def defaults() -> dict[str, Any]:
     "width": 0,
     "samples_only": False,
     "normal_axes": "auto",
-  }
-
-
-def compat() -> dict[str, Any]:
-  """Switches at their corrected values: those of `dense.compat`, and this.
-
-  Returns:
-    normals: `unit`, or `raw`: the authors take the bytes of a picture of
-    normals, blue first, for their direction.
-  """
-  return {**dense.compat(), "normals": "unit"}
-
-
-def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
-  """Finds the data set; pictures are read when they are asked for.
-
-  Args:
-    config: `config.data`, fields as in `defaults`.
-    compat: switches as in the function `compat`.
-    data_dir: a folder in one of the layouts of `nyuv2_layouts.HELP`.
-    seed: not used.
-
-  Returns:
-    The data set. Inputs: RGB 0..1 `[H, W, 3]`. segmentation: int32 `[H, W]`,
-    from 0. normals: float32 `[H, W, 3]`, unit, x right, y down, z forward,
-    pointing towards the camera. depth: float32 `[H, W]`, metres.
-
-  Raises:
-    ValueError: a wrong value in `config`, no data set in the folder, or an
-      example that cannot be read.
-
-  Differs: AdaShare's pictures of normals store 255 (n + 1) / 2 with red right,
-    green forward and blue up; measured on its four samples against planes
-    fitted to the depth: the angle has the median 1.7 degrees, the cosine the
-    mean 0.98, and at most 0.52 in any other axes. Its code never decodes them:
-    it takes blue, green, red, none of them negative, for the direction, so that
-    angles shrink to about a half, and the 1.4% of pixels without a normal that
-    are not white count. `compat.normals = "raw"` does that. A validation split
-    is cut out of training; the lists `train1` and `train2` are not used.
-  """
-  del seed
-  tasks, size = _chosen(config), dense_layouts.wanted_size(config)
-  raw = _is_raw(compat)
-  layout = _layout(config, data_dir, tasks, size)
-  keys, notes = _keys(layout, config.samples_only, data_dir)
-  classes = nyuv2_classes.table(layout.classes, config.classes)
-  decode = Decode(
-    tasks, layout.first, tuple(classes.tolist()), layout.void, _axes(layout, config, tasks, raw)
-  )
-  notes += (layout.note,) if layout.note else ()
-  if "normals" in tasks:
-    notes += _about_normals(decode)
-  found = dense.Found(_told(layout), keys, layout.read, decode, notes)
-  return dense.assemble(
-    "nyuv2", _specs(tasks, config, compat), found, config, _switches(compat, raw)
-  )
-
-
-def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
-  """What `data.store` converts; see there."""
-  del compat
-  tasks, size = _chosen(config), dense_layouts.wanted_size(config)
-  layout = _layout(config, data_dir, tasks, size)
-  axes = _axes(layout, config, tasks, raw=False)
-  facts = {
-    "classes": layout.classes,
-    "first": layout.first,
-    "void": list(layout.void),
-    "axes": str(axes),
-    "note": layout.note,
-  }
-  return store.Original(_told(layout), layout.keys, layout.read, facts, ("image", *tasks), size)
-
-
-def _layout(
-  config: ConfigDict, data_dir: str | None, tasks: tuple[str, ...], size: tuple[int, int] | None
-) -> nyuv2_layouts.Layout:
-  """The files, or a converted copy of them."""
-  if data_dir and store.is_copy(data_dir):
-    copy = store.open_copy(data_dir, "nyuv2", ("image", *tasks), size)
-    facts = copy.facts
-    return nyuv2_layouts.Layout(
-      copy.layout,
-      copy.keys,
-      copy.read,
-      facts["classes"],
-      facts["first"],
-      tuple(facts["void"]),
-      surface_normals.read_axes(facts["axes"]),
-      facts["note"],
-    )
-  return nyuv2_layouts.find(data_dir, config.layout, tasks, size)
-
-
-def _told(layout: nyuv2_layouts.Layout) -> str:
-  """What was found, with the numbers of examples."""
-  if isinstance(layout.read, store.Reader):
-    return layout.name
-  counts = ", ".join(f"{len(layout.keys[s])} {s}" for s in _SIZES)
-  return f"{layout.name} ({counts})"
-
-
-def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
-  """What is known before the data set is on disk; see `dense.outline`.
-
-  Raises:
-    ValueError: a wrong value in `config`.
-  """
-  tasks = _chosen(config)
-  size = dense_layouts.wanted_size(config) or nyuv2_layouts.SIZES.get(
-    config.layout, nyuv2_layouts.SIZES["official"]
-  )
-  return dense.outline(
-    "nyuv2", _specs(tasks, config, compat), size, _SIZES, config, _switches(compat, _is_raw(compat))
-  )
+  },
+  switches={"normals": "unit"},
+)
+defaults, compat = DATASET.defaults, DATASET.compat
+build, outline, original = DATASET.build, DATASET.outline, DATASET.original
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,15 +191,13 @@ class Decode:
 
 
 def decode_normals(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Unit normals in their stored axes.
+  """Returns unit normals in their stored axes, float32 `[H, W, 3]`, and where there are any.
+
+  There is none where a pixel is white, not finite, or shorter than a half.
 
   Args:
     stored: `[H, W, 3]`, uint8 255 (n + 1) / 2 with white for none, or floats
       with zeros for none.
-
-  Returns:
-    Float32 `[H, W, 3]`; bool `[H, W]`, False where there is none: white, not
-    finite, or shorter than a half.
   """
   parts = [stored[..., i] for i in range(3)]
   if stored.dtype == np.uint8:
@@ -262,19 +231,15 @@ def _depth(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.where(valid, stored, np.float32(0)), valid
 
 
-def _axes(
-  layout: nyuv2_layouts.Layout, config: ConfigDict, tasks: Sequence[str], raw: bool
-) -> surface_normals.Axes | None:
-  """Axes of the stored normals: given, known, or found out."""
-  if raw or "normals" not in tasks:
-    return None if raw else surface_normals.Axes()
-  if config.normal_axes != "auto":
-    return surface_normals.read_axes(config.normal_axes)
-  if layout.axes is not None:
-    return layout.axes
-  assert isinstance(layout.read, nyuv2_files.Reader)
-  read = dataclasses.replace(layout.read, tasks=("normals", "depth"), size=None)
-  keys = (*layout.keys["train"], *layout.keys["test"])
+def _is_raw(compat: ConfigDict) -> bool:
+  return options.switch(compat, "normals", ("unit", "raw")) == "raw"
+
+
+def _match(original: store.Original) -> surface_normals.Axes:
+  """Axes of stored normals that are not known, by the planes of the depth."""
+  assert isinstance(original.read, dense_layouts.Reader)
+  read = dataclasses.replace(original.read, fields=("normals", "depth"), size=None)
+  keys = (*original.keys["train"], *original.keys["test"])
   chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, _TRIES).astype(int)] if keys else []
   try:
     pairs = [_pair(read(key)) for key in dict.fromkeys(chosen)]
@@ -302,67 +267,18 @@ def _pair(fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keys(
-  layout: nyuv2_layouts.Layout, samples_only: bool, data_dir: str | None
+  original: store.Original, samples_only: bool
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
   """Splits, and a note where they are not the published ones."""
+  keys = dict(original.keys)
+  every = tuple(dict.fromkeys((*keys["train"], *keys["test"])))
   if samples_only:
-    every = tuple(dict.fromkeys((*layout.keys["train"], *layout.keys["test"])))
-    return (
-      dict.fromkeys(types.SPLITS, every),
-      ("samples_only: train, validation and test are the same examples",),
-    )
-  empty = [split for split in _SIZES if not layout.keys[split]]
-  if empty:
-    total = sum(map(len, layout.keys.values()))
-    raise ValueError(
-      f"NYU v2: none of the {total} examples in {data_dir} belongs"
-      f" to {empty[0]}. To try things on all of them, without a split, set"
-      " config.data.samples_only."
-    )
-  return dict(layout.keys), ()
-
-
-def _about_normals(decode: Decode) -> tuple[str, ...]:
-  if decode.axes is None:
-    return (
-      "compat: normals are raw bytes, blue first; mirroring leaves them,"
-      " as no component of theirs can be negated",
-    )
-  return (f"axes of stored normals (right, down, forward): {decode.axes}",)
-
-
-def _switches(compat: ConfigDict, raw: bool) -> ConfigDict:
-  """Raw normals cannot be mirrored but plainly."""
-  switches = ConfigDict(dict(compat))
-  if raw:
-    switches.mirror = "plain"
-  return switches
-
-
-def _is_raw(compat: ConfigDict) -> bool:
-  if compat.normals not in ("unit", "raw"):
-    raise ValueError(f"config.compat.normals is {compat.normals!r}; it must be 'unit' or 'raw'.")
-  return bool(compat.normals == "raw")
-
-
-def _specs(
-  tasks: Sequence[str], config: ConfigDict, compat: ConfigDict
-) -> tuple[types.TaskSpec, ...]:
-  """How the rest of the house sees the tasks."""
-  metrics = compat.get("metrics", "pooled")
-  if config.classes not in nyuv2_classes.CLASSES:
-    raise ValueError(f"config.data.classes is {config.classes}; it must be 40 or 13.")
-  names = nyuv2_classes.CLASSES[config.classes]
-  made = {
-    "segmentation": types.TaskSpec("segmentation", "segmentation", len(names), classes=names),
-    "normals": types.TaskSpec("normals", "normals", 3),
-    "depth": types.TaskSpec("depth", "depth", 1, unit="m"),
-  }
-  return tuple(
-    dataclasses.replace(made[t], weight=dense_layouts.weight(config, t), metrics=metrics)
-    for t in tasks
-  )
-
-
-def _chosen(config: ConfigDict) -> tuple[str, ...]:
-  return dense_layouts.chosen_tasks("NYU v2", tuple(config.tasks), TASKS)
+    note = "samples_only: train, validation and test are the same examples"
+    return dict.fromkeys(types.SPLITS, every), (note,)
+  for split, part in keys.items():
+    if not part:
+      raise ValueError(
+        f"NYU v2: none of the {len(every)} examples of {original.layout} belongs to {split}."
+        " To try things on all of them, without a split, set config.data.samples_only."
+      )
+  return keys, ()

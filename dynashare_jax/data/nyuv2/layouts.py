@@ -9,19 +9,17 @@ Source of the forms: the data loaders of AdaShare, MTAN and LibMTL (axis 0 of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-import dataclasses
+from collections.abc import Callable, Sequence
 import os
 import pathlib
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from dynashare_jax.data.nyuv2 import classes as nyuv2_classes
 from dynashare_jax.data.nyuv2 import files as nyuv2_files
-from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
-from dynashare_jax.data.pictures import surface_normals
+from dynashare_jax.data.pictures import store
 
+TITLE = "NYU v2"
 TASKS = ("segmentation", "normals", "depth")
 LABELED = nyuv2_files.LABELED
 SPLITS = "splits.mat"
@@ -49,67 +47,64 @@ HELP = {
 SIZES = {"official": (480, 640), "adashare": (480, 640), "mtan": (288, 384), "nyud_mt": (425, 560)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """A form of the data set that was found.
-
-  Attributes:
-    name: key of `HELP`.
-    keys: names of the `train` and the `test` examples; either may be empty.
-    read: of an example's name its raw fields: `image` and the tasks'.
-    classes: how many the stored labels tell apart.
-    first: id of the first of them.
-    void: ids of pixels without a class.
-    axes: of the stored normals; None where they must be found out.
-    note: what is worth telling.
-  """
-
-  name: str
-  keys: Mapping[str, tuple[str, ...]]
-  read: Callable[[str], Mapping[str, np.ndarray]]
-  classes: int
-  first: int
-  void: tuple[int, ...]
-  axes: surface_normals.Axes | None
-  note: str = ""
-
-
 def find(
-  data_dir: str | None, layout: str, tasks: tuple[str, ...], size: tuple[int, int] | None
-) -> Layout:
+  data_dir: str | None, layout: str, fields: tuple[str, ...], size: tuple[int, int] | None
+) -> store.Original:
   """Finds the data set.
 
   Args:
     data_dir: the folder.
     layout: `auto` or a key of `HELP`.
-    tasks: wanted, any of `TASKS`.
-    size: see `nyuv2_files.Reader`.
+    fields: wanted: `image`, and any of `TASKS`.
+    size: height and width to bring everything to; None leaves it.
 
   Returns:
-    What was found; every file that a task needs is there.
+    What was found: `train` and `test` examples, of which either may be none; every
+    file that is needed is there. Facts: classes, how many the stored labels
+    distinguish; first, the id of the first of them; void, ids of pixels without a
+    class; axes of the stored normals, empty where they are not known; note.
 
   Raises:
     ValueError: nothing that fits, too much that fits, or files are missing.
   """
-  found, folder = dense_layouts.detect("NYU v2", data_dir, layout, _MARKS, HELP)
-  return _FINDERS[found](folder, tasks, size)
+  name, folder = dense_layouts.detect(TITLE, data_dir, layout, _MARKS, HELP)
+  form = _FINDERS[name](folder)
+  facts = form._asdict()
+  keys, paths = facts.pop("keys"), facts.pop("paths")
+  if name == "official":
+    reader: type[dense_layouts.Reader] = nyuv2_files.LabeledReader
+    facts["note"] += "; normals: planes fitted to depth" * ("normals" in fields)
+  else:
+    reader = dense_layouts.Reader
+    dense_layouts.check_files(TITLE, folder, paths, fields)
+  read = reader(str(folder), fields, size, nyuv2_files.read, paths)
+  return store.Original(dense_layouts.counted(name, keys), keys, read, facts, fields, size)
 
 
-def _find_official(
-  folder: pathlib.Path, tasks: tuple[str, ...], size: tuple[int, int] | None
-) -> Layout:
+class _Form(NamedTuple):
+  """What differs between the layouts; see `find`."""
+
+  keys: dict[str, tuple[str, ...]]
+  paths: dict[str, dict[str, str]]
+  classes: int
+  first: int
+  void: list[int]
+  axes: str = ""
+  note: str = ""
+
+
+def _official(folder: pathlib.Path) -> _Form:
   """The labelled file, with the published split."""
-  path = folder / LABELED
+  path, splits = folder / LABELED, folder / SPLITS
   count = nyuv2_files.open_labeled(str(path), os.getpid())["images"].shape[0]
-  if (folder / SPLITS).is_file():
-    split = nyuv2_files.read_mat(folder / SPLITS)
+  if splits.is_file():
+    split = nyuv2_files.read_mat(splits)
     keys = {}
     for name in ("train", "test"):
-      frames = nyuv2_files.variable(split, f"{name}Ndxs", folder / SPLITS).ravel()
+      frames = nyuv2_files.variable(split, f"{name}Ndxs", splits).ravel()
       if frames.size and not 1 <= frames.min() <= frames.max() <= count:
         raise ValueError(
-          f"{folder / SPLITS} names frames {frames.min()} to"
-          f" {frames.max()}, but {path} has {count}."
+          f"{splits} names frames {frames.min()} to {frames.max()}, but {path} has {count}."
         )
       keys[name] = tuple(str(int(frame) - 1) for frame in frames)
     note = f"split: {SPLITS}"
@@ -120,57 +115,44 @@ def _find_official(
     raise ValueError(
       f"{path} has {count} frames, not {nyuv2_classes.FRAMES}: put its {SPLITS} beside it."
     )
-  read = nyuv2_files.LabeledReader(str(folder), tasks, size)
-  if "normals" in tasks:
-    note += "; normals: planes fitted to depth"
-  return Layout("official", keys, read, 894, 1, (0,), surface_normals.Axes(), note)
+  return _Form(keys, {}, 894, 1, [0], "+0 +1 +2", note)
 
 
-def _find_adashare(
-  folder: pathlib.Path, tasks: tuple[str, ...], size: tuple[int, int] | None
-) -> Layout:
+def _adashare(folder: pathlib.Path) -> _Form:
   """AdaShare's folders, with its lists or by the numbers of the files."""
+  fields = ("image", *TASKS)
+  lists: dict[str, Any]
   if (folder / LISTS).is_file():
-    lists, note = _read_lists(folder / LISTS), f"split: {LISTS}"
+    # Its `train1` and `train2` together are `train`.
+    lists = dense_layouts.read_lists(folder / LISTS, ("train", "test"), fields)
+    note = f"split: {LISTS}"
   else:
     lists, note = _by_number(folder), "split: as published, by file numbers"
-  paths = {
-    entry[0]: dict(zip(("image", *TASKS), entry, strict=True))
-    for entries in lists.values()
-    for entry in entries
-  }
-  _check_files(folder, paths, tasks)
   keys = {name: tuple(entry[0] for entry in entries) for name, entries in lists.items()}
+  paths = {e[0]: dict(zip(fields, e, strict=True)) for entries in lists.values() for e in entries}
   # Measured on samples against planes fitted to their depth: red points right,
   # green forward and blue up.
-  axes = surface_normals.Axes((0, 2, 1), (1, -1, 1))
-  read = nyuv2_files.Reader(str(folder), tasks, size, paths)
-  return Layout("adashare", keys, read, 40, 0, (255,), axes, note)
+  return _Form(keys, paths, 40, 0, [255], "+0 -2 +1", note)
 
 
-def _find_mtan(
-  folder: pathlib.Path, tasks: tuple[str, ...], size: tuple[int, int] | None
-) -> Layout:
+def _mtan(folder: pathlib.Path) -> _Form:
   """Arrays of MTAN, whose validation is the published test split."""
-  names = dict(zip(("image", *TASKS), ("image", "label", "normal", "depth"), strict=True))
-  keys: dict[str, tuple[str, ...]] = {}
-  paths: dict[str, dict[str, str]] = {}
-  for split, part in (("train", "train"), ("test", "val")):
-    stems = [p.stem for p in (folder / part / "image").glob("*.npy")]
-    order = sorted(stems, key=lambda s: (not s.isdigit(), s.zfill(9)))
-    keys[split] = tuple(f"{part}/{stem}" for stem in order)
-    paths |= {
-      f"{part}/{stem}": {field: f"{part}/{name}/{stem}.npy" for field, name in names.items()}
-      for stem in order
-    }
-  _check_files(folder, paths, tasks)
-  read = nyuv2_files.Reader(str(folder), tasks, size, paths)
-  return Layout("mtan", keys, read, 13, 0, (-1,), None)
+  names = {"image": "image", "segmentation": "label", "normals": "normal", "depth": "depth"}
+  keys = {
+    split: tuple(
+      f"{part}/{stem}" for stem in dense_layouts.numbered(folder / part / "image", ".npy")
+    )
+    for split, part in (("train", "train"), ("test", "val"))
+  }
+  paths = {
+    key: {field: key.replace("/", f"/{name}/") + ".npy" for field, name in names.items()}
+    for part in keys.values()
+    for key in part
+  }
+  return _Form(keys, paths, 13, 0, [-1])
 
 
-def _find_nyud_mt(
-  folder: pathlib.Path, tasks: tuple[str, ...], size: tuple[int, int] | None
-) -> Layout:
+def _nyud_mt(folder: pathlib.Path) -> _Form:
   """The NYUD-MT archive of ASTMT and MTI-Net."""
   keys = {}
   for split, part in (("train", "train"), ("test", "val")):
@@ -188,16 +170,14 @@ def _find_nyud_mt(
     for part in keys.values()
     for key in part
   }
-  _check_files(folder, paths, tasks)
-  read = nyuv2_files.Reader(str(folder), tasks, size, paths)
-  return Layout("nyud_mt", keys, read, 40, 1, (0, 255), None)
+  return _Form(keys, paths, 40, 1, [0, 255])
 
 
-_FINDERS = {
-  "official": _find_official,
-  "adashare": _find_adashare,
-  "mtan": _find_mtan,
-  "nyud_mt": _find_nyud_mt,
+_FINDERS: dict[str, Callable[[pathlib.Path], _Form]] = {
+  "official": _official,
+  "adashare": _adashare,
+  "mtan": _mtan,
+  "nyud_mt": _nyud_mt,
 }
 _MARKS = {
   "official": (LABELED,),
@@ -211,22 +191,6 @@ _ARCHIVE = {
   "normals": ("normals", (".npy", ".png", ".jpg")),
   "depth": ("depth", (".npy", ".mat")),
 }
-
-
-def _read_lists(path: pathlib.Path) -> dict[str, list[tuple[str, ...]]]:
-  """AdaShare's lists; its `train1` and `train2` together are `train`."""
-  lists = files.read_json(path)
-  for name in ("train", "test"):
-    entries = lists.get(name, []) if isinstance(lists, dict) else None
-    if not isinstance(entries, list) or not all(
-      isinstance(entry, list) and len(entry) == 4 and all(isinstance(part, str) for part in entry)
-      for entry in entries
-    ):
-      raise ValueError(
-        f"{path}: {name!r} must list the paths of image,"
-        " segmentation, normals and depth of every example."
-      )
-  return {name: [tuple(entry) for entry in lists.get(name, [])] for name in ("train", "test")}
 
 
 def _by_number(folder: pathlib.Path) -> dict[str, list[tuple[str, ...]]]:
@@ -251,12 +215,3 @@ def _published(frames: Sequence[str]) -> dict[str, tuple[str, ...]]:
     name: tuple(f for f in frames if nyuv2_classes.is_test(int(f)) == (name == "test"))
     for name in ("train", "test")
   }
-
-
-def _check_files(
-  folder: pathlib.Path, paths: Mapping[str, Mapping[str, str]], tasks: Sequence[str]
-) -> None:
-  """Refuses a folder that lacks files of the tasks."""
-  dense_layouts.check_files(
-    "NYU v2", folder, (parts[field] for parts in paths.values() for field in ("image", *tasks))
-  )

@@ -25,7 +25,7 @@ _GREY = (0.299, 0.587, 0.114)  # luminance of RGB (ITU-R BT.601)
 
 
 class Draw(NamedTuple):
-  """What is random of some examples.
+  """The random values of some examples.
 
   Attributes:
     scale: float32 `[...]`, factor on the picture's size.
@@ -70,7 +70,7 @@ class Augmentation:
   normals_negated: bool = True
 
   def __post_init__(self) -> None:
-    """Refuses what cannot be drawn.
+    """Checks the ranges.
 
     Raises:
       ValueError: a crop below 1 pixel, scales that are not 0 < low <= high, or
@@ -112,11 +112,11 @@ class Augmentation:
     )
 
   def example(self, example: types.Batch, draw: Draw) -> types.Batch:
-    """Varies one example on the host.
+    """Varies one example of NumPy arrays on the host.
 
     Args:
-      example: a `Batch` of NumPy arrays without the leading axis; inputs
-        `[H, W, 3]`. Labels of the whole example (`valid` a scalar) stay.
+      example: without the leading axis; inputs `[H, W, 3]`. Labels of the whole
+        example (`valid` a scalar) stay.
       draw: without axes.
 
     Returns:
@@ -126,15 +126,7 @@ class Augmentation:
     return self._apply(example, draw, np)
 
   def batch(self, batch: types.Batch, draws: Draw) -> types.Batch:
-    """Varies a batch in a traced function.
-
-    Args:
-      batch: leading axis B.
-      draws: leading axis B.
-
-    Returns:
-      What `example` gives for each, up to rounding.
-    """
+    """Varies a batch in a traced function: what `example` gives, up to rounding."""
     one = lambda example, draw: self._apply(example, draw, jnp)
     varied: types.Batch = jax.vmap(one)(batch, draws)
     return varied

@@ -10,17 +10,21 @@ they are stored, `decode` makes inputs, targets and masks of them.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import functools
-import threading
 from typing import Any
 
+from ml_collections import ConfigDict
 import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.data import loader
+from dynashare_jax.data import memory
+from dynashare_jax.data import options
 from dynashare_jax.data.pictures import augment as transforms
+from dynashare_jax.data.pictures import layouts
+from dynashare_jax.data.pictures import store
 
 Fields = Mapping[str, np.ndarray]
 
@@ -31,13 +35,14 @@ class Found:
 
   Attributes:
     layout: what was found, in words for the user.
-    keys: split (`train`, `test` and, where it is official, `validation`) ->
-      names of its examples, in order.
+    keys: split -> names of its examples, in order. Splits: `train`, `test`,
+      `validation` where it is official, and `small`, a part of test that AdaShare
+      validates on.
     read: a name -> the raw fields of the example; must be picklable, as worker
       processes call it.
     decode: raw fields -> the example, a `Batch` without the leading axis with
       RGB float32 inputs in 0..1 `[H, W, 3]`; must be picklable.
-    notes: what is worth telling.
+    notes: for the user.
   """
 
   layout: str
@@ -48,17 +53,16 @@ class Found:
 
 
 def defaults() -> dict[str, Any]:
-  """Values of `config.data` that all these data sets have.
+  """Returns the values of `config.data` that all these data sets have.
 
-  Returns:
-    validation: where model selection gets its examples from when there is no
-    official validation split: `train` (a share of the training examples) or
-    `test` (one half of the test examples; the other half stays test).
-    validation_share: of the training examples. split_seed: chooses them (the
-    run's seed does not). augment: whether training examples are varied at all.
-    crop: height and width of a training example. scales: lowest and highest
-    factor on a training picture's size. mirror: half of the training examples.
-    jitter: of brightness, contrast and saturation, 0 for none.
+  validation: where model selection gets its examples from when there is no
+  official validation split: `train` (a share of the training examples) or
+  `test` (one half of the test examples; the other half stays test).
+  validation_share: of the training examples. split_seed: chooses them (the
+  run's seed does not). augment: whether training examples are varied at all.
+  crop: height and width of a training example. scales: lowest and highest
+  factor on a training picture's size. mirror: half of the training examples.
+  jitter: of brightness, contrast and saturation, 0 for none.
   """
   return {
     "validation": "train",
@@ -73,24 +77,154 @@ def defaults() -> dict[str, Any]:
 
 
 def compat() -> dict[str, Any]:
-  """Switches that all these data sets have, at their corrected values.
+  """Returns the switches that all these data sets have, at their corrected values.
 
-  Returns:
-    depth: `scaled`, or `unscaled`: the authors scale the picture alone.
-    mirror: `negated`, or `plain`: the authors mirror normals of NYU v2 without
-    negating their x component.
+  depth: `scaled`, or `unscaled`: the authors scale the picture alone. mirror:
+  `negated`, or `plain`: the authors mirror normals of NYU v2 without negating
+  their x component.
   """
   return {"depth": "scaled", "mirror": "negated"}
 
 
-class Source(Sequence[types.Batch]):
-  """Random access to the examples of a split; picklable.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSet(abc.ABC):
+  """A published data set of pictures: what all of them do alike.
+
+  A subclass declares what only it has. The methods `defaults`, `compat`, `build`,
+  `outline` and `original` of its one object are the functions of its module.
 
   Attributes:
-    keys: names of the examples.
-    read: of `Found`.
-    decode: of `Found`.
+    name: of the module.
+    title: for messages.
+    tasks: that it has labels of.
+    sizes: published split -> number of examples.
+    stored: layout, or `auto` for any other -> height and width of its pictures.
+    values: of `config.data`, beside those of `defaults`.
+    switches: of `config.compat` at their corrected values, beside those of `compat`.
   """
+
+  name: str
+  title: str
+  tasks: tuple[str, ...]
+  sizes: Mapping[str, int]
+  stored: Mapping[str, tuple[int, int]]
+  values: Mapping[str, Any]
+  switches: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  @abc.abstractmethod
+  def specs(
+    self, config: ConfigDict, compat: ConfigDict, facts: Mapping[str, Any]
+  ) -> Mapping[str, types.TaskSpec]:
+    """Checks `config` and returns every task, without weight and way of counting.
+
+    Args:
+      config: `config.data`.
+      compat: `config.compat`.
+      facts: of `find`; empty before anything was found.
+    """
+
+  @abc.abstractmethod
+  def find(
+    self,
+    config: ConfigDict,
+    compat: ConfigDict,
+    data_dir: str | None,
+    fields: tuple[str, ...],
+    size: tuple[int, int] | None,
+  ) -> store.Original:
+    """Finds the files of `fields`, which are read at `size`."""
+
+  @abc.abstractmethod
+  def found(
+    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...], original: store.Original
+  ) -> Found:
+    """Adds splits, decoding and notes to files, or a converted copy, that were found."""
+
+  def fields(
+    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...]
+  ) -> tuple[str, ...]:
+    """Returns the stored fields that the tasks need."""
+    del config, compat
+    return ("image", *tasks)
+
+  def mixed(self, compat: ConfigDict) -> tuple[str, ...]:
+    """Returns the fields whose pixels may be mixed when they are resized."""
+    del compat
+    return ("image",)
+
+  def defaults(self) -> dict[str, Any]:
+    """Returns the default values of `config.data`."""
+    return {**defaults(), **self.values}
+
+  def compat(self) -> dict[str, Any]:
+    """Returns the switches of `config.compat` at their corrected values."""
+    return {**compat(), **self.switches}
+
+  def build(
+    self, config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int
+  ) -> types.Dataset:
+    """Finds the data set; pictures are read when they are asked for.
+
+    Args:
+      config: `config.data`.
+      compat: `config.compat`.
+      data_dir: a folder in one of the layouts of the data set, or a converted copy.
+      seed: not used; `config.split_seed` chooses the examples of validation.
+
+    Raises:
+      ValueError: a wrong value in `config` or `compat`, no data set in the folder, or
+        an example that cannot be read.
+    """
+    del seed
+    self._specs(config, compat, {})  # checks before anything is looked for
+    original = self._open(config, compat, data_dir)
+    tasks = self._specs(config, compat, original.facts)
+    found = self.found(config, compat, tuple(task.name for task in tasks), original)
+    return assemble(self.name, tasks, found, config, compat)
+
+  def outline(self, config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
+    """Returns what is known before the data set is on disk; see `outline`.
+
+    Raises:
+      ValueError: a wrong value in `config` or `compat`.
+    """
+    tasks = self._specs(config, compat, {})
+    usual = self.stored.get(config.layout, self.stored["auto"])
+    size = layouts.wanted_size(config) or usual
+    return outline(self.name, tasks, size, self.sizes, config, compat)
+
+  def original(
+    self, config: ConfigDict, compat: ConfigDict, data_dir: str | None
+  ) -> store.Original:
+    """Returns the files that `store_writer.convert` makes a copy of.
+
+    Raises:
+      ValueError: see `build`.
+    """
+    return self._open(config, compat, data_dir)
+
+  def _open(self, config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
+    """Finds the files of the tasks, or a converted copy of them."""
+    fields = self.fields(config, compat, options.tasks(self.title, config.tasks, self.tasks))
+    size = layouts.wanted_size(config)
+    if data_dir and store.is_copy(data_dir):
+      return store.open_copy(data_dir, self.name, fields, size, self.mixed(compat))
+    return self.find(config, compat, data_dir, fields, size)
+
+  def _specs(
+    self, config: ConfigDict, compat: ConfigDict, facts: Mapping[str, Any]
+  ) -> tuple[types.TaskSpec, ...]:
+    """The chosen tasks, in order."""
+    chosen = options.tasks(self.title, config.tasks, self.tasks)
+    specs, metrics = self.specs(config, compat, facts), compat.get("metrics", "pooled")
+    return tuple(
+      dataclasses.replace(specs[task], weight=options.weight(config, task), metrics=metrics)
+      for task in chosen
+    )
+
+
+class Source(Sequence[types.Batch]):
+  """Random access to the examples of a split; picklable. Attributes as in `Found`."""
 
   def __init__(
     self,
@@ -109,7 +243,7 @@ class Source(Sequence[types.Batch]):
     return len(self.keys)
 
   def __getitem__(self, index: Any) -> types.Batch:  # type: ignore[override]
-    """One example.
+    """Returns one example.
 
     Raises:
       IndexError: beyond the split.
@@ -132,7 +266,7 @@ class Source(Sequence[types.Batch]):
 def assemble(
   name: str, tasks: tuple[types.TaskSpec, ...], found: Found, config: Any, switches: Any
 ) -> types.Dataset:
-  """Makes a data set of what was found on disk.
+  """Returns the data set of what was found on disk.
 
   Args:
     name: of the data set's module.
@@ -164,7 +298,7 @@ def assemble(
     notes=(f"found: {found.layout}", note, *found.notes),
     crop=augment.crop if augment else None,
   )
-  return types.Dataset(spec, _Arrays(sources), functools.partial(_pick, sources), augment)
+  return memory.dataset(spec, sources, augment=augment)
 
 
 def outline(
@@ -175,14 +309,13 @@ def outline(
   config: Any,
   switches: Any,
 ) -> types.DatasetSpec:
-  """What is known of a data set before it is on disk.
+  """Returns what is known of a data set before it is on disk.
 
   Args:
     name: of the data set's module.
     tasks: in order.
     size: height and width of a whole picture.
-    sizes: examples of the published `train` and `test` splits (and
-      `validation`, where it is official).
+    sizes: published split -> examples.
     config: see `assemble`.
     switches: see `assemble`.
 
@@ -207,7 +340,7 @@ def outline(
 def augmentation(
   tasks: tuple[types.TaskSpec, ...], config: Any, switches: Any
 ) -> transforms.Augmentation | None:
-  """The augmentation of `config.data`; None when it is switched off."""
+  """Returns the augmentation of `config.data`; None when it is switched off."""
   if not config.augment:
     return None
   for field in ("crop", "scales"):
@@ -220,7 +353,8 @@ def augmentation(
     bool(config.mirror),
     float(config.jitter),
     switches.depth == "scaled",
-    switches.mirror == "negated",
+    # Raw normals of NYU v2 have no component that could be negated.
+    switches.mirror == "negated" and switches.get("normals") != "raw",
   )
 
 
@@ -230,13 +364,13 @@ def splits(
   """Adds a validation split where there is no official one.
 
   Args:
-    keys: `train`, `test` and perhaps `validation` -> names.
+    keys: of `Found`.
     config: with `validation`, `validation_share` and `split_seed`.
     selection: `config.compat.selection`; `test`, as the authors do, trains on
       all training examples and validates on test.
 
   Returns:
-    Names of every split, each in the given order, and a note that tells how.
+    Names of every split, each in the given order, and a note about validation.
 
   Raises:
     ValueError: an unknown way, or a split that would be empty.
@@ -245,9 +379,11 @@ def splits(
   if not train or not test:
     raise ValueError(f"Training and test need examples; found {len(train)} and {len(test)}.")
   if selection == "test":
+    small = tuple(keys.get("small", ()))
+    note = f"test_small: {len(small)} examples of test" if small else "the test split"
     return (
-      {"train": train, "validation": test, "test": test},
-      "validation is the test split (compat.selection)",
+      {"train": train, "validation": small or test, "test": test},
+      f"validation is {note} (compat.selection)",
     )
   if keys.get("validation"):
     validation = tuple(keys["validation"])
@@ -277,33 +413,10 @@ def splits(
   )
 
 
-class _Arrays:
-  """Whole splits, each read once."""
-
-  def __init__(self, sources: Mapping[str, Source]) -> None:
-    self._sources = sources
-    self._kept: dict[str, types.Batch] = {}
-    self._lock = threading.Lock()
-
-  def __call__(self, split: str) -> types.Batch:
-    source = _pick(self._sources, split)
-    with self._lock:
-      if split not in self._kept:
-        self._kept[split] = loader.stack([source[i] for i in range(len(source))])
-      return self._kept[split]
-
-
-def _pick(sources: Mapping[str, Source], split: str) -> Source:
-  if split not in sources:
-    raise ValueError(f"There is no split {split!r}; choose one of {', '.join(sources)}.")
-  return sources[split]
-
-
 def _check_switches(switches: Any) -> None:
   """Refuses unknown values of the switches that are read here."""
-  for name, known in (("depth", ("scaled", "unscaled")), ("mirror", ("negated", "plain"))):
-    if switches[name] not in known:
-      raise ValueError(f"config.compat.{name} is {switches[name]!r}; it must be one of {known}.")
+  options.switch(switches, "depth", ("scaled", "unscaled"))
+  options.switch(switches, "mirror", ("negated", "plain"))
 
 
 def _size(shape: tuple[int, ...]) -> str:

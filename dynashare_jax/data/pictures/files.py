@@ -15,9 +15,6 @@ from PIL import Image
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
   """Reads a PNG, JPEG or TIFF.
 
-  Args:
-    path: of the file.
-
   Returns:
     uint8 `[H, W, 3]` for colour (alpha is dropped, palettes of photographs are
     resolved), `[H, W]` uint8, uint16 or int32 for one channel; a palette
@@ -78,12 +75,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def resize_colour(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resizes a photograph bilinearly; when it shrinks, over all its pixels.
-
-  Args:
-    image: uint8 `[H, W, 3]`.
-    size: (height, width).
-  """
+  """Resizes a photograph, uint8 `[H, W, 3]`, bilinearly; shrinking mixes all its pixels."""
   if image.shape[:2] == tuple(size):
     return image
   picture = Image.fromarray(image)

@@ -1,11 +1,9 @@
-"""Finds data sets of pictures on disk, and brings their fields to one size.
-
-What the data sets that come in several folder layouts have in common.
-"""
+"""Finds data sets of pictures on disk, reads their fields, brings them to one size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -17,44 +15,54 @@ from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data.pictures import files
 
+Paths = Mapping[str, Mapping[str, str]]  # example -> field -> path of its file
 
-def chosen_tasks(title: str, tasks: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-  """The wanted tasks, checked.
 
-  Args:
-    title: of the data set, for messages.
-    tasks: `config.data.tasks`.
-    known: what the data set has.
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """Reads examples whose fields are files of their own; picklable.
 
-  Raises:
-    ValueError: an unknown task, one that comes twice, or none.
+  Attributes:
+    folder: that all paths start from.
+    fields: that are read.
+    size: height and width to bring everything to; None leaves it.
+    open: reads the file of a field: (path, field) -> array.
+    paths: where the files lie; may have more fields than are read.
+    mixed: fields whose pixels may be mixed when they are resized.
   """
-  for task in tasks:
-    if task not in known:
+
+  folder: str
+  fields: tuple[str, ...]
+  size: tuple[int, int] | None
+  open: Callable[[str, str], np.ndarray]
+  paths: Paths = dataclasses.field(default_factory=dict)
+  mixed: tuple[str, ...] = ("image",)
+
+  def __call__(self, key: str) -> dict[str, np.ndarray]:
+    """Returns the fields of an example, pictures and labels all of one size.
+
+    Raises:
+      ValueError: a file is missing, damaged or of a wrong shape, or sizes differ.
+    """
+    fields = fitted(self.stored(key), self.size, self.mixed)
+    shapes = {name: array.shape[:2] for name, array in fields.items() if array.ndim > 1}
+    if len(set(shapes.values())) > 1:
       raise ValueError(
-        f"config.data.tasks has {task!r}; {title} has {', '.join(known)}."
-        f"{lookup.hint(task, known, 0.4)}"
+        f"its parts differ in size: {shapes}; bring them to one with config.data.height and width."
       )
-  if not tasks or len(set(tasks)) < len(tasks):
-    raise ValueError(
-      f"config.data.tasks is {tuple(tasks)}; name one or more of {', '.join(known)}, each once."
-    )
-  return tuple(tasks)
+    return fields
 
+  def stored(self, key: str) -> dict[str, np.ndarray]:
+    """Returns the fields as the files hold them."""
+    return {f: self.open(os.path.join(self.folder, self.path(key, f)), f) for f in self.fields}
 
-def weight(config: Any, task: str) -> float:
-  """Weight of a task's loss, of `config.data.weights`.
-
-  Raises:
-    ValueError: there is none.
-  """
-  if task not in config.weights:
-    raise ValueError(f"config.data.weights has no weight of {task!r}.")
-  return float(config.weights[task])
+  def path(self, key: str, field: str) -> str:
+    """Returns the path of a field's file, from the folder on."""
+    return self.paths[key][field]
 
 
 def wanted_size(config: Any) -> tuple[int, int] | None:
-  """Height and width that `config.data` asks for; None as stored.
+  """Returns height and width that `config.data` asks for; None as stored.
 
   Raises:
     ValueError: only one of them is given, or one is negative.
@@ -75,17 +83,14 @@ def detect(
   marks: Mapping[str, Sequence[str]],
   explained: Mapping[str, str],
 ) -> tuple[str, pathlib.Path]:
-  """Tells which layout a folder holds.
+  """Returns the name of the layout that a folder holds, and the folder.
 
   Args:
     title: of the data set, for messages.
     data_dir: the folder.
     layout: `auto`, or the name of the one that must be there.
-    marks: layout -> patterns of paths; one that is there gives it away.
-    explained: layout -> what it looks like, and where to get it.
-
-  Returns:
-    The layout's name, and the folder.
+    marks: layout -> patterns of paths, any of which identifies it.
+    explained: layout -> its files, and where to get them.
 
   Raises:
     ValueError: no folder, none of the layouts, or more than one.
@@ -120,13 +125,13 @@ def detect(
   )
 
 
-def check_files(title: str, folder: pathlib.Path, paths: Iterable[str]) -> None:
-  """Refuses a folder that lacks files.
+def check_files(title: str, folder: pathlib.Path, paths: Paths, fields: Sequence[str]) -> None:
+  """Checks that the files of some fields of all examples are there.
 
   Raises:
-    ValueError: tells how many are missing, and names the first.
+    ValueError: some are missing; says how many, and names the first.
   """
-  wanted = list(paths)
+  wanted = [entry[field] for entry in paths.values() for field in fields]
   missing = [path for path in wanted if not os.path.isfile(os.path.join(folder, path))]
   if missing:
     raise ValueError(
@@ -134,25 +139,33 @@ def check_files(title: str, folder: pathlib.Path, paths: Iterable[str]) -> None:
     )
 
 
+def counted(name: str, keys: Mapping[str, Sequence[str]]) -> str:
+  """Returns a name with the numbers of examples: `mtan (795 train, 654 test)`."""
+  return f"{name} ({', '.join(f'{len(part)} {split}' for split, part in keys.items())})"
+
+
+def numbered(folder: pathlib.Path, ending: str) -> list[str]:
+  """Returns the names of the files with an ending, without it, ordered as numbers."""
+  stems = [path.stem for path in folder.glob(f"*{ending}")]
+  return sorted(stems, key=lambda stem: (not stem.isdigit(), stem.zfill(9)))
+
+
 def read_lists(
   path: pathlib.Path, names: Sequence[str], parts: Sequence[str]
 ) -> dict[str, tuple[tuple[str, ...], ...]]:
-  """Reads AdaShare's lists of examples.
+  """Returns AdaShare's lists of examples, from a JSON file.
 
   Args:
-    path: of the JSON file.
-    names: of the lists that must be there.
-    parts: what every entry gives the path of, in order.
-
-  Returns:
-    For every list of the file that has a name of `names`, its entries.
+    path: of the file.
+    names: of the lists; one that is absent is empty.
+    parts: the fields whose paths every entry has, in order.
 
   Raises:
     ValueError: the file is damaged, or an entry is not of this form.
   """
   lists = files.read_json(path)
   for name in names:
-    entries = lists.get(name) if isinstance(lists, dict) else None
+    entries = lists.get(name, []) if isinstance(lists, dict) else None
     if not isinstance(entries, list) or not all(
       isinstance(entry, list)
       and len(entry) == len(parts)
@@ -162,11 +175,11 @@ def read_lists(
       raise ValueError(
         f"{path}: {name!r} must list, for every example, the paths of {', '.join(parts)}."
       )
-  return {name: tuple(map(tuple, lists[name])) for name in names}
+  return {name: tuple(map(tuple, lists.get(name, []))) for name in names}
 
 
 def plane(name: str, array: np.ndarray) -> np.ndarray:
-  """An array as `[H, W]`; a last axis of length 1 is dropped.
+  """Returns an array as `[H, W]`, without a last axis of length 1.
 
   Raises:
     ValueError: another shape.
@@ -179,7 +192,7 @@ def plane(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def whole_numbers(name: str, array: np.ndarray) -> np.ndarray:
-  """Ids of classes as integers `[H, W]`; floats become int16.
+  """Returns ids of classes as integers `[H, W]`; floats become int16.
 
   Raises:
     ValueError: another shape, or numbers that are not whole.
@@ -194,81 +207,77 @@ def whole_numbers(name: str, array: np.ndarray) -> np.ndarray:
   return whole
 
 
+def colours(name: str, array: np.ndarray) -> np.ndarray:
+  """Returns an array of three channels `[H, W, 3]`; floats become float32.
+
+  Raises:
+    ValueError: another shape.
+  """
+  if array.ndim != 3 or array.shape[2] != 3:
+    raise ValueError(f"its {name} has the shape {array.shape}; it must be [height, width, 3].")
+  return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+
+
 def photograph(array: np.ndarray) -> np.ndarray:
-  """A picture `[H, W, 3]`: uint8 of 0..255, or float32 of 0..1.
+  """Returns a picture `[H, W, 3]`: uint8 of 0..255, or float32 of 0..1.
 
   Raises:
     ValueError: another shape or range.
   """
-  if array.ndim != 3 or array.shape[2] != 3:
-    raise ValueError(f"its image has the shape {array.shape}; it must be [height, width, 3].")
-  if array.dtype == np.uint8:
-    return array
-  if array.dtype.kind != "f" or not -1e-3 <= array.min() <= array.max() <= (1.001):
+  array = colours("image", array)
+  if array.dtype != np.uint8 and (
+    array.dtype.kind != "f" or not -1e-3 <= array.min() <= array.max() <= 1.001
+  ):
     raise ValueError(
       "its image must be bytes, or floats of 0 to 1; it is"
       f" {array.dtype} of {array.min()} to {array.max()}."
     )
-  return array.astype(np.float32, copy=False)
+  return array
 
 
-def resized(array: np.ndarray, size: tuple[int, int] | None, mixed: bool = False) -> np.ndarray:
-  """Brings a field to a size.
+def fitted(
+  fields: Mapping[str, np.ndarray], size: tuple[int, int] | None, mixed: Sequence[str] = ("image",)
+) -> dict[str, np.ndarray]:
+  """Returns the fields of an example, resized.
 
   Args:
-    array: `[H, W]` or `[H, W, 3]`.
-    size: height and width; None leaves it.
-    mixed: whether pixels may be mixed, as those of a photograph; labels are
-      picked, the nearest.
+    fields: name -> `[H, W]`, `[H, W, C]`, or another shape, which stays as it is.
+    size: height and width; None leaves all.
+    mixed: fields whose pixels may be mixed, as those of a photograph. Of others the
+      nearest pixels are picked.
   """
-  if size is None or array.shape[:2] == size:
+  return {
+    name: array if size is None or array.ndim < 2 else _resized(array, size, name in mixed)
+    for name, array in fields.items()
+  }
+
+
+def _resized(array: np.ndarray, size: tuple[int, int], mixed: bool) -> np.ndarray:
+  """Resizes one field; a photograph of floats channel by channel."""
+  if array.shape[:2] == size:
     return array
   if not mixed:
     return files.resize_labels(array, size)
   if array.dtype == np.uint8:
     return files.resize_colour(array, size)
+  channels = [Image.fromarray(np.ascontiguousarray(array[..., i])) for i in range(array.shape[2])]
+  wanted = (size[1], size[0])
   return np.stack(
-    [
-      np.asarray(
-        Image.fromarray(np.ascontiguousarray(array[..., i])).resize(
-          (size[1], size[0]), Image.Resampling.BILINEAR
-        )
-      )
-      for i in range(array.shape[2])
-    ],
-    -1,
+    [np.asarray(channel.resize(wanted, Image.Resampling.BILINEAR)) for channel in channels], -1
   )
 
 
-def pixels(image: np.ndarray) -> np.ndarray:
-  """A picture as float32 of 0..1."""
-  if image.dtype == np.uint8:
-    return image.astype(np.float32) / np.float32(255)
-  return image.astype(np.float32, copy=False)
-
-
-def same_size(fields: Mapping[str, np.ndarray]) -> None:
-  """Refuses fields of one example that differ in height or width.
-
-  Raises:
-    ValueError: they differ.
-  """
-  shapes = {name: array.shape[:2] for name, array in fields.items()}
-  if len(set(shapes.values())) > 1:
-    raise ValueError(
-      f"its parts differ in size: {shapes}; bring them to one with config.data.height and width."
-    )
-
-
 def example(image: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> types.Batch:
-  """An example of its decoded parts.
+  """Returns an example of its decoded parts.
 
   Args:
-    image: see `photograph`.
-    found: task -> label and where it is valid.
+    image: uint8 of 0..255 or float32 of 0..1 `[H, W, 3]`.
+    found: task -> its label, and where that is valid.
   """
+  if image.dtype == np.uint8:
+    image = image.astype(np.float32) / np.float32(255)
   return types.Batch(
-    pixels(image),
+    image.astype(np.float32, copy=False),
     {task: label for task, (label, _) in found.items()},
     {task: valid for task, (_, valid) in found.items()},
     np.ones((), bool),

@@ -1,11 +1,11 @@
 """A converted copy of a data set: a few large files, not many small ones.
 
-`data.store_writer` writes what a data set's `read` gives, unchanged, as a
-TensorFlow Datasets data set in ArrayRecord files (TensorFlow is not needed),
-and beside it `dynashare.json` with the names of the examples and what the data
-set's module must know to decode them. Where a module finds such a folder in
-place of the original, it takes names and `read` from `open_copy`; everything
-else, such as splits and options, is as with the original.
+`data.pictures.store_writer` writes what a data set's `read` gives, unchanged, as
+a TensorFlow Datasets data set in ArrayRecord files (TensorFlow is not needed),
+and beside it `dynashare.json` with the names of the examples and the facts that
+decoding needs. Where a module finds such a folder in place of the original, it
+takes names and `read` from `open_copy`; everything else, such as splits and
+options, is as with the original.
 
 Arrays are stored as their bytes, pictures as PNG. ArrayRecord compresses what
 it holds; zlib on top saved 3% of an NYU v2 example and made it twice as slow
@@ -36,7 +36,7 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-  """A data set as `original(config, compat, data_dir)` of its module gives it.
+  """A data set that was found: files, or a converted copy of them.
 
   Attributes:
     layout: what was found, in words.
@@ -75,7 +75,7 @@ class Reader:
   mixed: tuple[str, ...] = ("image",)
 
   def __call__(self, key: str) -> dict[str, np.ndarray]:
-    """Reads the fields of an example; one that it does not have is absent.
+    """Returns the fields of an example; one that it does not have is absent.
 
     Raises:
       ValueError: the copy is damaged.
@@ -97,23 +97,16 @@ class Reader:
     found = {
       name: _unpacked(record[name]) for name in self.fields if name in record and name not in absent
     }
-    return {
-      name: array if array.ndim < 2 else dense_layouts.resized(array, self.size, name in self.mixed)
-      for name, array in found.items()
-    }
+    return dense_layouts.fitted(found, self.size, self.mixed)
 
 
 def is_copy(data_dir: str | os.PathLike[str]) -> bool:
-  """Whether a folder holds a converted copy."""
+  """Returns whether a folder holds a converted copy."""
   return os.path.isfile(os.path.join(data_dir, MARKER))
 
 
 def facts(data_dir: str, dataset: str) -> dict[str, Any]:
-  """What the data set's module told of the original.
-
-  Args:
-    data_dir: folder of the copy.
-    dataset: name of the module.
+  """Returns `Original.facts` of a copy of the data set whose module is `dataset`.
 
   Raises:
     ValueError: a copy of another data set, or its description is damaged.
@@ -136,9 +129,6 @@ def open_copy(
     fields: that are wanted.
     size: height and width that are wanted; None as stored.
     mixed: fields whose pixels may be mixed, where the size must change.
-
-  Returns:
-    What was converted, reading from the copy.
 
   Raises:
     ValueError: a copy of another data set, of another size or without a field
@@ -178,7 +168,7 @@ def open_copy(
 
 
 def _unpacked(stored: Any) -> np.ndarray:
-  """An array again."""
+  """Decodes a picture; other fields are arrays already."""
   if isinstance(stored, bytes):
     with Image.open(io.BytesIO(stored)) as picture:
       return np.asarray(picture)
@@ -186,14 +176,7 @@ def _unpacked(stored: Any) -> np.ndarray:
 
 
 def places(keys: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, int]]:
-  """Where every example lies: once, in the first split that names it.
-
-  Args:
-    keys: split -> names.
-
-  Returns:
-    Name -> split and number there.
-  """
+  """Returns of every example the split that has it first, and its number there."""
   found: dict[str, tuple[str, int]] = {}
   for split, names in keys.items():
     fresh = [name for name in dict.fromkeys(names) if name not in found]
@@ -203,10 +186,7 @@ def places(keys: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, int]]:
 
 @functools.lru_cache(maxsize=16)
 def _records(folder: str, part: str, process: int) -> Any:
-  """Opens a part of a copy, once in every process.
-
-  Handles cannot be inherited; that is what the number of the process is for.
-  """
+  """Opens a part of a copy, once per process: handles cannot be inherited."""
   del process
   tfds = load_tfds()
   builder = tfds.builder_from_directory(folder)
@@ -235,7 +215,7 @@ def _read_marker(data_dir: str, dataset: str) -> dict[str, Any]:
 
 
 def load_tfds() -> Any:
-  """TensorFlow Datasets, which need no TensorFlow here.
+  """Imports TensorFlow Datasets, which need no TensorFlow here.
 
   Raises:
     ValueError: it is not installed.

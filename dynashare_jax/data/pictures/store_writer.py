@@ -1,4 +1,4 @@
-"""Writes converted copies of data sets; see `data.store`."""
+"""Writes converted copies of data sets; see `data.pictures.store`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,7 @@ _SIDE = 2  # of an absent field; TFDS reads none with fewer bytes than axes
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """What a conversion needs.
-
-  Attributes:
-    examples: how many.
-    needed: bytes, about.
-    free: bytes on the disk.
-  """
+  """The needs of a conversion: number of examples, bytes of the copy (about), free bytes."""
 
   examples: int
   needed: int
@@ -43,11 +37,7 @@ class Estimate:
 
 
 def estimate(original: store.Original, output: str) -> Estimate:
-  """How much a copy takes, from a few examples, and what the disk has left.
-
-  Args:
-    original: to be converted.
-    output: folder for the copy.
+  """Estimates the size of a copy in the folder `output` from a few examples.
 
   Raises:
     ValueError: an example cannot be read.
@@ -78,7 +68,7 @@ def convert(
     original: to be converted.
     dataset: name of its module.
     output: folder to make.
-    progress: is told how many examples are done.
+    progress: called with the number of examples that are done.
 
   Raises:
     ValueError: the folder is not empty, or an example cannot be read or fits
@@ -113,10 +103,10 @@ def convert(
 
 
 def check_output(output: str) -> None:
-  """Refuses a folder that holds something.
+  """Checks that a folder is new or empty.
 
   Raises:
-    ValueError: it does.
+    ValueError: it is not.
   """
   path = pathlib.Path(output)
   if path.is_file():
@@ -160,10 +150,7 @@ def _write(original: store.Original, folder: str, progress: Callable[[int], None
 
 
 def _specimens(original: store.Original) -> tuple[dict[str, np.ndarray], int]:
-  """One array of every field, and the length of one example.
-
-  A field that the first examples lack is looked for in all others.
-  """
+  """One array of every field, looked for in all examples, and the length of one example."""
   found: dict[str, np.ndarray] = {}
   lengths = 0
   for key in _spread(tuple(store.places(original.keys))):

@@ -36,7 +36,7 @@ _KINECT_SIZE = (480, 640)
 
 
 def kinect(size: tuple[int, int]) -> Camera:
-  """The RGB camera of NYU Depth V2 for pictures of a size.
+  """Returns the RGB camera of NYU Depth V2 for pictures of a size.
 
   Args:
     size: height and width; of the shape of 480 x 640 the picture is taken for
@@ -115,7 +115,7 @@ def unit(parts: Sequence[np.ndarray], valid: np.ndarray) -> tuple[np.ndarray, np
 
 
 class Axes(NamedTuple):
-  """How the channels of stored normals become x right, y down, z forward.
+  """The channels and signs that make x right, y down, z forward of stored normals.
 
   Attributes:
     channels: the stored channel of x, y and z.
@@ -170,8 +170,7 @@ def match(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Axes, float, 
 
   Returns:
     The likeliest of all 48 axes, the mean cosine of the angle that remains, and
-    that of the second likeliest: where the two are alike, the pictures do not
-    tell.
+    that of the second likeliest: where the two are alike, nothing is decided.
   """
   sums, count = np.zeros((3, 3)), 0
   for stored, fitted in pairs:
@@ -229,14 +228,9 @@ def _boxes(values: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _flattest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Eigenvectors of the smallest eigenvalues of symmetric 3 x 3 matrices.
+  """Eigenvectors `[3, H, W]` of the smallest eigenvalues of symmetric matrices `[6, H, W]`.
 
-  Args:
-    matrix: xx, xy, xz, yy, yz, zz `[6, H, W]`.
-
-  Returns:
-    Unit vectors `[3, H, W]`; the eigenvalues `[H, W]`; False where the two
-    smallest are alike `[H, W]`.
+  Also returns the eigenvalues, and False where the two smallest are alike.
 
   Source: the trigonometric solution of the characteristic polynomial; the
     vector is the longest cross product of two rows of matrix - eigenvalue.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import functools
-import threading
 from typing import Any
 
 import jax
@@ -22,8 +21,9 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 import numpy as np
 
-from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import memory
+from dynashare_jax.data import options
 from dynashare_jax.data.rooms import labels as scene_labels
 from dynashare_jax.data.rooms import render as tracer
 from dynashare_jax.data.rooms import scenes as room_scenes
@@ -37,14 +37,12 @@ _OFFSETS = {split: i * RANGE for i, split in enumerate(types.SPLITS)}
 
 
 def defaults() -> dict[str, Any]:
-  """Default values of `config.data`.
+  """Returns the default values of `config.data`.
 
-  Returns:
-    height, width: pixels, at least 8. train, validation, test: examples.
-    tasks: any of `TASKS`, in the wanted order. noise: standard deviation of
-    the image noise. shadows: whether bodies throw hard shadows. scene_seed:
-    chooses the scenes (the training seed does not). weights: of the tasks in
-    the total loss.
+  height, width: pixels, at least 8. train, validation, test: examples. tasks: any
+  of `TASKS`, in the wanted order. noise: standard deviation of the image noise.
+  shadows: whether bodies throw hard shadows. scene_seed: chooses the scenes (the
+  training seed does not). weights: of the tasks in the total loss.
   """
   return {
     "height": 48,
@@ -61,7 +59,7 @@ def defaults() -> dict[str, Any]:
 
 
 def compat() -> dict[str, Any]:
-  """No published code exists for this data set, so there is no switch."""
+  """Returns no switch: no published code exists for this data set."""
   return {}
 
 
@@ -73,7 +71,7 @@ def render(
   shadows: bool = True,
   tasks: Sequence[str] = TASKS,
 ) -> types.Batch:
-  """One random scene as an example without the leading axis.
+  """Renders one random scene, an example without the leading axis.
 
   Pure: works under `jit` (all but `key` static) and `vmap` over keys.
 
@@ -83,10 +81,10 @@ def render(
     width: columns.
     noise: standard deviation of the image noise, whose values are cut at 0, 1.
     shadows: whether bodies throw hard shadows.
-    tasks: labels to make, any of `TASKS`.
+    tasks: labels to make, any of `TASKS`; see `labels`.
 
   Returns:
-    inputs: RGB float32 `[H, W, 3]` in 0..1. Targets: see `labels`.
+    The example; inputs are RGB float32 `[H, W, 3]` in 0..1.
   """
   scene_key, noise_key = jax.random.split(key)
   scene = room_scenes.sample(scene_key)
@@ -103,17 +101,17 @@ def render(
 def labels(
   scene: shading.Scene, hit: tracer.Hit, height: int, width: int, tasks: Sequence[str] = TASKS
 ) -> dict[str, types.Array]:
-  """The labels of a scene.
+  """Returns the labels of a scene, any of `TASKS`.
 
   Args:
-    scene: what is seen.
-    hit: `ops.render.camera_hits` of the scene.
+    scene: to be labelled.
+    hit: `render.camera_hits` of the scene.
     height: rows.
     width: columns.
-    tasks: labels to make, any of `TASKS`.
+    tasks: labels to make.
 
   Returns:
-    segmentation: int32 index into `ops.scene_labels.CLASSES`.
+    segmentation: int32 index into `labels.CLASSES`.
     depth: float32 metres along the optical axis (not along the ray).
     normals: float32 `[H, W, 3]`, unit, in the camera frame (x right, y down,
       z forward), pointing towards the camera.
@@ -173,17 +171,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   )
   example = functools.partial(compiled, jax.random.key(int(config.scene_seed)))
   sources = {split: _Source(example, _OFFSETS[split], sizes[split]) for split in types.SPLITS}
-  cache: dict[str, types.Batch] = {}
-  lock = threading.Lock()
-
-  def arrays(split: str) -> types.Batch:
-    source = _pick(sources, split)
-    with lock:
-      if split not in cache:
-        cache[split] = source.stack()
-      return cache[split]
-
-  return types.Dataset(spec, arrays, functools.partial(_pick, sources))
+  return memory.dataset(spec, sources)
 
 
 class _Source(Sequence[types.Batch]):
@@ -206,16 +194,6 @@ class _Source(Sequence[types.Batch]):
     scene = self._example(np.uint32(self._offset + place))
     return jax.tree.map(np.asarray, scene)
 
-  def stack(self) -> types.Batch:
-    """All examples, written straight into the stacked arrays."""
-    first = self[0]
-    result = jax.tree.map(lambda x: np.empty((self._size, *x.shape), x.dtype), first)
-    leaves = jax.tree.leaves(result)
-    for i in range(self._size):
-      for whole, part in zip(leaves, jax.tree.leaves(self[i]), strict=True):
-        whole[i] = part
-    return result
-
 
 @functools.lru_cache(maxsize=16)
 def _renderer(
@@ -228,12 +206,6 @@ def _renderer(
     return render(scene_key, height, width, noise, shadows, tasks)
 
   return jax.jit(example)
-
-
-def _pick(sources: dict[str, _Source], split: str) -> _Source:
-  if split not in sources:
-    raise ValueError(f"rooms: no split {split!r}; choose one of {', '.join(types.SPLITS)}")
-  return sources[split]
 
 
 def _task(name: str, config: ConfigDict) -> types.TaskSpec:
@@ -251,25 +223,9 @@ def _task(name: str, config: ConfigDict) -> types.TaskSpec:
 
 def _check(config: ConfigDict) -> None:
   """Refuses what cannot be rendered, with the reason."""
+  options.tasks("rooms", config.tasks, TASKS)
   for field in ("height", "width"):
-    if config[field] < SMALLEST:
-      raise ValueError(f"rooms: data.{field} is {config[field]}; give at least {SMALLEST}")
+    options.check_range(field, config[field], SMALLEST)
   for split in types.SPLITS:
-    if not 0 < config[split] <= RANGE:
-      raise ValueError(f"rooms: data.{split} is {config[split]} examples; give 1 to {RANGE}")
-  if not config.noise >= 0:
-    raise ValueError(f"rooms: data.noise is {config.noise}; give 0 or more")
-  _check_tasks(config)
-
-
-def _check_tasks(config: ConfigDict) -> None:
-  if not config.tasks:
-    raise ValueError(f"rooms: data.tasks is empty; choose from {TASKS}")
-  for name in config.tasks:
-    if name not in TASKS:
-      raise ValueError(
-        f"rooms: unknown task {name!r} in data.tasks;"
-        f" valid are {', '.join(TASKS)}.{lookup.hint(name, TASKS, 0.4)}"
-      )
-  if len(set(config.tasks)) < len(config.tasks):
-    raise ValueError(f"rooms: data.tasks names a task twice: {tuple(config.tasks)}")
+    options.check_range(split, config[split], 1, RANGE)
+  options.check_range("noise", config.noise, 0)

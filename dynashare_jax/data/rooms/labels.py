@@ -9,30 +9,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dynashare_jax.data.rooms import render
 
-CLASSES = (
-  "wall",
-  "floor",
-  "ceiling",
-  "door",
-  "window",
-  "picture",
-  "rug",
-  "ball",
-  "box",
-  "cylinder",
-)
-
+_NAMES = "wall floor ceiling door window picture rug ball box cylinder"
+CLASSES = tuple(_NAMES.split())
 _PLANE_CLASS = (0, 0, 0, 0, 1, 2)
 
 
 def segmentation(
   geometry: render.Geometry, hit: render.Hit
 ) -> tuple[Int[Array, " P"], Int[Array, " P"], Bool[Array, " P"]]:
-  """What each pixel is.
-
-  Args:
-    geometry: the scene.
-    hit: what the pixels see.
+  """Finds the class of each pixel.
 
   Returns:
     Class of `CLASSES`; index of the patch, or -1; whether the pixel is on the
@@ -65,7 +50,7 @@ def segmentation(
 
 
 def edges(hit: render.Hit, height: int, width: int) -> Float[Array, "height width"]:
-  """1 where a pixel and one beside, above or below see different pieces.
+  """Returns 1 where a pixel and one beside, above or below see different pieces.
 
   A piece is a smooth part of one body, so these are exactly the occlusions,
   creases and contacts; textures and painted areas make none. Lines are two
@@ -80,13 +65,12 @@ def edges(hit: render.Hit, height: int, width: int) -> Float[Array, "height widt
 
 
 def key_points(geometry: render.Geometry) -> tuple[Float[Array, "3 K"], Bool[Array, " K"]]:
-  """Points worth finding, and whether the camera has a free view of them.
+  """Returns points worth finding, and whether the camera has a free view of them.
 
-  Returns:
-    World coordinates of the room's 8 corners, 8 corners for each box, and the
-    centres of balls and tubes. A corner is seen when no surface is in front of
-    it; a centre when the first surface towards it is the body's own. Whether
-    it lies in the image is another matter: see `heat_map`.
+  They are world coordinates of the room's 8 corners, 8 corners for each box, and
+  the centres of balls and tubes. A corner is seen when no surface is in front of
+  it; a centre when the first surface towards it is the body's own. Whether it
+  lies in the image is another matter: see `heat_map`.
   """
   boxes = geometry.boxes
   cube = jnp.array(list(itertools.product((-1.0, 1.0), repeat=3)))
@@ -113,7 +97,7 @@ def key_points(geometry: render.Geometry) -> tuple[Float[Array, "3 K"], Bool[Arr
 def project(
   camera: render.Camera, points: Float[Array, "3 K"], height: int, width: int
 ) -> tuple[Float[Array, " K"], Float[Array, " K"], Float[Array, " K"]]:
-  """Column, row (pixel centres at whole numbers) and depth of world points."""
+  """Returns column, row (pixel centres at whole numbers) and depth of world points."""
   x, y, z = render.rotate(camera.rotation, points - camera.position[:, None])
   scale = width / (2.0 * camera.slope * jnp.where(z > render.NEAR, z, jnp.inf))
   return x * scale + width / 2 - 0.5, y * scale + height / 2 - 0.5, z
@@ -122,13 +106,9 @@ def project(
 def heat_map(
   geometry: render.Geometry, height: int, width: int, sigma: float
 ) -> Float[Array, "height width"]:
-  """Gaussians of height 1 at the visible key points; their maximum, 0 to 1.
+  """Draws Gaussians of height 1 at the visible key points; their maximum, 0 to 1.
 
-  Args:
-    geometry: the scene.
-    height: rows.
-    width: columns.
-    sigma: standard deviation in pixels.
+  `sigma` is the standard deviation in pixels.
   """
   points, visible = key_points(geometry)
   column, row, z = project(geometry.camera, points, height, width)

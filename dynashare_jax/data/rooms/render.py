@@ -72,7 +72,7 @@ class Patches(NamedTuple):
 
 
 class Geometry(NamedTuple):
-  """A room, what stands in it, and who looks.
+  """A room, the bodies in it, and the camera.
 
   Attributes:
     low: the room's lowest x, y, z.
@@ -116,14 +116,11 @@ class Hit(NamedTuple):
 
 
 def look(yaw: Array, pitch: Array) -> Float[Array, "3 3"]:
-  """Rotation of a camera without roll.
+  """Returns the rotation of a camera without roll: rows right, down, forward in the world.
 
   Args:
     yaw: radians from the world's x towards its y.
     pitch: radians, positive looks up.
-
-  Returns:
-    Rows: right, down, forward in the world frame.
   """
   cy, sy = jnp.cos(yaw), jnp.sin(yaw)
   cp, sp = jnp.cos(pitch), jnp.sin(pitch)
@@ -135,12 +132,12 @@ def look(yaw: Array, pitch: Array) -> Float[Array, "3 3"]:
 
 
 def rotate(matrix: Float[Array, "3 3"], vectors: Float[Array, "3 P"]) -> Float[Array, "3 P"]:
-  """`matrix @ vectors` in full float32 on every device."""
+  """Computes `matrix @ vectors` in full float32 on every device."""
   return jnp.sum(matrix[:, :, None] * vectors[None], axis=1)
 
 
 def pixel_slopes(camera: Camera, height: int, width: int) -> Float[Array, "3 pixels"]:
-  """Camera-frame directions (x/z, y/z, 1) of the pixel centres, row by row."""
+  """Returns camera-frame directions (x/z, y/z, 1) of the pixel centres, row by row."""
   scale = camera.slope * (2.0 / width)
   x = (jnp.arange(width) + 0.5 - width / 2) * scale
   y = (jnp.arange(height) + 0.5 - height / 2) * scale
@@ -149,7 +146,7 @@ def pixel_slopes(camera: Camera, height: int, width: int) -> Float[Array, "3 pix
 
 
 def camera_hits(geometry: Geometry, height: int, width: int) -> Hit:
-  """What each pixel sees; `distance` is the depth along the optical axis."""
+  """Returns the hit of each pixel's ray; `distance` is the depth along the optical axis."""
   camera = geometry.camera
   slopes = pixel_slopes(camera, height, width)
   directions = rotate(camera.rotation.T, slopes)
@@ -157,7 +154,7 @@ def camera_hits(geometry: Geometry, height: int, width: int) -> Hit:
 
 
 def trace(geometry: Geometry, origin: Float[Array, "3 #P"], direction: Float[Array, "3 P"]) -> Hit:
-  """First hit of rays that start inside the room and outside all bodies."""
+  """Returns the first hit of rays that start inside the room and outside all bodies."""
   exits = _room_exits(geometry, origin, direction)
   room = jnp.min(exits, axis=0)
   entries = body_distances(geometry, origin, direction)
@@ -171,7 +168,7 @@ def trace(geometry: Geometry, origin: Float[Array, "3 #P"], direction: Float[Arr
 def body_distances(
   geometry: Geometry, origin: Float[Array, "3 #P"], direction: Float[Array, "3 P"]
 ) -> Float[Array, "N P"]:
-  """Distance at which rays enter each body; infinity for a miss.
+  """Returns the distance at which rays enter each body; infinity for a miss.
 
   Balls come first, then boxes, then tubes, as in `Hit.body`.
   """
@@ -192,7 +189,7 @@ def body_distances(
 def occluded(
   geometry: Geometry, points: Float[Array, "3 P"], target: Float[Array, " 3"]
 ) -> Bool[Array, " P"]:
-  """Whether a body stands between points on surfaces and a target point."""
+  """Returns whether a body stands between points on surfaces and a target point."""
   entries = body_distances(geometry, points, target[:, None] - points)
   return jnp.any(entries < 1.0, axis=0)
 

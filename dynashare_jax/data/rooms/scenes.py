@@ -42,15 +42,11 @@ _LOOKS = {
 
 
 def sample(key: Array) -> shading.Scene:
-  """A random scene.
+  """Draws a random scene; the same typed key gives the same scene at every size.
 
-  Args:
-    key: typed PRNG key; the same key gives the same scene at every size.
-
-  Returns:
-    A room of 4 to 8 m by 4 to 8 m by 2.4 to 3.4 m with its lowest corner at
-    the origin. Bodies keep to cells of a 3 x 3 grid on the floor and so do not
-    touch each other; some float. A body too near the camera is left out.
+  The room has 4 to 8 m by 4 to 8 m by 2.4 to 3.4 m, its lowest corner at the
+  origin. Bodies keep to cells of a 3 x 3 grid on the floor and so do not touch
+  each other; some float. A body too near the camera is left out.
   """
   bodies, patches = 3 * SHAPES, len(WALL_PATCHES) + 1
   surfaces = render.PLANES + patches + bodies

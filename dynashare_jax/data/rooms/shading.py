@@ -54,7 +54,7 @@ class Light(NamedTuple):
 
 
 class Scene(NamedTuple):
-  """Everything a picture depends on, but its noise."""
+  """All that a picture depends on, but its noise."""
 
   geometry: render.Geometry
   materials: Materials
@@ -64,7 +64,7 @@ class Scene(NamedTuple):
 def hsv(
   hue: Float[Array, " M"], saturation: Float[Array, " M"], value: Float[Array, " M"]
 ) -> Float[Array, "M 3"]:
-  """RGB of hue (in turns), saturation and value in 0..1."""
+  """Converts hue (in turns), saturation and value in 0..1 to RGB."""
   offset = jnp.array([5.0, 3.0, 1.0])[None]
   k = jnp.mod(offset + 6.0 * hue[:, None], 6.0)
   ramp = jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
@@ -77,7 +77,7 @@ def mix(
   axis: Float[Array, "3 P"],
   phase: Float[Array, " P"],
 ) -> Float[Array, " P"]:
-  """Share of the second colour, 0 to 1.
+  """Returns the share of the second colour, 0 to 1.
 
   Args:
     texture: index into `TEXTURES`.
@@ -111,11 +111,11 @@ def albedo(
   framed: Bool[Array, " P"],
   patches: int,
 ) -> Float[Array, "3 P"]:
-  """Colour of the hit surfaces before light falls on them.
+  """Returns the colour of the hit surfaces before light falls on them.
 
   Args:
     materials: looks of all surfaces.
-    hit: what the pixels see.
+    hit: first surfaces of the pixels' rays.
     patch: index of the patch a pixel is on, or -1.
     framed: whether it is on the patch's frame.
     patches: how many patches the scene has.
@@ -137,19 +137,11 @@ def albedo(
 def shade(
   scene: Scene, height: int, width: int, shadows: bool, hit: render.Hit
 ) -> Float[Array, "height width 3"]:
-  """The picture without noise, RGB in 0..1.
+  """Returns the picture without noise, RGB in 0..1.
 
-  Args:
-    scene: geometry, looks and light.
-    height: rows.
-    width: columns.
-    shadows: whether bodies throw hard shadows.
-    hit: what the pixels see.
-
-  Returns:
-    Lambert's law with a point light that fades with distance, on top of an
-    ambient light that is a little stronger on surfaces that look up. Window
-    panes shine by themselves.
+  It follows Lambert's law with a point light that fades with distance, on top of an
+  ambient light that is a little stronger on surfaces that look up. Window panes
+  shine by themselves. `shadows`: whether bodies throw hard shadows.
   """
   geometry, light = scene.geometry, scene.light
   classes, patch, framed = scene_labels.segmentation(geometry, hit)

@@ -10,7 +10,7 @@ Source of the forms: the data README of Taskonomy (github.com/StanfordVL/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import os
@@ -20,6 +20,7 @@ import numpy as np
 
 from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
+from dynashare_jax.data.pictures import store
 
 TITLE = "Tiny-Taskonomy"
 TASKS = ("segmentation", "normals", "depth", "keypoints", "edges")
@@ -70,34 +71,13 @@ HELP = {
 }
 
 # Buildings of the published split.
+_TRAIN = (
+  "hanson merom klickitat onaga leonardo marstons newfields pinesdale lakeville cosmos benevolence "
+  "pomaria tolstoy shelbyville allensville wainscott beechwood coffeen stockman hiteman woodbine "
+  "lindenwood forkland mifflinburg ranchester"
+)
 BUILDINGS = {
-  "train": (
-    "hanson",
-    "merom",
-    "klickitat",
-    "onaga",
-    "leonardo",
-    "marstons",
-    "newfields",
-    "pinesdale",
-    "lakeville",
-    "cosmos",
-    "benevolence",
-    "pomaria",
-    "tolstoy",
-    "shelbyville",
-    "allensville",
-    "wainscott",
-    "beechwood",
-    "coffeen",
-    "stockman",
-    "hiteman",
-    "woodbine",
-    "lindenwood",
-    "forkland",
-    "mifflinburg",
-    "ranchester",
-  ),
+  "train": tuple(_TRAIN.split()),
   "validation": ("wiconisco", "corozal", "collierville", "markleeville", "darden"),
   "test": ("ihlen", "muleshoe", "uvalda", "noxapater", "mcdade"),
 }
@@ -107,69 +87,22 @@ _LOST = 0.01  # share of the examples that may lack files
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
-  """Reads examples; picklable.
+class Reader(dense_layouts.Reader):
+  """Reads examples called `<building>/point_<i>_view_<j>`, or listed by their path.
 
   Attributes:
-    folder: that all paths start from.
-    fields: that are read.
-    size: height and width to bring everything to; None leaves it.
-    smooth: whether a photograph's pixels are mixed when it is resized.
-    places: building -> for every field the folder and the end of its files'
-      names; an example is called `<building>/point_<i>_view_<j>`.
-    paths: example -> for every field the path of its file, where lists name
-      them.
+    places: building -> field -> the folder and the end of its files' names.
   """
 
-  folder: str
-  fields: tuple[str, ...]
-  size: tuple[int, int] | None
-  smooth: bool
-  places: Mapping[str, Sequence[tuple[str, str]]] = dataclasses.field(default_factory=dict)
-  paths: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  places: Mapping[str, Mapping[str, tuple[str, str]]] = dataclasses.field(default_factory=dict)
 
-  def __call__(self, key: str) -> dict[str, np.ndarray]:
-    """Reads the fields of an example.
-
-    Returns:
-      image, normals: uint8 `[H, W, 3]`, RGB. segmentation: uint8 `[H, W]`.
-      depth, keypoints, edges: uint16 `[H, W]`.
-
-    Raises:
-      ValueError: a file is missing, damaged or of a wrong shape.
-    """
-    read = {
-      field: dense_layouts.resized(
-        _read(os.path.join(self.folder, path), field), self.size, field == "image" and self.smooth
-      )
-      for field, path in zip(self.fields, self._paths(key), strict=True)
-    }
-    dense_layouts.same_size(read)
-    return read
-
-  def _paths(self, key: str) -> Sequence[str]:
+  def path(self, key: str, field: str) -> str:
+    """Returns the path of a field's file."""
     if key in self.paths:
-      return self.paths[key]
+      return self.paths[key][field]
     building, stem = key.split("/")
-    return [f"{folder}/{stem}_domain_{ending}.png" for folder, ending in self.places[building]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """A form of the data set that was found.
-
-  Attributes:
-    name: key of `HELP`.
-    keys: names of the `train`, `test` and, where it has one, `validation`
-      examples; AdaShare's `test_small` is `small`.
-    read: of an example's name its raw fields.
-    notes: what is worth telling.
-  """
-
-  name: str
-  keys: Mapping[str, tuple[str, ...]]
-  read: Callable[[str], Mapping[str, np.ndarray]]
-  notes: tuple[str, ...]
+    folder, ending = self.places[building][field]
+    return f"{folder}/{stem}_domain_{ending}.png"
 
 
 def find(
@@ -177,19 +110,21 @@ def find(
   layout: str,
   fields: tuple[str, ...],
   size: tuple[int, int] | None,
-  smooth: bool,
-) -> Layout:
+  mixed: tuple[str, ...],
+) -> store.Original:
   """Finds the data set.
 
   Args:
     data_dir: the folder.
     layout: `auto` or a key of `HELP`.
     fields: wanted: `image`, and any of `TASKS`.
-    size: see `Reader`.
-    smooth: see `Reader`.
+    size: height and width to bring everything to; None leaves it.
+    mixed: fields whose pixels are mixed then.
 
   Returns:
-    What was found. Examples that lack a file are left out, and told of.
+    What was found: `train`, `test` and, where it has one, `validation` examples;
+    AdaShare's `test_small` is `small`. Facts: notes. Examples that lack a file are
+    left out and counted in a note.
 
   Raises:
     ValueError: nothing that fits, too much that fits, a building without
@@ -198,16 +133,21 @@ def find(
   if layout == "auto" and data_dir and (pathlib.Path(data_dir) / LISTS).is_file():
     layout = "adashare"  # its lists lie among the official folders
   name, folder = dense_layouts.detect(TITLE, data_dir, layout, _MARKS, HELP)
+  read = Reader(str(folder), fields, size, _read, mixed=mixed)
   if name == "adashare":
-    return _adashare(folder, fields, size, smooth)
-  return _official(folder, fields, size, smooth)
+    keys, read, notes = _adashare(folder, read)
+  else:
+    keys, read, notes = _official(folder, read)
+  counted = dense_layouts.counted(name, {s: part for s, part in keys.items() if s != "small"})
+  return store.Original(counted, keys, read, {"notes": notes}, fields, size)
 
 
-def _official(
-  folder: pathlib.Path, fields: tuple[str, ...], size: tuple[int, int] | None, smooth: bool
-) -> Layout:
+_Found = tuple[dict[str, tuple[str, ...]], Reader, list[str]]  # keys, and notes
+
+
+def _official(folder: pathlib.Path, read: Reader) -> _Found:
   """Folders of domains and buildings, split by building."""
-  split, told = _buildings(folder)
+  split, note = _buildings(folder)
   absent = [b for part in split.values() for b in part if _place(folder, b, "image") is None]
   if absent:
     total = sum(map(len, split.values()))
@@ -217,23 +157,22 @@ def _official(
       f" a {SPLITS} with them into it (columns id, train, val, test)."
     )
   keys: dict[str, tuple[str, ...]] = {}
-  places: dict[str, tuple[tuple[str, str], ...]] = {}
+  places: dict[str, dict[str, tuple[str, str]]] = {}
   lost: list[str] = []
   for name, buildings in split.items():
     kept: list[str] = []
     for building in buildings:
-      places[building] = tuple(_needed(folder, building, f) for f in fields)
-      stems, without = _complete(folder, places[building])
+      places[building] = {f: _needed(folder, building, f) for f in read.fields}
+      stems, without = _complete(folder, tuple(places[building].values()))
       kept += [f"{building}/{stem}" for stem in stems]
       lost += without
     keys[name] = tuple(kept)
   notes = _about_lost(folder, lost, len(lost) + sum(map(len, keys.values())))
-  read = Reader(str(folder), fields, size, smooth, places)
-  return Layout("official", keys, read, (told, *notes))
+  return keys, dataclasses.replace(read, places=places), [note, *notes]
 
 
 def _about_lost(folder: pathlib.Path, lost: Sequence[str], total: int) -> tuple[str, ...]:
-  """Tells of a few examples that lack files, and refuses many."""
+  """A note about a few examples that lack files; refuses many."""
   if len(lost) > _LOST * total:
     raise ValueError(
       f"{TITLE}: {folder} lacks files of {len(lost)} of {total} examples, first {lost[0]}."
@@ -276,7 +215,7 @@ def _place(folder: pathlib.Path, building: str, field: str) -> tuple[str, str] |
 
 
 def _needed(folder: pathlib.Path, building: str, field: str) -> tuple[str, str]:
-  """As `_place`, which must be there."""
+  """Like `_place`, but raises if the files are missing."""
   place = _place(folder, building, field)
   if place is None:
     path = PLACES[0].format(domain=DOMAINS[field][0][0], building=building)
@@ -316,34 +255,27 @@ def _number(stem: str) -> tuple[int, int, str]:
   return -1, -1, stem
 
 
-def _adashare(
-  folder: pathlib.Path, fields: tuple[str, ...], size: tuple[int, int] | None, smooth: bool
-) -> Layout:
+def _adashare(folder: pathlib.Path, read: Reader) -> _Found:
   """AdaShare's lists; `train1` and `train2` together are `train`."""
-  names = ["train", "test"]
-  lists = files.read_json(folder / LISTS)
-  if isinstance(lists, dict) and "test_small" in lists:
-    names.append("test_small")
   order = ("image", *TASKS)
-  entries = dense_layouts.read_lists(folder / LISTS, names, order)
-  chosen = [order.index(field) for field in fields]
-  paths = {entry[0]: tuple(entry[i] for i in chosen) for part in entries.values() for entry in part}
+  entries = dense_layouts.read_lists(folder / LISTS, ("train", "test", "test_small"), order)
+  paths = {e[0]: dict(zip(order, e, strict=True)) for part in entries.values() for e in part}
+  paths = {key: {f: entry[f] for f in read.fields} for key, entry in paths.items()}
   lost = {
     key: absent[0]
     for key, entry in paths.items()
-    if (absent := [path for path in entry if not os.path.isfile(os.path.join(folder, path))])
+    if (absent := [p for p in entry.values() if not os.path.isfile(os.path.join(folder, p))])
   }
   notes = _about_lost(folder, list(lost.values()), len(paths))
   keys = {
     name.replace("test_small", "small"): tuple(entry[0] for entry in part if entry[0] not in lost)
     for name, part in entries.items()
   }
-  read = Reader(str(folder), fields, size, smooth, paths=paths)
-  return Layout("adashare", keys, read, (f"split: {LISTS}", *notes))
+  return keys, dataclasses.replace(read, paths=paths), [f"split: {LISTS}", *notes]
 
 
 def _read(path: str, field: str) -> np.ndarray:
-  """Reads a field, in its shape and kind of number."""
+  """Reads a field: image and normals uint8, segmentation uint8, the others uint16."""
   if field in ("image", "normals"):
     return files.read_colour(path)
   array = dense_layouts.plane(field, files.read_picture(path))

@@ -150,10 +150,10 @@ def test_tasks_in_any_order_and_weights() -> None:
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"tasks": ("depht",)}, "unknown task 'depht'.*valid are.*'depth'"),
-    ({"tasks": ("depth", "zzz")}, "unknown task 'zzz'.*keypoints.$"),
-    ({"tasks": ()}, "empty"),
-    ({"tasks": ("depth", "depth")}, "twice"),
+    ({"tasks": ("depht",)}, "has 'depht'; rooms has.*mean 'depth'"),
+    ({"tasks": ("depth", "zzz")}, "has 'zzz'; rooms has .*keypoints.$"),
+    ({"tasks": ()}, "name one or more of segmentation"),
+    ({"tasks": ("depth", "depth")}, "each once"),
     ({"height": 7}, "data.height is 7"),
     ({"width": 0}, "data.width is 0"),
     ({"train": 0}, "data.train is 0"),
@@ -168,5 +168,5 @@ def test_wrong_configs_say_what_to_do(changes: dict[str, Any], message: str) -> 
 
 
 def test_unknown_split(dataset: types.Dataset) -> None:
-  with pytest.raises(ValueError, match="no split 'val'; choose one of train"):
+  with pytest.raises(ValueError, match="no split 'val'; rooms has train"):
     dataset.arrays("val")
