@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+import numpy as np
 
 from dynashare_jax.checkpoints import workdir as files
 from dynashare_jax.report import style
@@ -173,8 +174,9 @@ def _panel(axes: Axes, curve: Mapping[str, Any], task: Mapping[str, Any], place:
   points = sorted(_points(curve["settings"], task["name"], metric["name"]))
   colour = style.colour(place)
   axes.grid(axis="y")
-  xs, ys = zip(*points, strict=True)
-  axes.plot(xs, ys, "-o", color=colour, markersize=4.2, clip_on=False, zorder=3)
+  axes.plot(
+    *np.reshape(points, (-1, 2)).T, "-o", color=colour, markersize=4.2, clip_on=False, zorder=3
+  )
   (mark,) = _points([curve["default"]], task["name"], metric["name"])
   edge = {"markeredgecolor": style.INK, "markeredgewidth": 1.3}
   axes.plot(*mark, "D", color="white", markersize=6, zorder=4, clip_on=False, **edge)
