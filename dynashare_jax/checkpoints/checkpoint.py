@@ -28,6 +28,7 @@ from dynashare_jax.types import PyTree
 
 _TRASH = "todelete"
 _DAMAGED = "damaged"
+_UNFINISHED = "*.orbax-checkpoint-tmp*"  # folders of saves that a kill interrupted
 _QUIET = threading.Lock()
 
 
@@ -40,10 +41,9 @@ class _Damage(Exception):
 
 
 class _KeepBest:
-  """A preservation policy: keeps the step with the highest score.
+  """A preservation policy: keeps the step with the highest score of the records.
 
-  The scores are read from the records, which carry a checksum, and not from
-  Orbax's own metrics file: a damaged one stops the manager from opening.
+  They carry a checksum; a damaged metrics file of Orbax stops its manager from opening.
   """
 
   def __init__(self, scores: dict[int, float | None]):
@@ -76,7 +76,7 @@ class Checkpoints:
     """Opens the directory; creates it unless `read_only`.
 
     Args:
-      directory: where the steps lie; a relative path is made absolute.
+      directory: a relative path is made absolute.
       keep_latest: how many of the latest steps stay, beside the best one. Two,
         so that a damaged step has one before it.
       read_only: leave everything as it is (another process may be training).
@@ -99,7 +99,7 @@ class Checkpoints:
     if not read_only:
       self._directory.mkdir(parents=True, exist_ok=True)
       self._empty_trash()
-      self._clear_unfinished()
+      self._delete(_UNFINISHED)
     self._manager = ocp.CheckpointManager(
       self._directory,
       item_names=("state", "record"),
@@ -109,7 +109,7 @@ class Checkpoints:
           [preservation_policy.LatestN(keep_latest), _KeepBest(self._scores)]
         ),
         todelete_subdir=None if read_only else _TRASH,
-        cleanup_tmp_directories=False,  # `_clear_unfinished` does, at once.
+        cleanup_tmp_directories=False,  # `_delete` does, at once.
         create=False,
         read_only=read_only,
         async_options=writers.ASYNCHRONOUS,
@@ -153,8 +153,7 @@ class Checkpoints:
       )
     arrays = leaves_lib.named(state)
     leaves = {name: leaves_lib.describe(leaf, name) for name, leaf in arrays.items()}
-    if score is not None:
-      score = float(score) if math.isfinite(score) else None
+    score = float(score) if score is not None and math.isfinite(score) else None
     body = {
       "step": int(step),
       "score": score,
@@ -191,7 +190,7 @@ class Checkpoints:
       template: arrays or `jax.ShapeDtypeStruct`s with the wanted structure,
         shapes, dtypes and shardings (any number of devices). NumPy leaves come
         back as NumPy arrays, all others as JAX arrays. Or a function of the
-        step that gives them, where the structure changes during a run.
+        step that returns them, where the structure changes during a run.
       step: read this step, for example `best_step()`, and no other.
 
     Returns:
@@ -204,7 +203,7 @@ class Checkpoints:
     self.wait()
     if step is not None:
       return self._restore_one(template, step)
-    steps = [s for s in self._steps() if s not in self._damaged]
+    steps = self._whole()
     for position, candidate in enumerate(steps):
       try:
         state, record = self._load(template, candidate)
@@ -230,21 +229,15 @@ class Checkpoints:
     return None
 
   def latest_step(self) -> int | None:
-    """Latest step, without those found damaged; None if there is none."""
-    return next((s for s in self._steps() if s not in self._damaged), None)
+    """Returns the latest step, without those found damaged; None if there is none."""
+    return next(iter(self._whole()), None)
 
   def best_step(self) -> int | None:
-    """Step with the highest score (of equals the latest); None if none has."""
-    whole = [s for s in self._steps() if s not in self._damaged]
-    step = _best(self._scores, whole)
-    return step if step is not None and _has_score(self._scores, step) else None
+    """Returns the step with the highest score (of equals the latest); None if none has one."""
+    return _best(self._scores, self._whole())
 
   def wait(self) -> None:
-    """Waits until everything is written.
-
-    Raises:
-      OSError: the save could not be written.
-    """
+    """Waits until everything is written; raises OSError if the save could not be."""
     if self._manager is None:
       return
     try:
@@ -255,13 +248,12 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits, then frees threads; the object cannot be used afterwards."""
-    if self._manager is None:
-      return
-    try:
-      self.wait()
-    finally:
-      self._manager.close()
-      self._manager = None
+    if self._manager is not None:
+      try:
+        self.wait()
+      finally:
+        self._manager.close()
+        self._manager = None
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -282,6 +274,10 @@ class Checkpoints:
     if self._manager is None:
       return []
     return sorted(self._manager.all_steps(), reverse=True)
+
+  def _whole(self) -> list[int]:
+    """The steps that were not found damaged, latest first."""
+    return [step for step in self._steps() if step not in self._damaged]
 
   def _restore_one(self, template: PyTree, step: int) -> tuple[int, PyTree, dict[str, Any]]:
     if step not in self._steps():
@@ -376,64 +372,47 @@ class Checkpoints:
     manager.reload()
 
   def _set_aside(self) -> bool:
-    aside = self._directory / _DAMAGED
-    return aside.is_dir() and any(aside.iterdir())
+    return any(self._directory.glob(f"{_DAMAGED}/*"))
 
   def _empty_trash(self) -> None:
     """Deletes what Orbax renamed into the trash folder."""
-    if self._read_only or not self._first:
-      return
-    trash = self._directory / _TRASH
-    if trash.is_dir():
-      for path in trash.iterdir():
-        shutil.rmtree(path, ignore_errors=True)
+    if not self._read_only:
+      self._delete(f"{_TRASH}/*")
 
-  def _clear_unfinished(self) -> None:
-    """Deletes the temporary folders of saves that a kill interrupted."""
-    if self._first:
-      for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(path, ignore_errors=True)
+  def _delete(self, pattern: str) -> None:
+    """Deletes the folders that a pattern names, in the first process."""
+    for path in self._directory.glob(pattern) if self._first else ():
+      shutil.rmtree(path, ignore_errors=True)
 
   def _everywhere(self, good: bool) -> bool:
     """Whether it is true in all processes of the mesh."""
     return bool(mesh_lib.every(np.asarray([good]), self._mesh).all())
 
 
-def _has_score(scores: Mapping[int, float | None], step: int) -> bool:
-  return scores.get(step) is not None
-
-
 def _best(scores: Mapping[int, float | None], steps: Sequence[int]) -> int | None:
-  """Step with the highest score; of equal scores the latest."""
-  scored = [(scores[s], s) for s in steps if _has_score(scores, s)]
+  """The step with the highest score (of equal scores the latest), or None."""
+  scored = [(scores[s], s) for s in steps if scores.get(s) is not None]
   return max(scored)[1] if scored else None
 
 
 @contextlib.contextmanager
 def _quiet_futures() -> Iterator[None]:
-  """Hides reads that end after the first failed one closed their event loop.
-
-  TensorStore would print a traceback for each, beside our one clear warning.
-  """
+  """Hides the tracebacks of reads that end after the first failed one closed their event loop."""
   with _QUIET:  # The hook is the program's; threads take turns.
-    yield from _quietly()
+    before = sys.unraisablehook
 
+    def hook(report: Any) -> None:
+      if "Event loop is closed" not in str(report.exc_value):
+        before(report)
 
-def _quietly() -> Iterator[None]:
-  before = sys.unraisablehook
-
-  def hook(report: Any) -> None:
-    if "Event loop is closed" not in str(report.exc_value):
-      before(report)
-
-  sys.unraisablehook = hook
-  try:
-    yield
-  except BaseException:
-    time.sleep(0.2)  # They are on their way in other threads.
-    raise
-  finally:
-    sys.unraisablehook = before
+    sys.unraisablehook = hook
+    try:
+      yield
+    except BaseException:
+      time.sleep(0.2)  # They are on their way in other threads.
+      raise
+    finally:
+      sys.unraisablehook = before
 
 
 def _first_line(error: Exception) -> str:

@@ -17,14 +17,7 @@ from dynashare_jax.types import Array, PyTree
 
 
 def named(tree: PyTree) -> dict[str, Any]:
-  """Names the leaves of a tree.
-
-  Args:
-    tree: arrays, `jax.ShapeDtypeStruct`s or Python numbers.
-
-  Returns:
-    Leaves by their path, for example `params/dense/kernel`, in the order of
-    `jax.tree.leaves`.
+  """Returns leaves by their path (`params/dense/kernel`), in the order of `jax.tree.leaves`.
 
   Raises:
     ValueError: two leaves have the same name.
@@ -39,18 +32,13 @@ def named(tree: PyTree) -> dict[str, Any]:
 
 
 def describe(leaf: Array, name: str) -> dict[str, Any]:
-  """Describes an array so that JSON can hold it.
+  """Returns `shape`, `dtype` and `crc32` of a NumPy or JAX array, for JSON.
 
-  Args:
-    leaf: NumPy or JAX array.
-    name: for the error.
-
-  Returns:
-    `shape`, `dtype` and `crc32`. A leaf of which every process has only a part
-    is gathered for it, so that all of them must call this in the same order.
+  A leaf of which every process has only a part is gathered for it, so that all
+  of them must call this in the same order.
 
   Raises:
-    ValueError: not an array, or a PRNG key.
+    ValueError: not an array, or a PRNG key; names the leaf.
   """
   if not isinstance(leaf, (np.ndarray, np.generic, jax.Array)):
     raise ValueError(f"State leaf {name!r} is no array but {type(leaf)}.")
@@ -62,27 +50,19 @@ def describe(leaf: Array, name: str) -> dict[str, Any]:
 def check_structure(
   saved: Mapping[str, Any], wanted: Mapping[str, Any], path: pathlib.Path
 ) -> None:
-  """Compares the saved leaves with the wanted ones.
-
-  Args:
-    saved: descriptions by name, as `describe` made them.
-    wanted: leaves by name.
-    path: of the checkpoint, for the error.
+  """Compares the saved leaves, as `describe`d, with the wanted ones.
 
   Raises:
-    ValueError: they differ.
+    ValueError: they differ; names the checkpoint's path.
   """
-  problems = []
-  for name in saved.keys() | wanted.keys():
-    old = new = "nothing"
-    if name in saved:
-      old = f"{saved[name]['dtype']}{saved[name]['shape']}"
-    if name in wanted:
-      new = f"{wanted[name].dtype.name}{list(wanted[name].shape)}"
-    if old != new:
-      problems.append(f"{name}: saved {old}, wanted {new}")
+  old = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in saved.items()}
+  new = {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in wanted.items()}
+  problems = [
+    f"{name}: saved {old.get(name, 'nothing')}, wanted {new.get(name, 'nothing')}"
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name)
+  ]
   if problems:
-    problems.sort()
     more = len(problems) - 8
     raise ValueError(
       f"The checkpoint {path} does not fit this model: "
@@ -93,11 +73,7 @@ def check_structure(
 
 
 def place(host: np.ndarray, template: Any) -> Array:
-  """Puts an array where another one lies.
-
-  Args:
-    host: the values; not used otherwise afterwards.
-    template: array or `jax.ShapeDtypeStruct`, with or without a sharding.
+  """Puts an array, which is given up, where its template lies.
 
   Returns:
     A NumPy array if the template is one, else a JAX array that may be donated.
@@ -113,11 +89,11 @@ def place(host: np.ndarray, template: Any) -> Array:
 
 
 def crc(array: np.ndarray) -> int:
-  """CRC32 of the bytes of an array, in its logical order."""
+  """Computes the CRC32 of the bytes of an array, in its logical order."""
   flat = np.ascontiguousarray(array).reshape(-1)
   return zlib.crc32(flat.view(np.uint8).data) if flat.size else 0
 
 
 def text_crc(body: Mapping[str, Any]) -> int:
-  """CRC32 of what JSON holds, whatever the order of its keys."""
+  """Computes the CRC32 of a JSON object, whatever the order of its keys."""
   return zlib.crc32(json.dumps(body, sort_keys=True).encode())

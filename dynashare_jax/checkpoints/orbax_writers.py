@@ -16,7 +16,7 @@ ASYNCHRONOUS = ocp.AsyncOptions(create_directories_asynchronously=False)
 
 
 def processes(mesh: jax.sharding.Mesh) -> ocp.options.MultiprocessingOptions:
-  """Which processes wait for one another, and which of them writes for all."""
+  """Returns which processes wait for one another, and which of them writes for all."""
   members = mesh_lib.processes(mesh)
   if len(members) == jax.process_count():
     return ocp.options.MultiprocessingOptions()
@@ -28,7 +28,7 @@ def processes(mesh: jax.sharding.Mesh) -> ocp.options.MultiprocessingOptions:
 
 
 def handlers(mesh: jax.sharding.Mesh) -> dict[str, Any] | None:
-  """What writes the items `state` and `record`; None is Orbax's own choice.
+  """Returns the writers of the items `state` and `record`; None is Orbax's own choice.
 
   Its own handlers leave to process 0 what one process does for all.
   """
@@ -54,7 +54,7 @@ def handlers(mesh: jax.sharding.Mesh) -> dict[str, Any] | None:
 
 
 def accepted(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-  """An array as Orbax takes it in one of several processes.
+  """Returns an array as Orbax takes it in one of several processes.
 
   It refuses arrays that lie in one process alone, as those of a group within
   a process do. They are handed over as if another process had a copy; the

@@ -54,23 +54,13 @@ def open_workdir(
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-  """Writes a JSON file so that it is whole or not there, even after a crash.
-
-  Args:
-    path: the file; replaced if it exists.
-    obj: see `plain`; numbers that are not finite become null.
-  """
+  """Writes a JSON file that is whole or absent, even after a crash; not finite is null."""
   text = json.dumps(plain(obj), indent=2, allow_nan=False) + "\n"
   write_text(path, text)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a text file (UTF-8) atomically and durably.
-
-  Args:
-    path: the file; replaced if it exists.
-    text: its content.
-  """
+  """Writes or replaces a text file (UTF-8) atomically and durably."""
   target = pathlib.Path(path).absolute()
   temporary = target.with_name(f".{target.name}.tmp")
   with open(temporary, "w", encoding="utf-8") as file:
@@ -88,19 +78,15 @@ def plain(obj: Any, nan_to_null: bool = True) -> Any:
       arrays, paths, anything with `to_dict`, strings, numbers, None.
     nan_to_null: NaN and infinities become None; else they stay floats.
 
-  Returns:
-    Dicts, lists, strings, numbers, booleans and None; nothing is shared with
-    `obj`.
-
   Raises:
     ValueError: a value of another type.
   """
-  if obj is None or isinstance(obj, (bool, str)):
-    return obj
   if isinstance(obj, (np.bool_, np.integer, np.floating)):
     obj = obj.item()
-  if isinstance(obj, (bool, int)):
-    return int(obj) if not isinstance(obj, bool) else obj
+  if obj is None or isinstance(obj, (bool, str)):
+    return obj
+  if isinstance(obj, int):
+    return int(obj)
   if isinstance(obj, float):
     return None if nan_to_null and not math.isfinite(obj) else float(obj)
   if isinstance(obj, os.PathLike):
@@ -121,15 +107,7 @@ def plain(obj: Any, nan_to_null: bool = True) -> Any:
 
 
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-  """Goes through a nested config.
-
-  Args:
-    config: dicts within dicts.
-    prefix: dotted name of this level.
-
-  Yields:
-    Dotted name and value; an empty dict is a value.
-  """
+  """Yields dotted names and values of nested dicts; an empty dict is a value."""
   if isinstance(config, Mapping) and (config or not prefix):
     for key, value in config.items():
       yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))

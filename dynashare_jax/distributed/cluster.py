@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 import urllib.error
 import urllib.request
 
@@ -53,7 +53,7 @@ _SIGNS = (
 
 
 class Place(NamedTuple):
-  """Where a process is told that it stands.
+  """The place of a process among all of its run.
 
   Attributes:
     coordinator: `host:port` of process 0; empty to find out.
@@ -76,7 +76,7 @@ def join(
 
   Args:
     place: from the command line. If it is empty, and SLURM, Open MPI or a TPU
-      tells that there are several processes, jax finds the others.
+      says that there are several processes, jax finds the others.
     seconds: to wait for the others.
     environment: variables to look at; default those of the process.
 
@@ -99,7 +99,7 @@ def join(
   where = f"at {place.coordinator}" if given else "where the scheduler tells"
   alarm = threading.Timer(
     seconds,
-    _give_up,
+    end,
     (
       f"error: the processes of this run did not meet {where} within {seconds}"
       " s. Is process 0 running, is its address right, were all started?",
@@ -127,27 +127,25 @@ def join(
     return jax.process_count() > 1
 
 
-def _give_up(message: str) -> None:
-  """Ends the program from another thread."""
+def end(message: str, status: int = 1) -> NoReturn:
+  """Ends the program at once, from any thread, with one line on the standard error output."""
   with contextlib.suppress(Exception):
     sys.stdout.flush()
   with contextlib.suppress(OSError):
     os.write(2, f"{message}\n".encode())
-  os._exit(1)
+  os._exit(status)
 
 
 _kept: list[Any] = []  # C has the address of what is in here.
 
 
 def _tell_at_abort(message: str) -> None:
-  """Lets one line and status 1 follow where jax aborts this process.
-
-  jax does so from a thread of C++ when the coordinator or a heartbeat is lost,
-  after a dump of its stack; its own callback for this cannot be used from
-  Python (`std::bad_cast`; jax 0.10.2 and 0.12.0).
-  """
+  """Lets one line and status 1 follow where jax aborts this process."""
+  # jax does so from a thread of C++ when the coordinator or a heartbeat is lost,
+  # after a dump of its stack; its own callback for this cannot be used from
+  # Python (`std::bad_cast`; jax 0.10.2 and 0.12.0).
   kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-  handler = kind(lambda _: _give_up(message))
+  handler = kind(lambda _: end(message))
   _kept.append(handler)
   install = ctypes.pythonapi.PyOS_setsig
   install.argtypes, install.restype = [ctypes.c_int, kind], ctypes.c_void_p
@@ -155,11 +153,9 @@ def _tell_at_abort(message: str) -> None:
 
 
 def is_lost(error: BaseException | None) -> bool:
-  """Whether an exception tells that another process or the network is gone.
+  """Returns whether an exception, or one behind it, says that a process or the network is gone.
 
-  Args:
-    error: it, or one that it came from, is looked at; never in a run of one
-      process.
+  It never does in a run of one process.
   """
   if not jax.distributed.is_initialized():
     return False
@@ -172,10 +168,10 @@ def is_lost(error: BaseException | None) -> bool:
 
 
 def check(place: Place) -> bool:
-  """Whether a place is told.
+  """Returns whether a place is given.
 
   Raises:
-    ValueError: it is told in part, or makes no sense.
+    ValueError: it is given in part, or makes no sense.
   """
   if place == NOWHERE:
     return False
@@ -192,7 +188,7 @@ def check(place: Place) -> bool:
 
 
 def wait_of(environment: Mapping[str, str]) -> int:
-  """Seconds that processes wait for one another: `DYNASHARE_WAIT`, else 60.
+  """Returns the seconds that processes wait for one another: `DYNASHARE_WAIT`, else 60.
 
   Raises:
     ValueError: it is no number of seconds above 0.
@@ -206,7 +202,7 @@ def wait_of(environment: Mapping[str, str]) -> int:
 
 
 def found_several(environment: Mapping[str, str]) -> bool:
-  """Whether a scheduler says that this is one of several processes.
+  """Returns whether a scheduler says that this is one of several processes.
 
   Kubernetes as such is not looked at: it does not tell a process how many there
   are without rights and a package that few have (docs/launch/gke.md).
@@ -255,11 +251,7 @@ def _metadata(name: str, environment: Mapping[str, str]) -> str:
 
 
 def told(batch_size: int) -> str:
-  """What was found, for the first line of the log.
-
-  Args:
-    batch_size: of training, over all devices.
-  """
+  """Describes processes, devices and the batch over all of them, for the first line of the log."""
   devices = jax.device_count()
   kind = jax.devices()[0].device_kind
   parts = [
@@ -272,7 +264,7 @@ def told(batch_size: int) -> str:
 
 
 def code() -> str:
-  """A digest of the source of this package, by content."""
+  """Returns a digest of the source of this package, by content."""
   root = pathlib.Path(__file__).resolve().parents[1]
   digest = hashlib.sha256()
   for path in sorted(root.rglob("*.py")):
@@ -282,11 +274,7 @@ def code() -> str:
 
 
 def check_equal(what: Mapping[str, Any]) -> None:
-  """Makes sure that all processes run the same.
-
-  Args:
-    what: name -> anything JSON can hold, such as the configuration and the
-      versions of programs.
+  """Makes sure that all processes have equal values (anything JSON can hold) by name.
 
   Raises:
     ValueError: in every process, naming what differs; and where processes have
@@ -320,7 +308,7 @@ def check_equal(what: Mapping[str, Any]) -> None:
 
 
 def _gather(values: np.ndarray) -> np.ndarray:
-  """What every process has, `[processes, ...]`."""
+  """The values of every process, `[processes, ...]`."""
   return np.asarray(multihost_utils.process_allgather(values))
 
 
@@ -377,7 +365,7 @@ def check_shared(folder: pathlib.Path, prepare: Callable[[], object] = lambda: N
 
 
 def _full_disk(error: BaseException | None) -> int:
-  """The number of the error that says so, in an exception's causes; else 0."""
+  """The number of the error in an exception's causes that means a full disk; else 0."""
   while error is not None:
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -406,11 +394,9 @@ def _waited_for(path: pathlib.Path) -> bool:
 
 
 def _sees(path: pathlib.Path) -> bool:
-  """Whether a file is there.
-
-  A client of NFS may take up to a minute for a name as missing that it asked
-  for before; to open the folders makes it ask the server again.
-  """
+  """Whether a file is there, also over NFS."""
+  # A client of it may take up to a minute for a name as missing that it asked
+  # for before; to open the folders makes it ask the server again.
   for folder in (path.parent.parent, path.parent):
     with contextlib.suppress(OSError), os.scandir(folder):
       pass

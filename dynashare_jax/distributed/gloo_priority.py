@@ -22,7 +22,7 @@ _THREADS = pathlib.Path("/proc/self/task")
 
 
 def wanted(environment: Mapping[str, str]) -> bool:
-  """Whether `DYNASHARE_IDLE_GLOO` is 1; not by default.
+  """Returns whether `DYNASHARE_IDLE_GLOO` is 1; not by default.
 
   On a machine that computes other things, too, a thread at idle priority waits
   for seconds, in every step. It cannot go back without rights.

@@ -17,14 +17,10 @@ SMALL = 2**14  # numbers of a leaf below which it is never split
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Puts devices in one row.
+  """Returns a mesh with the axis `data` of devices, by default all of all processes.
 
-  Args:
-    devices: default all devices of all processes. They are ordered by process,
-      so that a process holds a contiguous part of the global batch.
-
-  Returns:
-    A mesh with the axis `data`.
+  They are ordered by process, so that a process holds a contiguous part of the
+  global batch.
 
   Raises:
     ValueError: no device.
@@ -38,16 +34,10 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def candidate_meshes(mesh: Mesh, groups: int) -> list[Mesh]:
-  """Splits the devices into groups, each of which trains a candidate.
-
-  The devices as a mesh with the axes `candidate` and `data`, row by row.
-
-  Args:
-    mesh: of `make_mesh`.
-    groups: how many.
+  """Splits the devices of a mesh into groups, each of which trains a candidate.
 
   Returns:
-    A mesh with the axis `data` a group. Each has whole processes, or lies
+    One mesh with the axis `data` per group. Each has whole processes, or lies
     within one.
 
   Raises:
@@ -66,20 +56,12 @@ def candidate_meshes(mesh: Mesh, groups: int) -> list[Mesh]:
 
 
 def most_groups(mesh: Mesh, most: int) -> int:
-  """The largest number of groups that the devices can be split into.
-
-  Args:
-    mesh: of `make_mesh`.
-    most: at most so many, at least 1.
-  """
+  """Returns the largest number of groups, `most` or fewer, that the devices can be split into."""
   return max(n for n in range(1, most + 1) if _splits(mesh, n))
 
 
 def _splits(mesh: Mesh, groups: int) -> bool:
-  """Whether devices make equal groups that divide no processes but their own.
-
-  A group that has a part of a process must have nothing of another.
-  """
+  """Whether devices make equal groups of whole processes or within one."""
   if groups < 1 or mesh.devices.size % groups:
     return False
   numbers = [d.process_index for d in mesh.devices.flat]
@@ -93,36 +75,28 @@ def _splits(mesh: Mesh, groups: int) -> bool:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Sharding of what every device holds whole: state, policy, keys."""
+  """Returns the sharding of what every device holds whole: state, policy, keys."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
-  """Sharding of what is split over the devices.
+  """Returns the sharding of arrays that are split over the devices along an axis.
 
-  Args:
-    mesh: of `make_mesh`.
-    axis: which array axis holds the examples; 1 for `[steps, batch, ...]`.
-
-  Returns:
-    A sharding for arrays of more than `axis` axes.
+  It is 1 for `[steps, batch, ...]`.
   """
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
 def state_shardings(tree: PyTree, mesh: Mesh, split: bool) -> PyTree:
-  """Where the leaves of a state lie.
+  """Returns one sharding per leaf of a state; it depends on the leaf's shape alone.
 
   Args:
     tree: arrays or `jax.ShapeDtypeStruct`s.
     mesh: of `make_mesh`.
-    split: whether large leaves are split over the devices, along their longest
-      axis that the devices divide. Parameters, both moments of Adam and the
-      best model then take memory once, not once a device; the compiler gathers
-      parameters where they are needed.
-
-  Returns:
-    A sharding a leaf; it depends on the leaf's shape alone.
+    split: whether large leaves are split over the devices, along the longest
+      axis whose size is divisible by the number of devices. Parameters, both
+      moments of Adam and the best model then take memory once, not once per
+      device; the compiler gathers parameters where they are needed.
   """
   count = mesh.devices.size
 
@@ -141,16 +115,9 @@ def place_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
-  """Puts arrays onto the devices.
+  """Puts arrays, in several processes the same in each, onto the devices of their shardings.
 
   The result never shares memory with `tree`, so that it may be donated.
-
-  Args:
-    tree: NumPy or JAX arrays; in several processes the same in each.
-    shardings: of the leaves, see `state_shardings`.
-
-  Returns:
-    The same structure of global arrays.
   """
 
   def put(leaf: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
@@ -167,7 +134,7 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def whole(leaf: jax.Array | np.ndarray) -> np.ndarray:
-  """An array as NumPy; gathers one of which this process has only a part.
+  """Returns an array as NumPy; gathers one of which this process has only a part.
 
   All processes of the array's mesh must call it.
   """
@@ -190,12 +157,12 @@ def _copier(sharding: NamedSharding) -> jax.stages.Wrapped:
 
 
 def processes(mesh: Mesh) -> tuple[int, ...]:
-  """Numbers of the processes that have devices of a mesh, in order."""
+  """Returns the numbers of the processes that have devices of a mesh, in order."""
   return tuple(sorted({d.process_index for d in mesh.devices.flat}))
 
 
 def rank(mesh: Mesh) -> int:
-  """Which of the processes of a mesh this one is, from 0; 0 is its first.
+  """Returns which of the processes of a mesh this one is, from 0; 0 is its first.
 
   Raises:
     ValueError: none of them.
@@ -204,7 +171,7 @@ def rank(mesh: Mesh) -> int:
 
 
 def every(values: np.ndarray, mesh: Mesh) -> np.ndarray:
-  """Brings together what the processes of a mesh have; all must call it.
+  """Gathers the values of the processes of a mesh; all must call it.
 
   Args:
     values: `[n]` numbers (float32, int32, uint32 or bool), of this process.
@@ -232,9 +199,6 @@ def place_batch(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
       this process's examples, in the order of the processes.
     mesh: of `make_mesh`.
     axis: which axis is split.
-
-  Returns:
-    The same structure of global arrays.
 
   Raises:
     ValueError: the examples cannot be split evenly.

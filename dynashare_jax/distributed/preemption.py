@@ -8,11 +8,10 @@ import contextlib
 import functools
 import os
 import signal
-import sys
 import threading
 import time
 import types as python_types
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,17 +30,17 @@ _KEY = "dynashare_jax/told_to_end"
 
 
 class PreemptedError(Exception):
-  """The run was told to end, and a checkpoint was written."""
+  """The run was asked to end, and a checkpoint was written."""
 
 
 class _Ear:
-  """What this process was told, in whichever thread it arrived.
+  """The signals that this process received, in whichever thread they arrived.
 
   Attributes:
     told: whether to end.
     trains: whether a `Watch` was opened, so that an end can wait for it.
     listens: whether the signal is received here.
-    advice: what an end means for what was done so far.
+    advice: the consequence of an end for the work done so far.
   """
 
   def __init__(self) -> None:
@@ -55,11 +54,7 @@ class _Ear:
     self._leaving = False
 
   def note(self, again: bool = True) -> None:
-    """SIGTERM came.
-
-    Args:
-      again: whether it may be a second one, and not a first one noticed twice.
-    """
+    """Notes a SIGTERM; `again` is False where it may be the same one noticed twice."""
     now = time.monotonic()
     self.told = True
     if self._first is None:
@@ -73,15 +68,7 @@ class _Ear:
     """Ends the process at once, from any thread."""
     if not self._leaving:
       self._leaving = True
-      _end(f"ended by SIGTERM{why}: {self.advice}")
-
-
-def _end(message: str) -> NoReturn:
-  with contextlib.suppress(Exception):
-    sys.stdout.flush()
-  with contextlib.suppress(OSError):
-    os.write(2, f"{message}\n".encode())
-  os._exit(STATUS)
+      cluster.end(f"ended by SIGTERM{why}: {self.advice}", STATUS)
 
 
 _EAR = _Ear()
@@ -97,7 +84,7 @@ def listen(advice: str = "the same command goes on") -> Iterator[None]:
   of the main thread, it changes nothing.
 
   Args:
-    advice: what such an end means for what was done so far, for that line.
+    advice: the consequence of such an end for the work done so far, for that line.
   """
   main = threading.current_thread() is threading.main_thread()
   if _EAR.listens or not main:
@@ -125,7 +112,7 @@ def listen(advice: str = "the same command goes on") -> Iterator[None]:
 
 
 def _hear(descriptor: int) -> None:
-  """Notes every SIGTERM that a pipe tells of, until it tells of signal 0."""
+  """Notes every SIGTERM that a pipe reports, until it reports signal 0."""
   received = b""
   while 0 not in received:
     received = os.read(descriptor, 64)
@@ -135,12 +122,12 @@ def _hear(descriptor: int) -> None:
 
 
 class Watch:
-  """Notices that this run was told to end, in all its processes at once.
+  """Notices that this run was asked to end, in all its processes at once.
 
-  All processes of a mesh stop at the same step, whichever of them was told:
-  with every call a flag of each is brought together on the devices, behind the
-  steps that are under way, and the answer is read two calls later. Where the
-  mesh is a part of the run, the others are told, too.
+  All processes of a mesh stop at the same step, whichever of them was asked:
+  with every call a flag of each is gathered on the devices, behind the steps
+  that are under way, and the answer is read two calls later. Where the mesh is
+  a part of the run, the other processes get to know it, too.
 
   Source: what `jax.experimental.multihost_utils` offers for this
     (`reached_preemption_sync_point`) counts the steps of all processes; groups
@@ -151,11 +138,7 @@ class Watch:
   """
 
   def __init__(self, mesh: jax.sharding.Mesh | None = None) -> None:
-    """Prepares.
-
-    Args:
-      mesh: devices of the processes that stop together; default all.
-    """
+    """Prepares for the processes of a mesh, by default all, which stop together."""
     self.told = False
     count = jax.process_count()
     if mesh is None and count > 1:
@@ -167,7 +150,7 @@ class Watch:
     self._open = contextlib.ExitStack()
 
   def reached(self, step: int) -> bool:
-    """Whether to stop before a step; all processes get the same answer.
+    """Returns whether to stop before a step; all processes get the same answer.
 
     Args:
       step: global, ascending from call to call; the same in all processes of
@@ -203,32 +186,21 @@ class Watch:
 
 
 def _end_soon(error: BaseException) -> None:
-  """Ends the process if it cannot close by itself what it has open.
-
-  A save that is under way waits for the other processes, and they may wait for
-  this one.
-  """
-  lost = cluster.is_lost(error)
+  """Ends the process if it cannot close by itself what it has open."""
+  # A save that is under way waits for the other processes, and they may wait
+  # for this one.
   text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-  if lost:
-    text = f"{cluster.LOST}. {cluster.ON}."
-
-  def end() -> None:
-    with contextlib.suppress(OSError):
-      os.write(2, f"error: {text}\n".encode())
-    os._exit(1)
-
-  alarm = threading.Timer(GONE if lost else STUCK, end)
+  seconds = STUCK
+  if cluster.is_lost(error):
+    text, seconds = f"{cluster.LOST}. {cluster.ON}.", GONE
+  alarm = threading.Timer(seconds, cluster.end, (f"error: {text}",))
   alarm.daemon = True
   alarm.start()
 
 
 @functools.lru_cache(maxsize=16)
 def _anywhere(mesh: jax.sharding.Mesh) -> Any:
-  """A function that tells whether a flag is set in any process of a mesh.
-
-  It returns at once; its result is there when the devices have come so far.
-  """
+  """A function, which never blocks, of whether a flag is set in any process of a mesh."""
   sharding = mesh_lib.batch_sharding(mesh)
   reduce = jax.jit(jnp.any, out_shardings=mesh_lib.replicated(mesh))
   local = len(mesh.local_devices)
@@ -244,7 +216,7 @@ def _anywhere(mesh: jax.sharding.Mesh) -> Any:
 
 @contextlib.contextmanager
 def _spread() -> Iterator[None]:
-  """Tells all groups of a run what one process was told, and hears of it."""
+  """Passes an end on to all groups of a run, and receives it from them."""
   from jax._src import distributed  # The only way to the key-value store.
 
   client = distributed.global_state.client

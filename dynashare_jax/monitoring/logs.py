@@ -56,7 +56,7 @@ class MetricLog:
       candidate: the re-trained route, or -1.
       cycle: of weight and policy stretches.
       kind: `train`, `eval` or `alpha`.
-      values: numbers, or arrays (one TensorBoard curve an entry); what is not
+      values: numbers, or arrays (one TensorBoard curve per entry); what is not
         finite becomes null.
     """
     if not self._active:
@@ -79,13 +79,10 @@ class MetricLog:
       self._events.add_scalar(f"{prefix}/{name}", number, step)
 
   def rewind(self, step: int) -> None:
-    """Forgets what lies after a step; call it when a run starts or resumes.
+    """Removes what lies after a step (-1: everything); call it when a run starts or resumes.
 
     Lines of later steps, and a last line that a kill left half written, are
     cut from the file; TensorBoard hides later events.
-
-    Args:
-      step: the restored step; -1 forgets everything.
     """
     self.close()
     self._purge_step = step + 1
@@ -125,7 +122,7 @@ class MetricLog:
 
 
 class Progress:
-  """Shows where a run is: a bar on a terminal, now and then a line elsewhere.
+  """Shows where a run is: a bar on a terminal, a line now and then elsewhere.
 
   Use it as a context manager, in process 0 only (or with `active=False`).
   """
@@ -146,7 +143,7 @@ class Progress:
       start_step: where this process begins.
       active: False shows nothing (rates are still measured).
       every_seconds: between lines where there is no terminal.
-      file: where to; default the standard error output.
+      file: default the standard error output.
       clock: seconds, for tests.
     """
     self._total = total_steps
@@ -165,7 +162,7 @@ class Progress:
       self._bar.start()
 
   def update(self, step: int, phase: str, losses: Mapping[str, float], examples: int = 0) -> float:
-    """Tells how far the run is.
+    """Shows how far the run is.
 
     Args:
       step: global step that is done.
@@ -216,14 +213,7 @@ class Progress:
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """Reads all metric lines of a run, also of one that is going on.
-
-  Args:
-    workdir: folder of the run.
-
-  Returns:
-    The lines, null read as NaN; empty if there is no file.
-  """
+  """Reads all metric lines of a run, also of an unfinished one; null is NaN."""
   path = pathlib.Path(workdir) / _FILE
   if not path.exists():
     return []
@@ -232,7 +222,7 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _parse(text: str, path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields whole lines; skips what is none."""
+  """Yields whole lines, and warns of others."""
   lines = text.split("\n")
   for number, line in enumerate(lines[:-1], 1):  # The rest has no line end.
     try:

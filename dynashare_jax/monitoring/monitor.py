@@ -30,10 +30,9 @@ _GB = 2**30
 
 
 class Times(NamedTuple):
-  """Seconds a step in one process, since the last look.
+  """Seconds per step in one process since the last look; all NaN where nothing was timed.
 
-  The first three make up the whole time of a step. All are NaN where nothing
-  was timed.
+  The first three make up the whole time of a step.
 
   Attributes:
     input: in which the loop waited for a batch.
@@ -51,16 +50,12 @@ class Times(NamedTuple):
 
   @property
   def step(self) -> float:
-    """Seconds of a step."""
+    """Seconds per step."""
     return self.input + self.host + self.device
 
   @property
   def own(self) -> float:
-    """Seconds a step that this process spends on its own work.
-
-    All processes have the same time of a step, as they meet in every one; this
-    is what differs.
-    """
+    """Seconds per step of this process's own work; the rest is the same in all, as they meet."""
     return self.input + self.host
 
 
@@ -112,7 +107,7 @@ class Monitor:
     )
 
   def begin(self, title: str, step: int, left: int) -> None:
-    """Told where the run is, before every look.
+    """Notes where the run is; call it before every look.
 
     Args:
       title: of the phase; one begins when it changes.
@@ -130,7 +125,7 @@ class Monitor:
 
   @contextlib.contextmanager
   def input(self) -> Iterator[None]:
-    """Measures the time in which a batch is waited for."""
+    """Measures the time of waiting for a batch."""
     before = self._clock()
     if self._profiler.before():
       self._pause(before)
@@ -143,13 +138,13 @@ class Monitor:
 
   @contextlib.contextmanager
   def device(self) -> Iterator[None]:
-    """Measures the time in which the devices are waited for."""
+    """Measures the time of waiting for the devices."""
     with self._device, jax.profiler.TraceAnnotation("wait for the devices"):
       yield
     self._ended = self._device.until
 
   def dispatched(self, parts: Sequence[Any], steps: int) -> None:
-    """Told of every dispatch; waits for the one before the last.
+    """Blocks until at most two dispatches are in flight; call it after each.
 
     Args:
       parts: results of the dispatches since the last look.
@@ -168,13 +163,13 @@ class Monitor:
     self._ended = self._clock()
 
   def look(self, steps: int) -> dict[str, float]:
-    """What happened since the last look; all processes call it.
+    """Returns the numbers of the steps since the last look; all processes call it.
 
     Args:
       steps: since then, those that are not timed among them.
 
     Returns:
-      `time/...`, seconds a step in the process that has most own work (see
+      `time/...`, seconds per step in the process that has most own work (see
       `Times`), and `memory/...`, GiB, for the metrics. Nothing of time where
       all steps belong to the first dispatch of a phase.
     """
@@ -222,12 +217,12 @@ class Monitor:
     self._input.total = self._device.total = 0.0
 
   def _pause(self, since: float) -> None:
-    """Does not count the time since then: the profile is no training."""
+    """Leaves the time since then out: the profile is no training."""
     if self._begun is not None:
       self._begun += self._clock() - since
 
   def _times(self, timed: int) -> Times:
-    """Seconds a step since the last look."""
+    """Seconds per step since the last look."""
     if not timed or self._begun is None:
       return Times(*[float("nan")] * 4)
     whole = self._ended - self._begun
@@ -240,7 +235,7 @@ class Monitor:
     )
 
   def _gather(self, times: Times, devices: dict[str, float]) -> tuple[list[Times], np.ndarray]:
-    """Times of every process, and the largest peak of its devices."""
+    """Times of every process, and the largest peak of its devices' memory."""
     peaks = [v for k, v in devices.items() if k.endswith("_peak_gb")]
     peak = max(peaks, default=float("nan"))
     if len(self._processes) == 1:
@@ -249,7 +244,7 @@ class Monitor:
     return [Times(*map(float, row[:-1])) for row in every], every[:, -1]
 
   def _note(self, times: Times, host: dict[str, float]) -> None:
-    """A line now and then in the log of this process, of itself."""
+    """Logs this process's own times once in a while."""
     now = self._clock()
     if now - self._told < _EVERY or not np.isfinite(times.step):
       return
@@ -266,7 +261,7 @@ class Monitor:
     )
 
   def _warn(self, found: Times, skew: float, slowest: int, seconds: float) -> None:
-    """Says what holds steps up, if it does for several looks."""
+    """Warns of a bottleneck that several looks have shown."""
     kind = _kind(self._title)
     several = len(self._processes) > 1
     number = self._processes[slowest]
@@ -312,7 +307,7 @@ class _Span:
 
 
 class _Alarm:
-  """Whether something is to be said: it lasts, and is new in its phase."""
+  """A condition that is due when it has lasted some looks, once per kind of phase."""
 
   def __init__(self) -> None:
     self._looks = 0
@@ -320,7 +315,7 @@ class _Alarm:
     self._said: set[str] = set()
 
   def due(self, holds: bool, kind: str, seconds: float) -> bool:
-    """Told at every look whether it holds, and how long the look was."""
+    """Notes whether it holds in a look of some seconds; returns whether to warn now."""
     self._looks = self._looks + 1 if holds else 0
     self._seconds = self._seconds + seconds if holds else 0.0
     if self._looks < LOOKS or self._seconds < LEAST or kind in self._said:
@@ -344,7 +339,7 @@ def _ms(seconds: float) -> str:
 
 
 def _advice(config: ml_collections.ConfigDict | None) -> str:
-  """What may help against waiting for batches."""
+  """Advice against waiting for batches."""
   if config is None:
     return "See docs/monitoring.md."
   train = config.train
@@ -364,7 +359,7 @@ def _advice(config: ml_collections.ConfigDict | None) -> str:
 
 
 def _host_memory() -> dict[str, float]:
-  """GiB of this process: now, where the system tells, and at most."""
+  """GiB of this process: now, where the system reports it, and at most."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   found = {"host_peak_gb": peak / (_GB if sys.platform == "darwin" else 2**20)}
   with contextlib.suppress(OSError, ValueError, IndexError):
@@ -374,7 +369,7 @@ def _host_memory() -> dict[str, float]:
 
 
 def _device_memory(mesh: jax.sharding.Mesh) -> dict[str, float]:
-  """GiB in use now and at most, of every device of this process that tells."""
+  """GiB in use now and at most, of every device of this process that reports it."""
   found: dict[str, float] = {}
   for device in mesh.local_devices:
     try:

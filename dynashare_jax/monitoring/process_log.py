@@ -24,22 +24,16 @@ _HELD = 1000  # lines kept until there is a work directory
 class ProcessLog:
   """The log of a process: `<workdir>/logs/process-<number>.log`.
 
-  Holds what this package says from level INFO on, what anything else warns of
-  (Python's warnings too), and the error that ends the run, with time, process
-  and phase. The terminal stays as it is. Starts of a run follow each other in
-  one file. It is opened when the work directory is there, which it never
-  makes; what is said before is kept until then. A file that cannot be written
-  is left alone: the run goes on. Use it as a context manager.
+  Holds messages of this package from level INFO on, warnings of anything else
+  (Python's too), and the error that ends the run, with time, process and
+  phase. The terminal stays as it is. Starts of a run follow each other in one
+  file. It is opened when the work directory is there, which it never makes;
+  earlier messages are kept until then. A file that cannot be written is left
+  alone: the run goes on. Use it as a context manager.
   """
 
   def __init__(self, workdir: str | os.PathLike[str], process: int, told: str = "") -> None:
-    """Prepares.
-
-    Args:
-      workdir: folder of the run.
-      process: number of this process.
-      told: the first line, what was found of processes and devices.
-    """
+    """Prepares the log of a process in a work directory; `told` is its first line."""
     folder = pathlib.Path(workdir).expanduser().absolute()
     self.path = folder / "logs" / f"process-{process}.log"
     self._told = told
@@ -83,7 +77,7 @@ class _Handler(logging.Handler):
     )
 
   def filter(self, record: logging.LogRecord) -> bool:
-    """Leaves out what other packages tell without warning."""
+    """Leaves out messages of other packages below WARNING."""
     ours = os.path.abspath(record.pathname).startswith(_PACKAGE)
     return ours or record.levelno >= logging.WARNING
 
@@ -183,11 +177,9 @@ def _warned(
 
 
 def set_phase(title: str) -> None:
-  """Tells which phase this thread is in, for the lines of the log.
+  """Sets the phase of this thread in its log lines; empty after the last.
 
-  Args:
-    title: of the phase, empty after the last; threads that told none have the
-      latest of any.
+  Threads that set none have the latest of any.
   """
   _titles[None] = title
   if title:

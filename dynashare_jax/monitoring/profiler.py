@@ -20,16 +20,12 @@ class Profiler:
   """Records some steps of a run, once, with jax's profiler.
 
   Recording begins at the second dispatch of the first phase that has enough
-  steps, as the first dispatch compiles. What goes wrong is one warning, never
-  the end of a run.
+  steps, as the first dispatch compiles. An error is one warning, never the end
+  of a run.
   """
 
   def __init__(self, folder: pathlib.Path, steps: int = 0) -> None:
-    """Prepares.
-
-    Args:
-      folder: where to; every process has its own.
-      steps: how many; 0 for none. Whole dispatches are recorded.
+    """Prepares to record `steps`, in whole dispatches, into this process's folder; 0 for none.
 
     Raises:
       ValueError: a negative number of steps.
@@ -47,7 +43,7 @@ class Profiler:
     self._annotation: Any = None
 
   def begin(self, step: int, left: int, fresh: bool) -> None:
-    """Told where the run is.
+    """Notes where the run is.
 
     Args:
       step: global steps that are done.
@@ -59,11 +55,7 @@ class Profiler:
       self._dispatches = 0
 
   def before(self) -> bool:
-    """Told before the batch of a dispatch is asked for.
-
-    Returns:
-      Whether a recording begins here, which takes time.
-    """
+    """Begins a dispatch; returns whether a recording begins here, which takes time."""
     enough = self._dispatches > 0 and self._left >= self._steps
     begins = self._wanted and enough and not self._recording
     if begins:
@@ -74,15 +66,7 @@ class Profiler:
     return begins
 
   def after(self, result: Any, steps: int) -> bool:
-    """Told of a dispatch.
-
-    Args:
-      result: of it.
-      steps: of it.
-
-    Returns:
-      Whether a recording ended here, which took time.
-    """
+    """Ends a dispatch of some steps; returns whether a recording ended, which took time."""
     self._leave()
     self._dispatches += 1
     self._step += steps
@@ -94,11 +78,7 @@ class Profiler:
     return False
 
   def close(self, failed: bool = False) -> None:
-    """Ends a recording that has fewer steps; warns where there is none.
-
-    Args:
-      failed: whether the run did; there is no warning then.
-    """
+    """Ends a recording that has fewer steps; warns where there is none, unless the run failed."""
     self._leave()
     if self._recording:
       self._stop()
@@ -152,7 +132,7 @@ class Profiler:
 
 
 def _tell(message: str) -> None:
-  """Says something on the terminal, in process 0, and in the log."""
+  """Logs a message, and prints it on the terminal of process 0."""
   if jax.process_index() == 0:
     print(message, file=sys.stderr, flush=True)
   logging.info("%s", message)

@@ -74,32 +74,74 @@ _RC: dict[str, Any] = {
 
 @contextlib.contextmanager
 def look() -> Iterator[None]:
-  """Everything drawn and saved within has the house style."""
+  """Gives everything drawn and saved within the house style."""
   with matplotlib.rc_context(_RC):
     yield
 
 
 def figure(width: float, height: float) -> Figure:
-  """An empty figure with an Agg canvas and no global state.
-
-  Args:
-    width: inches.
-    height: inches.
-
-  Returns:
-    The figure; call within `look()`.
-  """
+  """Makes an empty figure (inches) with an Agg canvas and no global state, within `look()`."""
   found = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
   FigureCanvasAgg(found)
   return found
 
 
-def draw(make: Callable[[], Figure | None], path: pathlib.Path) -> pathlib.Path | None:
-  """Writes what `make` draws; without anything, a file of before is removed.
+def panels(
+  count: int,
+  across: int,
+  size: tuple[float, float],
+  margin: tuple[float, float],
+  lowest: str = "",
+  common: str = "",
+  **shared: Any,
+) -> tuple[Figure, list[Axes]]:
+  """Makes a figure with `count` panels, row by row; places left over stay empty.
 
-  Returns:
-    The path, or None.
+  Args:
+    count: panels.
+    across: panels side by side, at most.
+    size: width and height of a panel, inches.
+    margin: inches beside all of them.
+    lowest: x label of every panel without one below.
+    common: x label of the whole figure.
+    **shared: `sharex`, `sharey` of `Figure.subplots`.
   """
+  across = min(count, across)
+  down = -(-count // across)
+  fig = figure(size[0] * across + margin[0], size[1] * down + margin[1])
+  grid = list(fig.subplots(down, across, squeeze=False, **shared).flat)
+  for place, axes in enumerate(grid[:count]):
+    last = place + across >= count
+    axes.tick_params(labelbottom=last or not common or not shared)
+    if lowest and last:
+      axes.set_xlabel(lowest)
+  for axes in grid[count:]:
+    axes.set_visible(False)
+  if common:
+    fig.supxlabel(common, fontsize=9, color=SOFT)
+  return fig, grid[:count]
+
+
+def balanced(count: int, most: int) -> int:
+  """Returns how many of `count` panels stand side by side so that the last row is fullest."""
+  return -(-count // -(-count // most))
+
+
+def text(
+  axes: Axes, x: float, y: float, words: str, size: float = 7.5, colour: str = SOFT, **more: Any
+) -> None:
+  """Writes words into axes, small, soft and centred vertically unless `more` says otherwise."""
+  axes.text(x, y, words, **{"fontsize": size, "color": colour, "va": "center"} | more)
+
+
+def row_names(axes: Axes, names: Sequence[str], **more: Any) -> None:
+  """Names the rows of axes in ink, from the top, without tick marks."""
+  axes.set_yticks(range(len(names)), names, **{"color": INK} | more)
+  axes.tick_params(axis="y", length=0)
+
+
+def draw(make: Callable[[], Figure | None], path: pathlib.Path) -> pathlib.Path | None:
+  """Saves what `make` draws and returns the path; where it is None, removes an older file."""
   with look():
     drawing = make()
     if drawing is not None:
@@ -109,31 +151,26 @@ def draw(make: Callable[[], Figure | None], path: pathlib.Path) -> pathlib.Path 
 
 
 def save(fig: Figure, path: pathlib.Path) -> pathlib.Path:
-  """Writes a figure as PNG at the house resolution, a little air around it."""
+  """Saves a figure as PNG at the house resolution, a little air around it."""
   path.parent.mkdir(parents=True, exist_ok=True)
   fig.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.12)
   return path
 
 
 def colour(index: int) -> str:
-  """Colour of a task or method by its place; repeats after eight."""
+  """Returns the colour of a task or method by its place; repeats after eight."""
   return PALETTE[index % len(PALETTE)]
 
 
 def line_style(index: int) -> str:
-  """Line style by place: solid for the first eight, then dashed, dotted."""
+  """Returns the line style by place: solid for the first eight, then dashed, dotted."""
   return ("-", "--", ":")[(index // len(PALETTE)) % 3]
 
 
 def class_colours(count: int) -> np.ndarray:
-  """Colours of classes, far apart in hue and lightness.
+  """Returns RGB colours of classes, [count, 3] in 0..1, far apart in hue and lightness.
 
-  Args:
-    count: number of classes, at least 1.
-
-  Returns:
-    RGB [count, 3] in 0..1. The first eight are the house palette, softened
-    because they fill large areas.
+  The first eight are the house palette, softened because they fill large areas.
   """
   found = [colors.to_rgb(name) for name in PALETTE[:count]]
   for place in range(len(found), count):
@@ -145,7 +182,7 @@ def class_colours(count: int) -> np.ndarray:
 
 
 def readable(background: Sequence[float]) -> str:
-  """Black or white, whichever reads better on an RGB(A) background."""
+  """Returns black or white, whichever reads better on an RGB(A) background."""
   red, green, blue = background[:3]
   return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.52 else INK
 
@@ -158,17 +195,9 @@ def bare(axes: Axes) -> None:
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-  """Moves label places apart to at least a gap, changing them little.
+  """Moves label places, in any order, at least `gap` apart, changing them little.
 
-  Args:
-    places: wanted places, any order.
-    gap: least distance of two labels.
-    low: lower end of the room.
-    high: upper end of the room.
-
-  Returns:
-    New places, in the order given. Where the room is too small for the gap,
-    labels share it evenly.
+  They stay within `low` and `high`; where that is too small for the gap, they share it evenly.
   """
   count = len(places)
   if count < 2:

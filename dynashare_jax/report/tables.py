@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import io
+import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +20,9 @@ MINUS = "−"
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A number of a table, possibly a mean over seeds.
+  """A number of a table, possibly a mean over seeds; NaN prints as a dash.
 
   Attributes:
-    value: the number; NaN prints as a dash.
     std: sample standard deviation, or None where there is one run only.
     digits: decimals; None picks four significant digits.
     signed: whether a positive number gets a plus sign.
@@ -38,7 +39,6 @@ class Column:
   """Heading of a column and how to read its numbers.
 
   Attributes:
-    title: heading.
     higher_is_better: draws the arrow and decides which cell is bold; None for
       columns that have no better or worse.
     unit: shown after the title, in brackets.
@@ -58,12 +58,7 @@ Entry = Cell | str | float | int | None
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Columns and rows; every row has one entry a column.
-
-  Attributes:
-    columns: headings.
-    rows: entries; plain floats print like `Cell(value)`.
-  """
+  """Columns and rows; every row has one entry per column, and floats print like `Cell(value)`."""
 
   columns: tuple[Column, ...]
   rows: tuple[tuple[Entry, ...], ...]
@@ -78,16 +73,24 @@ class Table:
         )
 
 
+def table(columns: Iterable[Any], rows: Iterable[Sequence[Any]], words: int = 1) -> Table:
+  """Builds a table of columns or plain titles, the first `words` of which are aligned left."""
+  titles = [
+    Column(c, align="left" if i < words else "right") if isinstance(c, str) else c
+    for i, c in enumerate(columns)
+  ]
+  return Table(tuple(titles), tuple(map(tuple, rows)))
+
+
+def section(title: str, text: str, found: Table) -> str:
+  """Returns a section of a page: heading, a paragraph unless it is empty, and a table."""
+  return "\n\n".join(part for part in (f"## {title}", text, markdown(found)) if part)
+
+
 def mean_std(values: Sequence[float], digits: int | None = None, signed: bool = False) -> Cell:
-  """Mean and sample standard deviation of the finite values.
+  """Returns mean and sample standard deviation of the finite values, one per seed.
 
-  Args:
-    values: one number a seed; NaN is left out.
-    digits: decimals of the cell.
-    signed: whether the cell shows a plus sign.
-
-  Returns:
-    A cell; its `std` is None for fewer than two finite values.
+  The cell's `std` is None for fewer than two finite values.
   """
   finite = [v for v in values if math.isfinite(v)]
   if not finite:
@@ -97,14 +100,14 @@ def mean_std(values: Sequence[float], digits: int | None = None, signed: bool = 
 
 
 def decimals(value: float) -> int:
-  """Decimals that show a value with four significant digits (at most 6)."""
+  """Returns the decimals that show a value with four significant digits (at most 6)."""
   if not math.isfinite(value) or value == 0:
     return 2
   return int(min(max(3 - math.floor(math.log10(abs(value))), 0), 6))
 
 
 def format_number(value: float, digits: int | None = None, signed: bool = False) -> str:
-  """One number as text: `0.4831`, `−1.20`, `1,234`; a dash for NaN."""
+  """Writes one number as text: `0.4831`, `−1.20`, `1,234`; a dash for NaN."""
   if math.isnan(value):
     return MISSING
   if math.isinf(value):
@@ -116,7 +119,7 @@ def format_number(value: float, digits: int | None = None, signed: bool = False)
 
 
 def format_entry(entry: Entry) -> str:
-  """An entry as Markdown text without emphasis."""
+  """Writes an entry as text without emphasis."""
   if entry is None:
     return MISSING
   if isinstance(entry, str):
@@ -131,6 +134,10 @@ def format_entry(entry: Entry) -> str:
   return f"{text} ± {format_number(cell.std, digits)}"
 
 
+def _std(entry: Entry) -> float | None:
+  return entry.std if isinstance(entry, Cell) else None
+
+
 def _value(entry: Entry) -> float:
   if entry is None or isinstance(entry, str):
     return math.nan
@@ -138,16 +145,10 @@ def _value(entry: Entry) -> float:
 
 
 def best_rows(table: Table) -> list[set[int]]:
-  """For every column the rows whose printed number is best.
+  """Returns for every column the indices of the rows whose printed number is best.
 
   Rows that print the same number are all best. Columns without a direction,
   with fewer than two numbers or with one number only have no best row.
-
-  Args:
-    table: the table.
-
-  Returns:
-    One set of row indices a column.
   """
   found: list[set[int]] = []
   for place, column in enumerate(table.columns):
@@ -169,30 +170,47 @@ def best_rows(table: Table) -> list[set[int]]:
 
 
 def heading(column: Column, arrow: bool = True) -> str:
-  """Title, unit and direction of a column: `abs error (m) ↓`."""
+  """Writes title, unit and direction of a column: `abs error (m) ↓`."""
   text = column.title + (f" ({column.unit})" if column.unit else "")
   if arrow and column.higher_is_better is not None:
-    text += f" {UP if column.higher_is_better else DOWN}"
+    text = directed(text, column.higher_is_better)
   return text
 
 
-def markdown(table: Table, bold_best: bool = True) -> str:
-  """A table in GitHub's Markdown, its columns aligned in the source as well.
+def directed(title: str, higher_is_better: bool) -> str:
+  """Appends an arrow that says which way is better."""
+  return f"{title} {UP if higher_is_better else DOWN}"
 
-  Args:
-    table: the table.
-    bold_best: whether the best number of a column with a direction is bold.
 
-  Returns:
-    Text without a newline at the end.
-  """
+def metric_column(metric: Mapping[str, Any], title: str = "", group: str = "") -> Column:
+  """Returns the column of a metric of `results.json`, named after it unless given a title."""
+  return Column(
+    title or metric["name"], bool(metric["higher_is_better"]), metric.get("unit") or "", group
+  )
+
+
+def _bodies(
+  table: Table, escape: Callable[[str], str], bold: str, bold_best: bool = True
+) -> list[list[str]]:
+  """The entries as escaped text, the best of a column within the template `bold`."""
   best = best_rows(table) if bold_best else [set() for _ in table.columns]
-  body = []
-  for i, row in enumerate(table.rows):
-    texts = [format_entry(entry).replace("|", "\\|") for entry in row]
-    marks = [i in rows for rows in best]
-    body.append([f"**{t}**" if m else t for t, m in zip(texts, marks, strict=True)])
-  head = [heading(column).replace("|", "\\|") for column in table.columns]
+  return [
+    [
+      bold % escape(format_entry(entry)) if i in rows else escape(format_entry(entry))
+      for entry, rows in zip(row, best, strict=True)
+    ]
+    for i, row in enumerate(table.rows)
+  ]
+
+
+def markdown(table: Table, bold_best: bool = True) -> str:
+  """Writes a table in GitHub's Markdown, aligned in the source too; no newline at the end.
+
+  The best number of a column with a direction is bold if `bold_best`.
+  """
+  escape = lambda text: text.replace("|", "\\|")
+  body = _bodies(table, escape, "**%s**", bold_best)
+  head = [escape(heading(column)) for column in table.columns]
   widths = [max(3, *map(len, texts)) for texts in zip(head, *body, strict=True)]
   right = [column.align == "right" for column in table.columns]
 
@@ -205,22 +223,13 @@ def markdown(table: Table, bold_best: bool = True) -> str:
 
 
 def csv_text(table: Table) -> str:
-  """A table as CSV with full precision; a mean over seeds takes two columns.
+  """Writes a table as CSV with full precision; a mean over seeds takes two columns.
 
-  Args:
-    table: the table.
-
-  Returns:
-    Text; missing numbers are empty fields. A group's name precedes its
-    columns' titles (`segmentation/miou`).
+  Missing numbers are empty fields. A group's name precedes its columns'
+  titles (`segmentation/miou`).
   """
-  spread = [
-    any(
-      isinstance(row[i], Cell) and row[i].std is not None  # type: ignore[union-attr]
-      for row in table.rows
-    )
-    for i in range(len(table.columns))
-  ]
+  places = range(len(table.columns))
+  spread = [any(_std(row[place]) is not None for row in table.rows) for place in places]
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   head = []
@@ -233,7 +242,7 @@ def csv_text(table: Table) -> str:
     fields: list[str] = []
     for entry, wide in zip(row, spread, strict=True):
       text = entry if isinstance(entry, str) else _plain(_value(entry))
-      std = entry.std if isinstance(entry, Cell) else None
+      std = _std(entry)
       fields += [text, "" if std is None else _plain(std)] if wide else [text]
     writer.writerow(fields)
   return out.getvalue()
@@ -245,15 +254,8 @@ def _plain(value: float) -> str:
   return str(int(value)) if value == int(value) else repr(float(value))
 
 
-_ESCAPES = {
+_ESCAPES = {letter: "\\" + letter for letter in "&%$#_{}"} | {
   "\\": r"\textbackslash{}",
-  "&": r"\&",
-  "%": r"\%",
-  "$": r"\$",
-  "#": r"\#",
-  "_": r"\_",
-  "{": r"\{",
-  "}": r"\}",
   "~": r"\textasciitilde{}",
   "^": r"\textasciicircum{}",
   UP: r"$\uparrow$",
@@ -274,31 +276,20 @@ _ESCAPES = {
 
 
 def escape_latex(text: str) -> str:
-  """Text with every character that LaTeX would misread spelt out."""
+  """Spells out every character that LaTeX would misread."""
   return "".join(_ESCAPES.get(letter, letter) for letter in text)
 
 
 def latex(table: Table, caption: str = "", label: str = "") -> str:
-  r"""A table as LaTeX (`booktabs`), groups of columns under one heading.
+  r"""Writes a table as LaTeX, groups of columns under one heading, ending with a newline.
 
-  Args:
-    table: the table.
-    caption: caption of the float; empty writes the bare `tabular`.
-    label: label of the float.
-
-  Returns:
-    Text with a newline at the end. It needs `\usepackage{booktabs}` only.
+  It needs `\usepackage{booktabs}` only. Without a caption it is a bare `tabular`.
   """
-  best = best_rows(table)
   spec = "".join("r" if c.align == "right" else "l" for c in table.columns)
   lines = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
   lines += _latex_groups(table.columns)
   lines += [" & ".join(escape_latex(heading(c)) for c in table.columns) + r" \\", r"\midrule"]
-  for i, row in enumerate(table.rows):
-    texts = [escape_latex(format_entry(entry)) for entry in row]
-    marks = [i in rows for rows in best]
-    texts = [rf"\textbf{{{t}}}" if m else t for t, m in zip(texts, marks, strict=True)]
-    lines.append(" & ".join(texts) + r" \\")
+  lines += [" & ".join(texts) + r" \\" for texts in _bodies(table, escape_latex, r"\textbf{%s}")]
   lines += [r"\bottomrule", r"\end{tabular}"]
   if caption:
     lines = [r"\begin{table}", r"\centering", *lines]
@@ -313,14 +304,8 @@ def _latex_groups(columns: Sequence[Column]) -> list[str]:
   if not any(column.group for column in columns):
     return []
   cells, rules, place = [], [], 1
-  spans: list[tuple[str, int]] = []
-  for column in columns:
-    if spans and spans[-1][0] == column.group:
-      spans[-1] = (column.group, spans[-1][1] + 1)
-    else:
-      spans.append((column.group, 1))
-  for group, width in spans:
-    text = escape_latex(group)
+  for group, members in itertools.groupby(column.group for column in columns):
+    width, text = len(list(members)), escape_latex(group)
     cells.append(rf"\multicolumn{{{width}}}{{c}}{{{text}}}" if group else " & ".join([""] * width))
     if group:
       rules.append(rf"\cmidrule(lr){{{place}-{place + width - 1}}}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -16,16 +16,13 @@ Json = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What one training run left on disk.
+  """The files that one training run left in its work directory; those absent are empty.
 
   Attributes:
-    path: the work directory.
-    results: `results.json`; empty if the run has not finished.
-    policy: `policy.json`; empty for a run without one.
-    config: `config.json`; empty if absent.
+    results: `results.json`, absent until the run has finished.
+    policy: `policy.json`; any part of it may be absent, as methods differ.
     lines: rows of `metrics.jsonl` in training order, one for each place.
-    predictions: arrays of `predictions.npz`, each read when it is asked for;
-      empty if absent.
+    predictions: arrays of `predictions.npz`, each read when it is used.
   """
 
   path: pathlib.Path
@@ -37,16 +34,16 @@ class Run:
 
   @property
   def tasks(self) -> tuple[str, ...]:
-    """Names of the tasks, in the order of every `[T, ...]` array."""
+    """The names of the tasks, in the order of every `[T, ...]` array."""
     found = [task["name"] for task in self.results.get("tasks") or ()]
     return tuple(found or self.policy.get("tasks") or ())
 
   def kind(self, task: str) -> str:
-    """Kind of a task (`segmentation`, `depth`, ...), or an empty string."""
+    """Returns the kind of a task (`segmentation`, `depth`, ...), or an empty string."""
     return str(self.task(task).get("kind", ""))
 
   def task(self, name: str) -> Json:
-    """Entry of a task in `results.json`; empty if there is none."""
+    """Returns the entry of a task in `results.json`, or an empty one."""
     for task in self.results.get("tasks") or ():
       if task["name"] == name:
         return dict(task)
@@ -54,12 +51,12 @@ class Run:
 
   @property
   def alpha(self) -> np.ndarray | None:
-    """Execution probabilities [T, L] in [0, 1], or None without a policy."""
+    """The execution probabilities [T, L] in [0, 1], or None without a policy."""
     return matrix(self.policy.get("alpha"))
 
   @property
   def routes(self) -> np.ndarray | None:
-    """Sampled routes [N, T, L] in {0, 1}, or None."""
+    """The sampled routes [N, T, L] in {0, 1}, or None."""
     routes = self.policy.get("routes")
     if not routes:
       return None
@@ -68,7 +65,7 @@ class Run:
 
   @property
   def chosen(self) -> int:
-    """Index of the kept candidate; 0 if nothing says otherwise."""
+    """The index of the kept candidate; 0 if nothing says otherwise."""
     for source in (self.results, self.policy):
       if source.get("chosen") is not None:
         return int(source["chosen"])
@@ -89,26 +86,26 @@ class Run:
 
   @property
   def rates(self) -> np.ndarray | None:
-    """Fraction [T, L] of test examples that execute a block, or None."""
+    """The fraction [T, L] of test examples that execute a block, or None."""
     return matrix((self.results.get("execution") or {}).get("rate"))
 
   @property
   def gated(self) -> np.ndarray | None:
-    """Which blocks [L] an instance gate may skip, or None."""
+    """The blocks [L] that an instance gate may skip, as booleans, or None."""
     gated = self.policy.get("gated")
     return np.asarray(gated, bool) if gated else None
 
   @property
   def target_rates(self) -> np.ndarray | None:
-    """Target rates [L] in [0, 1]; NaN where a block has none; or None."""
+    """The target rates [L] in [0, 1], NaN where a block has none; or None."""
     rates = self.policy.get("target_rates")
     if not rates:
       return None
-    return np.asarray([math.nan if r is None else r for r in rates], np.float64)
+    return np.asarray(list(map(number, rates)))
 
 
 def matrix(value: Any) -> np.ndarray | None:
-  """A nested list as float [T, L]; None if it is not a filled matrix."""
+  """Returns a nested list as float [T, L]; None if it is not a filled matrix."""
   if value is None:
     return None
   found = np.asarray(value, np.float64)
@@ -116,16 +113,12 @@ def matrix(value: Any) -> np.ndarray | None:
 
 
 def number(value: Any) -> float:
-  """A JSON value as a float; NaN for null or a missing value."""
+  """Returns a JSON value as a float; NaN for null or a missing value."""
   return math.nan if value is None else float(value)
 
 
 def _read_json(path: pathlib.Path) -> Json:
-  """One JSON object, or an empty one if the file is absent.
-
-  Raises:
-    ValueError: the file is not JSON.
-  """
+  """One JSON object, or an empty one if the file is absent."""
   if not path.is_file():
     return {}
   try:
@@ -139,14 +132,7 @@ def _read_json(path: pathlib.Path) -> Json:
 
 
 def _read_lines(path: pathlib.Path) -> tuple[Json, ...]:
-  """Rows of a JSON-lines file; a torn last line of a killed run is dropped.
-
-  A run that was killed and resumed writes some places twice: the later row
-  counts, at the earlier row's place.
-
-  Raises:
-    ValueError: a line that is not the last one is not JSON.
-  """
+  """Rows of a JSON-lines file, without a torn last line of a killed run."""
   if not path.is_file():
     return ()
   texts = path.read_text(encoding="utf-8").splitlines()
@@ -163,45 +149,14 @@ def _read_lines(path: pathlib.Path) -> tuple[Json, ...]:
         f"{path}, line {place + 1} is not valid JSON ({error}). Delete that"
         " line; the report needs no single line."
       ) from error
+    # A run that was resumed writes some places twice: the later row counts.
     keys = ("phase", "cycle", "candidate", "step", "kind")
     rows[tuple(row.get(key) for key in keys)] = row
   return tuple(rows.values())
 
 
-class _Arrays(Mapping[str, np.ndarray]):
-  """Arrays of an npz file, read when they are asked for; none if absent."""
-
-  def __init__(self, path: pathlib.Path) -> None:
-    self._path = path
-    self._names: tuple[str, ...] = ()
-    if path.is_file():
-      with np.load(path) as file:
-        self._names = tuple(file.files)
-
-  def __getitem__(self, name: str) -> np.ndarray:
-    if name not in self._names:
-      raise KeyError(name)
-    with np.load(self._path) as file:
-      return np.asarray(file[name])
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._names)
-
-  def __len__(self) -> int:
-    return len(self._names)
-
-  def __contains__(self, name: object) -> bool:
-    return name in self._names
-
-
 def load(workdir: str | pathlib.Path) -> Run:
-  """Reads a work directory; what is missing is empty.
-
-  Args:
-    workdir: directory of one run.
-
-  Returns:
-    The run.
+  """Reads the work directory of one run; what is missing is empty.
 
   Raises:
     ValueError: no such directory, or a file in it cannot be parsed.
@@ -209,26 +164,24 @@ def load(workdir: str | pathlib.Path) -> Run:
   path = pathlib.Path(workdir)
   if not path.is_dir():
     raise ValueError(f"There is no work directory {path}. Give the --workdir of a training run.")
+  arrays = path / "predictions.npz"
   return Run(
     path=path,
     results=_read_json(path / "results.json"),
     policy=_read_json(path / "policy.json"),
     config=_read_json(path / "config.json"),
     lines=_read_lines(path / "metrics.jsonl"),
-    predictions=_Arrays(path / "predictions.npz"),
+    predictions=np.load(arrays) if arrays.is_file() else {},
   )
 
 
 def select(lines: Sequence[Json], kind: str, key: str | None = None) -> list[Json]:
-  """Rows of one kind that have a finite number (or an array) under a key.
+  """Returns the rows of one kind that have a finite number (or an array) under a key.
 
   Args:
     lines: rows of `metrics.jsonl`.
     kind: `train`, `eval` or `alpha`.
     key: name within `values`; None takes every row of the kind.
-
-  Returns:
-    The rows, in order.
   """
   found = []
   for row in lines:

@@ -18,7 +18,7 @@ _LABELS = 2**27  # most numbers of a streamed split that a constant is fitted on
 def labels(
   dataset: types.Dataset, split: str, resident: bool, batch_size: int
 ) -> tuple[types.Batch, Iterable[types.Batch]]:
-  """The labels that `evaluate.constants` takes.
+  """Returns the labels that `evaluate.constants` takes.
 
   Args:
     dataset: to read.
@@ -62,6 +62,6 @@ def labels(
 
 
 def spread(size: int, most: int) -> np.ndarray:
-  """Places of at most `most` of `size` examples, evenly spread, ascending."""
+  """Returns places of at most `most` of `size` examples, evenly spread, ascending."""
   count = min(size, most)
   return np.arange(count) * size // max(count, 1)

@@ -33,12 +33,9 @@ class Feed:
     self._streams: dict[int, tuple[int, Iterator[types.Batch]]] = {}
 
   def check(self) -> None:
-    """Refuses labels that a task cannot have, in every resident split.
+    """Refuses labels that a task cannot have, in every resident split (see `labels.check`).
 
     Streamed batches are checked when they are read.
-
-    Raises:
-      ValueError: see `labels.check`.
     """
     dataset = self._experiment.dataset
     if self._config.resident:
@@ -46,7 +43,7 @@ class Feed:
         labels.check(dataset.spec.tasks, dataset.arrays(name), name)
 
   def split(self, name: str) -> types.Batch:
-    """A resident split, replicated on all devices."""
+    """Returns a resident split, replicated on all devices."""
     if name not in self._resident:
       arrays = self._experiment.dataset.arrays(name)
       self._resident[name] = mesh_lib.place_replicated(arrays, self._experiment.mesh)
@@ -70,7 +67,7 @@ class Feed:
     return self._orders[phase.name]
 
   def first(self, index: int) -> int:
-    """Where a phase begins in the order of its name."""
+    """Returns where a phase begins in the order of its name."""
     phases = self._experiment.method.phases
     phase = phases[index]
     if phase.candidate >= 0:
@@ -78,7 +75,7 @@ class Feed:
     return sum(p.steps for p in phases[:index] if p.name == phase.name)
 
   def chunk(self, index: int, offset: int, count: int) -> tuple[types.Batch, jax.Array, Any]:
-    """What some steps of a phase train on.
+    """Returns the batches of some steps of a phase.
 
     Args:
       index: of the phase.
@@ -135,14 +132,14 @@ class Feed:
     return mesh_lib.place_batch(batch, self._experiment.mesh)
 
   def _vary(self, index: int) -> Any:
-    """How the host varies the streamed examples of a phase."""
+    """The function that varies the streamed examples of a phase on the host, or None."""
     augment = self._experiment.dataset.augment
     if augment is None:
       return None
     return functools.partial(_varied, augment, *self._vary_stream(index))
 
   def evaluation(self, split: str) -> Callable[[], Any]:
-    """Batches of a whole split, in order, the last one padded."""
+    """Returns a source of the batches of a whole split, in order, the last one padded."""
     size = self._experiment.config.eval.batch_size
     if self._config.resident:
       return evaluate.resident_batches(self.split(split), size)

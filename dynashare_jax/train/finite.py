@@ -22,7 +22,7 @@ def check_losses(title: str, first: int, parts: dict[str, np.ndarray], advice: s
     title: of the phase.
     first: global steps that were done before.
     parts: parts of the loss of every step since, `[steps]` each.
-    advice: what to do, the end of the message.
+    advice: the end of the message.
 
   Raises:
     NonFiniteLossError: names tasks and step.
@@ -51,17 +51,10 @@ def check_state(
   """Stops on parameters that are not finite, before they are kept.
 
   A gradient can overflow where the loss did not; only the next loss would
-  tell, after the checkpoint.
-
-  Args:
-    title: of the phase.
-    step: global steps that are done.
-    state: after them.
-    rules: the network's leaves.
-    advice: what to do, the end of the message.
+  show it, after the checkpoint.
 
   Raises:
-    NonFiniteLossError: names the groups of parameters.
+    NonFiniteLossError: names the groups of parameters, ends in `advice`.
   """
   groups = optim.labels(state.params, rules)
   beside = {"stats": state.stats, "balance": state.balance, "memory": state.memory}

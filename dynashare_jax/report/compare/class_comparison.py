@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import pathlib
 import warnings
 
 from matplotlib.axes import Axes
@@ -21,35 +19,11 @@ _LINE = 0.24  # inches of a line of the legend
 _ACROSS = 5  # methods in a line of the legend
 
 
-def write(runs: gains.Runs, folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Writes `classes-<task>.png` for every task whose results tell classes.
-
-  Args:
-    runs: label -> its finished runs, one a seed.
-    folder: where.
-
-  Returns:
-    Task -> path of its figure. A figure of an earlier call that has no data
-    any more is removed.
-  """
-  found = {}
-  for task in gains.first(runs).tasks:
-    path = style.draw(functools.partial(chart, runs, task), folder / f"classes-{task}.png")
-    if path is not None:
-      found[task] = path
-  return found
-
-
 def means(runs: gains.Runs, task: str) -> dict[str, classes.Classes]:
-  """Every method's classes, means over its seeds, in one order of classes.
+  """Returns every method's classes, means over its seeds, in one order of classes.
 
-  Args:
-    runs: label -> its runs. Runs that do not tell classes apart, or other ones
-      than the first run that does, are left out.
-    task: its name.
-
-  Returns:
-    Label -> classes; shares are those of the first run, which sorts.
+  Runs that do not list classes, or other ones than the first run that does,
+  are left out. Shares are those of that run, which sorts.
   """
   found: dict[str, classes.Classes] = {}
   reference: classes.Classes | None = None
@@ -73,14 +47,9 @@ def _mean(rows: np.ndarray) -> np.ndarray:
 
 
 def chart(runs: gains.Runs, task: str) -> Figure | None:
-  """A row a class, a mark a method; classes sorted by their share of pixels.
+  """Draws one row per class, one mark per method; classes sorted by their share of pixels.
 
-  Args:
-    runs: label -> its runs.
-    task: its name.
-
-  Returns:
-    The figure, or None if fewer than two methods tell classes apart.
+  Returns None if fewer than two methods list classes.
 
   Source: AdaShare (Sun et al. 2020), Fig. 6.
   """
@@ -100,14 +69,9 @@ def chart(runs: gains.Runs, task: str) -> Figure | None:
   right.grid(axis="x")
   more = any(len(several) > 1 for several in runs.values())
   right.set_title(f"{task}: IoU (%)" + (", mean over seeds" if more else ""))
-  fig.legend(
-    handles=handles,
-    loc="upper left",
-    ncols=_ACROSS,
-    bbox_to_anchor=(0.01, 1.0),
-    columnspacing=1.2,
-    handletextpad=0.2,
-  )
+  spacing = {"columnspacing": 1.2, "handletextpad": 0.2}
+  place = {"loc": "upper left", "bbox_to_anchor": (0.01, 1.0)}
+  fig.legend(handles=handles, ncols=_ACROSS, **place, **spacing)
   return fig
 
 

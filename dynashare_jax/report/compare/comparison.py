@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import math
 import pathlib
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from dynashare_jax.objectives import delta
+from dynashare_jax.report import style
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.compare import class_comparison
@@ -17,22 +22,22 @@ from dynashare_jax.report.compare import gains
 
 DELTA = "Delta"
 COST = "cost"
-_FIGURES = (
-  ("classes", "Classes", "Intersection over union of every class, the most frequent class first."),
-  (
-    "examples",
-    "Examples",
+# Figures of a task, `<name>-<task>.png`: how each is drawn, and its caption.
+_FIGURES: dict[str, tuple[Callable[[gains.Runs, str], Figure | None], str]] = {
+  "classes": (
+    class_comparison.chart,
+    "Intersection over union of every class, the most frequent class first.",
+  ),
+  "examples": (
+    example_figures.examples,
     "Predictions for the same test examples; of every method the run with the"
     " lowest seed. Light grey has no label.",
   ),
-)
+}
 
 
 def compare(runs: gains.Runs) -> tables.Table:
-  """Puts methods into the rows of one table.
-
-  Args:
-    runs: label -> its finished runs, one a seed.
+  """Puts methods, each with one finished run per seed, into the rows of one table.
 
   Returns:
     Columns: method; every metric of every task on test; Delta of every task
@@ -61,20 +66,17 @@ def compare(runs: gains.Runs) -> tables.Table:
 def write(
   runs: gains.Runs, folder: str | pathlib.Path, command: str = "", notes: Sequence[str] = ()
 ) -> pathlib.Path:
-  """Writes `table.md`, `table.csv`, `table.tex` and figures.
+  """Writes `table.md`, `table.csv`, `table.tex` and figures; returns the path of `table.md`.
 
   The figures are `delta.png`, `classes-<task>.png` of segmentations whose runs
-  tell classes apart, and `examples-<task>.png` of tasks whose runs drew the
-  same examples.
+  list classes, and `examples-<task>.png` of tasks whose runs drew the same
+  examples.
 
   Args:
-    runs: label -> its finished runs, one a seed.
-    folder: where; created if absent.
+    runs: label -> its finished runs, one per seed.
+    folder: created if absent.
     command: the command line that makes the table, shown in `table.md`.
     notes: lines to show in `table.md`.
-
-  Returns:
-    Path of `table.md`.
 
   Raises:
     ValueError: as `compare`.
@@ -84,19 +86,34 @@ def write(
   target.mkdir(parents=True, exist_ok=True)
   (target / "table.csv").write_text(tables.csv_text(table), encoding="utf-8")
   (target / "table.tex").write_text(_latex(table, runs), encoding="utf-8")
-  picture = target / "delta.png"
-  shown = gains.over_single(runs)
-  shown.pop(gains.baseline(runs) or "", None)
-  if not comparison_figure.write(shown, picture):
-    picture.unlink(missing_ok=True)
-  figures = {
-    "classes": class_comparison.write(runs, target),
-    "examples": example_figures.write(runs, target),
-  }
+  shown = functools.partial(comparison_figure.chart, _over_single(runs))
+  bars = style.draw(shown, target / "delta.png") is not None
+  text = _markdown(table, runs, command, notes, bars, figures(runs, target))
   path = target / "table.md"
-  text = _markdown(table, runs, command, notes, picture.is_file(), figures)
   path.write_text(text, encoding="utf-8")
   return path
+
+
+def figures(runs: gains.Runs, folder: pathlib.Path) -> dict[str, dict[str, pathlib.Path]]:
+  """Draws what tasks can show; removes figures of an earlier call that have no data any more.
+
+  Returns:
+    `classes` and `examples` -> task -> path of its figure.
+  """
+  found: dict[str, dict[str, pathlib.Path]] = {}
+  for name, (draw, _) in _FIGURES.items():
+    found[name] = {}
+    for task in gains.first(runs).tasks:
+      file = folder / f"{name}-{task}.png"
+      if style.draw(functools.partial(draw, runs, task), file):
+        found[name][task] = file
+  return found
+
+
+def _over_single(runs: gains.Runs) -> dict[str, dict[str, list[float]]]:
+  """Gains of all but the single-task runs themselves."""
+  reference = gains.baseline(runs)
+  return {label: one for label, one in gains.over_single(runs).items() if label != reference}
 
 
 _Block = tuple[list[tables.Column], list[list[tables.Entry]]]
@@ -148,11 +165,8 @@ def _cost_columns(runs: gains.Runs) -> _Block:
   bodies: list[list[tables.Entry]] = []
   for label, several in runs.items():
     results = [run.results for run in several]
-    executed = [100 * workdir_lib.number((r.get("execution") or {}).get("mean")) for r in results]
-    steps = [
-      workdir_lib.number(((r.get("timing") or {}).get("step_seconds") or {}).get("retrain"))
-      for r in results
-    ]
+    executed = [100 * _number(r, "execution", "mean") for r in results]
+    steps = [_number(r, "timing", "step_seconds", "retrain") for r in results]
     bodies.append(
       [
         tables.Cell(ranks[label], digits=2),
@@ -162,6 +176,13 @@ def _cost_columns(runs: gains.Runs) -> _Block:
       ]
     )
   return columns, bodies
+
+
+def _number(found: Any, *names: str) -> float:
+  """A number deep within results; NaN where it or what should hold it is absent."""
+  for name in names:
+    found = (found or {}).get(name)
+  return workdir_lib.number(found)
 
 
 def _steady(cell: tables.Cell) -> tables.Cell:
@@ -186,21 +207,17 @@ def _parameters(results: workdir_lib.Json) -> float:
   counts = results.get("parameters") or {}
   if not counts:
     return math.nan
-  groups = ("backbone", "gates", "heads", "policy")
-  return float(sum(counts.get(group) or 0 for group in groups))
+  return float(sum(count or 0 for group, count in counts.items() if group != "batch_stats"))
 
 
 def _part(table: tables.Table, groups: Sequence[str]) -> tables.Table:
   """The methods with the columns of some groups only."""
   places = [i for i, c in enumerate(table.columns) if i == 0 or c.group in groups]
-  columns = []
-  for i in places:
-    column = table.columns[i]
-    if column.group == DELTA:
-      column = dataclasses.replace(column, title=f"Δ {column.title}")
-    columns.append(dataclasses.replace(column, group=""))
-  rows = tuple(tuple(row[i] for i in places) for row in table.rows)
-  return tables.Table(tuple(columns), rows)
+  columns = [
+    dataclasses.replace(c, title="Δ " * (c.group == DELTA) + c.title, group="")
+    for c in (table.columns[i] for i in places)
+  ]
+  return tables.table(columns, ([row[i] for i in places] for row in table.rows))
 
 
 def _seeds(runs: gains.Runs) -> str:
@@ -220,38 +237,36 @@ def _markdown(
   runs: gains.Runs,
   command: str,
   notes: Sequence[str],
-  picture: bool,
-  figures: Mapping[str, Mapping[str, pathlib.Path]],
+  bars: bool,
+  drawn: Mapping[str, Mapping[str, pathlib.Path]],
 ) -> str:
-  """Overview first, then a table a task."""
+  """Overview first, then one table per task."""
   first = gains.first(runs).results
   several = any(len(found) > 1 for found in runs.values())
   spread = "mean ± sample standard deviation over " if several else ""
   parts = [
     f"# {first['dataset']}: methods compared",
     f"On {first['split']}; {spread}{_seeds(runs)}. Bold is best.",
+    f"```\n{command}\n```" if command else "",
+    tables.markdown(_part(table, (DELTA, COST))),
+    _legend(runs),
+    "![Delta of every method](delta.png)" if bars else "",
   ]
-  if command:
-    parts.append(f"```\n{command}\n```")
-  parts.append(tables.markdown(_part(table, (DELTA, COST))))
-  parts.append(_legend(runs))
-  if picture:
-    parts.append("![Delta of every method](delta.png)")
   for task in gains.metrics(gains.first(runs)):
-    parts.append(f"## {task}\n\n" + tables.markdown(_part(table, (task,))))
+    parts.append(tables.section(task, "", _part(table, (task,))))
     parts += [
-      f"![{title} of {task}]({figures[kind][task].name})\n\n{text}"
-      for kind, title, text in _FIGURES
-      if task in figures[kind]
+      f"![{name.capitalize()} of {task}]({drawn[name][task].name})\n\n{text}"
+      for name, (_, text) in _FIGURES.items()
+      if task in drawn[name]
     ]
   lines = [f"* {note}" for note in [*notes, *_own_notes(runs)]]
   if lines:
     parts.append("## Notes\n\n" + "\n".join(lines))
-  return "\n\n".join(parts) + "\n"
+  return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _legend(runs: gains.Runs) -> str:
-  """How to read the overview."""
+  """The meaning of the overview's columns."""
   text = (
     "Mean rank: over all metrics of all tasks, 1 is best. Parameters:"
     " trainable ones. Executed: share of (task, block, example) triples on"
@@ -266,7 +281,7 @@ def _legend(runs: gains.Runs) -> str:
 
 
 def _own_notes(runs: gains.Runs) -> list[str]:
-  """What a reader must know before trusting a row."""
+  """Warnings about rows: selected on test, or without some numbers."""
   found = []
   for label, several in runs.items():
     if any((r.results.get("compat") or {}).get("selection") == "test" for r in several):
@@ -283,9 +298,7 @@ def _own_notes(runs: gains.Runs) -> list[str]:
             f"{label}: {task} {metric.name} has no value in {lost} of"
             f" {len(values)} runs; the others are averaged."
           )
-  undefined = gains.over_single(runs)
-  undefined.pop(gains.baseline(runs) or "", None)
-  for label, tasks in undefined.items():
+  for label, tasks in _over_single(runs).items():
     for task, values in tasks.items():
       lost = sum(math.isnan(value) for value in values)
       if lost:
@@ -298,14 +311,11 @@ def _own_notes(runs: gains.Runs) -> list[str]:
 
 
 def _latex(table: tables.Table, runs: gains.Runs) -> str:
-  """A float for the overview and one a task, each narrow enough for a page."""
-  first = gains.first(runs).results
-  name = first["dataset"]
-  parts = [
-    tables.latex(_part(table, (DELTA, COST)), f"{name}: overview, {_seeds(runs)}.", f"tab:{name}")
-  ]
-  for task in gains.metrics(gains.first(runs)):
-    parts.append(
-      tables.latex(_part(table, (task,)), f"{name}: {task}, {_seeds(runs)}.", f"tab:{name}-{task}")
-    )
-  return "\n".join(parts)
+  """A float for the overview and one per task, each narrow enough for a page."""
+  name = gains.first(runs).results["dataset"]
+  parts: list[tuple[str, tuple[str, ...], str]] = [("overview", (DELTA, COST), f"tab:{name}")]
+  parts += [(task, (task,), f"tab:{name}-{task}") for task in gains.metrics(gains.first(runs))]
+  return "\n".join(
+    tables.latex(_part(table, groups), f"{name}: {title}, {_seeds(runs)}.", label)
+    for title, groups, label in parts
+  )

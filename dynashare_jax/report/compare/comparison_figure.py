@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import math
-import pathlib
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,30 +16,12 @@ Gains = Mapping[str, Mapping[str, Sequence[float]]]
 _ACROSS = 4  # panels in a row
 
 
-def write(gains: Gains, path: pathlib.Path) -> bool:
-  """Draws and saves the chart.
-
-  Args:
-    gains: label -> task -> percent, one number a seed; the last task is the
-      mean of all and is drawn first.
-    path: PNG file.
-
-  Returns:
-    Whether there was anything to draw.
-  """
-  with style.look():
-    drawing = chart(gains)
-    if drawing is None:
-      return False
-    style.save(drawing, path)
-  return True
-
-
 def chart(gains: Gains) -> Figure | None:
-  """A panel a task with a bar a method, all on one scale.
+  """Draws one panel per task with one bar per method, all on one scale.
 
   Args:
-    gains: as for `write`.
+    gains: label -> task -> percent, one number per seed; the last task is the
+      mean of all and is drawn first.
 
   Returns:
     The figure, or None if no number is finite.
@@ -55,50 +36,22 @@ def chart(gains: Gains) -> Figure | None:
     return None
   names = list(gains[labels[0]])
   names = names[-1:] + names[:-1]
-  across = _balanced(len(names))
-  down = math.ceil(len(names) / across)
-  height = down * (0.34 * len(labels) + 0.85) + 0.4
-  fig = style.figure(1.4 + 2.5 * across, height)
-  grid = fig.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+  words = "Δ (%): change against single-task networks, right is better"
+  if any(cell.std is not None for cell in cells.values()):
+    words += "; whiskers: ± standard deviation over seeds"
+  size = (2.5, 0.34 * len(labels) + 0.85)
+  across = style.balanced(len(names), _ACROSS)
+  fig, grid = style.panels(
+    len(names), across, size, (1.4, 0.4), common=words, sharex=True, sharey=True
+  )
   low, high = _limits([c for c in cells.values() if math.isfinite(c.value)])
-  for place, axes in enumerate(grid.flat):
-    if place >= len(names):
-      axes.set_visible(False)
-      continue
-    name = names[place]
+  for place, (axes, name) in enumerate(zip(grid, names, strict=True)):
     _panel(axes, [cells[label, name] for label in labels], (low, high))
     axes.set_title(name, color=style.INK if place == 0 else style.SOFT)
-    axes.set_yticks(range(len(labels)), labels, color=style.INK, fontsize=9)
-    below = place + across >= len(names)
-    axes.tick_params(axis="x", labelbottom=below)
-  grid[0, 0].set_ylim(len(labels) - 0.5, -0.95)
-  grid[0, 0].text(
-    0,
-    -0.62,
-    "  single-task  ",
-    fontsize=7.5,
-    color=style.SOFT,
-    va="center",
-    ha="left" if high >= -low else "right",
-  )
-  fig.supxlabel(
-    "Δ (%): change against single-task networks, right is better" + _whiskers(list(cells.values())),
-    fontsize=9,
-    color=style.SOFT,
-  )
+    style.row_names(axes, labels, fontsize=9)
+  grid[0].set_ylim(len(labels) - 0.5, -0.95)
+  style.text(grid[0], 0, -0.62, "  single-task  ", ha="left" if high >= -low else "right")
   return fig
-
-
-def _balanced(count: int) -> int:
-  """Panels in a row so that the last row is as full as can be."""
-  rows = math.ceil(count / _ACROSS)
-  return math.ceil(count / rows)
-
-
-def _whiskers(cells: Sequence[tables.Cell]) -> str:
-  if all(cell.std is None for cell in cells):
-    return ""
-  return "; whiskers: ± standard deviation over seeds"
 
 
 def _limits(cells: Sequence[tables.Cell]) -> tuple[float, float]:
@@ -121,32 +74,14 @@ def _panel(axes: Axes, cells: Sequence[tables.Cell], limits: tuple[float, float]
   axes.axvline(0, color=style.INK, linewidth=1.0, zorder=3)
   for row, cell in enumerate(cells):
     if not math.isfinite(cell.value):
-      axes.text(gap, row, "not defined", va="center", fontsize=7.5, color=style.SOFT)
+      style.text(axes, gap, row, "not defined")
       continue
-    up = cell.value >= 0
+    sign, side = (1, "left") if cell.value >= 0 else (-1, "right")
     axes.barh(row, cell.value, height=0.62, color=style.colour(row))
     if cell.std is not None:
-      axes.errorbar(
-        cell.value,
-        row,
-        xerr=cell.std,
-        color=style.INK,
-        linewidth=1.0,
-        capsize=2.5,
-        capthick=1.0,
-        zorder=4,
-      )
-    end = cell.value + (cell.std or 0.0) * (1 if up else -1)
-    # Nothing of the number may lie over the zero line.
-    end = max(end, 0.0) if up else min(end, 0.0)
-    axes.text(
-      end + (gap if up else -gap),
-      row,
-      tables.format_number(cell.value, 1, signed=True),
-      va="center",
-      ha="left" if up else "right",
-      fontsize=8,
-      zorder=5,
-    )
-  axes.tick_params(axis="y", length=0)
+      whisker = {"linewidth": 1.0, "capsize": 2.5, "capthick": 1.0, "zorder": 4}
+      axes.errorbar(cell.value, row, xerr=cell.std, color=style.INK, **whisker)
+    end = cell.value + sign * ((cell.std or 0.0) + gap)
+    words = tables.format_number(cell.value, 1, signed=True)
+    style.text(axes, end, row, words, 8, style.INK, ha=side, zorder=5)
   axes.spines["left"].set_visible(False)

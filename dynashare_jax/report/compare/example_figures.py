@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-import functools
-import pathlib
-
 from matplotlib.figure import Figure
 import numpy as np
 
-from dynashare_jax.report import style
-from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.compare import gains
 from dynashare_jax.report.pictures import label_pictures
 from dynashare_jax.report.pictures import picture_sheet
 
 
-def write(runs: gains.Runs, folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Writes `examples-<task>.png` for every task that several methods drew.
+def examples(runs: gains.Runs, task: str) -> Figure | None:
+  """Draws one row per example of a task: input, label, then every method's lowest seed.
 
-  Args:
-    runs: label -> its finished runs; the one with the lowest seed is drawn.
-    folder: where.
-
-  Returns:
-    Task -> path of its figure. A figure of an earlier call that has no data
-    any more is removed.
-  """
-  first = {label: min(several, key=gains.seed) for label, several in runs.items()}
-  found = {}
-  for task in next(iter(first.values())).tasks:
-    path = style.draw(functools.partial(examples, first, task), folder / f"examples-{task}.png")
-    if path is not None:
-      found[task] = path
-  return found
-
-
-def examples(runs: Mapping[str, workdir_lib.Run], task: str) -> Figure | None:
-  """One task: a row an example; input, label, then every method.
-
-  Args:
-    runs: label -> its run. Those without pictures of the task, or with other
-      examples than the first that has some, are left out.
-    task: its name.
-
-  Returns:
-    The figure, or None if fewer than two methods can be compared.
+  Runs without pictures of the task, or with other examples than the first
+  that has some, are left out. Returns None if fewer than two remain.
   """
   drawn = {
     label: run
-    for label, run in runs.items()
+    for label, run in ((label, min(found, key=gains.seed)) for label, found in runs.items())
     if f"target/{task}" in run.predictions and f"prediction/{task}" in run.predictions
   }
   if len(drawn) < 2:

@@ -16,7 +16,7 @@ SINGLE = "single"
 
 
 def baseline(runs: Runs) -> str | None:
-  """Label of the single-task runs, or None; the first if there are several."""
+  """Returns the label of the single-task runs (the first of several), or None."""
   for label, found in runs.items():
     if found and all(r.results.get("method") == SINGLE for r in found):
       return label
@@ -24,13 +24,10 @@ def baseline(runs: Runs) -> str | None:
 
 
 def over_single(runs: Runs) -> dict[str, dict[str, list[float]]]:
-  """Relative gains over the single-task run of the same seed.
-
-  Args:
-    runs: label -> its runs.
+  """Computes relative gains over the single-task run of the same seed.
 
   Returns:
-    Label -> task (and `all tasks`) -> percent, one number a seed; NaN where
+    Label -> task (and `all tasks`) -> percent, one number per seed; NaN where
     it is not defined (no single-task run of that seed, a metric without a
     value, a single-task metric of 0). Empty without single-task runs.
   """
@@ -49,17 +46,17 @@ def over_single(runs: Runs) -> dict[str, dict[str, list[float]]]:
 
 
 def seed(run: workdir_lib.Run) -> int:
-  """The seed of a run."""
+  """Returns the seed of a run."""
   return int(run.results["seed"])
 
 
 def first(runs: Runs) -> workdir_lib.Run:
-  """The first run of all."""
+  """Returns the first run of all."""
   return next(run for several in runs.values() for run in several)
 
 
 def metrics(run: workdir_lib.Run) -> dict[str, tuple[Metric, ...]]:
-  """Task -> its metrics, in the order of the results."""
+  """Returns task -> its metrics, in the order of the results."""
   return {
     task["name"]: tuple(
       Metric(
@@ -72,7 +69,7 @@ def metrics(run: workdir_lib.Run) -> dict[str, tuple[Metric, ...]]:
 
 
 def values(run: workdir_lib.Run) -> dict[str, dict[str, float]]:
-  """Task -> metric -> value on test; NaN where there is none."""
+  """Returns task -> metric -> value on test; NaN where there is none."""
   return {
     task["name"]: {m["name"]: workdir_lib.number(m["test"]) for m in task["metrics"]}
     for task in run.results["tasks"]
@@ -95,7 +92,7 @@ def check(runs: Runs) -> None:
   for label, several in runs.items():
     seeds = [seed(run) for run in several]
     if len(set(seeds)) < len(seeds):
-      raise ValueError(f"{label} has a seed twice: {sorted(seeds)}. Give one run a seed.")
+      raise ValueError(f"{label} has a seed twice: {sorted(seeds)}. Give one run per seed.")
     for run in several:
       _check_alike(run, reference)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import functools
 import json
-import math
 import pathlib
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+import numpy as np
 
 from dynashare_jax.checkpoints import workdir as files
 from dynashare_jax.report import style
@@ -28,7 +29,7 @@ _WORDS = {
 
 
 def write(workdir: str | pathlib.Path) -> pathlib.Path:
-  """Writes `budget.md`, `budget.csv` and `figures/budget.png`.
+  """Writes `budget.md`, `budget.csv` and `figures/budget.png`; returns the path of the first.
 
   Args:
     workdir: of a run with `budgets/curve.json`: `unit`, `batch`, `reach`
@@ -36,17 +37,13 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
       (name and metrics, as in `results.json`), `settings` (see
       `infer.settings.Setting.to_dict`) and `default` (one, as trained).
 
-  Returns:
-    Path of `budget.md`.
-
   Raises:
     ValueError: there is no such file, or it is damaged.
   """
   folder = pathlib.Path(workdir)
   curve = load(folder)
   found = table(curve)
-  with style.look():
-    style.save(figure(curve), folder / PICTURE)
+  style.draw(functools.partial(figure, curve), folder / PICTURE)
   files.write_text(folder / "budget.csv", tables.csv_text(found))
   path = folder / "budget.md"
   files.write_text(path, _markdown(curve, found))
@@ -77,38 +74,33 @@ def load(workdir: str | pathlib.Path) -> dict[str, Any]:
 
 
 def table(curve: Mapping[str, Any]) -> tables.Table:
-  """A row a budget, and one for the model as trained.
+  """Returns one row per budget of a loaded curve, and one for the model as trained.
 
-  Args:
-    curve: of `load`.
-
-  Returns:
-    Columns: budget, what was met on validation and on test (of times only
-    what was predicted and measured), execution rate and share of the
-    multiply-accumulates on test with its standard error, every metric on test,
-    validation score.
+  Columns: budget, what was met on validation and on test (of times only what
+  was predicted and measured), execution rate and share of the
+  multiply-accumulates on test with its standard error, every metric on test,
+  validation score.
   """
   unit = curve["unit"]
-  timed = unit == "ms"
-  both = ("predicted", "measured") if timed else ("validation", "test")
+  both = ("predicted", "measured") if unit == "ms" else ("validation", "test")
   columns = [
     tables.Column("budget", None, _UNITS[unit]),
-    *(tables.Column(title, None, _UNITS[unit], group="met") for title in both),
-    tables.Column("executed", None, "%", group="test"),
-    tables.Column("multiply-accumulates", None, "%", group="test"),
-    tables.Column("standard error", None, "%", group="test"),
+    *(tables.Column(title, None, _UNITS[unit], "met") for title in both),
+    *(
+      tables.Column(title, None, "%", "test")
+      for title in ("executed", "multiply-accumulates", "standard error")
+    ),
+    *(
+      tables.metric_column(metric, f"{task['name']} {metric['name']}", "test")
+      for task in curve["tasks"]
+      for metric in task["metrics"]
+    ),
+    tables.Column("score", True, group="validation"),
   ]
-  columns += [
-    tables.Column(f"{task['name']} {m['name']}", m["higher_is_better"], m["unit"], group="test")
-    for task in curve["tasks"]
-    for m in task["metrics"]
-  ]
-  columns.append(tables.Column("score", True, group="validation"))
-  rows = [_row(curve, s) for s in (*curve["settings"], curve["default"])]
-  return tables.Table(tuple(columns), tuple(rows))
+  return tables.table(columns, [_row(curve, s) for s in (*curve["settings"], curve["default"])])
 
 
-def _row(curve: Mapping[str, Any], setting: Mapping[str, Any]) -> tuple[tables.Entry, ...]:
+def _row(curve: Mapping[str, Any], setting: Mapping[str, Any]) -> list[tables.Entry]:
   """One setting's entries."""
   unit, test = curve["unit"], setting["test"]
   row: list[tables.Entry] = [
@@ -124,7 +116,7 @@ def _row(curve: Mapping[str, Any], setting: Mapping[str, Any]) -> tuple[tables.E
     for metric in task["metrics"]:
       row.append(workdir_lib.number(test["metrics"][task["name"]][metric["name"]]))
   row.append(tables.Cell(workdir_lib.number(setting["validation"]["score"])))
-  return tuple(row)
+  return row
 
 
 def _cost(value: Any, unit: str) -> tables.Cell:
@@ -166,25 +158,13 @@ def _markdown(curve: Mapping[str, Any], found: tables.Table) -> str:
 
 
 def figure(curve: Mapping[str, Any]) -> Figure:
-  """A panel a task: its first metric against the share of work, on test.
-
-  Args:
-    curve: of `load`.
-
-  Returns:
-    The figure; call within `style.look()`.
-  """
-  tasks = curve["tasks"]
-  rows = math.ceil(len(tasks) / _ACROSS)
-  across = math.ceil(len(tasks) / rows)
-  fig = style.figure(max(3.1 * across + 0.3, 4.2), 2.7 * rows + 0.5)
-  grid = fig.subplots(rows, across, squeeze=False).ravel()
-  for place, axes in enumerate(grid):
-    if place < len(tasks):
-      _panel(axes, curve, tasks[place], place)
-    else:
-      axes.set_visible(False)
-  fig.supxlabel("multiply-accumulates on test, % of all gates open", fontsize=9, color=style.SOFT)
+  """Draws one panel per task: its first metric against the share of work, on test."""
+  across = style.balanced(len(curve["tasks"]), _ACROSS)
+  margin = (max(0.3, 4.2 - 3.1 * across), 0.5)
+  words = "multiply-accumulates on test, % of all gates open"
+  fig, grid = style.panels(len(curve["tasks"]), across, (3.1, 2.7), margin, common=words)
+  for place, (axes, task) in enumerate(zip(grid, curve["tasks"], strict=True)):
+    _panel(axes, curve, task, place)
   return fig
 
 
@@ -195,40 +175,22 @@ def _panel(axes: Axes, curve: Mapping[str, Any], task: Mapping[str, Any], place:
   colour = style.colour(place)
   axes.grid(axis="y")
   axes.plot(
-    [x for x, _ in points],
-    [y for _, y in points],
-    "-o",
-    color=colour,
-    markersize=4.2,
-    clip_on=False,
-    zorder=3,
+    *np.reshape(points, (-1, 2)).T, "-o", color=colour, markersize=4.2, clip_on=False, zorder=3
   )
-  ((x, y),) = _points([curve["default"]], task["name"], metric["name"])
-  axes.plot(
-    [x],
-    [y],
-    "D",
-    color="white",
-    markeredgecolor=style.INK,
-    markersize=6,
-    markeredgewidth=1.3,
-    zorder=4,
-    clip_on=False,
-  )
-  column = tables.Column(metric["name"], metric["higher_is_better"], metric["unit"] or "")
-  axes.set_title(f"{task['name']}: {tables.heading(column)}")
+  (mark,) = _points([curve["default"]], task["name"], metric["name"])
+  edge = {"markeredgecolor": style.INK, "markeredgewidth": 1.3}
+  axes.plot(*mark, "D", color="white", markersize=6, zorder=4, clip_on=False, **edge)
+  axes.set_title(f"{task['name']}: {tables.heading(tables.metric_column(metric))}")
   axes.margins(x=0.04, y=0.14)
-  _name_default(axes, points, (x, y), bool(metric["higher_is_better"]))
+  _name_default(axes, points, mark, bool(metric["higher_is_better"]))
 
 
 def _name_default(
   axes: Axes, points: Sequence[tuple[float, float]], mark: tuple[float, float], higher: bool
 ) -> None:
-  """Words for the diamond on its worse side, where the curve is not.
-
-  Metrics get worse to the left, so below a rising curve (above a falling one)
-  and to the right there is room.
-  """
+  """Words for the diamond on its worse side, where the curve is not."""
+  # Metrics get worse to the left, so below a rising curve (above a falling one)
+  # and to the right there is room.
   xs = [x for x, _ in (*points, mark)]
   late = mark[0] > (min(xs) + max(xs)) / 2
   axes.annotate(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import functools
 import math
 import pathlib
+from typing import Any
 
 from dynashare_jax.infer import cost as cost_lib
 from dynashare_jax.report import style
 from dynashare_jax.report import tables
+from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.cost import cost_figure
 
 Score = cost_figure.Score
@@ -16,44 +19,35 @@ quartiles = cost_figure.quartiles
 
 
 def size_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
-  """Parameters, multiply-accumulates and memory: a row a scope and a way."""
+  """Returns parameters, multiply-accumulates and memory, one row per scope and execution."""
   batches = list(costs[0].times)
-  titles = ["BN buffers" if group == "batch_stats" else group for group in costs[0].parameters]
   columns = [
-    *_first_columns(),
-    *(tables.Column(t) for t in titles),
+    *("for", "execution"),
+    *("BN buffers" if group == "batch_stats" else group for group in costs[0].parameters),
     tables.Column("work", unit="million MAC"),
     tables.Column("of masked", unit="%"),
     tables.Column("XLA's count", unit="million MAC"),
-    tables.Column("XLA / analytic"),
+    "XLA / analytic",
     *(tables.Column(f"activations, batch {b}", unit="MB") for b in batches),
   ]
-  rows: list[tuple[tables.Entry, ...]] = []
+  rows: list[list[tables.Entry]] = []
   for found in costs:
     masked = _masked(costs, found.scope)
-    xla = math.nan if found.xla_macs is None else found.xla_macs
-    rows.append(
-      (
-        found.scope,
-        found.way,
-        *found.parameters.values(),
-        tables.Cell(found.macs / 1e6),
-        tables.Cell(100 * found.macs / masked.macs if masked else math.nan, digits=1),
-        tables.Cell(xla / 1e6),
-        tables.Cell(xla / found.macs, digits=3),
-        *(tables.Cell(found.times[b].activations / 1e6) for b in batches),
-      )
-    )
-  return tables.Table(tuple(columns), tuple(rows))
+    xla = _known(found.xla_macs)
+    share = 100 * found.macs / masked.macs if masked else math.nan
+    row: list[tables.Entry] = [found.scope, found.way, *found.parameters.values(), found.macs / 1e6]
+    row += [tables.Cell(share, digits=1), xla / 1e6, tables.Cell(xla / found.macs, digits=3)]
+    rows.append([*row, *(found.times[b].activations / 1e6 for b in batches)])
+  return tables.table(columns, rows, words=2)
 
 
 def time_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
-  """Latency at the first batch size, throughput at all, against masked."""
+  """Returns latency at the first batch size, throughput at all, and speed against masked."""
   batches = list(costs[0].times)
-  columns = [*_first_columns(), tables.Column(f"batch {batches[0]}", unit="ms")]
-  columns += [tables.Column(f"batch {b}", unit="examples / s") for b in batches]
-  columns += [tables.Column(f"batch {b}", unit="× as fast as masked") for b in batches]
-  rows: list[tuple[tables.Entry, ...]] = []
+  units = [(batches[0], "ms")]
+  units += [(b, unit) for unit in ("examples / s", "× as fast as masked") for b in batches]
+  columns = ("for", "execution", *(tables.Column(f"batch {b}", unit=unit) for b, unit in units))
+  rows: list[list[tables.Entry]] = []
   for found in costs:
     masked = _masked(costs, found.scope)
     seconds = [found.times[b].seconds for b in batches]
@@ -66,115 +60,74 @@ def time_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
         continue
       pairs = zip(masked.times[batch].seconds, spent, strict=True)
       row.append(tables.Cell(quartiles([a / b for a, b in pairs])[1], digits=2))
-    rows.append(tuple(row))
-  return tables.Table(tuple(columns), tuple(rows))
+    rows.append(row)
+  return tables.table(columns, rows, words=2)
 
 
 def block_table(blocks: Sequence[cost_lib.Block]) -> tables.Table:
-  """How often each block is computed for an example, and what it costs."""
+  """Returns how often each block is computed for an example, and its multiply-accumulates."""
   titles = ("masked", "planned", "planned + gated")
   columns = (
-    tables.Column("block", align="left"),
+    "block",
     tables.Column("work, once", unit="million MAC"),
-    *(tables.Column(title, unit="times") for title in titles),
-    *(tables.Column(title, unit="million MAC") for title in titles),
+    *(tables.Column(title, unit=unit) for unit in ("times", "million MAC") for title in titles),
   )
-  rows: list[tuple[tables.Entry, ...]] = []
+  rows: list[list[tables.Entry]] = []
   for index, block in enumerate(blocks):
-    gated = math.nan if block.gated is None else block.gated
-    times = (float(block.masked), float(block.planned), gated)
-    digits = (0, 0, 2)
-    rows.append(
-      (
-        str(index),
-        tables.Cell(block.macs / 1e6),
-        *(tables.Cell(t, digits=d) for t, d in zip(times, digits, strict=True)),
-        *(tables.Cell(t * block.macs / 1e6) for t in times),
-      )
-    )
-  return tables.Table(columns, tuple(rows))
+    times = (float(block.masked), float(block.planned), _known(block.gated))
+    shown = [tables.Cell(t, digits=d) for t, d in zip(times, (0, 0, 2), strict=True)]
+    work = block.macs / 1e6
+    rows.append([str(index), work, *shown, *(t * work for t in times)])
+  return tables.table(columns, rows)
 
 
 def score_table(scores: Sequence[Score]) -> tables.Table:
-  """The main metrics, of the model and of single-task networks."""
-  columns = (
-    tables.Column("task", align="left"),
-    tables.Column("metric", align="left"),
-    tables.Column("this model"),
-    tables.Column(cost_lib.SEPARATE),
-  )
+  """Returns the main metrics, of the model and of single-task networks."""
   rows = [
-    (
-      s.task,
-      f"{s.metric} {tables.UP if s.higher_is_better else tables.DOWN}",
-      tables.Cell(s.value),
-      tables.Cell(s.separate),
-    )
-    for s in scores
+    (s.task, tables.directed(s.metric, s.higher_is_better), s.value, s.separate) for s in scores
   ]
-  return tables.Table(columns, tuple(rows))
+  return tables.table(("task", "metric", "this model", cost_lib.SEPARATE), rows, words=2)
 
 
 def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> tables.Table:
-  """Everything, a row a scope, way and batch size: for the CSV file."""
-  titles = (
-    "scope",
-    "execution",
-    "batch",
-    *costs[0].parameters,
-    "macs",
-    "xla_macs",
-    "activation_bytes",
-    "seconds_median",
-    "seconds_first_quartile",
-    "seconds_third_quartile",
-    "seconds_min",
-    "seconds_max",
-    "repeats",
-    "examples_per_second",
-    "metric",
-    "metric_value",
-  )
+  """Returns everything, one row per scope, execution and batch size: for the CSV file."""
   by_task = {score.task: score for score in scores}
-  rows: list[tuple[tables.Entry, ...]] = []
+  rows: list[dict[str, tables.Entry]] = []
   for found in costs:
     score = by_task.get(found.scope)
     for batch, measured in found.times.items():
       low, middle, high = quartiles(measured.seconds)
-      xla = math.nan if found.xla_macs is None else found.xla_macs
       rows.append(
-        (
-          found.scope,
-          found.way,
-          batch,
-          *found.parameters.values(),
-          found.macs,
-          xla,
-          measured.activations,
-          middle,
-          low,
-          high,
-          min(measured.seconds),
-          max(measured.seconds),
-          len(measured.seconds),
-          batch / middle,
-          score.metric if score else "",
-          score.of(found.way) if score else math.nan,
-        )
+        {
+          "scope": found.scope,
+          "execution": found.way,
+          "batch": batch,
+          **found.parameters,
+          "macs": found.macs,
+          "xla_macs": _known(found.xla_macs),
+          "activation_bytes": measured.activations,
+          "seconds_median": middle,
+          "seconds_first_quartile": low,
+          "seconds_third_quartile": high,
+          "seconds_min": min(measured.seconds),
+          "seconds_max": max(measured.seconds),
+          "repeats": len(measured.seconds),
+          "examples_per_second": batch / middle,
+          "metric": score.metric if score else "",
+          "metric_value": score.of(found.way) if score else math.nan,
+        }
       )
-  return tables.Table(tuple(map(tables.Column, titles)), tuple(rows))
+  return tables.table(rows[0], [list(row.values()) for row in rows])
 
 
-def _first_columns() -> tuple[tables.Column, tables.Column]:
-  return (tables.Column("for", align="left"), tables.Column("execution", align="left"))
+def _known(value: float | None) -> float:
+  """A number, or NaN for None."""
+  return math.nan if value is None else value
 
 
 def _masked(costs: Sequence[cost_lib.Cost], scope: str) -> cost_lib.Cost | None:
   """The masked execution of a scope, which others are compared with."""
-  for found in costs:
-    if (found.scope, found.way) == (scope, cost_lib.MASKED):
-      return found
-  return None
+  return next((c for c in costs if (c.scope, c.way) == (scope, cost_lib.MASKED)), None)
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -191,48 +144,34 @@ def page(
   scores: Sequence[Score],
   facts: Sequence[str],
 ) -> str:
-  """The Markdown page.
+  """Writes the Markdown page; there are no blocks where every task has its own network.
 
   Args:
     costs: measured.
-    blocks: of the plan; none for a network a task.
-    scores: a task each.
+    blocks: of the plan.
+    scores: one per task.
     facts: lines about the run and the machine.
   """
-  parts = ["# Cost", "", *(f"- {fact}" for fact in facts), ""]
+  parts = ["# Cost", "\n".join(f"- {fact}" for fact in facts)]
   if scores:
-    parts += ["![metric against time](figures/cost.png)", ""]
-  parts += [
-    "## Time",
-    "",
-    "Medians with (first–third quartile); calls take turns, round by round.",
-    "",
-    tables.markdown(time_table(costs)),
-    "",
-    "## Size and work",
-    "",
+    parts.append("![metric against time](figures/cost.png)")
+  text = "Medians with (first–third quartile); calls take turns, round by round."
+  parts.append(tables.section("Time", text, time_table(costs)))
+  text = (
     "Parameters that the execution reads; running averages of batch norms"
     " apart. Work is analytic, of one example, all taps of a convolution"
     " counted, with gates the mean over the test examples. XLA leaves out taps"
     " in the padding, which makes its count smaller where dilation is large,"
     " and adds elementwise work. Activations are the temporary buffers of the"
-    " compiled program.",
-    "",
-    tables.markdown(size_table(costs)),
-    "",
-  ]
+    " compiled program."
+  )
+  parts.append(tables.section("Size and work", text, size_table(costs)))
   if blocks:
-    parts += [
-      "## Blocks",
-      "",
-      "How often an example computes a block's branch for all tasks together.",
-      "",
-      tables.markdown(block_table(blocks)),
-      "",
-    ]
+    text = "How often an example computes a block's branch for all tasks together."
+    parts.append(tables.section("Blocks", text, block_table(blocks)))
   if scores:
-    parts += ["## Main metrics", "", tables.markdown(score_table(scores)), ""]
-  return "\n".join(parts)
+    parts.append(tables.section("Main metrics", "", score_table(scores)))
+  return "\n\n".join(parts) + "\n"
 
 
 def write(
@@ -242,51 +181,30 @@ def write(
   scores: Sequence[Score],
   facts: Sequence[str],
 ) -> str:
-  """Writes `cost.md`, `cost.csv` and `figures/cost.png`.
-
-  Args:
-    folder: of the run.
-    costs: measured.
-    blocks: see `page`.
-    scores: a task each.
-    facts: see `page`.
-
-  Returns:
-    The page's text.
-  """
+  """Writes `cost.md`, `cost.csv` and `figures/cost.png` of a `page`; returns its text."""
   text = page(costs, blocks, scores, facts)
   (folder / "cost.md").write_text(text, encoding="utf-8")
   (folder / "cost.csv").write_text(tables.csv_text(long_table(costs, scores)), encoding="utf-8")
-  with style.look():
-    drawing = cost_figure.figure(costs, scores)
-    if drawing is not None:
-      style.save(drawing, folder / "figures" / "cost.png")
+  drawing = functools.partial(cost_figure.figure, costs, scores)
+  style.draw(drawing, folder / "figures" / "cost.png")
   return text
 
 
 def scores_of(
-  results: Mapping[str, list[dict[str, object]]], baseline: Mapping[str, Mapping[str, float]] | None
+  results: Mapping[str, Any], baseline: Mapping[str, Mapping[str, float]] | None
 ) -> tuple[Score, ...]:
-  """The first metric of every task.
+  """Returns the first metric of every task.
 
   Args:
-    results: what `results.json` holds.
+    results: the content of `results.json`.
     baseline: task -> metric -> value of single-task networks, or None.
   """
   found = []
   for task in results["tasks"]:
-    metrics = task["metrics"]
-    assert isinstance(metrics, list)
-    main, name = metrics[0], str(task["name"])
-    unit = f" ({main['unit']})" if main["unit"] else ""
-    value = main["test"]
-    found.append(
-      Score(
-        name,
-        f"{main['name']}{unit}",
-        bool(main["higher_is_better"]),
-        math.nan if value is None else float(value),
-        math.nan if baseline is None else float(baseline[name][main["name"]]),
-      )
-    )
+    main, name = task["metrics"][0], task["name"]
+    column = tables.metric_column(main)
+    separate = None if baseline is None else baseline[name][main["name"]]
+    numbers = map(workdir_lib.number, (main["test"], separate))
+    title = tables.heading(column, arrow=False)
+    found.append(Score(name, title, bool(column.higher_is_better), *numbers))
   return tuple(found)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,12 +22,9 @@ _MARKERS = dict(zip(cost_lib.WAYS, "soD^", strict=True))
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """The main metric of a task.
+  """The main metric of a task, with its unit in brackets.
 
   Attributes:
-    task: its name.
-    metric: its name, with a unit in brackets where it has one.
-    higher_is_better: its direction.
     value: of the model on test, the same for all executions.
     separate: of single-task networks; NaN where it is not known.
   """
@@ -37,55 +36,33 @@ class Score:
   separate: float = math.nan
 
   def of(self, way: str) -> float:
-    """The value of a way of execution."""
+    """Returns the value of a way of execution."""
     return self.separate if way == cost_lib.SEPARATE else self.value
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-  """First quartile, median, third quartile."""
+  """Returns first quartile, median and third quartile."""
   low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
   return float(low), float(middle), float(high)
 
 
 def figure(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> Figure | None:
-  """Main metric against milliseconds a call, a panel a task.
+  """Draws the main metric against milliseconds per call of the first batch size, by task.
 
-  Args:
-    costs: measured; the first batch size counts.
-    scores: a task each.
-
-  Returns:
-    The figure (call within `style.look()`), or None without a score.
+  Returns None without a score.
   """
   if not scores or not costs:
     return None
-  across = min(len(scores), 4)
-  down = -(-len(scores) // across)
-  fig = style.figure(1.2 + 2.9 * across, 2.5 * down + 0.9)
-  grid = fig.subplots(down, across, squeeze=False, sharex=True)
-  fig.get_layout_engine().set(wspace=0.08, hspace=0.08)
   batch = next(iter(costs[0].times))
-  for place, axes in enumerate(grid.flat):
-    if place >= len(scores):
-      axes.set_visible(False)
-      continue
-    _panel(axes, scores[place], _points(costs, scores[place].task, batch))
-    axes.tick_params(axis="x", labelbottom=place + across >= len(scores))
+  words = f"milliseconds a call, batch {batch} (median, bars: quartiles); left is better"
+  fig, grid = style.panels(len(scores), 4, (2.9, 2.5), (1.2, 0.9), common=words, sharex=True)
+  fig.get_layout_engine().set(wspace=0.08, hspace=0.08)
+  for axes, score in zip(grid, scores, strict=True):
+    _panel(axes, score, _points(costs, score.task, batch))
   alone = any(found.scope != cost_lib.ALL for found in costs)
-  shown = [w for w in cost_lib.WAYS if any(c.way == w for c in costs)]
-  fig.legend(
-    handles=_key(shown, alone),
-    loc="outside upper left",
-    ncols=len(shown) + 2 * alone,
-    fontsize=8.5,
-    handletextpad=0.3,
-    columnspacing=1.4,
-  )
-  fig.supxlabel(
-    f"milliseconds a call, batch {batch} (median, bars: quartiles); left is better",
-    fontsize=9,
-    color=style.SOFT,
-  )
+  handles = _key([w for w in cost_lib.WAYS if any(c.way == w for c in costs)], alone)
+  spacing = {"handletextpad": 0.3, "columnspacing": 1.4}
+  fig.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=8.5, **spacing)
   return fig
 
 
@@ -116,35 +93,17 @@ def _panel(axes: Axes, score: Score, points: Sequence[Point]) -> None:
     if not math.isfinite(value):
       if together:
         axes.axvline(middle, color=colour, linewidth=1.2, linestyle="--")
-        axes.annotate(
-          f"{middle:.3g} ms, metric unknown",
-          (middle, 0.03),
-          (4, 0),
-          xycoords=axes.get_xaxis_transform(),
-          textcoords="offset points",
-          rotation=90,
-          ha="left",
-          va="bottom",
-          fontsize=7.5,
-          color=colour,
-        )
+        words = f"{middle:.3g} ms, metric unknown"
+        turned = {"rotation": 90, "va": "bottom", "xycoords": axes.get_xaxis_transform()}
+        axes.annotate(words, (middle, 0.03), (4, 0), fontsize=7.5, **_offset(colour), **turned)
       continue
-    axes.errorbar(
-      middle,
-      value,
-      xerr=[[middle - first], [third - middle]],
-      marker=_MARKERS[way],
-      markersize=7.5 if together else 5.5,
-      color=colour,
-      markerfacecolor=colour if together else "white",
-      markeredgewidth=1.3,
-      elinewidth=1.0,
-      zorder=4 if together else 3,
-    )
+    size, fill, order = (7.5, colour, 4) if together else (5.5, "white", 3)
+    shape = {"marker": _MARKERS[way], "markersize": size, "markerfacecolor": fill}
+    bars = {"xerr": [[middle - first], [third - middle]], "elinewidth": 1.0}
+    axes.errorbar(middle, value, color=colour, markeredgewidth=1.3, zorder=order, **shape, **bars)
   _labels(axes, score, [p for p in points if p[1]])
-  better = tables.UP if score.higher_is_better else tables.DOWN
   axes.set_title(score.task)
-  axes.set_ylabel(f"{score.metric} {better}")
+  axes.set_ylabel(tables.directed(score.metric, score.higher_is_better))
 
 
 def _labels(axes: Axes, score: Score, points: Sequence[Point]) -> None:
@@ -154,16 +113,15 @@ def _labels(axes: Axes, score: Score, points: Sequence[Point]) -> None:
   middles = [middle for _, _, (_, middle, _) in known]
   places = style.spread(middles, 0.085 * right, 0.0, right)
   for (way, _, _), middle, place in zip(known, middles, places, strict=True):
-    axes.annotate(
-      f"{middle:.3g} ms",
-      (place, score.of(way)),
-      (0, 9),
-      rotation=55,
-      textcoords="offset points",
-      rotation_mode="anchor",
-      fontsize=8,
-      color=style.colour(cost_lib.WAYS.index(way)),
-    )
+    colour = style.colour(cost_lib.WAYS.index(way))
+    where = (place, score.of(way))
+    turned = {"rotation": 55, "rotation_mode": "anchor"}
+    axes.annotate(f"{middle:.3g} ms", where, (0, 9), fontsize=8, **_offset(colour), **turned)
+
+
+def _offset(colour: str) -> dict[str, Any]:
+  """Options of words in a colour, their place given in points from a mark."""
+  return {"textcoords": "offset points", "color": colour}
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
@@ -176,33 +134,14 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _key(ways: Sequence[str], alone: bool) -> list[Line2D]:
-  """What colours, shapes and fillings mean."""
+  """Legend entries of colours and shapes, and of fillings where tasks are alone, too."""
+  mark = functools.partial(Line2D, [], [], linestyle="none")
   found = [
-    Line2D(
-      [],
-      [],
-      linestyle="none",
-      marker=_MARKERS[way],
-      markersize=7,
-      color=style.colour(cost_lib.WAYS.index(way)),
-      label=way,
+    mark(
+      label=way, marker=_MARKERS[way], markersize=7, color=style.colour(cost_lib.WAYS.index(way))
     )
     for way in ways
   ]
-  if alone:
-    fills = {cost_lib.ALL: style.SOFT, "one task alone": "white"}
-    for label, fill in fills.items():
-      found.append(
-        Line2D(
-          [],
-          [],
-          linestyle="none",
-          marker="o",
-          markersize=6,
-          color=style.SOFT,
-          markerfacecolor=fill,
-          markeredgewidth=1.3,
-          label=label,
-        )
-      )
-  return found
+  empty = functools.partial(mark, marker="o", markersize=6, markeredgewidth=1.3, color=style.SOFT)
+  fills = {cost_lib.ALL: style.SOFT, "one task alone": "white"} if alone else {}
+  return found + [empty(label=label, markerfacecolor=fill) for label, fill in fills.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,10 +24,10 @@ _BAR = 4.0  # inches of a colour bar at most
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-  """Rows are examples; columns come in groups with a wider gap between.
+  """A grid whose rows are examples; columns come in groups with a wider gap between.
 
   Attributes:
-    figure: what it draws on.
+    figure: to draw on.
     rows: number of examples.
     groups: number of columns of every group.
     wide: width of a picture, inches.
@@ -43,12 +44,7 @@ class Sheet:
 
   @classmethod
   def plan(cls, shape: tuple[int, ...], groups: Sequence[int]) -> Sheet:
-    """A sheet for pictures.
-
-    Args:
-      shape: `(rows, H, W)` of the pictures, in pixels.
-      groups: number of columns of every group.
-    """
+    """Makes an empty sheet for pictures of `shape` `(rows, H, W)`, in pixels."""
     columns = sum(groups)
     wide = float(np.clip(_WIDTH / columns, _NARROWEST, _WIDEST))
     tall = wide * shape[1] / shape[2]
@@ -60,61 +56,49 @@ class Sheet:
 
   @property
   def pixels(self) -> int:
-    """How many pixels of the file a picture is wide."""
+    """The width of a picture in pixels of the file."""
     return int(self.wide * style.DPI)
 
   def column(self, group: int) -> int:
-    """The first column of a group."""
+    """Returns the first column of a group."""
     return sum(self.groups[:group])
 
   def left(self, column: int) -> float:
-    """Left end of a column."""
+    """Returns the left end of a column, inches."""
     ends = np.cumsum(self.groups)
     group = int(np.searchsorted(ends, column, side="right"))
     return column * (self.wide + _GAP) + group * _GROUP
 
   def box(self, left: float, top: float, wide: float, tall: float) -> Axes:
-    """Axes at a place, measured from the top left corner."""
+    """Makes axes at a place in inches, measured from the top left corner."""
     width, height = self.size
-    return self.figure.add_axes(
-      (left / width, 1 - (top + tall) / height, wide / width, tall / height)
-    )
-
-  def picture(self, row: int, column: int, rgb: np.ndarray) -> None:
-    """Draws one picture `[H, W, 3]`."""
-    top = _HEAD + row * (self.tall + _GAP)
-    axes = self.box(self.left(column), top, self.wide, self.tall)
-    style.bare(axes)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.imshow(rgb, interpolation="nearest", aspect="auto")
+    return self.figure.add_axes((*self.point(left, top + tall), wide / width, tall / height))
 
   def pictures(self, column: int, several: np.ndarray) -> None:
     """Draws a column of pictures `[rows, H, W, 3]`."""
     for row, rgb in enumerate(several):
-      self.picture(row, column, rgb)
+      top = _HEAD + row * (self.tall + _GAP)
+      axes = self.box(self.left(column), top, self.wide, self.tall)
+      style.bare(axes)
+      axes.set_xticks([])
+      axes.set_yticks([])
+      axes.imshow(rgb, interpolation="nearest", aspect="auto")
 
   def point(self, left: float, top: float) -> tuple[float, float]:
-    """A place in inches from the top left corner as figure fractions."""
+    """Returns a place in inches from the top left corner as figure fractions."""
     width, height = self.size
     return left / width, 1 - top / height
 
   def head(self, column: int, title: str, words: Sequence[str]) -> None:
-    """A title over some columns, and a small word over each of them."""
-    self.figure.text(
-      *self.point(self.left(column), 0.16), title, fontsize=9.5, fontweight="bold", va="bottom"
-    )
+    """Writes a title over some columns, and a small word over each of them."""
+    write = functools.partial(self.figure.text, va="bottom")
+    write(*self.point(self.left(column), 0.16), title, fontsize=9.5, fontweight="bold")
     for place, word in enumerate(words):
-      self.figure.text(
-        *self.point(self.left(column + place), _HEAD - 0.05),
-        word,
-        fontsize=8,
-        color=style.SOFT,
-        va="bottom",
-      )
+      where = self.point(self.left(column + place), _HEAD - 0.05)
+      write(*where, word, fontsize=8, color=style.SOFT)
 
   def key(self, column: int, count: int, key: label_pictures.Key) -> None:
-    """Explains, below some columns, how to read their colours."""
+    """Draws, below some columns, the key of their colours."""
     left = self.left(column)
     top = _HEAD + self.rows * (self.tall + _GAP) + 0.08
     wide = count * (self.wide + _GAP) - _GAP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -24,126 +25,99 @@ _SPARSE = 9  # fewer points than this are marked
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """A stretch of steps in one phase; weights and policy stretches are one.
+  """Steps of one phase, or of phases that take turns.
 
   Attributes:
-    name: shown above the curves.
-    first: first step.
-    last: last step.
     stretches: (phase, first step, last step) of its parts, in order.
   """
 
-  name: str
-  first: float
-  last: float
   stretches: tuple[tuple[str, float, float], ...]
+
+  @property
+  def first(self) -> float:
+    """The first step."""
+    return self.stretches[0][1]
+
+  @property
+  def last(self) -> float:
+    """The last step."""
+    return self.stretches[-1][2]
+
+  @property
+  def name(self) -> str:
+    """The name above the curves: `warmup`, or `weights / policy, 12 cycles`."""
+    phases = [phase for phase, _, _ in self.stretches]
+    names = list(dict.fromkeys(phases))
+    count = phases.count(names[-1])
+    return " / ".join(names) + f", {count} cycle{'s' * (count > 1)}" * (len(names) > 1)
+
+
+def _candidate(row: dict[str, Any]) -> int:
+  """The candidate that a row belongs to, or -1."""
+  return int(row.get("candidate", -1))
 
 
 def align(run: workdir_lib.Run) -> tuple[dict[str, Any], ...]:
-  """Rows with the candidates laid over one another.
+  """Returns copies of the rows in which all candidates start at the step of the first one.
 
-  Candidates are trained one after another; each starts at the step where the
-  first one started, so that they can be compared.
-
-  Args:
-    run: the run.
-
-  Returns:
-    Copies of the rows with a new `step`.
+  They are trained one after another; so their curves can be compared.
   """
   starts: dict[int, int] = {}
   for row in run.lines:
-    k = int(row.get("candidate", -1))
-    starts[k] = min(starts.get(k, int(row["step"])), int(row["step"]))
+    k, step = _candidate(row), int(row["step"])
+    starts[k] = min(starts.get(k, step), step)
   origin = min((s for k, s in starts.items() if k >= 0), default=0)
-  moved = []
-  for row in run.lines:
-    k = int(row.get("candidate", -1))
-    shift = starts[k] - origin if k >= 0 else 0
-    moved.append({**row, "step": int(row["step"]) - shift})
-  return tuple(moved)
+  starts[-1] = origin
+  return tuple(
+    {**row, "step": int(row["step"]) - starts[_candidate(row)] + origin} for row in run.lines
+  )
 
 
 def spans(rows: Sequence[dict[str, Any]]) -> tuple[Span, ...]:
-  """The phases as spans of steps.
+  """Returns the phases of aligned rows as spans of steps, ascending and without gaps.
 
-  Args:
-    rows: aligned rows in training order.
-
-  Returns:
-    Spans, ascending and without gaps; neighbouring `weights` and `policy`
-    stretches are one span with a name like `weights / policy, 12 cycles`.
+  Neighbouring stretches of phases that take turns are one span.
   """
   pieces: list[tuple[str, int, float, float]] = []
-  ordered = sorted(rows, key=lambda row: row["step"])
-  for row in ordered:
+  cycles: dict[str, set[int]] = {}
+  for row in sorted(rows, key=lambda row: row["step"]):
     phase, cycle = str(row.get("phase", "")), int(row.get("cycle", 0))
+    cycles.setdefault(phase, set()).add(cycle)
     step = float(row["step"])
     if pieces and pieces[-1][:2] == (phase, cycle):
       pieces[-1] = (phase, cycle, pieces[-1][2], step)
     else:
       start = pieces[-1][3] if pieces else step
       pieces.append((phase, cycle, start, step))
-  found: list[Span] = []
-  for phase, _, first, last in pieces:
-    part = (phase, first, last)
-    mixed = phase in ("weights", "policy")
-    if found and mixed and found[-1].stretches[-1][0] in ("weights", "policy"):
-      parts = (*found[-1].stretches, part)
-      found[-1] = Span("", found[-1].first, last, parts)
-    elif found and found[-1].stretches[-1][0] == phase:
-      parts = (*found[-1].stretches, part)
-      found[-1] = Span(phase, found[-1].first, last, parts)
-    else:
-      found.append(Span(phase, first, last, (part,)))
-  return tuple(_named(span) for span in found)
-
-
-def _named(span: Span) -> Span:
-  """Names a span after its phases."""
-  names = list(dict.fromkeys(phase for phase, _, _ in span.stretches))
-  name = " / ".join(names)
-  if set(names) == {"weights", "policy"}:
-    count = sum(phase == "policy" for phase, _, _ in span.stretches)
-    name += f", {count} cycle" + ("s" if count > 1 else "")
-  return dataclasses.replace(span, name=name)
+  turns = {"weights", "policy"} | {phase for phase, seen in cycles.items() if len(seen) > 1}
+  kind = lambda phase: "" if phase in turns else phase
+  return tuple(
+    Span(tuple((phase, first, last) for phase, _, first, last in group))
+    for _, group in itertools.groupby(pieces, key=lambda piece: kind(piece[0]))
+  )
 
 
 def shade(axes: Axes, parts: Sequence[Span], labels: bool) -> None:
-  """Tints the phases and, if asked, names them above the axes."""
+  """Tints the phases and, if `labels`, names them above the axes."""
+  total = max(parts[-1].last - parts[0].first, 1e-9)
   for part in parts:
     stretches: tuple[tuple[str, float, float], ...] = part.stretches
     if len(stretches) > _STRIPES:  # one band, not a barcode
-      stretches = (("policy", part.first, part.last),)
+      stretches = ((stretches[-1][0], part.first, part.last),)
     for phase, first, last in stretches:
-      axes.axvspan(
-        first, last, color=style.PHASE_TINTS.get(phase, "#f3f3f3"), linewidth=0, zorder=0
-      )
-  if not labels:
-    return
-  total = max(parts[-1].last - parts[0].first, 1e-9)
-  for part in parts:
-    wide = (part.last - part.first) / total > 0.011 * len(part.name)
-    axes.text(
-      (part.first + part.last) / 2 if wide else part.first,
-      1.02,
-      part.name,
-      transform=axes.get_xaxis_transform(),
-      fontsize=8,
-      color=style.SOFT,
-      ha="center" if wide else "left",
-      va="bottom",
-    )
+      tint = style.PHASE_TINTS.get(phase, "#f3f3f3")
+      axes.axvspan(first, last, color=tint, linewidth=0, zorder=0)
+    if labels:
+      wide = (part.last - part.first) / total > 0.011 * len(part.name)
+      place = (part.first + part.last) / 2 if wide else part.first
+      more = {"ha": "center" if wide else "left", "va": "bottom"}
+      style.text(axes, place, 1.02, part.name, 8, transform=axes.get_xaxis_transform(), **more)
 
 
 def losses(run: workdir_lib.Run) -> Figure | None:
-  """Training loss of every task and the validation score, phases shaded.
+  """Draws the training loss of every task and the validation score, phases shaded.
 
-  Args:
-    run: a run with at least two `train` rows.
-
-  Returns:
-    The figure, or None.
+  Returns None for a run with fewer than two `train` rows.
   """
   rows = align(run)
   names = [n for n in run.tasks if len(_curve(rows, "train", f"loss/{n}")) > 1]
@@ -153,14 +127,9 @@ def losses(run: workdir_lib.Run) -> Figure | None:
   score = workdir_lib.select(rows, "eval", "score")
   if not keys:
     return None
+  heights = [1.2, 1] if len(score) > 1 else [1]
   fig = style.figure(8.2, 5.6 if len(score) > 1 else 3.3)
-  grid = fig.subplots(
-    2 if len(score) > 1 else 1,
-    1,
-    squeeze=False,
-    sharex=True,
-    height_ratios=[1.2, 1] if len(score) > 1 else [1],
-  )[:, 0]
+  grid = fig.subplots(len(heights), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
   parts = spans(rows)
   ends = []
   for place, key in enumerate(keys):
@@ -174,7 +143,7 @@ def losses(run: workdir_lib.Run) -> Figure | None:
     grid[1].set_ylabel("validation score, higher is better")
     found = _draw(grid[1], rows, "eval", "score", None, run.chosen)
     shade(grid[1], parts, labels=False)
-    if any(int(row.get("candidate", -1)) >= 0 for row in score):
+    if any(_candidate(row) >= 0 for row in score):
       _end_labels(grid[1], [(f"candidate {run.chosen}", found, None)])
   grid[-1].set_xlabel("step")
   grid[0].set_xlim(parts[0].first, parts[-1].last)
@@ -182,13 +151,9 @@ def losses(run: workdir_lib.Run) -> Figure | None:
 
 
 def metrics(run: workdir_lib.Run) -> Figure | None:
-  """First metric of every task on validation data, a panel a task.
+  """Draws the first metric of every task on validation data, one panel per task.
 
-  Args:
-    run: a run with at least two `eval` rows.
-
-  Returns:
-    The figure, or None.
+  Returns None for a run with fewer than two `eval` rows.
   """
   rows = align(run)
   found = []
@@ -200,16 +165,12 @@ def metrics(run: workdir_lib.Run) -> Figure | None:
         break
   if not found:
     return None
-  columns = min(len(found), 3)
-  lines = -(-len(found) // columns)
-  fig = style.figure(3.2 * columns + 0.3, 2.4 * lines + 0.2)
-  grid = fig.subplots(lines, columns, squeeze=False, sharex=True).ravel()
+  fig, grid = style.panels(len(found), 3, (3.2, 2.4), (0.3, 0.2), lowest="step", sharex=True)
   parts = spans(rows)
-  for axes, (place, name, metric, key) in zip(grid, found, strict=False):
+  for axes, (place, name, metric, key) in zip(grid, found, strict=True):
     shade(axes, parts, labels=False)
     _draw(axes, rows, "eval", key, place, run.chosen)
-    column = tables.Column(metric["name"], metric["higher_is_better"], metric.get("unit") or "")
-    axes.set_title(f"{name}: {tables.heading(column)}")
+    axes.set_title(f"{name}: {tables.heading(tables.metric_column(metric))}")
     constant = workdir_lib.number(metric.get("constant"))
     if math.isfinite(constant):
       axes.axhline(constant, color=style.SOFT, linewidth=0.9, linestyle="--")
@@ -226,56 +187,39 @@ def metrics(run: workdir_lib.Run) -> Figure | None:
         color=style.SOFT,
       )
     axes.set_xlim(parts[0].first, parts[-1].last)
-    axes.tick_params(labelbottom=True)
-  for axes in grid[len(found) :]:
-    axes.set_visible(False)
-  for axes in grid[max(len(found) - columns, 0) : len(found)]:
-    axes.set_xlabel("step")
   return fig
 
 
 def _curve(rows: Sequence[dict[str, Any]], kind: str, key: str) -> np.ndarray:
   """Steps and values [N, 2] of one key, ascending in step."""
-  found = [
-    (float(row["step"]), float(row["values"][key])) for row in workdir_lib.select(rows, kind, key)
-  ]
+  found = [(row["step"], row["values"][key]) for row in workdir_lib.select(rows, kind, key)]
   return np.asarray(sorted(found), np.float64).reshape(len(found), 2)
 
 
 def _draw(
   axes: Axes, rows: Sequence[dict[str, Any]], kind: str, key: str, place: int | None, chosen: int
 ) -> np.ndarray:
-  """Draws a key: the shared phases and the kept candidate bold, others thin.
-
-  Args:
-    axes: where.
-    rows: aligned rows.
-    kind: `train` or `eval`.
-    key: name within `values`.
-    place: which colour; None takes ink.
-    chosen: the kept candidate.
-
-  Returns:
-    The bold curve [N, 2].
-  """
-  colour = style.INK if place is None else style.colour(place)
+  """Draws shared phases and the kept candidate bold, others thin; returns the bold curve [N, 2]."""
+  colour = _colour(place)
   dashes = "-" if place is None else style.line_style(place)
-  chosen_rows = [r for r in rows if int(r.get("candidate", -1)) in (-1, chosen)]
-  others = sorted({int(r.get("candidate", -1)) for r in rows} - {-1, chosen})
-  for other in others:
-    curve = _curve([r for r in rows if int(r.get("candidate", -1)) == other], kind, key)
-    axes.plot(curve[:, 0], curve[:, 1], dashes, color=colour, linewidth=0.7, alpha=0.45)
+  curves = {
+    k: _curve([row for row in rows if _candidate(row) == k], kind, key)
+    for k in sorted({-1, chosen, *map(_candidate, rows)})
+  }
   # A new phase may start from other weights: no line across that jump.
-  first = [r for r in chosen_rows if int(r.get("candidate", -1)) == -1]
-  second = [r for r in chosen_rows if int(r.get("candidate", -1)) == chosen]
-  for part in (first, second):
-    curve = _curve(part, kind, key)
+  bold = [curves.pop(-1), curves.pop(chosen)]
+  for curve in curves.values():
+    axes.plot(*curve.T, dashes, color=colour, linewidth=0.7, alpha=0.45)
+  for curve in bold:
     # Few points: show where something was measured, the line only joins them.
     mark = "o" if len(curve) < _SPARSE else ""
-    axes.plot(
-      curve[:, 0], curve[:, 1], dashes, color=colour, linewidth=1.9, marker=mark, markersize=3
-    )
-  return _curve(chosen_rows, kind, key)
+    axes.plot(*curve.T, dashes, color=colour, linewidth=1.9, marker=mark, markersize=3)
+  return np.concatenate(bold)
+
+
+def _colour(place: int | None) -> str:
+  """The colour of a place; ink without one."""
+  return style.INK if place is None else style.colour(place)
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:
@@ -304,13 +248,6 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[str, np.ndarray, int | None]]) 
   height = axes.get_window_extent().height / style.DPI * 72
   gap = 11.5 / max(height, 1.0)
   for (name, _, place), where in zip(ends, style.spread(wanted, gap, 0.02, 0.98), strict=True):
-    axes.text(
-      1.01,
-      where,
-      name,
-      va="center",
-      fontsize=8.5,
-      fontweight="bold",
-      color=style.INK if place is None else style.colour(place),
-      transform=axes.transAxes,
+    style.text(
+      axes, 1.01, where, name, 8.5, _colour(place), fontweight="bold", transform=axes.transAxes
     )

@@ -13,7 +13,7 @@ from dynashare_jax.report import workdir as workdir_lib
 
 
 def has_gates(run: workdir_lib.Run) -> bool:
-  """Whether test examples take different paths in this run."""
+  """Returns whether test examples take different paths in this run."""
   rates, gated = run.rates, run.gated
   if rates is None:
     return False
@@ -23,14 +23,9 @@ def has_gates(run: workdir_lib.Run) -> bool:
 
 
 def execution(run: workdir_lib.Run) -> Figure | None:
-  """Execution rate of every block and task, and blocks an example executes.
+  """Draws one row per task: execution rates of its blocks, and blocks that an example executes.
 
-  Args:
-    run: a run with instance gates.
-
-  Returns:
-    The figure (a row a task: rates at the left, histogram at the right), or
-    None if no gate decides.
+  Returns None if no gate decides.
   """
   rates = run.rates
   if rates is None or not has_gates(run):
@@ -38,26 +33,18 @@ def execution(run: workdir_lib.Run) -> Figure | None:
   tasks, blocks = rates.shape
   names = run.tasks
   counts, places = _histogram(run)
-  left = max(3.6, 0.42 * blocks + 0.6)
-  right = 3.0 if counts is not None else 0.0
-  fig = style.figure(left + right, 1.25 * tasks + 1)
-  grid = fig.subplots(
-    tasks,
-    1 if counts is None else 2,
-    squeeze=False,
-    sharex="col",
-    width_ratios=[left] if counts is None else [left, 2.8],
-  )
+  widths = [max(3.6, 0.42 * blocks + 0.6), *([] if counts is None else [2.8])]
+  fig = style.figure(widths[0] + 3.0 * (counts is not None), 1.25 * tasks + 1)
+  grid = fig.subplots(tasks, len(widths), squeeze=False, sharex="col", width_ratios=widths)
   fig.get_layout_engine().set(wspace=0.06, hspace=0.04)
   for task in range(tasks):
     _rates(grid[task, 0], run, task, names[task])
     if counts is not None:
       _counts(grid[task, 1], places, counts[task], style.colour(task))
-  last = grid[-1]
-  last[0].set_xlabel("block, 0 nearest the input")
+  grid[-1, 0].set_xlabel("block, 0 nearest the input")
   if counts is not None:
     grid[0, 1].set_title("Blocks executed by an example")
-    last[1].set_xlabel("blocks executed")
+    grid[-1, 1].set_xlabel("blocks executed")
   return fig
 
 
@@ -85,35 +72,22 @@ def _rates(axes: Axes, run: workdir_lib.Run, task: int, name: str) -> None:
   gated = run.gated if run.gated is not None else np.ones(blocks, bool)
   targets = run.target_rates
   skipped = np.zeros(blocks, bool) if route is None else route[task] < 0.5
-  axes.bar(
-    range(blocks),
-    values,
-    width=0.66,
-    color=[style.colour(task) if g else style.FAINT for g in gated],
-  )
+  colours = [style.colour(task) if g else style.FAINT for g in gated]
+  axes.bar(range(blocks), values, width=0.66, color=colours)
+  above: dict[str, Any] = {"ha": "center", "va": "bottom"}
   for block, value in enumerate(values):
     if skipped[block]:
-      axes.text(
-        block, 0.03, "skipped", rotation=90, ha="center", va="bottom", fontsize=7, color=style.SOFT
-      )
+      style.text(axes, block, 0.03, "skipped", 7, rotation=90, **above)
       continue
-    axes.text(
-      block,
-      value + 0.05 + 0.03 * _under(targets, gated, block, value),
-      f"{value:.2f}".replace("0.", "."),
-      ha="center",
-      va="bottom",
-      fontsize=7.5,
-      color=style.INK if gated[block] else style.SOFT,
-    )
-    if targets is not None and gated[block] and np.isfinite(targets[block]):
-      axes.plot(
-        [block - 0.42, block + 0.42],
-        [targets[block]] * 2,
-        color=style.INK,
-        linewidth=1.6,
-        solid_capstyle="butt",
-      )
+    target = targets[block] if targets is not None and gated[block] else np.nan
+    # The number of a bar stands clear of the tick of a target just above it.
+    height = target if 0 < target - value < 0.2 else value
+    colour = style.INK if gated[block] else style.SOFT
+    words = f"{value:.2f}".replace("0.", ".")
+    style.text(axes, block, height + 0.05, words, colour=colour, **above)
+    if np.isfinite(target):
+      ends = [block - 0.42, block + 0.42]
+      axes.plot(ends, [target] * 2, color=style.INK, linewidth=1.6, solid_capstyle="butt")
   axes.set_xlim(-0.6, blocks - 0.4)
   axes.set_ylim(0, 1.24)
   axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
@@ -125,21 +99,9 @@ def _rates(axes: Axes, run: workdir_lib.Run, task: int, name: str) -> None:
     _key(axes, targets is not None and bool(gated.any()), bool((~gated).any()))
 
 
-def _under(targets: np.ndarray | None, gated: np.ndarray, block: int, value: float) -> float:
-  """How far a bar's number must rise so that its target tick stays clear."""
-  if targets is None or not gated[block] or not np.isfinite(targets[block]):
-    return 0.0
-  above = targets[block] - value
-  return above / 0.03 if 0 < above < 0.2 else 0.0
-
-
 def _key(axes: Axes, target: bool, ungated: bool) -> None:
   """The two marks that need words, once, at the top right."""
-  words = []
-  if target:
-    words.append("▬ target rate")
-  if ungated:
-    words.append("grey: no gate")
+  words = ["▬ target rate"] * target + ["grey: no gate"] * ungated
   axes.set_title("    ".join(words), loc="right", fontsize=8, fontweight="normal", color=style.SOFT)
 
 
@@ -151,7 +113,7 @@ def _counts(axes: Axes, places: np.ndarray, counts: np.ndarray, colour: str) -> 
   mean = float((places * share).sum())
   top = max(float(share.max()), 1e-9)
   axes.plot([mean], [1.1 * top], "v", color=style.INK, markersize=4.5, clip_on=False)
-  axes.text(mean, 1.17 * top, f"mean {mean:.1f}", va="bottom", ha="center", fontsize=8)
+  style.text(axes, mean, 1.17 * top, f"mean {mean:.1f}", 8, style.INK, va="bottom", ha="center")
   axes.set_ylim(0, 1.38 * top)
   axes.set_yticks([])
   axes.spines["left"].set_visible(False)

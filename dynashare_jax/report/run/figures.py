@@ -20,12 +20,10 @@ from dynashare_jax.report.run import prediction_figures
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-  """A figure that a report can hold.
+  """A figure that a report can hold; `name` is that of its file, without the ending.
 
   Attributes:
-    name: file name without its ending.
-    title: short heading.
-    caption: one line that says how to read it.
+    caption: says how to read it.
     draw: makes it from a run, or returns None where data are missing.
   """
 
@@ -112,15 +110,10 @@ class Written:
 
 
 def write_figures(run: workdir_lib.Run, folder: str | pathlib.Path | None = None) -> list[Written]:
-  """Draws every figure that a run has data for.
+  """Draws every figure that a run has data for, in the order of the report.
 
-  Args:
-    run: the run.
-    folder: where to write; by default `figures` in the work directory. A
-      figure of an earlier call that has no data any more is removed.
-
-  Returns:
-    The written figures, in the order of the report.
+  They go into `folder`, by default `figures` in the work directory. A figure
+  of an earlier call that has no data any more is removed.
   """
   target = pathlib.Path(folder) if folder else run.path / "figures"
   written = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
@@ -18,13 +19,9 @@ _CELL = 0.46  # inches
 
 
 def policy(run: workdir_lib.Run) -> Figure | None:
-  """Execution probabilities beside the route that was kept.
+  """Draws execution probabilities beside the route that was kept.
 
-  Args:
-    run: a run with a policy, or with a route that skips a block.
-
-  Returns:
-    The figure, or None if there is neither.
+  Returns None without a policy and a route that skips a block.
 
   Source: AdaShare (Sun et al. 2020), Fig. 3 (a) to (d).
   """
@@ -33,7 +30,7 @@ def policy(run: workdir_lib.Run) -> Figure | None:
     return None
   parts = [part for part in (alpha, route) if part is not None]
   tasks, blocks = parts[0].shape
-  names = run.tasks or tuple(f"task {t}" for t in range(tasks))
+  names = _names(run, tasks)
   beside = blocks <= _BESIDE and len(parts) == 2
   width = _CELL * blocks + 0.75
   height = _CELL * tasks + 0.75
@@ -60,6 +57,11 @@ def policy(run: workdir_lib.Run) -> Figure | None:
   return fig
 
 
+def _names(run: workdir_lib.Run, tasks: int) -> Sequence[str]:
+  """The names of the tasks, numbers where they have none."""
+  return run.tasks or [f"task {t}" for t in range(tasks)]
+
+
 def heat(
   axes: Axes,
   values: np.ndarray,
@@ -67,35 +69,33 @@ def heat(
   limits: tuple[float, float],
   form: str = "{:.2f}",
 ) -> None:
-  """A matrix as coloured cells with the number in each; NaN is left grey.
+  """Draws a matrix as coloured cells with the number in each; NaN is left grey.
 
   Args:
     axes: where to draw.
     values: [rows, columns].
     colormap: colours of the cells.
     limits: values at the two ends of the colours.
-    form: how a number is written; a leading zero before a point is dropped.
+    form: of the numbers; a leading zero before a point is dropped.
   """
   low, high = limits
-  rows, columns = values.shape
-  for row in range(rows):
-    for column in range(columns):
-      value = float(values[row, column])
-      known = bool(np.isfinite(value))
-      shade = (value - low) / (high - low)
-      rgba = colormap(shade) if known else (0.93, 0.93, 0.93, 1.0)
-      axes.add_patch(
-        Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, facecolor=rgba, edgecolor="none")
-      )
-      axes.text(
-        column,
-        row,
-        _short(form.format(value)) if known else "–",
-        ha="center",
-        va="center",
-        fontsize=8,
-        color=style.readable(rgba),
-      )
+  for (row, column), value in np.ndenumerate(values):
+    known = bool(np.isfinite(value))
+    rgba = colormap((value - low) / (high - low)) if known else (0.93, 0.93, 0.93, 1.0)
+    _square(axes, row, column, 0.96, facecolor=rgba, edgecolor="none")
+    words = _short(form.format(value)) if known else "–"
+    style.text(axes, column, row, words, 8, style.readable(rgba), ha="center")
+  _cells(axes, *values.shape)
+
+
+def _square(axes: Axes, row: int, column: int, size: float, **colours: Any) -> None:
+  """Draws a square around the middle of a cell."""
+  corner = (column - size / 2, row - size / 2)
+  axes.add_patch(Rectangle(corner, size, size, **colours))
+
+
+def _cells(axes: Axes, rows: int, columns: int) -> None:
+  """Makes axes a grid of square cells, the first row at the top."""
   axes.set_xlim(-0.5, columns - 0.5)
   axes.set_ylim(rows - 0.5, -0.5)
   axes.set_aspect("equal", anchor="W")
@@ -111,51 +111,29 @@ def _short(text: str) -> str:
 
 
 def squares(axes: Axes, route: np.ndarray) -> None:
-  """A route as filled (executed) and empty (skipped) squares, with counts."""
+  """Draws a route as filled (executed) and empty (skipped) squares, with counts."""
   tasks, blocks = route.shape
-  for task in range(tasks):
-    for block in range(blocks):
-      on = bool(route[task, block] > 0.5)
-      axes.add_patch(
-        Rectangle(
-          (block - 0.36, task - 0.36),
-          0.72,
-          0.72,
-          facecolor=style.colour(0) if on else "white",
-          edgecolor=style.colour(0) if on else style.FAINT,
-          linewidth=1.0,
-        )
-      )
-    axes.text(
-      blocks - 0.35,
-      task,
-      f"{int((route[task] > 0.5).sum())}/{blocks}",
-      va="center",
-      fontsize=8.5,
-      color=style.INK,
-    )
-  axes.set_xlim(-0.5, blocks + 0.5)
-  axes.set_ylim(tasks - 0.5, -0.5)
-  axes.set_aspect("equal", anchor="W")
-  style.bare(axes)
+  blue = style.colour(0)
+  for (task, block), value in np.ndenumerate(route):
+    fill, edge = (blue, blue) if value > 0.5 else ("white", style.FAINT)
+    _square(axes, task, block, 0.72, facecolor=fill, edgecolor=edge, linewidth=1.0)
+  for task, count in enumerate((route > 0.5).sum(1)):
+    style.text(axes, blocks - 0.35, task, f"{count}/{blocks}", 8.5, style.INK)
+  _cells(axes, tasks, blocks + 1)
 
 
 def _block_axis(axes: Axes, names: Sequence[str], blocks: int) -> None:
   axes.set_xticks(range(blocks))
   axes.set_xlabel("block, 0 nearest the input")
-  axes.set_yticks(range(len(names)))
-  axes.set_yticklabels(names, fontsize=9, color=style.INK)
+  style.row_names(axes, names, fontsize=9)
 
 
 def similarity(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Cosine and Pearson similarity of the tasks' policies.
+  """Computes cosine [T, T] in [0, 1] and Pearson [T, T] in [-1, 1] of the tasks' policies.
 
   Args:
-    alpha: execution probabilities [T, L] in [0, 1].
-
-  Returns:
-    Cosine [T, T] in [0, 1] and Pearson [T, T] in [-1, 1]; NaN where a task's
-    probabilities are all zero, or (Pearson) all equal.
+    alpha: execution probabilities [T, L] in [0, 1]. Where those of a task are
+      all zero, or (Pearson) all equal, the result is NaN.
 
   Source: AdaShare (Sun et al. 2020), Fig. 3 (e): cosine.
   """
@@ -170,13 +148,9 @@ def similarity(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def correlation(run: workdir_lib.Run) -> Figure | None:
-  """Similarity of the tasks' policies, and the blocks that they share.
+  """Draws the similarity of the tasks' policies, and the blocks that they share.
 
-  Args:
-    run: a run with a policy of at least two tasks.
-
-  Returns:
-    The figure, or None without a policy.
+  Returns None without a policy of at least two tasks.
   """
   alpha = run.alpha
   if alpha is None or alpha.shape[0] < 2:
@@ -190,15 +164,8 @@ def correlation(run: workdir_lib.Run) -> Figure | None:
   route = run.route
   if route is not None:
     on = (route > 0.5).astype(np.float64)
-    parts.append(
-      (
-        "Blocks shared in the route",
-        on @ on.T,
-        style.SEQUENTIAL,
-        (0.0, float(route.shape[1])),
-        "{:.0f}",
-      )
-    )
+    limits = (0.0, float(route.shape[1]))
+    parts.append(("Blocks shared in the route", on @ on.T, style.SEQUENTIAL, limits, "{:.0f}"))
   size = 0.6 * len(names)
   fig = style.figure(0.9 + (size + 0.9) * len(parts), size + 1.2)
   for place, axes in enumerate(fig.subplots(1, len(parts), squeeze=False)[0]):
@@ -207,61 +174,38 @@ def correlation(run: workdir_lib.Run) -> Figure | None:
     axes.set_title(title)
     axes.set_xticks(range(len(names)))
     axes.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor", color=style.INK)
-    axes.set_yticks(range(len(names)))
-    axes.set_yticklabels(names if place == 0 else (), color=style.INK)
+    style.row_names(axes, names if place == 0 else ())
   return fig
 
 
 def evolution(run: workdir_lib.Run) -> Figure | None:
-  """How each block's probability moved, one panel a task.
+  """Draws how each block's probability moved, one panel per task.
 
-  Args:
-    run: a run whose `metrics.jsonl` holds at least two `alpha` rows.
-
-  Returns:
-    The figure, or None.
+  Returns None with fewer than two `alpha` rows in `metrics.jsonl`.
   """
   rows = [
-    (int(row["step"]), workdir_lib.matrix(row["values"]["alpha"]))
+    (float(row["step"]), alpha)
     for row in workdir_lib.select(run.lines, "alpha", "alpha")
+    if (alpha := workdir_lib.matrix(row["values"]["alpha"])) is not None
   ]
-  rows = [row for row in rows if row[1] is not None]
   if len(rows) < 2:
     return None
-  steps = np.asarray([step for step, _ in rows], np.float64)
-  alphas = np.stack([np.asarray(alpha) for _, alpha in rows])
+  alphas = np.stack([alpha for _, alpha in rows])
   tasks, blocks = alphas.shape[1:]
-  names = run.tasks or tuple(f"task {t}" for t in range(tasks))
-  columns = min(tasks, 3)
-  lines = -(-tasks // columns)
-  panel = max(2.0, 0.2 * blocks + 0.7)
-  fig = style.figure(3.3 * columns + 0.6, panel * lines + 0.5)
-  grid = fig.subplots(lines, columns, squeeze=False, sharex=True)
+  size = (3.3, max(2.0, 0.2 * blocks + 0.7))
+  fig, grid = style.panels(tasks, 3, size, (0.6, 0.5), lowest="step", sharex=True)
   fig.get_layout_engine().set(wspace=0.05, hspace=0.05)
-  edges = _edges(steps)
+  edges = _edges(np.asarray([step for step, _ in rows]))
   mesh = None
-  for task, axes in enumerate(grid.ravel()):
-    if task >= tasks:
-      axes.set_visible(False)
-      continue
-    mesh = axes.pcolormesh(
-      edges,
-      np.arange(blocks + 1) - 0.5,
-      alphas[:, task, :].T,
-      cmap=style.SEQUENTIAL,
-      vmin=0,
-      vmax=1,
-      rasterized=True,
-    )
-    _evolution_axis(axes, names[task], alphas[-1, task], run.route, task)
-    if task % columns == 0:
+  for task, (axes, name) in enumerate(zip(grid, _names(run, tasks), strict=True)):
+    cells = (edges, np.arange(blocks + 1) - 0.5, alphas[:, task].T)
+    mesh = axes.pcolormesh(*cells, cmap=style.SEQUENTIAL, vmin=0, vmax=1, rasterized=True)
+    _evolution_axis(axes, name, alphas[-1, task], None if run.route is None else run.route[task])
+    if axes.get_subplotspec().is_first_col():
       axes.set_ylabel("block, 0 nearest the input")
     else:
       axes.tick_params(labelleft=False)
-    axes.tick_params(labelbottom=True)
-    if task + columns >= tasks:
-      axes.set_xlabel("step")
-  bar = fig.colorbar(mesh, ax=grid.ravel().tolist(), shrink=0.8, aspect=28, pad=0.02)
+  bar = fig.colorbar(mesh, ax=fig.axes, shrink=0.8, aspect=28, pad=0.02)
   bar.set_label("probability of executing the block")
   bar.outline.set_visible(False)
   return fig
@@ -275,9 +219,7 @@ def _edges(steps: np.ndarray) -> np.ndarray:
   return np.concatenate([[first], middle, [last]])
 
 
-def _evolution_axis(
-  axes: Axes, name: str, final: np.ndarray, route: np.ndarray | None, task: int
-) -> None:
+def _evolution_axis(axes: Axes, name: str, final: np.ndarray, route: np.ndarray | None) -> None:
   """Title, block ticks, and at the right the last value and the decision."""
   blocks = len(final)
   axes.set_title(name)
@@ -287,24 +229,9 @@ def _evolution_axis(
     axes.axhline(line, color="white", linewidth=1.0)
   style.bare(axes)
   axes.tick_params(axis="x", length=3)
-  for block in range(blocks):
-    axes.text(
-      1.02,
-      block,
-      f"{final[block]:.2f}",
-      va="center",
-      fontsize=7.5,
-      color=style.INK,
-      transform=axes.get_yaxis_transform(),
-    )
+  right = {"transform": axes.get_yaxis_transform()}
+  for block, value in enumerate(final):
+    style.text(axes, 1.02, block, f"{value:.2f}", colour=style.INK, **right)
     if route is not None:
-      on = bool(route[task, block] > 0.5)
-      axes.text(
-        1.15,
-        block,
-        "■" if on else "□",
-        va="center",
-        fontsize=8.5,
-        color=style.colour(0) if on else style.SOFT,
-        transform=axes.get_yaxis_transform(),
-      )
+      mark, colour = ("■", style.colour(0)) if route[block] > 0.5 else ("□", style.SOFT)
+      style.text(axes, 1.15, block, mark, 8.5, colour, **right)

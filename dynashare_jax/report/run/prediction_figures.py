@@ -10,7 +10,7 @@ from dynashare_jax.report.pictures import picture_sheet
 
 
 def predictions(run: workdir_lib.Run) -> Figure | None:
-  """Inputs, labels, predictions and errors, a row an example.
+  """Draws inputs, labels, predictions and errors, one row per example.
 
   Args:
     run: a run with `predictions.npz` of a dense data set.

@@ -6,6 +6,8 @@ import math
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from dynashare_jax.checkpoints import workdir as files
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
@@ -13,15 +15,12 @@ from dynashare_jax.report.run import classes
 from dynashare_jax.report.run import figures
 from dynashare_jax.report.run import timing
 
+_LABELS = {"policy": "policy logits"}  # of groups of parameters; others have their own name
+_BUFFERS = "batch_stats"  # counted beside the parameters, but not trained
+
 
 def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
-  """Writes `report.md` and its figures from the files of a work directory.
-
-  Args:
-    workdir: of a finished run.
-
-  Returns:
-    The report's path.
+  """Writes `report.md` and its figures into a finished run's work directory; returns its path.
 
   Raises:
     ValueError: no such directory, a damaged file, or an unfinished run.
@@ -40,6 +39,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     classes.section(run),
     _delta(run),
     _execution(run),
+    *(f"## {own['title']}\n\n{own['text']}" for own in run.results.get("sections") or ()),
     _candidates(run),
     _parameters(run),
     timing.section(run),
@@ -57,31 +57,26 @@ def _headline(run: workdir_lib.Run) -> str:
   parts = []
   for task in results["tasks"]:
     metric = task["metrics"][0]
-    value = tables.format_number(workdir_lib.number(metric["test"]))
-    constant = tables.format_number(workdir_lib.number(metric["constant"]))
-    parts.append(
-      f"{task['name']} {metric['name']} {value}{_unit(metric)}"
-      f" (a constant prediction: {constant}{_unit(metric)})"
-    )
-  rate = 100 * workdir_lib.number(results["execution"]["mean"])
-  return (
+    unit = f" {metric['unit']}" if metric["unit"] else ""
+    value, constant = (_text(metric[k]) + unit for k in ("test", "constant"))
+    parts.append(f"{task['name']} {metric['name']} {value} (a constant prediction: {constant})")
+  text = (
     f"# {results['method']} on {results['dataset']}, seed {results['seed']}\n"
-    f"\nOn test: {'; '.join(parts)}. {rate:.1f}% of all (task, block,"
-    " example) triples are executed."
+    f"\nOn test: {'; '.join(parts)}."
   )
+  rate = 100 * workdir_lib.number((results.get("execution") or {}).get("mean"))
+  if math.isnan(rate):
+    return text
+  return f"{text} {rate:.1f}% of all (task, block, example) triples are executed."
 
 
-def _unit(metric: dict[str, Any]) -> str:
-  return f" {metric['unit']}" if metric["unit"] else ""
+def _text(value: Any) -> str:
+  return tables.format_number(workdir_lib.number(value))
 
 
 def _warning(run: workdir_lib.Run) -> str:
-  """Says loudly, in red, when models were chosen on test.
-
-  A caution of GitHub's Markdown, which drops colours of HTML, and a red mark
-  for other viewers.
-  """
-  if run.results["compat"].get("selection") != "test":
+  """A caution of GitHub's Markdown, red in other viewers too, when test chose the model."""
+  if (run.results.get("compat") or {}).get("selection") != "test":
     return ""
   return (
     "> [!CAUTION]\n> \N{LARGE RED CIRCLE} **The model was selected on the"
@@ -91,42 +86,16 @@ def _warning(run: workdir_lib.Run) -> str:
 
 
 def _metrics(run: workdir_lib.Run) -> str:
-  """Metrics and losses on test and validation, beside a constant prediction.
-
-  Losses are means over the split without the task's weight.
-  """
+  """Metrics and losses (without the task's weight) of both splits and of a constant."""
   rows = []
   for task in run.results["tasks"]:
-    for metric in task["metrics"]:
-      arrow = tables.UP if metric["higher_is_better"] else tables.DOWN
-      rows.append(
-        (
-          task["name"],
-          f"{metric['name']} {arrow}",
-          metric["unit"],
-          *(workdir_lib.number(metric[k]) for k in ("test", "validation", "constant")),
-        )
-      )
-    if "loss" in task:
-      rows.append(
-        (
-          task["name"],
-          f"loss {tables.DOWN}",
-          "",
-          workdir_lib.number(task["loss"]["test"]),
-          workdir_lib.number(task["loss"]["validation"]),
-          math.nan,
-        )
-      )
-  columns = (
-    tables.Column("task", align="left"),
-    tables.Column("metric", align="left"),
-    tables.Column("unit", align="left"),
-    tables.Column("test"),
-    tables.Column("validation"),
-    tables.Column("constant prediction"),
-  )
-  return "## Metrics\n\n" + tables.markdown(tables.Table(columns, tuple(rows)))
+    loss = {"name": "loss", "higher_is_better": False, "unit": ""} | task.get("loss", {})
+    for metric in [*task["metrics"], *([loss] if "loss" in task else [])]:
+      title = tables.directed(metric["name"], metric["higher_is_better"])
+      values = (workdir_lib.number(metric.get(k)) for k in ("test", "validation", "constant"))
+      rows.append((task["name"], title, metric["unit"], *values))
+  titles = ("task", "metric", "unit", "test", "validation", "constant prediction")
+  return tables.section("Metrics", "", tables.table(titles, rows, words=3))
 
 
 def _delta(run: workdir_lib.Run) -> str:
@@ -134,16 +103,15 @@ def _delta(run: workdir_lib.Run) -> str:
   found = run.results.get("delta")
   if not found:
     return ""
-  columns = (tables.Column("task", align="left"), tables.Column("Delta", unit="%"))
   rows = [
     (name, tables.Cell(workdir_lib.number(value), digits=2, signed=True))
-    for name, value in found["tasks"].items()
+    for name, value in (*found["tasks"].items(), ("mean", found["overall"]))
   ]
-  rows.append(("mean", tables.Cell(workdir_lib.number(found["overall"]), digits=2, signed=True)))
-  return (
-    "## Delta over single-task networks\n\nMean relative change of a"
-    " task's metrics, positive is better (DynaShare Eqs. 7 and 8),"
-    f" against `{found['baseline']}`.\n\n" + tables.markdown(tables.Table(columns, tuple(rows)))
+  return tables.section(
+    "Delta over single-task networks",
+    "Mean relative change of a task's metrics, positive is better (DynaShare Eqs. 7 and 8),"
+    f" against `{found['baseline']}`.",
+    tables.table(("task", tables.Column("Delta", unit="%")), rows),
   )
 
 
@@ -152,116 +120,94 @@ def _execution(run: workdir_lib.Run) -> str:
   rates = run.rates
   if rates is None:
     return ""
-  columns = (
-    (tables.Column("task", align="left"),)
-    + tuple(tables.Column(f"block {l}") for l in range(rates.shape[1]))
-    + (tables.Column("all blocks"),)
-  )
-  rows: list[Any] = [
-    (
-      name,
-      *(tables.Cell(100 * r, digits=0) for r in row),
-      tables.Cell(100 * float(row.mean()), digits=1),
-    )
+  percent = lambda share, digits=0: tables.Cell(100 * float(share), digits=digits)
+  rows: list[tuple[tables.Entry, ...]] = [
+    (name, *map(percent, row), percent(row.mean(), 1))
     for name, row in zip(run.tasks, rates, strict=True)
   ]
   targets, gated = run.target_rates, run.gated
   if targets is not None and gated is not None and gated.any():
-    rows.append(
-      (
-        "target",
-        *(
-          tables.Cell(100 * t if g else math.nan, digits=0)
-          for t, g in zip(targets, gated, strict=True)
-        ),
-        math.nan,
-      )
-    )
-  return (
-    "## Execution rate\n\nPercent of test examples that execute a block;"
-    " block 0 is nearest the input. Blocks off a task's route have 0;"
-    " blocks with a target have an instance gate.\n\n"
-    + tables.markdown(tables.Table(columns, tuple(rows)))
+    rows.append(("target", *map(percent, np.where(gated, targets, math.nan)), math.nan))
+  return tables.section(
+    "Execution rate",
+    "Percent of test examples that execute a block; block 0 is nearest the input. Blocks off a"
+    " task's route have 0; blocks with a target have an instance gate.",
+    tables.table(
+      ("task", *(f"block {place}" for place in range(rates.shape[1])), "all blocks"), rows
+    ),
   )
 
 
 def _candidates(run: workdir_lib.Run) -> str:
-  """The routes that were re-trained and how they validated."""
+  """The candidates that were re-trained, how they validated, and their routes if they have some."""
   found = run.results.get("candidates") or []
   if len(found) < 2:
     return ""
-  columns = (
-    tables.Column("candidate", align="left"),
-    tables.Column("validation score", True),
-    tables.Column("blocks executed"),
-    tables.Column("route (a row a task)", align="left"),
-  )
+  columns = [tables.Column("candidate", align="left"), tables.Column("validation score", True)]
+  routed = all(candidate.get("route") for candidate in found)
+  if routed:
+    columns.append(tables.Column("blocks executed"))
+    columns.append(tables.Column("route (a row a task)", align="left"))
   rows = []
   for candidate in found:
-    route = candidate["route"]
-    name = str(candidate["index"])
-    if candidate["index"] == run.chosen:
-      name += " (kept)"
-    drawn = " / ".join("".join("■" if u else "□" for u in row) for row in route)
-    rows.append(
-      (
-        name,
-        workdir_lib.number(candidate["score"]),
-        f"{sum(map(sum, route))} of {sum(map(len, route))}",
-        drawn,
-      )
-    )
-  return (
-    "## Candidates\n\nRoutes sampled from the policy; validation chose."
-    " The score is the mean over tasks of their metrics (percentages"
-    " / 100, errors as 1 - error / error of the constant prediction).\n\n"
-    + tables.markdown(tables.Table(columns, tuple(rows)))
+    kept = " (kept)" if candidate["index"] == run.chosen else ""
+    row = [f"{candidate['index']}{kept}", workdir_lib.number(candidate["score"])]
+    if routed:
+      route = candidate["route"]
+      row.append(f"{sum(map(sum, route))} of {sum(map(len, route))}")
+      row.append(" / ".join("".join("■" if u else "□" for u in part) for part in route))
+    rows.append(row)
+  return tables.section(
+    "Candidates",
+    f"{'Routes sampled from the policy; v' if routed else 'V'}alidation chose. The score is the"
+    " mean over tasks of their metrics (percentages / 100, errors as 1 - error / error of the"
+    " constant prediction).",
+    tables.table(columns, rows),
   )
 
 
 def _parameters(run: workdir_lib.Run) -> str:
-  """Trainable parameters by group, with and without heads."""
-  counts = run.results["parameters"]
-  core = counts["backbone"] + counts["gates"] + counts["policy"]
-  rows = [
-    ("backbone", counts["backbone"]),
-    ("gates", counts["gates"]),
-    ("policy logits", counts["policy"]),
-    ("without heads", core),
-    ("heads", counts["heads"]),
-    ("with heads", core + counts["heads"]),
-    ("batch-norm buffers (not trained)", counts["batch_stats"]),
+  """Trainable parameters by group, with and without heads, and multiply-accumulates."""
+  counts = dict(run.results.get("parameters") or {})
+  buffers, heads = counts.pop(_BUFFERS, None), counts.pop("heads", None)
+  rows = [(_LABELS.get(group, group), count) for group, count in counts.items()]
+  core = sum(counts.values())
+  rows.append(("without heads" if heads is not None else "all", core))
+  if heads is not None:
+    rows += [("heads", heads), ("with heads", core + heads)]
+  if buffers is not None:
+    rows.append(("batch-norm buffers (not trained)", buffers))
+  parts = [
+    tables.section("Size", "", tables.table(("parameters", "count"), rows)) if counts else "",
+    _macs(run),
   ]
-  columns = (tables.Column("parameters", align="left"), tables.Column("count"))
-  text = "## Size\n\n" + tables.markdown(tables.Table(columns, tuple(rows)))
-  return text + _macs(run)
+  return "\n\n".join(part for part in parts if part)
 
 
 def _macs(run: workdir_lib.Run) -> str:
-  """Multiply-accumulates of one example, and what its executions need."""
+  """Multiply-accumulates of one example, and what its executions need where blocks are counted."""
   macs = run.results.get("macs") or {}
-  blocks = workdir_lib.matrix(macs.get("per_example_all_blocks"))
-  rates = run.rates
+  total = workdir_lib.number(macs.get("total")) / 1e6
+  blocks, rates = workdir_lib.matrix(macs.get("per_example_all_blocks")), run.rates
   if blocks is None or rates is None:
-    return ""
-  heads = sum(macs["heads"].values())
-  apart = float(blocks.sum() + rates.shape[0] * macs["stem"] + heads)
-  used = float((blocks * rates).sum() + rates.shape[0] * macs["stem"] + heads)
-  share = 100 * used / apart
+    known = not math.isnan(total)
+    return f"Multiply-accumulates of one example: {total:,.2f} M." if known else ""
+  rest = rates.shape[0] * macs["stem"] + sum(macs["heads"].values())
+  apart, used = (float(work.sum() + rest) for work in (blocks, blocks * rates))
   return (
-    "\n\nMultiply-accumulates of one example, a pass a task as the"
+    "Multiply-accumulates of one example, a pass a task as the"
     f" papers count: {used / 1e6:,.2f} M executed of"
-    f" {apart / 1e6:,.2f} M with all blocks ({share:.1f}%). Hard sharing,"
-    f" one pass for all tasks: {macs['total'] / 1e6:,.2f} M."
+    f" {apart / 1e6:,.2f} M with all blocks ({100 * used / apart:.1f}%). Hard sharing,"
+    f" one pass for all tasks: {total:,.2f} M."
   )
 
 
 def _notes(run: workdir_lib.Run) -> str:
-  """What the data set and the method had to say; changed switches."""
-  lines = [f"* {note}" for note in run.results["notes"]]
+  """What the data set and the method noted; changed switches."""
+  lines = [f"* {note}" for note in run.results.get("notes") or ()]
   lines += [
     f"* config.compat.{name} = {value} (the authors' behaviour)"
-    for name, value in run.results["compat"].items()
+    for name, value in (run.results.get("compat") or {}).items()
   ]
   return "## Notes\n\n" + "\n".join(lines) if lines else ""
 

@@ -9,12 +9,18 @@ import numpy as np
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
 
-_PARTS = ("time/input_wait", "time/host", "time/device_wait")
+_PARTS = {
+  "time/input_wait": "waits for batches",
+  "time/host": "host",
+  "time/device_wait": "waits for devices",
+}
 
 
 def section(run: workdir_lib.Run) -> str:
-  """A section with times, memory, versions, and a row a phase."""
-  timing = run.results["timing"]
+  """Returns a section with times, memory, versions, and a row per phase."""
+  timing = run.results.get("timing") or {}
+  if not timing:
+    return ""
   steps = ", ".join(
     f"{name} {1000 * workdir_lib.number(seconds):.0f} ms"
     for name, seconds in timing["step_seconds"].items()
@@ -36,27 +42,20 @@ def _waits(run: workdir_lib.Run) -> str:
   if not phases:
     return ""
   skewed = any("time/skew" in v for found in phases.values() for v in found)
-  columns = [
-    tables.Column("phase", align="left"),
-    tables.Column("step", unit="ms"),
-    tables.Column("waits for batches", unit="%"),
-    tables.Column("host", unit="%"),
-    tables.Column("waits for devices", unit="%"),
-  ]
-  if skewed:
-    columns.append(tables.Column("skew", unit="ms"))
-  rows: list[tuple[tables.Entry, ...]] = []
+  rows: list[list[tables.Entry]] = []
   for phase, found in phases.items():
     medians = [_median(found, name) for name in _PARTS]
     whole = sum(medians)
     shares = [100 * m / whole if whole else math.nan for m in medians]
-    row: list[tables.Entry] = [
-      tables.Cell(1000 * _median(found, "time/step"), digits=1),
-      *(tables.Cell(share, digits=0) for share in shares),
-    ]
-    if skewed:
-      row.append(tables.Cell(1000 * _median(found, "time/skew"), digits=1))
-    rows.append((phase, *row))
+    times = [1000 * _median(found, f"time/{k}") for k in ("step", "skew")[: 1 + skewed]]
+    step, *skew = (tables.Cell(time, digits=1) for time in times)
+    rows.append([phase, step, *(tables.Cell(share, digits=0) for share in shares), *skew])
+  columns = (
+    "phase",
+    tables.Column("step", unit="ms"),
+    *(tables.Column(title, unit="%") for title in _PARTS.values()),
+    *[tables.Column("skew", unit="ms")] * skewed,
+  )
   text = (
     "\n\nWhere the time of a step went (medians). What waits for batches"
     " or works on the host may overlap with the devices; see"
@@ -64,7 +63,7 @@ def _waits(run: workdir_lib.Run) -> str:
   )
   if skewed:
     text += " Skew: how much more time of its own the slowest process needs than the fastest."
-  return text + "\n\n" + tables.markdown(tables.Table(tuple(columns), tuple(rows)))
+  return text + "\n\n" + tables.markdown(tables.table(columns, rows))
 
 
 def _median(found: list[workdir_lib.Json], name: str) -> float:

@@ -244,7 +244,9 @@ def test_bars_end_at_the_means_and_share_a_scale() -> None:
 
 
 def test_chart_of_nothing(tmp_path: pathlib.Path) -> None:
-  assert not comparison_figure.write({}, tmp_path / "a.png")
+  assert comparison_figure.chart({}) is None
   nothing = {"hard": {"seg": [math.nan], "all tasks": [math.nan]}}
-  assert not comparison_figure.write(nothing, tmp_path / "a.png")
-  assert not (tmp_path / "a.png").exists()
+  assert comparison_figure.chart(nothing) is None
+  (tmp_path / "delta.png").write_bytes(b"of an earlier table")
+  comparison.write({"hard": three()["hard"]}, tmp_path)
+  assert not (tmp_path / "delta.png").exists()

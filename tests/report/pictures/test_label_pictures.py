@@ -7,6 +7,7 @@ import pytest
 
 from dynashare_jax.report import style
 from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.compare import comparison
 from dynashare_jax.report.compare import example_figures
 from dynashare_jax.report.pictures import label_pictures
 from dynashare_jax.report.pictures import picture_sheet
@@ -118,7 +119,7 @@ def test_methods_side_by_side_share_colours(workdir, tmp_path):
   run = workdir_lib.load(workdir)
   other = _run(workdir, tmp_path / "b", **{"prediction/depth": run.predictions["target/depth"]})
   with style.look():
-    figure = example_figures.examples({"a": run, "b": other}, "depth")
+    figure = example_figures.examples({"a": [run], "b": [other]}, "depth")
   shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
   assert len(shown) == 3 * 4  # input, label and two methods, three examples
   words = [text.get_text() for text in figure.texts]
@@ -134,10 +135,10 @@ def test_only_the_same_examples_are_compared(workdir, tmp_path):
   moved = {"target/depth": run.predictions["target/depth"][::-1]}
   other = _run(workdir, tmp_path / "b", **moved)
   bare = _run(workdir, tmp_path / "c", **{"prediction/depth": None})
-  runs = {"a": run, "b": other, "c": bare}
+  runs = {"a": [run], "b": [other], "c": [bare]}
   with style.look():
     assert example_figures.examples(runs, "depth") is None
-    assert example_figures.examples({"c": bare, "b": other}, "depth") is None
+    assert example_figures.examples({"c": [bare], "b": [other]}, "depth") is None
     figure = example_figures.examples(runs, "normals")
   assert sum(bool(axes.images) for axes in figure.axes) == 3 * 5
 
@@ -148,7 +149,7 @@ def test_figures_of_an_earlier_comparison_are_removed(workdir, tmp_path):
   folder = tmp_path / "table"
   folder.mkdir()
   (folder / "examples-depth.png").write_bytes(b"of an earlier table")
-  found = example_figures.write({"a": [run], "b": [bare]}, folder)
+  found = comparison.figures({"a": [run], "b": [bare]}, folder)["examples"]
   assert sorted(found) == ["normals", "segmentation"]
   assert not (folder / "examples-depth.png").exists()
   assert found["normals"].stat().st_size > 10_000

@@ -119,3 +119,34 @@ def test_a_metric_without_a_value_prints_a_dash(workdir, tmp_path):
 def test_an_unfinished_run_says_what_to_do(tmp_path):
   with pytest.raises(ValueError, match="has not finished"):
     report.write_report(tmp_path)
+
+
+def test_a_method_without_a_policy_has_its_own_groups_and_sections(tmp_path, make):
+  score = {"name": "f1", "higher_is_better": True, "unit": "%", "test": 50.0, "constant": 20.0}
+  results = {
+    "dataset": "toy",
+    "method": "experts",
+    "seed": 3,
+    "tasks": [{"name": "a", "kind": "binary", "metrics": [score]}],
+    "parameters": {"experts": 1000, "mixture": 20},
+    "macs": {"total": 3.5e6, "per_example_all_blocks": None},
+    "candidates": [{"index": k, "score": 0.5 + k} for k in range(2)],
+    "chosen": 1,
+    "sections": [{"title": "Experts", "text": "Task a uses expert **2**."}],
+    "execution": None,
+  }
+  rows = [
+    {"step": s, "phase": phase, "cycle": s // 4, "kind": "train", "values": {"loss/a": 1 / s}}
+    for s, phase in enumerate(["warmup", "left", "right"] * 4, 1)
+  ]
+  folder = make(tmp_path, results=results, lines=rows)
+  text = report.write_report(folder).read_text()
+  assert text.startswith("# experts on toy, seed 3\n") and "triples" not in text
+  assert dict(table(text, "Size")[1:]) == {"experts": "1,000", "mixture": "20", "all": "1,020"}
+  assert "Multiply-accumulates of one example: 3.50 M." in text
+  assert "## Experts\n\nTask a uses expert **2**.\n" in text
+  assert table(text, "Candidates")[1:] == [["0", "0.5000"], ["1 (kept)", "**1.500**"]]
+  drawn = [path.name for path in (folder / "figures").iterdir()]
+  assert drawn == ["learning_curves.png"]
+  for gone in ("Execution rate", "Time", "Notes", "Policy and route", "Instance gates"):
+    assert f"## {gone}" not in text
