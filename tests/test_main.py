@@ -11,6 +11,7 @@ import sys
 import types as python_types
 
 import jax
+import numpy as np
 import pytest
 
 from dynashare_jax import data
@@ -169,6 +170,31 @@ def test_where_the_data_are_may_change(config, tmp_path):
   other.train.threads = 9
   main.workdir_lib.open_workdir(folder, other.to_dict())
   assert main.run(config, folder)["finished"]
+
+
+def test_a_run_that_an_older_version_began_goes_on(config, tmp_path):
+  """Values that its folder lacks count at their defaults, and only there."""
+  stored = config.to_dict()
+  del stored["eval"]["flip"], stored["optimizers"]["retrain"]["gate_lr"], stored["compat"]
+  main.workdir_lib.open_workdir(tmp_path, stored)
+  changed = config.copy_and_resolve_references()
+  changed.eval.flip = True
+  with pytest.raises(ValueError, match="eval.flip: false there, true now\n"):
+    main.open_workdir(changed, tmp_path)
+  assert main.run(config, str(tmp_path))["finished"]
+
+
+def test_a_finished_run_knows_its_data_set(config, tmp_path):
+  main.run(config, str(tmp_path))
+  trained = main.load(str(tmp_path))
+  dataset, opened = trained.experiment.dataset, main.build(config)[0].dataset
+  assert dataset.spec == opened.spec and hash(dataset.spec.tasks) == hash(opened.spec.tasks)
+  jax.tree.map(np.testing.assert_array_equal, dataset.arrays("test"), opened.arrays("test"))
+  stored = json.loads((tmp_path / "config.json").read_text())
+  stored["data"]["test"] = 25
+  (tmp_path / "config.json").write_text(json.dumps(stored))
+  with pytest.raises(ValueError, match="another one than that of the run: its sizes"):
+    main.load(str(tmp_path)).experiment.dataset.source("test")
 
 
 def test_wrong_config_leaves_no_work_directory(config, tmp_path):

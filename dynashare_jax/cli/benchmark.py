@@ -179,9 +179,7 @@ def _job(
   job = jobs_lib.Job(entry, seed, folder, (*arguments, f"--workdir={folder}"))
   if (job.folder / "config.json").is_file():
     # The table computes Delta anew: a finished run needs no baseline.
-    free = main_lib.FREE
-    stored = load_config(path, settings).to_dict()
-    workdir_lib.open_workdir(job.folder, stored, free)
+    main_lib.open_workdir(load_config(path, settings), job.folder)
   return job, (baseline, like)
 
 
