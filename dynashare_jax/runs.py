@@ -23,7 +23,6 @@ from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.distributed import cluster
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.monitoring import process_log
-from dynashare_jax.report.run import report
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import outline
@@ -158,6 +157,8 @@ def _run(config: ml_collections.ConfigDict, workdir: str, profile: int) -> dict[
   state = loop.run()
   found = results.finish(loop, state, corrected)
   if primary:
+    from dynashare_jax.report.run import report  # Matplotlib takes most of a second.
+
     report.write_report(folder)
   return found
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from dynashare_jax import data
-from dynashare_jax import report
 from dynashare_jax import runs as main
 from dynashare_jax.cli import guard as command
 from dynashare_jax.cli import train
+from dynashare_jax.report import run as report_of_a_run
 from dynashare_jax.train import loop as loop_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -90,10 +90,10 @@ def tiny():
 @pytest.fixture
 def config(tiny, monkeypatch):
   """A run of two steps, and a report that costs nothing."""
-  stub = python_types.ModuleType("dynashare_jax.report.report")
+  stub = python_types.ModuleType("dynashare_jax.report.run.report")
   stub.write_report = lambda folder: (folder / "report.md").write_text("# Run")
   monkeypatch.setitem(sys.modules, stub.__name__, stub)
-  monkeypatch.setattr(report, "report", stub, raising=False)
+  monkeypatch.setattr(report_of_a_run, "report", stub, raising=False)
   return tiny._config(method="hard", train__steps=2, train__eval_every=2)
 
 

@@ -28,7 +28,6 @@ from dynashare_jax.cli import guard as command
 from dynashare_jax.infer import cost as cost_lib
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
-from dynashare_jax.report.cost import cost as report
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import results as results_lib
 
@@ -194,6 +193,8 @@ def run(argv: Sequence[str]) -> str:
     lambda text: print(text, file=sys.stderr, flush=True),
   )
   blocks = () if columns else cost_lib.blocks(trained, rate)
+  from dynashare_jax.report.cost import cost as report
+
   scores = report.scores_of(found, baseline)
   facts = _facts(trained, found, arguments.repeats, batches, which)
   return report.write(folder, costs, blocks, scores, facts)
