@@ -249,3 +249,37 @@ def test_summary_shows_undefined_metrics():
 def test_devices_of_the_tests():
   """The batch of this file's run is split over all of them."""
   assert jax.device_count() == 4
+
+
+_LIGHT = """
+import runpy, sys
+sys.argv = ["dynashare_jax", "--help"]
+runpy.run_module("dynashare_jax", run_name="__main__")
+heavy = {"jax", "numpy", "matplotlib", "orbax", "grain"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+for name in ("train", "benchmark", "calibrate", "cost", "data", "export", "predict"):
+  __import__(f"dynashare_jax.cli.{name}").cli
+heavy -= {"jax", "numpy"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
+
+def test_commands_import_what_they_need_alone():
+  """Matplotlib, Orbax and Grain take seconds, which every process would pay."""
+  done = subprocess.run(
+    [sys.executable, "-c", _LIGHT], cwd=ROOT, text=True, capture_output=True, check=False
+  )
+  assert not done.returncode, done.stderr
+  assert "benchmark" in done.stdout
+
+
+def test_an_unknown_command_names_the_nearest():
+  done = subprocess.run(
+    [sys.executable, "-m", "dynashare_jax", "benchmrak"],
+    cwd=ROOT,
+    text=True,
+    capture_output=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert "Unknown command 'benchmrak'. Did you mean 'benchmark'?" in done.stderr

@@ -6,7 +6,7 @@ import json
 import pathlib
 import resource
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -17,6 +17,7 @@ from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.models import backbones
 from dynashare_jax.models import series
 from dynashare_jax.models import trunks
 from dynashare_jax.objectives import alignment
@@ -24,7 +25,6 @@ from dynashare_jax.objectives import delta
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import costs
 from dynashare_jax.ops import policy
-from dynashare_jax.ops import routing
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import loop as loop_lib
@@ -124,6 +124,66 @@ def parameters(params: Any, stats: Any, policy_params: Any) -> dict[str, int]:
   return counts
 
 
+class Pieces(NamedTuple):
+  """Shapes and multiply-accumulates of a network's parts on one example.
+
+  Attributes:
+    trunk: of one backbone, all blocks executed once.
+    branches: of every block's branch.
+    heads: task -> of its head.
+    features: what every block and, last, the heads read, shapes `[1, 1, ...]`.
+    logits: task -> shape `[1, ...]`.
+  """
+
+  trunk: int
+  branches: tuple[int, ...]
+  heads: dict[str, int]
+  features: list[Any]
+  logits: dict[str, Any]
+
+
+def pieces(experiment: Any, params: Any, stats: Any, size: tuple[int, int] | None = None) -> Pieces:
+  """Traces the parts of a network one by one; see `macs`."""
+  inputs = experiment.one_example(size)
+  network, variables = experiment.network, {"params": params, "batch_stats": stats}
+  pass_ = backbones.Pass(False, jnp.ones((1,)), series.steps_of(inputs))
+  more = () if pass_.steps is None else (pass_.steps,)
+
+  def count(method: Any, *args: Any) -> tuple[int, Any]:
+    return costs.traced(lambda v, *a: network.apply(v, *a, method=method), variables, *args)
+
+  def trunk(network: Any, x: Any) -> list[jax.Array]:
+    backbone = _backbone(network)
+    found = [backbone.stem(x, pass_)]
+    for block in range(experiment.blocks):
+      rest = backbone.shortcut(block, found[-1], pass_)
+      found.append(backbone.merge(rest, backbone.branch(block, found[-1], pass_)))
+    return [*found[:-1], backbone.final(found[-1])]
+
+  whole, features = count(trunk, inputs)
+  branches = [
+    count(lambda network, x, b=b: _backbone(network).branch(b, x, pass_), x)[0]
+    for b, x in enumerate(features[:-1])
+  ]
+  heads = {
+    name: count(lambda network, x, t=t: network.heads[t](x[0], False, *more), features[-1])
+    for t, name in enumerate(network.names)
+  }
+  return Pieces(
+    whole,
+    tuple(branches),
+    {name: found for name, (found, _) in heads.items()},
+    features,
+    {name: shape for name, (_, shape) in heads.items()},
+  )
+
+
+def _backbone(network: Any) -> Any:
+  """The backbone, or one of equal ones."""
+  columns = getattr(network.trunk, "columns", None)
+  return columns[0] if columns else network.trunk.backbone
+
+
 def macs(
   experiment: Any, params: Any, stats: Any, size: tuple[int, int] | None = None
 ) -> dict[str, Any]:
@@ -139,59 +199,17 @@ def macs(
     stats: its running batch statistics.
     size: height and width, for pictures of another size than the data's.
   """
-  tasks, blocks = len(experiment.tasks), experiment.blocks
-  inputs = experiment.one_example(size)
-  variables = {"params": params, "batch_stats": stats}
-
-  def count(kinds_: routing.Kinds) -> int:
-    decisions = trunks.Decisions(kinds_)
-    return costs.macs(
-      lambda v, x: experiment.network.apply(v, x, decisions, False), variables, inputs
-    )
-
-  full = count(routing.all_run(blocks, tasks))
+  found = pieces(experiment, params, stats, size)
+  heads, tasks = sum(found.heads.values()), len(experiment.tasks)
   if experiment.method.columns:
-    return {"per_example_all_blocks": None, "stem": None, "heads": None, "total": full}
-  per_block = []
-  for block in range(blocks):
-    row = [routing.RUN] * tasks
-    kinds_ = [tuple(row)] * blocks
-    kinds_[block] = (routing.SKIP,) * tasks
-    per_block.append(full - count(tuple(kinds_)))
-  heads = _head_macs(experiment, variables, inputs)
-  stem = full - sum(per_block) - sum(heads.values())
+    total = tasks * found.trunk + heads
+    return {"per_example_all_blocks": None, "stem": None, "heads": None, "total": total}
   return {
-    "per_example_all_blocks": [per_block] * tasks,
-    "stem": stem,
-    "heads": heads,
-    "total": full,
+    "per_example_all_blocks": [list(found.branches)] * tasks,
+    "stem": found.trunk - sum(found.branches),
+    "heads": found.heads,
+    "total": found.trunk + heads,
   }
-
-
-def _head_macs(experiment: Any, variables: Any, inputs: Any) -> dict[str, int]:
-  """Multiply-accumulates of every head on one example's features."""
-  decisions = trunks.Decisions(routing.all_run(experiment.blocks, len(experiment.tasks)))
-  features = jax.eval_shape(
-    lambda v, x: experiment.network.apply(v, x, decisions, False, method=_features),
-    variables,
-    inputs,
-  )
-  steps = [s for s in (series.steps_of(inputs),) if s is not None]
-  found = {}
-  for index, (task, head) in enumerate(
-    zip(experiment.tasks, experiment.network.heads, strict=True)
-  ):
-    weights = {"params": variables["params"][f"heads_{index}"]}
-    found[task.name] = costs.macs(
-      lambda w, x, h=head: h.apply(w, x, False, *steps), weights, features[index]
-    )
-  return found
-
-
-def _features(
-  network: trunks.Network, inputs: Any, decisions: trunks.Decisions, train: bool
-) -> list[jax.Array]:
-  return network.trunk(inputs, decisions, train)[0]
 
 
 def _tasks(
