@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ import jax
 import ml_collections
 
 from dynashare_jax import data
+from dynashare_jax import defaults
 from dynashare_jax import lookup
 from dynashare_jax import methods
 from dynashare_jax import types
@@ -21,7 +23,6 @@ from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.distributed import cluster
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.monitoring import process_log
-from dynashare_jax.report.run import report
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import outline
@@ -38,27 +39,6 @@ FREE = (
   "train.candidate_groups",
   "train.shard_state",
 )
-
-
-# Values that configurations once did not have, as runs of then meant them.
-_LATER = {
-  "model.block": "basic",
-  "model.norm": "batch",
-  "model.width_factor": 1.0,
-  "model.mean": (0.0, 0.0, 0.0),
-  "model.std": (1.0, 1.0, 1.0),
-  "model.weights": "",
-  "model.weights_family": "auto",
-  "gates.target_rate": "fixed",
-  "gates.sampled_range": (0.2, 1.0),
-  "train.loss_at": "logits",
-  "train.workers": 0,
-  "train.shard_state": False,
-  "train.candidate_groups": 1,
-  "eval.flip": False,
-  "eval.scales": (1.0,),
-  "compat.metrics": "pooled",
-}
 
 
 def find_dataset(name: str) -> Any:
@@ -99,6 +79,14 @@ def dataset_module(config: ml_collections.ConfigDict) -> Any:
   return module
 
 
+def open_dataset(config: ml_collections.ConfigDict) -> types.Dataset:
+  """Opens the data set that a configuration names, where `config.data_dir` says that it lies."""
+  found: types.Dataset = dataset_module(config).build(
+    config.data, config.compat, config.data_dir or None, config.seed
+  )
+  return found
+
+
 def build(
   config: ml_collections.ConfigDict, devices: Any = None
 ) -> tuple[experiment_lib.Experiment, dict[str, str]]:
@@ -109,18 +97,29 @@ def build(
     devices: to run on; default all.
 
   Returns:
-    The experiment, and the data set's compat switches at their corrected
-    values.
+    The experiment, and the data set's compat switches at their corrected values.
   """
   method = methods.find(config.method)
-  module = dataset_module(config)
-  dataset: types.Dataset = module.build(
-    config.data, config.compat, config.data_dir or None, config.seed
-  )
-  experiment = experiment_lib.build(config, dataset, method.build, devices)
+  experiment = experiment_lib.build(config, open_dataset(config), method.build, devices)
   if config.baseline:
-    results.load_baseline(config.baseline, dataset.spec.tasks)
-  return experiment, module.compat()
+    results.load_baseline(config.baseline, experiment.tasks)
+  return experiment, dataset_module(config).compat()
+
+
+def open_workdir(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+) -> pathlib.Path:
+  """Creates the folder of a run, or checks that it is of this configuration.
+
+  Values of `FREE` may differ, and those that a folder of an older version lacks
+  count as `defaults.filled` says.
+
+  Raises:
+    ValueError: it is of another one; lists all differences.
+  """
+  module = find_dataset(config.dataset)
+  filled = functools.partial(defaults.filled, data=module.defaults(), compat=module.compat())
+  return workdir_lib.open_workdir(workdir, config.to_dict(), FREE, filled=filled)
 
 
 def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> dict[str, Any]:
@@ -147,9 +146,10 @@ def _run(config: ml_collections.ConfigDict, workdir: str, profile: int) -> dict[
   )
   experiment, corrected = build(config)
   primary = jax.process_index() == 0
-  values = config.to_dict()
-  folder = workdir_lib.open_workdir(workdir, values, FREE, primary=False)
-  cluster.check_shared(folder, lambda: workdir_lib.open_workdir(workdir, values, FREE))
+  folder = pathlib.Path(workdir).expanduser().absolute()
+  cluster.check_shared(folder, lambda: open_workdir(config, folder))
+  if primary:
+    workdir_lib.write_spec(folder, experiment.dataset.spec)
   finished = folder / "results.json"
   if finished.is_file() and (folder / "report.md").is_file():
     logging.info("%s is finished; nothing to do.", folder)
@@ -158,6 +158,8 @@ def _run(config: ml_collections.ConfigDict, workdir: str, profile: int) -> dict[
   state = stages.run(loop)
   found = results.finish(loop, state, corrected)
   if primary:
+    from dynashare_jax.report.run import report  # Matplotlib takes most of a second.
+
     report.write_report(folder)
   return found
 
@@ -176,7 +178,7 @@ def describe(config: ml_collections.ConfigDict, route: str | None = None) -> str
   if hasattr(module, "outline"):
     dataset = outline.without_data(module.outline(config.data, config.compat))
   else:
-    dataset = module.build(config.data, config.compat, config.data_dir or None, config.seed)
+    dataset = open_dataset(config)
   experiment = experiment_lib.build(config, dataset, methods.find(config.method).build)
   chosen = None if route is None else outline.read_route(route)
   return outline.describe(experiment, chosen)
@@ -184,6 +186,9 @@ def describe(config: ml_collections.ConfigDict, route: str | None = None) -> str
 
 def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
   """Reads the chosen model of a finished run from its folder alone.
+
+  The data set is opened when an example of it is first read, and at once for a
+  run of an older version, whose folder has no `spec.json`.
 
   Args:
     workdir: of the run.
@@ -196,21 +201,42 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
   if not file.is_file():
     raise ValueError(f"{workdir} is no work directory: there is no {file.name} in it.")
   stored = json.loads(file.read_text(encoding="utf-8"))
-  config = ml_collections.ConfigDict(stored | {"baseline": ""})
-  for name, value in _LATER.items():
-    group, _, field = name.partition(".")
-    if group in config and field not in config[group]:
-      config[group][field] = value
-  if "balance" not in config:
-    config.balance = {"name": "fixed"}
-  config.model.weights = ""  # The checkpoint has its own.
-  if data_dir:
-    config.data_dir = data_dir
   try:
-    experiment, _ = build(config)
+    module = find_dataset(stored["dataset"])
+    config = ml_collections.ConfigDict(
+      defaults.filled(stored, module.defaults(), module.compat()) | {"baseline": ""}
+    )
+    # What a run starts from, which its checkpoint does not need.
+    config.model.weights = config.random.like = ""
+    if data_dir:
+      config.data_dir = data_dir
+    spec = workdir_lib.read_spec(workdir)
+    dataset = open_dataset(config) if spec is None else _unopened(config, spec)
+    experiment = experiment_lib.build(config, dataset, methods.find(config.method).build)
   except (AttributeError, KeyError) as error:
     raise ValueError(f"{file} was written by another version: {error}.") from error
   return trained_lib.restore(experiment, workdir)
+
+
+def _unopened(config: ml_collections.ConfigDict, spec: types.DatasetSpec) -> types.Dataset:
+  """A data set that is opened when it is first read."""
+
+  @functools.cache
+  def opened() -> types.Dataset:
+    found = open_dataset(config)
+    for name in ("input_shape", "sizes"):
+      before, now = getattr(spec, name), getattr(found.spec, name)
+      if before != now:
+        raise ValueError(
+          f"The data set {spec.name} of {config.data_dir or 'this machine'} is another one than"
+          f" that of the run: its {name} was {before} and is {now}. Name the right folder with"
+          " --data_dir."
+        )
+    return found
+
+  return types.Dataset(
+    spec, lambda split: opened().arrays(split), lambda split: opened().source(split)
+  )
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:

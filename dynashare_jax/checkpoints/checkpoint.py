@@ -11,20 +11,20 @@ import shutil
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from dynashare_jax.checkpoints import leaves as leaves_lib
-from dynashare_jax.checkpoints import orbax_writers as writers
 from dynashare_jax.checkpoints import workdir
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.types import PyTree
+
+if TYPE_CHECKING:  # Orbax takes half a second to import: `Checkpoints` does it.
+  import orbax.checkpoint as ocp
 
 _TRASH = "todelete"
 _DAMAGED = "damaged"
@@ -85,6 +85,11 @@ class Checkpoints:
     Raises:
       ValueError: `keep_latest` is below 1.
     """
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+    from dynashare_jax.checkpoints import orbax_writers as writers
+
     if keep_latest < 1:
       raise ValueError(f"keep_latest must be at least 1, not {keep_latest}.")
     self._directory = pathlib.Path(directory).expanduser().absolute()
@@ -144,6 +149,10 @@ class Checkpoints:
         be saved; read-only.
       OSError: this or the previous save could not be written.
     """
+    import orbax.checkpoint as ocp
+
+    from dynashare_jax.checkpoints import orbax_writers as writers
+
     manager = self._writable()
     self._put_damaged_aside()
     latest = self.latest_step()
@@ -295,6 +304,8 @@ class Checkpoints:
 
   def _read(self, step: int) -> dict[str, Any]:
     """Score, record and description of the leaves, checked."""
+    import orbax.checkpoint as ocp
+
     assert self._manager is not None
     try:
       stored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))[
@@ -327,6 +338,8 @@ class Checkpoints:
 
   def _read_leaves(self, step: int, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The state as NumPy arrays, every checksum compared."""
+    import orbax.checkpoint as ocp
+
     assert self._manager is not None
     host: dict[str, np.ndarray] = {
       name: np.zeros(leaf["shape"], jnp.dtype(leaf["dtype"]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import json
 import math
 import os
@@ -13,6 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from dynashare_jax import types
+
+SPEC = "spec.json"
 _ABSENT = "<absent>"
 
 
@@ -21,6 +25,7 @@ def open_workdir(
   config: Mapping[str, Any],
   ignore: Sequence[str] = (),
   primary: bool = True,
+  filled: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> pathlib.Path:
   """Creates the folder of a run, or checks that it belongs to this config.
 
@@ -32,6 +37,7 @@ def open_workdir(
       `train.log_every`; a name stands for all below it, too.
     primary: whether this process writes (process 0); others only return the
       path.
+    filled: completes the stored config with values that it is older than.
 
   Returns:
     The absolute path.
@@ -47,10 +53,45 @@ def open_workdir(
   file = folder / "config.json"
   wanted = plain(config)
   if file.exists():
-    _compare(file, wanted, ignore)
+    _compare(file, wanted, ignore, filled)
   else:
     write_json(file, wanted)
   return folder
+
+
+def write_spec(folder: str | os.PathLike[str], spec: types.DatasetSpec) -> None:
+  """Writes what a run knows of its data set to `spec.json`, unless it is there."""
+  file = pathlib.Path(folder) / SPEC
+  if not file.exists():
+    write_json(file, dataclasses.asdict(spec))
+
+
+def read_spec(folder: str | os.PathLike[str]) -> types.DatasetSpec | None:
+  """Reads what `write_spec` wrote, equal in every value; None where there is no file.
+
+  Raises:
+    ValueError: the file holds something else.
+  """
+  file = pathlib.Path(folder) / SPEC
+  if not file.exists():
+    return None
+  try:
+    stored = _tuples(json.loads(file.read_text(encoding="utf-8")))
+    stored["tasks"] = tuple(types.TaskSpec(**task) for task in stored["tasks"])
+    if stored["table"] is not None:
+      stored["table"] = types.TableSpec(**stored["table"])
+    return types.DatasetSpec(**stored)
+  except (OSError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{file} cannot be read ({type(error).__name__}: {error}); without it, the data set is read."
+    ) from error
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as tuples, at every depth."""
+  if isinstance(value, dict):
+    return {name: _tuples(inner) for name, inner in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
@@ -127,15 +168,22 @@ def _check_writable(folder: pathlib.Path) -> None:
     ) from error
 
 
-def _compare(file: pathlib.Path, wanted: Mapping[str, Any], ignore: Sequence[str]) -> None:
+def _compare(
+  file: pathlib.Path,
+  wanted: Mapping[str, Any],
+  ignore: Sequence[str],
+  filled: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> None:
   """Raises ValueError unless the file holds the wanted config."""
   try:
-    old = dict(flatten(json.loads(file.read_text(encoding="utf-8"))))
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    old = dict(flatten(stored))
   except (OSError, ValueError) as error:
     raise ValueError(
       f"Cannot read {file}: {error}. Choose another --workdir, or delete this one."
     ) from error
   new = dict(flatten(wanted))
+  old = {name: value for name, value in flatten(filled(stored)) if name in new} | old
   lines = []
   for name in sorted(old.keys() | new.keys()):
     if any(name == i or name.startswith(i + ".") for i in ignore):

@@ -32,7 +32,6 @@ from dynashare_jax.cli import benchmark_places as places
 from dynashare_jax.cli import guard as command_lib
 from dynashare_jax.methods import _entries
 from dynashare_jax.report import workdir as report_workdir
-from dynashare_jax.report.compare import comparison
 
 _SINGLE = "single"
 _RANDOM = "random_policy"
@@ -179,9 +178,7 @@ def _job(
   job = jobs_lib.Job(entry, seed, folder, (*arguments, f"--workdir={folder}"))
   if (job.folder / "config.json").is_file():
     # The table computes Delta anew: a finished run needs no baseline.
-    free = main_lib.FREE
-    stored = load_config(path, settings).to_dict()
-    workdir_lib.open_workdir(job.folder, stored, free)
+    main_lib.open_workdir(load_config(path, settings), job.folder)
   return job, (baseline, like)
 
 
@@ -283,6 +280,8 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     what = "is finished" if own else "has no runs"
     print(f"part {arguments.shard} {what}; {_no_table(missing, len(jobs))}")
     return None
+  from dynashare_jax.report.compare import comparison
+
   runs = {
     entry.label: [report_workdir.load(job.folder) for job in jobs if job.entry == entry]
     for entry in entries

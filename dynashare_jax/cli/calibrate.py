@@ -35,7 +35,6 @@ from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.objectives import kinds
-from dynashare_jax.report.cost import budget as report_budget
 
 _BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -74,6 +73,8 @@ def curve(
   Returns:
     Path of `budget.md`.
   """
+  from dynashare_jax.report.cost import budget as report_budget
+
   trained = calibrator.trained
   reach = calibrator.reach(unit)
   scale = reach[1] if unit == settings.MS else 1.0

@@ -28,7 +28,6 @@ from dynashare_jax.cli import guard as command
 from dynashare_jax.infer import cost as cost_lib
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
-from dynashare_jax.report.cost import cost as report
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import results as results_lib
 
@@ -59,24 +58,34 @@ def separate(trained: trained_lib.Trained) -> trained_lib.Trained:
   return trained_lib.Trained(experiment, params, stats, structure, trained.workdir, 0)
 
 
-def examples(trained: trained_lib.Trained, count: int) -> Any:
-  """Inputs of the first test examples, stacked.
+def examples(trained: trained_lib.Trained, count: int, needed: bool = False) -> tuple[Any, str]:
+  """Returns inputs of the first test examples, stacked, and a name for them.
 
-  Args:
-    trained: whose data set.
-    count: how many.
+  Zeros take their place where the data set cannot be opened, unless it is needed.
 
   Raises:
-    ValueError: the test split has fewer.
+    ValueError: the test split has fewer, or is needed and cannot be opened.
   """
-  source = trained.experiment.dataset.source("test")
-  if count > len(source):
+  dataset = trained.experiment.dataset
+  size = dataset.spec.sizes["test"]
+  if count > size:
     raise ValueError(
-      f"A batch of {count} cannot be taken from the {len(source)} test"
-      " examples: give smaller --batches."
+      f"A batch of {count} cannot be taken from the {size} test examples: give smaller --batches."
     )
-  rows = [source[i].inputs for i in range(count)]
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+  try:
+    source = dataset.source("test")
+    rows = [source[i].inputs for i in range(count)]
+  except (ValueError, OSError) as error:
+    if needed:
+      raise
+    zeros = jax.tree.map(
+      lambda a: np.repeat(np.asarray(a), count, 0), trained.experiment.one_example()
+    )
+    return zeros, (
+      "zeros instead of examples, which gates may treat otherwise, because the"
+      f" data set cannot be opened ({error})"
+    )
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *rows), "examples of the test split"
 
 
 def read_batches(text: str) -> tuple[int, ...]:
@@ -114,8 +123,9 @@ def _baseline(trained: trained_lib.Trained, given: str) -> dict[str, dict[str, f
 def _facts(
   trained: trained_lib.Trained,
   found: dict[str, Any],
-  arguments: argparse.Namespace,
+  repeats: int,
   batches: Sequence[int],
+  which: str,
 ) -> list[str]:
   """Lines about the run and the machine."""
   device = jax.devices()[0]
@@ -127,8 +137,7 @@ def _facts(
     f" cores allowed; load average {os.getloadavg()[0]:.1f} (other work slows"
     f" what is measured). jax {jax.__version__}, Python"
     f" {platform.python_version()}.",
-    f"{arguments.repeats} rounds; batch sizes {', '.join(map(str, batches))};"
-    " examples of the test split.",
+    f"{repeats} rounds; batch sizes {', '.join(map(str, batches))}; {which}.",
   ]
   if not trained.experiment.method.independent:
     lines.append(_WORDS)
@@ -170,7 +179,9 @@ def run(argv: Sequence[str]) -> str:
   folder = trained.workdir
   found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
   size = trained.experiment.dataset.spec.sizes["test"]
-  inputs = examples(trained, max(max(batches), min(size, _EXAMPLES)))
+  inputs, which = examples(
+    trained, max(max(batches), min(size, _EXAMPLES)), bool(arguments.data_dir)
+  )
   rate = np.asarray(found["execution"]["rate"], float)
   columns = trained.experiment.method.independent
   chosen = cost_lib.subjects(trained, rate, None if columns else separate(trained))
@@ -182,8 +193,10 @@ def run(argv: Sequence[str]) -> str:
     lambda text: print(text, file=sys.stderr, flush=True),
   )
   blocks = () if columns or trained.plan is None else cost_lib.blocks(trained, rate)
+  from dynashare_jax.report.cost import cost as report
+
   scores = report.scores_of(found, baseline)
-  facts = _facts(trained, found, arguments, batches)
+  facts = _facts(trained, found, arguments.repeats, batches, which)
   return report.write(folder, costs, blocks, scores, facts)
 
 

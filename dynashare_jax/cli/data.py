@@ -39,7 +39,6 @@ from dynashare_jax.data import loader
 from dynashare_jax.data import progress
 from dynashare_jax.data.pictures import store
 from dynashare_jax.data.pictures import store_writer
-from dynashare_jax.report.pictures import contact_sheet
 
 COMMANDS = ("check", "convert")
 _ROWS = 6  # of a contact sheet
@@ -209,6 +208,8 @@ def draw(
       dataset.augment.example(some[i % len(some)], type(draws)(*(part[i] for part in draws)))
       for i in range(_ROWS)
     ]
+  from dynashare_jax.report.pictures import contact_sheet
+
   plain = loader.stack(found.pictures)
   shown = [_Shown.read(task, plain) for task in dense]
   spec = dataclasses.replace(dataset.spec, tasks=tuple(s.task for s in shown))

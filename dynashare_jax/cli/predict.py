@@ -23,7 +23,6 @@ from PIL import ImageOps
 
 from dynashare_jax import infer
 from dynashare_jax.cli import guard as command
-from dynashare_jax.report.pictures import prediction_pictures
 
 Rows = list[dict[str, Any]]
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
@@ -74,6 +73,8 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
     ValueError: there is no image, one cannot be read, or the output would
       lie among the input.
   """
+  from dynashare_jax.report.pictures import prediction_pictures
+
   files = _images_in(source)
   if source.is_dir() and source.resolve() == output.resolve():
     raise ValueError(

@@ -12,7 +12,6 @@ import functools
 from typing import Any
 import zlib
 
-import grain
 import jax
 from jaxtyping import Bool, Int
 import numpy as np
@@ -322,6 +321,8 @@ def _iterate(
   rows: _Rows, local: int, start_step: int, threads: int, workers: int
 ) -> Iterator[Batch]:
   """Stacks rows to batches, in threads of this process or of workers."""
+  import grain  # Takes a quarter of a second, for those who stream alone.
+
   batches = grain.MapDataset.source(rows).batch(local, batch_fn=stack)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   ahead = batches[start_step:].to_iter_dataset(options)

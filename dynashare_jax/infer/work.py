@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.ops import costs
+from dynashare_jax.train import results
 
 
 class Work(NamedTuple):
@@ -61,12 +62,4 @@ def total(trained: trained_lib.Trained, execution: trained_lib.Execution) -> int
 
 def branches(trained: trained_lib.Trained) -> tuple[int, ...]:
   """Counts multiply-accumulates of every block's branch, for one example and task."""
-  network, sharing = trained.experiment.network, trained.sharing
-  inputs = trained.experiment.one_example()
-
-  def count(control: Any) -> int:
-    run = lambda v, x: network.apply(v, x, control, False)
-    return costs.macs(run, trained.variables, inputs)
-
-  full = count(sharing.everything())
-  return tuple(full - count(control) for control in sharing.without_each())
+  return results.pieces(trained.experiment, trained.params, trained.stats).branches

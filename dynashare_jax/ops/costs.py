@@ -21,7 +21,13 @@ def macs(function: Callable[..., Any], *args: Any) -> int:
     them. Elementwise work counts nothing. The body of a scan counts once an
     iteration, of a conditional the costliest branch.
   """
-  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+  return traced(function, *args)[0]
+
+
+def traced(function: Callable[..., Any], *args: Any) -> tuple[int, Any]:
+  """Counts as `macs` does, and returns the shapes of the results beside."""
+  traced_, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+  return _count(traced_.jaxpr), shapes
 
 
 def _count(jaxpr: Any) -> int:

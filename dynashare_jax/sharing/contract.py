@@ -97,7 +97,13 @@ class Sharing:
   of a method. `learnt` is `params["policy"]`, `memory` what a checkpoint keeps beside and no
   optimiser moves; a `structure` is what a re-training or a finished model has fixed, such as a
   route. Methods that decide nothing use this class as it is.
+
+  Attributes:
+    skips: whether the units are blocks of the backbone that the trunk shows, and are left out one
+      by one; then the work of each is counted.
   """
+
+  skips = False
 
   def init(self, key: jax.Array, given: Any = None) -> PyTree:
     """Returns the parameters of group `policy`, or those that a file of weights gives."""
@@ -208,10 +214,6 @@ class Sharing:
     """Returns what is computed once, for which tasks; None: there is nothing to leave out."""
     del structure
     return None
-
-  def without_each(self) -> Sequence[PyTree]:
-    """Returns for every unit a control that leaves it out for all tasks; none: it cannot be."""
-    return ()
 
   def marks(self) -> Sequence[str]:
     """Returns for every unit a word that a description adds to its name; none adds none."""

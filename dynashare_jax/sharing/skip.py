@@ -111,6 +111,8 @@ class SkipSharing(contract.Sharing):
       likelier decision.
   """
 
+  skips = True
+
   names: tuple[str, ...]
   blocks: int
   routes: Routes
@@ -356,15 +358,6 @@ class SkipSharing(contract.Sharing):
   def plan(self, structure: plan_lib.Plan) -> plan_lib.Plan:
     """Returns the plan, which is what is fixed."""
     return structure
-
-  def without_each(self) -> list[skip_trunk.Decisions]:
-    """Returns one decision per block that skips it for all tasks."""
-    tasks = len(self.names)
-    rows = [
-      [(routing.SKIP if l == b else routing.RUN,) * tasks for l in range(self.blocks)]
-      for b in range(self.blocks)
-    ]
-    return [skip_trunk.Decisions(tuple(row)) for row in rows]
 
   def marks(self) -> list[str]:
     """Returns which blocks have a gate."""

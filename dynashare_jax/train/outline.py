@@ -9,8 +9,6 @@ import jax
 import numpy as np
 
 from dynashare_jax import types
-from dynashare_jax.models import backbones
-from dynashare_jax.models import series
 from dynashare_jax.ops import routing
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import results
@@ -29,12 +27,13 @@ def describe(experiment: experiment_lib.Experiment, route: Any = None) -> str:
     ValueError: a route of another shape or with other values.
   """
   state = jax.eval_shape(experiment.initial_state)
+  pieces = results.pieces(experiment, state.params["network"], state.stats)
   parts = [
     _head(experiment),
     _phases(experiment),
-    _shapes(experiment, state),
+    _shapes(experiment, pieces),
     _parameters(experiment, state),
-    _macs(experiment, state, route),
+    _macs(experiment, state, pieces, route),
   ]
   return "\n\n".join(parts)
 
@@ -82,31 +81,13 @@ def _phases(experiment: experiment_lib.Experiment) -> str:
   return f"Phases, {experiment.total_steps:,} steps of {batch} examples in all\n{_table(rows)}"
 
 
-def _shapes(experiment: experiment_lib.Experiment, state: Any) -> str:
+def _shapes(experiment: experiment_lib.Experiment, pieces: results.Pieces) -> str:
   """Sizes of the features of one example, block by block."""
-  inputs = experiment.one_example()
-  variables = {"params": state.params["network"], "batch_stats": state.stats}
-
-  def features(network: Any, x: Any) -> list[jax.Array]:
-    backbone = network.trunk.shown()
-    if backbone is None:
-      return []
-    pass_ = backbones.Pass(False, jax.numpy.ones((1,)), series.steps_of(x))
-    found = [backbone.stem(x, pass_)]
-    for block in range(backbone.num_blocks):
-      rest = backbone.shortcut(block, found[-1], pass_)
-      found.append(backbone.merge(rest, backbone.branch(block, found[-1], pass_)))
-    return found
-
-  apply = experiment.network.apply
-  shapes = jax.eval_shape(lambda v, x: apply(v, x, method=features), variables, inputs)
-  control = experiment.sharing.everything()
-  logits = jax.eval_shape(lambda v, x: apply(v, x, control, False)[0], variables, inputs)
-  rows = [["features", "shape"]]
-  marks = experiment.sharing.marks() or [""] * len(shapes)
+  marks = experiment.sharing.marks() or [""] * experiment.units
   names = ["stem", *(f"block {block}{mark}" for block, mark in enumerate(marks))]
-  rows += [[name, _size(x.shape[2:])] for name, x in zip(names, shapes, strict=False)]
-  rows += [[name, _size(found.shape[1:])] for name, found in logits.items()]
+  rows = [["features", "shape"]]
+  rows += [[n, _size(x.shape[2:])] for n, x in zip(names, pieces.features, strict=False)]
+  rows += [[name, _size(found.shape[1:])] for name, found in sorted(pieces.logits.items())]
   return "Shapes of one example\n" + _table(rows)
 
 
@@ -122,46 +103,47 @@ def _parameters(experiment: experiment_lib.Experiment, state: Any) -> str:
   return _table(rows)
 
 
-def _macs(experiment: experiment_lib.Experiment, state: Any, route: Any) -> str:
+def _macs(
+  experiment: experiment_lib.Experiment, state: Any, pieces: results.Pieces, route: Any
+) -> str:
   """Multiply-accumulates of an example, all taps counted."""
-  found = results.macs(experiment, state.params["network"], state.stats)
   rows = [["multiply-accumulates of an example", "millions"]]
-  tasks = experiment.tasks
-  if found["stem"] is None:
+  tasks, blocks = experiment.tasks, pieces.branches
+  heads = sum(pieces.heads.values())
+  if not blocks:
     what = f"{len(tasks)} networks" if experiment.method.independent else "the whole network"
-    rows.append([f"{what} with heads", _mega(found["total"])])
+    rows.append([f"{what} with heads", _mega(pieces.trunk + heads)])
     return _table(rows)
-  blocks = found["per_example_all_blocks"][0]
-  rows.append(["stem and shortcuts", _mega(found["stem"])])
+  stem = pieces.trunk - sum(blocks)
+  rows.append(["stem and shortcuts", _mega(stem)])
   rows += [[f"block {i}", _mega(count)] for i, count in enumerate(blocks)]
-  rows += [[f"head {name}", _mega(n)] for name, n in found["heads"].items()]
-  heads = sum(found["heads"].values())
-  one = found["stem"] + sum(blocks)
-  rows.append(["every block once, all heads (hard sharing)", _mega(one + heads)])
-  rows.append(["a pass a task, all blocks, all heads (masked)", _mega(one * len(tasks) + heads)])
+  rows += [[f"head {name}", _mega(n)] for name, n in pieces.heads.items()]
+  rows.append(["every block once, all heads (hard sharing)", _mega(pieces.trunk + heads)])
+  every = pieces.trunk * len(tasks) + heads
+  rows.append(["a pass a task, all blocks, all heads (masked)", _mega(every)])
   chosen = np.ones((len(tasks), experiment.units), int)
   if route is not None:
     chosen = np.asarray(route)
     _check_route(chosen, experiment)
     plan = routing.steps(routing.fixed(chosen.tolist(), (False,) * experiment.units, train=False))
     once = sum(step.running * blocks[i] for i, step in enumerate(plan))
-    rows.append(["the route's plan, all heads", _mega(found["stem"] + once + heads)])
+    rows.append(["the route's plan, all heads", _mega(stem + once + heads)])
   what = "the route" if route is not None else "all blocks"
   rows.append(
-    [f"{what} by the papers' convention (a pass a task, no heads)", _mega(_papers(found, chosen))]
+    [f"{what} by the papers' convention (a pass a task, no heads)", _mega(_papers(pieces, chosen))]
   )
   if experiment.dataset.spec.input_kind == "image":
-    small = results.macs(experiment, state.params["network"], state.stats, PAPERS_SIZE)
+    small = results.pieces(experiment, state.params["network"], state.stats, PAPERS_SIZE)
     rows.append(
       [f"the same at {_size(PAPERS_SIZE)}, the papers' figure", _mega(_papers(small, chosen))]
     )
   return _table(rows)
 
 
-def _papers(found: dict[str, Any], chosen: np.ndarray) -> int:
+def _papers(pieces: results.Pieces, chosen: np.ndarray) -> int:
   """The papers' count: a pass a task, no heads, skipped blocks free."""
-  blocks = np.asarray(found["per_example_all_blocks"][0])
-  return int(len(chosen) * found["stem"] + (chosen * blocks).sum())
+  stem = pieces.trunk - sum(pieces.branches)
+  return int(len(chosen) * stem + (chosen * np.asarray(pieces.branches)).sum())
 
 
 def _check_route(route: np.ndarray, experiment: experiment_lib.Experiment) -> None:

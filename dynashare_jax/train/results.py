@@ -6,16 +6,18 @@ import json
 import pathlib
 import resource
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.models import backbones
 from dynashare_jax.models import series
 from dynashare_jax.objectives import alignment
 from dynashare_jax.objectives import delta
@@ -126,6 +128,74 @@ def parameters(experiment: Any, params: Any, stats: Any, learnt: Any) -> dict[st
   return counts
 
 
+class Pieces(NamedTuple):
+  """Shapes and multiply-accumulates of a network's parts on one example.
+
+  Attributes:
+    trunk: of all of the trunk; of skipped blocks with each executed once.
+    branches: of every block's branch; empty for a trunk that leaves no block out.
+    heads: task -> of its head.
+    features: what every block and, last, the heads read, shapes `[1, 1, ...]`; empty for a trunk
+      that shows no backbone.
+    logits: task -> shape `[1, ...]`.
+  """
+
+  trunk: int
+  branches: tuple[int, ...]
+  heads: dict[str, int]
+  features: list[Any]
+  logits: dict[str, Any]
+
+
+def pieces(experiment: Any, params: Any, stats: Any, size: tuple[int, int] | None = None) -> Pieces:
+  """Traces the parts of a network one by one; see `macs`."""
+  inputs = experiment.one_example(size)
+  network, variables = experiment.network, {"params": params, "batch_stats": stats}
+  control = experiment.sharing.everything()
+  pass_ = backbones.Pass(False, jnp.ones((1,)), series.steps_of(inputs))
+  more = () if pass_.steps is None else (pass_.steps,)
+  tasks, skips = len(experiment.tasks), experiment.sharing.skips
+
+  def count(method: Any, *args: Any) -> tuple[int, Any]:
+    return costs.traced(lambda v, *a: network.apply(v, *a, method=method), variables, *args)
+
+  def shown(network: Any, x: Any) -> list[jax.Array]:
+    backbone = network.trunk.shown()
+    found = [backbone.stem(x, pass_)]
+    for block in range(backbone.num_blocks):
+      rest = backbone.shortcut(block, found[-1], pass_)
+      found.append(backbone.merge(rest, backbone.branch(block, found[-1], pass_)))
+    return [*found[:-1], backbone.final(found[-1])]
+
+  branches: list[int] = []
+  if skips:
+    whole, features = count(shown, inputs)
+    read = [features[-1]] * tasks
+    if experiment.method.independent:
+      whole *= tasks
+    else:
+      branches = [
+        count(lambda network, x, b=b: network.trunk.shown().branch(b, x, pass_), x)[0]
+        for b, x in enumerate(features[:-1])
+      ]
+  else:
+    every = lambda network, x: network.features(x, control, False)[0]
+    whole, of_tasks = count(every, inputs)
+    lead = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
+    read, features = [jax.tree.map(lead, x) for x in of_tasks], []
+  heads = {
+    name: count(lambda network, x, t=t: network.heads[t](x[0], False, *more), read[t])
+    for t, name in enumerate(network.names)
+  }
+  return Pieces(
+    whole,
+    tuple(branches),
+    {name: found for name, (found, _) in heads.items()},
+    features,
+    {name: shape for name, (_, shape) in heads.items()},
+  )
+
+
 def macs(
   experiment: Any, params: Any, stats: Any, size: tuple[int, int] | None = None
 ) -> dict[str, Any]:
@@ -141,48 +211,17 @@ def macs(
     stats: its running batch statistics.
     size: height and width, for pictures of another size than the data's.
   """
-  tasks, sharing = len(experiment.tasks), experiment.sharing
-  inputs = experiment.one_example(size)
-  variables = {"params": params, "batch_stats": stats}
-
-  def count(control: Any) -> int:
-    return costs.macs(
-      lambda v, x: experiment.network.apply(v, x, control, False), variables, inputs
-    )
-
-  full = count(sharing.everything())
-  without = () if experiment.method.independent else sharing.without_each()
-  if not without:
-    return {"per_example_all_blocks": None, "stem": None, "heads": None, "total": full}
-  per_block = [full - count(control) for control in without]
-  heads = _head_macs(experiment, variables, inputs)
-  stem = full - sum(per_block) - sum(heads.values())
+  found = pieces(experiment, params, stats, size)
+  heads, tasks = sum(found.heads.values()), len(experiment.tasks)
+  if not found.branches:
+    total = found.trunk + heads
+    return {"per_example_all_blocks": None, "stem": None, "heads": None, "total": total}
   return {
-    "per_example_all_blocks": [per_block] * tasks,
-    "stem": stem,
-    "heads": heads,
-    "total": full,
+    "per_example_all_blocks": [list(found.branches)] * tasks,
+    "stem": found.trunk - sum(found.branches),
+    "heads": found.heads,
+    "total": found.trunk + heads,
   }
-
-
-def _head_macs(experiment: Any, variables: Any, inputs: Any) -> dict[str, int]:
-  """Multiply-accumulates of every head on one example's features."""
-  control = experiment.sharing.everything()
-  features, _ = jax.eval_shape(
-    lambda v, x: experiment.network.apply(v, x, control, False, method="features"),
-    variables,
-    inputs,
-  )
-  steps = [s for s in (series.steps_of(inputs),) if s is not None]
-  found = {}
-  for index, (task, head) in enumerate(
-    zip(experiment.tasks, experiment.network.heads, strict=True)
-  ):
-    weights = {"params": variables["params"][f"heads_{index}"]}
-    found[task.name] = costs.macs(
-      lambda w, x, h=head: h.apply(w, x, False, *steps), weights, features[index]
-    )
-  return found
 
 
 def _tasks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir
 
 CONFIG = {"data": {"name": "rooms", "size": 8}, "seed": 1, "sizes": (1, 2)}
@@ -104,3 +106,27 @@ def test_failed_write_leaves_the_old_file(tmp_path):
 
 def test_plain_can_keep_nan():
   assert np.isnan(workdir.plain({"a": float("nan")}, nan_to_null=False)["a"])
+
+
+def test_a_data_set_comes_back_equal(tmp_path):
+  table = types.TableSpec(("c",), (3,), ("n",), ((0.1, np.float32(0.2), 1e300),), (("x", "ü"),))
+  spec = types.DatasetSpec(
+    "name",
+    (types.TaskSpec("a", "binary", classes=("no", "yes"), class_weights=(0.1, 2.0)),),
+    "table",
+    (2,),
+    {"train": np.int64(5), "test": 2},
+    table,
+    crop=(4, 8),
+    channels=((0, 1), ()),
+    private=True,
+  )
+  assert workdir.read_spec(tmp_path) is None
+  workdir.write_spec(tmp_path, spec)
+  workdir.write_spec(tmp_path, dataclasses.replace(spec, name="other"))  # the first one stays
+  found = workdir.read_spec(tmp_path)
+  assert found == spec
+  assert hash((found.tasks, found.table, found.crop, found.channels, found.notes))
+  (tmp_path / workdir.SPEC).write_text('{"name": 1}')
+  with pytest.raises(ValueError, match="spec.json cannot be read"):
+    workdir.read_spec(tmp_path)

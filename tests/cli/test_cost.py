@@ -118,6 +118,19 @@ def test_single_task_networks_are_their_own_baseline(single, tmp_path):
   assert values[0] == "" and all(values[1:])
 
 
+def test_a_run_whose_data_are_gone_is_measured_on_zeros(run, monkeypatch):
+  workdir_lib.write_spec(run, main.load(run).experiment.dataset.spec)
+
+  def gone(*unused):
+    raise ValueError("The folder is gone")
+
+  monkeypatch.setattr(main.find_dataset("stripes"), "build", gone)
+  text = cost.run([f"--workdir={run}", "--batches=1", "--repeats=1"])
+  assert "cannot be opened (The folder is gone)." in text
+  with pytest.raises(ValueError, match="The folder is gone"):
+    cost.run([f"--workdir={run}", "--batches=1", "--repeats=1", "--data_dir=x"])
+
+
 @pytest.mark.parametrize("text", ["", "0", "1,1", "1,x", "1;2", "-3"])
 def test_batch_sizes_that_are_none(text, capsys):
   assert _error(capsys, "--workdir=x", f"--batches={text}") == (

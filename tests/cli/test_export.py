@@ -110,14 +110,32 @@ def test_errors_are_one_line(run, tmp_path, capsys):
 
 
 def test_a_run_of_an_older_version_is_read(trained, tmp_path):
-  """Its configuration lacks what was added later."""
+  """Its configuration lacks what was added later, at any depth, even whole groups."""
   old = tmp_path / "old"
   shutil.copytree(trained, old)
   config = json.loads((old / "config.json").read_text())
-  for name in main._LATER:
-    group, _, field = name.partition(".")
-    del config[group][field]
+  del config["eval"]["flip"], config["optimizers"]["retrain"]["gate_lr"]
+  del config["data"]["images"], config["compat"], config["random"]
   (old / "config.json").write_text(json.dumps(config))
   first, second = main.load(trained), main.load(old)
   jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
   assert first.plan == second.plan
+
+
+def test_a_run_is_exported_without_its_data(run, capsys, monkeypatch):
+  before = main.load(run)
+  export.cli([f"--workdir={run}", "--platforms=cpu", f"--output={run / 'with'}"])
+  workdir_lib.write_spec(run, before.experiment.dataset.spec)
+  module = main.find_dataset("stripes")
+
+  def gone(*unused):
+    raise ValueError("The folder is gone.")
+
+  monkeypatch.setattr(module, "build", gone)
+  export.cli([f"--workdir={run}", "--platforms=cpu", f"--output={run / 'without'}"])
+  manifests = [json.loads((run / n / "manifest.json").read_text()) for n in ("with", "without")]
+  assert manifests[0] == manifests[1]
+  found = main.load(run)
+  assert found.experiment.dataset.spec == before.experiment.dataset.spec
+  with pytest.raises(ValueError, match="The folder is gone"):
+    found.experiment.dataset.arrays("test")

@@ -10,13 +10,14 @@ import sys
 import types as python_types
 
 import jax
+import numpy as np
 import pytest
 from tiny import configs
 
-from dynashare_jax import report
 from dynashare_jax import runs as main
 from dynashare_jax.cli import guard as command
 from dynashare_jax.cli import train
+from dynashare_jax.report import run as report_of_a_run
 from dynashare_jax.train import loop as loop_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -76,10 +77,10 @@ _CASES = {
 @pytest.fixture
 def config(monkeypatch):
   """A run of two steps, and a report that costs nothing."""
-  stub = python_types.ModuleType("dynashare_jax.report.report")
+  stub = python_types.ModuleType("dynashare_jax.report.run.report")
   stub.write_report = lambda folder: (folder / "report.md").write_text("# Run")
   monkeypatch.setitem(sys.modules, stub.__name__, stub)
-  monkeypatch.setattr(report, "report", stub, raising=False)
+  monkeypatch.setattr(report_of_a_run, "report", stub, raising=False)
   return configs.make(method="hard", train__steps=2, train__eval_every=2)
 
 
@@ -158,6 +159,31 @@ def test_where_the_data_are_may_change(config, tmp_path):
   assert main.run(config, folder)["finished"]
 
 
+def test_a_run_that_an_older_version_began_goes_on(config, tmp_path):
+  """Values that its folder lacks count at their defaults, and only there."""
+  stored = config.to_dict()
+  del stored["eval"]["flip"], stored["optimizers"]["retrain"]["gate_lr"], stored["compat"]
+  main.workdir_lib.open_workdir(tmp_path, stored)
+  changed = config.copy_and_resolve_references()
+  changed.eval.flip = True
+  with pytest.raises(ValueError, match="eval.flip: false there, true now\n"):
+    main.open_workdir(changed, tmp_path)
+  assert main.run(config, str(tmp_path))["finished"]
+
+
+def test_a_finished_run_knows_its_data_set(config, tmp_path):
+  main.run(config, str(tmp_path))
+  trained = main.load(str(tmp_path))
+  dataset, opened = trained.experiment.dataset, main.build(config)[0].dataset
+  assert dataset.spec == opened.spec and hash(dataset.spec.tasks) == hash(opened.spec.tasks)
+  jax.tree.map(np.testing.assert_array_equal, dataset.arrays("test"), opened.arrays("test"))
+  stored = json.loads((tmp_path / "config.json").read_text())
+  stored["data"]["test"] = 25
+  (tmp_path / "config.json").write_text(json.dumps(stored))
+  with pytest.raises(ValueError, match="another one than that of the run: its sizes"):
+    main.load(str(tmp_path)).experiment.dataset.source("test")
+
+
 def test_wrong_config_leaves_no_work_directory(config, tmp_path):
   """So that the corrected command is not refused."""
   config.gates.temperature = 0.0
@@ -210,3 +236,37 @@ def test_summary_shows_undefined_metrics():
 def test_devices_of_the_tests():
   """The batch of this file's run is split over all of them."""
   assert jax.device_count() == 4
+
+
+_LIGHT = """
+import runpy, sys
+sys.argv = ["dynashare_jax", "--help"]
+runpy.run_module("dynashare_jax", run_name="__main__")
+heavy = {"jax", "numpy", "matplotlib", "orbax", "grain"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+for name in ("train", "benchmark", "calibrate", "cost", "data", "export", "predict"):
+  __import__(f"dynashare_jax.cli.{name}").cli
+heavy -= {"jax", "numpy"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
+
+def test_commands_import_what_they_need_alone():
+  """Matplotlib, Orbax and Grain take seconds, which every process would pay."""
+  done = subprocess.run(
+    [sys.executable, "-c", _LIGHT], cwd=ROOT, text=True, capture_output=True, check=False
+  )
+  assert not done.returncode, done.stderr
+  assert "benchmark" in done.stdout
+
+
+def test_an_unknown_command_names_the_nearest():
+  done = subprocess.run(
+    [sys.executable, "-m", "dynashare_jax", "benchmrak"],
+    cwd=ROOT,
+    text=True,
+    capture_output=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert "Unknown command 'benchmrak'. Did you mean 'benchmark'?" in done.stderr

@@ -1,0 +1,180 @@
+"""All values that a run has, with their defaults; data sets add `config.data`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+# Dotted names of values that once did not exist: what folders without them meant,
+# where that is not the default.
+BEFORE: dict[str, Any] = {}
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns a new configuration with every default."""
+  config = ml_collections.ConfigDict()
+  config.dataset = "rooms"
+  config.data_dir = ""  # folder of the data on disk
+  config.method = "dynashare"
+  config.seed = 0
+  config.baseline = ""  # work directory of single-task runs, for Delta
+
+  config.data = data = ml_collections.ConfigDict()  # see data/<name>.py
+  data.tasks = ()
+
+  config.model = model = ml_collections.ConfigDict()
+  model.backbone = "resnet"  # a file of models/backbones
+  # Of the computation; parameters stay float32. auto: bfloat16 on accelerators.
+  model.dtype = "float32"  # or bfloat16, auto
+  model.blocks = (2, 2, 2, 2)  # of every segment
+  model.block = "basic"  # or bottleneck: 4 times as many channels come out
+  model.norm = "batch"  # or group: for small batches
+  model.widths = (64, 128, 256, 512)
+  model.width_factor = 1.0  # multiplies all widths
+  model.strides = (1, 2, 1, 1)
+  model.dilations = (1, 1, 2, 4)
+  model.stem = "deeplab"  # or small, series, hourly
+  model.width = 128  # mlp, tcn, channel_lstm: of the residual vector
+  model.hidden = 256  # mlp: inside a block; channel_lstm: a channel's state
+  model.embedding = 8  # mlp: of a categorical column
+  model.dropout = 0.1  # mlp, tcn, channel_lstm, temporal heads
+  # Subtracted from and then divided into RGB pictures in 0 .. 1.
+  model.mean = (0.0, 0.0, 0.0)
+  model.std = (1.0, 1.0, 1.0)
+  model.weights = ""  # file to start from, see docs/weights.md
+  model.weights_family = "auto"  # or torchvision, timm, adashare, dynashare
+  model.head = "linear"  # or aspp; temporal: of series with lengths
+  model.head_width = 1024  # of an aspp or temporal head
+
+  config.policy = policy = ml_collections.ConfigDict()
+  policy.use = True  # dynashare only: False leaves instance gates alone
+  policy.init = "equal"  # or all, random
+  policy.temperature = 5.0
+  policy.temperature_decay = 0.965  # every cycle
+  policy.temperature_floor = 0.1
+  policy.curriculum_speed = 3  # cycles until one more block opens; 0: all open
+  policy.sparsity = 0.05  # weight of Eq. 3
+  policy.sharing = 0.05  # weight of Eq. 4
+  policy.candidates = 8  # routes that are sampled and re-trained
+
+  config.gates = gates = ml_collections.ConfigDict()
+  gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.55, 0.55, 0.55, 0.55)
+  # fixed: as above; sampled: every step draws one rate from sampled_range for
+  # all gated blocks and tells it to the gates: one network for all budgets.
+  gates.target_rate = "fixed"
+  gates.sampled_range = (0.2, 1.0)
+  gates.weight = 25.0  # of Eq. 5
+  gates.hidden = 16
+  gates.init = "half"  # or open (87% open), spread (differs by example)
+  gates.temperature = 1.0
+  # Last fraction of a re-training in which the gates' noise falls to 0, so
+  # that the rates hold for the decisions at test too; 0.0: never, the papers.
+  gates.noise_fades = 0.0
+
+  config.balance = ml_collections.ConfigDict()
+  config.balance.name = "fixed"  # a file of objectives/balancing
+
+  config.random = random = ml_collections.ConfigDict()
+  random.like = ""  # work directory whose route is imitated
+  random.skip = 0.3  # else this fraction of (task, block) is skipped
+  random.per_task = True  # AdaShare's Random #2; False: Random #1
+
+  config.train = train = ml_collections.ConfigDict()
+  train.batch_size = 16
+  train.steps = 20000  # of methods without a search
+  train.warmup_steps = 4000
+  train.cycles = 333
+  train.weight_steps = 39  # of a cycle
+  train.policy_steps = 9  # of a cycle
+  train.retrain_steps = 20000  # of every candidate
+  train.retrain_from = "scratch"  # or policy: the search's weights
+  train.weights_share = 0.8  # of the training data; the policy gets the rest
+  # Size at which dense losses are taken: logits, as the authors, from reduced
+  # labels; labels, from enlarged logits.
+  train.loss_at = "logits"
+  train.execution = "planned"  # or masked: one compilation for all routes
+  train.shared_prefixes = (0,)  # closed first blocks computed once for all
+  train.steps_per_dispatch = 1
+  train.resident = True  # the splits live on the device
+  train.log_every = 50
+  train.eval_every = 400
+  train.checkpoint_every = 1000
+  train.threads = 2  # that load ahead, when not resident
+  train.workers = 0  # processes that load ahead, when not resident
+  train.shard_state = False  # large leaves of the state split over the devices
+  train.candidate_groups = 1  # re-trainings at once; 0: as many as fit
+
+  config.eval = ml_collections.ConfigDict()
+  config.eval.batch_size = 32
+  config.eval.pictures = 4  # test examples drawn in the report
+  # Predictions are averaged over the pictures at these scales, each mirrored
+  # too if flip. Dense tasks only.
+  config.eval.flip = False
+  config.eval.scales = (1.0,)
+
+  config.optimizers = ml_collections.ConfigDict()
+  config.optimizers.warmup = _optimizer(kind="adam")
+  config.optimizers.alternate = _optimizer(kind="sgd", schedule="constant")
+  config.optimizers.retrain = _optimizer(kind="adam")
+  config.optimizers.policy = ml_collections.ConfigDict(
+    dict(lr=0.01, b1=0.9, b2=0.999, weight_decay=5e-4)
+  )
+
+  # Behaviour of the authors' code; the defaults are the corrected ones.
+  config.compat = compat = ml_collections.ConfigDict()
+  compat.sharing = "paper"  # Eq. 4; or authors
+  compat.sparsity = "code"  # -log(1 - alpha); or paper: Eq. 3
+  compat.instance = "code"  # or paper: Eq. 5
+  compat.gates = "argmax"  # at test; or sampled
+  compat.selection = "validation"  # or test
+  compat.metrics = "pooled"  # over all pixels; or authors
+  return config
+
+
+def _optimizer(kind: str, schedule: str = "steps") -> ml_collections.ConfigDict:
+  """Settings of the weights' optimiser in a phase."""
+  return ml_collections.ConfigDict(
+    dict(
+      kind=kind,  # sgd, adam, adamw
+      lr=1e-3,
+      head_lr=0.0,  # of the heads; 0: as lr
+      gate_lr=0.0,  # of the gates, constant, with Adam; 0: as the backbone
+      weight_decay=1e-4,
+      momentum=0.9,
+      b1=0.5,
+      b2=0.999,
+      schedule=schedule,  # constant, steps, cosine, onecycle
+      every=4000,  # steps: one step lasts this long
+      factor=0.5,  # steps: and multiplies by this
+      warm=0.1,  # onecycle: fraction that rises
+    )
+  )
+
+
+def filled(
+  stored: Mapping[str, Any], data: Mapping[str, Any], compat: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns a stored configuration with what it lacks, because it is older than that.
+
+  Args:
+    stored: a whole configuration, nested.
+    data: defaults of `config.data`, which the data set has.
+    compat: switches of the data set at their corrected values.
+  """
+  config = get_config()
+  config.update_from_flattened_dict(BEFORE)
+  found = _filled(stored, config.to_dict() | {"data": {}})
+  # Tables within `config.data`, such as weights of some tasks, are whole.
+  return found | {"data": {**data, **found["data"]}, "compat": {**compat, **found["compat"]}}
+
+
+def _filled(stored: Mapping[str, Any], lacking: Mapping[str, Any]) -> dict[str, Any]:
+  """One mapping with what another one has beside it, at every depth."""
+  inner = {
+    name: _filled(value, lacking[name])
+    for name, value in stored.items()
+    if isinstance(value, Mapping) and isinstance(lacking.get(name), Mapping)
+  }
+  return {**lacking, **stored, **inner}
