@@ -112,7 +112,10 @@ class Model:
     run = trained.forward(trained_lib.Execution(compaction=way), **options)
     named = spec.table is not None or spec.lengths
     inputs = arrays if named else arrays[spec.input_kind]
-    variables = traverse_util.unflatten_dict(dict(weights), sep="/")
+    # What no chosen task reads is left out of the artefact, but not of the network's code.
+    left_out = self.weights.keys() - weights.keys()
+    zeros = {name: jnp.zeros_like(self.weights[name]) for name in left_out}
+    variables = traverse_util.unflatten_dict({**weights, **zeros}, sep="/")
     logits, signals = run(variables, inputs)
     predictions: dict[str, Any] = {}
     for task in self.tasks:

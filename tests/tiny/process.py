@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import resource
 import sys
 import time
@@ -25,6 +26,7 @@ from absl import flags
 import jax
 
 import configs
+from dynashare_jax import methods
 from dynashare_jax import runs as main
 from dynashare_jax.cli import guard as command
 from dynashare_jax.distributed import cluster
@@ -60,6 +62,7 @@ if __name__ == "__main__":
   flags.FLAGS.mark_as_parsed()
   jax.config.update("jax_num_cpu_devices", int(os.environ.get("TINY_DEVICES", 2 // int(count))))
   configs.find_stripes()
+  methods.__path__.append(str(pathlib.Path(__file__).parent / "methods"))
   config = configs.make(
     seed=int(sys.argv[5]) if len(sys.argv) > 5 else 0,
     **{

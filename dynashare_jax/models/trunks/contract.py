@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import re
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -67,5 +68,10 @@ class Trunk(nn.Module):
 
 def leaf_of(rules: Mapping[str, Leaf], path: str) -> Leaf | None:
   """Returns what the longest fitting prefix says of a `/`-joined path; None where none fits."""
-  fits = [p for p in rules if path == p or path.startswith(f"{p}/")]
+  fits = [p for p in rules if begins(path, p)]
   return rules[max(fits, key=len)] if fits else None
+
+
+def begins(path: str, prefix: str) -> bool:
+  """Returns whether a path begins with a prefix of whole names; `columns` fits `columns_3` too."""
+  return re.match(rf"{re.escape(prefix)}(_\d+)?(/|$)", path) is not None

@@ -77,6 +77,6 @@ class Network(nn.Module):
 
 def _renamed(prefixes: tuple[str, ...], new: Mapping[str, str], path: str) -> str | None:
   """The new path of a leaf; None where it is dropped."""
-  fits = [p for p in prefixes if path == p or path.startswith(f"{p}/")]
+  fits = [p for p in prefixes if contract.begins(path, p)]
   longest = max(fits, key=len)
   return new[longest] + path[len(longest) :] if longest in new else None

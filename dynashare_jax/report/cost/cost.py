@@ -23,7 +23,7 @@ def size_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
   batches = list(costs[0].times)
   columns = [
     *("for", "execution"),
-    *("BN buffers" if group == "batch_stats" else group for group in costs[0].parameters),
+    *("BN buffers" if group == "batch_stats" else group for group in _groups(costs)),
     tables.Column("work", unit="million MAC"),
     tables.Column("of masked", unit="%"),
     tables.Column("XLA's count", unit="million MAC"),
@@ -35,7 +35,12 @@ def size_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
     masked = _masked(costs, found.scope)
     xla = _known(found.xla_macs)
     share = 100 * found.macs / masked.macs if masked else math.nan
-    row: list[tables.Entry] = [found.scope, found.way, *found.parameters.values(), found.macs / 1e6]
+    row: list[tables.Entry] = [
+      found.scope,
+      found.way,
+      *_parameters(found, costs).values(),
+      found.macs / 1e6,
+    ]
     row += [tables.Cell(share, digits=1), xla / 1e6, tables.Cell(xla / found.macs, digits=3)]
     rows.append([*row, *(found.times[b].activations / 1e6 for b in batches)])
   return tables.table(columns, rows, words=2)
@@ -102,7 +107,7 @@ def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> table
           "scope": found.scope,
           "execution": found.way,
           "batch": batch,
-          **found.parameters,
+          **_parameters(found, costs),
           "macs": found.macs,
           "xla_macs": _known(found.xla_macs),
           "activation_bytes": measured.activations,
@@ -118,6 +123,17 @@ def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> table
         }
       )
   return tables.table(rows[0], [list(row.values()) for row in rows])
+
+
+def _groups(costs: Sequence[cost_lib.Cost]) -> list[str]:
+  """All parameter groups, the running averages last."""
+  found = dict.fromkeys(group for cost in costs for group in cost.parameters)
+  return sorted(found, key=lambda group: group == "batch_stats")
+
+
+def _parameters(cost: cost_lib.Cost, costs: Sequence[cost_lib.Cost]) -> dict[str, tables.Entry]:
+  """Numbers of parameters by group; 0 where an execution has none."""
+  return {group: cost.parameters.get(group, 0) for group in _groups(costs)}
 
 
 def _known(value: float | None) -> float:
