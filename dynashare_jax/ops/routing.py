@@ -24,7 +24,7 @@ class Step(NamedTuple):
   Attributes:
     groups: tasks of every group; the groups that compute the block come first.
     parents: for every group, its group before the block.
-    running: how many groups compute the block.
+    running: number of groups that compute the block.
     kinds: for every running group RUN, GATE or OWN.
   """
 
@@ -35,16 +35,10 @@ class Step(NamedTuple):
 
 
 def steps(kinds: Kinds) -> tuple[Step, ...]:
-  """Splits the tasks into groups, block after block.
+  """Splits the tasks into groups, block after block; returns one step per block.
 
   Args:
-    kinds: `[L][T]` of SKIP, RUN, GATE, OWN.
-
-  Returns:
-    A step a block.
-
-  Raises:
-    ValueError: no block, no task, rows of differing length, or an unknown kind.
+    kinds: `[L][T]` of SKIP, RUN, GATE, OWN, with at least one block and task.
   """
   if not kinds or not kinds[0]:
     raise ValueError("A routing needs at least one block and one task.")
@@ -56,51 +50,37 @@ def steps(kinds: Kinds) -> tuple[Step, ...]:
   groups: tuple[tuple[int, ...], ...] = (tuple(range(len(kinds[0]))),)
   result = []
   for row in kinds:
-    run: list[tuple[tuple[int, ...], int, int]] = []
-    skip: list[tuple[tuple[int, ...], int, int]] = []
+    found: list[tuple[tuple[int, ...], int, int]] = []
     for parent, tasks in enumerate(groups):
       for kind in (RUN, GATE, OWN, SKIP):
         same = tuple(t for t in tasks if row[t] == kind)
-        if not same:
-          continue
-        if kind == OWN:
-          run.extend(((t,), parent, kind) for t in same)
-        else:
-          (skip if kind == SKIP else run).append((same, parent, kind))
-    merged = run + skip
-    groups = tuple(entry[0] for entry in merged)
-    result.append(
-      Step(
-        groups=groups,
-        parents=tuple(entry[1] for entry in merged),
-        running=len(run),
-        kinds=tuple(entry[2] for entry in run),
-      )
-    )
+        parted = [(t,) for t in same] if kind == OWN else [same] if same else []
+        found += [(group, parent, kind) for group in parted]
+    found.sort(key=lambda entry: entry[2] == SKIP)
+    groups, parents, now = zip(*found, strict=True)
+    running = len(found) - now.count(SKIP)
+    result.append(Step(groups, parents, running, now[:running]))
   return tuple(result)
 
 
 def all_run(blocks: int, tasks: int) -> Kinds:
-  """Every task executes every block: hard sharing."""
+  """Returns the routing of hard sharing: every task executes every block."""
   return tuple((RUN,) * tasks for _ in range(blocks))
 
 
 def own(blocks: int, tasks: int, shared: int = 0) -> Kinds:
-  """A decision a task from block `shared` on; before it all run together."""
+  """Returns one decision per task from block `shared` on; before it all run together."""
   return tuple(((RUN if block < shared else OWN),) * tasks for block in range(blocks))
 
 
 def fixed(route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool) -> Kinds:
-  """The routing of a fixed route `[T][L]`.
+  """Returns the routing of a fixed route `[T][L]`.
 
   Args:
     route: 1 where a task executes a block.
     gated: for every block, whether an instance gate refines the route.
     train: in training every task draws its own gate noise, so a gated block
       separates the tasks; at test equal features give equal gates.
-
-  Raises:
-    ValueError: a row of the route has another number of blocks.
   """
   lengths = {len(row) for row in route}
   if lengths != {len(gated)}:
@@ -112,9 +92,3 @@ def fixed(route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool) ->
     tuple((gate if gated[l] else RUN) if row[l] else SKIP for row in route)
     for l in range(len(gated))
   )
-
-
-def mean_groups(kinds: Kinds) -> float:
-  """Block computations a forward pass makes, divided by tasks times blocks."""
-  plan = steps(kinds)
-  return sum(step.running for step in plan) / (len(kinds) * len(kinds[0]))
