@@ -14,6 +14,7 @@ from dynashare_jax.models import backbones
 from dynashare_jax.models import gates
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
+from dynashare_jax.models.backbones.base import Features
 from dynashare_jax.models.trunks import contract
 from dynashare_jax.ops import compaction
 from dynashare_jax.ops import gumbel
@@ -138,8 +139,14 @@ class SkipTrunk(contract.Trunk):
       For every task its features `[B, ..., C]`, and the signals.
 
     Raises:
-      ValueError: the routing names other numbers of tasks or blocks.
+      ValueError: the routing names other numbers of tasks or blocks, or the backbone has no
+        blocks that can be left out.
     """
+    if not self.backbone.skips:
+      raise ValueError(
+        f"{type(self.backbone).__name__} has no shortcuts: its blocks cannot be skipped. Choose"
+        " another config.model.backbone, or a method that does not skip."
+      )
     plan = routing.steps(decisions.kinds)
     if len(plan) != len(self.gated) or len(decisions.kinds[0]) != self.tasks:
       raise ValueError(
@@ -155,20 +162,19 @@ class SkipTrunk(contract.Trunk):
     x = self.backbone.final(x)
     last = plan[-1].groups
     of_task = [next(g for g, ts in enumerate(last) if t in ts) for t in range(self.tasks)]
-    features = _split(x)
-    return [features[g][0] for g in of_task], _stack(collected)
+    return [jax.tree.map(lambda a, g=g: _split(a)[g][0], x) for g in of_task], _stack(collected)
 
   def _block(
     self,
     block: int,
     step: routing.Step,
-    x: jax.Array,
+    x: Features,
     decisions: Decisions,
     train: bool,
     steps: series.Steps | None,
-  ) -> tuple[jax.Array, _BlockSignals]:
+  ) -> tuple[Features, _BlockSignals]:
     """One block for all groups: `[G, B, ...]` to `[G', B, ...]`."""
-    batch = x.shape[1]
+    batch = jax.tree.leaves(x)[0].shape[1]
     signals = _BlockSignals.skipped(self.tasks, batch)
     policy = self._policy(block, step, decisions)
     updates = jnp.asarray([len(g) / self.tasks for g in step.groups])
@@ -189,47 +195,45 @@ class SkipTrunk(contract.Trunk):
     asked = decisions.gated and any(k != routing.RUN for k in step.kinds)
     # Computed also when gates do not decide, so that init creates it.
     if self.gates[block] is not None and (asked or self.is_initializing()):
-      mask = None if steps is None else steps.mask(head.shape[2])
+      mask = None if steps is None else steps.mask(jax.tree.leaves(head)[0].shape[2])
       score = self.gates[block](head, moves, not train, decisions.target, mask)
       if asked:
-        score = _at_steps(_pick(score, place), below)
+        score = _at_steps(_pick(score, place), jax.tree.leaves(below)[0])
         gate = self._gate(block, step, score, decisions)
         mean = functools.partial(_over_steps, steps=steps)
-        signals = signals.with_gate(step, mean(score), mean(gate))
+        signals.note(step, relevance=mean(score), gate=mean(gate))
         if weight is not None:
           gate = gate * weight.reshape(weight.shape + (1,) * (gate.ndim - 2))
         weight = gate
-    signals = signals.with_executed(
-      step, jnp.ones((step.running, batch)) if weight is None else _over_steps(weight, steps)
-    )
-    here = residual[: step.running]
-    wide = (
-      None if weight is None else weight.reshape(weight.shape + (1,) * (here.ndim - weight.ndim))
-    )
-    if weight is not None and decisions.compaction is not None and decisions.discrete and not train:
-      rows = weight if weight.ndim == 2 else weight.max(-1)
-      done = self._compacted(block, _pick(head, place), here, rows, decisions.compaction, steps)
-      if wide is not None and weight.ndim > 2:
-        done = jnp.where(wide > 0, done, here)
-    else:
+    every = jnp.ones((step.running, batch))
+    signals.note(step, executed=every if weight is None else _over_steps(weight, steps))
+    here = jax.tree.map(lambda a: a[: step.running], residual)
+    leaves_out = decisions.discrete and not train and len(jax.tree.leaves(head)) == 1
+    how = decisions.compaction if leaves_out else None
+    if weight is None or how is None:
       z = self.backbone.branch(block, head, backbones.Pass(train, moves, steps))
       done = _pick(self.backbone.merge(_pick(below, parents), z), place)
-      if wide is not None:
-        # In float32, so that decisions get gradients summed in float32.
-        done = (wide * done + (1 - wide) * here).astype(done.dtype)
+      if weight is not None:
+        done = jax.tree.map(functools.partial(_mixed, weight), done, here)
+    else:
+      rows = weight if weight.ndim == 2 else weight.max(-1)
+      done = self._compacted(block, _pick(head, place), here, rows, how, steps)
+      if weight.ndim > 2:
+        done = jax.tree.map(lambda d, h: jnp.where(_wide(weight, h) > 0, d, h), done, here)
     if step.running < len(step.groups):
-      done = jnp.concatenate([done, residual[step.running :]])
+      join = lambda d, rest: jnp.concatenate([d, rest[step.running :]])
+      done = jax.tree.map(join, done, residual)
     return done, signals
 
   def _compacted(
     self,
     block: int,
-    x: jax.Array,
-    residual: jax.Array,
+    x: Features,
+    residual: Features,
     weight: jax.Array,
     how: compaction.Compaction,
     steps: series.Steps | None,
-  ) -> jax.Array:
+  ) -> Features:
     """The block for those (group, example) rows alone that execute it.
 
     Rows of all groups are compacted together: at test a row does not depend on
@@ -250,8 +254,9 @@ class SkipTrunk(contract.Trunk):
       return done
 
     flat = lambda a: a.reshape((-1,) + a.shape[2:])
-    done = compaction.run(executed, flat(x), flat(residual), flat(weight) > 0, how)
-    return done.reshape(residual.shape)
+    leaf = lambda tree: flat(jax.tree.leaves(tree)[0])
+    done = compaction.run(executed, leaf(x), leaf(residual), flat(weight) > 0, how)
+    return jax.tree.map(lambda a: done.reshape(a.shape), residual)
 
   def _policy(self, block: int, step: routing.Step, decisions: Decisions) -> jax.Array | None:
     """`[running]` decisions of the groups, or None where all execute."""
@@ -280,7 +285,7 @@ class SkipTrunk(contract.Trunk):
 
 
 class _BlockSignals(NamedTuple):
-  """`Signals` of one block: `[T, B]` lists by task."""
+  """`Signals` of one block: `[T, B]` lists by task, filled in as groups are computed."""
 
   gate: list[jax.Array]
   gated: list[bool]
@@ -293,27 +298,13 @@ class _BlockSignals(NamedTuple):
     zeros = jnp.zeros((batch,))
     return cls([jnp.ones((batch,))] * tasks, [False] * tasks, [zeros] * tasks, [zeros] * tasks)
 
-  def _copy(self) -> _BlockSignals:
-    return _BlockSignals(
-      list(self.gate), list(self.gated), list(self.executed), list(self.relevance)
-    )
-
-  def with_gate(self, step: routing.Step, score: jax.Array, gate: jax.Array) -> _BlockSignals:
-    """Writes the groups' gates to their tasks."""
-    new = self._copy()
-    for g in range(step.running):
-      for t in step.groups[g]:
-        new.gate[t], new.relevance[t] = gate[g], score[g]
-        new.gated[t] = True
-    return new
-
-  def with_executed(self, step: routing.Step, executed: jax.Array) -> _BlockSignals:
-    """Writes what the groups executed to their tasks."""
-    new = self._copy()
-    for g in range(step.running):
-      for t in step.groups[g]:
-        new.executed[t] = executed[g]
-    return new
+  def note(self, step: routing.Step, **found: jax.Array) -> None:
+    """Writes what was found for every running group to its tasks."""
+    for name, values in found.items():
+      for g in range(step.running):
+        for t in step.groups[g]:
+          getattr(self, name)[t] = values[g]
+          self.gated[t] |= name == "gate"
 
 
 def _stack(blocks: list[_BlockSignals]) -> contract.Signals:
@@ -361,14 +352,29 @@ def _total(updates: jax.Array, places: tuple[int, ...]) -> jax.Array:
   )
 
 
-def _pick(x: jax.Array, parents: tuple[int, ...]) -> jax.Array:
+def _wide(weight: jax.Array, here: jax.Array) -> jax.Array:
+  """A weight `[G, B, ...]` with as many axes as features."""
+  return weight.reshape(weight.shape + (1,) * (here.ndim - weight.ndim))
+
+
+def _mixed(weight: jax.Array, done: jax.Array, here: jax.Array) -> jax.Array:
+  """The block where it is executed, in float32: decisions get gradients summed in float32."""
+  wide = _wide(weight, here)
+  return (wide * done + (1 - wide) * here).astype(done.dtype)
+
+
+def _pick(x: Features, parents: tuple[int, ...]) -> Features:
   """Features of the groups after a split, `[G, ...]` to `[G', ...]`."""
-  if parents == tuple(range(x.shape[0])):
-    return x
-  if x.shape[0] == 1:
-    return jnp.broadcast_to(x, (len(parents),) + x.shape[1:])
-  groups = _split(x)
-  return jnp.concatenate([groups[p] for p in parents])
+
+  def leaf(x: jax.Array) -> jax.Array:
+    if parents == tuple(range(x.shape[0])):
+      return x
+    if x.shape[0] == 1:
+      return jnp.broadcast_to(x, (len(parents),) + x.shape[1:])
+    groups = _split(x)
+    return jnp.concatenate([groups[p] for p in parents])
+
+  return jax.tree.map(leaf, x)
 
 
 def _split(x: jax.Array) -> list[jax.Array]:
