@@ -20,6 +20,8 @@ from dynashare_jax.models.backbones import channel_lstm
 from dynashare_jax.models.backbones import mlp
 from dynashare_jax.models.backbones import resnet
 from dynashare_jax.models.backbones import tcn
+from dynashare_jax.models.trunks import skip as skip_trunk
+from dynashare_jax.ops import routing
 
 QUICK = {"xla_backend_optimization_level": 0}
 RNG = np.random.default_rng(0)
@@ -241,3 +243,35 @@ def test_a_network_without_shortcuts_gives_the_layers_alone():
 
   found = Plain().merge({"a": jnp.ones(2)}, {"a": jnp.zeros(2)})
   np.testing.assert_array_equal(found["a"], 0)
+
+
+def test_trees_of_features_go_through_the_trunk_that_skips():
+  """Planned and masked agree on a route; a soft decision mixes every resolution."""
+  trunk = skip_trunk.SkipTrunk(TwoResolutions(), 2, (False, False))
+  route = [[1, 0], [1, 1]]
+  inputs, ones = PICTURES, jnp.ones((2, 2))
+  planned = skip_trunk.Decisions(routing.fixed(route, (False, False), False))
+  masked = skip_trunk.Decisions(routing.own(2, 2), jnp.asarray(route, jnp.float32))
+  (found, _), variables = trunk.init_with_output(jax.random.key(0), inputs, planned, False)
+  wanted, signals = trunk.apply(variables, inputs, masked, False)
+  for a, b in zip(found, wanted, strict=True):
+    np.testing.assert_allclose(a, b, 1e-5, 1e-6)
+  np.testing.assert_array_equal(signals.executed[:, 0], route)
+
+  def features(value: float) -> jax.Array:
+    soft = skip_trunk.Decisions(routing.own(2, 2), value * ones, discrete=False)
+    return trunk.apply(variables, inputs, soft, False)[0][0]
+
+  half, none, whole = (features(value) for value in (0.5, 0.0, 1.0))
+  assert np.abs(whole - none).max() > 0.1 and np.abs(half - none).max() > 0.01
+
+
+def test_a_backbone_without_shortcuts_is_refused():
+  class Plain(TwoResolutions):
+    skips = False
+
+  decisions = skip_trunk.Decisions(routing.all_run(2, 1))
+  with pytest.raises(ValueError, match="Plain has no shortcuts: its blocks cannot be skipped"):
+    skip_trunk.SkipTrunk(Plain(), 1, (False, False)).init(
+      jax.random.key(0), PICTURES, decisions, False
+    )

@@ -11,6 +11,7 @@ import pytest
 
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models.trunks import skip as skip_trunk
+from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import regularisers
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
@@ -303,3 +304,98 @@ def test_programs_of_a_run_are_as_few_as_documented(build):
       for index, phase in enumerate(experiment.method.phases)
     }
     assert len(specs) == wanted, (execution, prefixes)
+
+
+# Balancers: at every level the update is the one that the weights say.
+
+
+class Doubling:
+  """Weights that double with every step, from the state alone."""
+
+  @staticmethod
+  def balancer(level):
+    return balancing.Balancer(
+      "doubling",
+      lambda losses, gramian, key, state: (state * jnp.array([1.0, 3.0]), 2 * state),
+      level,
+      lambda tasks: jnp.ones(()),
+    )
+
+
+def _balanced(experiment, balancer, steps=2):
+  """The state after some steps of hard sharing."""
+  stepper = Stepper(dataclasses.replace(experiment, balancer=balancer), "retrain")
+  state, parts = stepper.start(), []
+  for first in range(steps):
+    state, found = stepper(state, first)
+    parts.append(found)
+  return jax.device_get(state), parts
+
+
+@pytest.fixture(scope="module")
+def hard(build):
+  return build(
+    method="hard",
+    optimizers__retrain__kind="sgd",
+    optimizers__retrain__momentum=0.0,
+    optimizers__retrain__weight_decay=0.0,
+  )
+
+
+def test_every_level_makes_the_weighed_update(hard):
+  """By losses heads are weighed, too; by gradients their own loss alone moves them."""
+  by_losses, parts = _balanced(hard, Doubling.balancer("losses"))
+  assert [float(p["weight/b"][0]) for p in parts] == [3.0, 6.0]
+  assert float(by_losses.balance) == 4.0
+  found = {level: _balanced(hard, Doubling.balancer(level), 1)[0] for level in balancing.LEVELS}
+  trunk = [s.params["network"]["trunk"] for s in found.values()]
+  for other in trunk[1:]:
+    for a, b in zip(jax.tree.leaves(trunk[0]), jax.tree.leaves(other), strict=True):
+      np.testing.assert_allclose(a, b, 1e-4, 1e-7)
+  plain = _balanced(hard, hard.balancer, 1)[0].params["network"]
+  same = lambda name, level: [
+    np.allclose(a, b, 1e-5, 1e-7)
+    for a, b in zip(
+      jax.tree.leaves(plain[name]),
+      jax.tree.leaves(found[level].params["network"][name]),
+      strict=True,
+    )
+  ]
+  assert all(same("heads_1", "gramian")) and not any(same("heads_1", "losses"))
+
+
+def test_a_gramian_is_that_of_the_tasks_gradients(hard):
+  """Against one gradient per task, and without a task that has no labels."""
+  seen = []
+
+  def weigh(losses, gramian, key, state):
+    jax.debug.callback(lambda *found: seen.append(found), losses.labelled, gramian)
+    return losses.prior, state
+
+  _balanced(hard, balancing.Balancer("seen", weigh, "gramian"), 1)
+  jax.effects_barrier()
+  rows = []
+  for task in range(2):
+    one = lambda losses, gramian, key, state, task=task: (jnp.eye(2)[task], state)
+    start, (after, _) = (
+      _balanced(hard, hard.balancer, 0)[0],
+      _balanced(hard, balancing.Balancer("one", one), 1),
+    )
+    move = lambda a, b: np.ravel(np.asarray(b) - np.asarray(a))
+    trunks = (s.params["network"]["trunk"] for s in (start, after))
+    rows.append(np.concatenate(jax.tree.leaves(jax.tree.map(move, *trunks))))
+  labelled, gramian = seen[0]
+  wanted = np.array(rows) @ np.array(rows).T
+  assert labelled.all()
+  np.testing.assert_allclose(gramian / gramian[0, 0], wanted / wanted[0, 0], 1e-2)
+
+
+def test_policy_steps_are_not_balanced(build):
+  """Their penalties are tuned against the sum of the losses."""
+  experiment = build(**THREE)
+  stepper = Stepper(dataclasses.replace(experiment, balancer=Doubling.balancer("losses")), "policy")
+  plain = Stepper(experiment, "policy")
+  state, parts = stepper(stepper.start())
+  other, _ = plain(plain.start())
+  assert "weight/a" not in parts and float(state.balance) == 1.0
+  np.testing.assert_array_equal(state.params["policy"]["logits"], other.params["policy"]["logits"])
