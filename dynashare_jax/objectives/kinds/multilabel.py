@@ -51,10 +51,19 @@ class Multilabel(binary.Binary):
 
   def constant(self, task: TaskSpec, target: Array, valid: Array) -> np.ndarray:
     """Returns the log-odds of every label's training base rate."""
-    target = np.asarray(target).reshape(-1, task.outputs)
-    valid = np.asarray(valid, bool)
-    valid = np.broadcast_to(valid.reshape(len(target), -1), target.shape)
+    target, valid = _rows(task, np.asarray(target), np.asarray(valid, bool))
     columns = [
       binary.log_odds(target[valid[:, label], label][:, None]) for label in range(task.outputs)
     ]
     return np.concatenate(columns)
+
+  def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
+    """Counts the examples that have each label, and those with any."""
+    target, valid = _rows(task, target, valid)
+    return ((target == 1) & valid).sum(0), int(valid.any(1).sum())
+
+
+def _rows(task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Gives both the shape `[N, K]`."""
+  target = target.reshape(-1, task.outputs)
+  return target, np.broadcast_to(valid[:, None] if valid.ndim == 1 else valid, target.shape)
