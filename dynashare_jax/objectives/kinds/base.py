@@ -167,6 +167,13 @@ def class_counts(labels: np.ndarray, classes: int) -> tuple[np.ndarray, int]:
   return counts, int(counts.sum())
 
 
+def rows(task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Gives labels, and `valid` of the same or fewer axes, the shape `[N, O]`."""
+  valid = valid.reshape(valid.shape + (1,) * (target.ndim - valid.ndim))
+  valid = np.broadcast_to(valid, target.shape)
+  return target.reshape(-1, task.outputs), valid.reshape(-1, task.outputs)
+
+
 class Dense(Kind):
   """A kind whose tasks have labels of pixels, `[B, H, W]` or `[B, H, W, O]`.
 

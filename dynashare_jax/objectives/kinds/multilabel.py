@@ -9,6 +9,7 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
+from dynashare_jax.objectives.kinds import base
 from dynashare_jax.objectives.kinds import binary
 from dynashare_jax.ops import ranking
 from dynashare_jax.types import Array, Metric, TaskSpec
@@ -51,7 +52,7 @@ class Multilabel(binary.Binary):
 
   def constant(self, task: TaskSpec, target: Array, valid: Array) -> np.ndarray:
     """Returns the log-odds of every label's training base rate."""
-    target, valid = _rows(task, np.asarray(target), np.asarray(valid, bool))
+    target, valid = base.rows(task, np.asarray(target), np.asarray(valid, bool))
     columns = [
       binary.log_odds(target[valid[:, label], label][:, None]) for label in range(task.outputs)
     ]
@@ -59,11 +60,5 @@ class Multilabel(binary.Binary):
 
   def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
     """Counts the examples that have each label, and those with any."""
-    target, valid = _rows(task, target, valid)
+    target, valid = base.rows(task, target, valid)
     return ((target == 1) & valid).sum(0), int(valid.any(1).sum())
-
-
-def _rows(task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Gives both the shape `[N, K]`."""
-  target = target.reshape(-1, task.outputs)
-  return target, np.broadcast_to(valid[:, None] if valid.ndim == 1 else valid, target.shape)
