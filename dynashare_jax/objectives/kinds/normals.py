@@ -111,4 +111,7 @@ class Normals(base.Dense):
 
   def error(self, task: TaskSpec, truth: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, str]:
     """Returns angles."""
-    return np.asarray(losses.angle(truth, guess)), "angle (deg)"
+    norm = lambda v: np.linalg.norm(v, axis=-1)
+    first, second = (v / np.maximum(norm(v), 1e-6)[..., None] for v in (truth, guess))
+    half = np.arctan2(norm(first - second), norm(first + second))
+    return np.rad2deg(2 * half), "angle (deg)"

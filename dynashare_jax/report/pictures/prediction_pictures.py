@@ -57,7 +57,7 @@ def draw(
     sheet.head(0, "input", ())
     for column, one in enumerate(found, 1):
       picture, key = panel(one, image)
-      sheet.picture(0, column, picture)
+      sheet.pictures(column, picture[None])
       sheet.head(column, one.title, ())
       sheet.key(column, 1, key)
     return style.save(sheet.figure, path)
