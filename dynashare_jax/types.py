@@ -21,10 +21,10 @@ class TaskSpec:
 
   Attributes:
     name: how users, configs and reports call the task.
-    kind: a module of `objectives.kinds` (`segmentation`, `depth`, `normals`,
-      `regression`, `binary`, ...): its loss, metrics and head width.
+    kind: a file of `objectives.kinds` (`segmentation`, `depth`, `number`, `binary`,
+      ...): its loss, metrics and head width.
     outputs: classes of a classification, labels of a multilabel task, channels
-      of a dense regression. A binary task has 1.
+      of a dense regression, values of a number task. A binary task has 1.
     weight: factor of the task in the total loss (lambda_k of Eq. 6).
     classes: names of the classes, where they have some.
     unit: unit of a regression target, for tables and figures.
@@ -36,6 +36,8 @@ class TaskSpec:
       `authors` do (see `objectives.kinds`).
     hourly: whether every step of a series has a label and a prediction.
     until: of a series, how many first steps a prediction may read; 0: all.
+    loss: of a number task: `l2`, `l1` or `huber`.
+    huber_delta: size of the error where `huber` turns from squares to a line.
   """
 
   name: str
@@ -50,6 +52,8 @@ class TaskSpec:
   metrics: str = "pooled"
   hourly: bool = False
   until: int = 0
+  loss: str = "l2"
+  huber_delta: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import re
 import pytest
 
 import dynashare_jax
+from dynashare_jax.objectives import kinds
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dynashare_jax"
@@ -147,6 +148,19 @@ def test_trainer_names_no_method_and_no_data_set(path):
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_imports(name):
   importlib.import_module(name)
+
+
+def test_nothing_but_a_kind_asks_for_a_kind():
+  """Comparisons with a kind's name; data sets may ask for what they declare."""
+  may = {"kinds", *chosen_names()} - {"folder"}
+  for path in FILES:
+    if not may & set(path.relative_to(PACKAGE).parts[:-1]):
+      for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Compare):
+          sides = [node.left, *node.comparators]
+          sides += [e for side in sides if isinstance(side, ast.Tuple) for e in side.elts]
+          found = {side.value for side in sides if isinstance(side, ast.Constant)}
+          assert not found & set(kinds.available()), f"{path}:{node.lineno}"
 
 
 def test_there_is_no_drawer_for_everything():

@@ -15,7 +15,6 @@ same configuration.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import dataclasses
 import json
 import os
 import pathlib
@@ -43,7 +42,6 @@ from dynashare_jax.data.pictures import store_writer
 COMMANDS = ("check", "convert")
 _ROWS = 6  # of a contact sheet
 _BAR = 20  # characters of the longest bar of a class
-_PERCENTILES = (2, 95)  # where the colours of numbers end
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Any]:
@@ -193,12 +191,8 @@ def draw(
   Returns:
     Names of the files.
   """
-  dense = [
-    t
-    for t in dataset.spec.tasks
-    if found.pictures and np.ndim(found.pictures[0].valid[t.name]) == 2
-  ]
-  if not dense:
+  pictures = found.pictures
+  if not any(np.ndim(pictures[0].valid[t.name]) == 2 for t in dataset.spec.tasks if pictures):
     return []
   sheets = {"examples.png": found.pictures}
   if dataset.augment is not None:
@@ -210,46 +204,9 @@ def draw(
     ]
   from dynashare_jax.report.pictures import contact_sheet
 
-  plain = loader.stack(found.pictures)
-  shown = [_Shown.read(task, plain) for task in dense]
-  spec = dataclasses.replace(dataset.spec, tasks=tuple(s.task for s in shown))
   for name, examples in sheets.items():
-    batch = loader.stack(examples)
-    targets: dict[str, types.Array] = {s.task.name: s(batch.targets[s.task.name]) for s in shown}
-    contact_sheet.contact_sheet(batch._replace(targets=targets), spec, folder / name, _ROWS)
+    contact_sheet.contact_sheet(loader.stack(examples), dataset.spec, folder / name, _ROWS)
   return list(sheets)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shown:
-  """How a task's labels are drawn: far values cut, absent classes left out."""
-
-  task: types.TaskSpec
-  limits: tuple[float, float] | None
-  classes: tuple[int, ...] | None
-
-  @classmethod
-  def read(cls, task: types.TaskSpec, batch: types.Batch) -> _Shown:
-    """Looks what some examples hold."""
-    known = np.asarray(batch.targets[task.name])[batch.valid[task.name]]
-    if task.kind == "segmentation" and known.size:
-      used = tuple(int(c) for c in np.unique(known) if 0 <= c < task.outputs)
-      names = tuple(task.classes[c] if task.classes else f"class {c}" for c in used)
-      return cls(dataclasses.replace(task, outputs=len(used), classes=names), None, used)
-    if task.unit and known.size:
-      low, high = np.percentile(known, _PERCENTILES)
-      return cls(task, (float(low), float(high)), None)
-    return cls(task, None, None)
-
-  def __call__(self, target: types.Array) -> np.ndarray:
-    """Labels to draw, in the same shape."""
-    target = np.asarray(target)
-    if self.limits is not None:
-      return target.clip(*self.limits)
-    if self.classes is not None:
-      places = np.searchsorted(self.classes, target)
-      return places.clip(0, len(self.classes) - 1)
-    return target
 
 
 def _split_table(split: data_check.Split, spec: types.DatasetSpec) -> rich_table.Table:

@@ -257,15 +257,10 @@ def _task_problems(
     warnings.append(
       f"{where}: {task.examples - task.labelled} of {task.examples} examples have no label."
     )
-  if task.task.kind == "depth" and task.numbers.low <= 0:
+  if task.unusual:
+    wanted, _ = task.kind.usual(task.task)
     warnings.append(
-      f"{where} has depths down to {task.numbers.low:.3g}; a depth should be above 0."
-    )
-  lengths = task.lengths
-  if lengths.count and (lengths.low < 0.99 or lengths.high > 1.01):
-    warnings.append(
-      f"{where}: lengths of the normals lie between"
-      f" {lengths.low:.3g} and {lengths.high:.3g}, not at 1."
+      f"{where}: {task.unusual} of {task.known} labels are not {wanted}, as they should be."
     )
 
 

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from dynashare_jax import types
-
-_COUNTED = ("segmentation", "multiclass", "binary")
+from dynashare_jax.objectives import kinds
 
 
 @dataclasses.dataclass
@@ -75,10 +74,11 @@ class Labels:
     self.places = 0
     self.known = 0
     self.shapes: dict[str, int] = {}
-    self.counts = np.zeros(2 if task.kind == "binary" else task.outputs, np.int64)
-    self.base = 0  # what the counts are shares of
+    self.kind = kinds.find(task.kind)
+    nothing = np.zeros((0, task.outputs)), np.zeros(0, bool)
+    self.counts, self.base = self.kind.counts(task, *nothing)  # of classes, and of all
     self.numbers = Numbers()
-    self.lengths = Numbers()
+    self.unusual = 0
 
   def add(self, target: np.ndarray, valid: np.ndarray) -> None:
     """Adds labels `[B, ...]`; `valid` has leading axes of them."""
@@ -93,19 +93,11 @@ class Labels:
     chosen = target[valid]
     if not chosen.size:
       return
-    if self.task.kind in _COUNTED:
-      whole = chosen[np.isfinite(chosen)].astype(np.int64)
-      inside = whole[(whole >= 0) & (whole < len(self.counts))]
-      self.counts += np.bincount(inside, minlength=len(self.counts))
-      self.base += inside.size
-    elif self.task.kind == "multilabel":
-      rows = (chosen == 1).reshape(-1, len(self.counts))
-      self.counts += rows.sum(0)
-      self.base += len(rows)
+    counts, base = self.kind.counts(self.task, target, valid)
+    self.counts, self.base = self.counts + counts, self.base + base
+    self.unusual += int((~self.kind.usual(self.task)[1](chosen)).sum())
     values = chosen.astype(np.float32, copy=False)
     self.numbers.add(values.reshape(-1, 1) if values.ndim == 1 else values)
-    if self.task.kind == "normals":
-      self.lengths.add(np.sqrt((values**2).sum(-1))[:, None])
 
   def figures(self) -> dict[str, Any]:
     """All of it, for JSON."""
@@ -115,13 +107,12 @@ class Labels:
       "examples_with_labels": self.labelled,
       "valid_share": self.known / self.places if self.places else 0.0,
       "shapes": self.shapes,
+      "unusual": self.unusual,
       **self.numbers.figures(),
     }
-    if self.task.kind in (*_COUNTED, "multilabel"):
+    if len(self.counts):
       names = self.task.classes or tuple(f"class {i}" for i in range(len(self.counts)))
       found["classes"] = {n: int(c) for n, c in zip(names, self.counts, strict=True)}
-    if self.task.kind == "normals":
-      found["length"] = {k: v for k, v in self.lengths.figures().items() if k in ("low", "high")}
     return found
 
 

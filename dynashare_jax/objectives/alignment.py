@@ -17,16 +17,7 @@ def labels_at_logits(
   target: Shaped[Array, "B H W *channels"],
   valid: Bool[Array, "B H W"],
 ) -> tuple[Shaped[Array, "B h w *channels"], Bool[Array, "B h w"]]:
-  """Reduces labels to the size of the logits, for the loss.
-
-  Args:
-    logits: dense prediction.
-    target: labels; what is not valid may be anything, even NaN.
-    valid: which labels count.
-
-  Returns:
-    Labels (0 where not valid) and `valid` at the size of the logits.
-  """
+  """Returns labels (0 where not valid) and `valid` at the size of the logits, for the loss."""
   size = (logits.shape[1], logits.shape[2])
   target = resize.reduce_nearest(jnp.asarray(target), size)
   valid = resize.reduce_nearest(jnp.asarray(valid), size)
@@ -34,22 +25,14 @@ def labels_at_logits(
 
 
 def by_authors(task: TaskSpec) -> bool:
-  """Whether a task is scored as the authors' code scores."""
+  """Returns whether a task is scored as the authors' code scores."""
   return task.metrics == "authors"
 
 
 def enlarged(
   task: TaskSpec, logits: Float[Array, "B h w O"], size: tuple[int, int]
 ) -> Float[Array, "B H W O"]:
-  """Enlarges logits as a task's metrics want them.
-
-  Args:
-    task: says how it is scored.
-    logits: dense prediction of any size.
-    size: (H, W) of the labels.
-
-  Returns:
-    Logits of that size, same dtype.
+  """Enlarges logits of any size to the size of the labels, for the metrics.
 
   Differs: bilinear; the authors repeat the nearest logits, and so does a task
     with `metrics = "authors"`.
@@ -65,17 +48,7 @@ def logits_at_labels(
   target: Shaped[Array, "B H W *channels"],
   valid: Bool[Array, "B H W"],
 ) -> tuple[Float[Array, "B H W O"], Shaped[Array, "B H W *channels"], Bool[Array, "B H W"]]:
-  """Enlarges logits to the size of the labels, for the metrics.
-
-  Args:
-    task: says how it is scored.
-    logits: dense prediction.
-    target: labels; what is not valid may be anything, even NaN.
-    valid: which labels count.
-
-  Returns:
-    Float32 logits, labels (0 where not valid), `valid`.
-  """
+  """Returns float32 logits at the size of the labels, labels (0 where not valid) and `valid`."""
   valid = jnp.asarray(valid)
   size = (valid.shape[1], valid.shape[2])
   large = enlarged(task, logits.astype(jnp.float32), size)
@@ -88,11 +61,11 @@ def batch_mean(
   present: Bool[Array, " B"] | None,
   examples: int,
 ) -> dict[str, Array]:
-  """Weighs a batch's mean with its number of examples, as the authors do.
+  """Weighs the mean `total / count` of a batch with its number of examples.
 
   Args:
     total: sum over the elements of the batch that count.
-    count: how many they are.
+    count: number of those elements.
     present: False for padding examples, which weigh nothing; None without any.
     examples: B, used where `present` is None.
 
@@ -111,14 +84,7 @@ def batch_mean(
 
 
 def one_channel(array: Shaped[Array, "..."], axes: int) -> Shaped[Array, "..."]:
-  """Drops a trailing axis of length 1, where there is one more than `axes`.
-
-  Args:
-    array: with `axes` axes, or one more of length 1.
-    axes: how many axes to keep.
-
-  Returns:
-    The array with `axes` axes.
+  """Drops a trailing axis of length 1, if there is one more than `axes`.
 
   Raises:
     ValueError: any other shape.
@@ -134,7 +100,7 @@ def one_channel(array: Shaped[Array, "..."], axes: int) -> Shaped[Array, "..."]:
 
 
 def like(logits: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
-  """Repeats logits along axes of length 1, for constants over time."""
+  """Repeats logits along axes of length 1, for constants over time; float32."""
   return jnp.broadcast_to(logits, shape).astype(jnp.float32)
 
 
@@ -146,15 +112,6 @@ def per_element(valid: Bool[Array, "..."], shape: tuple[int, ...]) -> Bool[Array
 
 
 def ratio(total: ArrayLike, count: ArrayLike, factor: float = 1.0) -> float:
-  """Divides a summed total by its count, in float64.
-
-  Args:
-    total: sum over all batches.
-    count: number of summed elements.
-    factor: on the result, for instance 100 for percent.
-
-  Returns:
-    The mean; nan when the count is 0.
-  """
+  """Returns factor * total / count, in float64; nan when the count is 0."""
   sums = np.asarray(total, np.float64), np.asarray(count, np.float64)
   return float(factor * sums[0] / sums[1]) if sums[1] else float("nan")

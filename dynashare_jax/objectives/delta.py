@@ -12,7 +12,7 @@ Values = Mapping[str, float]
 
 
 def _value(values: Values, name: str, whose: str) -> float:
-  """Looks a metric up, with a message that names it."""
+  """Returns the value of a metric; an error names the metric."""
   if name not in values:
     raise ValueError(
       f"metric {name!r} is missing from {whose}, which has {', '.join(sorted(values)) or 'none'}."
@@ -61,15 +61,7 @@ def deltas(
   values: Mapping[str, Values],
   baseline: Mapping[str, Values],
 ) -> dict[str, float]:
-  """Computes the relative gain of every task.
-
-  Args:
-    metrics: task -> its metrics.
-    values: task -> metric values of the run.
-    baseline: task -> metric values of the single-task run.
-
-  Returns:
-    Task -> percent, in the order of `metrics`.
+  """Computes `delta_task` of every task, in the order of `metrics`; percent.
 
   Raises:
     ValueError: as `delta_task`, with the task's name, or a missing task.
@@ -87,13 +79,7 @@ def deltas(
 
 
 def delta(tasks: Mapping[str, float]) -> float:
-  """Averages the relative gains of the tasks.
-
-  Args:
-    tasks: task -> gain in percent, as `deltas` returns them.
-
-  Returns:
-    Percent.
+  """Averages the relative gains of the tasks, as `deltas` returns them; percent.
 
   Raises:
     ValueError: no task.
@@ -108,7 +94,7 @@ def delta(tasks: Mapping[str, float]) -> float:
 def mean_rank(
   metrics: Mapping[str, Sequence[Metric]], methods: Mapping[str, Mapping[str, Values]]
 ) -> dict[str, float]:
-  """Averages each method's rank over all metrics of all tasks.
+  """Averages the rank of every method over all metrics of all tasks.
 
   Args:
     metrics: task -> its metrics.
@@ -116,7 +102,7 @@ def mean_rank(
 
   Returns:
     Method -> mean rank; 1 is best. Equal values share the mean of their
-    ranks; a nan ranks last.
+    ranks; nan ranks last.
 
   Raises:
     ValueError: no metric, no method, or a missing value.

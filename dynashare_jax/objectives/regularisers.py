@@ -9,17 +9,11 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float
 import numpy as np
 
+from dynashare_jax import lookup
 from dynashare_jax.ops import losses
 from dynashare_jax.types import Array
 
 _LEAST_LOG_ALPHA = -16.0
-
-
-def _unknown(penalty: str, form: str, forms: tuple[str, ...]) -> ValueError:
-  """Builds the message for a form that does not exist."""
-  return ValueError(
-    f"unknown form {form!r} of the {penalty} penalty: use one of {', '.join(forms)}."
-  )
 
 
 def sparsity(
@@ -47,15 +41,14 @@ def sparsity(
     (alpha about 1e-7), where its gradient ends. The default is what the
     authors' code minimises.
   """
+  lookup.one_of("the form of the sparsity penalty", form, ("code", "paper"))
   logs = jax.nn.log_softmax(logits, axis=-1)
   mask = opened[None, :]
   if form == "code":
     count = jnp.maximum(jnp.sum(opened), 1)
     return jnp.sum(jnp.where(mask, -logs[..., 1], 0.0)) / count
-  if form == "paper":
-    clipped = jnp.maximum(logs[..., 0], _LEAST_LOG_ALPHA)
-    return jnp.sum(jnp.where(mask, clipped, 0.0))
-  raise _unknown("sparsity", form, ("code", "paper"))
+  clipped = jnp.maximum(logs[..., 0], _LEAST_LOG_ALPHA)
+  return jnp.sum(jnp.where(mask, clipped, 0.0))
 
 
 def sharing(logits: Float[Array, "T L 2"], form: str = "paper") -> Float[Array, ""]:
@@ -84,16 +77,15 @@ def sharing(logits: Float[Array, "T L 2"], form: str = "paper") -> Float[Array, 
       f"the sharing penalty compares tasks and there is {tasks}: use at least "
       "two tasks or leave the penalty out."
     )
+  lookup.one_of("the form of the sharing penalty", form, ("paper", "authors"))
   if form == "paper":
     values = jax.nn.sigmoid(logits[..., 0] - logits[..., 1])
     weights = (blocks - np.arange(blocks)) / blocks
     pairs = 2.0
-  elif form == "authors":
+  else:
     values = jnp.asarray(logits)[..., 0]
     weights = (np.arange(blocks) + 1) / blocks
     pairs = 1.0
-  else:
-    raise _unknown("sharing", form, ("paper", "authors"))
   first, second = np.triu_indices(tasks, 1)
   apart = losses.magnitude(values[first] - values[second])
   scaled = jnp.asarray(weights, apart.dtype)[None, :] * apart
@@ -126,28 +118,20 @@ def instance(
   Differs: Eq. 5 names no task; its beta is read as the mean over tasks. The
     authors' code fails when all targets are 1; here that costs nothing.
   """
+  lookup.one_of("the form of the instance penalty", form, ("code", "paper"))
   wanted = jnp.asarray(targets, rates.dtype)
   if wanted.shape != rates.shape[1:]:
-    raise ValueError(f"{wanted.size} target rates for {rates.shape[1]} blocks: give one a block.")
+    raise ValueError(f"{wanted.size} target rates for {rates.shape[1]} blocks: give one per block.")
   gated = wanted < 1.0
   if form == "code":
     squares = jnp.square(wanted[None, :] - rates)
     return jnp.sum(jnp.where(gated[None, :], squares, 0.0)) / rates.shape[1]
-  if form == "paper":
-    squares = jnp.square(jnp.mean(rates, axis=0) - wanted)
-    return jnp.sum(jnp.where(gated, squares, 0.0))
-  raise _unknown("instance", form, ("code", "paper"))
+  squares = jnp.square(jnp.mean(rates, axis=0) - wanted)
+  return jnp.sum(jnp.where(gated, squares, 0.0))
 
 
 def check_target_rates(targets: object, blocks: int) -> tuple[float, ...]:
-  """Brings target rates into the form of one number a block.
-
-  Args:
-    targets: one rate for all blocks, or one a block, in (0, 1].
-    blocks: L.
-
-  Returns:
-    L Python floats.
+  """Returns L target rates, from one in (0, 1] for all blocks or one per block.
 
   Raises:
     ValueError: not a number, another length than L, or a rate outside (0, 1].
@@ -162,7 +146,8 @@ def check_target_rates(targets: object, blocks: int) -> tuple[float, ...]:
     array = np.full((blocks,), array)
   if array.shape != (blocks,):
     raise ValueError(
-      f"target rates have shape {array.shape} for {blocks} blocks: give one number, or one a block."
+      f"target rates have shape {array.shape} for {blocks} blocks: give one number, or one per"
+      " block."
     )
   for block, rate in enumerate(array):
     if not 0.0 < rate <= 1.0:

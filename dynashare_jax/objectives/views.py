@@ -1,8 +1,8 @@
-"""Several views of the same pictures, and the average of what is seen in them.
+"""Several views of the same pictures, and the average of their predictions.
 
-A view is a picture at another scale, perhaps mirrored. What a network says of
-it is brought back to the picture itself and averaged with the other views, in
-the way of the task's kind.
+A view is a picture at another scale, perhaps mirrored. Its predictions are
+turned back into those of the picture itself and averaged with the other views,
+in the way of the task's kind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class View(NamedTuple):
   """One way to look at a picture.
 
   Attributes:
-    scale: factor on its height and width.
+    scale: factor on height and width.
     mirrored: whether left and right are exchanged.
     distance: factor on depths seen in it that gives those of the picture
       itself: a picture enlarged twice shows things at half their distance, so
@@ -48,7 +48,7 @@ def listed(
 
   Args:
     scales: factors on height and width, above 0.
-    flip: whether every scale is looked at mirrored too.
+    flip: whether every scale is also mirrored.
     depth_scaled: whether the network has learnt that an enlarged picture shows
       things nearer; the authors scale pictures without their depths.
     normals_negated: whether it has learnt that mirroring negates the x
@@ -91,12 +91,7 @@ def check_scales(scales: Sequence[float]) -> None:
 
 
 def check(tasks: Iterable[TaskSpec], input_kind: str, views: Sequence[View]) -> None:
-  """Refuses views that the data or the tasks do not allow.
-
-  Args:
-    tasks: of the data set.
-    input_kind: of its inputs.
-    views: as `listed` gives them.
+  """Refuses views, as `listed` returns them, that the data or the tasks do not allow.
 
   Raises:
     ValueError: other views than the plain one, of inputs that are not pictures
@@ -120,15 +115,9 @@ def check(tasks: Iterable[TaskSpec], input_kind: str, views: Sequence[View]) -> 
 
 
 def seen(view: View, images: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-  """Looks at pictures.
+  """Returns pictures as a view shows them.
 
-  Args:
-    view: how.
-    images: pictures.
-
-  Returns:
-    Pictures of round(scale * size), at least 1 pixel, bilinear as in training,
-    mirrored if the view is.
+  Their size is round(scale * size), at least 1 pixel, bilinear as in training.
   """
   height, width = (max(round(view.scale * n), 1) for n in images.shape[1:3])
   images = resize.enlarge(images, (height, width))
@@ -142,18 +131,18 @@ def averaged(
   inputs: Any,
   sizes: Mapping[str, tuple[int, int]],
 ) -> tuple[dict[str, Any], Any]:
-  """Averages what a network says of several views, in a traced function.
+  """Averages the predictions of a network for several views, in a traced function.
 
   Args:
     tasks: all dense, unless the plain view is the only one.
-    views: as `listed` gives them.
+    views: as `listed` returns them.
     apply: inputs -> logits of every task, and anything else.
     inputs: pictures; anything for the plain view.
-    sizes: of every task's labels, (H, W).
+    sizes: (H, W) of the labels of every task.
 
   Returns:
     Logits of every task: of the plain view alone the network's own, else at
-    the size of the labels. And what else `apply` gave for the first view.
+    the size of the labels. And what else `apply` returned for the first view.
   """
   if tuple(views) == (PLAIN,):
     return apply(inputs)
@@ -175,17 +164,10 @@ def averaged(
 def votes(
   task: TaskSpec, view: View, logits: Float[Array, "B h w O"], size: tuple[int, int]
 ) -> Float[Array, "B H W O"]:
-  """Brings what was seen in a view back to the picture.
+  """Turns logits of a view into float32 numbers of the picture itself, to be averaged.
 
-  Args:
-    task: a dense one.
-    view: that was looked at.
-    logits: of the network, of any size.
-    size: (H, W) of the labels.
-
-  Returns:
-    Float32 that is averaged over views: class probabilities, unit vectors,
-    depths, values.
+  They are what the task's kind averages: class probabilities, unit vectors, depths or
+  values, at the `size` (H, W) of the labels.
   """
   kind = kinds.dense(task.kind)
   upright = logits[:, :, ::-1] if view.mirrored else logits
@@ -194,14 +176,5 @@ def votes(
 
 
 def elected(task: TaskSpec, total: Float[Array, "B H W O"], count: int) -> Float[Array, "B H W O"]:
-  """Gives the logits of an average.
-
-  Args:
-    task: a dense one.
-    total: sum of the views' votes.
-    count: how many views.
-
-  Returns:
-    Float32 logits that stand for the mean of the views.
-  """
+  """Returns float32 logits that stand for the mean of the votes of `count` views."""
   return kinds.dense(task.kind).elected(task, total / count)

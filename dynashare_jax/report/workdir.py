@@ -38,10 +38,6 @@ class Run:
     found = [task["name"] for task in self.results.get("tasks") or ()]
     return tuple(found or self.policy.get("tasks") or ())
 
-  def kind(self, task: str) -> str:
-    """Returns the kind of a task (`segmentation`, `depth`, ...), or an empty string."""
-    return str(self.task(task).get("kind", ""))
-
   def task(self, name: str) -> Json:
     """Returns the entry of a task in `results.json`, or an empty one."""
     for task in self.results.get("tasks") or ():

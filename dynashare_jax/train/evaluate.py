@@ -297,7 +297,7 @@ def _constant_sums(
     most = len(target)
   for begin in range(0, len(target), most):
     part = slice(begin, begin + most)
-    shape = valid[part].shape + one.shape[-1:]
+    shape = valid[part].shape[: one.ndim] + one.shape[-1:]
     logits = jnp.broadcast_to(jnp.asarray(one).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
     args = (task, logits, target[part], valid[part])
     sums = jax.device_get(kind.sums(*args, present[part]))

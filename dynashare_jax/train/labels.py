@@ -7,17 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.objectives import kinds
 
-_CLASSES = ("segmentation", "multiclass")
-_YES_OR_NO = ("binary", "multilabel")
 _SHOWN = 3  # wrong values in a message
 
 
 def check(tasks: Sequence[types.TaskSpec], batch: types.Batch, split: str) -> None:
-  """Looks at every label once, on the host.
-
-  Class ids lie in 0 .. outputs - 1, yes-or-no labels are 0 or 1, everything
-  else is finite. What is not valid may hold anything.
+  """Looks at every label once, on the host. What is not valid may hold anything.
 
   Args:
     tasks: in order.
@@ -30,7 +26,8 @@ def check(tasks: Sequence[types.TaskSpec], batch: types.Batch, split: str) -> No
   for task in tasks:
     target = np.asarray(batch.targets[task.name])
     valid = np.asarray(batch.valid[task.name], bool)
-    allowed, good = _good(task, target)
+    allowed, rule = kinds.find(task.kind).allowed(task)
+    good = rule(target)
     bad = ~good & valid.reshape(valid.shape + (1,) * (good.ndim - valid.ndim))
     if bad.any():
       values = np.unique(target[bad])
@@ -42,17 +39,3 @@ def check(tasks: Sequence[types.TaskSpec], batch: types.Batch, split: str) -> No
         f" are {allowed}. Mark what is no label as not valid, or correct the"
         " data or the task's number of outputs."
       )
-
-
-def _good(task: types.TaskSpec, target: np.ndarray) -> tuple[str, np.ndarray]:
-  """What is allowed, in words, and where the labels are that."""
-  if task.kind in _CLASSES:
-    inside = (target >= 0) & (target < task.outputs)
-    if target.dtype.kind == "f":
-      inside &= target == np.floor(target)
-    return f"class ids from 0 to {task.outputs - 1}", inside
-  if task.kind in _YES_OR_NO:
-    return "0 and 1", (target == 0) | (target == 1)
-  if target.dtype.kind == "f":
-    return "finite numbers", np.isfinite(target)
-  return "numbers", np.ones(target.shape, bool)

@@ -235,6 +235,7 @@ def _tasks(
     {
       "name": task.name,
       "kind": task.kind,
+      "unit": task.unit,
       "weight": task.weight,
       "classes": list(task.classes),
       "loss": {"test": test.losses[task.name], "validation": validation.losses[task.name]},

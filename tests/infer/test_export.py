@@ -78,6 +78,12 @@ def vectors(tmp_path_factory):
   return _trained(tmp_path_factory.mktemp("vectors"), [[1, 1], [1, 1]])
 
 
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+  """A yes or no and two numbers of every example."""
+  return _trained(tmp_path_factory.mktemp("numbers"), [[1, 1], [1, 1]], data__tasks=("a", "c"))
+
+
 def _inputs(trained, count):
   return np.asarray(trained.experiment.dataset.arrays("test").inputs)[:count]
 
@@ -118,7 +124,7 @@ def _written(folder, model, platforms=("cpu",)):
   return artefact.load(folder)
 
 
-@pytest.mark.parametrize("kind", ("images", "vectors"))
+@pytest.mark.parametrize("kind", ("images", "vectors", "numbers"))
 def test_outputs_are_the_checkpoints_at_any_batch(kind, request, tmp_path):
   trained = request.getfixturevalue(kind)
   budget = _budget(_balanced(trained))

@@ -269,3 +269,78 @@ def test_inverse_depths_shrink_where_depths_grow():
     task = TaskSpec("d", "depth", inverse=inverse)
     np.testing.assert_array_equal(restored(task, seen, 2.0, 1.0), want)
     np.testing.assert_array_equal(restored(task, seen, 1.0, 1.0), 3.0)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_numbers_against_sklearn(outputs):
+  task = TaskSpec("price", "number", outputs, unit="kg")
+  target = RNG.normal(1e3, 2, (40, outputs)).astype(np.float32)
+  logits = target + RNG.normal(size=target.shape).astype(np.float32)
+  valid = np.arange(40) % 3 != 0
+  labels = target[:, 0] if outputs == 1 else target
+  got = _finish(task, logits, labels, valid)
+  twins = np.float64(target[valid]), np.float64(logits[valid])
+  assert got == pytest.approx(
+    {
+      "rmse": metrics.root_mean_squared_error(*(t.ravel() for t in twins)),
+      "mae": metrics.mean_absolute_error(*twins),
+      "r2": metrics.r2_score(*twins),
+    }
+  )
+  assert _mean(task, logits, labels, valid) == pytest.approx(got["rmse"] ** 2, rel=1e-5)
+  assert kinds.find("number").predict(task, jnp.asarray(logits)).shape == labels.shape
+  counted = [m.name for m in kinds.find("number").metrics(task) if m.in_delta]
+  assert counted == ["rmse"]
+
+
+@pytest.mark.parametrize(
+  ("loss", "total", "constant"),
+  [("l2", 0.25 + 9, 4 / 3), ("l1", 0.5 + 3, 1.0), ("huber", 0.125 + 2 * (3 - 1), 1.0)],
+)
+def test_losses_of_numbers_by_hand(loss, total, constant):
+  """Errors of 0.5 and 3 in one output; the third label is missing."""
+  task = TaskSpec("x", "number", loss=loss, huber_delta=2.0)
+  target = np.array([1.0, 3.0, np.nan, 0.0], np.float32)
+  logits, valid = np.array([[1.5], [0.0], [7.0], [0.0]], np.float32), ~np.isnan(target)
+  found = kinds.find("number").loss(task, jnp.asarray(logits), target, valid)
+  assert float(found.total) == pytest.approx(total) and float(found.count) == 3
+  np.testing.assert_allclose(kinds.find("number").constant(task, target, valid), [constant])
+  steep = jax.grad(lambda x: kinds.find("number").loss(task, x, target, valid).total)(logits)
+  np.testing.assert_allclose(
+    steep[:, 0], {"l2": [1, -6, 0, 0], "l1": [1, -1, 0, 0], "huber": [0.5, -2, 0, 0]}[loss]
+  )
+
+
+def test_numbers_over_time_and_single_ones_missing():
+  logits = RNG.normal(size=(2, 4, 1))
+  target = RNG.normal(size=(2, 4)).astype(np.float32)
+  valid = np.array([[True, True, False, True], [False, True, False, False]])
+  got = _finish(TaskSpec("x", "number", hourly=True), logits, target, valid)
+  error = np.float32(logits[..., 0])[valid] - target[valid]
+  assert got["mae"] == pytest.approx(np.abs(error).mean())
+  pairs = TaskSpec("x", "number", 2)
+  missing = np.array([[True, True], [True, False], [True, False]])
+  target = np.array([[1, 5], [2, np.nan], [6, np.nan]], np.float32)
+  got = _finish(pairs, np.zeros((3, 2)), target, missing)
+  # The second output has one label: no spread, so that R2 is that of the first.
+  assert got["r2"] == pytest.approx(1 - (1 + 4 + 36) / (4 + 1 + 9))
+  assert got["mae"] == pytest.approx((1 + 2 + 6 + 5) / 4)
+  np.testing.assert_allclose(kinds.find("number").constant(pairs, target, missing), [3, 5])
+
+
+def test_an_unknown_loss_is_answered_with_the_nearest():
+  with pytest.raises(ValueError, match="loss of the task 'x' is 'hubr'.*mean 'huber'"):
+    kinds.find("number").loss(
+      TaskSpec("x", "number", loss="hubr"), jnp.zeros((1, 1)), np.zeros(1), np.ones(1, bool)
+    )
+
+
+def test_counts_of_labels_by_hand():
+  count = lambda task, *labels: kinds.find(task.kind).counts(task, *map(np.array, labels))
+  counts, number = count(TaskSpec("b", "binary"), [0.0, 1.0, 1.0, np.nan], [True] * 4)
+  assert counts.tolist() == [1, 2] and number == 3
+  missing = [[True, True], [True, False], [False, False]]
+  counts, number = count(TaskSpec("m", "multilabel", 2), [[1, 1], [0, 1], [1, 1]], missing)
+  assert counts.tolist() == [1, 1] and number == 2
+  counts, number = count(TaskSpec("s", "segmentation", 3), [[[0, 2, 2, 255]]], [[[True] * 4]])
+  assert counts.tolist() == [1, 0, 2] and number == 3

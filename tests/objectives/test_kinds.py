@@ -30,6 +30,7 @@ def _examples():
   depth = RNG.uniform(0.5, 9, dense).astype(np.float32)
   normals = RNG.normal(size=(*dense, 3)).astype(np.float32)
   maps = RNG.normal(size=(*dense, 2)).astype(np.float32)
+  numbers = RNG.normal(size=(BATCH, 2)).astype(np.float32)
   yes, labels = _classes((BATCH,), 2), _classes((BATCH, 3), 2)
   spec = TaskSpec
   return {
@@ -37,6 +38,7 @@ def _examples():
     "depth": (spec("d", "depth", unit="m"), depth, depth[..., None]),
     "normals": (spec("n", "normals", 3), normals, 3 * normals),
     "regression": (spec("r", "regression", 2), maps, maps),
+    "number": (spec("x", "number", 2, unit="kg"), numbers, numbers),
     "binary": (spec("b", "binary", positive_weight=2.0), yes, 8.0 * yes[:, None] - 4),
     "multilabel": (spec("m", "multilabel", 3), labels, 8.0 * labels - 4),
     "multiclass": (spec("c", "multiclass", 4), multi, 4 * np.eye(4)[multi]),
@@ -104,9 +106,9 @@ def test_every_kind_is_found_and_has_an_example():
 def test_unknown_kinds_are_answered_with_the_nearest():
   with pytest.raises(ValueError, match="binary.*mean 'segmentation'"):
     kinds.find("segmentaton")
-  with pytest.raises(ValueError, match="unknown task kind '_private'"):
+  with pytest.raises(ValueError, match="kind of a task is '_private'"):
     kinds.find("_private")
-  with pytest.raises(ValueError, match="unknown task kind 'base'"):
+  with pytest.raises(ValueError, match="kind of a task is 'base'"):
     kinds.find("base")
   with pytest.raises(ValueError, match="kind 'binary' have no pixels"):
     kinds.dense("binary")
@@ -271,7 +273,7 @@ DENSE = [name for name in ALL if kinds.find(name).dense]
 
 def test_only_dense_kinds_average_views():
   for name in ALL:
-    for member in ("restored", "votes", "elected"):
+    for member in ("restored", "votes", "elected", "moved", "pictures", "error"):
       assert hasattr(kinds.find(name), member) == (name in DENSE), name
 
 
@@ -323,3 +325,56 @@ def test_dense_logits_of_any_size(name, size):
   assert float(count) == float(twin.count) > 0
   values = _evaluate(kind, task, logits, target, valid)
   assert all(np.isfinite(value) for value in values.values())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_labels_are_allowed_and_garbage_is_not(name):
+  kind, task, target, _, valid = _case(name)
+  words, rule = kind.allowed(task)
+  assert words and rule(target).all()
+  for dtype, garbage in ((np.float32, np.nan), (np.int32, -1)):
+    if dtype == np.float32 or target.dtype.kind == "i":
+      assert not rule(np.full(target.shape, garbage, dtype)).any()
+  words, rule = kind.usual(task)
+  assert words and rule(target[valid]).dtype == bool
+  assert len(rule(target[valid])) == len(target[valid])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_counts_of_classes_add(name):
+  kind, task, target, _, valid = _case(name)
+  whole, number = kind.counts(task, target, valid)
+  halves = [kind.counts(task, target[s], valid[s]) for s in (slice(5), slice(5, None))]
+  np.testing.assert_array_equal(whole, sum(counts for counts, _ in halves))
+  assert number == sum(number for _, number in halves)
+  none, zero = kind.counts(task, target[:0], valid[:0])
+  assert none.shape == whole.shape and not none.any() and zero == 0
+  assert not len(whole) or 0 < whole.max() <= number
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_labels_move_as_views_are_restored(name):
+  """On the host and in a trace; what did not move keeps its bits."""
+  kind, task, target, _, _ = _case(name)
+  one, two, left = np.float32(1), np.float32(2), np.float32(-1)
+  np.testing.assert_array_equal(kind.moved(task, target, one, one, np), target)
+  moved = kind.moved(task, target, two, left, np)
+  traced = jax.jit(lambda *x: kind.moved(task, *x, jnp))(target, two, left)
+  np.testing.assert_array_equal(moved, traced)
+  axes = (..., None) if target.ndim == 3 else ...
+  back = kind.restored(task, jnp.float32(moved[axes]), 2.0, -1.0)
+  np.testing.assert_array_equal(back, np.float32(target[axes]))
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_pictures_of_labels(name):
+  kind, task, target, _, _ = _case(name)
+  for one in kind.pictures(task, target):
+    assert task.name in one.title
+    colours = one.values.shape[3:] == (3,)
+    assert one.values.shape[:3] == target.shape[:3]
+    assert colours or one.values.ndim == 3
+    assert not colours or (one.values.min() >= 0 and one.values.max() <= 1)
+  sizes, _ = kind.error(task, target, target)
+  assert sizes.shape == target.shape[:3] and not np.any(sizes > 1e-3)
+  assert np.any(kind.error(task, target, np.roll(target, 1, 0))[0] > 1e-3)

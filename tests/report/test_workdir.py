@@ -29,7 +29,7 @@ def test_all_parts_are_read(workdir):
   assert run.routes.shape == (3, 3, 8) and run.chosen == 1
   assert run.route[0].tolist() == [1, 1, 0, 1, 1, 0, 1, 1]
   assert run.gated.tolist() == [False] * 4 + [True] * 4
-  assert run.kind("depth") == "depth" and run.task("nothing") == {}
+  assert run.task("depth")["kind"] == "depth" and run.task("nothing") == {}
   assert "prediction/depth" in run.predictions
 
 

@@ -118,3 +118,13 @@ def test_nothing_to_score_is_refused(made):
 def test_spread_is_even():
   assert constants.spread(10, 3).tolist() == [0, 3, 6]
   assert constants.spread(4, 9).tolist() == [0, 1, 2, 3]
+
+
+def test_single_labels_may_be_missing():
+  """Of several in an example: means of columns, scored on what is there."""
+  task = types.TaskSpec("c", "number", 2)
+  target = np.array([[1, 5], [3, 0], [5, 0]], np.float32)
+  valid = np.array([[True, True], [True, False], [True, False]])
+  batch = types.Batch((), {"c": target}, {"c": valid}, np.ones(3, bool))
+  found = evaluate.constants((task,), batch, batch)["c"]
+  assert found["rmse"] == pytest.approx(np.sqrt((4 + 0 + 4 + 0) / 4)) and found["r2"] == 0

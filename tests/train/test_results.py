@@ -246,3 +246,15 @@ def test_count_of_parameters_is_that_of_the_tree(whole):
   total = sum(leaf.size for leaf in jax.tree.leaves(best.params))
   assert found["backbone"] + found["gates"] + found["heads"] == total
   assert found["policy"] == 0
+
+
+def test_numbers_are_trained_and_reported(train, tmp_path):
+  """A linear rule: the errors fall far below those of the median."""
+  run = train(tmp_path, method="hard", data__tasks=("a", "c"), train__steps=60)
+  task = run.found["tasks"][1]
+  assert (task["kind"], task["unit"]) == ("number", "kg")
+  rmse, mae, r2 = task["metrics"]
+  assert [m["unit"] for m in task["metrics"]] == ["kg", "kg", ""]
+  assert [m["in_delta"] for m in task["metrics"]] == [True, False, False]
+  assert mae["test"] < rmse["test"] < 0.8 * rmse["constant"]
+  assert -0.5 < r2["constant"] <= 0.0 < 0.3 < r2["test"] < 1.0

@@ -6,6 +6,7 @@ See docs/data.md for the file, with an example.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import os
 from typing import Any
 
@@ -61,9 +62,9 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   """
   del seed
   original, tasks = _find(config, data_dir)
-  metrics = compat.get("metrics", "pooled")
+  specs = [dataclasses.replace(t.spec, metrics=compat.get("metrics", "pooled")) for t in tasks]
   found = dense.Found(original.layout, original.keys, original.read, folder_decode.Decode(tasks))
-  return dense.assemble(NAME, tuple(_spec(t, metrics) for t in tasks), found, config, compat)
+  return dense.assemble(NAME, tuple(specs), found, config, compat)
 
 
 def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
@@ -154,16 +155,3 @@ def _chosen(
   if len(set(names)) < len(names):
     raise ValueError(f"config.data.tasks names a task twice: {names}.")
   return tuple(known[name] for name in names or known)
-
-
-def _spec(task: folder_description.Task, metrics: str) -> types.TaskSpec:
-  return types.TaskSpec(
-    task.name,
-    task.kind,
-    task.outputs,
-    task.weight,
-    task.classes,
-    task.unit,
-    inverse=task.inverse,
-    metrics=metrics,
-  )

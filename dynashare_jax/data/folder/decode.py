@@ -40,7 +40,7 @@ class Decode:
         target, known = _absent(task, size), np.zeros(size, bool)
       else:
         stored = _checked(task, stored, size)
-        target, known = _DECODERS[task.kind](task, stored)
+        target, known = _DECODERS[task.kind.stored](task, stored)
       targets[task.name], valid[task.name] = target, known
     return types.Batch(inputs, targets, valid, np.ones((), bool))
 
@@ -60,11 +60,12 @@ def _inputs(image: np.ndarray) -> np.ndarray:
 
 def _absent(task: folder_description.Task, size: tuple[int, ...]) -> np.ndarray:
   """Values for an example without a label; never used, but finite."""
-  if task.kind == "segmentation":
+  if task.kind.stored == "ids":
     return np.zeros(size, np.int32)
-  if task.kind == "normals":
+  if task.kind.stored == "directions":
     return np.broadcast_to(_NONE, (*size, 3)).copy()
-  return np.zeros((*size, task.outputs) if task.outputs > 1 else size, np.float32)
+  outputs = task.spec.outputs
+  return np.zeros((*size, outputs) if outputs > 1 else size, np.float32)
 
 
 def _checked(
@@ -89,7 +90,7 @@ def _checked(
       stored[..., i].astype(np.float64) * factor for i, factor in enumerate(task.channels) if factor
     )
     return sum(parts, np.zeros(size))
-  wanted = 1 if task.kind == "segmentation" else task.outputs
+  wanted = 1 if task.kind.stored == "ids" else task.spec.outputs
   if channels != wanted:
     several = (
       f" Tell with tasks.{task.name}.channels how they make one number" if wanted == 1 else ""
@@ -117,7 +118,8 @@ def _segmentation(
   wrong = classes == _UNKNOWN
   if wrong.any():
     if task.unmapped == "error":
-      known = f"{len(task.ids)} of its map" if task.ids is not None else f"0 to {task.outputs - 1}"
+      last = task.spec.outputs - 1
+      known = f"0 to {last}" if task.ids is None else f"{len(task.ids)} of its map"
       values = ", ".join(map(str, np.unique(stored[wrong])[:5]))
       raise ValueError(
         f"its {task.name} has the ids {values}; known are {known}. Add them"
@@ -137,7 +139,7 @@ def _classes(task: folder_description.Task, stored: np.ndarray) -> np.ndarray:
   """Class of every id; `_UNKNOWN` or `_IGNORED` where there is none."""
   ids = stored.astype(np.int64)
   if task.ids is None:
-    classes = np.where((ids >= 0) & (ids < task.outputs), ids, _UNKNOWN)
+    classes = np.where((ids >= 0) & (ids < task.spec.outputs), ids, _UNKNOWN)
   else:
     keys, places = np.array(task.ids, np.int64).T
     order = np.argsort(keys)
@@ -160,8 +162,7 @@ def _numbers(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndar
     good &= stored != value
   with np.errstate(invalid="ignore"):
     good &= (values >= task.limits[0]) & (values <= task.limits[1])
-    if task.kind == "depth":
-      good &= values > 0
+    good &= task.kind.usual(task.spec)[1](values)
   if stored.ndim == 2:
     return np.where(good, values, 0).astype(np.float32), good
   valid = np.asarray(good.all(-1))
@@ -186,9 +187,4 @@ def _normals(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndar
   return np.where(valid[..., None], turned, _NONE), valid
 
 
-_DECODERS = {
-  "segmentation": _segmentation,
-  "depth": _numbers,
-  "normals": _normals,
-  "regression": _numbers,
-}
+_DECODERS = {"ids": _segmentation, "numbers": _numbers, "directions": _normals}

@@ -13,8 +13,9 @@ import yaml  # type: ignore[import-untyped]
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.objectives import kinds
 
-KINDS = ("segmentation", "depth", "normals", "regression")
+KINDS = tuple(name for name in kinds.available() if kinds.find(name).dense)
 EXAMPLE = """
   pictures: images            # a folder, or a pattern as images/{name}.jpg
   tasks:
@@ -24,12 +25,10 @@ EXAMPLE = """
 
 _TOP = ("name", "root", "pictures", "tasks", "splits")
 _EVERY = ("kind", "labels", "weight", "ignore")
-_NUMBERS = ("channels", "scale", "offset", "range", "unit")
-_KEYS = {
-  "segmentation": (*_EVERY, "classes", "map", "unmapped", "channels"),
-  "depth": (*_EVERY, *_NUMBERS, "inverse"),
-  "normals": (*_EVERY, "scale", "offset", "axes"),
-  "regression": (*_EVERY, *_NUMBERS, "outputs"),
+_KEYS = {  # of what files hold
+  "ids": ("classes", "map", "unmapped", "channels"),
+  "numbers": ("channels", "scale", "offset", "range", "unit"),
+  "directions": ("scale", "offset", "axes"),
 }
 _SPLITS = (*types.SPLITS, "seed", "overlap")
 
@@ -39,13 +38,8 @@ class Task:
   """One task of a description.
 
   Attributes:
-    name: of the task.
-    kind: one of `KINDS`.
+    spec: the task.
     labels: folder or pattern of its files.
-    weight: of its loss.
-    classes: names; or empty.
-    outputs: number of classes or channels.
-    unit: of its values.
     ignore: stored values that are no label.
     ids: stored id -> class; None where they are the same.
     unmapped: what an id is that `ids` lacks: `error` or `ignore`.
@@ -54,16 +48,10 @@ class Task:
     offset: value of a stored 0; None: as `scale`.
     limits: lowest and highest value that is a label.
     axes: which stored channels of normals point right, down and forward.
-    inverse: whether values of depth grow with nearness (disparity).
   """
 
-  name: str
-  kind: str
+  spec: types.TaskSpec
   labels: str
-  weight: float = 1.0
-  classes: tuple[str, ...] = ()
-  outputs: int = 1
-  unit: str = ""
   ignore: tuple[float, ...] = ()
   ids: tuple[tuple[int, int], ...] | None = None
   unmapped: str = "error"
@@ -72,7 +60,16 @@ class Task:
   offset: float | None = None
   limits: tuple[float, float] = (-math.inf, math.inf)
   axes: str = "+0 +1 +2"
-  inverse: bool = False
+
+  @property
+  def name(self) -> str:
+    """The task's name."""
+    return self.spec.name
+
+  @property
+  def kind(self) -> kinds.base.Dense:
+    """The task's kind."""
+    return kinds.dense(self.spec.kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,17 +218,18 @@ def _task(part: _Part, name: str) -> Task:
   """Checks one task."""
   if "kind" not in part.raw:
     raise part.refusal("kind", f"is missing; it is one of {', '.join(KINDS)}")
-  kind = part.choice("kind", KINDS)
-  part.check_keys(_KEYS[kind], f" for a {kind} task")
+  named = part.choice("kind", KINDS)
+  kind = kinds.dense(named)
+  part.check_keys((*_EVERY, *_KEYS[kind.stored], *kind.fields), f" for a {named} task")
   weight = part.number("weight", 1.0)
   if not 0 <= weight < math.inf:
     raise part.refusal("weight", f"must be at least 0, but is {weight:g}")
-  classes, outputs = _classes(part, kind)
+  classes, outputs = _classes(part, kind, types.TaskSpec(name, named))
   limits = part.numbers("range", 2) or (-math.inf, math.inf)
   if limits[0] > limits[1]:
     raise part.refusal("range", f"must be [lowest, highest], but is {list(limits)}")
   channels = part.numbers("channels")
-  if channels and kind == "regression" and outputs > 1:
+  if channels and kind.stored == "numbers" and outputs > 1:
     raise part.refusal("channels", "make one number of several; leave them or outputs out")
   scale, offset = (
     part.number(key, 0.0) if key in part.raw else None for key in ("scale", "offset")
@@ -241,15 +239,10 @@ def _task(part: _Part, name: str) -> Task:
   inverse = part.raw.get("inverse", False)
   if not isinstance(inverse, bool):
     raise part.refusal("inverse", f"must be true or false, but is {_shown(inverse)}")
-  metres = kind == "depth" and not inverse
+  unit = part.text("unit", "" if inverse else kind.unit)
   return Task(
-    name,
-    kind,
+    types.TaskSpec(name, named, outputs, weight, classes, unit, inverse=inverse),
     part.text("labels"),
-    weight,
-    classes,
-    outputs,
-    part.text("unit", "m" if metres else ""),
     part.numbers("ignore"),
     _ids(part, classes, outputs),
     part.choice("unmapped", ("error", "ignore")),
@@ -258,14 +251,15 @@ def _task(part: _Part, name: str) -> Task:
     offset,
     (limits[0], limits[1]),
     part.text("axes", Task.axes),
-    inverse,
   )
 
 
-def _classes(part: _Part, kind: str) -> tuple[tuple[str, ...], int]:
-  """Names of classes, and the number of a task's outputs."""
-  if kind != "segmentation":
-    outputs = part.number("outputs", 3 if kind == "normals" else 1)
+def _classes(
+  part: _Part, kind: kinds.base.Dense, task: types.TaskSpec
+) -> tuple[tuple[str, ...], int]:
+  """Returns the names of classes, and the number of a task's outputs."""
+  if kind.stored != "ids":
+    outputs = part.number("outputs", kind.outputs(task))
     if outputs < 1 or outputs != int(outputs):
       raise part.refusal("outputs", f"must be a whole number of at least 1, but is {outputs:g}")
     return (), int(outputs)

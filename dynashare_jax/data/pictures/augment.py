@@ -19,6 +19,7 @@ from jaxtyping import Int
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.objectives import kinds
 from dynashare_jax.types import Array
 
 _GREY = (0.299, 0.587, 0.114)  # luminance of RGB (ITU-R BT.601)
@@ -141,27 +142,21 @@ class Augmentation:
       picture = _coloured(xp, picture, inside, draw.colour)
     picture = xp.where(inside[..., None], picture, xp.float32(0))
     targets, valid = dict(example.targets), dict(example.valid)
+    distance = draw.scale if self.depth_scaled else xp.float32(1)
+    turned = draw.mirror & self.normals_negated
+    sideways = xp.where(turned, xp.float32(-1), xp.float32(1))
     for task in self.tasks:
       if valid[task.name].ndim < 2:
         continue
       known = _nearest(xp, valid[task.name], rows, columns) & inside
       label = _nearest(xp, targets[task.name], rows, columns)
-      label = self._label(xp, task, label, draw)
+      label = kinds.dense(task.kind).moved(task, label, distance, sideways, xp)
       extra = (1,) * (label.ndim - 2)
       targets[task.name] = xp.where(
         inside.reshape(inside.shape + extra), label, xp.zeros((), label.dtype)
       )
       valid[task.name] = known
     return example._replace(inputs=picture, targets=targets, valid=valid)
-
-  def _label(self, xp: ModuleType, task: types.TaskSpec, label: Any, draw: Draw) -> Any:
-    """What scaling and mirroring do to the values of labels."""
-    if task.kind == "depth" and self.depth_scaled:
-      return label * draw.scale if task.inverse else label / draw.scale
-    if task.kind == "normals" and self.normals_negated:
-      signs = xp.where(draw.mirror, xp.float32(-1), xp.float32(1))
-      return xp.concatenate([label[..., :1] * signs, label[..., 1:]], -1)
-    return label
 
 
 class _Axis(NamedTuple):

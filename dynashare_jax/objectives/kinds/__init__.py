@@ -31,11 +31,7 @@ def find(kind: str) -> base.Kind:
   Raises:
     ValueError: there is no such file.
   """
-  names = available()
-  if kind not in names:
-    raise ValueError(
-      f"unknown task kind {kind!r}: there are {', '.join(names)}.{lookup.hint(kind, names)}"
-    )
+  lookup.one_of("the kind of a task", kind, available())
   module = importlib.import_module(f"{__name__}.{kind}")
   found: base.Kind = getattr(module, kind.title().replace("_", ""))()
   return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -11,6 +13,26 @@ from jaxtyping import Bool, Float, Shaped
 import numpy as np
 
 from dynashare_jax.types import Array, Metric, Sums, TaskSpec
+
+# What labels should be, in words and as a function of labels.
+Rule = tuple[str, Callable[[np.ndarray], np.ndarray]]
+
+
+class Picture(NamedTuple):
+  """What is drawn of labels or predictions of pixels, one of three things.
+
+  Attributes:
+    title: of the picture.
+    values: integers `[n, H, W]` are class ids, floats `[n, H, W]` numbers for a
+      colour scale, and floats `[n, H, W, 3]` red, green and blue in 0..1.
+    note: what the numbers or colours are.
+    classes: names of the classes.
+  """
+
+  title: str
+  values: np.ndarray
+  note: str = ""
+  classes: tuple[str, ...] = ()
 
 
 class Kind(abc.ABC):
@@ -101,9 +123,30 @@ class Kind(abc.ABC):
       even without any label.
     """
 
+  def allowed(self, task: TaskSpec) -> Rule:
+    """Returns which labels a task can have at all, element by element: finite numbers."""
+    return "finite numbers", np.isfinite
+
+  def usual(self, task: TaskSpec) -> Rule:
+    """Returns which labels deserve no warning: here all."""
+    return "anything", lambda labels: np.ones(labels.shape, bool)
+
+  def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
+    """Counts how many labels have each class, `[K]`, and how many there are; here no classes."""
+    return np.zeros(0, np.int64), 0
+
 
 class Classes(Kind):
   """A kind whose labels are class ids from 0 to O - 1; others count as not valid."""
+
+  def allowed(self, task: TaskSpec) -> Rule:
+    """Returns that class ids are allowed."""
+    inside = lambda ids: (ids >= 0) & (ids < task.outputs) & (ids == np.floor(ids))
+    return f"class ids from 0 to {task.outputs - 1}", inside
+
+  def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
+    """Counts the labels of every class."""
+    return class_counts(target[valid], task.outputs)
 
   def predict(self, task: TaskSpec, logits: Array) -> Array:
     """Returns the most likely class ids, int32."""
@@ -112,22 +155,53 @@ class Classes(Kind):
   def constant(self, task: TaskSpec, target: Array, valid: Array) -> np.ndarray:
     """Returns the log frequencies of the classes; -20 for a class that never occurs."""
     target = np.asarray(target)
-    labels = target[np.asarray(valid, bool)].astype(np.int64)
-    labels = labels[(labels >= 0) & (labels < task.outputs)]
-    counts = np.bincount(labels, minlength=task.outputs).astype(np.float64)
-    share = counts / max(counts.sum(), 1.0)
-    row = np.log(np.maximum(share, np.exp(-20.0))).astype(np.float32)
+    counts, number = self.counts(task, target, np.asarray(valid, bool))
+    row = np.log(np.maximum(counts / max(number, 1), np.exp(-20.0))).astype(np.float32)
     return row.reshape((1,) * (target.ndim - 1) + (-1,))
+
+
+def class_counts(labels: np.ndarray, classes: int) -> tuple[np.ndarray, int]:
+  """Counts the labels of every class, `[classes]`, and all that are class ids."""
+  ids = labels[np.isfinite(labels)].astype(np.int64)
+  counts = np.bincount(ids[(ids >= 0) & (ids < classes)], minlength=classes)
+  return counts, int(counts.sum())
+
+
+def rows(task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Gives labels, and `valid` of the same or fewer axes, the shape `[N, O]`."""
+  valid = valid.reshape(valid.shape + (1,) * (target.ndim - valid.ndim))
+  valid = np.broadcast_to(valid, target.shape)
+  return target.reshape(-1, task.outputs), valid.reshape(-1, task.outputs)
 
 
 class Dense(Kind):
   """A kind whose tasks have labels of pixels, `[B, H, W]` or `[B, H, W, O]`.
 
-  It also says how its predictions from several views of a picture are averaged,
-  see `objectives.views`.
+  It also says how labels change with the picture, how its predictions from several
+  views are averaged (see `objectives.views`), and how both are drawn.
+
+  Attributes:
+    stored: what files hold: class `ids`, `numbers` or `directions`.
+    fields: of a `TaskSpec`, that a description of files may give.
+    unit: of labels whose description names none.
   """
 
   dense = True
+  stored = "numbers"
+  fields: tuple[str, ...] = ()
+  unit = ""
+
+  def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: ModuleType) -> Any:
+    """Changes the values of labels as the picture is scaled and mirrored.
+
+    Args:
+      task: the task.
+      label: `[H, W, ...]`, already at its new places.
+      distance: factor on the picture's size, float32; 1 if depths should stay.
+      sideways: factor on x components of directions, float32, -1 if mirrored.
+      xp: `numpy` or `jax.numpy`.
+    """
+    return label
 
   def restored(
     self, task: TaskSpec, logits: Float[Array, "B h w O"], distance: float, sideways: float
@@ -153,3 +227,21 @@ class Dense(Kind):
     Of the votes of a single view they score as the view's own logits do.
     """
     return mean
+
+  def pictures(self, task: TaskSpec, values: np.ndarray) -> tuple[Picture, ...]:
+    """Returns how labels or predictions `[n, H, W, ...]` are drawn: one picture per channel."""
+    unit = f" ({task.unit})" if task.unit else ""
+    if values.ndim == 3 or values.shape[3] == 1:
+      return (Picture(task.name, values.reshape(values.shape[:3]), f"{task.name}{unit}"),)
+    names = [f"{task.name} {channel}" for channel in range(values.shape[3])]
+    return tuple(Picture(n, values[..., c], f"{n}{unit}") for c, n in enumerate(names))
+
+  def error(self, task: TaskSpec, truth: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, str]:
+    """Returns how wrong predictions are, `[n, H, W]`, and what that is.
+
+    Numbers are drawn on a colour scale from 0 on, booleans as wrong and right. Here
+    the absolute error, its mean where there are several channels.
+    """
+    found = np.abs(truth.astype(np.float32) - guess)
+    found = found.mean(-1) if found.ndim == 4 else found
+    return found, f"error ({task.unit})" if task.unit else "error"

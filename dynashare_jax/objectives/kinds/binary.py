@@ -65,6 +65,14 @@ class Binary(base.Kind):
     """Returns the log-odds of the training base rate, within +-20."""
     return log_odds(np.asarray(target)[np.asarray(valid, bool)].reshape(-1, 1))
 
+  def allowed(self, task: TaskSpec) -> base.Rule:
+    """Returns that 0 and 1 are allowed."""
+    return "0 and 1", lambda labels: (labels == 0) | (labels == 1)
+
+  def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
+    """Counts no and yes."""
+    return base.class_counts(target[valid], 2)
+
 
 def _flat(logits: Array, shape: tuple[int, ...]) -> Array:
   """Brings logits `[B, 1]`, `[B]` or `[B, time]` to the targets' shape."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives import alignment
+from dynashare_jax.objectives.kinds import base
 from dynashare_jax.objectives.kinds import regression
 from dynashare_jax.ops import losses
 from dynashare_jax.types import Array, Metric, Sums, TaskSpec
@@ -18,6 +21,9 @@ _WITHIN = (("delta_1.25", 1.25), ("delta_1.25^2", 1.25**2), ("delta_1.25^3", 1.2
 
 class Depth(regression.Regression):
   """A distance above 0 for every pixel; with `inverse`, values that grow with nearness."""
+
+  fields = ("inverse",)
+  unit = "m"
 
   def outputs(self, task: TaskSpec) -> int:
     """Returns 1."""
@@ -95,3 +101,11 @@ class Depth(regression.Regression):
     if distance == 1.0:
       return logits
     return logits / distance if task.inverse else logits * distance
+
+  def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: ModuleType) -> Any:
+    """Divides depths by the distance, or multiplies inverse ones."""
+    return label * distance if task.inverse else label / distance
+
+  def usual(self, task: TaskSpec) -> base.Rule:
+    """Returns that depths are positive."""
+    return "above 0", lambda labels: labels > 0

@@ -9,6 +9,7 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
+from dynashare_jax.objectives.kinds import base
 from dynashare_jax.objectives.kinds import binary
 from dynashare_jax.ops import ranking
 from dynashare_jax.types import Array, Metric, TaskSpec
@@ -51,10 +52,13 @@ class Multilabel(binary.Binary):
 
   def constant(self, task: TaskSpec, target: Array, valid: Array) -> np.ndarray:
     """Returns the log-odds of every label's training base rate."""
-    target = np.asarray(target).reshape(-1, task.outputs)
-    valid = np.asarray(valid, bool)
-    valid = np.broadcast_to(valid.reshape(len(target), -1), target.shape)
+    target, valid = base.rows(task, np.asarray(target), np.asarray(valid, bool))
     columns = [
       binary.log_odds(target[valid[:, label], label][:, None]) for label in range(task.outputs)
     ]
     return np.concatenate(columns)
+
+  def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
+    """Counts the examples that have each label, and those with any."""
+    target, valid = base.rows(task, target, valid)
+    return ((target == 1) & valid).sum(0), int(valid.any(1).sum())

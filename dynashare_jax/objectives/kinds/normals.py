@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -20,6 +22,8 @@ _BINS = 3600  # of the angles, 0.05 degrees each
 
 class Normals(base.Dense):
   """A direction (x points right) for every pixel; lengths do not matter."""
+
+  stored = "directions"
 
   def outputs(self, task: TaskSpec) -> int:
     """Returns 3."""
@@ -91,3 +95,23 @@ class Normals(base.Dense):
   def votes(self, task: TaskSpec, logits: Array) -> Array:
     """Returns unit vectors; of their mean, the length does not matter."""
     return losses.unit(logits)
+
+  def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: ModuleType) -> Any:
+    """Turns the x component."""
+    return xp.concatenate([label[..., :1] * sideways, label[..., 1:]], -1)
+
+  def usual(self, task: TaskSpec) -> base.Rule:
+    """Returns that directions have length 1, within 1%."""
+    return "of length 1", lambda v: np.abs(np.linalg.norm(v, axis=-1) - 1) <= 0.01
+
+  def pictures(self, task: TaskSpec, values: np.ndarray) -> tuple[base.Picture, ...]:
+    """Returns the directions as colours."""
+    colours = np.clip((np.nan_to_num(values) + 1) / 2, 0, 1)
+    return (base.Picture(task.name, colours, "colour = (normal + 1) / 2:\nred x, green y, blue z"),)
+
+  def error(self, task: TaskSpec, truth: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, str]:
+    """Returns angles."""
+    norm = lambda v: np.linalg.norm(v, axis=-1)
+    first, second = (v / np.maximum(norm(v), 1e-6)[..., None] for v in (truth, guess))
+    half = np.arctan2(norm(first - second), norm(first + second))
+    return np.rad2deg(2 * half), "angle (deg)"

@@ -19,6 +19,8 @@ from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 class Segmentation(base.Classes, base.Dense):
   """One class for every pixel, scored by confusions at the size of the labels."""
 
+  stored = "ids"
+
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns mean intersection over union and pixel accuracy."""
     return (Metric("miou", True, "%"), Metric("pixel_accuracy", True, "%"))
@@ -94,3 +96,11 @@ class Segmentation(base.Classes, base.Dense):
   def elected(self, task: TaskSpec, mean: Array) -> Array:
     """Returns the logarithm of mean probabilities, at least about -87."""
     return jnp.log(jnp.maximum(mean, jnp.finfo(jnp.float32).tiny))
+
+  def pictures(self, task: TaskSpec, values: np.ndarray) -> tuple[base.Picture, ...]:
+    """Returns the classes."""
+    return (base.Picture(task.name, values.astype(np.int32), classes=task.classes),)
+
+  def error(self, task: TaskSpec, truth: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, str]:
+    """Returns which pixels are wrong."""
+    return truth != guess, ""

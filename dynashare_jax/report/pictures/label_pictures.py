@@ -9,12 +9,13 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 import numpy as np
 
+from dynashare_jax import types
+from dynashare_jax.objectives import kinds
 from dynashare_jax.report import style
 from dynashare_jax.report import workdir as workdir_lib
 
 UNKNOWN = (0.93, 0.93, 0.93)  # pixels without a label
 _LEGEND = 20  # classes that a legend names at most
-_NORMALS = "colour = (normal + 1) / 2: red x, green y, blue z"
 
 
 class Key(NamedTuple):
@@ -35,33 +36,16 @@ class Dense(NamedTuple):
   """One task's labels and predictions of some examples.
 
   Attributes:
-    name: of the task.
-    kind: of the task; empty where it is not known.
-    unit: of its numbers.
-    classes: names of its classes.
+    task: the task.
     truth: `[n, H, W]`, or `[n, H, W, channels]`.
     guesses: predictions of one or more models, each shaped as `truth`.
     valid: bool `[n, H, W]`.
   """
 
-  name: str
-  kind: str
-  unit: str
-  classes: tuple[str, ...]
+  task: types.TaskSpec
   truth: np.ndarray
   guesses: tuple[np.ndarray, ...]
   valid: np.ndarray
-
-  @property
-  def sort(self) -> str:
-    """How it is drawn: `normals`, `segments` or `numbers`."""
-    if self.kind == "normals" or (
-      not self.kind and self.truth.ndim == 4 and self.truth.shape[-1] == 3
-    ):
-      return "normals"
-    if self.kind == "segmentation" or self.truth.dtype.kind in "iub":
-      return "segments"
-    return "numbers"
 
 
 def read(run: workdir_lib.Run, name: str, others: Sequence[workdir_lib.Run] = ()) -> Dense | None:
@@ -76,7 +60,8 @@ def read(run: workdir_lib.Run, name: str, others: Sequence[workdir_lib.Run] = ()
     None if the run has no labels and predictions of pixels for the task.
   """
   arrays = run.predictions
-  if f"target/{name}" not in arrays or f"prediction/{name}" not in arrays:
+  entry = run.task(name)
+  if not entry or f"target/{name}" not in arrays or f"prediction/{name}" not in arrays:
     return None
   truth = _flat(arrays[f"target/{name}"])
   if truth.ndim < 3 or not len(truth):
@@ -86,12 +71,11 @@ def read(run: workdir_lib.Run, name: str, others: Sequence[workdir_lib.Run] = ()
     valid = np.asarray(arrays[f"valid/{name}"], bool)
     valid = valid.reshape(*valid.shape[:3], *(1,) * (3 - valid.ndim))
     valid = np.broadcast_to(valid, truth.shape[:3])
-  task = run.task(name)
-  unit = task.get("unit") or ("m" if task.get("kind") == "depth" else "")
-  guesses = tuple(_flat(r.predictions[f"prediction/{name}"]) for r in (run, *others))
-  return Dense(
-    name, run.kind(name), str(unit), tuple(task.get("classes") or ()), truth, guesses, valid
+  task = types.TaskSpec(
+    name, entry["kind"], classes=tuple(entry.get("classes") or ()), unit=entry.get("unit") or ""
   )
+  guesses = tuple(_flat(r.predictions[f"prediction/{name}"]) for r in (run, *others))
+  return Dense(task, truth, guesses, valid)
 
 
 def inputs(run: workdir_lib.Run, pixels: int) -> np.ndarray | None:
@@ -143,8 +127,57 @@ def _squares(array: np.ndarray, pixels: int) -> tuple[int, int, int]:
   return step, height // step * step, width // step * step
 
 
+def coloured(
+  several: Sequence[kinds.base.Picture],
+  valid: np.ndarray,
+  pixels: int,
+  percentiles: tuple[float, float] = (1, 99),
+) -> tuple[tuple[np.ndarray, ...], Key]:
+  """Draws pictures of one task with the same colours.
+
+  Args:
+    several: the labels, or what stands for them, then predictions.
+    valid: bool `[n, H, W]`, where the first is known; it is pale elsewhere.
+    pixels: about how many columns the pictures need.
+    percentiles: of the known numbers, where the colours end.
+
+  Returns:
+    RGB `[n, h, w, 3]` of each, and their key.
+  """
+  first, *others = (one.values for one in several)
+  colour: Callable[[np.ndarray], np.ndarray] = lambda rgb: rgb
+  key = Key(note=several[0].note)
+  known = first[valid]
+  if first.dtype.kind == "i":
+    palette, key = _palette(several[0].classes, [known, *others], bool(valid.all()))
+    colour = lambda ids: palette[ids.clip(0, len(palette) - 1)]
+  elif first.ndim == 3:
+    known = known if known.size else np.concatenate([np.zeros(1), *map(np.ravel, others)])
+    low, high = (float(v) for v in np.nanpercentile(known, percentiles))
+    scale = ScalarMappable(Normalize(low, max(high, low + 1e-6)), style.DEPTH)
+    colour = lambda numbers: np.asarray(scale.cmap(scale.norm(numbers)))[..., :3]
+    key = key._replace(scale=scale)
+  shown, *drawn = (colour(thin(values, pixels)) for values in (first, *others))
+  return (np.where(thin(valid, pixels)[..., None], shown, UNKNOWN), *drawn), key
+
+
+def _palette(
+  classes: Sequence[str], several: Sequence[np.ndarray], known: bool
+) -> tuple[np.ndarray, Key]:
+  """Returns colours of the classes; the most frequent that appear make the key."""
+  sizes = np.bincount(np.concatenate([ids.ravel() for ids in several]).clip(0), minlength=1)
+  palette = style.class_colours(max(len(sizes), len(classes)))
+  seen = [int(c) for c in np.argsort(-sizes, kind="stable") if sizes[c]]
+  names = [
+    (classes[c] if c < len(classes) else f"class {c}", palette[c]) for c in sorted(seen[:_LEGEND])
+  ]
+  names += [] if known else [("no label", np.asarray(UNKNOWN))]
+  more = len(seen) - _LEGEND
+  return palette, Key(tuple(names), note=f"and {more} more classes" if more > 0 else "")
+
+
 def paint(dense: Dense, pixels: int) -> tuple[np.ndarray, tuple[np.ndarray, ...], Key]:
-  """Labels and predictions, all with the same colours.
+  """Draws labels and predictions, all with the same colours.
 
   Args:
     dense: to draw.
@@ -154,76 +187,28 @@ def paint(dense: Dense, pixels: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]
     Pictures of the labels, RGB `[n, h, w, 3]`, pale where there is none; those
     of every prediction; and their key. Of several channels the first is drawn.
   """
-  colour: Callable[[np.ndarray], np.ndarray] = _directions
-  key = Key(note=_NORMALS)
-  if dense.sort == "segments":
-    palette, key = _palette(dense)
-    colour = lambda ids: palette[ids.astype(int).clip(0, len(palette) - 1)]
-  elif dense.sort == "numbers":
-    scale, key = _scale(dense)
-    colour = lambda values: scale.cmap(scale.norm(_first(values)))[..., :3]
-  shown, *others = (colour(thin(part, pixels)) for part in (dense.truth, *dense.guesses))
-  known = thin(dense.valid, pixels)[..., None]
-  return np.where(known, shown, UNKNOWN), tuple(others), key
-
-
-def _directions(vectors: np.ndarray) -> np.ndarray:
-  """Unit vectors as colours (n + 1) / 2."""
-  return np.clip((np.nan_to_num(vectors) + 1) / 2, 0, 1)
-
-
-def _first(values: np.ndarray) -> np.ndarray:
-  """The first channel, where there are several."""
-  return values[..., 0] if values.ndim == 4 else values
-
-
-def _palette(dense: Dense) -> tuple[np.ndarray, Key]:
-  """Colours of the classes; the most frequent that appear make the key."""
-  real = dense.truth[dense.valid].astype(int)
-  seen = np.concatenate([real, *(guess.astype(int).ravel() for guess in dense.guesses)])
-  sizes = np.bincount(seen.clip(0), minlength=1)
-  palette = style.class_colours(max(len(sizes), len(dense.classes)))
-  most = np.argsort(-sizes, kind="stable")[:_LEGEND]
-  chosen = sorted(c for c in most if sizes[c])
-  names = [(_class_name(dense.classes, c), palette[c]) for c in chosen]
-  if not dense.valid.all():
-    names.append(("no label", np.asarray(UNKNOWN)))
-  return palette, Key(tuple(names))
-
-
-def _class_name(names: Sequence[str], place: int) -> str:
-  return names[place] if place < len(names) else f"class {place}"
-
-
-def _scale(dense: Dense) -> tuple[ScalarMappable, Key]:
-  """Numbers on one scale between the labels' 1st and 99th percentile."""
-  truth = _first(dense.truth)
-  known = truth[dense.valid]
-  known = known if known.size else _first(dense.guesses[0]).ravel()
-  low, high = (float(v) for v in np.nanpercentile(known, (1, 99)))
-  scale = ScalarMappable(Normalize(low, max(high, low + 1e-6)), style.DEPTH)
-  unit = f" ({dense.unit})" if dense.unit else ""
-  more = ", channel 0" if dense.truth.ndim == 4 else ""
-  return scale, Key(scale=scale, note=f"{dense.name}{unit}{more}")
+  kind = kinds.dense(dense.task.kind)
+  several = [kind.pictures(dense.task, part)[0] for part in (dense.truth, *dense.guesses)]
+  (truth, *guesses), key = coloured(several, dense.valid, pixels)
+  return truth, tuple(guesses), key
 
 
 def mistakes(dense: Dense, pixels: int, images: np.ndarray | None = None) -> tuple[np.ndarray, Key]:
-  """Where the first prediction is wrong, and by how much.
+  """Draws where the first prediction is wrong, and by how much.
 
   Args:
     dense: to draw.
     pixels: about how many columns the pictures need.
-    images: RGB pictures of that size, whose grey lies below a segmentation.
+    images: RGB pictures of that size, whose grey lies below what is right or wrong.
 
   Returns:
-    Pictures `[n, h, w, 3]` and their key. Segmentation: wrong pixels red over
-    grey. Normals: the angle in degrees. Numbers: the absolute error, its mean
-    where there are several channels. Pale where there is no label.
+    Pictures `[n, h, w, 3]` and their key: wrong pixels red over grey, or the size of
+    the error. Pale where there is no label.
   """
   valid = thin(dense.valid, pixels)[..., None]
-  if dense.sort == "segments":
-    wrong = (dense.truth != dense.guesses[0]) & dense.valid
-    share = mean(wrong[..., None].astype(np.float32), pixels)
+  sizes, note = kinds.dense(dense.task.kind).error(dense.task, dense.truth, dense.guesses[0])
+  if sizes.dtype == bool:
+    share = mean((sizes & dense.valid)[..., None].astype(np.float32), pixels)
     grey = np.full(valid.shape, 0.6, np.float32)
     if images is not None and images.shape[:3] == valid.shape[:3]:
       grey = 0.3 + 0.5 * images.mean(-1, keepdims=True)
@@ -232,29 +217,8 @@ def mistakes(dense: Dense, pixels: int, images: np.ndarray | None = None) -> tup
     if not dense.valid.all():
       names.append(("no label", np.asarray(UNKNOWN)))
     return np.where(valid, drawn, UNKNOWN), Key(tuple(names))
-  sizes, note = _sizes(dense)
   known = sizes[dense.valid]
   high = float(np.nanpercentile(known, 98)) if known.size else 1.0
   scale = ScalarMappable(Normalize(0.0, max(high, 1e-6)), style.ERROR)
   drawn = scale.cmap(scale.norm(thin(sizes, pixels)))[..., :3]
   return np.where(valid, drawn, UNKNOWN), Key(scale=scale, note=note)
-
-
-def _sizes(dense: Dense) -> tuple[np.ndarray, str]:
-  """Sizes of the errors `[n, H, W]`, and what they measure."""
-  truth, guess = dense.truth, dense.guesses[0]
-  if dense.sort == "normals":
-    return _angles(truth, guess), "angle (deg)"
-  found = np.abs(truth.astype(np.float32) - guess)
-  found = found.mean(-1) if found.ndim == 4 else found
-  return found, f"error ({dense.unit})" if dense.unit else "error"
-
-
-def _angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-  """Angles between directions, degrees."""
-  first, second = (
-    v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-6) for v in (first, second)
-  )
-  apart = np.linalg.norm(first - second, axis=-1)
-  along = np.linalg.norm(first + second, axis=-1)
-  return np.rad2deg(2 * np.arctan2(apart, along))

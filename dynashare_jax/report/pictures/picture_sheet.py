@@ -43,10 +43,10 @@ class Sheet:
   size: tuple[float, float]
 
   @classmethod
-  def plan(cls, shape: tuple[int, ...], groups: Sequence[int]) -> Sheet:
-    """Makes an empty sheet for pictures of `shape` `(rows, H, W)`, in pixels."""
+  def plan(cls, shape: tuple[int, ...], groups: Sequence[int], widest: float = _WIDEST) -> Sheet:
+    """Makes an empty sheet for pictures of `shape` `(rows, H, W)`, `widest` inches at most."""
     columns = sum(groups)
-    wide = float(np.clip(_WIDTH / columns, _NARROWEST, _WIDEST))
+    wide = float(np.clip(_WIDTH / columns, _NARROWEST, widest))
     tall = wide * shape[1] / shape[2]
     width = columns * (wide + _GAP) + (len(groups) - 1) * _GROUP
     height = shape[0] * (tall + _GAP) + _HEAD + _FOOT
@@ -118,6 +118,8 @@ class Sheet:
         loc="upper left",
         ncols=max(int(wide / _ENTRY), 1),
         bbox_to_anchor=self.point(left - 0.05, top),
+        title=key.note or None,
+        title_fontsize=7,
         fontsize=7,
         handlelength=1,
         handleheight=1,

@@ -37,5 +37,5 @@ def predictions(run: workdir_lib.Run) -> Figure | None:
       sheet.pictures(column + offset, pictures)
     sheet.key(column, 2, key)
     sheet.key(column + 2, 1, error_key)
-    sheet.head(column, one.name, ("label", "prediction", "error"))
+    sheet.head(column, one.task.name, ("label", "prediction", "error"))
   return sheet.figure

@@ -387,8 +387,8 @@ def test_errors_name_file_key_and_what_is_allowed(raw, change, message):
     ),
     (
       {"kind": "deep"},
-      "tasks.depth.kind: must be one of segmentation, depth,"
-      " normals, regression, but is 'deep'. Did you mean 'depth'[?]",
+      "tasks.depth.kind: must be one of depth, normals, regression,"
+      " segmentation, but is 'deep'. Did you mean 'depth'[?]",
     ),
     ({"kind": "segmentation"}, "tasks.depth.scale is unknown for a segmentation task. Known are"),
     ({"scale": [1]}, r"tasks.depth.scale: must be a number, but is \[1\]"),

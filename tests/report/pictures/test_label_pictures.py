@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dynashare_jax import types
+from dynashare_jax.objectives import kinds
 from dynashare_jax.report import style
 from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.compare import comparison
@@ -19,7 +21,12 @@ PALE = label_pictures.UNKNOWN
 def dense(kind, truth, guess, valid=None, unit="", classes=()):
   truth, guess = np.asarray(truth), np.asarray(guess)
   valid = np.ones(truth.shape[:3], bool) if valid is None else valid
-  return label_pictures.Dense("task", kind, unit, classes, truth, (guess,), np.asarray(valid, bool))
+  task = types.TaskSpec("task", kind, classes=classes, unit=unit)
+  return label_pictures.Dense(task, truth, (guess,), np.asarray(valid, bool))
+
+
+def error(one):
+  return kinds.dense(one.task.kind).error(one.task, one.truth, one.guesses[0])
 
 
 def test_wrong_pixels_are_red_over_grey_and_void_is_pale():
@@ -43,8 +50,10 @@ def test_squares_that_are_half_wrong_are_half_red():
 
 def test_angles_of_normals_in_degrees():
   turned = np.array([[0, 0, 2.0], [0, 3, 0], [0, 1, 1], [0, 0, -1]])
-  one = dense("normals", np.full((1, 1, 4, 3), [0.0, 0, 1]), turned[None, None])
-  sizes, note = label_pictures._sizes(one)
+  one = dense(
+    "normals", np.full((1, 1, 4, 3), np.float32([0, 0, 1])), np.float32(turned[None, None])
+  )
+  sizes, note = error(one)
   np.testing.assert_allclose(sizes[0, 0], [0, 90, 45, 180], atol=1e-4)
   assert note == "angle (deg)"
   _, key = label_pictures.mistakes(one, 4)
@@ -61,9 +70,9 @@ def test_absolute_errors_of_numbers():
   np.testing.assert_allclose(drawn[0, 0, 3], PALE)
   np.testing.assert_allclose(drawn[0, 0, 1], key.scale.cmap(0.0)[:3])
   maps = dense("regression", np.zeros((1, 1, 2, 2)), [[[[1.0, 3.0], [0.0, -2.0]]]])
-  np.testing.assert_allclose(label_pictures._sizes(maps)[0], [[[2, 1]]])
+  np.testing.assert_allclose(error(maps)[0], [[[2, 1]]])
   truth, _, key = label_pictures.paint(maps, 2)
-  assert truth.shape == (1, 1, 2, 3) and key.note == "task, channel 0"
+  assert truth.shape == (1, 1, 2, 3) and key.note == "task 0"
 
 
 def test_large_pictures_are_reduced_for_drawing():

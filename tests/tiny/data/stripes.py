@@ -68,7 +68,11 @@ def _task(name: str, images: bool) -> types.TaskSpec:
       "a": types.TaskSpec("a", "segmentation", 3),
       "b": types.TaskSpec("b", "depth", 1, 2.0, unit="m"),
     }[name]
-  return {"a": types.TaskSpec("a", "binary"), "b": types.TaskSpec("b", "multiclass", 3, 0.5)}[name]
+  return {
+    "a": types.TaskSpec("a", "binary"),
+    "b": types.TaskSpec("b", "multiclass", 3, 0.5),
+    "c": types.TaskSpec("c", "number", 2, unit="kg", loss="huber"),
+  }[name]
 
 
 def _vectors(config: Any, size: int, number: int) -> types.Batch:
@@ -78,6 +82,7 @@ def _vectors(config: Any, size: int, number: int) -> types.Batch:
   targets = {
     "a": (x[:, 0] + x[:, 1] > 0).astype(np.float32),
     "b": np.argmax(x @ rule, 1).astype(np.int32),
+    "c": (x @ rule[:, :2]).astype(np.float32),
   }
   return _batch(config, x, targets, rng, (size,))
 
