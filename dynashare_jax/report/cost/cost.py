@@ -20,10 +20,10 @@ quartiles = cost_figure.quartiles
 
 def size_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
   """Returns parameters, multiply-accumulates and memory, one row per scope and execution."""
-  batches = list(costs[0].times)
+  batches, groups = list(costs[0].times), _groups(costs)
   columns = [
     *("for", "execution"),
-    *("BN buffers" if group == "batch_stats" else group for group in costs[0].parameters),
+    *("BN buffers" if group == "batch_stats" else group for group in groups),
     tables.Column("work", unit="million MAC"),
     tables.Column("of masked", unit="%"),
     tables.Column("XLA's count", unit="million MAC"),
@@ -35,7 +35,8 @@ def size_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
     masked = _masked(costs, found.scope)
     xla = _known(found.xla_macs)
     share = 100 * found.macs / masked.macs if masked else math.nan
-    row: list[tables.Entry] = [found.scope, found.way, *found.parameters.values(), found.macs / 1e6]
+    row: list[tables.Entry] = [found.scope, found.way]
+    row += [*map(found.parameters.get, groups), found.macs / 1e6]
     row += [tables.Cell(share, digits=1), xla / 1e6, tables.Cell(xla / found.macs, digits=3)]
     rows.append([*row, *(found.times[b].activations / 1e6 for b in batches)])
   return tables.table(columns, rows, words=2)
@@ -102,7 +103,7 @@ def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> table
           "scope": found.scope,
           "execution": found.way,
           "batch": batch,
-          **found.parameters,
+          **{group: found.parameters.get(group) for group in _groups(costs)},
           "macs": found.macs,
           "xla_macs": _known(found.xla_macs),
           "activation_bytes": measured.activations,
@@ -118,6 +119,11 @@ def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> table
         }
       )
   return tables.table(rows[0], [list(row.values()) for row in rows])
+
+
+def _groups(costs: Sequence[cost_lib.Cost]) -> list[str]:
+  """The groups of parameters that any of the models has."""
+  return list(dict.fromkeys(group for found in costs for group in found.parameters))
 
 
 def _known(value: float | None) -> float:
