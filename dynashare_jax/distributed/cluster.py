@@ -97,16 +97,11 @@ def join(
   if not given and not found_several(environment):
     return False
   where = f"at {place.coordinator}" if given else "where the scheduler tells"
-  alarm = threading.Timer(
+  alarm = end_after(
     seconds,
-    end,
-    (
-      f"error: the processes of this run did not meet {where} within {seconds}"
-      " s. Is process 0 running, is its address right, were all started?",
-    ),
+    f"error: the processes of this run did not meet {where} within {seconds}"
+    " s. Is process 0 running, is its address right, were all started?",
   )
-  alarm.daemon = True
-  alarm.start()
   # It would take SIGTERM for itself; see `preemption`.
   jax.config.update("jax_enable_preemption_service", False)
   _tell_at_abort(f"error: {LOST}. {ON}.")
@@ -129,11 +124,20 @@ def join(
 
 def end(message: str, status: int = 1) -> NoReturn:
   """Ends the program at once, from any thread, with one line on the standard error output."""
-  with contextlib.suppress(Exception):
+  with contextlib.suppress(Exception):  # Those may lie on a full disk, too.
     sys.stdout.flush()
+    sys.stderr.flush()
   with contextlib.suppress(OSError):
     os.write(2, f"{message}\n".encode())
   os._exit(status)
+
+
+def end_after(seconds: float, message: str, status: int = 1) -> threading.Timer:
+  """Starts a timer that will `end` the program unless it is cancelled or the program is over."""
+  alarm = threading.Timer(seconds, end, (message, status))
+  alarm.daemon = True
+  alarm.start()
+  return alarm
 
 
 _kept: list[Any] = []  # C has the address of what is in here.

@@ -193,9 +193,7 @@ def _end_soon(error: BaseException) -> None:
   seconds = STUCK
   if cluster.is_lost(error):
     text, seconds = f"{cluster.LOST}. {cluster.ON}.", GONE
-  alarm = threading.Timer(seconds, cluster.end, (f"error: {text}",))
-  alarm.daemon = True
-  alarm.start()
+  cluster.end_after(seconds, f"error: {text}")
 
 
 @functools.lru_cache(maxsize=16)

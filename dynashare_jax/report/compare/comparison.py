@@ -289,25 +289,25 @@ def _own_notes(runs: gains.Runs) -> list[str]:
         f"**{label} was selected on the test split: its numbers are optimistic"
         " and not comparable with others.**"
       )
-    for task, metrics in gains.metrics(several[0]).items():
-      for metric in metrics:
-        values = [gains.values(run)[task][metric.name] for run in several]
-        lost = sum(math.isnan(value) for value in values)
-        if lost:
-          found.append(
-            f"{label}: {task} {metric.name} has no value in {lost} of"
-            f" {len(values)} runs; the others are averaged."
-          )
+    values = list(map(gains.values, several))
+    for task, names in values[0].items():
+      for name in names:
+        if lost := _lost([v[task][name] for v in values]):
+          found.append(f"{label}: {task} {name} has no value in {lost}; the others are averaged.")
   for label, tasks in _over_single(runs).items():
-    for task, values in tasks.items():
-      lost = sum(math.isnan(value) for value in values)
-      if lost:
+    for task, changes in tasks.items():
+      if lost := _lost(changes):
         found.append(
-          f"{label}: Δ {task} is not defined in {lost} of {len(values)} runs"
-          " (no single-task run of the seed, or a metric without a value or"
-          " with the single-task value 0)."
+          f"{label}: Δ {task} is not defined in {lost} (no single-task run of the seed,"
+          " or a metric without a value or with the single-task value 0)."
         )
   return found
+
+
+def _lost(values: Sequence[float]) -> str:
+  """`1 of 3 runs` for values of which some are NaN, else nothing."""
+  lost = sum(map(math.isnan, values))
+  return f"{lost} of {len(values)} runs" if lost else ""
 
 
 def _latex(table: tables.Table, runs: gains.Runs) -> str:
