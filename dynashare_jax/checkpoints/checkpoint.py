@@ -132,21 +132,18 @@ class Checkpoints:
   ) -> None:
     """Starts to write a step; waits only for the save before this one.
 
-    Write the step's metric lines before: a resumed run keeps the lines up to
-    the restored step.
+    Write the step's metric lines before: a resumed run keeps the lines up to the restored step.
 
     Args:
       step: global step; above every step that is there.
       state: arrays (JAX or NumPy). They may be donated as soon as this returns.
-      record: what JSON can hold, NumPy scalars and arrays included: phase and
-        data position, config, metrics history. It comes back as JSON does it:
-        lists for tuples and arrays, strings for keys. NaN survives.
-      score: validation score, higher is better; None or NaN never counts as
-        the best.
+      record: what JSON can hold, NumPy scalars and arrays included: phase and data position,
+        config, metrics history. It comes back as JSON does it: lists for tuples and arrays, strings
+        for keys. NaN survives.
+      score: validation score, higher is better; None or NaN never counts as the best.
 
     Raises:
-      ValueError: a step that is not above the latest one; a leaf that cannot
-        be saved; read-only.
+      ValueError: a step that is not above the latest one; a leaf that cannot be saved; read-only.
       OSError: this or the previous save could not be written.
     """
     import orbax.checkpoint as ocp
@@ -231,9 +228,8 @@ class Checkpoints:
     if self._damaged or self._set_aside():
       raise DamagedCheckpointError(
         f"Every checkpoint in {self._directory} is damaged"
-        f" ({_listing(self._damaged) or 'see its folder ' + _DAMAGED})."
-        " Restore the folder from a copy, or delete it (or choose another"
-        " --workdir) to start from the beginning."
+        f" ({_listing(self._damaged) or 'see its folder ' + _DAMAGED}). Restore the folder from a"
+        " copy, or delete it (or choose another --workdir) to start from the beginning."
       )
     return None
 

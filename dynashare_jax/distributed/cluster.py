@@ -75,8 +75,8 @@ def join(
   """Joins the processes of this run, before anything is computed.
 
   Args:
-    place: from the command line. If it is empty, and SLURM, Open MPI or a TPU
-      says that there are several processes, jax finds the others.
+    place: from the command line. If it is empty, and SLURM, Open MPI or a TPU says that there are
+      several processes, jax finds the others.
     seconds: to wait for the others.
     environment: variables to look at; default those of the process.
 
@@ -84,11 +84,9 @@ def join(
     Whether there are several processes.
 
   Raises:
-    ValueError: `place` or a variable is incomplete or makes no sense, or jax
-      cannot start.
-    SystemExit: 1, at once and after one line, when the others were not found in
-      time (jax would abort the program). It is not the user's error for sure:
-      a scheduler may try again.
+    ValueError: `place` or a variable is incomplete or makes no sense, or jax cannot start.
+    SystemExit: 1, at once and after one line, when the others were not found in time (jax would
+      abort the program). It is not the user's error for sure: a scheduler may try again.
   """
   given = check(place)
   if environment is None:
@@ -184,9 +182,8 @@ def check(place: Place) -> bool:
     raise ValueError(f"--coordinator must be host:port of process 0, but is {place.coordinator!r}.")
   if not 0 <= place.process < place.processes:
     raise ValueError(
-      "--processes and --process_id must be a number of processes and one of"
-      f" 0 to that number - 1, but are {place.processes} and"
-      f" {place.process}."
+      "--processes and --process_id must be a number of processes and one of 0 to that number - 1,"
+      f" but are {place.processes} and {place.process}."
     )
   return True
 
@@ -290,8 +287,7 @@ def check_equal(what: Mapping[str, Any]) -> None:
   if len(set(counts.values())) > 1:  # Then they cannot gather anything.
     raise ValueError(
       "The processes of this run differ in their number of devices"
-      f" ({', '.join(str(counts[p]) for p in sorted(counts))}). Start all"
-      " with equally many."
+      f" ({', '.join(str(counts[p]) for p in sorted(counts))}). Start all with equally many."
     )
   texts = [json.dumps(value, sort_keys=True, default=str) for value in what.values()]
   digests = np.array(
@@ -305,9 +301,8 @@ def check_equal(what: Mapping[str, Any]) -> None:
     if len(different) > 1:
       groups = [different.index(digest) for digest in column]
       raise ValueError(
-        f"The processes of this run differ in their {name} (those of equal"
-        f" number agree: {groups}). Start all with the same command and"
-        " code."
+        f"The processes of this run differ in their {name} (those of equal number agree:"
+        f" {groups}). Start all with the same command and code."
       )
 
 
@@ -362,9 +357,8 @@ def check_shared(folder: pathlib.Path, prepare: Callable[[], object] = lambda: N
   ]
   if found:
     raise ValueError(
-      f"The work directory {folder} does not serve all"
-      f" processes: {'; '.join(found)}. Choose another"
-      " --workdir."
+      f"The work directory {folder} does not serve all processes: {'; '.join(found)}. Choose"
+      " another --workdir."
     )
 
 

@@ -62,9 +62,8 @@ class Times(NamedTuple):
 class Monitor:
   """Measures what steps wait for; records a profile if asked.
 
-  A look begins when its first batch is asked for and ends when its results have
-  come; evaluations and checkpoints in between are not counted, nor the first
-  dispatch of a phase, which may compile.
+  A look begins when its first batch is asked for and ends when its results have come; evaluations
+  and checkpoints in between are not counted, nor the first dispatch of a phase, which may compile.
   """
 
   def __init__(
@@ -280,10 +279,9 @@ class Monitor:
     if self._alarms["skew"].due(skew > SKEW_SHARE * found.step, kind, seconds):
       logging.log(
         level,
-        "Process %d is slow: its own work, waiting for batches and"
-        " preparing steps, takes %s a step longer than the fastest process's"
-        " (steps take %s). The others wait for it: see what else its machine"
-        " does, and its log.",
+        "Process %d is slow: its own work, waiting for batches and preparing steps, takes %s a"
+        " step longer than the fastest process's (steps take %s). The others wait for it: see what"
+        " else its machine does, and its log.",
         number,
         _ms(skew),
         _ms(found.step),
@@ -345,16 +343,14 @@ def _advice(config: ml_collections.ConfigDict | None) -> str:
   train = config.train
   if train.resident:
     return (
-      "The data are resident: what is left to the host is the order of"
-      " examples and the draws of augmentation. Raise"
-      f" config.train.steps_per_dispatch ({train.steps_per_dispatch})."
+      "The data are resident: what is left to the host is the order of examples and the draws of"
+      f" augmentation. Raise config.train.steps_per_dispatch ({train.steps_per_dispatch})."
     )
   convert = ", convert the data (python -m dynashare_jax data convert)" if config.data_dir else ""
   return (
-    f"Raise config.train.threads ({train.threads}) or .workers"
-    f" ({train.workers}) up to the {os.cpu_count()} cores of this"
-    f" machine{convert}, or set config.train.resident=True if the data"
-    " fit into memory."
+    f"Raise config.train.threads ({train.threads}) or .workers ({train.workers}) up to the"
+    f" {os.cpu_count()} cores of this machine{convert}, or set config.train.resident=True if the"
+    " data fit into memory."
   )
 
 

@@ -24,12 +24,11 @@ _HELD = 1000  # lines kept until there is a work directory
 class ProcessLog(logging.Handler):
   """The log of a process: `<workdir>/logs/process-<number>.log`.
 
-  Holds messages of this package from level INFO on, warnings of anything else
-  (Python's too), and the error that ends the run, with time, process and
-  phase. The terminal stays as it is. Starts of a run follow each other in one
-  file. It is opened when the work directory is there, which it never makes;
-  earlier messages are kept until then. A file that cannot be written is left
-  alone: the run goes on. Use it as a context manager.
+  Holds messages of this package from level INFO on, warnings of anything else (Python's too), and
+  the error that ends the run, with time, process and phase. The terminal stays as it is. Starts of
+  a run follow each other in one file. It is opened when the work directory is there, which it never
+  makes; earlier messages are kept until then. A file that cannot be written is left alone: the run
+  goes on. Use it as a context manager.
   """
 
   def __init__(self, workdir: str | os.PathLike[str], process: int, told: str = "") -> None:

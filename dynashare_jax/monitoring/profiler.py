@@ -19,9 +19,8 @@ _busy = threading.Lock()  # jax records once at a time
 class Profiler:
   """Records some steps of a run, once, with jax's profiler.
 
-  Recording begins at the second dispatch of the first phase that has enough
-  steps, as the first dispatch compiles. An error is one warning, never the end
-  of a run.
+  Recording begins at the second dispatch of the first phase that has enough steps, as the first
+  dispatch compiles. An error is one warning, never the end of a run.
   """
 
   def __init__(self, folder: pathlib.Path, steps: int = 0) -> None:
@@ -116,9 +115,8 @@ class Profiler:
     else:
       self._end()
       _tell(
-        f"Profile of steps {self._first + 1} to {self._step}: {latest}\n"
-        "Open it at https://ui.perfetto.dev, or see docs/monitoring.md for"
-        " TensorBoard."
+        f"Profile of steps {self._first + 1} to {self._step}: {latest}\nOpen it at"
+        " https://ui.perfetto.dev, or see docs/monitoring.md for TensorBoard."
       )
 
   def _fail(self, error: Exception) -> None:

@@ -40,16 +40,15 @@ def compare(runs: gains.Runs) -> tables.Table:
   """Puts methods, each with one finished run per seed, into the rows of one table.
 
   Returns:
-    Columns: method; every metric of every task on test; Delta of every task
-    and of all (only if one label's runs are of the method `single`); mean
-    rank; trainable parameters (of `single`, all its columns); executed
-    percentage of (task, block, example) triples; median seconds of a
-    re-training step. Numbers are means with the sample standard deviation
-    over seeds. A column's `group` is its task, `Delta` or `cost`.
+    Columns: method; every metric of every task on test; Delta of every task and of all (only if one
+    label's runs are of the method `single`); mean rank; trainable parameters (of `single`, all its
+    columns); executed percentage of (task, block, example) triples; median seconds of a re-training
+    step. Numbers are means with the sample standard deviation over seeds. A column's `group` is its
+    task, `Delta` or `cost`.
 
   Raises:
-    ValueError: no run, an unfinished run, a seed twice under one label, or
-      runs that differ in data set, split, tasks or metrics.
+    ValueError: no run, an unfinished run, a seed twice under one label, or runs that differ in data
+      set, split, tasks or metrics.
 
   Source: DynaShare (CVPRW 2023), Eqs. 7 and 8 for Delta.
   """
@@ -68,9 +67,8 @@ def write(
 ) -> pathlib.Path:
   """Writes `table.md`, `table.csv`, `table.tex` and figures; returns the path of `table.md`.
 
-  The figures are `delta.png`, `classes-<task>.png` of segmentations whose runs
-  list classes, and `examples-<task>.png` of tasks whose runs drew the same
-  examples.
+  The figures are `delta.png`, `classes-<task>.png` of segmentations whose runs list classes, and
+  `examples-<task>.png` of tasks whose runs drew the same examples.
 
   Args:
     runs: label -> its finished runs, one per seed.
@@ -268,9 +266,8 @@ def _markdown(
 def _legend(runs: gains.Runs) -> str:
   """The meaning of the overview's columns."""
   text = (
-    "Mean rank: over all metrics of all tasks, 1 is best. Parameters:"
-    " trainable ones. Executed: share of (task, block, example) triples on"
-    " test. Step: median of re-training."
+    "Mean rank: over all metrics of all tasks, 1 is best. Parameters: trainable ones. Executed:"
+    " share of (task, block, example) triples on test. Step: median of re-training."
   )
   if gains.baseline(runs) is None:
     return text + " There are no single-task runs here, hence no Δ."

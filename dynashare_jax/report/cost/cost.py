@@ -164,12 +164,11 @@ def page(
   text = "Medians with (first–third quartile); calls take turns, round by round."
   parts.append(tables.section("Time", text, time_table(costs)))
   text = (
-    "Parameters that the execution reads; running averages of batch norms"
-    " apart. Work is analytic, of one example, all taps of a convolution"
-    " counted, with gates the mean over the test examples. XLA leaves out taps"
-    " in the padding, which makes its count smaller where dilation is large,"
-    " and adds elementwise work. Activations are the temporary buffers of the"
-    " compiled program."
+    "Parameters that the execution reads; running averages of batch norms apart. Work is analytic,"
+    " of one example, all taps of a convolution counted, with gates the mean over the test"
+    " examples. XLA leaves out taps in the padding, which makes its count smaller where dilation"
+    " is large, and adds elementwise work. Activations are the temporary buffers of the compiled"
+    " program."
   )
   parts.append(tables.section("Size and work", text, size_table(costs)))
   if blocks:
