@@ -215,14 +215,10 @@ class Checkpoints:
         state, record = self._load(template, candidate)
       except _Damage as damage:
         self._damaged[candidate] = str(damage)
-        before = steps[position + 1 :][:1]
-        logging.warning(
-          "Checkpoint step %d in %s is damaged: %s. %s",
-          candidate,
-          self._directory,
-          damage,
-          f"Trying step {before[0]} instead." if before else "There is no step before it.",
-        )
+        before = [f"Trying step {step} instead." for step in steps[position + 1 :]]
+        where = f"Checkpoint step {candidate} in {self._directory}"
+        text = (*before, "There is no step before it.")[0]
+        logging.warning("%s is damaged: %s. %s", where, damage, text)
         continue
       return candidate, state, record
     if self._damaged or self._set_aside():

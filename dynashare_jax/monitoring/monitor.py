@@ -249,42 +249,30 @@ class Monitor:
       return
     self._told = now
     logging.info(
-      "step %d: %s a step, of it %s waiting for batches, %s on the host, %s"
-      " waiting for devices; %.2f GiB of memory at most.",
-      self._step,
-      _ms(times.step),
-      _ms(times.input),
-      _ms(times.host),
-      _ms(times.device),
-      host["host_peak_gb"],
+      f"step {self._step}: {_ms(times.step)} a step, of it {_ms(times.input)} waiting for batches,"
+      f" {_ms(times.host)} on the host, {_ms(times.device)} waiting for devices;"
+      f" {host['host_peak_gb']:.2f} GiB of memory at most."
     )
 
   def _warn(self, found: Times, skew: float, slowest: int, seconds: float) -> None:
     """Warns of a bottleneck that several looks have shown."""
     kind = _kind(self._title)
-    several = len(self._processes) > 1
     number = self._processes[slowest]
+    where = f" in process {number}" if len(self._processes) > 1 else ""
     level = logging.WARNING if mesh_lib.rank(self._mesh) == 0 else logging.INFO
     starves = found.input > INPUT_SHARE * found.step and found.starved > STARVED_SHARE
     if self._alarms["input"].due(starves, kind, seconds):
       logging.log(
         level,
-        "Input is the bottleneck%s: steps wait %.0f%% of their time for batches (%s of %s). %s",
-        f" in process {number}" if several else "",
-        100 * found.input / found.step,
-        _ms(found.input),
-        _ms(found.step),
-        _advice(self._config),
+        f"Input is the bottleneck{where}: steps wait {found.input / found.step:.0%} of their time"
+        f" for batches ({_ms(found.input)} of {_ms(found.step)}). {_advice(self._config)}",
       )
     if self._alarms["skew"].due(skew > SKEW_SHARE * found.step, kind, seconds):
       logging.log(
         level,
-        "Process %d is slow: its own work, waiting for batches and preparing steps, takes %s a"
-        " step longer than the fastest process's (steps take %s). The others wait for it: see what"
-        " else its machine does, and its log.",
-        number,
-        _ms(skew),
-        _ms(found.step),
+        f"Process {number} is slow: its own work, waiting for batches and preparing steps, takes"
+        f" {_ms(skew)} a step longer than the fastest process's (steps take {_ms(found.step)}). The"
+        " others wait for it: see what else its machine does, and its log.",
       )
 
 

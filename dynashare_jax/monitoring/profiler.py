@@ -83,9 +83,8 @@ class Profiler:
       self._stop()
     elif self._wanted and not failed:
       logging.warning(
-        "No profile was recorded: no phase had %d steps left after its first"
-        " dispatch, which is never recorded. Ask for fewer.",
-        self._steps,
+        f"No profile was recorded: no phase had {self._steps} steps left after its first dispatch,"
+        " which is never recorded. Ask for fewer."
       )
     self._wanted = False
 

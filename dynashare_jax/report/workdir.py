@@ -21,7 +21,8 @@ class Run:
   """The files that one training run left in its work directory; those absent are empty.
 
   Attributes:
-    results: `results.json`, absent until the run has finished.
+    results: `results.json`, absent until the run has finished. Sections that a method adds to the
+      page are in `sections`: a list of `{"title": ..., "text": Markdown}`.
     policy: `policy.json`; any part of it may be absent, as methods differ.
     lines: rows of `metrics.jsonl` in training order, one for each place.
     predictions: arrays of `predictions.npz`, each read when it is used.
