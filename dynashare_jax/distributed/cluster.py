@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import signal
 import socket
@@ -36,19 +37,10 @@ LOST = (
 )
 ON = "The same command goes on from the last checkpoint"
 # What exceptions say when a process or the network is gone.
-_SIGNS = (
-  "gloo",
-  "nccl",
-  "coordination service",
-  "coordinationservice",
-  "connection closed by peer",
-  "connection reset by peer",
-  "socket closed",
-  "barrier timed out",
-  "heartbeat",
-  "unavailable:",
-  "deadline_exceeded",
-  "failed to connect",
+_SIGNS = re.compile(
+  "gloo|nccl|coordination service|coordinationservice|connection closed by peer"
+  "|connection reset by peer|socket closed|barrier timed out|heartbeat|unavailable:"
+  "|deadline_exceeded|failed to connect"
 )
 
 
@@ -162,8 +154,7 @@ def is_lost(error: BaseException | None) -> bool:
   if not jax.distributed.is_initialized():
     return False
   while error is not None:
-    text = str(error).lower()
-    if any(sign in text for sign in _SIGNS):
+    if _SIGNS.search(str(error).lower()):
       return True
     error = error.__cause__ or error.__context__
   return False
