@@ -132,21 +132,18 @@ class Checkpoints:
   ) -> None:
     """Starts to write a step; waits only for the save before this one.
 
-    Write the step's metric lines before: a resumed run keeps the lines up to
-    the restored step.
+    Write the step's metric lines before: a resumed run keeps the lines up to the restored step.
 
     Args:
       step: global step; above every step that is there.
       state: arrays (JAX or NumPy). They may be donated as soon as this returns.
-      record: what JSON can hold, NumPy scalars and arrays included: phase and
-        data position, config, metrics history. It comes back as JSON does it:
-        lists for tuples and arrays, strings for keys. NaN survives.
-      score: validation score, higher is better; None or NaN never counts as
-        the best.
+      record: what JSON can hold, NumPy scalars and arrays included: phase and data position,
+        config, metrics history. It comes back as JSON does it: lists for tuples and arrays, strings
+        for keys. NaN survives.
+      score: validation score, higher is better; None or NaN never counts as the best.
 
     Raises:
-      ValueError: a step that is not above the latest one; a leaf that cannot
-        be saved; read-only.
+      ValueError: a step that is not above the latest one; a leaf that cannot be saved; read-only.
       OSError: this or the previous save could not be written.
     """
     import orbax.checkpoint as ocp
@@ -218,22 +215,17 @@ class Checkpoints:
         state, record = self._load(template, candidate)
       except _Damage as damage:
         self._damaged[candidate] = str(damage)
-        before = steps[position + 1 :][:1]
-        logging.warning(
-          "Checkpoint step %d in %s is damaged: %s. %s",
-          candidate,
-          self._directory,
-          damage,
-          f"Trying step {before[0]} instead." if before else "There is no step before it.",
-        )
+        before = [f"Trying step {step} instead." for step in steps[position + 1 :]]
+        where = f"Checkpoint step {candidate} in {self._directory}"
+        text = (*before, "There is no step before it.")[0]
+        logging.warning("%s is damaged: %s. %s", where, damage, text)
         continue
       return candidate, state, record
     if self._damaged or self._set_aside():
       raise DamagedCheckpointError(
         f"Every checkpoint in {self._directory} is damaged"
-        f" ({_listing(self._damaged) or 'see its folder ' + _DAMAGED})."
-        " Restore the folder from a copy, or delete it (or choose another"
-        " --workdir) to start from the beginning."
+        f" ({_listing(self._damaged) or 'see its folder ' + _DAMAGED}). Restore the folder from a"
+        " copy, or delete it (or choose another --workdir) to start from the beginning."
       )
     return None
 

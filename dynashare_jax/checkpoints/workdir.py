@@ -31,20 +31,18 @@ def open_workdir(
 
   Args:
     path: the folder; parents are created.
-    config: the run's whole config (nested; a `ConfigDict` too). The first
-      start writes it to `config.json`, later starts compare with that file.
-    ignore: dotted names that may differ, for example `data_dir` or
-      `train.log_every`; a name stands for all below it, too.
-    primary: whether this process writes (process 0); others only return the
-      path.
+    config: the run's whole config (nested; a `ConfigDict` too). The first start writes it to
+      `config.json`, later starts compare with that file.
+    ignore: dotted names that may differ, for example `data_dir` or `train.log_every`; a name stands
+      for all below it, too.
+    primary: whether this process writes (process 0); others only return the path.
     filled: completes the stored config with values that it is older than.
 
   Returns:
     The absolute path.
 
   Raises:
-    ValueError: the folder cannot be written; it holds another config, or one
-      that cannot be read.
+    ValueError: the folder cannot be written; it holds another config, or one that cannot be read.
   """
   folder = pathlib.Path(path).expanduser().absolute()
   if not primary:

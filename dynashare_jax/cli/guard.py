@@ -15,6 +15,7 @@ from typing import NoReturn, TypeVar
 
 import jax
 
+from dynashare_jax.distributed import cluster
 from dynashare_jax.distributed import preemption
 
 Result = TypeVar("Result")
@@ -59,8 +60,6 @@ def run(
 
 def _failed(error: Exception, interrupted: str, errors: tuple[type[Exception], ...]) -> NoReturn:
   """Says what happened and ends; unexpected errors go on in one process."""
-  from dynashare_jax.distributed import cluster
-
   trace = "" if errors else "".join(traceback.format_exception(error))
   if cluster.is_lost(error):
     _leave(1, f"{trace}error: {cluster.LOST}. {_sentence(interrupted)}")
@@ -112,9 +111,7 @@ def _threads_heard(interrupted: str) -> Iterator[None]:
       why = " ".join(str(error).split())[:300]
       text = f"error: a checkpoint could not be written: {why}. {_sentence(interrupted)}"
     if text:
-      alarm = threading.Timer(STUCK, _drop, (text,))
-      alarm.daemon = True
-      alarm.start()
+      cluster.end_after(STUCK, text)
 
   def hook(report: threading.ExceptHookArgs) -> None:
     with contextlib.suppress(Exception):
@@ -145,29 +142,17 @@ def _leave(status: int, text: str) -> NoReturn:
     sys.exit(status)
   if jax.process_index() == 0:
     time.sleep(1)  # jax ends the others with it; they may have to say why.
-  _drop(text, status)
+  cluster.end(text, status)
 
 
 def _part(status: int, text: str) -> NoReturn:
   """Ends the program together with the others, which do the same."""
   if not jax.distributed.is_initialized():
     _leave(status, text)
-  alarm = threading.Timer(PARTING, _drop, (text, status))
-  alarm.daemon = True
-  alarm.start()
+  cluster.end_after(PARTING, text, status)
   with contextlib.suppress(Exception):
     jax.distributed.shutdown()
-  _drop(text, status)
-
-
-def _drop(text: str, status: int = 1) -> NoReturn:
-  """Ends the program at once, from any thread."""
-  with contextlib.suppress(Exception):  # Those may lie on a full disk, too.
-    sys.stdout.flush()
-    sys.stderr.flush()
-  with contextlib.suppress(OSError):
-    os.write(2, f"{text}\n".encode())
-  os._exit(status)
+  cluster.end(text, status)
 
 
 def use_compilation_cache() -> None:

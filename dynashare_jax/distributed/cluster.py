@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import signal
 import socket
@@ -36,19 +37,10 @@ LOST = (
 )
 ON = "The same command goes on from the last checkpoint"
 # What exceptions say when a process or the network is gone.
-_SIGNS = (
-  "gloo",
-  "nccl",
-  "coordination service",
-  "coordinationservice",
-  "connection closed by peer",
-  "connection reset by peer",
-  "socket closed",
-  "barrier timed out",
-  "heartbeat",
-  "unavailable:",
-  "deadline_exceeded",
-  "failed to connect",
+_SIGNS = re.compile(
+  "gloo|nccl|coordination service|coordinationservice|connection closed by peer"
+  "|connection reset by peer|socket closed|barrier timed out|heartbeat|unavailable:"
+  "|deadline_exceeded|failed to connect"
 )
 
 
@@ -75,8 +67,8 @@ def join(
   """Joins the processes of this run, before anything is computed.
 
   Args:
-    place: from the command line. If it is empty, and SLURM, Open MPI or a TPU
-      says that there are several processes, jax finds the others.
+    place: from the command line. If it is empty, and SLURM, Open MPI or a TPU says that there are
+      several processes, jax finds the others.
     seconds: to wait for the others.
     environment: variables to look at; default those of the process.
 
@@ -84,11 +76,9 @@ def join(
     Whether there are several processes.
 
   Raises:
-    ValueError: `place` or a variable is incomplete or makes no sense, or jax
-      cannot start.
-    SystemExit: 1, at once and after one line, when the others were not found in
-      time (jax would abort the program). It is not the user's error for sure:
-      a scheduler may try again.
+    ValueError: `place` or a variable is incomplete or makes no sense, or jax cannot start.
+    SystemExit: 1, at once and after one line, when the others were not found in time (jax would
+      abort the program). It is not the user's error for sure: a scheduler may try again.
   """
   given = check(place)
   if environment is None:
@@ -97,16 +87,11 @@ def join(
   if not given and not found_several(environment):
     return False
   where = f"at {place.coordinator}" if given else "where the scheduler tells"
-  alarm = threading.Timer(
+  alarm = end_after(
     seconds,
-    end,
-    (
-      f"error: the processes of this run did not meet {where} within {seconds}"
-      " s. Is process 0 running, is its address right, were all started?",
-    ),
+    f"error: the processes of this run did not meet {where} within {seconds}"
+    " s. Is process 0 running, is its address right, were all started?",
   )
-  alarm.daemon = True
-  alarm.start()
   # It would take SIGTERM for itself; see `preemption`.
   jax.config.update("jax_enable_preemption_service", False)
   _tell_at_abort(f"error: {LOST}. {ON}.")
@@ -129,11 +114,20 @@ def join(
 
 def end(message: str, status: int = 1) -> NoReturn:
   """Ends the program at once, from any thread, with one line on the standard error output."""
-  with contextlib.suppress(Exception):
+  with contextlib.suppress(Exception):  # Those may lie on a full disk, too.
     sys.stdout.flush()
+    sys.stderr.flush()
   with contextlib.suppress(OSError):
     os.write(2, f"{message}\n".encode())
   os._exit(status)
+
+
+def end_after(seconds: float, message: str, status: int = 1) -> threading.Timer:
+  """Starts a timer that will `end` the program unless it is cancelled or the program is over."""
+  alarm = threading.Timer(seconds, end, (message, status))
+  alarm.daemon = True
+  alarm.start()
+  return alarm
 
 
 _kept: list[Any] = []  # C has the address of what is in here.
@@ -160,8 +154,7 @@ def is_lost(error: BaseException | None) -> bool:
   if not jax.distributed.is_initialized():
     return False
   while error is not None:
-    text = str(error).lower()
-    if any(sign in text for sign in _SIGNS):
+    if _SIGNS.search(str(error).lower()):
       return True
     error = error.__cause__ or error.__context__
   return False
@@ -180,9 +173,8 @@ def check(place: Place) -> bool:
     raise ValueError(f"--coordinator must be host:port of process 0, but is {place.coordinator!r}.")
   if not 0 <= place.process < place.processes:
     raise ValueError(
-      "--processes and --process_id must be a number of processes and one of"
-      f" 0 to that number - 1, but are {place.processes} and"
-      f" {place.process}."
+      "--processes and --process_id must be a number of processes and one of 0 to that number - 1,"
+      f" but are {place.processes} and {place.process}."
     )
   return True
 
@@ -286,8 +278,7 @@ def check_equal(what: Mapping[str, Any]) -> None:
   if len(set(counts.values())) > 1:  # Then they cannot gather anything.
     raise ValueError(
       "The processes of this run differ in their number of devices"
-      f" ({', '.join(str(counts[p]) for p in sorted(counts))}). Start all"
-      " with equally many."
+      f" ({', '.join(str(counts[p]) for p in sorted(counts))}). Start all with equally many."
     )
   texts = [json.dumps(value, sort_keys=True, default=str) for value in what.values()]
   digests = np.array(
@@ -301,9 +292,8 @@ def check_equal(what: Mapping[str, Any]) -> None:
     if len(different) > 1:
       groups = [different.index(digest) for digest in column]
       raise ValueError(
-        f"The processes of this run differ in their {name} (those of equal"
-        f" number agree: {groups}). Start all with the same command and"
-        " code."
+        f"The processes of this run differ in their {name} (those of equal number agree:"
+        f" {groups}). Start all with the same command and code."
       )
 
 
@@ -358,9 +348,8 @@ def check_shared(folder: pathlib.Path, prepare: Callable[[], object] = lambda: N
   ]
   if found:
     raise ValueError(
-      f"The work directory {folder} does not serve all"
-      f" processes: {'; '.join(found)}. Choose another"
-      " --workdir."
+      f"The work directory {folder} does not serve all processes: {'; '.join(found)}. Choose"
+      " another --workdir."
     )
 
 

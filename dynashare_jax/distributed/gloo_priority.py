@@ -1,10 +1,9 @@
 """The priority of the thread that sends and receives between CPU processes.
 
-jax's collectives on CPUs are gloo's. While another process is ahead, so that
-its message lies here before this one has come to wait for it, gloo's thread
-polls without a pause. With as many threads that compute as cores it takes
-half of a core from them, just from the process that is behind already.
-At idle priority it runs only where a core has nothing else to do.
+jax's collectives on CPUs are gloo's. While another process is ahead, so that its message lies here
+before this one has come to wait for it, gloo's thread polls without a pause. With as many threads
+that compute as cores it takes half of a core from them, just from the process that is behind
+already. At idle priority it runs only where a core has nothing else to do.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ SMALL = 2**14  # numbers of a leaf below which it is never split
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   """Returns a mesh with the axis `data` of devices, by default all of all processes.
 
-  They are ordered by process, so that a process holds a contiguous part of the
-  global batch.
+  They are ordered by process, so that a process holds a contiguous part of the global batch.
 
   Raises:
     ValueError: no device.
@@ -37,8 +36,7 @@ def candidate_meshes(mesh: Mesh, groups: int) -> list[Mesh]:
   """Splits the devices of a mesh into groups, each of which trains a candidate.
 
   Returns:
-    One mesh with the axis `data` per group. Each has whole processes, or lies
-    within one.
+    One mesh with the axis `data` per group. Each has whole processes, or lies within one.
 
   Raises:
     ValueError: the devices cannot be split so.
@@ -46,10 +44,9 @@ def candidate_meshes(mesh: Mesh, groups: int) -> list[Mesh]:
   if not _splits(mesh, groups):
     counts = [n for n in range(1, mesh.devices.size + 1) if _splits(mesh, n)]
     raise ValueError(
-      f"{mesh.devices.size} devices in {len(processes(mesh))} processes cannot"
-      f" make {groups} groups of equal size, each of whole processes or within"
-      f" one. Set config.train.candidate_groups to one of {counts}, or to 0:"
-      " as many as fit."
+      f"{mesh.devices.size} devices in {len(processes(mesh))} processes cannot make {groups}"
+      " groups of equal size, each of whole processes or within one. Set"
+      f" config.train.candidate_groups to one of {counts}, or to 0: as many as fit."
     )
   grid = mesh.devices.reshape(groups, -1)  # candidate, data
   return [make_mesh(list(row)) for row in grid]
@@ -93,10 +90,9 @@ def state_shardings(tree: PyTree, mesh: Mesh, split: bool) -> PyTree:
   Args:
     tree: arrays or `jax.ShapeDtypeStruct`s.
     mesh: of `make_mesh`.
-    split: whether large leaves are split over the devices, along the longest
-      axis whose size is divisible by the number of devices. Parameters, both
-      moments of Adam and the best model then take memory once, not once per
-      device; the compiler gathers parameters where they are needed.
+    split: whether large leaves are split over the devices, along the longest axis whose size is
+      divisible by the number of devices. Parameters, both moments of Adam and the best model then
+      take memory once, not once per device; the compiler gathers parameters where they are needed.
   """
   count = mesh.devices.size
 
@@ -209,9 +205,8 @@ def place_batch(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
     shape = np.shape(leaf)
     if len(shape) <= axis or shape[axis] % local:
       raise ValueError(
-        f"Batch leaf {jax.tree_util.keystr(path)} of shape {shape} cannot be"
-        f" split over {local} devices along axis {axis}; choose a batch size"
-        " that they divide."
+        f"Batch leaf {jax.tree_util.keystr(path)} of shape {shape} cannot be split over {local}"
+        f" devices along axis {axis}; choose a batch size that they divide."
       )
   if sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)

@@ -78,10 +78,9 @@ _EAR = _Ear()
 def listen(advice: str = "the same command goes on") -> Iterator[None]:
   """Receives SIGTERM for as long as it is open.
 
-  Before a `Watch` is opened, the process ends at once with status 143 and one
-  line; afterwards the signal is kept for the watch. A second one, more than a
-  second later, ends the process at once. Within another `listen`, and outside
-  of the main thread, it changes nothing.
+  Before a `Watch` is opened, the process ends at once with status 143 and one line; afterwards the
+  signal is kept for the watch. A second one, more than a second later, ends the process at once.
+  Within another `listen`, and outside of the main thread, it changes nothing.
 
   Args:
     advice: the consequence of such an end for the work done so far, for that line.
@@ -124,14 +123,12 @@ def _hear(descriptor: int) -> None:
 class Watch:
   """Notices that this run was asked to end, in all its processes at once.
 
-  All processes of a mesh stop at the same step, whichever of them was asked:
-  with every call a flag of each is gathered on the devices, behind the steps
-  that are under way, and the answer is read two calls later. Where the mesh is
-  a part of the run, the other processes get to know it, too.
+  All processes of a mesh stop at the same step, whichever of them was asked: with every call a flag
+  of each is gathered on the devices, behind the steps that are under way, and the answer is read
+  two calls later. Where the mesh is a part of the run, the other processes get to know it, too.
 
-  Source: what `jax.experimental.multihost_utils` offers for this
-    (`reached_preemption_sync_point`) counts the steps of all processes; groups
-    of them may be at different ones.
+  Source: what `jax.experimental.multihost_utils` offers for this (`reached_preemption_sync_point`)
+    counts the steps of all processes; groups of them may be at different ones.
 
   Attributes:
     told: whether this run is to stop.
@@ -153,8 +150,7 @@ class Watch:
     """Returns whether to stop before a step; all processes get the same answer.
 
     Args:
-      step: global, ascending from call to call; the same in all processes of
-        the mesh.
+      step: global, ascending from call to call; the same in all processes of the mesh.
     """
     del step  # The calls are counted; they are the same, too.
     if self.told:
@@ -193,9 +189,7 @@ def _end_soon(error: BaseException) -> None:
   seconds = STUCK
   if cluster.is_lost(error):
     text, seconds = f"{cluster.LOST}. {cluster.ON}.", GONE
-  alarm = threading.Timer(seconds, cluster.end, (f"error: {text}",))
-  alarm.daemon = True
-  alarm.start()
+  cluster.end_after(seconds, f"error: {text}")
 
 
 @functools.lru_cache(maxsize=16)

@@ -56,8 +56,7 @@ class MetricLog:
       candidate: the re-trained route, or -1.
       cycle: of weight and policy stretches.
       kind: `train`, `eval` or `alpha`.
-      values: numbers, or arrays (one TensorBoard curve per entry); what is not
-        finite becomes null.
+      values: numbers, or arrays (one TensorBoard curve per entry); what is not finite becomes null.
     """
     if not self._active:
       return

@@ -62,9 +62,8 @@ class Times(NamedTuple):
 class Monitor:
   """Measures what steps wait for; records a profile if asked.
 
-  A look begins when its first batch is asked for and ends when its results have
-  come; evaluations and checkpoints in between are not counted, nor the first
-  dispatch of a phase, which may compile.
+  A look begins when its first batch is asked for and ends when its results have come; evaluations
+  and checkpoints in between are not counted, nor the first dispatch of a phase, which may compile.
   """
 
   def __init__(
@@ -250,43 +249,30 @@ class Monitor:
       return
     self._told = now
     logging.info(
-      "step %d: %s a step, of it %s waiting for batches, %s on the host, %s"
-      " waiting for devices; %.2f GiB of memory at most.",
-      self._step,
-      _ms(times.step),
-      _ms(times.input),
-      _ms(times.host),
-      _ms(times.device),
-      host["host_peak_gb"],
+      f"step {self._step}: {_ms(times.step)} a step, of it {_ms(times.input)} waiting for batches,"
+      f" {_ms(times.host)} on the host, {_ms(times.device)} waiting for devices;"
+      f" {host['host_peak_gb']:.2f} GiB of memory at most."
     )
 
   def _warn(self, found: Times, skew: float, slowest: int, seconds: float) -> None:
     """Warns of a bottleneck that several looks have shown."""
     kind = _kind(self._title)
-    several = len(self._processes) > 1
     number = self._processes[slowest]
+    where = f" in process {number}" if len(self._processes) > 1 else ""
     level = logging.WARNING if mesh_lib.rank(self._mesh) == 0 else logging.INFO
     starves = found.input > INPUT_SHARE * found.step and found.starved > STARVED_SHARE
     if self._alarms["input"].due(starves, kind, seconds):
       logging.log(
         level,
-        "Input is the bottleneck%s: steps wait %.0f%% of their time for batches (%s of %s). %s",
-        f" in process {number}" if several else "",
-        100 * found.input / found.step,
-        _ms(found.input),
-        _ms(found.step),
-        _advice(self._config),
+        f"Input is the bottleneck{where}: steps wait {found.input / found.step:.0%} of their time"
+        f" for batches ({_ms(found.input)} of {_ms(found.step)}). {_advice(self._config)}",
       )
     if self._alarms["skew"].due(skew > SKEW_SHARE * found.step, kind, seconds):
       logging.log(
         level,
-        "Process %d is slow: its own work, waiting for batches and"
-        " preparing steps, takes %s a step longer than the fastest process's"
-        " (steps take %s). The others wait for it: see what else its machine"
-        " does, and its log.",
-        number,
-        _ms(skew),
-        _ms(found.step),
+        f"Process {number} is slow: its own work, waiting for batches and preparing steps, takes"
+        f" {_ms(skew)} a step longer than the fastest process's (steps take {_ms(found.step)}). The"
+        " others wait for it: see what else its machine does, and its log.",
       )
 
 
@@ -345,16 +331,14 @@ def _advice(config: ml_collections.ConfigDict | None) -> str:
   train = config.train
   if train.resident:
     return (
-      "The data are resident: what is left to the host is the order of"
-      " examples and the draws of augmentation. Raise"
-      f" config.train.steps_per_dispatch ({train.steps_per_dispatch})."
+      "The data are resident: what is left to the host is the order of examples and the draws of"
+      f" augmentation. Raise config.train.steps_per_dispatch ({train.steps_per_dispatch})."
     )
   convert = ", convert the data (python -m dynashare_jax data convert)" if config.data_dir else ""
   return (
-    f"Raise config.train.threads ({train.threads}) or .workers"
-    f" ({train.workers}) up to the {os.cpu_count()} cores of this"
-    f" machine{convert}, or set config.train.resident=True if the data"
-    " fit into memory."
+    f"Raise config.train.threads ({train.threads}) or .workers ({train.workers}) up to the"
+    f" {os.cpu_count()} cores of this machine{convert}, or set config.train.resident=True if the"
+    " data fit into memory."
   )
 
 

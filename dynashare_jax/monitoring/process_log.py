@@ -21,28 +21,33 @@ _PACKAGE = str(pathlib.Path(__file__).resolve().parents[1]) + os.sep
 _HELD = 1000  # lines kept until there is a work directory
 
 
-class ProcessLog:
+class ProcessLog(logging.Handler):
   """The log of a process: `<workdir>/logs/process-<number>.log`.
 
-  Holds messages of this package from level INFO on, warnings of anything else
-  (Python's too), and the error that ends the run, with time, process and
-  phase. The terminal stays as it is. Starts of a run follow each other in one
-  file. It is opened when the work directory is there, which it never makes;
-  earlier messages are kept until then. A file that cannot be written is left
-  alone: the run goes on. Use it as a context manager.
+  Holds messages of this package from level INFO on, warnings of anything else (Python's too), and
+  the error that ends the run, with time, process and phase. The terminal stays as it is. Starts of
+  a run follow each other in one file. It is opened when the work directory is there, which it never
+  makes; earlier messages are kept until then. A file that cannot be written is left alone: the run
+  goes on. Use it as a context manager.
   """
 
   def __init__(self, workdir: str | os.PathLike[str], process: int, told: str = "") -> None:
     """Prepares the log of a process in a work directory; `told` is its first line."""
-    folder = pathlib.Path(workdir).expanduser().absolute()
-    self.path = folder / "logs" / f"process-{process}.log"
+    super().__init__(logging.INFO)
+    self._workdir = pathlib.Path(workdir).expanduser().absolute()
+    self.path = self._workdir / "logs" / f"process-{process}.log"
     self._told = told
-    self._handler = _Handler(folder, self.path, process)
+    self._held: collections.deque[str] = collections.deque(maxlen=_HELD)
+    self._file: TextIO | None = None
+    self.setFormatter(
+      logging.Formatter(f"%(asctime)s %(levelname)s process {process}%(phase)s %(message)s")
+    )
 
   def __enter__(self) -> ProcessLog:
-    _attach(self._handler)
-    self._add(logging.INFO, f"start: {self._told}")
-    self._add(logging.INFO, f"pid {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
+    _attach(self)
+    self.handle(_record(logging.INFO, f"start: {self._told}"))
+    where = f"pid {os.getpid()} on {socket.gethostname()}"
+    self.handle(_record(logging.INFO, f"{where}: {' '.join(sys.argv)}"))
     return self
 
   def __exit__(
@@ -52,29 +57,11 @@ class ProcessLog:
     trace: types.TracebackType | None,
   ) -> None:
     if kind is None:
-      self._add(logging.INFO, "end")
+      self.handle(_record(logging.INFO, "end"))
     else:
-      self._add(logging.ERROR, f"ended by {kind.__name__}", (kind, error, trace))
-    _detach(self._handler)
-    self._handler.close()
-
-  def _add(self, level: int, text: str, error: Any = None) -> None:
-    """Writes a line to the file alone."""
-    self._handler.handle(_record(level, text, error))
-
-
-class _Handler(logging.Handler):
-  """Writes lines to the file of a process, once it can be there."""
-
-  def __init__(self, workdir: pathlib.Path, path: pathlib.Path, process: int) -> None:
-    super().__init__(logging.INFO)
-    self._workdir = workdir
-    self._path = path
-    self._held: collections.deque[str] = collections.deque(maxlen=_HELD)
-    self._file: TextIO | None = None
-    self.setFormatter(
-      logging.Formatter(f"%(asctime)s %(levelname)s process {process}%(phase)s %(message)s")
-    )
+      self.handle(_record(logging.ERROR, f"ended by {kind.__name__}", (kind, error, trace)))
+    _detach(self)
+    self.close()
 
   def filter(self, record: logging.LogRecord) -> bool:
     """Leaves out messages of other packages below WARNING."""
@@ -83,14 +70,14 @@ class _Handler(logging.Handler):
 
   def emit(self, record: logging.LogRecord) -> None:
     """Adds a line; it is on its way to the disk when this returns."""
-    title = _phase_of(record.thread)
+    title = _titles.get(record.thread, _titles[None])
     record.phase = f" [{title}]" if title else ""
     try:
       self._held.append(self.format(record) + "\n")
       if self._file is None and self._workdir.is_dir():
-        self._path.parent.mkdir(exist_ok=True)
+        self.path.parent.mkdir(exist_ok=True)
         self._file = open(  # noqa: SIM115  # stays open between lines
-          self._path, "a", encoding="utf-8"
+          self.path, "a", encoding="utf-8"
         )
       if self._file is not None:
         self._file.write("".join(self._held))
@@ -114,10 +101,8 @@ def _record(level: int, text: str, error: Any = None) -> logging.LogRecord:
 _titles: dict[int | None, str] = {None: ""}  # by thread; None: the latest
 _changing = threading.Lock()
 _attached: list[logging.Handler] = []
-# How things were before the first was attached.
-_levels: list[tuple[Any, int]] = []  # of the terminal's handlers and of absl
-_lent: list[logging.Handler] = []
-_shows: list[Callable[..., None]] = []
+_undo = contextlib.ExitStack()  # to how things were before the first was attached
+_shows: list[Callable[..., None]] = []  # what showed warnings then
 
 
 def _attach(handler: logging.Handler) -> None:
@@ -129,13 +114,13 @@ def _attach(handler: logging.Handler) -> None:
       _titles[None] = ""
       level = absl.getEffectiveLevel()
       if not root.handlers and logging.lastResort is not None:
-        _lent.append(logging.lastResort)  # Python's own where there is none.
-        root.addHandler(logging.lastResort)
-      for shown in root.handlers:
-        _levels.append((shown, shown.level))
-        shown.setLevel(max(shown.level, level))
-      _levels.append((absl, absl.level))
-      absl.setLevel(min(level, logging.INFO))
+        root.addHandler(logging.lastResort)  # Python's own where there is none.
+        _undo.callback(root.removeHandler, logging.lastResort)
+      levels: list[tuple[Any, int]] = [(absl, min(level, logging.INFO))]
+      levels += [(shown, max(shown.level, level)) for shown in root.handlers]
+      for target, new in levels:
+        _undo.callback(target.setLevel, target.level)
+        target.setLevel(new)
       _shows.append(warnings.showwarning)
       warnings.showwarning = _warned
     _attached.append(handler)
@@ -147,16 +132,11 @@ def _detach(handler: logging.Handler) -> None:
   with _changing:
     logging.root.removeHandler(handler)
     _attached.remove(handler)
-    if _attached:
-      return
-    for target, level in _levels:
-      target.setLevel(level)
-    for lent in _lent:
-      logging.root.removeHandler(lent)
-    if warnings.showwarning is _warned:
-      warnings.showwarning = _shows[0]
-    for kept in (_levels, _lent, _shows):
-      kept.clear()
+    if not _attached:
+      _undo.close()
+      if warnings.showwarning is _warned:
+        warnings.showwarning = _shows[0]
+      _shows.clear()
 
 
 def _warned(
@@ -186,7 +166,3 @@ def set_phase(title: str) -> None:
     _titles[threading.get_ident()] = title
   else:
     _titles.pop(threading.get_ident(), None)
-
-
-def _phase_of(thread: int | None) -> str:
-  return _titles.get(thread, _titles[None])

@@ -19,9 +19,8 @@ _busy = threading.Lock()  # jax records once at a time
 class Profiler:
   """Records some steps of a run, once, with jax's profiler.
 
-  Recording begins at the second dispatch of the first phase that has enough
-  steps, as the first dispatch compiles. An error is one warning, never the end
-  of a run.
+  Recording begins at the second dispatch of the first phase that has enough steps, as the first
+  dispatch compiles. An error is one warning, never the end of a run.
   """
 
   def __init__(self, folder: pathlib.Path, steps: int = 0) -> None:
@@ -84,9 +83,8 @@ class Profiler:
       self._stop()
     elif self._wanted and not failed:
       logging.warning(
-        "No profile was recorded: no phase had %d steps left after its first"
-        " dispatch, which is never recorded. Ask for fewer.",
-        self._steps,
+        f"No profile was recorded: no phase had {self._steps} steps left after its first dispatch,"
+        " which is never recorded. Ask for fewer."
       )
     self._wanted = False
 
@@ -116,9 +114,8 @@ class Profiler:
     else:
       self._end()
       _tell(
-        f"Profile of steps {self._first + 1} to {self._step}: {latest}\n"
-        "Open it at https://ui.perfetto.dev, or see docs/monitoring.md for"
-        " TensorBoard."
+        f"Profile of steps {self._first + 1} to {self._step}: {latest}\nOpen it at"
+        " https://ui.perfetto.dev, or see docs/monitoring.md for TensorBoard."
       )
 
   def _fail(self, error: Exception) -> None:

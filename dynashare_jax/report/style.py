@@ -18,7 +18,6 @@ DPI = 144
 INK = "#222222"
 SOFT = "#6b6b6b"
 FAINT = "#c9c9c9"
-EMPTY = "#ececec"
 
 # Okabe and Ito (2008), darkened where a line of it would be too pale on white,
 # and their yellow left out for the same reason.

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dynashare_jax.monitoring import logs
+
 Json = dict[str, Any]
 
 
@@ -19,7 +21,8 @@ class Run:
   """The files that one training run left in its work directory; those absent are empty.
 
   Attributes:
-    results: `results.json`, absent until the run has finished.
+    results: `results.json`, absent until the run has finished. Sections that a method adds to the
+      page are in `sections`: a list of `{"title": ..., "text": Markdown}`.
     policy: `policy.json`; any part of it may be absent, as methods differ.
     lines: rows of `metrics.jsonl` in training order, one for each place.
     predictions: arrays of `predictions.npz`, each read when it is used.
@@ -127,27 +130,11 @@ def _read_json(path: pathlib.Path) -> Json:
   return dict(found or {})
 
 
-def _read_lines(path: pathlib.Path) -> tuple[Json, ...]:
-  """Rows of a JSON-lines file, without a torn last line of a killed run."""
-  if not path.is_file():
-    return ()
-  texts = path.read_text(encoding="utf-8").splitlines()
-  rows: dict[tuple[Any, ...], Json] = {}
-  for place, text in enumerate(texts):
-    if not text.strip():
-      continue
-    try:
-      row = json.loads(text)
-    except json.JSONDecodeError as error:
-      if place == len(texts) - 1:
-        break
-      raise ValueError(
-        f"{path}, line {place + 1} is not valid JSON ({error}). Delete that"
-        " line; the report needs no single line."
-      ) from error
-    # A run that was resumed writes some places twice: the later row counts.
-    keys = ("phase", "cycle", "candidate", "step", "kind")
-    rows[tuple(row.get(key) for key in keys)] = row
+def _read_lines(folder: pathlib.Path) -> tuple[Json, ...]:
+  """Rows of `metrics.jsonl`; damaged lines are left out with a warning."""
+  # A run that was resumed may have written some places twice: the later row counts.
+  keys = ("phase", "cycle", "candidate", "step", "kind")
+  rows = {tuple(row.get(key) for key in keys): row for row in logs.read(folder)}
   return tuple(rows.values())
 
 
@@ -166,7 +153,7 @@ def load(workdir: str | pathlib.Path) -> Run:
     results=_read_json(path / "results.json"),
     policy=_read_json(path / "policy.json"),
     config=_read_json(path / "config.json"),
-    lines=_read_lines(path / "metrics.jsonl"),
+    lines=_read_lines(path),
     predictions=np.load(arrays) if arrays.is_file() else {},
   )
 

@@ -271,11 +271,11 @@ def test_a_full_disk_in_a_thread(logged, monkeypatch):
   """The main thread may wait for it for ever; Orbax logs, others raise."""
   ended, over = [], threading.Event()
 
-  def drop(text):
+  def drop(text, status):
     ended.append(text)
     over.set()
 
-  monkeypatch.setattr(command, "_drop", drop)
+  monkeypatch.setattr(cluster, "end", drop)
   monkeypatch.setattr(command, "STUCK", 0.01)
 
   def write():

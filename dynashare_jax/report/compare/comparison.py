@@ -40,16 +40,15 @@ def compare(runs: gains.Runs) -> tables.Table:
   """Puts methods, each with one finished run per seed, into the rows of one table.
 
   Returns:
-    Columns: method; every metric of every task on test; Delta of every task
-    and of all (only if one label's runs are of the method `single`); mean
-    rank; trainable parameters (of `single`, all its columns); executed
-    percentage of (task, block, example) triples; median seconds of a
-    re-training step. Numbers are means with the sample standard deviation
-    over seeds. A column's `group` is its task, `Delta` or `cost`.
+    Columns: method; every metric of every task on test; Delta of every task and of all (only if one
+    label's runs are of the method `single`); mean rank; trainable parameters (of `single`, all its
+    columns); executed percentage of (task, block, example) triples; median seconds of a re-training
+    step. Numbers are means with the sample standard deviation over seeds. A column's `group` is its
+    task, `Delta` or `cost`.
 
   Raises:
-    ValueError: no run, an unfinished run, a seed twice under one label, or
-      runs that differ in data set, split, tasks or metrics.
+    ValueError: no run, an unfinished run, a seed twice under one label, or runs that differ in data
+      set, split, tasks or metrics.
 
   Source: DynaShare (CVPRW 2023), Eqs. 7 and 8 for Delta.
   """
@@ -68,9 +67,8 @@ def write(
 ) -> pathlib.Path:
   """Writes `table.md`, `table.csv`, `table.tex` and figures; returns the path of `table.md`.
 
-  The figures are `delta.png`, `classes-<task>.png` of segmentations whose runs
-  list classes, and `examples-<task>.png` of tasks whose runs drew the same
-  examples.
+  The figures are `delta.png`, `classes-<task>.png` of segmentations whose runs list classes, and
+  `examples-<task>.png` of tasks whose runs drew the same examples.
 
   Args:
     runs: label -> its finished runs, one per seed.
@@ -268,9 +266,8 @@ def _markdown(
 def _legend(runs: gains.Runs) -> str:
   """The meaning of the overview's columns."""
   text = (
-    "Mean rank: over all metrics of all tasks, 1 is best. Parameters:"
-    " trainable ones. Executed: share of (task, block, example) triples on"
-    " test. Step: median of re-training."
+    "Mean rank: over all metrics of all tasks, 1 is best. Parameters: trainable ones. Executed:"
+    " share of (task, block, example) triples on test. Step: median of re-training."
   )
   if gains.baseline(runs) is None:
     return text + " There are no single-task runs here, hence no Δ."
@@ -289,25 +286,25 @@ def _own_notes(runs: gains.Runs) -> list[str]:
         f"**{label} was selected on the test split: its numbers are optimistic"
         " and not comparable with others.**"
       )
-    for task, metrics in gains.metrics(several[0]).items():
-      for metric in metrics:
-        values = [gains.values(run)[task][metric.name] for run in several]
-        lost = sum(math.isnan(value) for value in values)
-        if lost:
-          found.append(
-            f"{label}: {task} {metric.name} has no value in {lost} of"
-            f" {len(values)} runs; the others are averaged."
-          )
+    values = list(map(gains.values, several))
+    for task, names in values[0].items():
+      for name in names:
+        if lost := _lost([v[task][name] for v in values]):
+          found.append(f"{label}: {task} {name} has no value in {lost}; the others are averaged.")
   for label, tasks in _over_single(runs).items():
-    for task, values in tasks.items():
-      lost = sum(math.isnan(value) for value in values)
-      if lost:
+    for task, changes in tasks.items():
+      if lost := _lost(changes):
         found.append(
-          f"{label}: Δ {task} is not defined in {lost} of {len(values)} runs"
-          " (no single-task run of the seed, or a metric without a value or"
-          " with the single-task value 0)."
+          f"{label}: Δ {task} is not defined in {lost} (no single-task run of the seed,"
+          " or a metric without a value or with the single-task value 0)."
         )
   return found
+
+
+def _lost(values: Sequence[float]) -> str:
+  """`1 of 3 runs` for values of which some are NaN, else nothing."""
+  lost = sum(map(math.isnan, values))
+  return f"{lost} of {len(values)} runs" if lost else ""
 
 
 def _latex(table: tables.Table, runs: gains.Runs) -> str:

@@ -32,10 +32,9 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   """Writes `budget.md`, `budget.csv` and `figures/budget.png`; returns the path of the first.
 
   Args:
-    workdir: of a run with `budgets/curve.json`: `unit`, `batch`, `reach`
-      (lowest and highest budget), `left_out` (budgets out of reach), `tasks`
-      (name and metrics, as in `results.json`), `settings` (see
-      `infer.settings.Setting.to_dict`) and `default` (one, as trained).
+    workdir: of a run with `budgets/curve.json`: `unit`, `batch`, `reach` (lowest and highest
+      budget), `left_out` (budgets out of reach), `tasks` (name and metrics, as in `results.json`),
+      `settings` (see `infer.settings.Setting.to_dict`) and `default` (one, as trained).
 
   Raises:
     ValueError: there is no such file, or it is damaged.
@@ -76,10 +75,9 @@ def load(workdir: str | pathlib.Path) -> dict[str, Any]:
 def table(curve: Mapping[str, Any]) -> tables.Table:
   """Returns one row per budget of a loaded curve, and one for the model as trained.
 
-  Columns: budget, what was met on validation and on test (of times only what
-  was predicted and measured), execution rate and share of the
-  multiply-accumulates on test with its standard error, every metric on test,
-  validation score.
+  Columns: budget, what was met on validation and on test (of times only what was predicted and
+  measured), execution rate and share of the multiply-accumulates on test with its standard error,
+  every metric on test, validation score.
   """
   unit = curve["unit"]
   both = ("predicted", "measured") if unit == "ms" else ("validation", "test")

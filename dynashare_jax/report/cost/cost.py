@@ -20,10 +20,10 @@ quartiles = cost_figure.quartiles
 
 def size_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
   """Returns parameters, multiply-accumulates and memory, one row per scope and execution."""
-  batches = list(costs[0].times)
+  batches, groups = list(costs[0].times), _groups(costs)
   columns = [
     *("for", "execution"),
-    *("BN buffers" if group == "batch_stats" else group for group in _groups(costs)),
+    *("BN buffers" if group == "batch_stats" else group for group in groups),
     tables.Column("work", unit="million MAC"),
     tables.Column("of masked", unit="%"),
     tables.Column("XLA's count", unit="million MAC"),
@@ -35,12 +35,8 @@ def size_table(costs: Sequence[cost_lib.Cost]) -> tables.Table:
     masked = _masked(costs, found.scope)
     xla = _known(found.xla_macs)
     share = 100 * found.macs / masked.macs if masked else math.nan
-    row: list[tables.Entry] = [
-      found.scope,
-      found.way,
-      *_parameters(found, costs).values(),
-      found.macs / 1e6,
-    ]
+    row: list[tables.Entry] = [found.scope, found.way]
+    row += [*map(found.parameters.get, groups), found.macs / 1e6]
     row += [tables.Cell(share, digits=1), xla / 1e6, tables.Cell(xla / found.macs, digits=3)]
     rows.append([*row, *(found.times[b].activations / 1e6 for b in batches)])
   return tables.table(columns, rows, words=2)
@@ -107,7 +103,7 @@ def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> table
           "scope": found.scope,
           "execution": found.way,
           "batch": batch,
-          **_parameters(found, costs),
+          **{group: found.parameters.get(group) for group in _groups(costs)},
           "macs": found.macs,
           "xla_macs": _known(found.xla_macs),
           "activation_bytes": measured.activations,
@@ -126,14 +122,8 @@ def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> table
 
 
 def _groups(costs: Sequence[cost_lib.Cost]) -> list[str]:
-  """All parameter groups, the running averages last."""
-  found = dict.fromkeys(group for cost in costs for group in cost.parameters)
-  return sorted(found, key=lambda group: group == "batch_stats")
-
-
-def _parameters(cost: cost_lib.Cost, costs: Sequence[cost_lib.Cost]) -> dict[str, tables.Entry]:
-  """Numbers of parameters by group; 0 where an execution has none."""
-  return {group: cost.parameters.get(group, 0) for group in _groups(costs)}
+  """The groups of parameters that any of the models has."""
+  return list(dict.fromkeys(group for found in costs for group in found.parameters))
 
 
 def _known(value: float | None) -> float:
@@ -174,12 +164,11 @@ def page(
   text = "Medians with (first–third quartile); calls take turns, round by round."
   parts.append(tables.section("Time", text, time_table(costs)))
   text = (
-    "Parameters that the execution reads; running averages of batch norms"
-    " apart. Work is analytic, of one example, all taps of a convolution"
-    " counted, with gates the mean over the test examples. XLA leaves out taps"
-    " in the padding, which makes its count smaller where dilation is large,"
-    " and adds elementwise work. Activations are the temporary buffers of the"
-    " compiled program."
+    "Parameters that the execution reads; running averages of batch norms apart. Work is analytic,"
+    " of one example, all taps of a convolution counted, with gates the mean over the test"
+    " examples. XLA leaves out taps in the padding, which makes its count smaller where dilation"
+    " is large, and adds elementwise work. Activations are the temporary buffers of the compiled"
+    " program."
   )
   parts.append(tables.section("Size and work", text, size_table(costs)))
   if blocks:

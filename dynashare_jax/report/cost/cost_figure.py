@@ -17,7 +17,13 @@ from dynashare_jax.infer import cost as cost_lib
 from dynashare_jax.report import style
 from dynashare_jax.report import tables
 
-_MARKERS = dict(zip(cost_lib.WAYS, "soD^", strict=True))
+_MARKERS = {
+  cost_lib.MASKED: "s",
+  cost_lib.PLANNED: "o",
+  cost_lib.GATED: "D",
+  cost_lib.SEPARATE: "^",
+  cost_lib.WHOLE: "s",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +95,7 @@ def _panel(axes: Axes, score: Score, points: Sequence[Point]) -> None:
     axes.axhline(value, color=style.FAINT, linewidth=0.8, zorder=1)
   for way, together, (first, middle, third) in points:
     value = score.of(way)
-    colour = style.colour(cost_lib.WAYS.index(way))
+    colour = _colour(way)
     if not math.isfinite(value):
       if together:
         axes.axvline(middle, color=colour, linewidth=1.2, linestyle="--")
@@ -113,10 +119,15 @@ def _labels(axes: Axes, score: Score, points: Sequence[Point]) -> None:
   middles = [middle for _, _, (_, middle, _) in known]
   places = style.spread(middles, 0.085 * right, 0.0, right)
   for (way, _, _), middle, place in zip(known, middles, places, strict=True):
-    colour = style.colour(cost_lib.WAYS.index(way))
+    colour = _colour(way)
     where = (place, score.of(way))
     turned = {"rotation": 55, "rotation_mode": "anchor"}
     axes.annotate(f"{middle:.3g} ms", where, (0, 9), fontsize=8, **_offset(colour), **turned)
+
+
+def _colour(way: str) -> str:
+  """The colour of a way of execution."""
+  return style.colour(list(_MARKERS).index(way))
 
 
 def _offset(colour: str) -> dict[str, Any]:
@@ -136,12 +147,7 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 def _key(ways: Sequence[str], alone: bool) -> list[Line2D]:
   """Legend entries of colours and shapes, and of fillings where tasks are alone, too."""
   mark = functools.partial(Line2D, [], [], linestyle="none")
-  found = [
-    mark(
-      label=way, marker=_MARKERS[way], markersize=7, color=style.colour(cost_lib.WAYS.index(way))
-    )
-    for way in ways
-  ]
+  found = [mark(label=way, marker=_MARKERS[way], markersize=7, color=_colour(way)) for way in ways]
   empty = functools.partial(mark, marker="o", markersize=6, markeredgewidth=1.3, color=style.SOFT)
   fills = {cost_lib.ALL: style.SOFT, "one task alone": "white"} if alone else {}
   return found + [empty(label=label, markerfacecolor=fill) for label, fill in fills.items()]

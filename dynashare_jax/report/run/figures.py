@@ -45,34 +45,30 @@ PLOTS = (
   Plot(
     "task_correlation",
     "Task correlation",
-    "How alike two tasks' policies are. Cosine compares the probabilities"
-    " as they are; Pearson takes out how many blocks a task likes to use"
-    " and compares which ones (a dash: no variation to compare). The"
-    " diagonal of the last panel is each task's own number of blocks.",
+    "How alike two tasks' policies are. Cosine compares the probabilities as they are; Pearson"
+    " takes out how many blocks a task likes to use and compares which ones (a dash: no variation"
+    " to compare). The diagonal of the last panel is each task's own number of blocks.",
     policy_figures.correlation,
   ),
   Plot(
     "policy_evolution",
     "Policy over time",
-    "Each stripe is a block; it darkens as the task grows surer to execute"
-    " it. Right of a panel: the last probability and the kept route (■"
-    " executed, □ skipped).",
+    "Each stripe is a block; it darkens as the task grows surer to execute it. Right of a panel:"
+    " the last probability and the kept route (■ executed, □ skipped).",
     policy_figures.evolution,
   ),
   Plot(
     "execution",
     "Instance gates",
-    "Left: share of test examples that execute a block; the black tick is"
-    " the target rate, grey bars have no gate. Right: how many blocks an"
-    " example executes.",
+    "Left: share of test examples that execute a block; the black tick is the target rate, grey"
+    " bars have no gate. Right: how many blocks an example executes.",
     execution_figures.execution,
   ),
   Plot(
     "learning_curves",
     "Learning curves",
-    "Shaded bands are phases (grey warm-up, blue weights, orange policy,"
-    " green re-training). Bold is the kept candidate; thin lines are the"
-    " others, moved to the same start.",
+    "Shaded bands are phases (grey warm-up, blue weights, orange policy, green re-training). Bold"
+    " is the kept candidate; thin lines are the others, moved to the same start.",
     curve_figures.losses,
   ),
   Plot(

@@ -195,9 +195,8 @@ def _macs(run: workdir_lib.Run) -> str:
   rest = rates.shape[0] * macs["stem"] + sum(macs["heads"].values())
   apart, used = (float(work.sum() + rest) for work in (blocks, blocks * rates))
   return (
-    "Multiply-accumulates of one example, a pass a task as the"
-    f" papers count: {used / 1e6:,.2f} M executed of"
-    f" {apart / 1e6:,.2f} M with all blocks ({100 * used / apart:.1f}%). Hard sharing,"
+    f"Multiply-accumulates of one example, a pass a task as the papers count: {used / 1e6:,.2f} M"
+    f" executed of {apart / 1e6:,.2f} M with all blocks ({100 * used / apart:.1f}%). Hard sharing,"
     f" one pass for all tasks: {total:,.2f} M."
   )
 

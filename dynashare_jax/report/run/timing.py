@@ -57,9 +57,8 @@ def _waits(run: workdir_lib.Run) -> str:
     *[tables.Column("skew", unit="ms")] * skewed,
   )
   text = (
-    "\n\nWhere the time of a step went (medians). What waits for batches"
-    " or works on the host may overlap with the devices; see"
-    " docs/monitoring.md."
+    "\n\nWhere the time of a step went (medians). What waits for batches or works on the host may"
+    " overlap with the devices; see docs/monitoring.md."
   )
   if skewed:
     text += " Skew: how much more time of its own the slowest process needs than the fastest."

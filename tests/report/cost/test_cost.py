@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 
@@ -14,7 +15,7 @@ from dynashare_jax.report import tables
 from dynashare_jax.report.cost import cost
 from dynashare_jax.report.cost import cost_figure
 
-SIZES = cost_lib.Parameters(1000, 30, 20, 7)
+SIZES = {"backbone": 1000, "gates": 30, "heads": 20, "batch_stats": 7}
 NAN = math.nan
 
 
@@ -205,7 +206,8 @@ def test_points_of_the_figure(costs, scores):
   texts = [text.get_text().strip() for text in second.texts]
   assert "20 ms, metric unknown" in texts and "4 ms" in texts
   legend = [t.get_text() for t in drawing.legends[0].get_texts()]
-  assert legend == [*cost_lib.WAYS, "all tasks", "one task alone"]
+  ways = [way for way in cost_lib.WAYS if way != cost_lib.WHOLE]
+  assert legend == [*ways, "all tasks", "one task alone"]
 
 
 def test_no_figure_without_a_metric(costs):
@@ -225,3 +227,16 @@ def test_many_tasks_take_rows(costs):
   with style.look():
     drawing = cost_figure.figure(costs, many)
   assert sum(axes.get_visible() for axes in drawing.axes) == 5
+
+
+def test_groups_of_parameters_are_those_of_any_model(costs, scores):
+  other = dataclasses.replace(
+    costs[0], way=cost_lib.WHOLE, parameters={"backbone": 5, "fusion": 3, "batch_stats": 0}
+  )
+  found = cost.size_table([other, costs[3]])
+  titles = [column.title for column in found.columns][2:7]
+  assert titles == ["backbone", "fusion", "BN buffers", "gates", "heads"]
+  assert [row[2:7] for row in found.rows] == [(5, 3, 0, None, None), (1000, None, 7, 30, 20)]
+  with style.look():
+    drawing = cost_figure.figure([other], scores)
+  assert [t.get_text() for t in drawing.legends[0].get_texts()] == [cost_lib.WHOLE]
