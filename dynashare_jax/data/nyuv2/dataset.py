@@ -73,19 +73,12 @@ class NyuV2(dense.DataSet):
       "depth": types.TaskSpec("depth", "depth", 1, unit="m"),
     }
 
-  def find(
-    self,
-    config: ConfigDict,
-    compat: ConfigDict,
-    data_dir: str | None,
-    fields: tuple[str, ...],
-    size: tuple[int, int] | None,
-  ) -> store.Original:
+  def find(self, wanted: dense.Wanted, data_dir: str | None) -> store.Original:
     """Finds the files, and the axes of their normals."""
-    original = nyuv2_layouts.find(data_dir, config.layout, fields, size)
-    if "normals" not in fields or _is_raw(compat):
+    layout, axes = wanted.config.layout, wanted.config.normal_axes
+    original = nyuv2_layouts.find(data_dir, layout, wanted.fields, wanted.size)
+    if "normals" not in wanted.tasks or _is_raw(wanted.compat):
       return original
-    axes = config.normal_axes
     if axes == "auto":
       axes = original.facts["axes"] or str(_match(original))
     return dataclasses.replace(original, facts={**original.facts, "axes": axes})
@@ -96,15 +89,13 @@ class NyuV2(dense.DataSet):
     """Finds the files; a copy of them knows the axes even where they are not used."""
     return super().original(config, ConfigDict({**compat, "normals": "unit"}), data_dir)
 
-  def found(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...], original: store.Original
-  ) -> dense.Found:
+  def found(self, wanted: dense.Wanted, original: store.Original) -> dense.Found:
     """Decodes the files, or a converted copy of them."""
-    facts = original.facts
+    config, tasks, facts = wanted.config, wanted.tasks, original.facts
     keys, notes = _keys(original, config.samples_only)
     classes = nyuv2_classes.table(facts["classes"], config.classes)
     axes = None
-    if "normals" in tasks and not _is_raw(compat):
+    if "normals" in tasks and not _is_raw(wanted.compat):
       given = config.normal_axes
       axes = surface_normals.read_axes(facts["axes"] if given == "auto" else given)
     notes += (facts["note"],) if facts["note"] else ()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -86,6 +86,24 @@ def compat() -> dict[str, Any]:
   return {"depth": "scaled", "mirror": "negated"}
 
 
+class Wanted(NamedTuple):
+  """The part of a data set that a run asks for.
+
+  Attributes:
+    config: `config.data`.
+    compat: `config.compat`.
+    tasks: in order.
+    fields: stored ones, `image` first.
+    size: height and width to bring everything to; None leaves it.
+  """
+
+  config: ConfigDict
+  compat: ConfigDict
+  tasks: tuple[str, ...]
+  fields: tuple[str, ...]
+  size: tuple[int, int] | None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSet(abc.ABC):
   """A published data set of pictures: what all of them do alike.
@@ -124,28 +142,17 @@ class DataSet(abc.ABC):
     """
 
   @abc.abstractmethod
-  def find(
-    self,
-    config: ConfigDict,
-    compat: ConfigDict,
-    data_dir: str | None,
-    fields: tuple[str, ...],
-    size: tuple[int, int] | None,
-  ) -> store.Original:
-    """Finds the files of `fields`, which are read at `size`."""
+  def find(self, wanted: Wanted, data_dir: str | None) -> store.Original:
+    """Finds the files of the fields that are wanted, which are read at the size."""
 
   @abc.abstractmethod
-  def found(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...], original: store.Original
-  ) -> Found:
+  def found(self, wanted: Wanted, original: store.Original) -> Found:
     """Adds splits, decoding and notes to files, or a converted copy, that were found."""
 
-  def fields(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...]
-  ) -> tuple[str, ...]:
-    """Returns the stored fields that the tasks need."""
+  def fields(self, config: ConfigDict, compat: ConfigDict) -> tuple[str, ...]:
+    """Returns the stored fields that are needed beside `image` and those of the tasks."""
     del config, compat
-    return ("image", *tasks)
+    return ()
 
   def mixed(self, compat: ConfigDict) -> tuple[str, ...]:
     """Returns the fields whose pixels may be mixed when they are resized."""
@@ -177,10 +184,10 @@ class DataSet(abc.ABC):
     """
     del seed
     self._specs(config, compat, {})  # checks before anything is looked for
-    original = self._open(config, compat, data_dir)
+    wanted = self._wanted(config, compat)
+    original = self._open(wanted, data_dir)
     tasks = self._specs(config, compat, original.facts)
-    found = self.found(config, compat, tuple(task.name for task in tasks), original)
-    return assemble(self.name, tasks, found, config, compat)
+    return assemble(self.name, tasks, self.found(wanted, original), config, compat)
 
   def outline(self, config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
     """Returns what is known before the data set is on disk; see `outline`.
@@ -201,15 +208,19 @@ class DataSet(abc.ABC):
     Raises:
       ValueError: see `build`.
     """
-    return self._open(config, compat, data_dir)
+    return self._open(self._wanted(config, compat), data_dir)
 
-  def _open(self, config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
-    """Finds the files of the tasks, or a converted copy of them."""
-    fields = self.fields(config, compat, options.tasks(self.title, config.tasks, self.tasks))
-    size = layouts.wanted_size(config)
+  def _wanted(self, config: ConfigDict, compat: ConfigDict) -> Wanted:
+    tasks = options.tasks(self.title, config.tasks, self.tasks)
+    fields = ("image", *tasks, *self.fields(config, compat))
+    return Wanted(config, compat, tasks, fields, layouts.wanted_size(config))
+
+  def _open(self, wanted: Wanted, data_dir: str | None) -> store.Original:
+    """Finds the files, or a converted copy of them."""
     if data_dir and store.is_copy(data_dir):
-      return store.open_copy(data_dir, self.name, fields, size, self.mixed(compat))
-    return self.find(config, compat, data_dir, fields, size)
+      mixed = self.mixed(wanted.compat)
+      return store.open_copy(data_dir, self.name, wanted.fields, wanted.size, mixed)
+    return self.find(wanted, data_dir)
 
   def _specs(
     self, config: ConfigDict, compat: ConfigDict, facts: Mapping[str, Any]
@@ -287,18 +298,26 @@ def assemble(
     raise ValueError(
       f"{name}: the first picture has the shape {shape}; it must be [height, width, 3]."
     )
+  notes = (f"found: {found.layout}", note, *found.notes)
+  spec, augment = _spec(name, tasks, shape, keys, notes, config, switches)
   sources = {split: Source(names, found.read, found.decode, shape) for split, names in keys.items()}
-  augment = augmentation(tasks, config, switches)
-  spec = types.DatasetSpec(
-    name,
-    tasks,
-    "image",
-    shape,
-    {s: len(k) for s, k in keys.items()},
-    notes=(f"found: {found.layout}", note, *found.notes),
-    crop=augment.crop if augment else None,
-  )
   return memory.dataset(spec, sources, augment=augment)
+
+
+def _spec(
+  name: str,
+  tasks: tuple[types.TaskSpec, ...],
+  shape: tuple[int, ...],
+  keys: Mapping[str, Sequence[str]],
+  notes: tuple[str, ...],
+  config: Any,
+  switches: Any,
+) -> tuple[types.DatasetSpec, transforms.Augmentation | None]:
+  """The specification, and the augmentation."""
+  augment = augmentation(tasks, config, switches)
+  sizes = {split: len(names) for split, names in keys.items()}
+  crop = augment.crop if augment else None
+  return types.DatasetSpec(name, tasks, "image", shape, sizes, notes=notes, crop=crop), augment
 
 
 def outline(
@@ -325,16 +344,8 @@ def outline(
   _check_switches(switches)
   numbers = {s: tuple(map(str, range(n))) for s, n in sizes.items()}
   keys, note = splits(numbers, config, switches.get("selection"))
-  augment = augmentation(tasks, config, switches)
-  return types.DatasetSpec(
-    name,
-    tasks,
-    "image",
-    (*size, 3),
-    {s: len(k) for s, k in keys.items()},
-    notes=("numbers of examples as published; nothing was read", note),
-    crop=augment.crop if augment else None,
-  )
+  notes = ("numbers of examples as published; nothing was read", note)
+  return _spec(name, tasks, (*size, 3), keys, notes, config, switches)[0]
 
 
 def augmentation(
