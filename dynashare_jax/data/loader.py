@@ -334,11 +334,8 @@ def _mask(batch: Batch, present: Bool[Array, "..."]) -> Batch:
 
 
 def _permutation(size: int, seed: int, stream_name: str, epoch: int) -> Int[np.ndarray, " size"]:
-  """A permutation of `range(size)`, the same with every NumPy version.
-
-  NumPy promises stable raw bits of Philox, but not of its shuffle; so random
-  64-bit words are sorted.
-  """
+  """A permutation of `range(size)`, the same with every NumPy version."""
+  # NumPy promises stable raw bits of Philox, but not of its shuffle.
   words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
   entropy = [*words, zlib.crc32(stream_name.encode()), epoch]
   bits = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(size)

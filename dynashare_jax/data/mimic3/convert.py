@@ -34,7 +34,7 @@ DIGEST = 16  # bytes of a file's checksum
 _POOLED = 4  # parts from which worker processes are worth their start
 
 Stat = tuple[int, int]  # size and time of the last change, nanoseconds
-Progress = Callable[[int, int], None]  # is told stays done, and how many
+Progress = Callable[[int, int], None]  # called with stays done, and all
 
 
 class Part(NamedTuple):
@@ -77,12 +77,8 @@ def stats(folder: pathlib.Path) -> dict[str, Stat]:
   if not folder.is_dir():
     return {}
   with os.scandir(folder) as entries:
-    return {entry.name: stat_of(entry.stat()) for entry in entries}
-
-
-def stat_of(found: os.stat_result) -> Stat:
-  """Returns size and time of a file."""
-  return found.st_size, found.st_mtime_ns
+    found = {entry.name: entry.stat() for entry in entries}
+  return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
 
 
 def cut(split: str, stays: Sequence[listfile.Listed], known: Mapping[str, Stat]) -> list[Part]:

@@ -318,7 +318,7 @@ def _label_notes(
 
 def _switch_notes(switches: Mapping[str, bool]) -> tuple[str, ...]:
   """The consequences of the authors' ways for this run."""
-  told = {
+  notes = {
     "time": "predictions read later hours and the padding.",
     "axes": "hours and measurements are mixed up by a reshape.",
     "masks": "hours and stays without a label count as 0, padding too.",
@@ -326,4 +326,4 @@ def _switch_notes(switches: Mapping[str, bool]) -> tuple[str, ...]:
     "stay_classes": "the last class of the remaining stay begins at 15 days.",
     "task_weights": "task weights are squared.",
   }
-  return tuple(f"compat: {text}" for name, text in told.items() if switches[name])
+  return tuple(f"compat: {text}" for name, text in notes.items() if switches[name])

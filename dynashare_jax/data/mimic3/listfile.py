@@ -199,11 +199,8 @@ def _is_flag(values: np.ndarray) -> bool:
 
 
 def _mortality(text: str, report: Callable[[str, str], None]) -> np.ndarray | None:
-  """Mask and label; the label of a stay that does not count is 0.
-
-  The position that is written beside them is not used: it is always bin 47,
-  the last one that ends within 48 hours.
-  """
+  """Mask and label; the label of a stay that does not count is 0."""
+  # The position beside them is always bin 47, the last one that ends within 48 hours.
   values = _numbers(text.split(";"), int)
   if values is None or len(values) != 3 or not _is_flag(values[1:]):
     report(HEADER[2], "expected a position, a mask and a label, 0 or 1")

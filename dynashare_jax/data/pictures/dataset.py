@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 import numpy as np
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import loader
 from dynashare_jax.data import memory
@@ -391,37 +392,21 @@ def splits(
     raise ValueError(f"Training and test need examples; found {len(train)} and {len(test)}.")
   if selection == "test":
     small = tuple(keys.get("small", ()))
-    note = f"test_small: {len(small)} examples of test" if small else "the test split"
-    return (
-      {"train": train, "validation": small or test, "test": test},
-      f"validation is {note} (compat.selection)",
-    )
-  if keys.get("validation"):
-    validation = tuple(keys["validation"])
-    return (
-      {"train": train, "validation": validation, "test": test},
-      "validation and test are the same examples"
-      if validation == test
-      else "official validation split",
-    )
-  if config.validation == "train":
-    rest, part = loader.halves(len(train), config.split_seed, 1 - config.validation_share)
-    note = f"validation: {len(part)} of {len(train)} training examples, seeded"
-    chosen = tuple(train[i] for i in part)
-    return ({"train": tuple(train[i] for i in rest), "validation": chosen, "test": test}, note)
-  if config.validation == "test":
-    part, rest = loader.halves(len(test), config.split_seed, 0.5)
-    return (
-      {
-        "train": train,
-        "validation": tuple(test[i] for i in part),
-        "test": tuple(test[i] for i in rest),
-      },
-      f"validation: one half of the {len(test)} test examples, seeded",
-    )
-  raise ValueError(
-    f"config.data.validation is {config.validation!r}; it must be 'train' or 'test'."
-  )
+    validation, part = small or test, f"test_small: {len(small)} examples of test"
+    note = f"validation is {part if small else 'the test split'} (compat.selection)"
+  elif keys.get("validation"):
+    validation, note = tuple(keys["validation"]), "official validation split"
+    if validation == test:
+      note = "validation and test are the same examples"
+  elif lookup.one_of("config.data.validation", config.validation, ("train", "test")) == "train":
+    kept, cut = loader.halves(len(train), config.split_seed, 1 - config.validation_share)
+    note = f"validation: {len(cut)} of {len(train)} training examples, seeded"
+    train, validation = tuple(train[i] for i in kept), tuple(train[i] for i in cut)
+  else:
+    cut, kept = loader.halves(len(test), config.split_seed, 0.5)
+    note = f"validation: one half of the {len(test)} test examples, seeded"
+    validation, test = tuple(test[i] for i in cut), tuple(test[i] for i in kept)
+  return {"train": train, "validation": validation, "test": test}, note
 
 
 def _check_switches(switches: Any) -> None:
