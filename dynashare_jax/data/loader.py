@@ -8,6 +8,7 @@ streamed, in one process or many.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 import functools
 from typing import Any
 import zlib
@@ -226,8 +227,8 @@ def stream(
     )
   check_divisible(batch, process_count, process_count)
   local = batch // process_count
-  rows = _Rows(source, indices_order, process_index * local, local, vary)
-  return _iterate(rows, local, start_step, threads, workers)
+  rows = _Rows(source, indices_order.at, batch, process_index * local, local, vary=vary)
+  return _iterate(rows, start_step, threads, workers)
 
 
 def evaluation_stream(
@@ -250,12 +251,14 @@ def evaluation_stream(
   """
   check_divisible(global_batch, process_count, process_count)
   local = global_batch // process_count
-  blocks = _Blocks(*padded_batches(len(source), global_batch))
-  rows = _Rows(source, blocks, process_index * local, local)
-  batches = _iterate(rows, local, 0, threads, workers)
+  size, first = len(source), process_index * local
+  _, present = padded_batches(size, global_batch)
+  at = functools.partial(_padded, size)
+  batches = _iterate(
+    _Rows(source, at, global_batch, first, local, len(present)), 0, threads, workers
+  )
   return (
-    _mask(batch, blocks.present[step][rows.first : rows.first + local])
-    for step, batch in enumerate(batches)
+    _mask(batch, mine[first : first + local]) for batch, mine in zip(batches, present, strict=True)
   )
 
 
@@ -274,61 +277,41 @@ def check_divisible(batch: int, devices: int, processes: int = 1) -> None:
       )
 
 
-class _Blocks:
-  """The blocks of `padded_batches` in the shape of an order."""
-
-  def __init__(
-    self, indices: Int[np.ndarray, "steps batch"], present: Bool[np.ndarray, "steps batch"]
-  ):
-    self._flat = indices.reshape(-1)
-    self.present = present
-    self.batch_size = indices.shape[1]
-    self.steps = indices.shape[0]
-
-  def at(self, position: int) -> int:
-    return int(self._flat[position])
-
-
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Rows:
-  """The examples that one process loads, one after another."""
+  """The examples that one process loads, one after another; `at`: place -> index."""
 
-  def __init__(
-    self,
-    source: Sequence[Batch],
-    places: Order | _Blocks,
-    first: int,
-    local: int,
-    vary: Callable[[Batch, int], Batch] | None = None,
-  ):
-    self.first = first
-    self._source = source
-    self._places = places
-    self._local = local
-    self._vary = vary
+  source: Sequence[Batch]
+  at: Callable[[int], int]
+  batch: int
+  first: int
+  local: int
+  steps: int = 2**40
+  vary: Callable[[Batch, int], Batch] | None = None
 
   def __len__(self) -> int:
-    steps = getattr(self._places, "steps", 2**40)
-    return steps * self._local
+    return self.steps * self.local
 
   def __getitem__(self, index: int) -> Batch:
-    step, row = divmod(index, self._local)
-    place = step * self._places.batch_size + self.first + row
-    example = self._source[self._places.at(place)]
-    return example if self._vary is None else self._vary(example, place)
+    step, row = divmod(index, self.local)
+    place = step * self.batch + self.first + row
+    example = self.source[self.at(place)]
+    return example if self.vary is None else self.vary(example, place)
 
 
-def _iterate(
-  rows: _Rows, local: int, start_step: int, threads: int, workers: int
-) -> Iterator[Batch]:
+def _padded(size: int, place: int) -> int:
+  return place if place < size else 0
+
+
+def _iterate(rows: _Rows, start_step: int, threads: int, workers: int) -> Iterator[Batch]:
   """Stacks rows to batches, in threads of this process or of workers."""
   import grain  # Takes a quarter of a second, for those who stream alone.
 
-  batches = grain.MapDataset.source(rows).batch(local, batch_fn=stack)
+  batches = grain.MapDataset.source(rows).batch(rows.local, batch_fn=stack)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   ahead = batches[start_step:].to_iter_dataset(options)
   if workers:
-    processes = grain.MultiprocessingOptions(num_workers=workers)
-    ahead = ahead.mp_prefetch(processes)
+    ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
   return iter(ahead)
 
 
@@ -351,11 +334,8 @@ def _mask(batch: Batch, present: Bool[Array, "..."]) -> Batch:
 
 
 def _permutation(size: int, seed: int, stream_name: str, epoch: int) -> Int[np.ndarray, " size"]:
-  """A permutation of `range(size)`, the same with every NumPy version.
-
-  NumPy promises stable raw bits of Philox, but not of its shuffle; so random
-  64-bit words are sorted.
-  """
+  """A permutation of `range(size)`, the same with every NumPy version."""
+  # NumPy promises stable raw bits of Philox, but not of its shuffle.
   words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
   entropy = [*words, zlib.crc32(stream_name.encode()), epoch]
   bits = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(size)

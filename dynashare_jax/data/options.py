@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import math
 from typing import Any
 
 from dynashare_jax import lookup
 
 
-def tasks(title: str, chosen: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def tasks(title: str, chosen: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
   """Returns `config.data.tasks`, checked.
 
   Args:

@@ -30,35 +30,25 @@ from dynashare_jax.data.census import columns as columns_lib
 from dynashare_jax.data.census import encoding
 
 _SIGNS = {"- 50000.": 0, "50000+.": 1}
-_MARITAL = {
-  "Never married": 0,
-  "Divorced": 1,
-  "Married-A F spouse present": 1,
-  "Married-civilian spouse present": 1,
-  "Married-spouse absent": 1,
-  "Separated": 1,
-  "Widowed": 1,
-}
+_EVER = (
+  "Divorced | Married-A F spouse present | Married-civilian spouse present |"
+  " Married-spouse absent | Separated | Widowed"
+)
+_MARITAL = {"Never married": 0, **dict.fromkeys(_EVER.split(" | "), 1)}
 _PROFESSIONAL = "Prof school degree (MD DDS DVM LLB JD)"
-_EDUCATION = {
-  "Children": 0,
-  "Less than 1st grade": 0,
-  "1st 2nd 3rd or 4th grade": 0,
-  "5th or 6th grade": 0,
-  "7th and 8th grade": 0,
-  "9th grade": 0,
-  "10th grade": 0,
-  "11th grade": 0,
-  "12th grade no diploma": 0,
-  "High school graduate": 0,
-  "Some college but no degree": 0,
-  "Associates degree-occup /vocational": 0,
-  "Associates degree-academic program": 0,
-  "Bachelors degree(BA AB BS)": 1,
-  "Masters degree(MA MS MEng MEd MSW MBA)": 1,
-  _PROFESSIONAL: 1,
-  "Doctorate degree(PhD EdD)": 1,
-}
+_BELOW = (
+  "Children | Less than 1st grade | 1st 2nd 3rd or 4th grade | 5th or 6th grade |"
+  " 7th and 8th grade | 9th grade | 10th grade | 11th grade | 12th grade no diploma |"
+  " High school graduate | Some college but no degree | Associates degree-occup /vocational |"
+  " Associates degree-academic program"
+)
+_COLLEGE = (
+  "Bachelors degree(BA AB BS)",
+  "Masters degree(MA MS MEng MEd MSW MBA)",
+  _PROFESSIONAL,
+  "Doctorate degree(PhD EdD)",
+)
+_EDUCATION = {**dict.fromkeys(_BELOW.split(" | "), 0), **dict.fromkeys(_COLLEGE, 1)}
 # Task -> column, value -> label, names of the two classes; in canonical order.
 _TASKS: dict[str, tuple[str, dict[str, int], tuple[str, str]]] = {
   "income": ("income_50k", _SIGNS, ("up to 50k", "over 50k")),

@@ -77,29 +77,20 @@ class Cityscapes(dense.DataSet):
       "parts": types.TaskSpec("parts", "segmentation", len(parts), classes=parts),
     }
 
-  def fields(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...]
-  ) -> tuple[str, ...]:
-    """Returns the stored fields that the tasks need; metres need the camera."""
-    metres = "depth" in tasks and config.depth == "metres"
-    return ("image", *tasks, *("camera",) * metres)
+  def fields(self, config: ConfigDict, compat: ConfigDict) -> tuple[str, ...]:
+    """Returns the camera, where it is needed."""
+    return ("camera",) * ("depth" in config.tasks and config.depth == "metres")
 
-  def find(
-    self,
-    config: ConfigDict,
-    compat: ConfigDict,
-    data_dir: str | None,
-    fields: tuple[str, ...],
-    size: tuple[int, int] | None,
-  ) -> store.Original:
+  def find(self, wanted: dense.Wanted, data_dir: str | None) -> store.Original:
     """Finds the files."""
-    return cityscapes_layouts.find(data_dir, config.layout, fields, config.classes, size)
+    config = wanted.config
+    return cityscapes_layouts.find(
+      data_dir, config.layout, wanted.fields, config.classes, wanted.size
+    )
 
-  def found(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...], original: store.Original
-  ) -> dense.Found:
+  def found(self, wanted: dense.Wanted, original: store.Original) -> dense.Found:
     """Decodes the files, or a converted copy of them."""
-    coded = original.facts["coded"]
+    config, tasks, coded = wanted.config, wanted.tasks, original.facts["coded"]
     if "depth" in tasks and not coded and config.depth != "disparity":
       raise ValueError(
         f"config.data.depth is {config.depth!r}, but the layout {original.layout}"

@@ -117,10 +117,8 @@ def find(
 
 
 def _official(folder: pathlib.Path) -> tuple[_Paths, str]:
-  """The release as it is unpacked, each archive in a folder of its own or not.
-
-  The official test split has no public labels: validation is the test split.
-  """
+  """The release as it is unpacked, each archive in a folder of its own or not."""
+  # The official test split has no public labels: validation is the test split.
   images, annotations, disparity, camera, parts = (
     _unpacked(folder, kind, archive)
     for kind, archive in (
@@ -204,14 +202,7 @@ def _numbered(folder: pathlib.Path, name: str, classes: int) -> tuple[_Paths, st
 
 
 def _read(path: str, field: str) -> np.ndarray:
-  """Reads the file of a field.
-
-  Returns:
-    image: `[H, W, 3]` RGB, uint8 in 0..255 or float32 in 0..1. segmentation, parts:
-    integers `[H, W]`. depth: `[H, W]`, uint16 as in the official release or float32.
-    camera: float32 `[2]`, baseline in metres and focal length in pixels of the
-    original picture.
-  """
+  """Reads a field: depth uint16 or float32; camera: baseline in metres, focal length in pixels."""
   if field == "camera":
     return _camera(path)
   arrays = path.endswith(".npy")

@@ -12,8 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import options
 from dynashare_jax.data.folder import decode as folder_decode
 from dynashare_jax.data.folder import description as folder_description
 from dynashare_jax.data.folder import files as folder_files
@@ -91,16 +91,15 @@ def _find(
   else:
     raw = folder_description.read(path)
   parsed = folder_description.parse(raw, path, os.path.dirname(path))
-  tasks = _chosen(parsed, tuple(config.tasks))
+  known = {task.name: task for task in parsed.tasks}
+  tasks = tuple(known[t] for t in options.tasks(parsed.where, config.tasks or tuple(known), known))
   names = tuple(task.name for task in tasks)
   if there:
     return store.open_copy(data_dir, NAME, ("image", *names), size), tasks
   reader, keys = _scan(parsed, tasks, size, os.path.dirname(path))
-  title = f"{parsed.name}, " if parsed.name else ""
-  counts = ", ".join(f"{len(k)} {s}" for s, k in keys.items())
-  return store.Original(
-    f"{title}{path} ({counts})", keys, reader, raw, ("image", *names), size
-  ), tasks
+  title = f"{parsed.name}, {path}" if parsed.name else path
+  layout = dense_layouts.counted(title, keys)
+  return store.Original(layout, keys, reader, raw, ("image", *names), size), tasks
 
 
 def _scan(
@@ -139,19 +138,3 @@ def _scan(
         f" {os.path.join(parsed.root, reader.expected(name, used[0]))}."
       )
   return reader, keys
-
-
-def _chosen(
-  parsed: folder_description.Description, names: tuple[str, ...]
-) -> tuple[folder_description.Task, ...]:
-  """The tasks that are wanted."""
-  known = {task.name: task for task in parsed.tasks}
-  for name in names:
-    if name not in known:
-      raise ValueError(
-        f"config.data.tasks has {name!r}; {parsed.where} has"
-        f" {', '.join(known)}.{lookup.hint(name, known, 0.4)}"
-      )
-  if len(set(names)) < len(names):
-    raise ValueError(f"config.data.tasks names a task twice: {names}.")
-  return tuple(known[name] for name in names or known)

@@ -173,7 +173,7 @@ class Stays(Sequence[types.Batch]):
     stay = stay_class(hourly[..., listfile.STAY], options.stay_classes)
     decompensation = hourly[..., listfile.DECOMPENSATION].astype(np.float32)
     if not options.masked:
-      kept = authors_hours(listed, options.hours)
+      kept = _authors_hours(listed, options.hours)
       stay, decompensation = (
         np.where(kept, values, values.dtype.type(0)) for values in (stay, decompensation)
       )
@@ -192,16 +192,9 @@ def _masked(targets: np.ndarray, valid: np.ndarray, options: Options) -> Field:
   return np.where(valid, targets, targets.dtype.type(0)), valid
 
 
-def authors_hours(listed: Int[np.ndarray, " B"], hours: int) -> Bool[np.ndarray, "B T"]:
-  """Returns the bins whose hourly labels the authors' reader fills; others are 0.
-
-  Args:
-    listed: entries of a stay for decompensation, from hour 0 on.
-    hours: T.
-
-  Source: authors' code: labels of hours 1, 2, ... up to the last one listed for
-    decompensation, and to hour T - 1, go to bins 0, 1, ..., those of the
-    remaining stay too.
-  """
+def _authors_hours(listed: Int[np.ndarray, " B"], hours: int) -> Bool[np.ndarray, "B T"]:
+  """Bins whose hourly labels the authors' reader fills; `listed` are for decompensation."""
+  # Source: authors' code: labels of hours 1, 2, ... up to the last one listed for
+  # decompensation, and to hour T - 1, go to bins 0, 1, ..., those of the remaining stay too.
   last = np.minimum(listed, hours)
   return np.arange(hours)[None] + 1 < last[:, None]

@@ -9,10 +9,11 @@ Worker processes import this module: it needs NumPy and nothing heavier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import concurrent.futures.process
 import contextlib
 import hashlib
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -33,7 +34,7 @@ DIGEST = 16  # bytes of a file's checksum
 _POOLED = 4  # parts from which worker processes are worth their start
 
 Stat = tuple[int, int]  # size and time of the last change, nanoseconds
-Progress = Callable[[int, int], None]  # is told stays done, and how many
+Progress = Callable[[int, int], None]  # called with stays done, and all
 
 
 class Part(NamedTuple):
@@ -76,12 +77,8 @@ def stats(folder: pathlib.Path) -> dict[str, Stat]:
   if not folder.is_dir():
     return {}
   with os.scandir(folder) as entries:
-    return {entry.name: stat_of(entry.stat()) for entry in entries}
-
-
-def stat_of(found: os.stat_result) -> Stat:
-  """Returns size and time of a file."""
-  return found.st_size, found.st_mtime_ns
+    found = {entry.name: entry.stat() for entry in entries}
+  return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
 
 
 def cut(split: str, stays: Sequence[listfile.Listed], known: Mapping[str, Stat]) -> list[Part]:
@@ -95,18 +92,10 @@ def cut(split: str, stays: Sequence[listfile.Listed], known: Mapping[str, Stat])
   parts = []
   for number, begin in enumerate(range(0, len(stays), STAYS)):
     chosen = stays[begin : begin + STAYS]
-    made_of = repr(
-      (FORMAT, columns.CHANNELS, [(s.name, s.hours, known.get(s.name)) for s in chosen])
-    )
-    parts.append(
-      Part(
-        f"{split}-{number:05}.npz",
-        listfile.FILES[split][1],
-        tuple(s.name for s in chosen),
-        tuple(s.hours for s in chosen),
-        digest(made_of.encode()),
-      )
-    )
+    names, hours = tuple(s.name for s in chosen), tuple(s.hours for s in chosen)
+    made_of = (FORMAT, columns.CHANNELS, [(s.name, s.hours, known.get(s.name)) for s in chosen])
+    key, folder = digest(repr(made_of).encode()), listfile.FILES[split][1]
+    parts.append(Part(f"{split}-{number:05}.npz", folder, names, hours, key))
   return parts
 
 
@@ -206,36 +195,23 @@ def convert_all(
   total = sum(len(part.names) for part in parts)
   done = 0
   progress(0, total)
-  processes = min(workers or os.cpu_count() or 1, len(parts))
+  processes = min(workers or os.cpu_count() or 1, len(parts)) if len(parts) >= _POOLED else 1
+  given = (parts, itertools.repeat(str(source)), itertools.repeat(str(target)))
   with contextlib.ExitStack() as stack:
-    for part, found in _results(
-      parts, str(source), str(target), processes if len(parts) >= _POOLED else 1, stack
-    ):
-      problems.extend(*found)
-      done += len(part.names)
-      progress(done, total)
-
-
-_Found = tuple[list[mimic3_problems.Problem], int]
-
-
-def _results(
-  parts: Sequence[Part], source: str, target: str, processes: int, stack: contextlib.ExitStack
-) -> Iterator[tuple[Part, _Found]]:
-  """Parts with their problems, in order."""
-  if processes <= 1:
-    yield from ((part, convert_part(part, source, target)) for part in parts)
-    return
-  pool = concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
-  stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-  waiting = [pool.submit(convert_part, part, source, target) for part in parts]
-  for part, future in zip(parts, waiting, strict=True):
+    results: Iterable[tuple[list[mimic3_problems.Problem], int]] = map(convert_part, *given)
+    if processes > 1:
+      context = multiprocessing.get_context("spawn")
+      pool = concurrent.futures.ProcessPoolExecutor(processes, context)
+      stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+      results = pool.map(convert_part, *given)
     try:
-      found = future.result()
+      for part, found in zip(parts, results, strict=True):
+        problems.extend(*found)
+        done += len(part.names)
+        progress(done, total)
     except concurrent.futures.process.BrokenProcessPool:
       raise ValueError(
         "A process that converts MIMIC-III stays could not be started, or was"
         " killed (out of memory?). Set config.data.workers=1 to convert in"
         " one process."
       ) from None
-    yield part, found

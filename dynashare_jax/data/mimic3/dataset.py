@@ -12,7 +12,7 @@ Differs: from the authors' reader (`compat` gives its ways): predictions read no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import functools
 import os
@@ -204,49 +204,28 @@ def _specs(config: ConfigDict, switches: Mapping[str, bool]) -> tuple[types.Task
   """The chosen tasks."""
   chosen = data_options.tasks("MIMIC-III", config.tasks, TASKS)
   classes = columns.AUTHORS_STAY_CLASSES if switches["stay_classes"] else columns.STAY_CLASSES
-  until = 0 if switches["time"] else MORTALITY_HOURS
-
-  def weight(task: str) -> float:
-    return data_options.weight(config, task) ** (2 if switches["task_weights"] else 1)
-
-  make: dict[str, Callable[[], types.TaskSpec]] = {
-    "phenotyping": lambda: types.TaskSpec(
-      "phenotyping",
-      "multilabel",
-      len(columns.PHENOTYPES),
-      weight("phenotyping"),
-      columns.PHENOTYPES,
-      positive_weight=_positive(config, "phenotyping"),
-    ),
-    "length_of_stay": lambda: types.TaskSpec(
-      "length_of_stay",
-      "multiclass",
-      len(classes),
-      weight("length_of_stay"),
-      classes,
-      class_weights=_stay_weights(config),
-      hourly=True,
-    ),
-    "decompensation": lambda: types.TaskSpec(
-      "decompensation",
-      "binary",
-      1,
-      weight("decompensation"),
-      ("lives", "dies in 24 hours"),
-      positive_weight=_positive(config, "decompensation"),
-      hourly=True,
-    ),
-    "mortality": lambda: types.TaskSpec(
-      "mortality",
-      "binary",
-      1,
-      weight("mortality"),
-      ("lives", "dies"),
-      positive_weight=_positive(config, "mortality"),
-      until=until,
-    ),
+  fields: dict[str, dict[str, Any]] = {
+    "phenotyping": {"kind": "multilabel", "classes": columns.PHENOTYPES},
+    "length_of_stay": {"kind": "multiclass", "classes": classes, "hourly": True},
+    "decompensation": {"kind": "binary", "classes": ("lives", "dies in 24 hours"), "hourly": True},
+    "mortality": {
+      "kind": "binary",
+      "classes": ("lives", "dies"),
+      "until": 0 if switches["time"] else MORTALITY_HOURS,
+    },
   }
-  return tuple(make[task]() for task in chosen)
+
+  def make(task: str) -> types.TaskSpec:
+    own = fields[task]
+    outputs = 1 if own["kind"] == "binary" else len(own["classes"])
+    weight = data_options.weight(config, task) ** (2 if switches["task_weights"] else 1)
+    if task == "length_of_stay":
+      own["class_weights"] = _stay_weights(config)
+    else:
+      own["positive_weight"] = _positive(config, task)
+    return types.TaskSpec(task, outputs=outputs, weight=weight, **own)
+
+  return tuple(make(task) for task in chosen)
 
 
 def _positive(config: ConfigDict, task: str) -> float:
@@ -339,7 +318,7 @@ def _label_notes(
 
 def _switch_notes(switches: Mapping[str, bool]) -> tuple[str, ...]:
   """The consequences of the authors' ways for this run."""
-  told = {
+  notes = {
     "time": "predictions read later hours and the padding.",
     "axes": "hours and measurements are mixed up by a reshape.",
     "masks": "hours and stays without a label count as 0, padding too.",
@@ -347,4 +326,4 @@ def _switch_notes(switches: Mapping[str, bool]) -> tuple[str, ...]:
     "stay_classes": "the last class of the remaining stay begins at 15 days.",
     "task_weights": "task weights are squared.",
   }
-  return tuple(f"compat: {text}" for name, text in told.items() if switches[name])
+  return tuple(f"compat: {text}" for name, text in notes.items() if switches[name])

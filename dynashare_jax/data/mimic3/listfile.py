@@ -10,7 +10,7 @@ Source: mimic3-benchmarks, `create_multitask.py` writes them, `readers.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import pathlib
 from typing import Any, NamedTuple
@@ -102,56 +102,30 @@ def read(folder: pathlib.Path, problems: mimic3_problems.Problems) -> dict[str, 
     try:
       data = (folder / name).read_bytes()
     except OSError:
-      problems.add(
-        name,
-        0,
-        "",
-        "there is no such file, or it cannot be read;"
-        " the multitask problem of mimic3-benchmarks has it after"
-        " split_train_val",
+      what = (
+        "there is no such file, or it cannot be read; the multitask problem of"
+        " mimic3-benchmarks has it after split_train_val"
       )
+      problems.add(name, 0, "", what)
       found[split] = []
       continue
     there = _names(folder / part)
-    stays = _read_one(name, data, problems)
-    found[split] = [
-      stay
-      for stay in stays
-      if _is_new(name, part, stay, seen, problems) and _has_file(name, part, stay, there, problems)
-    ]
+    found[split] = []
+    for stay in _read_one(name, data, problems):
+      report = functools.partial(problems.add, name, stay.line, HEADER[0])
+      before = seen.setdefault((part, stay.name), f"{name}, line {stay.line}")
+      if before != f"{name}, line {stay.line}":
+        report(f"the stay is named twice, before in {before}")
+      elif stay.name not in there:
+        report(f"there is no file {part}/{stay.name}")
+      else:
+        found[split].append(stay)
   return found
 
 
 def _names(folder: pathlib.Path) -> frozenset[str]:
   """Names of the files in a folder; none where there is no folder."""
-  if not folder.is_dir():
-    return frozenset()
-  return frozenset(entry.name for entry in folder.iterdir())
-
-
-def _is_new(
-  listfile: str,
-  part: str,
-  stay: Listed,
-  seen: dict[tuple[str, str], str],
-  problems: mimic3_problems.Problems,
-) -> bool:
-  """Refuses a stay that was named before, in this split or another one."""
-  key = part, stay.name
-  if key in seen:
-    problems.add(listfile, stay.line, HEADER[0], f"the stay is named twice, before in {seen[key]}")
-    return False
-  seen[key] = f"{listfile}, line {stay.line}"
-  return True
-
-
-def _has_file(
-  listfile: str, part: str, stay: Listed, there: Collection[str], problems: mimic3_problems.Problems
-) -> bool:
-  """Refuses a stay without its file."""
-  if stay.name not in there:
-    problems.add(listfile, stay.line, HEADER[0], f"there is no file {part}/{stay.name}")
-  return stay.name in there
+  return frozenset(entry.name for entry in folder.iterdir()) if folder.is_dir() else frozenset()
 
 
 def _read_one(file: str, data: bytes, problems: mimic3_problems.Problems) -> list[Listed]:
@@ -162,13 +136,8 @@ def _read_one(file: str, data: bytes, problems: mimic3_problems.Problems) -> lis
   lines = lines or [""]
   if tuple(lines[0].strip().split(",")) != HEADER:
     other = " (it is of another task)" if lines[0].startswith("stay,") else ""
-    problems.add(
-      file,
-      1,
-      "",
-      "this is not the header of a listfile of the"
-      f" multitask problem{other}: expected {', '.join(HEADER)}",
-    )
+    what = f"this is not the header of a listfile of the multitask problem{other}"
+    problems.add(file, 1, "", f"{what}: expected {', '.join(HEADER)}")
     return []
   if len(lines) == 1:
     problems.add(file, 0, "", "it names no stay")
@@ -230,11 +199,8 @@ def _is_flag(values: np.ndarray) -> bool:
 
 
 def _mortality(text: str, report: Callable[[str, str], None]) -> np.ndarray | None:
-  """Mask and label; the label of a stay that does not count is 0.
-
-  The position that is written beside them is not used: it is always bin 47,
-  the last one that ends within 48 hours.
-  """
+  """Mask and label; the label of a stay that does not count is 0."""
+  # The position beside them is always bin 47, the last one that ends within 48 hours.
   values = _numbers(text.split(";"), int)
   if values is None or len(values) != 3 or not _is_flag(values[1:]):
     report(HEADER[2], "expected a position, a mask and a label, 0 or 1")

@@ -105,14 +105,8 @@ def _explain(lines: list[str], file: str, problems: mimic3_problems.Problems) ->
     for cell, name, codes in zip(cells, columns.HEADER, (None, *_CODES), strict=True):
       if codes is not None:
         if cell and cell not in codes:
-          problems.add(
-            file,
-            number,
-            name,
-            "expected one of the"
-            f" {len(codes)} values that the benchmark knows, exactly"
-            " as it writes them",
-          )
+          what = f"expected one of the {len(codes)} values that the benchmark knows"
+          problems.add(file, number, name, f"{what}, exactly as it writes them")
       elif (cell or name == columns.HEADER[0]) and not _is_number(cell):
         problems.add(file, number, name, "expected a number")
 
@@ -125,25 +119,17 @@ def _is_number(text: str) -> bool:
 
 
 def _odd_times(hours: np.ndarray, file: str, problems: mimic3_problems.Problems) -> bool:
-  """Notes times that run backwards or lie before the admission.
-
-  Source: mimic3-benchmarks, Discretizer: a time may be less than 1e-6 hours
-    before the one above it; `create_multitask.py`: none is 1e-6 hours or more
-    before the admission.
-  """
-  early = np.flatnonzero(hours <= -discretiser.EPS)
-  for index in early:
-    problems.add(
-      file, int(index) + 2, columns.HEADER[0], "expected hours from the admission on, 0 or more"
-    )
-  back = np.flatnonzero(hours[:-1] >= hours[1:] + discretiser.EPS)
-  for index in back:
-    problems.add(
-      file,
-      int(index) + 3,
-      columns.HEADER[0],
-      "the hours run backwards: expected no less than in the line above",
-    )
+  """Notes times that run backwards or lie before the admission."""
+  # Source: mimic3-benchmarks, Discretizer: a time may be less than 1e-6 hours before the
+  # one above it; `create_multitask.py`: none is 1e-6 hours or more before the admission.
+  early = np.flatnonzero(hours <= -discretiser.EPS) + 2
+  back = np.flatnonzero(hours[:-1] >= hours[1:] + discretiser.EPS) + 3
+  for lines, what in (
+    (early, "expected hours from the admission on, 0 or more"),
+    (back, "the hours run backwards: expected no less than in the line above"),
+  ):
+    for line in lines.tolist():
+      problems.add(file, line, columns.HEADER[0], what)
   return bool(len(early) or len(back))
 
 

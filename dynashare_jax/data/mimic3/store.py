@@ -154,88 +154,62 @@ def _digest(path: pathlib.Path) -> str:
   return mimic3_convert.digest(path.read_bytes()).hex()
 
 
+_Known = Mapping[str, Mapping[str, mimic3_convert.Stat]]  # part of the source -> file
+
+
+def _known(source: pathlib.Path) -> _Known:
+  """Sizes and times of the listfiles, and of the stays in both folders."""
+  parts = {"", *(part for _, part in listfile.FILES.values())}
+  return {part: mimic3_convert.stats(source / part) for part in parts}
+
+
+def _inputs(
+  folder: pathlib.Path, index: Mapping[str, Any]
+) -> Iterator[tuple[str, str, mimic3_convert.Stat, str]]:
+  """Part, name, size and time, and checksum of all files that a store was made of."""
+  for split, (listed, part) in listfile.FILES.items():
+    size, time, checksum = index["listfiles"][listed]
+    yield "", listed, (size, time), checksum
+    arrays = (np.load(_file(folder, split, kind)) for kind in ("names", "inputs", "digests"))
+    for name, (size, time), digest in zip(*arrays, strict=True):
+      yield part, name.decode(), (int(size), int(time)), digest.tobytes().hex()
+
+
 def _fits(store: Store, source: pathlib.Path, verify: bool) -> bool:
   """Whether a store was made of the files that are there now."""
-  folder = pathlib.Path(store.folder)
+  folder, known = pathlib.Path(store.folder), _known(source)
   index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-  known = {part: mimic3_convert.stats(source / part) for _, part in listfile.FILES.values()}
+  changed = False
   try:
-    listfiles = _changed_listfiles(index["listfiles"], source, verify)
-    stays = [
-      _changed_stays(folder, split, source, known[_folder(split)], verify)
-      for split in listfile.FILES
-    ]
+    for part, name, stat, checksum in _inputs(folder, index):
+      touched = known[part].get(name) != stat
+      if (touched or verify) and _digest(source / part / name) != checksum:
+        return False
+      changed |= touched
   except OSError:  # a file is gone: converting again will name it
     return False
-  if listfiles is None or None in stays:
-    return False
-  if listfiles or any(stays):
-    _remember(folder, index, source, known)
+  if changed:
+    _remember(folder, index, known)
   return True
 
 
-def _changed_listfiles(
-  remembered: Mapping[str, Any], source: pathlib.Path, verify: bool
-) -> int | None:
-  """Counts listfiles with another time; None if one has other contents."""
-  changed = 0
-  for name, _ in listfile.FILES.values():
-    *stat, checksum = remembered[name]
-    touched = list(mimic3_convert.stat_of((source / name).stat())) != stat
-    if (touched or verify) and _digest(source / name) != checksum:
-      return None
-    changed += touched
-  return changed
-
-
-def _changed_stays(
-  folder: pathlib.Path,
-  split: str,
-  source: pathlib.Path,
-  known: Mapping[str, mimic3_convert.Stat],
-  verify: bool,
-) -> int | None:
-  """Counts stays with another time; None if one has other contents."""
-  names = [name.decode() for name in np.load(_file(folder, split, "names"))]
-  stored = map(tuple, np.load(_file(folder, split, "inputs")).tolist())
-  digests = np.load(_file(folder, split, "digests"), mmap_mode="r")
-  changed = 0
-  for i, (name, stat) in enumerate(zip(names, stored, strict=True)):
-    touched = known.get(name) != stat
-    if touched or verify:
-      data = (source / _folder(split) / name).read_bytes()
-      if mimic3_convert.digest(data) != digests[i].tobytes():
-        return None
-    changed += touched
-  return changed
-
-
-def _remember(
-  folder: pathlib.Path,
-  index: dict[str, Any],
-  source: pathlib.Path,
-  known: Mapping[str, Mapping[str, mimic3_convert.Stat]],
-) -> None:
+def _remember(folder: pathlib.Path, index: dict[str, Any], known: _Known) -> None:
   """Notes new times of files whose contents did not change, if it may."""
   try:
     for split, (name, part) in listfile.FILES.items():
       path = _file(folder, split, "inputs")
       names = np.load(_file(folder, split, "names")).tolist()
-      _replace(path, np.array([known[part][n.decode()] for n in names]))
+      partial = path.with_suffix(f".{os.getpid()}")
+      with open(partial, "wb") as file:
+        np.save(file, np.array([known[part][n.decode()] for n in names]))
+      os.replace(partial, path)
       index["files"][path.name] = [path.stat().st_size, _digest(path)]
-      index["listfiles"][name][:2] = mimic3_convert.stat_of((source / name).stat())
+      index["listfiles"][name][:2] = known[""][name]
     partial = folder / f"{_INDEX}.{os.getpid()}"
     partial.write_text(json.dumps(index), encoding="utf-8")
     os.replace(partial, folder / _INDEX)
   except OSError:
     return  # read-only: contents are compared again next time
-
-
-def _replace(path: pathlib.Path, array: np.ndarray) -> None:
-  partial = path.with_suffix(f".{os.getpid()}")
-  with open(partial, "wb") as file:
-    np.save(file, array)
-  os.replace(partial, path)
 
 
 @contextlib.contextmanager
@@ -285,22 +259,15 @@ def _convert(
   """Makes the store; a conversion that was stopped goes on where it was."""
   problems = mimic3_problems.Problems()
   listed = listfile.read(source, problems)
-  staging = cache / _PARTIAL
-  known = {part: mimic3_convert.stats(source / part) for _, part in listfile.FILES.values()}
+  staging, known = cache / _PARTIAL, _known(source)
   parts = {
-    split: mimic3_convert.cut(split, stays, known[_folder(split)])
+    split: mimic3_convert.cut(split, stays, known[listfile.FILES[split][1]])
     for split, stays in listed.items()
   }
+  every = [part for some in parts.values() for part in some]
   try:
     staging.mkdir(mode=0o700, exist_ok=True)
-    mimic3_convert.convert_all(
-      [part for some in parts.values() for part in some],
-      source,
-      staging,
-      workers,
-      problems,
-      progress,
-    )
+    mimic3_convert.convert_all(every, source, staging, workers, problems, progress)
     if problems.total:
       shutil.rmtree(staging, ignore_errors=True)
       problems.check(str(source))
@@ -311,16 +278,12 @@ def _convert(
     raise ValueError(_unwritable(cache, error)) from error
 
 
-def _folder(split: str) -> str:
-  return listfile.FILES[split][1]
-
-
 def _assemble(
   staging: pathlib.Path,
   source: pathlib.Path,
   listed: Mapping[str, list[listfile.Listed]],
   parts: Mapping[str, list[mimic3_convert.Part]],
-  known: Mapping[str, Mapping[str, mimic3_convert.Stat]],
+  known: _Known,
 ) -> pathlib.Path:
   """Writes all files of the store into a folder."""
   made = staging / NAME
@@ -333,20 +296,17 @@ def _assemble(
     arrays = {
       **{kind: getattr(labels, kind) for kind in labels._fields},
       "names": np.array([name.encode() for name in names]),
-      "inputs": np.array([known[_folder(split)][name] for name in names]),
+      "inputs": np.array([known[listfile.FILES[split][1]][name] for name in names]),
       "digests": digests,
     }
     for kind, array in arrays.items():
       np.save(_file(made, split, kind), array)
-  files = {path.name: [path.stat().st_size, _digest(path)] for path in sorted(made.iterdir())}
-  names_of = [name for name, _ in listfile.FILES.values()]
   index = {
     "format": mimic3_convert.FORMAT,
     "stays": {split: len(stays) for split, stays in listed.items()},
-    "files": files,
+    "files": {path.name: [path.stat().st_size, _digest(path)] for path in sorted(made.iterdir())},
     "listfiles": {
-      name: [*mimic3_convert.stat_of((source / name).stat()), _digest(source / name)]
-      for name in names_of
+      name: [*known[""][name], _digest(source / name)] for name, _ in listfile.FILES.values()
     },
   }
   (made / _INDEX).write_text(json.dumps(index), encoding="utf-8")

@@ -73,19 +73,12 @@ class NyuV2(dense.DataSet):
       "depth": types.TaskSpec("depth", "depth", 1, unit="m"),
     }
 
-  def find(
-    self,
-    config: ConfigDict,
-    compat: ConfigDict,
-    data_dir: str | None,
-    fields: tuple[str, ...],
-    size: tuple[int, int] | None,
-  ) -> store.Original:
+  def find(self, wanted: dense.Wanted, data_dir: str | None) -> store.Original:
     """Finds the files, and the axes of their normals."""
-    original = nyuv2_layouts.find(data_dir, config.layout, fields, size)
-    if "normals" not in fields or _is_raw(compat):
+    layout, axes = wanted.config.layout, wanted.config.normal_axes
+    original = nyuv2_layouts.find(data_dir, layout, wanted.fields, wanted.size)
+    if "normals" not in wanted.tasks or _is_raw(wanted.compat):
       return original
-    axes = config.normal_axes
     if axes == "auto":
       axes = original.facts["axes"] or str(_match(original))
     return dataclasses.replace(original, facts={**original.facts, "axes": axes})
@@ -96,15 +89,13 @@ class NyuV2(dense.DataSet):
     """Finds the files; a copy of them knows the axes even where they are not used."""
     return super().original(config, ConfigDict({**compat, "normals": "unit"}), data_dir)
 
-  def found(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...], original: store.Original
-  ) -> dense.Found:
+  def found(self, wanted: dense.Wanted, original: store.Original) -> dense.Found:
     """Decodes the files, or a converted copy of them."""
-    facts = original.facts
+    config, tasks, facts = wanted.config, wanted.tasks, original.facts
     keys, notes = _keys(original, config.samples_only)
     classes = nyuv2_classes.table(facts["classes"], config.classes)
     axes = None
-    if "normals" in tasks and not _is_raw(compat):
+    if "normals" in tasks and not _is_raw(wanted.compat):
       given = config.normal_axes
       axes = surface_normals.read_axes(facts["axes"] if given == "auto" else given)
     notes += (facts["note"],) if facts["note"] else ()
@@ -186,19 +177,12 @@ class Decode:
   def _normals(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if self.axes is None:
       return _as_the_authors(stored)
-    normals, valid = decode_normals(stored)
+    normals, valid = _decode_normals(stored)
     return np.where(valid[..., None], self.axes(normals), np.array([0, 0, -1], np.float32)), valid
 
 
-def decode_normals(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns unit normals in their stored axes, float32 `[H, W, 3]`, and where there are any.
-
-  There is none where a pixel is white, not finite, or shorter than a half.
-
-  Args:
-    stored: `[H, W, 3]`, uint8 255 (n + 1) / 2 with white for none, or floats
-      with zeros for none.
-  """
+def _decode_normals(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Unit normals in their stored axes; none where white, not finite, or shorter than 0.5."""
   parts = [stored[..., i] for i in range(3)]
   if stored.dtype == np.uint8:
     valid = (parts[0] & parts[1] & parts[2]) != 255
@@ -210,11 +194,9 @@ def decode_normals(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _as_the_authors(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Bytes as directions.
-
-  Source: AdaShare's code: OpenCV reads blue first, the bytes are normalised,
-    and a pixel counts where none of them is 255.
-  """
+  """Bytes as directions."""
+  # Source: AdaShare's code: OpenCV reads blue first, the bytes are normalised, and a
+  # pixel counts where none of them is 255.
   if stored.dtype != np.uint8:
     raise ValueError(
       "config.compat.normals 'raw' needs normals stored as"
@@ -260,7 +242,7 @@ def _match(original: store.Original) -> surface_normals.Axes:
 def _pair(fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   """Stored and fitted normals of the pixels that have both."""
   depth = fields["depth"]
-  stored, valid = decode_normals(fields["normals"])
+  stored, valid = _decode_normals(fields["normals"])
   camera = surface_normals.kinect((depth.shape[0], depth.shape[1]))
   fitted, usable = surface_normals.fit(depth, camera)
   return stored[valid & usable], fitted[valid & usable]

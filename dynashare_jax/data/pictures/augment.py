@@ -217,10 +217,7 @@ def _coloured(xp: ModuleType, image: Any, inside: Any, factors: Any) -> Any:
 
 
 def _uniforms(seed: int, stream: str, position: int) -> np.ndarray:
-  """Seven numbers in [0, 1), the same with every NumPy version.
-
-  NumPy promises stable raw bits of Philox, but not of what is made of them.
-  """
+  """Seven numbers in [0, 1), the same with every NumPy version; see `loader._permutation`."""
   entropy = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, zlib.crc32(stream.encode()), position]
   bits = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(7)
   return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -13,11 +13,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 import numpy as np
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import loader
 from dynashare_jax.data import memory
@@ -86,6 +87,24 @@ def compat() -> dict[str, Any]:
   return {"depth": "scaled", "mirror": "negated"}
 
 
+class Wanted(NamedTuple):
+  """The part of a data set that a run asks for.
+
+  Attributes:
+    config: `config.data`.
+    compat: `config.compat`.
+    tasks: in order.
+    fields: stored ones, `image` first.
+    size: height and width to bring everything to; None leaves it.
+  """
+
+  config: ConfigDict
+  compat: ConfigDict
+  tasks: tuple[str, ...]
+  fields: tuple[str, ...]
+  size: tuple[int, int] | None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSet(abc.ABC):
   """A published data set of pictures: what all of them do alike.
@@ -124,28 +143,17 @@ class DataSet(abc.ABC):
     """
 
   @abc.abstractmethod
-  def find(
-    self,
-    config: ConfigDict,
-    compat: ConfigDict,
-    data_dir: str | None,
-    fields: tuple[str, ...],
-    size: tuple[int, int] | None,
-  ) -> store.Original:
-    """Finds the files of `fields`, which are read at `size`."""
+  def find(self, wanted: Wanted, data_dir: str | None) -> store.Original:
+    """Finds the files of the fields that are wanted, which are read at the size."""
 
   @abc.abstractmethod
-  def found(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...], original: store.Original
-  ) -> Found:
+  def found(self, wanted: Wanted, original: store.Original) -> Found:
     """Adds splits, decoding and notes to files, or a converted copy, that were found."""
 
-  def fields(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...]
-  ) -> tuple[str, ...]:
-    """Returns the stored fields that the tasks need."""
+  def fields(self, config: ConfigDict, compat: ConfigDict) -> tuple[str, ...]:
+    """Returns the stored fields that are needed beside `image` and those of the tasks."""
     del config, compat
-    return ("image", *tasks)
+    return ()
 
   def mixed(self, compat: ConfigDict) -> tuple[str, ...]:
     """Returns the fields whose pixels may be mixed when they are resized."""
@@ -177,10 +185,10 @@ class DataSet(abc.ABC):
     """
     del seed
     self._specs(config, compat, {})  # checks before anything is looked for
-    original = self._open(config, compat, data_dir)
+    wanted = self._wanted(config, compat)
+    original = self._open(wanted, data_dir)
     tasks = self._specs(config, compat, original.facts)
-    found = self.found(config, compat, tuple(task.name for task in tasks), original)
-    return assemble(self.name, tasks, found, config, compat)
+    return assemble(self.name, tasks, self.found(wanted, original), config, compat)
 
   def outline(self, config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
     """Returns what is known before the data set is on disk; see `outline`.
@@ -201,15 +209,19 @@ class DataSet(abc.ABC):
     Raises:
       ValueError: see `build`.
     """
-    return self._open(config, compat, data_dir)
+    return self._open(self._wanted(config, compat), data_dir)
 
-  def _open(self, config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
-    """Finds the files of the tasks, or a converted copy of them."""
-    fields = self.fields(config, compat, options.tasks(self.title, config.tasks, self.tasks))
-    size = layouts.wanted_size(config)
+  def _wanted(self, config: ConfigDict, compat: ConfigDict) -> Wanted:
+    tasks = options.tasks(self.title, config.tasks, self.tasks)
+    fields = ("image", *tasks, *self.fields(config, compat))
+    return Wanted(config, compat, tasks, fields, layouts.wanted_size(config))
+
+  def _open(self, wanted: Wanted, data_dir: str | None) -> store.Original:
+    """Finds the files, or a converted copy of them."""
     if data_dir and store.is_copy(data_dir):
-      return store.open_copy(data_dir, self.name, fields, size, self.mixed(compat))
-    return self.find(config, compat, data_dir, fields, size)
+      mixed = self.mixed(wanted.compat)
+      return store.open_copy(data_dir, self.name, wanted.fields, wanted.size, mixed)
+    return self.find(wanted, data_dir)
 
   def _specs(
     self, config: ConfigDict, compat: ConfigDict, facts: Mapping[str, Any]
@@ -287,18 +299,26 @@ def assemble(
     raise ValueError(
       f"{name}: the first picture has the shape {shape}; it must be [height, width, 3]."
     )
+  notes = (f"found: {found.layout}", note, *found.notes)
+  spec, augment = _spec(name, tasks, shape, keys, notes, config, switches)
   sources = {split: Source(names, found.read, found.decode, shape) for split, names in keys.items()}
-  augment = augmentation(tasks, config, switches)
-  spec = types.DatasetSpec(
-    name,
-    tasks,
-    "image",
-    shape,
-    {s: len(k) for s, k in keys.items()},
-    notes=(f"found: {found.layout}", note, *found.notes),
-    crop=augment.crop if augment else None,
-  )
   return memory.dataset(spec, sources, augment=augment)
+
+
+def _spec(
+  name: str,
+  tasks: tuple[types.TaskSpec, ...],
+  shape: tuple[int, ...],
+  keys: Mapping[str, Sequence[str]],
+  notes: tuple[str, ...],
+  config: Any,
+  switches: Any,
+) -> tuple[types.DatasetSpec, transforms.Augmentation | None]:
+  """The specification, and the augmentation."""
+  augment = augmentation(tasks, config, switches)
+  sizes = {split: len(names) for split, names in keys.items()}
+  crop = augment.crop if augment else None
+  return types.DatasetSpec(name, tasks, "image", shape, sizes, notes=notes, crop=crop), augment
 
 
 def outline(
@@ -325,16 +345,8 @@ def outline(
   _check_switches(switches)
   numbers = {s: tuple(map(str, range(n))) for s, n in sizes.items()}
   keys, note = splits(numbers, config, switches.get("selection"))
-  augment = augmentation(tasks, config, switches)
-  return types.DatasetSpec(
-    name,
-    tasks,
-    "image",
-    (*size, 3),
-    {s: len(k) for s, k in keys.items()},
-    notes=("numbers of examples as published; nothing was read", note),
-    crop=augment.crop if augment else None,
-  )
+  notes = ("numbers of examples as published; nothing was read", note)
+  return _spec(name, tasks, (*size, 3), keys, notes, config, switches)[0]
 
 
 def augmentation(
@@ -380,37 +392,21 @@ def splits(
     raise ValueError(f"Training and test need examples; found {len(train)} and {len(test)}.")
   if selection == "test":
     small = tuple(keys.get("small", ()))
-    note = f"test_small: {len(small)} examples of test" if small else "the test split"
-    return (
-      {"train": train, "validation": small or test, "test": test},
-      f"validation is {note} (compat.selection)",
-    )
-  if keys.get("validation"):
-    validation = tuple(keys["validation"])
-    return (
-      {"train": train, "validation": validation, "test": test},
-      "validation and test are the same examples"
-      if validation == test
-      else "official validation split",
-    )
-  if config.validation == "train":
-    rest, part = loader.halves(len(train), config.split_seed, 1 - config.validation_share)
-    note = f"validation: {len(part)} of {len(train)} training examples, seeded"
-    chosen = tuple(train[i] for i in part)
-    return ({"train": tuple(train[i] for i in rest), "validation": chosen, "test": test}, note)
-  if config.validation == "test":
-    part, rest = loader.halves(len(test), config.split_seed, 0.5)
-    return (
-      {
-        "train": train,
-        "validation": tuple(test[i] for i in part),
-        "test": tuple(test[i] for i in rest),
-      },
-      f"validation: one half of the {len(test)} test examples, seeded",
-    )
-  raise ValueError(
-    f"config.data.validation is {config.validation!r}; it must be 'train' or 'test'."
-  )
+    validation, part = small or test, f"test_small: {len(small)} examples of test"
+    note = f"validation is {part if small else 'the test split'} (compat.selection)"
+  elif keys.get("validation"):
+    validation, note = tuple(keys["validation"]), "official validation split"
+    if validation == test:
+      note = "validation and test are the same examples"
+  elif lookup.one_of("config.data.validation", config.validation, ("train", "test")) == "train":
+    kept, cut = loader.halves(len(train), config.split_seed, 1 - config.validation_share)
+    note = f"validation: {len(cut)} of {len(train)} training examples, seeded"
+    train, validation = tuple(train[i] for i in kept), tuple(train[i] for i in cut)
+  else:
+    cut, kept = loader.halves(len(test), config.split_seed, 0.5)
+    note = f"validation: one half of the {len(test)} test examples, seeded"
+    validation, test = tuple(test[i] for i in cut), tuple(test[i] for i in kept)
+  return {"train": train, "validation": validation, "test": test}, note
 
 
 def _check_switches(switches: Any) -> None:

@@ -42,16 +42,10 @@ def estimate(original: store.Original, output: str) -> Estimate:
   Raises:
     ValueError: an example cannot be read.
   """
-  keys = tuple(store.places(original.keys))
-  chosen = [
-    keys[i]
-    for i in sorted(
-      set(np.linspace(0, len(keys) - 1, min(_SAMPLES, len(keys))).astype(int).tolist())
-    )
-  ]
+  keys = _spread(tuple(store.places(original.keys)))
   sizes = [
     sum(_compressed(_packed(name, array)) for name, array in _read(original, key).items())
-    for key in chosen
+    for key in keys[:_SAMPLES]
   ]
   folder = pathlib.Path(output).absolute()
   while not folder.is_dir():

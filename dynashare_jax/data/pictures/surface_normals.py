@@ -228,13 +228,9 @@ def _boxes(values: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _flattest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Eigenvectors `[3, H, W]` of the smallest eigenvalues of symmetric matrices `[6, H, W]`.
-
-  Also returns the eigenvalues, and False where the two smallest are alike.
-
-  Source: the trigonometric solution of the characteristic polynomial; the
-    vector is the longest cross product of two rows of matrix - eigenvalue.
-  """
+  """Eigenvectors `[3, H, W]` of the smallest eigenvalues, these, and where they are unique."""
+  # Source: the trigonometric solution of the characteristic polynomial; the vector is
+  # the longest cross product of two rows of matrix - eigenvalue.
   trace = matrix[0] + matrix[3] + matrix[5]
   xx, xy, xz, yy, yz, zz = matrix / np.where(trace > _SMALLEST, trace, 1.0)
   mean = (xx + yy + zz) / 3

@@ -104,22 +104,14 @@ def mix(
   return result
 
 
-def albedo(
+def _albedo(
   materials: Materials,
   hit: render.Hit,
   patch: Int[Array, " P"],
   framed: Bool[Array, " P"],
   patches: int,
 ) -> Float[Array, "3 P"]:
-  """Returns the colour of the hit surfaces before light falls on them.
-
-  Args:
-    materials: looks of all surfaces.
-    hit: first surfaces of the pixels' rays.
-    patch: index of the patch a pixel is on, or -1.
-    framed: whether it is on the patch's frame.
-    patches: how many patches the scene has.
-  """
+  """Colour of the hit surfaces before light falls on them; `patch` is an index or -1."""
   planes = render.PLANES
   row = jnp.where(hit.body > 0, planes + patches - 1 + hit.body, hit.face)
   row = jnp.where(patch >= 0, planes + patch, row)
@@ -145,7 +137,7 @@ def shade(
   """
   geometry, light = scene.geometry, scene.light
   classes, patch, framed = scene_labels.segmentation(geometry, hit)
-  colour = albedo(scene.materials, hit, patch, framed, geometry.patches.label.size)
+  colour = _albedo(scene.materials, hit, patch, framed, geometry.patches.label.size)
   towards = light.position[:, None] - hit.point
   square = jnp.sum(towards * towards, axis=0)
   cosine = jnp.sum(towards * hit.normal, axis=0) / jnp.sqrt(square + 1e-6)

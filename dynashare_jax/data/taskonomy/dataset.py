@@ -89,47 +89,39 @@ class Taskonomy(dense.DataSet):
       "edges": types.TaskSpec("edges", "regression", 1),
     }
 
-  def fields(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...]
-  ) -> tuple[str, ...]:
-    """Returns the stored fields that the tasks need; masked normals need depth."""
-    more = _is_masked(compat) and "normals" in tasks and "depth" not in tasks
-    return ("image", *tasks, *("depth",) * more)
+  def fields(self, config: ConfigDict, compat: ConfigDict) -> tuple[str, ...]:
+    """Returns depth, where normals are masked by it."""
+    more = _is_masked(compat) and "normals" in config.tasks and "depth" not in config.tasks
+    return ("depth",) * more
 
   def mixed(self, compat: ConfigDict) -> tuple[str, ...]:
     """Returns the fields whose pixels may be mixed when they are resized."""
     return ("image",) if _pictures(compat) == "smooth" else ()
 
-  def find(
-    self,
-    config: ConfigDict,
-    compat: ConfigDict,
-    data_dir: str | None,
-    fields: tuple[str, ...],
-    size: tuple[int, int] | None,
-  ) -> store.Original:
+  def find(self, wanted: dense.Wanted, data_dir: str | None) -> store.Original:
     """Finds the files, and the authors' class weights."""
-    mixed = self.mixed(compat)
-    original = taskonomy_layouts.find(data_dir, config.layout, fields, size, mixed)
+    config, compat = wanted.config, wanted.compat
+    original = taskonomy_layouts.find(
+      data_dir, config.layout, wanted.fields, wanted.size, self.mixed(compat)
+    )
     facts = {
       **original.facts,
-      "pictures": _pictures(compat) if size else "",
+      "pictures": _pictures(compat) if wanted.size else "",
       "prior": _prior(pathlib.Path(data_dir or "") / PRIOR),
     }
     return dataclasses.replace(original, facts=facts)
 
-  def found(
-    self, config: ConfigDict, compat: ConfigDict, tasks: tuple[str, ...], original: store.Original
-  ) -> dense.Found:
+  def found(self, wanted: dense.Wanted, original: store.Original) -> dense.Found:
     """Decodes the files, or a converted copy of them."""
-    facts, wanted = original.facts, _pictures(compat)
-    if facts["pictures"] not in ("", wanted):
+    compat, facts = wanted.compat, original.facts
+    pictures = _pictures(compat)
+    if facts["pictures"] not in ("", pictures):
       raise ValueError(
         f"This is a {original.layout}, made with config.compat.pictures={facts['pictures']!r},"
-        f" not {wanted!r}: convert again."
+        f" not {pictures!r}: convert again."
       )
     void = options.switch(compat, "unlabelled", ("void", "background")) == "void"
-    decode, notes = Decode(tasks, _is_masked(compat), void), tuple(facts["notes"])
+    decode, notes = Decode(wanted.tasks, _is_masked(compat), void), tuple(facts["notes"])
     return dense.Found(original.layout, original.keys, original.read, decode, notes)
 
 

@@ -268,11 +268,10 @@ def test_a_processes_that_dies_is_told(folder, monkeypatch):
     def __init__(self, *arguments):
       del arguments
 
-    def submit(self, *arguments):
+    def map(self, *arguments):
       del arguments
-      future = concurrent.futures.Future()
-      future.set_exception(concurrent.futures.process.BrokenProcessPool())
-      return future
+      yield from ()
+      raise concurrent.futures.process.BrokenProcessPool()
 
     def shutdown(self, **options):
       del options

@@ -110,7 +110,7 @@ def test_examples_of_another_size_are_refused():
 @pytest.mark.parametrize(
   "values, message",
   [
-    ({"validation": "val"}, "must be 'train' or 'test'"),
+    ({"validation": "val"}, "must be one of train, test"),
     ({"validation_share": 1.0}, "cannot be split"),
     ({"crop": (3, 3, 3)}, "config.data.crop must be two numbers"),
   ],
