@@ -14,7 +14,7 @@ same configuration.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import os
@@ -25,14 +25,14 @@ from typing import Any
 from absl import flags
 import jax
 import ml_collections
-from ml_collections import config_flags
 import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
 from dynashare_jax import lookup
-from dynashare_jax import runs as main_lib
+from dynashare_jax import runs
 from dynashare_jax import types
+from dynashare_jax.cli import configs
 from dynashare_jax.cli import data_check
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import loader
@@ -47,52 +47,30 @@ _PERCENTILES = (2, 95)  # where the colours of numbers end
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Any]:
-  """Reads the command line.
-
-  Args:
-    argv: without the program's name.
-
-  Returns:
-    The command and the flags: `config`, `output`, `examples`.
+  """Returns the command and the flags `config`, `output`, `examples`.
 
   Raises:
     ValueError: something that is not understood.
   """
   line = ["data", *argv]
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    "config", None, "configuration", lock_config=True, flag_values=values, sys_argv=line
-  )
+  configs.define(values, line)
   flags.DEFINE_string("output", "", "folder to write", flag_values=values)
   flags.DEFINE_integer("examples", 0, "of each split; 0: all", lower_bound=0, flag_values=values)
   values.set_gnu_getopt()
-  try:
-    _, *rest = values(line)
-    config = values.config
-    if config is not None:
-      config.get("dataset")  # a file that is not there is told only here
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
-    raise ValueError(f"in the flags: {text}") from error
+  _, *rest = configs.parse(line, values)
   if len(rest) != 1 or rest[0] not in COMMANDS:
     near = lookup.hint(rest[0], COMMANDS) if rest else ""
     raise ValueError(
       f"Name one command, {' or '.join(COMMANDS)}, not {' '.join(rest) or 'none'}.{near}"
     )
-  if config is None:
+  if values.config is None:
     raise ValueError("Name a configuration: --config=configs/folder.py")
   return rest[0], values
 
 
 def run(argv: Sequence[str]) -> int:
-  """Runs the command.
-
-  Args:
-    argv: without the program's name.
-
-  Returns:
-    Exit status: 0, or 2 when the check found something broken.
-  """
+  """Runs the command; returns 0, or 2 when the check found something broken."""
   name, values = parse(argv)
   if name == "convert":
     convert(values.config, values.output)
@@ -101,11 +79,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def convert(config: ml_collections.ConfigDict, output: str) -> None:
-  """Writes a converted copy and tells what it needs before.
-
-  Args:
-    config: names the data set and the folder it lies in.
-    output: folder to make.
+  """Prints what a converted copy needs, and writes it to a new folder.
 
   Raises:
     ValueError: no or a wrong folder, a data set that cannot be converted, or
@@ -114,7 +88,7 @@ def convert(config: ml_collections.ConfigDict, output: str) -> None:
   if not output:
     raise ValueError("Name a folder for the copy: --output=FOLDER")
   store_writer.check_output(output)
-  module = main_lib.dataset_module(config)
+  module = runs.dataset_module(config)
   if not hasattr(module, "original"):
     raise ValueError(f"The data set {config.dataset!r} has no files of pictures to convert.")
   if config.data_dir and store.is_copy(config.data_dir):
@@ -146,10 +120,7 @@ def check(config: ml_collections.ConfigDict, output: str, examples: int) -> int:
   Returns:
     0, or 2 when something is broken.
   """
-  module = main_lib.dataset_module(config)
-  dataset: types.Dataset = module.build(
-    config.data, config.compat, config.data_dir or None, config.seed
-  )
+  dataset = runs.open_dataset(config)
   screen = rich_console.Console(highlight=False)
   for note in dataset.spec.notes:
     screen.print(note, markup=False)
@@ -182,17 +153,7 @@ def check(config: ml_collections.ConfigDict, output: str, examples: int) -> int:
 def draw(
   found: data_check.Check, dataset: types.Dataset, folder: pathlib.Path, seed: int
 ) -> list[str]:
-  """Draws examples with all labels, plain and varied.
-
-  Args:
-    found: with the examples.
-    dataset: with the augmentation.
-    folder: for the pictures.
-    seed: of the augmentation.
-
-  Returns:
-    Names of the files.
-  """
+  """Draws examples with all labels, plain and varied; returns the names of the files."""
   dense = [
     t
     for t in dataset.spec.tasks
@@ -211,45 +172,29 @@ def draw(
   from dynashare_jax.report.pictures import contact_sheet
 
   plain = loader.stack(found.pictures)
-  shown = [_Shown.read(task, plain) for task in dense]
-  spec = dataclasses.replace(dataset.spec, tasks=tuple(s.task for s in shown))
+  shown = [_shown(task, plain) for task in dense]
+  spec = dataclasses.replace(dataset.spec, tasks=tuple(task for task, _ in shown))
   for name, examples in sheets.items():
     batch = loader.stack(examples)
-    targets: dict[str, types.Array] = {s.task.name: s(batch.targets[s.task.name]) for s in shown}
+    targets: Any = {task.name: place(batch.targets[task.name]) for task, place in shown}
     contact_sheet.contact_sheet(batch._replace(targets=targets), spec, folder / name, _ROWS)
   return list(sheets)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shown:
-  """How a task's labels are drawn: far values cut, absent classes left out."""
-
-  task: types.TaskSpec
-  limits: tuple[float, float] | None
-  classes: tuple[int, ...] | None
-
-  @classmethod
-  def read(cls, task: types.TaskSpec, batch: types.Batch) -> _Shown:
-    """Looks what some examples hold."""
-    known = np.asarray(batch.targets[task.name])[batch.valid[task.name]]
-    if task.kind == "segmentation" and known.size:
-      used = tuple(int(c) for c in np.unique(known) if 0 <= c < task.outputs)
-      names = tuple(task.classes[c] if task.classes else f"class {c}" for c in used)
-      return cls(dataclasses.replace(task, outputs=len(used), classes=names), None, used)
-    if task.unit and known.size:
-      low, high = np.percentile(known, _PERCENTILES)
-      return cls(task, (float(low), float(high)), None)
-    return cls(task, None, None)
-
-  def __call__(self, target: types.Array) -> np.ndarray:
-    """Labels to draw, in the same shape."""
-    target = np.asarray(target)
-    if self.limits is not None:
-      return target.clip(*self.limits)
-    if self.classes is not None:
-      places = np.searchsorted(self.classes, target)
-      return places.clip(0, len(self.classes) - 1)
-    return target
+def _shown(
+  task: types.TaskSpec, batch: types.Batch
+) -> tuple[types.TaskSpec, Callable[[Any], np.ndarray]]:
+  """A task and its labels as they are drawn: far values cut, absent classes left out."""
+  known = np.asarray(batch.targets[task.name])[batch.valid[task.name]]
+  if task.kind == "segmentation" and known.size:
+    used = [int(c) for c in np.unique(known) if 0 <= c < task.outputs]
+    names = tuple(task.classes[c] if task.classes else f"class {c}" for c in used)
+    place = lambda target: np.searchsorted(used, target).clip(0, len(used) - 1)
+    return dataclasses.replace(task, outputs=len(used), classes=names), place
+  if task.unit and known.size:
+    low, high = np.percentile(known, _PERCENTILES)
+    return task, lambda target: np.asarray(target).clip(float(low), float(high))
+  return task, np.asarray
 
 
 def _split_table(split: data_check.Split, spec: types.DatasetSpec) -> rich_table.Table:
@@ -321,7 +266,3 @@ def cli(argv: Sequence[str] | None = None) -> None:
   status = command.run(lambda: run(line), "nothing was written.")
   if status:
     sys.exit(status)
-
-
-if __name__ == "__main__":
-  cli()
