@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-import dataclasses
+from collections.abc import Sequence
 import importlib.metadata
 import os
 import pathlib
 import platform
 import statistics
-import time
+
+from dynashare_jax.infer import clock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "benchmarks"
 
-
-@dataclasses.dataclass
-class Timing:
-  """Seconds of the repeats of one case.
-
-  Attributes:
-    wall: elapsed seconds.
-    cpu: seconds of processor time, of all threads; on a busy machine these
-      depend less on what else runs.
-  """
-
-  wall: list[float] = dataclasses.field(default_factory=list)
-  cpu: list[float] = dataclasses.field(default_factory=list)
+Timing, alternate = clock.Timing, clock.alternate
 
 
 def pin(threads: int) -> None:
@@ -49,25 +37,6 @@ def pin(threads: int) -> None:
       f" {len(cores)} cores; give 1 to {len(cores)}."
     )
   os.sched_setaffinity(0, cores[-threads:])
-
-
-def alternate(cases: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, Timing]:
-  """Runs every case once in turn, again and again.
-
-  Cases must be warm: nothing is thrown away.
-
-  Args:
-    cases: name -> a call that returns when its work is done.
-    repeats: how many rounds.
-  """
-  timings = {name: Timing() for name in cases}
-  for _ in range(repeats):
-    for name, run in cases.items():
-      wall, cpu = time.perf_counter(), time.process_time()
-      run()
-      timings[name].wall.append(time.perf_counter() - wall)
-      timings[name].cpu.append(time.process_time() - cpu)
-  return timings
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:

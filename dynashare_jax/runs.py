@@ -64,7 +64,7 @@ def _dataset_of(name: str, package: bool) -> Any:
 
 
 def dataset_module(config: ml_collections.ConfigDict) -> Any:
-  """The module of the config's data set, whose fields `config.data` has.
+  """Returns the module of the config's data set, whose fields `config.data` has.
 
   Raises:
     ValueError: no such data set, or a field is missing.
@@ -90,11 +90,7 @@ def open_dataset(config: ml_collections.ConfigDict) -> types.Dataset:
 def build(
   config: ml_collections.ConfigDict, devices: Any = None
 ) -> tuple[experiment_lib.Experiment, dict[str, str]]:
-  """Puts a run together and checks it; nothing is trained.
-
-  Args:
-    config: the run's.
-    devices: to run on; default all.
+  """Puts a run together and checks it, on all devices by default; nothing is trained.
 
   Returns:
     The experiment, and the data set's compat switches at their corrected values.
@@ -123,15 +119,12 @@ def open_workdir(
 
 
 def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> dict[str, Any]:
-  """Trains what is not trained yet, and writes results, report and a log.
+  """Trains what is not trained yet; writes results, report and a log; returns the results.
 
   Args:
     config: the run's.
     workdir: its folder; the same command again resumes there.
     profile: how many steps to record a profile of; 0 for none.
-
-  Returns:
-    What `results.json` holds.
   """
   told = cluster.told(config.train.batch_size)
   with process_log.ProcessLog(workdir, jax.process_index(), told):
@@ -165,14 +158,10 @@ def _run(config: ml_collections.ConfigDict, workdir: str, profile: int) -> dict[
 
 
 def describe(config: ml_collections.ConfigDict, route: str | None = None) -> str:
-  """What a run would do and how large it is; no step is run.
+  """Describes what a run would do and how large it is; no step is run.
 
   A data set with a function `outline(config.data, config.compat)` that returns
-  its `DatasetSpec` need not be on disk.
-
-  Args:
-    config: the run's.
-    route: see `--route`.
+  its `DatasetSpec` need not be on disk. A route is text as of `--route`.
   """
   module = dataset_module(config)
   if hasattr(module, "outline"):
@@ -240,12 +229,12 @@ def _unopened(config: ml_collections.ConfigDict, spec: types.DatasetSpec) -> typ
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
-  """`runs/<data set>/<method>-<seed>` below the current folder."""
+  """Returns `runs/<data set>/<method>-<seed>`, below the current folder."""
   return os.path.join("runs", config.dataset, f"{config.method}-{config.seed}")
 
 
 def summary(found: dict[str, Any], workdir: str) -> str:
-  """A few lines for the terminal: every metric on test, where the report is."""
+  """Returns a few lines for the terminal: every metric on test, where the report is."""
   lines = []
   for task in found["tasks"]:
     values = ", ".join(

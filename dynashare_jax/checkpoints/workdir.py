@@ -58,9 +58,12 @@ def open_workdir(
 
 
 def write_spec(folder: str | os.PathLike[str], spec: types.DatasetSpec) -> None:
-  """Writes what a run knows of its data set to `spec.json`, unless it is there."""
+  """Writes what a run knows of its data set to `spec.json`, unless it is there.
+
+  Not of a private table, whose bin edges are values of its rows.
+  """
   file = pathlib.Path(folder) / SPEC
-  if not file.exists():
+  if not file.exists() and not (spec.private and spec.table):
     write_json(file, dataclasses.asdict(spec))
 
 

@@ -16,30 +16,22 @@ from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
-import re
 import shlex
 import sys
-from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
-from dynashare_jax import lookup
-from dynashare_jax import runs as main_lib
-from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax import runs as runs_lib
 from dynashare_jax.cli import benchmark_jobs as jobs_lib
 from dynashare_jax.cli import benchmark_places as places
-from dynashare_jax.cli import guard as command_lib
+from dynashare_jax.cli import configs
+from dynashare_jax.cli import guard
 from dynashare_jax.methods import _entries
 from dynashare_jax.report import workdir as report_workdir
 
 _SINGLE = "single"
 _RANDOM = "random_policy"
 _LEARNT = ("adashare", "dynashare")  # whose routes random ones imitate
-_DEFAULT = "single,hard,random_policy,adashare,dynashare"
-_CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError, flags.Error)
 _SHOWN = 8  # names of unfinished runs
-_OVERRIDE = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)
+_PLACES = ("--jobs", "--devices", "--shard")  # where runs train, and not what
 
 
 def read_overrides(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -50,7 +42,7 @@ def read_overrides(arguments: Sequence[str]) -> tuple[str, ...]:
   """
   found = []
   for argument in arguments:
-    match = _OVERRIDE.fullmatch(argument)
+    match = configs.OVERRIDE.fullmatch(argument)
     if not match:
       raise ValueError(
         f"Unexpected argument {argument!r}. Values of the configuration are"
@@ -59,51 +51,6 @@ def read_overrides(arguments: Sequence[str]) -> tuple[str, ...]:
     _entries.refuse_reserved(match[1])
     found.append(f"{match[1]}={match[2]}")
   return tuple(found)
-
-
-def load_config(path: str, overrides: Sequence[str]) -> Any:
-  """Reads a configuration as `dynashare_jax.main` will.
-
-  Args:
-    path: the Python file, perhaps with `:argument`.
-    overrides: `name=value`; values are checked.
-
-  Returns:
-    The locked `ConfigDict`.
-
-  Raises:
-    ValueError: no such file, or a name or value that does not fit.
-  """
-  file = pathlib.Path(path.split(":", 1)[0])
-  if not file.is_file():
-    near = sorted(map(str, file.parent.glob("*.py")))
-    listed = f" There are: {', '.join(near)}." if near else ""
-    raise ValueError(f"There is no configuration {path!r}.{lookup.hint(str(file), near)}{listed}")
-  _check_names(path, overrides)
-  return _read_config(path, overrides)
-
-
-def _check_names(path: str, overrides: Sequence[str]) -> None:
-  """Raises ValueError if an override names nothing of the configuration."""
-  config = _read_config(path, ()).to_dict()
-  names = [name for name, _ in workdir_lib.flatten(config)]
-  for override in overrides:
-    name = override.partition("=")[0]
-    if name not in names:
-      raise ValueError(f"There is no config.{name} in {path}.{lookup.hint(name, names)}")
-
-
-def _read_config(path: str, overrides: Sequence[str]) -> Any:
-  argv = ["benchmark", f"--config={path}"]
-  argv += [f"--config.{override}" for override in overrides]
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
-  try:
-    values(argv)
-    return values["config"].value
-  except _CONFIG_ERRORS as error:
-    text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
-    raise ValueError(f"In the configuration {path}: {text}") from error
 
 
 def plan(
@@ -135,14 +82,13 @@ def plan(
   """
   if seeds < 1:
     raise ValueError(f"--seeds must be at least 1, but is {seeds}.")
-  config = load_config(path, overrides)
-  main_lib.find_dataset(config.dataset)
+  config = configs.load(path, overrides)
+  runs_lib.find_dataset(config.dataset)
   folder = pathlib.Path(root or pathlib.Path("runs") / config.dataset)
   rank = {_SINGLE: 0, _RANDOM: 2}
-  ordered = sorted(entries, key=lambda entry: rank.get(entry.method, 1))
   jobs: list[jobs_lib.Job] = []
   for seed in range(seeds):
-    for entry in ordered:
+    for entry in sorted(entries, key=lambda entry: rank.get(entry.method, 1)):
       job, reads = _job(path, entry, seed, entries, overrides, folder)
       read = {os.path.realpath(name) for name in reads if name}
       needs = (j.name for j in jobs if os.path.realpath(j.folder) in read)
@@ -158,52 +104,46 @@ def _job(
   overrides: Sequence[str],
   root: pathlib.Path,
 ) -> tuple[jobs_lib.Job, tuple[str, str]]:
-  """One run and the folders that it reads; checks its configuration and own."""
+  """One run and the folders that it reads; checks its configuration and folder."""
   own = {override.partition("=")[0] for override in entry.overrides}
   settings = [o for o in overrides if o.partition("=")[0] not in own]
   settings += [*entry.overrides, f"method={entry.method}", f"seed={seed}"]
-  config = load_config(path, settings)
-  single = _first(entries, (_SINGLE,))
-  baseline = config.baseline
-  if single and entry.method != _SINGLE and not baseline:
-    baseline = str(root / f"{single.label}-{seed}")
-    settings.append(f"baseline={baseline}")
-  learnt = _first(entries, _LEARNT)
-  like = config.random.like if entry.method == _RANDOM else ""
-  if learnt and entry.method == _RANDOM and not like:
-    like = str(root / f"{learnt.label}-{seed}")
-    settings.append(f"random.like={like}")
+  config = configs.load(path, settings)
+
+  def read(name: str, given: str, wanted: bool, methods: Sequence[str]) -> str:
+    made_by = _first(entries, methods)
+    if given or not wanted or made_by is None:
+      return given
+    settings.append(f"{name}={root / f'{made_by.label}-{seed}'}")
+    return settings[-1].partition("=")[2]
+
+  baseline = read("baseline", config.baseline, entry.method != _SINGLE, (_SINGLE,))
+  random = entry.method == _RANDOM
+  like = read("random.like", config.random.like if random else "", random, _LEARNT)
   folder = root / f"{entry.label}-{seed}"
-  arguments = [f"--config={path}", *(f"--config.{o}" for o in settings)]
-  job = jobs_lib.Job(entry, seed, folder, (*arguments, f"--workdir={folder}"))
-  if (job.folder / "config.json").is_file():
-    # The table computes Delta anew: a finished run needs no baseline.
-    main_lib.open_workdir(load_config(path, settings), job.folder)
-  return job, (baseline, like)
+  arguments = [f"--config={path}", *(f"--config.{o}" for o in settings), f"--workdir={folder}"]
+  if (folder / "config.json").is_file():
+    runs_lib.open_workdir(configs.load(path, settings), folder)
+  return jobs_lib.Job(entry, seed, folder, tuple(arguments)), (baseline, like)
 
 
 def _first(entries: Sequence[_entries.Entry], names: Sequence[str]) -> _entries.Entry | None:
   """The first entry of the first of these methods that has one."""
-  for name in names:
-    for entry in entries:
-      if entry.method == name:
-        return entry
-  return None
+  return next((entry for name in names for entry in entries if entry.method == name), None)
 
 
 def notes(
   entries: Sequence[_entries.Entry], overrides: Sequence[str], jobs: Sequence[jobs_lib.Job] = ()
 ) -> tuple[str, ...]:
-  """What labels stand for, what all runs share, whether times compare."""
-  found = []
-  for entry in entries:
-    text = f"{entry.label}: `{entry.method}`"
-    if entry.overrides:
-      text += " with " + ", ".join(f"`config.{o}`" for o in entry.overrides)
-    if entry.label != entry.method:
-      found.append(text)
+  """Says what labels stand for, what all runs share, and whether times compare."""
+  shown = lambda names: ", ".join(f"`config.{o}`" for o in names)
+  found = [
+    f"{e.label}: `{e.method}`{' with ' * bool(e.overrides)}{shown(e.overrides)}"
+    for e in entries
+    if e.label != e.method
+  ]
   if overrides:
-    found.append("All runs: " + ", ".join(f"`config.{o}`" for o in overrides))
+    found.append(f"All runs: {shown(overrides)}")
   most = max((job.at_once for job in jobs), default=1)
   if most > 1:
     found.append(
@@ -214,16 +154,15 @@ def notes(
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax benchmark",
-    allow_abbrev=False,
-    description="Trains what is missing and compares methods in one table.",
-    epilog="Any --config.name=value goes to all runs.",
+  parser = guard.parser(
+    "benchmark",
+    "Trains what is missing and compares methods in one table.",
+    "Any --config.name=value goes to all runs.",
   )
   parser.add_argument("--config", required=True, help="a file of configs/, for all runs")
   parser.add_argument(
     "--methods",
-    default=_DEFAULT,
+    default="single,hard,random_policy,adashare,dynashare",
     help="with commas; label=method+name=value+name=value is a method with"
     " other settings (default: %(default)s)",
   )
@@ -254,7 +193,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def run(argv: Sequence[str]) -> pathlib.Path | None:
-  """Does what the command line says.
+  """Trains what is missing and writes the table.
 
   Args:
     argv: arguments without the program's name.
@@ -282,50 +221,35 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     return None
   from dynashare_jax.report.compare import comparison
 
-  runs = {
+  found = {
     entry.label: [report_workdir.load(job.folder) for job in jobs if job.entry == entry]
     for entry in entries
   }
-  command = shlex.join(["python", "-m", "dynashare_jax", "benchmark", *_without_places(argv)])
-  told = notes(entries, overrides, jobs)
-  return comparison.write(runs, jobs[0].folder.parent, command, told)
+  kept = [
+    argument
+    for before, argument in zip(["", *argv], argv, strict=False)
+    if before not in _PLACES and argument.partition("=")[0] not in _PLACES
+  ]
+  command = shlex.join(["python", "-m", "dynashare_jax", "benchmark", *kept])
+  return comparison.write(found, jobs[0].folder.parent, command, notes(entries, overrides, jobs))
 
 
 def _no_table(missing: Sequence[str], total: int) -> str:
   """Says what the table waits for."""
-  shown = ", ".join(missing[:_SHOWN])
-  if len(missing) > _SHOWN:
-    shown += f" and {len(missing) - _SHOWN} more"
+  more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
   return (
     f"no table yet, for {len(missing)} of {total} runs are not finished:"
-    f" {shown}. The part that ends last writes it, or the same command without"
-    " --shard."
+    f" {', '.join(missing[:_SHOWN])}{more}. The part that ends last writes it, or the same"
+    " command without --shard."
   )
 
 
-def _without_places(argv: Sequence[str]) -> list[str]:
-  """The arguments without those that say where runs train, and not what."""
-  names = ("--jobs", "--devices", "--shard")
-  return [
-    argument
-    for before, argument in zip(["", *argv], argv, strict=False)
-    if before not in names and argument.partition("=")[0] not in names
-  ]
-
-
 def cli(argv: Sequence[str] | None = None) -> None:
-  """Entry point.
-
-  Exits with 2 after an error, 130 after Ctrl-C, 143 after SIGTERM.
-  """
-  table = command_lib.run(
+  """Runs the command; exits with 2 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
+  table = guard.run(
     lambda: run(sys.argv[1:] if argv is None else argv),
     "the same command goes on.",
     (ValueError, OSError, RuntimeError),
   )
   if table:
     print(f"table: {table}")
-
-
-if __name__ == "__main__":
-  cli()

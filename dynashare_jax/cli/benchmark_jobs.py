@@ -7,7 +7,7 @@ not depend on what trains beside it.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import fcntl
@@ -20,15 +20,14 @@ import subprocess
 import sys
 import threading
 import time
-import types as python_types
-from typing import Any, BinaryIO
+from typing import Any
 
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.methods import _entries
 
 PROGRAM = (sys.executable, "-m", "dynashare_jax.main")
 LOG = "benchmark.log"
-GRACE = 20.0  # seconds for a checkpoint, from being told to end to being killed
+GRACE = 20.0  # seconds for a checkpoint, from the request to end to being killed
 _NOTE = "benchmark.json"
 _POLL = 0.1  # seconds between two looks at the processes
 _LINES = 15  # of a failed run's output
@@ -66,9 +65,8 @@ class Job:
   @property
   def finished(self) -> bool:
     """Whether the folder holds results and report of a finished run."""
-    if not (self.folder / "report.md").is_file():
-      return False
-    return bool(_read(self.folder / "results.json").get("finished"))
+    written = (self.folder / "report.md").is_file()
+    return written and bool(_read(self.folder / "results.json").get("finished"))
 
   @property
   def at_once(self) -> int:
@@ -108,51 +106,51 @@ def train(
     KeyboardInterrupt: after SIGINT.
     SystemExit: after SIGTERM or SIGHUP: 128 and the signal's number.
   """
-  with _Told() as told:
+  with _signals() as came:
     crew = _Crew(jobs, shares, dict(environment or os.environ))
     try:
-      while not told.signals and crew.go_on():
+      while not came and crew.go_on():
         time.sleep(_POLL)
     finally:
-      crew.stop(told)
-  if signal.SIGINT in told.signals:
+      crew.stop(came)
+  if signal.SIGINT in came:
     raise KeyboardInterrupt
-  if told.signals:
-    name = signal.Signals(told.signals[0]).name
+  if came:
+    name = signal.Signals(came[0]).name
     print(f"ended by {name}: the same command goes on.", file=sys.stderr)
-    sys.exit(128 + told.signals[0])
-  crew.tell_failures()
+    sys.exit(128 + came[0])
+  if crew.failures:
+    lost = f"Not started, for they need a failed run: {', '.join(crew.lost)}."
+    raise RuntimeError(
+      "\n".join(
+        [
+          *crew.failures,
+          *[lost] * bool(crew.lost),
+          "Finished runs stay; the same benchmark command goes on from here.",
+        ]
+      )
+    )
 
 
-class _Told:
-  """Notes the signals that tell to end; nobody else does meanwhile.
-
-  Attributes:
-    signals: numbers of those that came.
-  """
-
-  def __init__(self) -> None:
-    self.signals: list[int] = []
-    self._before: dict[int, Any] = {}
-    self._descriptor = -1
-
-  def __enter__(self) -> _Told:
-    if threading.current_thread() is threading.main_thread():
-      # `command.run` listens there, for programs that train by themselves.
-      self._descriptor = signal.set_wakeup_fd(-1)
-      for number in _SIGNALS:  # What is ignored, as under nohup, stays so.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-          self._before[number] = signal.signal(number, self._note)
-    return self
-
-  def _note(self, number: int, _: python_types.FrameType | None) -> None:
-    self.signals.append(number)
-
-  def __exit__(self, *_: object) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-    if self._descriptor >= 0:
-      signal.set_wakeup_fd(self._descriptor, warn_on_full_buffer=False)
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+  """Gives the signals to end that come meanwhile; nobody else hears them."""
+  came: list[int] = []
+  before: dict[signal.Signals, Any] = {}
+  descriptor = -1
+  if threading.current_thread() is threading.main_thread():
+    # `guard.run` listens there, for programs that train by themselves.
+    descriptor = signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:  # What is ignored, as under nohup, stays so.
+      if signal.getsignal(number) is not signal.SIG_IGN:
+        before[number] = signal.signal(number, lambda number, _: came.append(number))
+  try:
+    yield came
+  finally:
+    for number in before:
+      signal.signal(number, before[number])
+    if descriptor >= 0:
+      signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
 
 
 @dataclasses.dataclass
@@ -164,7 +162,7 @@ class _Run:
   process: subprocess.Popen[bytes]
   share: Mapping[str, str]
   start: float
-  at_once: int
+  at_once: int = 1
 
 
 class _Crew:
@@ -173,32 +171,30 @@ class _Crew:
   def __init__(
     self, jobs: Sequence[Job], shares: Sequence[Mapping[str, str]], environment: dict[str, str]
   ) -> None:
+    self.failures: list[str] = []
+    self.lost: list[str] = []  # what needs a failed run
     self._environment = environment
     self._free = collections.deque(shares)
     self._running: list[_Run] = []
-    self._failures: list[str] = []
     self._failed: set[str] = set()  # and those that need them
-    self._lost: list[str] = []  # only those that need them
     self._titles = (f"[{k + 1}/{len(jobs)}]" for k in range(len(jobs)))
-    done = [job for job in jobs if job.finished]
-    for job in done:
-      title = f"{next(self._titles)} {job.name}"
-      print(f"{title}: finished before, reused", flush=True)
-    self._done = {job.name for job in done}
+    self._done = {job.name for job in jobs if job.finished}
     self._waiting = [job for job in jobs if job.name not in self._done]
+    for job in jobs:
+      if job.name in self._done:
+        print(f"{next(self._titles)} {job.name}: finished before, reused", flush=True)
 
   def go_on(self) -> bool:
-    """Looks what ended, and starts what can; whether anything is left."""
-    for run in list(self._running):
-      if run.process.poll() is not None:
-        self._running.remove(run)
-        self._free.append(run.share)
-        self._end(run)
+    """Looks what ended, and starts what can; returns whether anything is left."""
+    for run in [run for run in self._running if run.process.poll() is not None]:
+      self._running.remove(run)
+      self._free.append(run.share)
+      self._end(run)
     for job in list(self._waiting):
       if self._failed.intersection(job.needs):
         self._waiting.remove(job)
         self._failed.add(job.name)
-        self._lost.append(job.name)
+        self.lost.append(job.name)
       elif self._free and self._done.issuperset(job.needs):
         self._waiting.remove(job)
         self._start(job)
@@ -214,13 +210,11 @@ class _Crew:
       self._free.appendleft(share)
       self._fail(job, title, f"could not be started: {error}")
       return
-    now = time.monotonic()
-    self._running.append(_Run(job, title, process, share, now, job.at_once))
+    self._running.append(_Run(job, title, process, share, time.monotonic()))
     for run in self._running:
       if run.at_once < len(self._running):
         run.at_once = len(self._running)
-        note = {"runs_at_once": run.at_once}
-        workdir_lib.write_json(run.job.folder / _NOTE, note)
+        workdir_lib.write_json(run.job.folder / _NOTE, {"runs_at_once": run.at_once})
 
   def _end(self, run: _Run) -> None:
     _kill_group(run.process)  # what a crash left behind
@@ -231,18 +225,16 @@ class _Crew:
       print(f"{run.title}: finished in {seconds:,.0f} s", flush=True)
       return
     what = f"failed with exit code {code}" if code else "wrote no results"
-    self._fail(run.job, run.title, what, _last_lines(run.job.log))
+    end = f". The end of {run.job.log}:\n{_last_lines(run.job.log)}"
+    self._fail(run.job, run.title, what, end)
 
-  def _fail(self, job: Job, title: str, what: str, end: str = "") -> None:
+  def _fail(self, job: Job, title: str, what: str, end: str = ".") -> None:
     print(f"{title}: {what}", flush=True)
     self._failed.add(job.name)
-    text = f"{job.name} {what}."
-    if end:
-      text += f" The end of {job.log}:\n{end}"
     command = shlex.join([*PROGRAM, *job.arguments])
-    self._failures.append(f"{text}\nIts command:\n  {command}")
+    self.failures.append(f"{job.name} {what}{end}\nIts command:\n  {command}")
 
-  def stop(self, told: _Told) -> None:
+  def stop(self, came: Sequence[int]) -> None:
     """Ends what still trains, by force if it must be."""
     if not self._running:
       return
@@ -255,33 +247,31 @@ class _Crew:
     for run in self._running:
       run.process.terminate()
     latest = time.monotonic() + GRACE
-    count = told.signals.count(signal.SIGINT)
+    count = came.count(signal.SIGINT)
     while (
       any(run.process.poll() is None for run in self._running)
       and time.monotonic() < latest
-      and told.signals.count(signal.SIGINT) == count
+      and came.count(signal.SIGINT) == count
     ):
       time.sleep(_POLL)
     for run in self._running:
       _kill_group(run.process)
       run.process.wait()
 
-  def tell_failures(self) -> None:
-    """Raises RuntimeError if a run failed."""
-    if not self._failures:
-      return
-    found = list(self._failures)
-    if self._lost:
-      found.append(f"Not started, for they need a failed run: {', '.join(self._lost)}.")
-    found.append("Finished runs stay; the same benchmark command goes on from here.")
-    raise RuntimeError("\n".join(found))
-
 
 def _open(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-  """Starts a run's process; raises OSError if it cannot."""
+  """Starts a run's process; raises OSError if it cannot.
+
+  Its log is locked as long as a process has it open, so also if this one ends.
+  """
   job.folder.mkdir(parents=True, exist_ok=True)
   with open(job.log, "ab") as file:
-    _lock(file)
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise OSError(f"another process is training it, and writes to {file.name}") from error
+    except OSError:
+      pass  # a file system without locks
     file.truncate(0)
     return subprocess.Popen(
       [*PROGRAM, *job.arguments],
@@ -291,16 +281,6 @@ def _open(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
       env=environment,
       start_new_session=True,  # The terminal's Ctrl-C is for this one alone.
     )
-
-
-def _lock(file: BinaryIO) -> None:
-  """Holds a log as long as a process has it open, so also if this one ends."""
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    raise OSError(f"another process is training it, and writes to {file.name}") from error
-  except OSError:
-    pass  # a file system without locks
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

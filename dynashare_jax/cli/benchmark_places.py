@@ -24,28 +24,17 @@ def groups(jobs: Sequence[benchmark_jobs.Job]) -> tuple[tuple[benchmark_jobs.Job
   Returns:
     Groups in the order of their first run; each keeps the order of `jobs`.
   """
-  found: list[list[benchmark_jobs.Job]] = []
+  found: list[set[str]] = []
   for job in jobs:
-    needed = set(job.needs)
-    linked = [g for g in found if needed.intersection(o.name for o in g)]
-    if not linked:
-      found.append([job])
-      continue
-    for other in linked[1:]:
-      linked[0] += other
-      found.remove(other)
-    linked[0].append(job)
-  return tuple(tuple(job for job in jobs if job in group) for group in found)
+    linked = [group for group in found if group.intersection(job.needs)]
+    found = [group for group in found if group not in linked]
+    found.append({job.name}.union(*linked))
+  named = [tuple(job for job in jobs if job.name in group) for group in found]
+  return tuple(sorted(named, key=lambda group: jobs.index(group[0])))
 
 
 def read_part(text: str) -> tuple[int, int]:
-  """Reads `--shard`.
-
-  Args:
-    text: `i/n`, part i of n, from 1.
-
-  Returns:
-    i and n.
+  """Reads `--shard`: `i/n` is part i of n, from 1.
 
   Raises:
     ValueError: it is something else.
@@ -61,19 +50,11 @@ def read_part(text: str) -> tuple[int, int]:
 def part(
   jobs: Sequence[benchmark_jobs.Job], place: int, parts: int
 ) -> tuple[benchmark_jobs.Job, ...]:
-  """The runs of one machine of several.
+  """Returns the runs of one machine of several, `place` from 1, in the order of `jobs`.
 
   Runs that need each other stay together, so that no machine waits for another.
   The largest groups are dealt first, each to the part with the fewest runs.
   What is finished plays no role, so that all machines find the same parts.
-
-  Args:
-    jobs: all runs; what is needed stands before what needs it.
-    place: which part, 1 to `parts`.
-    parts: how many there are.
-
-  Returns:
-    The part's runs in the order of `jobs`; none if there are too few groups.
   """
   loads = [0] * parts
   own: set[str] = set()
@@ -86,7 +67,7 @@ def part(
 
 
 def environment(sharded: bool, outer: Mapping[str, str]) -> dict[str, str]:
-  """Variables of the runs, each of which trains in one process.
+  """Returns the variables of the runs, each of which trains in one process.
 
   Args:
     sharded: whether `--shard` says what this process trains.
@@ -96,10 +77,7 @@ def environment(sharded: bool, outer: Mapping[str, str]) -> dict[str, str]:
     ValueError: the environment says that this is one of several processes, so
       that each would train all runs, or wait for the others in every run.
   """
-  own = dict(outer)
-  if sharded:
-    for name in _SCHEDULED:
-      own.pop(name, None)
+  own = {name: text for name, text in outer.items() if not (sharded and name in _SCHEDULED)}
   if not cluster.found_several(own):
     return own
   if sharded:
@@ -139,6 +117,7 @@ def shares(
   if jobs < 1:
     raise ValueError(f"--jobs must be at least 1, but is {jobs}.")
   visible = _names(outer.get(_VISIBLE, ""))
+  nothing: tuple[dict[str, str], ...] = ({},) * jobs
   if devices:
     names = _names(devices)
     hidden = [name for name in names if visible and name not in visible]
@@ -146,20 +125,18 @@ def shares(
       raise ValueError(
         f"--devices names {', '.join(hidden)}, but {_VISIBLE} leaves {','.join(visible)} only."
       )
-  elif jobs == 1 or outer.get("JAX_PLATFORMS") == "cpu":
-    return ({},) * jobs
-  elif _VISIBLE in outer:
+    return _deal(jobs, names, "--devices")
+  if jobs == 1 or outer.get("JAX_PLATFORMS") == "cpu":
+    return nothing
+  if _VISIBLE in outer:
     names = [name for name in visible if name != "-1"]
-    if not names:
-      return ({},) * jobs
-  elif glob.glob(gpus):
+    return _deal(jobs, names, _VISIBLE) if names else nothing
+  if glob.glob(gpus):
     raise ValueError(
       f"--jobs={jobs} on a machine with GPUs: say which ones to deal to the"
       " runs, as in --devices=0,1, or set JAX_PLATFORMS=cpu to train without."
     )
-  else:
-    return ({},) * jobs
-  return _deal(jobs, names, "--devices" if devices else _VISIBLE)
+  return nothing
 
 
 def _names(text: str) -> list[str]:

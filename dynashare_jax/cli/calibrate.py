@@ -24,12 +24,12 @@ from typing import Any
 
 from absl import logging
 import jax
-import numpy as np
 
 from dynashare_jax import runs as main_lib
 from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir as files
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data import loader
 from dynashare_jax.infer import calibrate
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
@@ -40,14 +40,7 @@ _BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def one(calibrator: calibrate.Calibrator, budget: settings.Budget) -> pathlib.Path:
-  """Meets a budget, writes the setting and prints a summary.
-
-  Args:
-    calibrator: of the trained model.
-    budget: to meet.
-
-  Returns:
-    The file `<workdir>/budgets/<unit>-<value>.json`.
+  """Meets a budget, prints a summary, and writes `<workdir>/budgets/<unit>-<value>.json`.
 
   Raises:
     ValueError: the budget is out of reach.
@@ -61,7 +54,7 @@ def one(calibrator: calibrate.Calibrator, budget: settings.Budget) -> pathlib.Pa
 def curve(
   calibrator: calibrate.Calibrator, unit: str, budgets: Sequence[float] = ()
 ) -> pathlib.Path:
-  """Meets many budgets; writes settings, table and figure.
+  """Meets many budgets; writes settings, table and figure; returns the path of `budget.md`.
 
   Args:
     calibrator: of the trained model.
@@ -69,9 +62,6 @@ def curve(
     budgets: default 0.3, 0.4, ... 0.9, for times as shares of the time with
       all gates open. Those out of reach are left out with a line that says so;
       the lowest and the highest in reach are always included.
-
-  Returns:
-    Path of `budget.md`.
   """
   from dynashare_jax.report.cost import budget as report_budget
 
@@ -95,7 +85,7 @@ def curve(
   ]
   found: list[settings.Setting] = []
   for value in (reach[0], *near, reach[1]):
-    found += calibrate.curve(calibrator, [settings.Budget(value, unit)])
+    found.append(calibrator.meet(settings.Budget(value, unit), test=True))
     _write(calibrator, found[-1])
     print(summary(found[-1], trained.tasks).splitlines()[0], flush=True)
   files.write_json(
@@ -115,14 +105,7 @@ def curve(
 
 
 def tune(trained: trained_lib.Trained, sizes: Sequence[int]) -> pathlib.Path:
-  """Times the ways of gated execution on this device; writes and prints.
-
-  Args:
-    trained: with instance gates.
-    sizes: batch sizes.
-
-  Returns:
-    `<workdir>/execution.json`.
+  """Times the ways of gated execution on this device; prints them and writes `execution.json`.
 
   Raises:
     ValueError: no gates, or a batch that the validation split cannot fill.
@@ -133,9 +116,10 @@ def tune(trained: trained_lib.Trained, sizes: Sequence[int]) -> pathlib.Path:
       f"--tune must name batch sizes from 1 to {len(source)}, the size of the"
       f" validation split, not {','.join(map(str, sizes))}."
     )
-  rows = [source[i].inputs for i in range(max(sizes))]
-  inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-  found = strategy.tune(trained, strategy.examples(inputs, sizes))
+  inputs = loader.stack([source[i] for i in range(max(sizes))]).inputs
+  found = strategy.tune(
+    trained, {size: jax.tree.map(lambda a, size=size: a[:size], inputs) for size in sizes}
+  )
   for size, seconds in found["seconds"].items():
     shown = ", ".join(f"{n} {1000 * s:.4g} ms" for n, s in seconds.items())
     print(f"batch {size}: {found['choices'][size]} is quickest ({shown})")
@@ -168,12 +152,7 @@ def _tasks(tasks: Sequence[types.TaskSpec]) -> list[dict[str, Any]]:
 
 
 def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
-  """Lines for the terminal: budget, what was met, metrics on test.
-
-  Args:
-    setting: with its budget, measured on test.
-    tasks: in order.
-  """
+  """Returns lines for the terminal: budget, what was met, metrics on test."""
   assert setting.test is not None and setting.budget is not None
   met = f"{setting.met():.4g} on validation"
   if setting.unit == settings.MS:
@@ -199,11 +178,7 @@ def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax calibrate",
-    allow_abbrev=False,
-    description="Finds gate thresholds that meet a budget on validation.",
-  )
+  parser = command.parser("calibrate", "Finds gate thresholds that meet a budget on validation.")
   parser.add_argument("--workdir", required=True, help="folder of a finished run with gates")
   parser.add_argument("--budget", type=float, help="for example 0.6; in milliseconds for ms")
   parser.add_argument(
@@ -248,13 +223,7 @@ def _numbers(text: str, name: str) -> list[float]:
 
 
 def run(argv: Sequence[str]) -> pathlib.Path:
-  """Does what the command line says.
-
-  Args:
-    argv: arguments without the program's name.
-
-  Returns:
-    The setting's file, `budget.md` of a curve, or `execution.json`.
+  """Meets a budget or many, or times; returns the file that says what was found.
 
   Raises:
     ValueError: in the arguments or the work directory, before anything is
@@ -282,7 +251,7 @@ def run(argv: Sequence[str]) -> pathlib.Path:
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
-  """Entry point; exits with 2 after an error, 130 after an interruption."""
+  """Runs the command; exits with 2 after an error, 130 after an interruption."""
   logging.set_verbosity(logging.ERROR)
   command.use_compilation_cache()
   start = time.monotonic()
@@ -290,7 +259,3 @@ def cli(argv: Sequence[str] | None = None) -> None:
     lambda: run(sys.argv[1:] if argv is None else argv), "budgets written so far stay."
   )
   print(f"{path} ({time.monotonic() - start:,.0f} s)")
-
-
-if __name__ == "__main__":
-  cli()

@@ -25,6 +25,7 @@ import numpy as np
 from dynashare_jax import methods
 from dynashare_jax import runs as main_lib
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data import loader
 from dynashare_jax.infer import cost as cost_lib
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
@@ -42,11 +43,9 @@ _EXAMPLES = 128  # of the test split that are executed, at most
 
 
 def separate(trained: trained_lib.Trained) -> trained_lib.Trained:
-  """Single-task networks for the same configuration, with fresh weights.
+  """Returns single-task networks of the same configuration, with fresh weights.
 
-  Args:
-    trained: whose data set and backbone they share; cost does not depend on
-      the weights.
+  Their cost does not depend on the weights.
   """
   config = ml_collections.ConfigDict(trained.experiment.config.to_dict())
   config.method = _SEPARATE
@@ -74,7 +73,7 @@ def examples(trained: trained_lib.Trained, count: int, needed: bool = False) -> 
     )
   try:
     source = dataset.source("test")
-    rows = [source[i].inputs for i in range(count)]
+    found = loader.stack([source[i] for i in range(count)]).inputs
   except (ValueError, OSError) as error:
     if needed:
       raise
@@ -85,11 +84,11 @@ def examples(trained: trained_lib.Trained, count: int, needed: bool = False) -> 
       "zeros instead of examples, which gates may treat otherwise, because the"
       f" data set cannot be opened ({error})"
     )
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *rows), "examples of the test split"
+  return found, "examples of the test split"
 
 
 def read_batches(text: str) -> tuple[int, ...]:
-  """Batch sizes from text such as `1,8,32`.
+  """Reads batch sizes from text such as `1,8,32`.
 
   Raises:
     ValueError: something else than positive numbers with commas.
@@ -159,13 +158,7 @@ def _way(how: Any) -> str:
 
 
 def run(argv: Sequence[str]) -> str:
-  """Does what the command line says.
-
-  Args:
-    argv: arguments without the program's name.
-
-  Returns:
-    The page's text.
+  """Measures and writes the page; returns its text.
 
   Raises:
     ValueError: an argument or a folder that does not fit.
@@ -201,11 +194,7 @@ def run(argv: Sequence[str]) -> str:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax cost",
-    allow_abbrev=False,
-    description="Tells what a finished run costs on this machine.",
-  )
+  parser = command.parser("cost", "Shows what a finished run costs on this machine.")
   parser.add_argument("--workdir", required=True, help="of a finished run")
   parser.add_argument(
     "--batches",
@@ -226,10 +215,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
-  """Entry point; exits with 2 after an error, 130 after an interruption."""
+  """Runs the command; exits with 2 after an error, 130 after an interruption."""
   command.use_compilation_cache()
   print(command.run(lambda: run(sys.argv[1:] if argv is None else argv), "nothing was written."))
-
-
-if __name__ == "__main__":
-  cli()

@@ -24,14 +24,14 @@ from typing import Any
 from absl import flags
 import jax
 import ml_collections
-from ml_collections import config_flags
 import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
 from dynashare_jax import lookup
-from dynashare_jax import runs as main_lib
+from dynashare_jax import runs
 from dynashare_jax import types
+from dynashare_jax.cli import configs
 from dynashare_jax.cli import data_check
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import loader
@@ -45,52 +45,30 @@ _BAR = 20  # characters of the longest bar of a class
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Any]:
-  """Reads the command line.
-
-  Args:
-    argv: without the program's name.
-
-  Returns:
-    The command and the flags: `config`, `output`, `examples`.
+  """Returns the command and the flags `config`, `output`, `examples`.
 
   Raises:
     ValueError: something that is not understood.
   """
   line = ["data", *argv]
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    "config", None, "configuration", lock_config=True, flag_values=values, sys_argv=line
-  )
+  configs.define(values, line)
   flags.DEFINE_string("output", "", "folder to write", flag_values=values)
   flags.DEFINE_integer("examples", 0, "of each split; 0: all", lower_bound=0, flag_values=values)
   values.set_gnu_getopt()
-  try:
-    _, *rest = values(line)
-    config = values.config
-    if config is not None:
-      config.get("dataset")  # a file that is not there is told only here
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
-    raise ValueError(f"in the flags: {text}") from error
+  _, *rest = configs.parse(line, values)
   if len(rest) != 1 or rest[0] not in COMMANDS:
     near = lookup.hint(rest[0], COMMANDS) if rest else ""
     raise ValueError(
       f"Name one command, {' or '.join(COMMANDS)}, not {' '.join(rest) or 'none'}.{near}"
     )
-  if config is None:
+  if values.config is None:
     raise ValueError("Name a configuration: --config=configs/folder.py")
   return rest[0], values
 
 
 def run(argv: Sequence[str]) -> int:
-  """Runs the command.
-
-  Args:
-    argv: without the program's name.
-
-  Returns:
-    Exit status: 0, or 2 when the check found something broken.
-  """
+  """Runs the command; returns 0, or 2 when the check found something broken."""
   name, values = parse(argv)
   if name == "convert":
     convert(values.config, values.output)
@@ -99,11 +77,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def convert(config: ml_collections.ConfigDict, output: str) -> None:
-  """Writes a converted copy and tells what it needs before.
-
-  Args:
-    config: names the data set and the folder it lies in.
-    output: folder to make.
+  """Prints what a converted copy needs, and writes it to a new folder.
 
   Raises:
     ValueError: no or a wrong folder, a data set that cannot be converted, or
@@ -112,7 +86,7 @@ def convert(config: ml_collections.ConfigDict, output: str) -> None:
   if not output:
     raise ValueError("Name a folder for the copy: --output=FOLDER")
   store_writer.check_output(output)
-  module = main_lib.dataset_module(config)
+  module = runs.dataset_module(config)
   if not hasattr(module, "original"):
     raise ValueError(f"The data set {config.dataset!r} has no files of pictures to convert.")
   if config.data_dir and store.is_copy(config.data_dir):
@@ -144,10 +118,7 @@ def check(config: ml_collections.ConfigDict, output: str, examples: int) -> int:
   Returns:
     0, or 2 when something is broken.
   """
-  module = main_lib.dataset_module(config)
-  dataset: types.Dataset = module.build(
-    config.data, config.compat, config.data_dir or None, config.seed
-  )
+  dataset = runs.open_dataset(config)
   screen = rich_console.Console(highlight=False)
   for note in dataset.spec.notes:
     screen.print(note, markup=False)
@@ -180,17 +151,7 @@ def check(config: ml_collections.ConfigDict, output: str, examples: int) -> int:
 def draw(
   found: data_check.Check, dataset: types.Dataset, folder: pathlib.Path, seed: int
 ) -> list[str]:
-  """Draws examples with all labels, plain and varied.
-
-  Args:
-    found: with the examples.
-    dataset: with the augmentation.
-    folder: for the pictures.
-    seed: of the augmentation.
-
-  Returns:
-    Names of the files.
-  """
+  """Draws examples with all labels, plain and varied; returns the names of the files."""
   pictures = found.pictures
   if not any(np.ndim(pictures[0].valid[t.name]) == 2 for t in dataset.spec.tasks if pictures):
     return []
@@ -278,7 +239,3 @@ def cli(argv: Sequence[str] | None = None) -> None:
   status = command.run(lambda: run(line), "nothing was written.")
   if status:
     sys.exit(status)
-
-
-if __name__ == "__main__":
-  cli()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -26,16 +28,13 @@ class Split:
   """What was found in a split.
 
   Attributes:
-    name: of the split.
     size: how many examples it has.
-    inputs: range of the inputs.
-    tasks: of every task its labels.
     seen: digest of an input -> name of the first example with it.
     repeated: how many inputs occurred before in the same split.
     checked: how many examples were read.
     unreadable: what was wrong with those that could not be read.
     wrong: labels that a task cannot have.
-    private: whether nothing is told of the inputs' values.
+    private: whether nothing is shown of the inputs' values.
   """
 
   name: str
@@ -128,10 +127,7 @@ def check(
     dataset: to look at.
     most: examples of each split, evenly spread; 0 all.
     threads: that read.
-    progress: is told the split, how many are done, and how many there are.
-
-  Returns:
-    All figures and problems; an example that cannot be read is one of them.
+    progress: called with the split, how many are done, and how many there are.
   """
   spec = dataset.spec
   splits, pictures = {}, []
@@ -194,14 +190,13 @@ def _read(
       return error
 
   with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
-    ahead = 2 * max(1, threads)
-    waiting = [(int(i), pool.submit(one, int(i))) for i in chosen[:ahead]]
-    for place in range(len(chosen)):
-      index, future = waiting.pop(0)
+    coming = iter(chosen.tolist())
+    submit = lambda count: [(i, pool.submit(one, i)) for i in itertools.islice(coming, count)]
+    waiting = collections.deque(submit(2 * max(1, threads)))
+    while waiting:
+      index, future = waiting.popleft()
       yield index, future.result()
-      if place + ahead < len(chosen):
-        coming = int(chosen[place + ahead])
-        waiting.append((coming, pool.submit(one, coming)))
+      waiting += submit(1)
 
 
 def _spread(size: int, most: int) -> np.ndarray:
@@ -285,21 +280,16 @@ def _unseen(splits: dict[str, Split], task: str) -> list[str]:
 def _shared(spec: types.DatasetSpec, splits: dict[str, Split]) -> list[str]:
   """Inputs that occur in more than one split, or twice in one."""
   found = []
-  names = list(splits)
   for split in splits.values():
     if split.repeated and spec.input_kind == "image":
       found.append(f"{split.name}: {split.repeated} inputs repeat another one of this split.")
-  for i, first in enumerate(names):
-    for second in names[i + 1 :]:
-      one, two = splits[first].seen, splits[second].seen
-      both = [digest for digest in two if digest in one]
-      if both:
-        pairs = ", ".join(
-          one[d] if one[d] == two[d] else f"{one[d]} = {two[d]}" for d in both[:_SHOWN]
-        )
-        found.append(
-          f"{first} and {second} have {len(both)} equal inputs, of"
-          f" {len(two)} in {second}: {pairs}"
-          f"{', ...' if len(both) > _SHOWN else '.'}"
-        )
+  for first, second in itertools.combinations(splits, 2):
+    one, two = splits[first].seen, splits[second].seen
+    both = [digest for digest in two if digest in one]
+    pairs = [one[d] if one[d] == two[d] else f"{one[d]} = {two[d]}" for d in both[:_SHOWN]]
+    if both:
+      found.append(
+        f"{first} and {second} have {len(both)} equal inputs, of {len(two)} in {second}:"
+        f" {', '.join(pairs)}{', ...' if len(both) > _SHOWN else '.'}"
+      )
   return found

@@ -23,11 +23,7 @@ from dynashare_jax.infer import export
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax export",
-    allow_abbrev=False,
-    description="Writes a trained model as StableHLO with its weights.",
-  )
+  parser = command.parser("export", "Writes a trained model as StableHLO with its weights.")
   parser.add_argument("--workdir", required=True, help="folder of a finished run")
   parser.add_argument("--tasks", default="", help="with commas (default: all)")
   parser.add_argument(
@@ -51,13 +47,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def run(argv: Sequence[str]) -> pathlib.Path:
-  """Does what the command line says.
-
-  Args:
-    argv: arguments without the program's name.
-
-  Returns:
-    Path of the model file.
+  """Exports the model of a run; returns the path of the model file.
 
   Raises:
     ValueError: in the arguments or the work directory, before anything is
@@ -74,7 +64,7 @@ def run(argv: Sequence[str]) -> pathlib.Path:
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
-  """Entry point; exits with 2 after an error, 130 after an interruption."""
+  """Runs the command; exits with 2 after an error, 130 after an interruption."""
   logging.set_verbosity(logging.ERROR)
   start = time.monotonic()
   path = command.run(
@@ -83,7 +73,3 @@ def cli(argv: Sequence[str] | None = None) -> None:
     (ValueError, OSError, ImportError),
   )
   print(f"{path} ({path.stat().st_size / 1e6:.1f} MB, {time.monotonic() - start:.0f} s)")
-
-
-if __name__ == "__main__":
-  cli()

@@ -1,7 +1,8 @@
-"""What the command lines share; imports nothing that is slow."""
+"""What the command lines share: arguments, errors as one line, exit statuses."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 import contextlib
 import errno
@@ -25,20 +26,24 @@ _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def parser(command: str, about: str, more: str | None = None) -> argparse.ArgumentParser:
+  """Returns an empty parser of the arguments of a command."""
+  return argparse.ArgumentParser(
+    prog=f"python -m dynashare_jax {command}", allow_abbrev=False, description=about, epilog=more
+  )
+
+
 def run(
   work: Callable[[], Result],
   interrupted: str,
   errors: tuple[type[Exception], ...] = (ValueError, OSError),
 ) -> Result:
-  """Runs a command; an error becomes one line and an exit status.
+  """Runs a command and returns its result; an error becomes one line and an exit status.
 
   Args:
     work: the command.
     interrupted: what an interruption means for what was done so far.
     errors: that are the user's to mend; others keep their traceback.
-
-  Returns:
-    What `work` returns.
 
   Raises:
     SystemExit: 2 after an error of the user's, 1 after a fault (a full disk,
@@ -99,8 +104,7 @@ def _threads_heard(interrupted: str) -> Iterator[None]:
   """Ends the program soon after one of its threads could not write.
 
   The main thread may wait for it for ever: for the one that writes events of
-  TensorBoard; or in several processes for one that saves, as those that save in
-  the other processes wait for it, too. Orbax only logs what ended that one.
+  TensorBoard, or in several processes for one that saves. Orbax only logs its end.
   """
   before = threading.excepthook
   log = logging.getLogger("absl")

@@ -4,7 +4,7 @@
       --input=photos --output=predictions
 
 An image gives `<name>-prediction.png`: the image, and beside it what every
-dense task sees. A CSV table gives `predictions.csv` with a row a row; so do
+dense task sees. A CSV table gives `predictions.csv` with one row per row; so do
 tasks that say one thing of a whole image. Neither trains nor needs the run.
 """
 
@@ -31,20 +31,13 @@ _BATCH = {"image": 8, "table": 1024, "series": 64}
 
 
 def run(argv: Sequence[str]) -> list[pathlib.Path]:
-  """Does what the command line says.
-
-  Args:
-    argv: arguments without the program's name.
-
-  Returns:
-    Paths of the files written.
+  """Predicts what the command line names; returns the paths of the files written.
 
   Raises:
     ValueError: in the arguments, the artefact or the input.
   """
   arguments = _parse(argv)
-  source = pathlib.Path(arguments.input)
-  output = pathlib.Path(arguments.output)
+  source, output = pathlib.Path(arguments.input), pathlib.Path(arguments.output)
   if not source.exists():
     raise ValueError(f"There is no {source} to read.")
   model = infer.load(arguments.artefact)
@@ -52,22 +45,17 @@ def run(argv: Sequence[str]) -> list[pathlib.Path]:
   if kind == "image":
     return images(model, source, output)
   read = _read_table if kind == "table" else _read_arrays
-  found = _predict(model, read(model, source))
-  output.mkdir(parents=True, exist_ok=True)
-  return [_write_csv(output / _TABLE, _columns(model, found))]
+  rows = _rows(model.manifest["tasks"], _predict(model, read(model, source)))
+  return [_write_csv(output / _TABLE, rows)]
 
 
 def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
-  """Predicts images and draws them.
+  """Predicts images and draws them; returns the paths of the files written.
 
   Args:
     model: whose input is an image.
-    source: a file, or a folder whose images are read (not those in its
-      folders).
+    source: a file, or a folder whose images are read (not those in its folders).
     output: folder of the pictures.
-
-  Returns:
-    Paths of the files written.
 
   Raises:
     ValueError: there is no image, one cannot be read, or the output would
@@ -82,27 +70,24 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
       " pictures are not taken for input the next time."
     )
   height, width = model.manifest["inputs"]["arrays"]["image"]["shape"][:2]
-  written: list[pathlib.Path] = []
-  rows: Rows = []
   tasks = model.manifest["tasks"]
+  flat = [task for task in tasks if not prediction_pictures.is_dense(task)]
   stems = [file.stem for file in files]
   size = min(len(files), _BATCH["image"])
+  written: list[pathlib.Path] = []
+  rows: Rows = []
   for begin in range(0, len(files), size):
     part = files[begin : begin + size]
     read = [_read_image(file, height, width) for file in part]
     found = _predict(model, {"image": np.stack(read)}, size)
     for place, (file, image) in enumerate(zip(part, read, strict=True)):
-      one = {name: array[place] for name, array in found.items()}
-      twin = stems.count(file.stem) > 1
-      stem = file.name.replace(".", "-") if twin else file.stem
-      if any(prediction_pictures.is_dense(task) for task in tasks):
+      if len(flat) < len(tasks):
+        stem = file.name.replace(".", "-") if stems.count(file.stem) > 1 else file.stem
+        one = {name: array[place] for name, array in found.items()}
         path = output / f"{stem}-prediction.png"
         written.append(prediction_pictures.draw(image, tasks, one, path))
-    flat = [task for task in tasks if not prediction_pictures.is_dense(task)]
-    names = [{"file": file.name} for file in part]
-    rows += [n | row for n, row in zip(names, _columns(model, found, flat), strict=True)]
-  if len(rows[0]) > 1:
-    output.mkdir(parents=True, exist_ok=True)
+    rows += [{"file": f.name} | r for f, r in zip(part, _rows(flat, found), strict=True)]
+  if flat:
     written.append(_write_csv(output / _TABLE, rows))
   return written
 
@@ -140,57 +125,46 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
   text: unseen in training); the others hold codes.
   """
   spec = model.manifest["inputs"]
-  coded = spec["codes"]["categorical"]
-  names = {"categorical": [c["name"] for c in coded], "numeric": spec["numbers"]["numeric"]}
-  makers: dict[str, Any] = dict.fromkeys(names["numeric"], float)
-  makers |= {c["name"]: _coder(c.get("values", ())) for c in coded}
-  arrays: dict[str, list[list[Any]]] = {name: [] for name in names}
+  makers = {
+    "categorical": {c["name"]: _coder(c.get("values", ())) for c in spec["codes"]["categorical"]},
+    "numeric": dict.fromkeys(spec["numbers"]["numeric"], float),
+  }
   with open(source, encoding="utf-8-sig", newline="") as file:
     reader = csv.DictReader(file, skipinitialspace=True)
-    missing = [n for ns in names.values() for n in ns if n not in (reader.fieldnames or ())]
+    missing = [n for made in makers.values() for n in made if n not in (reader.fieldnames or ())]
     if missing:
       raise ValueError(
         f"{source} has no column {', '.join(missing)}. Its first line must name"
         " the columns of manifest.json."
       )
-    for row in reader:
-      for name, columns in names.items():
-        arrays[name].append(
-          [_cell(source, reader.line_num, row, column, makers[column]) for column in columns]
-        )
-  if not arrays["numeric"]:
+    rows = [
+      {
+        name: [_cell(f"{source}, line {reader.line_num}", row, *pair) for pair in made.items()]
+        for name, made in makers.items()
+      }
+      for row in reader
+    ]
+  if not rows:
     raise ValueError(f"{source} has no row below its header.")
-  count = len(arrays["numeric"])
   return {
-    "categorical": np.asarray(arrays["categorical"], np.int32).reshape(
-      count, len(names["categorical"])
-    ),
-    "numeric": np.asarray(arrays["numeric"], np.float32).reshape(count, len(names["numeric"])),
+    name: np.asarray([row[name] for row in rows], dtype).reshape(len(rows), len(makers[name]))
+    for name, dtype in (("categorical", np.int32), ("numeric", np.float32))
   }
 
 
 def _coder(values: Sequence[str]) -> Any:
   """Turns a cell into a code."""
-  if not values:
-    return int
   codes = {value: 1 + index for index, value in enumerate(values)}
-
-  def code(cell: str) -> int:
-    if cell is None:
-      raise TypeError("no cell")
-    return codes.get(cell.strip(), 0)
-
-  return code
+  return (lambda cell: codes.get(str.strip(cell), 0)) if values else int
 
 
-def _cell(source: pathlib.Path, line: int, row: Mapping[str, Any], column: str, make: Any) -> Any:
+def _cell(where: str, row: Mapping[str, Any], column: str, make: Any) -> Any:
+  """A cell as a code or a number."""
   try:
     return make(row[column])
   except (TypeError, ValueError) as error:
     wanted = "a number" if make is float else "a code or a text"
-    raise ValueError(
-      f"{source}, line {line}, column {column!r}: {row[column]!r} is not {wanted}."
-    ) from error
+    raise ValueError(f"{where}, column {column!r}: {row[column]!r} is not {wanted}.") from error
 
 
 def _read_arrays(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.ndarray]:
@@ -215,34 +189,19 @@ def _read_arrays(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nd
 def _predict(
   model: infer.Artefact, arrays: Mapping[str, np.ndarray], size: int = 0
 ) -> dict[str, np.ndarray]:
-  """Predictions of all rows, in batches of one size: one compilation.
-
-  Args:
-    model: the artefact.
-    arrays: its inputs.
-    size: of a batch; by default as large as is sensible.
-  """
+  """Predictions of all rows, in batches of one size, so that one program is compiled."""
   total = len(next(iter(arrays.values())))
   size = size or min(total, _BATCH[model.manifest["inputs"]["kind"]])
   parts: list[dict[str, np.ndarray]] = []
   for begin in range(0, total, size):
     rows = np.minimum(np.arange(begin, begin + size), total - 1)
     found = model({name: a[rows] for name, a in arrays.items()})
-    here = min(size, total - begin)
-    parts.append({n: np.asarray(a)[:here] for n, a in found.items()})
+    parts.append({n: np.asarray(a)[: total - begin] for n, a in found.items()})
   return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
 
-def _columns(
-  model: infer.Artefact,
-  found: Mapping[str, np.ndarray],
-  tasks: Sequence[Mapping[str, Any]] | None = None,
-) -> Rows:
-  """A row an example: a column a task, or one an output of a task.
-
-  A column holds a probability, a number, or the name of a class.
-  """
-  tasks = model.manifest["tasks"] if tasks is None else tasks
+def _rows(tasks: Sequence[Mapping[str, Any]], found: Mapping[str, np.ndarray]) -> Rows:
+  """One row per example: a probability, number or name of a class for every output of a task."""
   rows: Rows = [{} for _ in next(iter(found.values()))]
   for task in tasks:
     for row, values in zip(rows, found[task["name"]], strict=True):
@@ -264,6 +223,7 @@ def _values(task: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
 
 
 def _write_csv(path: pathlib.Path, rows: Rows) -> pathlib.Path:
+  path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "w", encoding="utf-8", newline="") as file:
     writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()
@@ -272,11 +232,7 @@ def _write_csv(path: pathlib.Path, rows: Rows) -> pathlib.Path:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m dynashare_jax predict",
-    allow_abbrev=False,
-    description="Runs an exported model on images or a table.",
-  )
+  parser = command.parser("predict", "Runs an exported model on images or a table.")
   parser.add_argument(
     "--artefact", required=True, help="folder that dynashare_jax.export wrote, or its model file"
   )
@@ -292,14 +248,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
-  """Entry point; exits with 2 after an error, 130 after an interruption."""
+  """Runs the command; exits with 2 after an error, 130 after an interruption."""
   command.use_compilation_cache()
   written = command.run(
     lambda: run(sys.argv[1:] if argv is None else argv), "files written so far stay."
   )
-  for path in written:
-    print(path)
-
-
-if __name__ == "__main__":
-  cli()
+  print(*written, sep="\n")

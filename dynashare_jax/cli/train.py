@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import pathlib
-import runpy
 import sys
 
 from absl import app
 from absl import flags
 from absl import logging
-from ml_collections import config_flags
 
-from dynashare_jax import lookup
 from dynashare_jax import runs
+from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard
 from dynashare_jax.distributed import cluster
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "File with the configuration; any value of it can be set as --config.name=value.",
-  lock_config=True,
-)
+_CONFIG = configs.define()
 _DESCRIBE = flags.DEFINE_bool(
   "describe",
   False,
@@ -91,49 +82,10 @@ def _main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """Parses flags; what `config_flags` throws becomes one clear line."""
-  for argument in argv[1:]:
-    if argument.startswith(("--config=", "-config=")):
-      _check_config_file(argument.split("=", 1)[1])
+  """Parses flags; ends with one clear line where that fails."""
   try:
-    rest: list[str] = app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
-    print(f"error: in the --config flags: {text}", file=sys.stderr)
-    sys.exit(2)
-  return rest
-
-
-def _check_config_file(name: str) -> None:
-  """Ends with one line where there is no such file or setting of it."""
-  path = pathlib.Path(name.split(":", 1)[0])
-  if path.is_file():
-    _check_setting(path, name.split(":", 1)[1:])
-    return
-  folder = path.parent
-  files = sorted(str(p) for p in folder.glob("*.py")) if folder.is_dir() else []
-  listed = f" There are: {', '.join(files)}." if files else ""
-  print(
-    f"error: There is no configuration {name!r}.{lookup.hint(str(path), files)}{listed}",
-    file=sys.stderr,
-  )
-  sys.exit(2)
-
-
-def _check_setting(path: pathlib.Path, setting: list[str]) -> None:
-  """Looks whether a configuration knows what follows its colon."""
-  if not setting:
-    return
-  make = runpy.run_path(str(path)).get("get_config", lambda: None)
-  error = ""
-  if not inspect.signature(make).parameters:
-    error = f"{path} has no settings; leave {':' + setting[0]!r} away."
-  else:
-    try:
-      make(*setting)
-    except ValueError as wrong:
-      error = str(wrong)
-  if error:
+    return configs.parse(argv, app.parse_flags_with_usage)
+  except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 

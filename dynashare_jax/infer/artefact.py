@@ -43,11 +43,10 @@ Program = Callable[[Arrays, Arrays], tuple[Arrays, Any]]
 
 
 class Output(NamedTuple):
-  """What a model says of a batch.
+  """Predictions of a batch.
 
   Attributes:
-    predictions: for every task an array, leading axis B; the manifest says
-      what it means.
+    predictions: for every task an array, leading axis B, as the manifest describes it.
     executed: `[T, B, L]` of 0 and 1, which blocks were executed for which task.
   """
 
@@ -77,7 +76,7 @@ class Artefact:
     return tuple(task["name"] for task in self.manifest["tasks"])
 
   def __call__(self, inputs: Any) -> dict[str, jax.Array]:
-    """Predictions of every task; see `run`."""
+    """Returns the predictions of every task; see `run`."""
     return self.run(inputs).predictions
 
   def run(self, inputs: Any) -> Output:
@@ -99,11 +98,7 @@ class Artefact:
 
   @functools.cached_property
   def _call(self) -> Program:
-    """Checks, chooses and runs.
-
-    All under `jax.jit`, so that a shape is checked when it is compiled and
-    never again: the answer of a small model takes as long as the check.
-    """
+    """Checks, chooses and runs, all under `jax.jit`: a shape is checked once, when compiled."""
 
     def call(weights: Arrays, arrays: Arrays) -> tuple[Arrays, Any]:
       native = self.manifest["inputs"]["arrays"]
@@ -146,22 +141,22 @@ def load(path: str | pathlib.Path) -> Artefact:
     name: sections[at : at + size].view(jax.numpy.dtype(dtype)).reshape(shape)
     for name, dtype, shape, at, size in index["weights"]
   }
-  wanted = [p for p in index["programs"] if here in p["platforms"]]
-  by_role: dict[str, list[tuple[int, Any]]] = {"run": [], "prepare": []}
-  for entry in wanted:
-    code = sections[entry["at"] : entry["at"] + entry["size"]]
-    by_role[entry["role"]].append((entry["smallest"], _deserialise(code, file, manifest["jax"])))
-  prepare = [call for _, call in by_role["prepare"]]
+  programs: dict[str, list[tuple[int, Any]]] = {"run": [], "prepare": []}
+  for entry in sorted(index["programs"], key=lambda entry: int(entry["smallest"])):
+    if here in entry["platforms"]:
+      code = sections[entry["at"] : entry["at"] + entry["size"]]
+      call = _deserialise(code, file, manifest["jax"])
+      programs[entry["role"]].append((entry["smallest"], call))
   return Artefact(
     manifest,
     jax.device_put(weights, may_alias=False),  # aligned: quicker
-    tuple(sorted(by_role["run"], key=lambda pair: pair[0])),
-    prepare[0] if prepare else None,
+    tuple(programs["run"]),
+    programs["prepare"][0][1] if programs["prepare"] else None,
   )
 
 
 def platform() -> str:
-  """The default device's platform, by the names of `jax.export`."""
+  """Returns the default device's platform, by the names of `jax.export`."""
   device = jax.devices()[0]
   if device.platform != "gpu":
     return str(device.platform)
@@ -173,13 +168,10 @@ def pack(
   weights: Mapping[str, np.ndarray],
   programs: Sequence[tuple[Mapping[str, Any], bytes]],
 ) -> bytes:
-  """An artefact's file.
+  """Packs an artefact's file from plain data, weights by name, and programs.
 
-  Args:
-    manifest: plain data.
-    weights: name -> array.
-    programs: their entries of the index (`role`, `platforms`, `smallest`), and
-      what `jax.export` serialised.
+  A program is its entry of the index (`role`, `platforms`, `smallest`), and what
+  `jax.export` serialised.
   """
   body = bytearray()
 
@@ -203,14 +195,7 @@ def pack(
 
 
 def unpack(data: bytes, where: str) -> tuple[dict[str, Any], np.ndarray]:
-  """The inverse of `pack`.
-
-  Args:
-    data: the whole file.
-    where: its name, for messages.
-
-  Returns:
-    The index, and the sections as uint8.
+  """Reads a file that `pack` made, called `where` in messages, to index and sections (uint8).
 
   Raises:
     ValueError: the bytes are damaged, foreign or of another version.

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.infer import clock
 from dynashare_jax.infer import closing
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
@@ -89,39 +89,29 @@ class Calibrator:
     self._seen: dict[str, dict[Place, settings.Measured]] = {}
 
   def knobs(self, place: Place) -> closing.Knobs:
-    """Thresholds `[L]` and told rate at a place."""
-    thresholds, target = self._path(place.position)
-    thresholds = np.array(thresholds)
+    """Returns thresholds `[L]` and the rate that gates are given at a place."""
+    found, target = self._path(place.position)
+    thresholds = np.array(found)
     for block, threshold in place.held:
       thresholds[block] = threshold
     return thresholds, target
 
   def measure(self, place: Place, split: str = "validation") -> settings.Measured:
-    """Cost and metrics at a place; remembered.
-
-    Args:
-      place: where.
-      split: of the data.
-    """
+    """Measures cost and metrics of a split at a place, once."""
     seen = self._seen.setdefault(split, {})
     if place not in seen:
       seen[place] = self._evaluate(self.knobs(place), split)
     return seen[place]
 
   def reach(self, unit: str) -> tuple[float, float]:
-    """The lowest and the highest budget of a unit: all closed, all open."""
+    """Returns the lowest and the highest budget of a unit: all closed, all open."""
     if unit == settings.MS:
-      closed, opened = self._anchors
-      return closed, opened
+      return self._anchors
     lowest, highest = map(self.measure, _ENDS)
     return _cost(lowest, unit), _cost(highest, unit)
 
   def meet(self, budget: settings.Budget, test: bool = False) -> settings.Setting:
-    """The setting that meets a budget on validation.
-
-    Args:
-      budget: to meet.
-      test: whether to measure the found setting on test, too.
+    """Finds the setting that meets a budget on validation, and measures it on test if asked.
 
     Raises:
       ValueError: the budget is out of reach; says what is in reach.
@@ -130,48 +120,41 @@ class Calibrator:
     _check_reach(budget, low, high)
     if budget.unit == settings.MS:
       return self._meet_ms(budget, test)
-    return self._setting(budget, self._find(budget.unit, budget.value), test)
+    place = self._find(budget.unit, budget.value)
+    return self._setting(budget, self.knobs(place), place, test)
 
   def default(self, test: bool = False) -> settings.Setting:
-    """The model as trained: thresholds 0 and the run's own target rate."""
-    knobs = np.zeros(len(self.trained.gated)), self._target
+    """Measures the model as trained: thresholds 0 and the run's own target rate."""
+    return self._setting(None, (np.zeros(len(self.trained.gated)), self._target), None, test)
+
+  def _setting(
+    self,
+    budget: settings.Budget | None,
+    knobs: closing.Knobs,
+    place: Place | None,
+    test: bool,
+    **times: Any,
+  ) -> settings.Setting:
+    """What thresholds do on validation and test, with standard errors."""
 
     def whole(split: str) -> settings.Measured:
       error = self._error(knobs, split)
-      return self._evaluate(knobs, split)._replace(error=error)
+      found = self._evaluate(knobs, split) if place is None else self.measure(place, split)
+      return found._replace(error=error)
 
     return settings.Setting(
-      settings.FLOPS,
-      None,
+      budget.unit if budget else settings.FLOPS,
+      budget.value if budget else None,
       tuple(map(float, knobs[0])),
       knobs[1],
       whole("validation"),
       whole("test") if test else None,
-    )
-
-  def _setting(
-    self, budget: settings.Budget, place: Place, test: bool, **times: Any
-  ) -> settings.Setting:
-    threshold, target = self.knobs(place)
-    return settings.Setting(
-      budget.unit,
-      budget.value,
-      tuple(map(float, threshold)),
-      target,
-      self._whole(place, "validation"),
-      self._whole(place, "test") if test else None,
       **times,
     )
 
-  def _whole(self, place: Place, split: str) -> settings.Measured:
-    """What was measured, with its standard error."""
-    error = self._error(self.knobs(place), split)
-    return self.measure(place, split)._replace(error=error)
-
   def _error(self, knobs: closing.Knobs, split: str) -> float:
     """Standard error of the mean share of work, over a split's examples."""
-    args = np.asarray(knobs[0], np.float32), np.float32(knobs[1])
-    found = []
+    args, found = _args(knobs), []
     for arrays, indices, present in self._feed.evaluation(split)():
       inputs = loader.take(arrays, indices, present).inputs
       executed = np.asarray(self._executed(self.trained.variables, inputs, *args))
@@ -193,10 +176,7 @@ class Calibrator:
     return jax.jit(run)
 
   def _find(self, unit: str, goal: float) -> Place:
-    """A place whose cost on validation is within the tolerance of a goal.
-
-    Where that cannot be had, the nearest that there is.
-    """
+    """The place whose cost on validation is nearest to a goal, or within the tolerance of it."""
     place, gap = self._search(unit, goal, *_ENDS)
     found = [place]
     for _ in range(_HELD):
@@ -213,12 +193,7 @@ class Calibrator:
   def _search(
     self, unit: str, goal: float, begin: Place, end: Place
   ) -> tuple[Place, tuple[Place, Place] | None]:
-    """Bisects between two places that hold the same blocks.
-
-    Returns:
-      The nearest place, and the two places between which the cost jumps over
-      the goal; None if it does not.
-    """
+    """Bisects between places; the nearest, and the two between which the cost jumps, if it does."""
     held = begin.held
     costs = {p.position: _cost(self.measure(p), unit) for p in (begin, end)}
     costs |= {
@@ -229,14 +204,8 @@ class Calibrator:
     pair = None
     for _ in range(_TRIES):
       near = min(abs(cost - goal) for cost in costs.values())
-      pair = next(
-        (
-          pair
-          for pair in itertools.pairwise(sorted(costs))
-          if costs[pair[0]] <= goal <= costs[pair[1]]
-        ),
-        None,
-      )
+      around = [p for p in itertools.pairwise(sorted(costs)) if costs[p[0]] <= goal <= costs[p[1]]]
+      pair = around[0] if around else None
       if near <= TOLERANCE * goal or pair is None or pair[1] - pair[0] < 1e-6:
         break
       low, high = (costs[p] for p in pair)
@@ -319,11 +288,7 @@ class Calibrator:
     return closed, opened
 
   def _meet_ms(self, budget: settings.Budget, test: bool) -> settings.Setting:
-    """Predicts the time from the work, measures, and corrects.
-
-    Time is a + b * work between all closed and all open; a place that was
-    measured becomes a corner of that line.
-    """
+    """Predicts the time from the work along a line with measured corners, measures, corrects."""
     ends = [self.measure(p).flops for p in _ENDS]
     line = list(zip(self._anchors, ends, strict=True))
     best: tuple[float, Place, float, float] | None = None
@@ -341,21 +306,22 @@ class Calibrator:
       line = [(closed, ends[0]), (opened, ends[1])]
       line += [(ms, share)] if closed < ms < opened else []
     assert best is not None
-    return self._setting(budget, best[1], test, batch=self.batch, ms=best[2], predicted_ms=best[3])
+    _, place, ms, predicted = best
+    timed = {"batch": self.batch, "ms": ms, "predicted_ms": predicted}
+    return self._setting(budget, self.knobs(place), place, test, **timed)
 
   def _clock(self, knobs: Sequence[closing.Knobs]) -> list[float]:
     """Median milliseconds of a batch for every setting, in alternation."""
     run, variables, batches = self._timed
-    spent: list[list[float]] = [[] for _ in knobs]
-    for number in range(_ROUNDS + 1):
-      for place, (threshold, target) in enumerate(knobs):
-        args = np.asarray(threshold, np.float32), np.float32(target)
-        start = time.perf_counter()
-        for inputs in batches:
-          jax.block_until_ready(run(variables, inputs, *args))
-        if number:  # the first round compiles and warms up
-          spent[place].append(time.perf_counter() - start)
-    return [1000 * float(np.median(s)) / len(batches) for s in spent]
+
+    def call(args: tuple[Any, Any]) -> None:
+      for inputs in batches:
+        jax.block_until_ready(run(variables, inputs, *args))
+
+    calls = {i: functools.partial(call, _args(knob)) for i, knob in enumerate(knobs)}
+    clock.alternate(calls, 1)  # compiles and warms up
+    found = clock.alternate(calls, _ROUNDS)
+    return [1000 * found[place].median / len(batches) for place in calls]
 
   @functools.cached_property
   def _timed(self) -> tuple[Any, Any, list[Any]]:
@@ -370,32 +336,12 @@ class Calibrator:
 
     source = trained.experiment.dataset.source("validation")
     count = min(len(source) // self.batch, _TIMED)
-    batches = [
-      jax.tree.map(
-        lambda *rows: jax.device_put(np.stack(rows), device),
-        *(source[k * self.batch + i].inputs for i in range(self.batch)),
-      )
-      for k in range(count)
-    ]
-    return jax.jit(run), jax.device_put(trained.variables, device), batches
+    parts = [range(k * self.batch, (k + 1) * self.batch) for k in range(count)]
+    batches = [loader.stack([source[i] for i in part]).inputs for part in parts]
+    return jax.jit(run), *jax.device_put((trained.variables, batches), device)
 
 
 _ENDS = (Place(0.0), Place(1.0))
-
-
-def curve(
-  calibrator: Calibrator, budgets: Sequence[settings.Budget]
-) -> tuple[settings.Setting, ...]:
-  """Settings for several budgets, each measured on validation and test.
-
-  Args:
-    calibrator: of the trained model.
-    budgets: to meet; a place that one evaluated serves the others.
-
-  Raises:
-    ValueError: a budget is out of reach.
-  """
-  return tuple(calibrator.meet(budget, test=True) for budget in budgets)
 
 
 def _check(trained: trained_lib.Trained, batch: int) -> None:
@@ -430,6 +376,11 @@ def _check_reach(budget: settings.Budget, low: float, high: float) -> None:
     f" reach: {math.ceil(1e4 * low) / 1e4:.4f} with all gates closed to"
     f" {math.floor(1e4 * high) / 1e4:.4f} with all open. Choose one between."
   )
+
+
+def _args(knobs: closing.Knobs) -> tuple[np.ndarray, np.float32]:
+  """Thresholds and told rate, as a program takes them."""
+  return np.asarray(knobs[0], np.float32), np.float32(knobs[1])
 
 
 def _cost(found: settings.Measured, unit: str) -> float:

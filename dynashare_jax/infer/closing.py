@@ -17,13 +17,13 @@ FAR = 1e9  # no score is as large; finite, so that JSON can hold it
 _QUARTILES = (0.25, 0.5, 0.75)
 LEVELS = len(_QUARTILES) + 1  # of a block: 0 is always open, the last closed
 
-Knobs = tuple[np.ndarray, float]  # thresholds [L] and the rate gates are told
+Knobs = tuple[np.ndarray, float]  # thresholds [L] and the target rate that gates read
 Path = Callable[[float], Knobs]
 TryLevels = Callable[[np.ndarray], tuple[float, float]]
 
 
 def told(gated: Sequence[bool], low: float, high: float) -> Path:
-  """Through the trained range of told rates; all scores shift beyond it."""
+  """Returns the path through the trained range of target rates; all scores shift beyond it."""
   mask = np.asarray(gated, np.float64)
 
   def at(position: float) -> Knobs:
@@ -43,7 +43,7 @@ def _shift(mask: np.ndarray, near: float, sign: float) -> np.ndarray:
 
 
 def quartiles(trained: trained_lib.Trained, batches: Callable[[], Any]) -> np.ndarray:
-  """Quartiles `[3, L]` of every block's scores with all gates open."""
+  """Returns the quartiles `[3, L]` of every block's scores with all gates open."""
   blocks = len(trained.gated)
   run = jax.jit(trained.forward(threshold=np.full(blocks, -FAR)))
   scores: list[list[np.ndarray]] = [[] for _ in range(blocks)]
@@ -59,7 +59,7 @@ def quartiles(trained: trained_lib.Trained, batches: Callable[[], Any]) -> np.nd
 
 
 def thresholds(levels: np.ndarray, quartiles: np.ndarray) -> np.ndarray:
-  """Thresholds `[L]` at levels 0 (always open) to 4 (always closed).
+  """Returns thresholds `[L]` at levels 0 (always open) to 4 (always closed).
 
   Between, a whole level is a quartile of the block's scores. Beyond the first
   and the last quartile thresholds go to infinity, because scores leave their
@@ -84,7 +84,7 @@ def thresholds(levels: np.ndarray, quartiles: np.ndarray) -> np.ndarray:
 def order(
   try_levels: Callable[[np.ndarray], tuple[float, float]], asked: Sequence[int], blocks: int
 ) -> list[np.ndarray]:
-  """Levels `[L]` from all open to all closed, a level of one block a step.
+  """Finds levels `[L]` from all open to all closed; each step closes one block by a level.
 
   The next block is the one that loses least score for the work that it saves.
   What a block would lose is looked up again only when it comes first, which
@@ -118,7 +118,7 @@ def order(
 
 
 def along(nodes: Sequence[np.ndarray], quartiles: np.ndarray, target: float) -> Path:
-  """The path through nodes of levels, from all closed to all open."""
+  """Returns the path through nodes of levels, from all closed to all open."""
   asked = np.asarray(nodes[0]) > 0  # all closed
 
   def at(position: float) -> Knobs:

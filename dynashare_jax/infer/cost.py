@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import itertools
 import statistics
-import time
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from dynashare_jax.infer import clock
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.infer import work
@@ -263,21 +264,16 @@ def _time(chosen: Sequence[Subject], examples: Any, batch: int, repeats: int) ->
     jax.device_put(jax.tree.map(lambda a, i=i: a[i : i + batch], examples))
     for i in range(0, total - batch + 1, batch)
   ][:repeats]
-  calls = []
-  for subject in chosen:
+  programs, calls = [], {}
+  for place, subject in enumerate(chosen):
     variables = jax.device_put(subject.model.variables)
     run = jax.jit(subject.forward(batch)).lower(variables, parts[0]).compile()
     jax.block_until_ready(run(variables, parts[0]))
-    calls.append((run, variables))
-  seconds: list[list[float]] = [[] for _ in chosen]
-  for place in range(repeats):
-    for spent, (run, variables) in zip(seconds, calls, strict=True):
-      began = time.perf_counter()
-      jax.block_until_ready(run(variables, parts[place % len(parts)]))
-      spent.append(time.perf_counter() - began)
-  return [
-    Times(tuple(spent), _activations(run)) for spent, (run, _) in zip(seconds, calls, strict=True)
-  ]
+    programs.append(run)
+    turn = itertools.cycle(parts)
+    calls[place] = lambda run=run, variables=variables, turn=turn: run(variables, next(turn))
+  found = clock.alternate(calls, repeats)
+  return [Times(tuple(found[i].wall), _activations(run)) for i, run in enumerate(programs)]
 
 
 def _activations(compiled: Any) -> int:

@@ -1,4 +1,4 @@
-"""What `manifest.json` says of an exported model's inputs and outputs."""
+"""The part of `manifest.json` that describes an exported model's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Json = dict[str, Any]
 
 
 def results(workdir: pathlib.Path) -> Json:
-  """Task -> its metrics as `results.json` of a finished run names them."""
+  """Returns task -> its metrics as `results.json` of a finished run names them."""
   text = (workdir / "results.json").read_text(encoding="utf-8")
   return {task["name"]: task["metrics"] for task in json.loads(text)["tasks"]}
 
 
 def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
-  """Names, shapes of one example and dtypes of the inputs.
+  """Describes the inputs: names, shapes of one example and dtypes.
 
   Args:
     spec: of the data set.
@@ -57,12 +57,12 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
 def task(
   spec: types.TaskSpec, output: Any, results: Mapping[str, Any], budget: Mapping[str, Any] | None
 ) -> Json:
-  """A task's output, and how well it did on validation and test.
+  """Describes a task's output, and how well it did on validation and test.
 
   Args:
     spec: the task.
     output: what has the shape and dtype of its prediction.
-    results: see `results`.
+    results: see the function `results`.
     budget: the setting that is exported, whose own measurements count; None
       is the model as trained.
   """

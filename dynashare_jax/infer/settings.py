@@ -8,6 +8,7 @@ import math
 import pathlib
 from typing import Any, NamedTuple
 
+from dynashare_jax import lookup
 from dynashare_jax.train import evaluate
 
 RATE = "rate"
@@ -36,8 +37,7 @@ class Budget:
 
   def __post_init__(self) -> None:
     """Checks both."""
-    if self.unit not in UNITS:
-      raise ValueError(f"The unit of a budget is {self.unit!r}; it must be one of {UNITS}.")
+    lookup.one_of("The unit of a budget", self.unit, UNITS)
     if not (math.isfinite(self.value) and self.value > 0):
       raise ValueError(f"A budget must be above 0, but is {self.value}.")
 
@@ -89,7 +89,7 @@ class Setting:
   predicted_ms: float | None = None
 
   def met(self, split: str = "validation") -> float:
-    """What was measured in the budget's unit; a time is of validation."""
+    """Returns what was measured in the budget's unit; a time is of validation."""
     if self.unit == MS:
       return math.nan if self.ms is None else self.ms
     found = self.validation if split == "validation" else self.test
@@ -98,22 +98,13 @@ class Setting:
     return found.rate if self.unit == RATE else found.flops
 
   def to_dict(self) -> dict[str, Any]:
-    """Everything as plain data, for JSON."""
-    found = dataclasses.asdict(self)
-    for split in ("validation", "test"):
-      value = getattr(self, split)
-      found[split] = None if value is None else value._asdict()
-    return found
+    """Returns everything as plain data, for JSON."""
+    test = self.test._asdict() if self.test else None
+    return dataclasses.asdict(self) | {"validation": self.validation._asdict(), "test": test}
 
 
 def read(path: str | pathlib.Path) -> tuple[tuple[float, ...], float]:
-  """Reads what `Trained.forward` takes from a written setting.
-
-  Args:
-    path: a file of `<workdir>/budgets`.
-
-  Returns:
-    `threshold` `[L]` and `target_rate`.
+  """Reads `threshold` `[L]` and `target_rate` from a file of `<workdir>/budgets`.
 
   Raises:
     ValueError: there is no such file, or it holds no setting.

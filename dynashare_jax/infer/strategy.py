@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+import functools
 import json
 import pathlib
-import statistics
-import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.infer import clock
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.ops import compaction as compaction_lib
 
@@ -32,7 +31,7 @@ WAYS: Mapping[str, Compaction | None] = {
 def choose(
   batch: int, platform: str, tuned: Mapping[str, Any] | None = None, input_kind: str = "image"
 ) -> Compaction | None:
-  """The way for a batch size on a device.
+  """Chooses the way for a batch size on a device.
 
   Without measurements of the device, on a CPU: images and series execute their
   gated blocks conditionally, example by example, whatever the batch. Rows of
@@ -69,7 +68,7 @@ def choose(
 
 
 def of(trained: trained_lib.Trained, batch: int, platform: str) -> Compaction | None:
-  """The way for a trained model, with what its folder says was tuned."""
+  """Chooses the way for a trained model, by what its folder says was tuned."""
   return choose(batch, platform, load(trained.workdir), trained.experiment.dataset.spec.input_kind)
 
 
@@ -123,15 +122,9 @@ def _time(
   calls = {}
   for name, way in ways.items():
     run = trained.forward(trained_lib.Execution(compaction=way), threshold=threshold)
-    calls[name] = jax.jit(run).lower(*placed).compile()
-    jax.block_until_ready(calls[name](*placed))
-  spent: dict[str, list[float]] = {name: [] for name in calls}
-  for _ in range(repeats):
-    for name, call in calls.items():
-      began = time.perf_counter()
-      jax.block_until_ready(call(*placed))
-      spent[name].append(time.perf_counter() - began)
-  return {name: statistics.median(values) for name, values in spent.items()}
+    calls[name] = functools.partial(jax.jit(run).lower(*placed).compile(), *placed)
+    jax.block_until_ready(calls[name]())
+  return {name: timing.median for name, timing in clock.alternate(calls, repeats).items()}
 
 
 def save(tuned: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Path:
@@ -142,7 +135,7 @@ def save(tuned: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def load(workdir: str | pathlib.Path) -> dict[str, Any] | None:
-  """What `tune` found for this run, or None.
+  """Reads what `tune` found for this run, or returns None.
 
   Raises:
     ValueError: the file cannot be read.
@@ -160,20 +153,3 @@ def load(workdir: str | pathlib.Path) -> dict[str, Any] | None:
       f"{file} is not what a tuning writes ({error}); delete it and tune again."
     ) from error
   return found
-
-
-def examples(arrays: Any, sizes: Sequence[int]) -> dict[int, Any]:
-  """The first examples' inputs of a split, for every batch size it can fill.
-
-  Args:
-    arrays: inputs of a split, leading axis its examples.
-    sizes: batch sizes.
-
-  Raises:
-    ValueError: a size is larger than the split.
-  """
-  total = len(jax.tree.leaves(arrays)[0])
-  for size in sizes:
-    if not 1 <= size <= total:
-      raise ValueError(f"A batch of {size} cannot be taken from {total} examples.")
-  return {size: jax.tree.map(lambda a, n=size: np.asarray(a[:n]), arrays) for size in sizes}

@@ -119,8 +119,8 @@ def test_a_data_set_comes_back_equal(tmp_path):
     table,
     crop=(4, 8),
     channels=((0, 1), ()),
-    private=True,
   )
+  workdir.write_spec(tmp_path, dataclasses.replace(spec, private=True))  # has values: stays out
   assert workdir.read_spec(tmp_path) is None
   workdir.write_spec(tmp_path, spec)
   workdir.write_spec(tmp_path, dataclasses.replace(spec, name="other"))  # the first one stays

@@ -12,6 +12,7 @@ import pytest
 
 from dynashare_jax.cli import benchmark
 from dynashare_jax.cli import benchmark_jobs
+from dynashare_jax.cli import configs
 from dynashare_jax.methods import _entries
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -178,7 +179,7 @@ def test_a_folder_of_another_configuration_is_refused(
   start("single,hard")
   folder = tmp_path / "runs" / "hard-0"
   settings = ["method=hard", "seed=0"]  # finished, and without a baseline
-  config = benchmark.load_config(CONFIG, settings).to_dict()
+  config = configs.load(CONFIG, settings).to_dict()
   (folder / "config.json").write_text(json.dumps(config))
   calls.clear()
   start("single,hard")

@@ -40,12 +40,9 @@ for arguments in json.loads(sys.argv[1]):
 _CASES = {
   "field": (
     ["--config=configs/rooms.py", "--config.train.stepz=3"],
-    'Did you mean "steps" instead of "stepz"',
+    "There is no config.train.stepz in configs/rooms.py. Did you mean 'train.steps'?",
   ),
-  "group": (
-    ["--config=configs/rooms.py", "--config.modle.width=3"],
-    'Did you mean "model" instead of "modle"',
-  ),
+  "group": (["--config=configs/rooms.py", "--config.modle.width=3"], "Did you mean 'model.width'?"),
   "text for a number": (
     ["--config=configs/rooms.py", "--config.train.steps=many"],
     "config.train.steps=many: invalid",

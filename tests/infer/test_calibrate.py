@@ -127,7 +127,7 @@ def test_test_data_are_never_used_to_choose(calibrator):
 
 def test_settings_of_a_curve_grow_with_the_budget(calibrator):
   budgets = [Budget(v) for v in (0.65, 0.7, 0.8, 1.0)]
-  found = calibrate.curve(calibrator, budgets)
+  found = [calibrator.meet(budget, test=True) for budget in budgets]
   met = [s.test.flops for s in found]
   assert met == sorted(met) and met[0] < 0.7 and met[-1] == 1.0
   assert [s.budget for s in found] == [0.65, 0.7, 0.8, 1.0]
