@@ -25,17 +25,18 @@ FLOORS = {
   "objectives": 2,
   "data": 3,
   "models": 3,
-  "methods": 4,
-  "distributed": 5,
-  "checkpoints": 6,
-  "monitoring": 7,
-  "train": 8,
-  "infer": 9,
-  "report": 9,
-  "runs": 10,
-  "cli": 11,
+  "sharing": 4,
+  "methods": 5,
+  "distributed": 6,
+  "checkpoints": 7,
+  "monitoring": 8,
+  "train": 9,
+  "infer": 10,
+  "report": 10,
+  "runs": 11,
+  "cli": 12,
   # Names of commands that people know.
-  **dict.fromkeys(("main", "benchmark", "calibrate", "cost", "export", "predict", "__main__"), 12),
+  **dict.fromkeys(("main", "benchmark", "calibrate", "cost", "export", "predict", "__main__"), 13),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = sorted(
