@@ -27,6 +27,7 @@ from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.distributed import preemption
 from dynashare_jax.monitoring import logs
 from dynashare_jax.monitoring import monitor as monitor_lib
+from dynashare_jax.train import checks
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
@@ -56,7 +57,7 @@ def layout(
     A mesh a group; empty for in turn.
   """
   folder = workdir / FOLDER
-  groups = experiment_lib.groups_of(experiment.config, experiment.method, experiment.mesh)
+  groups = checks.groups_of(experiment.config, experiment.method, experiment.mesh)
   candidates = part_lib.spans(experiment)
   if len(candidates) < 2:
     return []

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
-from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import backbones
 from dynashare_jax.models import heads
@@ -22,13 +21,11 @@ from dynashare_jax.objectives import kinds
 from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.ops import streams
 from dynashare_jax.sharing import contract
+from dynashare_jax.train import checks
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import optim
 from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import step as step_lib
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-AUTO = "auto"  # bfloat16 on accelerators, where it is fast; else float32
 
 
 @dataclasses.dataclass
@@ -263,24 +260,24 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   Raises:
     ValueError: anything in the configuration that cannot run.
   """
-  _check_values(config)
+  checks.values(config)
   dataset = _scored(dataset, config.compat.metrics)
   spec = dataset.spec
   dtype = _dtype(config.model.dtype)
   family = backbones.find(config.model.backbone)
   backbone = lambda: family.build(config.model, spec, dtype)
   method = make_method(contract.Parts(config, spec, backbone, backbone().num_blocks, dtype))
-  _check_trunk(method)
+  checks.trunk(method)
   network = network_lib.Network(
     method.trunk, _heads(config, spec, dtype), tuple(t.name for t in spec.tasks)
   )
   mesh = mesh_lib.make_mesh(devices)
-  _check(config, spec, method, mesh)
+  checks.phases(config, spec, method, mesh)
   balancer = balancing.find(config.balance.name, len(spec.tasks))
   experiment = Experiment(config, dataset, method, network, mesh, balancer)
   # Traces every part of the network.
   state = jax.eval_shape(experiment.initial_state)
-  _check_groups(experiment, state)
+  checks.groups(experiment.network.leaves(), method, balancer, state)
   for index in range(len(method.phases)):
     experiment.optimizer(method.phases[index].optimizer, experiment.optimizer_steps(index))
   if config.model.weights:
@@ -295,55 +292,6 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   return experiment
 
 
-def _check_trunk(method: contract.Method) -> None:
-  """Refuses a trunk that lacks a part of the contract."""
-  for name, what in (
-    ("units", "how many units it executes or skips"),
-    ("leaves", "the group and the owner of its parameters"),
-    ("only", "the trunk of some tasks, or None; models.trunks.contract.Trunk has it"),
-  ):
-    if not hasattr(method.trunk, name):
-      raise ValueError(
-        f"The trunk of the method {method.name!r} ({type(method.trunk).__name__}) has no"
-        f" `{name}`: {what}. See models.trunks.contract.Trunk."
-      )
-
-
-def _check_groups(experiment: Experiment, state: Any) -> None:
-  """Refuses leaves without a rule, groups without an optimiser, and gradients of nothing."""
-  method, rules = experiment.method, experiment.network.leaves()
-  groups = {}
-  for path, _ in jax.tree_util.tree_leaves_with_path((state.params["network"], state.stats)):
-    name = optim.path_of(path[1:])
-    if (leaf := trunks.leaf_of(rules, name)) is None:
-      raise ValueError(
-        f"The trunk of the method {method.name!r} has no rule for the leaf {name}: add its"
-        " beginning, a group and an owner to `leaves()`."
-      )
-    groups[leaf.group] = name
-  known = {*optim.GROUPS, *method.optimizers}
-  for group in (*groups, *(group for phase in method.phases for group in phase.trainable)):
-    if group not in known:
-      where = f"of the leaf {groups[group]}" if group in groups else "that a phase trains"
-      raise ValueError(
-        f"The method {method.name!r} has no optimiser for the group {group!r} {where}: add one"
-        " to `optimizers`."
-      )
-  if experiment.balancer.level == "losses":
-    return
-  for phase in method.phases:
-    if set(phase.trainable) <= {"policy"}:
-      continue
-    labels = optim.labels(state.params, rules)
-    trained, _ = optim.split(state.params, phase.trainable, labels)
-    if "backbone" not in phase.trainable or not any(step_lib.shared_leaves(trained, rules)):
-      raise ValueError(
-        f"The balancer {experiment.balancer.name!r} asks for gradients of what tasks share, but"
-        f" in the phase {phase} of the method {method.name!r} nothing that they share is trained."
-        " Use config.balance.name='fixed', or a balancer of losses."
-      )
-
-
 def _scored(dataset: types.Dataset, how: str) -> types.Dataset:
   """The data set with the metrics of its tasks pooled or as the authors'."""
   spec = dataset.spec
@@ -353,9 +301,9 @@ def _scored(dataset: types.Dataset, how: str) -> types.Dataset:
 
 def _dtype(name: str) -> Any:
   """Compute type of a configuration."""
-  if name == AUTO:
+  if name == checks.AUTO:
     name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  return DTYPES[name]
+  return checks.DTYPES[name]
 
 
 def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
@@ -365,134 +313,3 @@ def _heads(config: Any, spec: types.DatasetSpec, dtype: Any) -> tuple[Any, ...]:
     kind = kinds.find(task.kind)
     made.append(heads.of_task(config.model, spec, task, kind.outputs(task), kind.dense, dtype))
   return tuple(made)
-
-
-def _check_values(config: Any) -> None:
-  """Refuses values that are wrong whatever the data set and the method."""
-  if config.model.dtype not in (*DTYPES, AUTO):
-    raise ValueError(
-      f"config.model.dtype is {config.model.dtype!r}; it must be one of {(*DTYPES, AUTO)}."
-    )
-  if not 0 <= config.seed < 2**31:
-    raise ValueError(f"config.seed must be in 0 .. 2^31 - 1, but is {config.seed}.")
-  for name in ("temperature", "temperature_floor", "temperature_decay"):
-    if not config.policy[name] > 0:
-      raise ValueError(f"config.policy.{name} must be above 0, but is {config.policy[name]}.")
-  if not config.gates.temperature > 0:
-    raise ValueError(
-      f"config.gates.temperature must be above 0, but is {config.gates.temperature}."
-    )
-  if not 0 <= config.gates.noise_fades <= 1:
-    raise ValueError(
-      f"config.gates.noise_fades must be in [0, 1], but is {config.gates.noise_fades}."
-    )
-  _check_sampled_rates(config.gates)
-  if config.train.execution not in ("planned", "masked"):
-    raise ValueError(
-      f"config.train.execution is {config.train.execution!r}; it must be 'planned' or 'masked'."
-    )
-  if config.train.loss_at not in ("logits", "labels"):
-    raise ValueError(
-      f"config.train.loss_at is {config.train.loss_at!r}; it must be 'logits' or 'labels'."
-    )
-  if config.train.workers < 0:
-    raise ValueError(f"config.train.workers must be at least 0, but is {config.train.workers}.")
-  if config.compat.gates not in ("argmax", "sampled"):
-    raise ValueError(
-      f"config.compat.gates is {config.compat.gates!r}; it must be 'argmax' or 'sampled'."
-    )
-  if config.compat.selection not in ("validation", "test"):
-    raise ValueError(
-      f"config.compat.selection is {config.compat.selection!r}; it must be 'validation' or 'test'."
-    )
-  if config.compat.metrics not in kinds.METRICS:
-    raise ValueError(
-      f"config.compat.metrics is {config.compat.metrics!r}; it must be one of {kinds.METRICS}."
-    )
-  views_lib.check_scales(tuple(config.eval.scales))
-  for name in ("log_every", "eval_every", "checkpoint_every", "steps_per_dispatch"):
-    if config.train[name] < 1:
-      raise ValueError(f"config.train.{name} must be at least 1, but is {config.train[name]}.")
-  if not config.train.resident and config.train.steps_per_dispatch > 1:
-    raise ValueError(
-      "config.train.steps_per_dispatch must be 1 when"
-      " config.train.resident is False, but is"
-      f" {config.train.steps_per_dispatch}."
-    )
-  if config.train.threads < 0:
-    raise ValueError(f"config.train.threads must be at least 0, but is {config.train.threads}.")
-
-
-def _check_sampled_rates(gates: Any) -> None:
-  """Refuses an unknown kind of target rate and an empty range."""
-  if gates.target_rate not in ("fixed", "sampled"):
-    raise ValueError(
-      f"config.gates.target_rate is {gates.target_rate!r}; it must be 'fixed' or 'sampled'."
-    )
-  bounds = tuple(gates.sampled_range)
-  if len(bounds) != 2 or not 0 < bounds[0] < bounds[1] <= 1:
-    raise ValueError(
-      f"config.gates.sampled_range must be (low, high) with 0 < low < high <= 1, but is {bounds}."
-    )
-
-
-def _check(config: Any, spec: types.DatasetSpec, method: contract.Method, mesh: Any) -> None:
-  """Refuses phases and batches that cannot run."""
-  processes = len(mesh_lib.processes(mesh))
-  loader.check_divisible(config.train.batch_size, mesh.devices.size, processes)
-  loader.check_divisible(config.eval.batch_size, mesh.devices.size, processes)
-  # The groups' devices divide what all devices divide.
-  groups_of(config, method, mesh)
-  for index, phase in enumerate(method.phases):
-    if phase.steps < 1:
-      raise ValueError(
-        f"Phase {index} ({phase.name}) has {phase.steps} steps; give it at least 1 in config.train."
-      )
-    size = part_size(config, spec, phase.data)
-    if config.train.batch_size > size:
-      raise ValueError(
-        f"config.train.batch_size={config.train.batch_size} is larger than"
-        f" the {size} examples of phase {index} ({phase.name}, data"
-        f" {phase.data!r})."
-      )
-
-
-def groups_of(config: Any, method: contract.Method, mesh: Any) -> int:
-  """How many groups of devices re-train candidates at once.
-
-  Raises:
-    ValueError: the devices cannot make the groups that
-      `config.train.candidate_groups` asks for, or there is nothing for some.
-  """
-  wanted = config.train.candidate_groups
-  candidates = method.candidates
-  if wanted < 0:
-    raise ValueError(f"config.train.candidate_groups must be at least 0, but is {wanted}.")
-  if candidates < 2:
-    return 1
-  if wanted > candidates:
-    raise ValueError(
-      f"config.train.candidate_groups={wanted} is more than the {candidates}"
-      " candidates; set it to at most as many, or to 0: as many as fit."
-    )
-  if wanted == 0:
-    return mesh_lib.most_groups(mesh, candidates)
-  return len(mesh_lib.candidate_meshes(mesh, wanted))
-
-
-def part_size(config: Any, spec: types.DatasetSpec, data: str) -> int:
-  """Training examples that a phase reads."""
-  total = spec.sizes["train"]
-  if data == "train":
-    return total
-  weights, pol = loader.halves(total, config.seed, config.train.weights_share)
-  return len(weights) if data == "weights" else len(pol)
-
-
-def part_indices(config: Any, spec: types.DatasetSpec, data: str) -> np.ndarray:
-  """Which training examples a phase reads, int32."""
-  total = spec.sizes["train"]
-  if data == "train":
-    return np.arange(total, dtype=np.int32)
-  weights, pol = loader.halves(total, config.seed, config.train.weights_share)
-  return weights if data == "weights" else pol

@@ -13,6 +13,7 @@ import numpy as np
 from dynashare_jax import types
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.train import checks
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import labels
@@ -58,7 +59,7 @@ class Feed:
     phase = self._experiment.method.phases[index]
     if phase.name not in self._orders:
       spec = self._experiment.dataset.spec
-      rows = experiment_lib.part_indices(self._experiment.config, spec, phase.data)
+      rows = checks.part_indices(self._experiment.config, spec, phase.data)
       # Cycles of a search continue one order; every candidate sees the same.
       self._orders[phase.name] = (
         rows,

@@ -16,8 +16,8 @@ from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import policy
 from dynashare_jax.ops import routing
+from dynashare_jax.train import checks
 from dynashare_jax.train import evaluate
-from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import stages
 
@@ -389,7 +389,7 @@ def test_locate(build):
 def test_cycles_of_a_search_continue_one_order(build):
   """Weight steps of cycle 1 see the batches after those of cycle 0."""
   loop = loop_lib.Loop(build(), "unused")
-  rows = experiment_lib.part_indices(loop.config, loop.experiment.dataset.spec, "weights")
+  rows = checks.part_indices(loop.config, loop.experiment.dataset.spec, "weights")
   order = loader.order(48, 8, 0, "weights")
   _, first, _ = loop.feed.chunk(1, 2, 1)
   _, second, _ = loop.feed.chunk(3, 0, 1)

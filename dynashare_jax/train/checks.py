@@ -1,0 +1,189 @@
+"""What is refused before any compute is spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynashare_jax import lookup
+from dynashare_jax import types
+from dynashare_jax.data import loader
+from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.models.trunks import contract as trunks
+from dynashare_jax.objectives import balancing
+from dynashare_jax.objectives import kinds
+from dynashare_jax.objectives import views as views_lib
+from dynashare_jax.sharing import contract
+from dynashare_jax.train import optim
+from dynashare_jax.train import step as step_lib
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+AUTO = "auto"  # bfloat16 on accelerators, where it is fast; else float32
+
+_CHOICES = {
+  "model.dtype": (*DTYPES, AUTO),
+  "gates.target_rate": ("fixed", "sampled"),
+  "train.execution": ("planned", "masked"),
+  "train.loss_at": ("logits", "labels"),
+  "compat.gates": ("argmax", "sampled"),
+  "compat.selection": ("validation", "test"),
+  "compat.metrics": kinds.METRICS,
+}
+_POSITIVE = (lambda v: v > 0, "above 0")
+_ONE = (lambda v: v >= 1, "at least 1")
+_ZERO = (lambda v: v >= 0, "at least 0")
+_RANGES = {
+  "seed": (lambda v: 0 <= v < 2**31, "in 0 .. 2^31 - 1"),
+  "policy.temperature": _POSITIVE,
+  "policy.temperature_floor": _POSITIVE,
+  "policy.temperature_decay": _POSITIVE,
+  "gates.temperature": _POSITIVE,
+  "gates.noise_fades": (lambda v: 0 <= v <= 1, "in [0, 1]"),
+  "gates.sampled_range": (
+    lambda v: len(v) == 2 and 0 < v[0] < v[1] <= 1,
+    "(low, high) with 0 < low < high <= 1",
+  ),
+  "train.log_every": _ONE,
+  "train.eval_every": _ONE,
+  "train.checkpoint_every": _ONE,
+  "train.steps_per_dispatch": _ONE,
+  "train.workers": _ZERO,
+  "train.threads": _ZERO,
+}
+
+
+def values(config: Any) -> None:
+  """Refuses values that are wrong whatever the data set and the method."""
+  for name, known in _CHOICES.items():
+    lookup.one_of(f"config.{name}", _at(config, name), known)
+  for name, (fits, wanted) in _RANGES.items():
+    if not fits(_at(config, name)):
+      raise ValueError(f"config.{name} must be {wanted}, but is {_at(config, name)}.")
+  views_lib.check_scales(tuple(config.eval.scales))
+  if not config.train.resident and config.train.steps_per_dispatch > 1:
+    raise ValueError(
+      "config.train.steps_per_dispatch must be 1 when config.train.resident is False, but is"
+      f" {config.train.steps_per_dispatch}."
+    )
+
+
+def _at(config: Any, name: str) -> Any:
+  """The value under a dotted name."""
+  for part in name.split("."):
+    config = config[part]
+  return config
+
+
+def trunk(method: contract.Method) -> None:
+  """Refuses a trunk that lacks a part of the contract."""
+  for name, what in (
+    ("units", "how many units it executes or skips"),
+    ("leaves", "the group and the owner of its parameters"),
+    ("only", "the trunk of some tasks, or None; models.trunks.contract.Trunk has it"),
+  ):
+    if not hasattr(method.trunk, name):
+      raise ValueError(
+        f"The trunk of the method {method.name!r} ({type(method.trunk).__name__}) has no"
+        f" `{name}`: {what}. See models.trunks.contract.Trunk."
+      )
+
+
+def groups(
+  rules: optim.Rules, method: contract.Method, balancer: balancing.Balancer, state: Any
+) -> None:
+  """Refuses leaves without a rule, groups without an optimiser, and gradients of nothing."""
+  seen = {}
+  for path, _ in jax.tree_util.tree_leaves_with_path((state.params["network"], state.stats)):
+    name = optim.path_of(path[1:])
+    if (leaf := trunks.leaf_of(rules, name)) is None:
+      raise ValueError(
+        f"The trunk of the method {method.name!r} has no rule for the leaf {name}: add its"
+        " beginning, a group and an owner to `leaves()`."
+      )
+    seen[leaf.group] = name
+  known = {*optim.GROUPS, *method.optimizers}
+  for group in (*seen, *(group for phase in method.phases for group in phase.trainable)):
+    if group not in known:
+      where = f"of the leaf {seen[group]}" if group in seen else "that a phase trains"
+      raise ValueError(
+        f"The method {method.name!r} has no optimiser for the group {group!r} {where}: add one"
+        " to `optimizers`."
+      )
+  if balancer.level == "losses":
+    return
+  for phase in method.phases:
+    if set(phase.trainable) <= {"policy"}:
+      continue
+    labels = optim.labels(state.params, rules)
+    trained, _ = optim.split(state.params, phase.trainable, labels)
+    if "backbone" not in phase.trainable or not any(step_lib.shared_leaves(trained, rules)):
+      raise ValueError(
+        f"The balancer {balancer.name!r} asks for gradients of what tasks share, but"
+        f" in the phase {phase} of the method {method.name!r} nothing that they share is trained."
+        " Use config.balance.name='fixed', or a balancer of losses."
+      )
+
+
+def phases(config: Any, spec: types.DatasetSpec, method: contract.Method, mesh: Any) -> None:
+  """Refuses phases and batches that cannot run."""
+  processes = len(mesh_lib.processes(mesh))
+  loader.check_divisible(config.train.batch_size, mesh.devices.size, processes)
+  loader.check_divisible(config.eval.batch_size, mesh.devices.size, processes)
+  # The groups' devices divide what all devices divide.
+  groups_of(config, method, mesh)
+  for index, phase in enumerate(method.phases):
+    if phase.steps < 1:
+      raise ValueError(
+        f"Phase {index} ({phase.name}) has {phase.steps} steps; give it at least 1 in config.train."
+      )
+    size = part_size(config, spec, phase.data)
+    if config.train.batch_size > size:
+      raise ValueError(
+        f"config.train.batch_size={config.train.batch_size} is larger than"
+        f" the {size} examples of phase {index} ({phase.name}, data"
+        f" {phase.data!r})."
+      )
+
+
+def groups_of(config: Any, method: contract.Method, mesh: Any) -> int:
+  """How many groups of devices re-train candidates at once.
+
+  Raises:
+    ValueError: the devices cannot make the groups that
+      `config.train.candidate_groups` asks for, or there is nothing for some.
+  """
+  wanted = config.train.candidate_groups
+  candidates = method.candidates
+  if wanted < 0:
+    raise ValueError(f"config.train.candidate_groups must be at least 0, but is {wanted}.")
+  if candidates < 2:
+    return 1
+  if wanted > candidates:
+    raise ValueError(
+      f"config.train.candidate_groups={wanted} is more than the {candidates}"
+      " candidates; set it to at most as many, or to 0: as many as fit."
+    )
+  if wanted == 0:
+    return mesh_lib.most_groups(mesh, candidates)
+  return len(mesh_lib.candidate_meshes(mesh, wanted))
+
+
+def part_size(config: Any, spec: types.DatasetSpec, data: str) -> int:
+  """Training examples that a phase reads."""
+  total = spec.sizes["train"]
+  if data == "train":
+    return total
+  weights, pol = loader.halves(total, config.seed, config.train.weights_share)
+  return len(weights) if data == "weights" else len(pol)
+
+
+def part_indices(config: Any, spec: types.DatasetSpec, data: str) -> np.ndarray:
+  """Which training examples a phase reads, int32."""
+  total = spec.sizes["train"]
+  if data == "train":
+    return np.arange(total, dtype=np.int32)
+  weights, pol = loader.halves(total, config.seed, config.train.weights_share)
+  return weights if data == "weights" else pol
