@@ -9,6 +9,8 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dynashare_jax import lookup
+
 ROWS = "rows"
 BUCKETS = "buckets"
 HOWS = (ROWS, BUCKETS)
@@ -23,7 +25,7 @@ class Compaction(NamedTuple):
     how: `rows` asks every row in turn (conditional execution, the only sense
       for one row); `buckets` gathers the rows that execute into the smallest
       of a few static sizes and scatters them back.
-    buckets: how many sizes above 0; the last one holds all rows, so that none
+    buckets: number of sizes above 0; the last one holds all rows, so that none
       is ever dropped.
   """
 
@@ -32,14 +34,11 @@ class Compaction(NamedTuple):
 
 
 def sizes(rows: Any, buckets: int) -> tuple[Any, ...]:
-  """Ascending bucket sizes, evenly spaced, from 0 to all rows.
+  """Returns ascending bucket sizes, evenly spaced, from 0 to all rows.
 
   Args:
     rows: N; may be a symbolic size of `jax.export` that is at least `buckets`.
-    buckets: how many above 0; fewer where N is smaller.
-
-  Raises:
-    ValueError: `buckets` is below 1.
+    buckets: number of sizes above 0, at least 1; fewer where N is smaller.
   """
   if buckets < 1:
     raise ValueError(f"Compaction needs at least 1 bucket, not {buckets}.")
@@ -54,7 +53,10 @@ def run(
   keep: Bool[Array, " N"],
   compaction: Compaction,
 ) -> Float[Array, "N *others"]:
-  """Rows of `function(x, other)` where `keep`, of `other` elsewhere.
+  """Computes rows of `function(x, other)` where `keep`; those of `other` elsewhere.
+
+  The same numbers as `where(keep, function(x, other), other)`, up to the order of
+  floating-point sums, which may depend on the number of rows.
 
   Args:
     function: maps rows `[n, ...]` of `x` and `other` to rows shaped as those
@@ -62,24 +64,16 @@ def run(
     x: rows that it reads.
     other: what a row is that is left out.
     keep: which rows to compute.
-    compaction: how.
-
-  Returns:
-    The same numbers as `where(keep, function(x, other), other)`, up to the
-    order of floating-point sums, which may depend on the number of rows.
-
-  Raises:
-    ValueError: an unknown way.
+    compaction: how; a way that is not of `HOWS` is refused.
   """
+  lookup.one_of("Compaction", compaction.how, HOWS)
   if compaction.how == ROWS:
     return _rows(function, x, other, keep)
-  if compaction.how == BUCKETS:
-    return _buckets(function, x, other, keep, compaction.buckets)
-  raise ValueError(f"Compaction is {compaction.how!r}; it must be one of {HOWS}.")
+  return _buckets(function, x, other, keep, compaction.buckets)
 
 
 def _rows(function: Function, x: jax.Array, other: jax.Array, keep: jax.Array) -> jax.Array:
-  """One conditional a row: what is left out costs nothing."""
+  """One conditional per row: what is left out costs nothing."""
 
   def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     features, rest, wanted = row
@@ -100,19 +94,17 @@ def _buckets(
   def of_size(size: Any) -> Callable[[], jax.Array]:
     """The computation of one bucket: nothing, some rows, or all."""
 
+    def where(wanted: jax.Array, done: jax.Array, rest: jax.Array) -> jax.Array:
+      return jnp.where(wanted.reshape(wanted.shape + (1,) * (done.ndim - 1)), done, rest)
+
     def whole() -> jax.Array:
-      done = function(x, other)
-      wide = keep.reshape(keep.shape + (1,) * (done.ndim - 1))
-      return jnp.where(wide, done, other)
+      return where(keep, function(x, other), other)
 
     def part() -> jax.Array:
       chosen = order[:size]
       rest = jnp.take(other, chosen, axis=0, unique_indices=True)
       done = function(jnp.take(x, chosen, axis=0, unique_indices=True), rest)
-      wanted = keep[chosen]
-      wide = wanted.reshape(wanted.shape + (1,) * (done.ndim - 1))
-      done = jnp.where(wide, done, rest)
-      return other.at[chosen].set(done, unique_indices=True)
+      return other.at[chosen].set(where(keep[chosen], done, rest), unique_indices=True)
 
     if size == 0:
       return lambda: other

@@ -1,4 +1,4 @@
-"""Confusion counts of class predictions, and what follows from them."""
+"""Confusion counts (row = target, column = prediction), and metrics computed from them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ def confusion_counts(
 ) -> Integer[Array, "K K"]:
   """Counts how often each class was taken for each other.
 
-  Args:
-    predicted: class ids.
-    target: class ids; outside 0 .. K-1 they count as not valid.
-    valid: which elements have a label.
-    classes: K.
+  Elements that are not `valid`, or whose ids lie outside 0 .. K-1, do not count.
 
   Returns:
     Int32 `[K, K]`, row = target, column = prediction. Adds over batches; exact
@@ -38,14 +34,7 @@ def confusion_counts(
 
 
 def iou(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
-  """Gives intersection over union of every class.
-
-  Args:
-    counts: row = target, column = prediction.
-
-  Returns:
-    Float64 in 0 to 1; nan for a class that was neither labelled nor predicted.
-  """
+  """Computes every class's intersection over union; nan for one neither labelled nor predicted."""
   counts = np.asarray(counts, np.float64)
   hits = np.diagonal(counts)
   union = counts.sum(0) + counts.sum(1) - hits
@@ -54,44 +43,24 @@ def iou(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
 
 
 def class_accuracy(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
-  """Computes how many pixels of every class are found.
-
-  Args:
-    counts: row = label, column = prediction.
-
-  Returns:
-    Shares in [0, 1]; nan for a class that is never labelled.
-  """
+  """Computes the share of every class's labels that are found; nan for one never labelled."""
   labelled = counts.sum(axis=1).astype(np.float64)
   found = np.diag(counts) / np.maximum(labelled, 1)
   return np.where(labelled > 0, found, np.nan)
 
 
 def shares(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
-  """Gives the fraction of labels that each class has.
-
-  Args:
-    counts: row = target, column = prediction.
-
-  Returns:
-    Float64 in 0 to 1, sum 1; nan when nothing was counted.
-  """
+  """Computes the fraction of labels that each class has; nan when nothing was counted."""
   labels = np.asarray(counts, np.float64).sum(1)
   total = labels.sum()
   return labels / total if total else np.full(labels.shape, np.nan)
 
 
 def miou(counts: Shaped[np.ndarray, "K K"], only_hit: bool = False) -> float:
-  """Averages intersection over union over the classes that occur.
+  """Averages intersection over union over the classes that were labelled or predicted.
 
-  Args:
-    counts: row = target, column = prediction.
-    only_hit: leave out classes without a single correct element, as the
-      authors do.
-
-  Returns:
-    Percent, 0 to 100; nan when no class counts. A class that was labelled
-    or predicted (union above 0) counts, one that was neither does not.
+  In percent; nan when no class counts. With `only_hit` classes without a single
+  correct element are left out.
 
   Differs: the authors' code averages only classes with a correct pixel, which
     forgives a class that is always missed: `only_hit`,
@@ -105,13 +74,7 @@ def miou(counts: Shaped[np.ndarray, "K K"], only_hit: bool = False) -> float:
 
 
 def accuracy(counts: Shaped[np.ndarray, "K K"]) -> float:
-  """Gives the fraction of elements whose class is right.
-
-  Args:
-    counts: row = target, column = prediction.
-
-  Returns:
-    Percent, 0 to 100; nan when nothing was counted.
+  """Computes the percentage of elements whose class is right; nan when nothing was counted.
 
   Differs: the authors' pixel accuracy averages batches, and counts unlabelled
     Cityscapes pixels as errors; see `objectives.kinds.segmentation.sums`.

@@ -12,14 +12,10 @@ import jax
 def macs(function: Callable[..., Any], *args: Any) -> int:
   """Counts the multiply-accumulates of convolutions and matrix products.
 
-  Args:
-    function: pure; traced with `args`, never run.
-    *args: arrays or `jax.ShapeDtypeStruct`.
-
-  Returns:
-    All taps of a convolution count, those in the padding too, as papers count
-    them. Elementwise work counts nothing. The body of a scan counts once an
-    iteration, of a conditional the costliest branch.
+  `function` is pure; it is traced with `args` (arrays or `jax.ShapeDtypeStruct`), never
+  run. All taps of a convolution count, those in the padding too, as papers count them.
+  Elementwise work counts nothing. The body of a scan counts once per iteration, of a
+  conditional the costliest branch.
   """
   return traced(function, *args)[0]
 

@@ -1,7 +1,7 @@
 """Samples of two-way decisions, relaxed or hard, from logistic noise.
 
 A choice between two Gumbel-perturbed logits depends only on the difference of
-the two Gumbel variables, which is a logistic variable. One draw a decision is
+the two Gumbel variables, which is a logistic variable. One draw per decision is
 enough, and the two-way softmax becomes a sigmoid.
 """
 
@@ -63,21 +63,14 @@ def logistic_noise(
 def soft_decisions(
   key: jax.Array, logits: Float[Array, "T L 2"], temperature: float | int | Float[Array, ""]
 ) -> Float[jax.Array, "T L"]:
-  """Samples relaxed execute decisions of the task policies.
+  """Samples relaxed execute decisions of the task policies, for a whole batch.
 
   Args:
     key: of this step and stream. The noise of task t at block l depends on
       (`key`, t, l) alone: more tasks or blocks do not change it.
     logits: column 0 = execute, 1 = skip.
-    temperature: above 0. Towards 0 decisions become hard samples, towards
-      infinity they become 0.5.
-
-  Returns:
-    `[T, L]` in [0, 1], one decision a task and block, for a whole batch. The
-    mean of hard limits is alpha.
-
-  Raises:
-    ValueError: `temperature` is a number and not above 0.
+    temperature: above 0. Towards 0 decisions become hard samples, whose mean is
+      alpha; towards infinity they become 0.5.
 
   Source: DynaShare (CVPRW 2023), Eq. 2.
   Differs: written as a sigmoid of a logistic perturbation, which stays finite
@@ -118,21 +111,16 @@ def hard_gate(
   noise: Float[Array, "*shape"] | None,
   temperature: float | int | Float[Array, ""] = 1.0,
 ) -> Float[jax.Array, "*shape"]:
-  """Decides 0 or 1 forward, with the relaxed decision's gradient backward.
+  """Decides exactly 0 or 1 forward, with the relaxed decision's gradient backward.
+
+  The derivative with respect to `score` is that of
+  `sigmoid((score + noise) / temperature)`; `temperature` gets no gradient.
 
   Args:
     score: relevance: the logit of executing minus the logit of skipping.
     noise: logistic noise of the same shape (a sample), or None (the most
       likely decision, `score > 0`).
     temperature: above 0; it shapes the gradient only.
-
-  Returns:
-    Exactly 0 or 1, dtype of `score`. Its derivative with respect to `score`
-    is that of `sigmoid((score + noise) / temperature)`; `temperature` gets no
-    gradient.
-
-  Raises:
-    ValueError: `temperature` is a number and not above 0.
 
   Source: DynaShare (CVPRW 2023), section 3.2, Eq. 1 forward, Eq. 2 backward.
   Differs: the authors' code sums hard + soft - stop_gradient(soft), which is
@@ -146,20 +134,10 @@ def hard_gate(
 def sample_routes(
   key: jax.Array, alpha: Float[Array, "T L"], count: int
 ) -> Shaped[jax.Array, "N T L"]:
-  """Samples discrete routes of a policy.
+  """Samples discrete routes of a policy: `count` times 0 or 1 for every task and block.
 
-  Args:
-    key: of the sampling. Route n depends on (`key`, n) alone, so asking for
-      more routes keeps the first ones.
-    alpha: probability in [0, 1] that task t executes block l.
-    count: how many routes.
-
-  Returns:
-    Float32 `[N, T, L]`, 0 or 1. An alpha of exactly 0 never executes, of
-    exactly 1 always.
-
-  Raises:
-    ValueError: `count` is below 1.
+  Route n depends on (`key`, n) alone, so asking for more routes keeps the first
+  ones. An alpha of exactly 0 never executes, of exactly 1 always.
 
   Source: DynaShare (CVPRW 2023), section 3.2 and Algorithm 2, line 2.
   """

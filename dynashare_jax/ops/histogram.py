@@ -12,17 +12,10 @@ from dynashare_jax.types import Array
 def histogram(
   values: Float[Array, "*shape"], valid: Bool[Array, "*shape"], low: float, high: float, bins: int
 ) -> Integer[Array, " bins"]:
-  """Counts values in equal bins.
+  """Counts values in equal bins from `low` to `high`.
 
-  Args:
-    values: outside [low, high] they fall into the first or last bin.
-    valid: which values count; a NaN never does.
-    low: left end of the first bin.
-    high: right end of the last bin.
-    bins: how many.
-
-  Returns:
-    Int32 `[bins]`. Adds over batches; exact up to 2^31 - 1 in a bin.
+  Values outside fall into the first or last bin; a NaN never counts. Int32; adds
+  over batches; exact up to 2^31 - 1 in a bin.
   """
   usable = valid & ~jnp.isnan(values)
   place = (jnp.where(usable, values, low) - low) * (bins / (high - low))
@@ -34,15 +27,9 @@ def histogram(
 def quantile(counts: Shaped[np.ndarray, " bins"], low: float, high: float, level: float) -> float:
   """Reads a quantile from a histogram, linearly inside its bin.
 
-  Args:
-    counts: as `histogram` gives them.
-    low: left end of the first bin.
-    high: right end of the last bin.
-    level: in [0, 1]; 0.5 is the median.
-
   Returns:
-    The value below which `level` of the counts lie, at most a bin's width
-    from the exact quantile where values are dense; nan when all are 0.
+    The value below which the fraction `level` of the counts lies, at most a bin's
+    width from the exact quantile where values are dense; nan when all counts are 0.
   """
   counts = np.asarray(counts, np.float64)
   total = counts.sum()

@@ -19,15 +19,7 @@ def total(values: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float
 
 
 def masked(values: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Sums:
-  """Sums the values that have a label.
-
-  Args:
-    values: one loss an element.
-    valid: which of them count.
-
-  Returns:
-    Float32 total and count; (0, 0) when nothing is valid.
-  """
+  """Sums the values that have a label, and counts them, in float32."""
   count = jnp.sum(valid, dtype=jnp.int32).astype(jnp.float32)
   return Sums(total(values, valid), count)
 
@@ -38,16 +30,13 @@ def weighted(
   valid: Bool[Array, "*shape"],
   weights: Sequence[float],
 ) -> Sums:
-  """Sums the values that have a label, each with its class's weight.
+  """Sums the values that have a label, each with its class's weight, and these weights.
 
   Args:
-    values: one loss an element.
+    values: one loss per element.
     labels: class ids in 0 .. K-1.
     valid: which of them count.
     weights: of the K classes; empty weighs all the same.
-
-  Returns:
-    Float32 total, and the total weight (without weights: the count).
   """
   if not weights:
     return masked(values, valid)
@@ -56,17 +45,10 @@ def weighted(
 
 
 def cleared(target: Shaped[Array, "..."], valid: Bool[Array, "..."]) -> Shaped[Array, "..."]:
-  """Replaces targets without a label by zero.
+  """Replaces targets without a label by zero; `target` may have further axes behind.
 
   A NaN or an ignore code that is masked only after the loss would still reach
   the gradient as 0 * NaN.
-
-  Args:
-    target: shape of `valid`, with further axes behind.
-    valid: which targets are labels.
-
-  Returns:
-    The target, 0 where not valid.
   """
   target = jnp.asarray(target)
   axes = tuple(range(valid.ndim, target.ndim))
@@ -77,16 +59,7 @@ def cleared(target: Shaped[Array, "..."], valid: Bool[Array, "..."]) -> Shaped[A
 def in_range(
   labels: Integer[Array, "*shape"], valid: Bool[Array, "*shape"], classes: int
 ) -> Bool[Array, "*shape"]:
-  """Keeps the labels that are class ids.
-
-  Args:
-    labels: class ids, or ignore codes such as 255 or -1.
-    valid: which are labels.
-    classes: K.
-
-  Returns:
-    `valid`, False also where the id is outside 0 .. K-1.
-  """
+  """Returns `valid`, False also where a label is no class id, such as an ignore code."""
   labels = jnp.asarray(labels)
   return jnp.asarray(valid) & (labels >= 0) & (labels < classes)
 
@@ -94,15 +67,7 @@ def in_range(
 def cross_entropy(
   logits: Float[Array, "*shape K"], labels: Integer[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-  """Computes -log softmax(logits)[label].
-
-  Args:
-    logits: any finite numbers.
-    labels: class ids in 0 .. K-1.
-
-  Returns:
-    Float32, at least 0, in nats.
-  """
+  """Computes -log softmax(logits)[label], float32, in nats."""
   logs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
   # A comparison instead of a gather: its gradient needs no scatter.
   ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
@@ -114,15 +79,12 @@ def cross_entropy(
 def binary_cross_entropy(
   logits: Float[Array, "*shape"], targets: Shaped[Array, "*shape"], positive_weight: float = 1.0
 ) -> Float[Array, "*shape"]:
-  """Computes the cross-entropy of a sigmoid, stable for large logits.
+  """Computes the cross-entropy of a sigmoid, stable for large logits, float32, in nats.
 
   Args:
     logits: log-odds of the positive class.
     targets: 0 or 1, or a probability between.
     positive_weight: factor on the term of the positive class.
-
-  Returns:
-    Float32, at least 0, in nats.
 
   Source: authors' code, `BCEWithLogitsLoss(pos_weight=...)`.
   """
@@ -143,26 +105,17 @@ def absolute_error(
 ) -> Float[Array, "*shape"]:
   """Computes |prediction - target| in float32, in the target's unit.
 
-  Args:
-    predictions: any numbers.
-    targets: in the same unit.
-
-  Returns:
-    Float32; the gradient at a perfect prediction is 0.
+  The gradient at a perfect prediction is 0.
   """
   difference = predictions.astype(jnp.float32) - targets.astype(jnp.float32)
   return magnitude(difference)
 
 
 def unit(vectors: Float[Array, "*shape C"]) -> Float[Array, "*shape C"]:
-  """Scales vectors to length 1.
+  """Scales vectors to length 1, in float32.
 
-  Args:
-    vectors: any length.
-
-  Returns:
-    Float32 unit vectors; a vector shorter than 1e-6 is divided by 1e-6, so
-    that values and gradients stay finite and 0 stays 0.
+  A vector shorter than 1e-6 is divided by 1e-6, so that values and gradients stay
+  finite and 0 stays 0.
   """
   vectors = vectors.astype(jnp.float32)
   squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
@@ -172,14 +125,7 @@ def unit(vectors: Float[Array, "*shape C"]) -> Float[Array, "*shape C"]:
 def cosine_loss(
   predictions: Float[Array, "*shape C"], targets: Float[Array, "*shape C"]
 ) -> Float[Array, "*shape"]:
-  """Computes 1 - cos of the angle between two vectors.
-
-  Args:
-    predictions: any length; their length does not matter.
-    targets: directions; their length does not matter.
-
-  Returns:
-    Float32 in [0, 2]; 1 where a vector is 0.
+  """Computes 1 - cos of the angle between two vectors, float32; 1 where one is 0.
 
   Source: DynaShare (CVPRW 2023), section 4.2, "inverse of cosine similarity".
   """
@@ -189,17 +135,10 @@ def cosine_loss(
 def angle(
   first: Float[Array, "*shape C"], second: Float[Array, "*shape C"]
 ) -> Float[Array, "*shape"]:
-  """Measures the angle between two vectors.
+  """Computes the angle between two vectors, in degrees; 90 where one is 0.
 
   The half-angle formula is exact to float32 also for small angles, where an
   arc cosine loses half of its digits. For metrics: not for gradients.
-
-  Args:
-    first: any length.
-    second: any length.
-
-  Returns:
-    Degrees in [0, 180]; 90 where a vector is 0.
   """
   first, second = unit(first), unit(second)
   apart = jnp.sqrt(jnp.sum(jnp.square(first - second), axis=-1))

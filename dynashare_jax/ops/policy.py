@@ -6,6 +6,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Shaped
 
+from dynashare_jax import lookup
 from dynashare_jax.types import Array
 
 INITIAL = ("equal", "all", "random")
@@ -14,11 +15,7 @@ INITIAL = ("equal", "all", "random")
 def alpha(logits: Float[Array, "T L 2"]) -> Float[jax.Array, "T L"]:
   """Turns policy logits into the probability of executing a block.
 
-  Args:
-    logits: column 0 = execute, 1 = skip.
-
-  Returns:
-    `[T, L]` in [0, 1], `softmax(logits)[..., 0]`.
+  Column 0 = execute, 1 = skip: `softmax(logits)[..., 0]`.
 
   Source: DynaShare (CVPRW 2023), section 3.2, below Eq. 1.
   Differs: the paper writes [1 - alpha, alpha]; column 0 is execute here.
@@ -29,48 +26,31 @@ def alpha(logits: Float[Array, "T L 2"]) -> Float[jax.Array, "T L"]:
 def init_logits(
   how: str, tasks: int, blocks: int, key: jax.Array | None = None
 ) -> Float[jax.Array, "T L 2"]:
-  """Makes the policy logits at the start of training.
+  """Makes the policy logits at the start of training, float32 `[T, L, 2]`.
 
   Args:
     how: `equal` (alpha 0.5), `all` (logits 3 and -3, alpha 0.9975) or `random`
       (normal, standard deviation 1e-3).
-    tasks: T.
-    blocks: L.
+    tasks: T, at least 1.
+    blocks: L, at least 1.
     key: needed by `random`.
-
-  Returns:
-    Float32 `[T, L, 2]`.
-
-  Raises:
-    ValueError: unknown `how`, no task or block, or `random` without a key.
   """
   if tasks < 1 or blocks < 1:
     raise ValueError(
       f"a policy needs at least one task and one block, got {tasks} tasks and {blocks} blocks."
     )
+  lookup.one_of("config.policy.init", how, INITIAL)
   if how == "equal":
     return jnp.zeros((tasks, blocks, 2), jnp.float32)
   if how == "all":
-    both = jnp.array([3.0, -3.0], jnp.float32)
-    return jnp.tile(both[None, None], (tasks, blocks, 1))
-  if how == "random":
-    if key is None:
-      raise ValueError("the policy's initialisation `random` needs a key.")
-    return 1e-3 * jax.random.normal(key, (tasks, blocks, 2), jnp.float32)
-  raise ValueError(
-    f"unknown initialisation {how!r} of the policy: use one of {', '.join(INITIAL)}."
-  )
+    return jnp.tile(jnp.array([3.0, -3.0], jnp.float32), (tasks, blocks, 1))
+  if key is None:
+    raise ValueError("the policy's initialisation `random` needs a key.")
+  return 1e-3 * jax.random.normal(key, (tasks, blocks, 2), jnp.float32)
 
 
 def open_mask(blocks: int, opened: int) -> Bool[jax.Array, " L"]:
-  """Says which blocks the curriculum has opened: the deepest first.
-
-  Args:
-    blocks: L.
-    opened: how many; below 0 counts as 0 and above L as L.
-
-  Returns:
-    Bool `[L]`, True for the last `opened` blocks.
+  """Returns which blocks the curriculum has opened: the last `opened` ones.
 
   Source: AdaShare (Sun et al. 2020), section 3.2, curriculum learning.
   """
@@ -78,20 +58,14 @@ def open_mask(blocks: int, opened: int) -> Bool[jax.Array, " L"]:
 
 
 def opened(cycle: int, speed: int, blocks: int) -> int:
-  """Counts the blocks that the curriculum has opened.
+  """Counts the blocks that the curriculum has opened, at most all.
 
   Args:
-    cycle: how many stretches of weights and policy went before, from 0.
+    cycle: number of stretches of weights and policy that went before.
     speed: cycles until one more block opens, at least 1.
     blocks: L.
 
-  Returns:
-    `min(cycle // speed + 1, blocks)`.
-
-  Raises:
-    ValueError: `speed` below 1 or `cycle` below 0.
-
-  Source: authors' code. Differs: AdaShare's paper opens a block an epoch;
+  Source: authors' code. Differs: AdaShare's paper opens one block per epoch;
     that is `speed` 1.
   """
   if speed < 1:
@@ -104,19 +78,13 @@ def opened(cycle: int, speed: int, blocks: int) -> int:
 def temperature(
   cycle: int, initial: float = 5.0, decay: float = 0.965, floor: float = 1e-3
 ) -> float:
-  """Gives the Gumbel softmax temperature of a cycle.
+  """Computes the Gumbel softmax temperature of a cycle.
 
   Args:
-    cycle: how many stretches of weights and policy went before, from 0.
+    cycle: number of stretches of weights and policy that went before.
     initial: temperature of cycle 0, above 0.
-    decay: factor a cycle, in (0, 1].
+    decay: factor per cycle, in (0, 1].
     floor: smallest temperature, above 0.
-
-  Returns:
-    `max(initial * decay ** cycle, floor)`.
-
-  Raises:
-    ValueError: an argument outside its range.
 
   Source: DynaShare (CVPRW 2023), section 4.2: 5, decaying at 0.965.
   Differs: the paper decays when the baseline's performance is met; as the
@@ -135,20 +103,14 @@ def temperature(
 def random_routes(
   key: jax.Array, route: Shaped[Array, "T L"], count: int, per_task: bool
 ) -> Float[jax.Array, "N T L"]:
-  """Shuffles a route: as many skipped blocks, at random places.
+  """Shuffles a route: as many skipped blocks, at random places, `count` times.
 
   Args:
     key: of the shuffling. Result n depends on (`key`, n) alone.
     route: 0 or 1; for instance the one that a policy was re-trained with.
-    count: how many random routes.
+    count: number of random routes.
     per_task: keep every task's number of skipped blocks; otherwise only the
       number in total.
-
-  Returns:
-    Float32 `[N, T, L]`, 0 or 1.
-
-  Raises:
-    ValueError: `count` is below 1.
 
   Source: AdaShare (Sun et al. 2020), ablation, the two random policies.
   """

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from jaxtyping import Bool, Shaped
 import numpy as np
 
+from dynashare_jax import lookup
+
 NAN = float("nan")
 
 
@@ -17,7 +19,7 @@ def _split(
   scores = np.asarray(scores, np.float64).reshape(-1)
   positive = np.asarray(targets).reshape(-1) > 0.5
   if scores.size != positive.size:
-    raise ValueError(f"{scores.size} scores for {positive.size} targets: give one score a target.")
+    raise ValueError(f"{scores.size} scores for {positive.size} targets: they must be as many.")
   return scores, positive
 
 
@@ -30,7 +32,7 @@ def _groups(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _degenerate(scores: np.ndarray, positive: np.ndarray) -> bool:
-  """Says whether no ranking metric is defined."""
+  """Returns whether no ranking metric is defined."""
   one_class = positive.all() or not positive.any()
   return bool(one_class or np.isnan(scores).any())
 
@@ -39,17 +41,7 @@ def roc_auc(scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."
   """Computes the area under the ROC curve over all examples at once.
 
   It is the probability that a positive example scores above a negative one,
-  ties counting a half.
-
-  Args:
-    scores: higher means more likely positive; only their order matters.
-    targets: 0 or 1.
-
-  Returns:
-    In [0, 1]; nan when one class is missing or a score is NaN.
-
-  Raises:
-    ValueError: other numbers of scores than of targets.
+  ties counting a half; nan when one class is missing or a score is NaN.
 
   Differs: the authors' code averages the AUC of batches.
   """
@@ -68,16 +60,8 @@ def average_precision(
 ) -> float:
   """Computes the area under the precision-recall steps.
 
-  Args:
-    scores: higher means more likely positive. Examples of equal score enter
-      together.
-    targets: 0 or 1.
-
-  Returns:
-    In (0, 1]; nan when one class is missing or a score is NaN.
-
-  Raises:
-    ValueError: other numbers of scores than of targets.
+  Examples of equal score enter together. nan when one class is missing or a score
+  is NaN.
   """
   scores, positive = _split(scores, targets)
   if _degenerate(scores, positive):
@@ -91,13 +75,8 @@ def average_precision(
 def auc_one_vs_one(scores: Shaped[np.ndarray, "N K"], targets: Shaped[np.ndarray, " N"]) -> float:
   """Averages the AUC over all pairs of classes (Hand and Till 2001).
 
-  Args:
-    scores: column k ranks how likely class k is.
-    targets: class ids in 0 .. K-1.
-
-  Returns:
-    In [0, 1], the unweighted mean over the pairs whose two classes both occur;
-    nan when fewer than two classes do.
+  Column k of the scores ranks how likely class k is. Pairs of which one class does
+  not occur are left out; nan when fewer than two classes do.
   """
   scores = np.asarray(scores, np.float64)
   targets = np.asarray(targets).reshape(-1)
@@ -118,22 +97,11 @@ def over_labels(
   targets: Shaped[np.ndarray, "N K"],
   valid: Bool[np.ndarray, "N K"],
 ) -> float:
-  """Averages a ranking metric over labels (macro average).
+  """Averages a ranking metric over labels (macro average), one per column.
 
-  Args:
-    metric: `roc_auc` or `average_precision`.
-    scores: one column a label.
-    targets: 0 or 1.
-    valid: which targets are labels.
-
-  Returns:
-    The mean over the labels where the metric is defined; nan when it is
-    nowhere.
+  Labels where the metric is not defined are left out; nan when it is nowhere.
   """
-  values = []
-  for label in range(scores.shape[1]):
-    rows = valid[:, label]
-    values.append(metric(scores[rows, label], targets[rows, label]))
+  values = [metric(scores[v, k], targets[v, k]) for k, v in enumerate(valid.T)]
   defined = [value for value in values if not np.isnan(value)]
   return float(np.mean(defined)) if defined else NAN
 
@@ -149,19 +117,13 @@ def kappa(counts: Shaped[np.ndarray, "K K"], weights: str | None = None) -> floa
   Returns:
     At most 1; 0 is chance. nan when nothing was counted, or when targets and
     predictions are all of the same single class.
-
-  Raises:
-    ValueError: unknown `weights`.
   """
   counts = np.asarray(counts, np.float64)
   ids = np.arange(counts.shape[0])
   distance = np.abs(ids[:, None] - ids[None, :]).astype(np.float64)
-  if weights is None:
-    cost = (distance > 0).astype(np.float64)
-  elif weights == "linear":
-    cost = distance
-  else:
-    raise ValueError(f"unknown kappa weights {weights!r}: use None or 'linear'.")
+  if weights is not None:
+    lookup.one_of("the kind of kappa", weights, ("linear",))
+  cost = distance if weights else (distance > 0).astype(np.float64)
   total = counts.sum()
   if total == 0:
     return NAN

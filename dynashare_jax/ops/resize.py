@@ -13,18 +13,11 @@ from dynashare_jax.types import Array
 def reduce_nearest(
   labels: Shaped[Array, "B H W *channels"], size: tuple[int, int]
 ) -> Shaped[Array, "B h w *channels"]:
-  """Picks the labels that belong to a coarser grid.
+  """Picks the labels that belong to a coarser grid of size (h, w).
 
   Row i of h takes row floor(i * (H / h)), the rule of PyTorch's nearest
   interpolation to its rounding in float32; columns alike. Labels are never
   mixed.
-
-  Args:
-    labels: class ids, values or a bool mask.
-    size: (h, w).
-
-  Returns:
-    Labels of that size, same dtype.
 
   Source: authors' code, which takes its losses at the size of the logits.
   """
@@ -36,24 +29,16 @@ def reduce_nearest(
 
 
 def _nearest(length: int, wanted: int) -> np.ndarray:
-  """Which of `length` places each of `wanted` places takes, as PyTorch does.
-
-  The product is rounded in float32: 11 of 22 takes 12 of 26, not 13.
-  """
+  """Which of `length` places each of `wanted` takes, in float32: 11 of 22 takes 12 of 26."""
   scale = np.float32(length) / np.float32(wanted)
   places = np.floor(np.arange(wanted, dtype=np.float32) * scale)
   return np.minimum(places, length - 1).astype(np.int32)
 
 
 def enlarge(logits: Float[Array, "B h w O"], size: tuple[int, int]) -> Float[Array, "B H W O"]:
-  """Resizes dense logits bilinearly, pixel centres at half integers.
+  """Resizes dense logits or pictures bilinearly, pixel centres at half integers.
 
-  Args:
-    logits: of any size, or pictures.
-    size: (H, W) of the labels; may be smaller, then without antialiasing.
-
-  Returns:
-    Logits of that size, same dtype.
+  The size (H, W) may be smaller, then without antialiasing.
 
   Differs: the authors' code repeats the nearest logits for its metrics, see
     `enlarge_nearest`.
@@ -68,13 +53,6 @@ def enlarge_nearest(
   logits: Float[Array, "B h w O"], size: tuple[int, int]
 ) -> Float[Array, "B H W O"]:
   """Repeats dense logits, by the rule of `reduce_nearest`.
-
-  Args:
-    logits: of any size.
-    size: (H, W) of the labels.
-
-  Returns:
-    Logits of that size, same dtype.
 
   Source: authors' code, which enlarges so for its metrics.
   """

@@ -24,7 +24,7 @@ class Step(NamedTuple):
   Attributes:
     groups: tasks of every group; the groups that compute the block come first.
     parents: for every group, its group before the block.
-    running: how many groups compute the block.
+    running: number of groups that compute the block.
     kinds: for every running group RUN, GATE or OWN.
   """
 
@@ -35,16 +35,10 @@ class Step(NamedTuple):
 
 
 def steps(kinds: Kinds) -> tuple[Step, ...]:
-  """Splits the tasks into groups, block after block.
+  """Splits the tasks into groups, block after block; returns one step per block.
 
   Args:
-    kinds: `[L][T]` of SKIP, RUN, GATE, OWN.
-
-  Returns:
-    A step a block.
-
-  Raises:
-    ValueError: no block, no task, rows of differing length, or an unknown kind.
+    kinds: `[L][T]` of SKIP, RUN, GATE, OWN, with at least one block and task.
   """
   if not kinds or not kinds[0]:
     raise ValueError("A routing needs at least one block and one task.")
@@ -81,26 +75,23 @@ def steps(kinds: Kinds) -> tuple[Step, ...]:
 
 
 def all_run(blocks: int, tasks: int) -> Kinds:
-  """Every task executes every block: hard sharing."""
+  """Returns the routing of hard sharing: every task executes every block."""
   return tuple((RUN,) * tasks for _ in range(blocks))
 
 
 def own(blocks: int, tasks: int, shared: int = 0) -> Kinds:
-  """A decision a task from block `shared` on; before it all run together."""
+  """Returns one decision per task from block `shared` on; before it all run together."""
   return tuple(((RUN if block < shared else OWN),) * tasks for block in range(blocks))
 
 
 def fixed(route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool) -> Kinds:
-  """The routing of a fixed route `[T][L]`.
+  """Returns the routing of a fixed route `[T][L]`.
 
   Args:
     route: 1 where a task executes a block.
     gated: for every block, whether an instance gate refines the route.
     train: in training every task draws its own gate noise, so a gated block
       separates the tasks; at test equal features give equal gates.
-
-  Raises:
-    ValueError: a row of the route has another number of blocks.
   """
   lengths = {len(row) for row in route}
   if lengths != {len(gated)}:
@@ -115,6 +106,6 @@ def fixed(route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool) ->
 
 
 def mean_groups(kinds: Kinds) -> float:
-  """Block computations a forward pass makes, divided by tasks times blocks."""
+  """Computes the block computations of a forward pass, divided by tasks times blocks."""
   plan = steps(kinds)
   return sum(step.running for step in plan) / (len(kinds) * len(kinds[0]))

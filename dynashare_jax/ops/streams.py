@@ -8,15 +8,12 @@ import jax
 
 
 def stream_key(seed: int | jax.Array, stream: str, step: int | jax.Array = 0) -> jax.Array:
-  """The key of one use of randomness.
+  """Returns the key of one use of randomness, the same on every device.
 
   Args:
     seed: of the run; may be traced.
     stream: what the randomness is for, such as `policy` or `dropout`.
     step: the training step; may be traced.
-
-  Returns:
-    A typed key, the same for the same three arguments, on every device.
   """
   key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
   return jax.random.fold_in(key, step)
