@@ -25,30 +25,13 @@ CONTAINERS = ("mtl-net", "state_dict", "model_state_dict", "model", "net", "netw
 WRAPPERS = ("module.", "_orig_mod.")
 
 _BF16 = "bfloat16"
-_TORCH = {
-  "FloatStorage": "<f4",
-  "DoubleStorage": "<f8",
-  "HalfStorage": "<f2",
-  "BFloat16Storage": _BF16,
-  "LongStorage": "<i8",
-  "IntStorage": "<i4",
-  "ShortStorage": "<i2",
-  "CharStorage": "i1",
-  "ByteStorage": "u1",
-  "BoolStorage": "?",
-}
-_SAFETENSORS = {
-  "F32": "<f4",
-  "F64": "<f8",
-  "F16": "<f2",
-  "BF16": _BF16,
-  "I64": "<i8",
-  "I32": "<i4",
-  "I16": "<i2",
-  "I8": "i1",
-  "U8": "u1",
-  "BOOL": "?",
-}
+# Types of numbers, and their names in PyTorch's and in safetensors files, in the same order.
+_KINDS = ("<f4", "<f8", "<f2", _BF16, "<i8", "<i4", "<i2", "i1", "u1", "?")
+_NAMES = ["Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
+_TORCH = dict(zip((f"{name}Storage" for name in _NAMES), _KINDS, strict=True))
+_SAFETENSORS = dict(
+  zip(["F32", "F64", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"], _KINDS, strict=True)
+)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -96,15 +79,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   try:
     with path.open("rb") as file:
       found = _read(file)
-  except _Refused as error:
-    raise ValueError(f"Cannot read the weights in {path}: {error}") from None
-  except OSError as error:
-    raise ValueError(f"Cannot read the weights in {path}: {error}.") from error
   except Exception as error:  # Damaged bytes can make anything fail.
-    raise ValueError(
-      f"Cannot read the weights in {path}: the file is truncated or damaged"
-      f" ({type(error).__name__}: {error})."
-    ) from error
+    known = isinstance(error, (_Refused, OSError))
+    damage = f"the file is truncated or damaged ({type(error).__name__}: {error})."
+    why = error if known else damage
+    raise ValueError(f"Cannot read the weights in {path}: {why}") from error
   return _unwrapped(found)
 
 

@@ -12,29 +12,19 @@ from dynashare_jax import lookup
 NAN = float("nan")
 
 
-def _split(
+def _hits(
   scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Flattens, and refuses NaN scores, which have no rank."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Positives and examples of each distinct score, ascending; None if no metric is defined."""
   scores = np.asarray(scores, np.float64).reshape(-1)
   positive = np.asarray(targets).reshape(-1) > 0.5
   if scores.size != positive.size:
     raise ValueError(f"{scores.size} scores for {positive.size} targets: they must be as many.")
-  return scores, positive
-
-
-def _groups(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Counts positives and all examples of each distinct score, ascending."""
+  if positive.all() or not positive.any() or np.isnan(scores).any():
+    return None
   _, place = np.unique(scores, return_inverse=True)
-  size = np.bincount(place)
   hits = np.bincount(place, weights=positive.astype(np.float64))
-  return hits, size.astype(np.float64)
-
-
-def _degenerate(scores: np.ndarray, positive: np.ndarray) -> bool:
-  """Returns whether no ranking metric is defined."""
-  one_class = positive.all() or not positive.any()
-  return bool(one_class or np.isnan(scores).any())
+  return hits, np.bincount(place).astype(np.float64)
 
 
 def roc_auc(scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]) -> float:
@@ -45,10 +35,10 @@ def roc_auc(scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."
 
   Differs: the authors' code averages the AUC of batches.
   """
-  scores, positive = _split(scores, targets)
-  if _degenerate(scores, positive):
+  found = _hits(scores, targets)
+  if found is None:
     return NAN
-  hits, size = _groups(scores, positive)
+  hits, size = found
   misses = size - hits
   below = np.cumsum(misses) - misses
   wins = np.sum(hits * (below + 0.5 * misses))
@@ -63,11 +53,10 @@ def average_precision(
   Examples of equal score enter together. nan when one class is missing or a score
   is NaN.
   """
-  scores, positive = _split(scores, targets)
-  if _degenerate(scores, positive):
+  found = _hits(scores, targets)
+  if found is None:
     return NAN
-  hits, size = _groups(scores, positive)
-  hits, size = hits[::-1], size[::-1]
+  hits, size = found[0][::-1], found[1][::-1]
   precision = np.cumsum(hits) / np.cumsum(size)
   return float(np.sum(precision * hits) / hits.sum())
 

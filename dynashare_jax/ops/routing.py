@@ -50,27 +50,16 @@ def steps(kinds: Kinds) -> tuple[Step, ...]:
   groups: tuple[tuple[int, ...], ...] = (tuple(range(len(kinds[0]))),)
   result = []
   for row in kinds:
-    run: list[tuple[tuple[int, ...], int, int]] = []
-    skip: list[tuple[tuple[int, ...], int, int]] = []
+    found: list[tuple[tuple[int, ...], int, int]] = []
     for parent, tasks in enumerate(groups):
       for kind in (RUN, GATE, OWN, SKIP):
         same = tuple(t for t in tasks if row[t] == kind)
-        if not same:
-          continue
-        if kind == OWN:
-          run.extend(((t,), parent, kind) for t in same)
-        else:
-          (skip if kind == SKIP else run).append((same, parent, kind))
-    merged = run + skip
-    groups = tuple(entry[0] for entry in merged)
-    result.append(
-      Step(
-        groups=groups,
-        parents=tuple(entry[1] for entry in merged),
-        running=len(run),
-        kinds=tuple(entry[2] for entry in run),
-      )
-    )
+        parted = [(t,) for t in same] if kind == OWN else [same] if same else []
+        found += [(group, parent, kind) for group in parted]
+    found.sort(key=lambda entry: entry[2] == SKIP)
+    groups, parents, now = zip(*found, strict=True)
+    running = len(found) - now.count(SKIP)
+    result.append(Step(groups, parents, running, now[:running]))
   return tuple(result)
 
 
