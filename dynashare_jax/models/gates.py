@@ -45,7 +45,7 @@ class Gate(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
+    x: Any,
     updates: jax.Array,
     use_running: bool,
     target: jax.Array | None = None,
@@ -56,7 +56,7 @@ class Gate(nn.Module):
     With a mask it is `[G, B, time]`.
 
     Args:
-      x: the block's input `[G, B, ..., C]`.
+      x: the block's input `[G, B, ..., C]`, or a tree of such: their channels are joined.
       updates: see `GroupedBatchNorm`.
       use_running: see `GroupedBatchNorm`.
       target: the execution rate wanted, in (0, 1], read if `told`; None is 1.
@@ -64,11 +64,7 @@ class Gate(nn.Module):
         whole.
     """
     lookup.one_of("config.gates.init", self.start, INITS)
-    pooled = x
-    if mask is not None:
-      pooled = series.running_mean(x).astype(self.dtype)
-    elif x.ndim > 3:
-      pooled = x.mean(tuple(range(2, x.ndim - 1)))
+    pooled = jnp.concatenate([self._pooled(array, mask) for array in jax.tree.leaves(x)], -1)
     h = nn.Dense(self.hidden, dtype=self.dtype, name="reduce")(pooled)
     h = norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(h, updates, use_running, mask)
     if self.told:
@@ -85,6 +81,12 @@ class Gate(nn.Module):
       bias_init=_open_bias if self.start == "open" else nn.initializers.zeros,
     )(nn.relu(h).astype(jnp.float32))
     return out[..., 1] - out[..., 0]
+
+  def _pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """`[G, B, C]`, or `[G, B, time, C]` with a mask."""
+    if mask is not None:
+      return series.running_mean(x).astype(self.dtype)
+    return x.mean(tuple(range(2, x.ndim - 1))) if x.ndim > 3 else x
 
 
 def _open_bias(key: jax.Array, shape: Any, dtype: norm.Dtype = jnp.float32) -> jax.Array:

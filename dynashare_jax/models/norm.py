@@ -52,12 +52,9 @@ class ExampleNorm(nn.Module):
     groups, first = math.gcd(self.channel_groups, x.shape[-1]), 2
     if mask is not None:
       groups, first = 1, x.ndim - 1
+    axes = tuple(range(first, x.ndim))
     norm = nn.GroupNorm(
-      num_groups=groups,
-      epsilon=self.epsilon,
-      dtype=self.dtype,
-      name="groups",
-      reduction_axes=tuple(range(first, x.ndim)),
+      groups, epsilon=self.epsilon, dtype=self.dtype, reduction_axes=axes, name="groups"
     )
     return norm(x)
 
@@ -144,12 +141,9 @@ def _statistics(
     mean = x.mean(axes)
     count: jax.Array | int = x.size // (x.shape[0] * x.shape[-1])
     # Examples alone differ little, beside their mean: a gate's input.
-    var = (
-      jnp.square(x - mean[:, None]).mean(axes)
-      if len(axes) == 1
-      else jnp.maximum((x * x).mean(axes) - mean * mean, 0.0)
-    )
-    return mean, var, count
+    if len(axes) == 1:
+      return mean, jnp.square(x - mean[:, None]).mean(axes), count
+    return mean, jnp.maximum((x * x).mean(axes) - mean * mean, 0.0), count
   counts = mask[None, ..., None]
   count = jnp.maximum(mask.sum(), 1)
   mean = jnp.where(counts, x, 0).sum(axes) / count

@@ -161,16 +161,16 @@ def _family(
 
 
 def _group(path: str) -> str:
-  """Backbone, heads or gates, from a leaf's path."""
-  if path.startswith("heads_"):
+  """Backbone, heads, gates or another part of a trunk, from a leaf's path."""
+  if not path.startswith("trunk/"):
     return "heads"
-  return "gates" if path.startswith("trunk/gate_") else "backbone"
+  name = re.sub(r"_\d+$", "", path.split("/")[1])
+  return {"gate": "gates", "columns": "backbone"}.get(name, name)
 
 
 _HINTS = {
   "heads": " Their heads are config.model.head='aspp', for dense tasks.",
   "gates": " Their gates do not read a rate: config.gates.target_rate='fixed'.",
-  "backbone": "",
 }
 
 
@@ -193,7 +193,7 @@ def _leaves(file: _File, trees: dict[str, dict[str, Any]]) -> tuple[list[_Leaf],
       if source is None:
         raise ValueError(
           f"{table.name} files have nothing for {name} {list(leaf.shape)}, which"
-          f" the weights in {file.path} should fill.{_HINTS[group]}"
+          f" the weights in {file.path} should fill.{_HINTS.get(group, '')}"
         )
       leaves.append(_Leaf(collection, name, tuple(leaf.shape), source))
   return leaves, sorted(kept)

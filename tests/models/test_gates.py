@@ -129,3 +129,12 @@ def test_a_told_gate_follows_the_target_rate():
   np.testing.assert_allclose(  # untold, it is asked for everything
     score(weights, None), score(weights, jnp.float32(1.0)), 1e-6, 1e-7
   )
+
+
+def test_a_tree_of_maps_is_pooled_and_joined():
+  maps = [jnp.asarray(RNG.normal(size=(1, 3, *size, 4)), jnp.float32) for size in ((4, 6), (2, 3))]
+  joined = jnp.concatenate([x.mean((2, 3)) for x in maps], -1)
+  gate, variables = _gate(joined, "spread")
+  tree = {"fine": maps[0], "late": maps[1]}
+  found, _ = gate.apply(variables, tree, jnp.ones((1,)), False, mutable=["batch_stats"])
+  np.testing.assert_allclose(found, _score(gate, variables, joined), rtol=1e-5)
