@@ -148,31 +148,25 @@ _AUTHORS_COLOURS = (
   (1 / 255, 1 / 255, 1 / 255),
 )
 
-FAMILIES = {
-  family.name: family
-  for family in (
-    Family(
-      "torchvision", _IMAGENET, "", _IMAGENET_REST, False, *_IMAGENET_COLOURS, middle_stride=True
+_TORCHVISION = Family(
+  "torchvision", _IMAGENET, "", _IMAGENET_REST, False, *_IMAGENET_COLOURS, middle_stride=True
+)
+_ADASHARE = Family("adashare", _AUTHORS, "task{t1}_logits", (_COUNTS,), True, *_AUTHORS_COLOURS)
+_DYNASHARE = dataclasses.replace(
+  _ADASHARE,
+  name="dynashare",
+  names=_AUTHORS | _GATES,
+  ignored=(
+    _COUNTS,
+    (
+      r"backbone\.blocks\.\d+\.\d+\.shortcut\..*",
+      "shortcuts of blocks, which the authors' code never runs",
     ),
-    Family("timm", _IMAGENET, "", _IMAGENET_REST, False, *_IMAGENET_COLOURS, middle_stride=True),
-    Family("adashare", _AUTHORS, "task{t1}_logits", (_COUNTS,), True, *_AUTHORS_COLOURS),
-    Family(
-      "dynashare",
-      _AUTHORS | _GATES,
-      "task{t1}_logits",
-      (
-        _COUNTS,
-        (
-          r"backbone\.blocks\.\d+\.\d+\.shortcut\..*",
-          "shortcuts of blocks, which the authors' code never runs",
-        ),
-        (r"backbone\.blocks\.\d+\.\d+\.(fc1|fc1bn|fc2)\..*", "gates of blocks that have none here"),
-      ),
-      True,
-      *_AUTHORS_COLOURS,
-    ),
-  )
-}
+    (r"backbone\.blocks\.\d+\.\d+\.(fc1|fc1bn|fc2)\..*", "gates of blocks that have none here"),
+  ),
+)
+_TIMM = dataclasses.replace(_TORCHVISION, name="timm")
+FAMILIES = {f.name: f for f in (_TORCHVISION, _TIMM, _ADASHARE, _DYNASHARE)}
 
 
 def find(name: str) -> Family:

@@ -53,10 +53,7 @@ def logistic_noise(
   Source: DynaShare (CVPRW 2023), Eq. 1.
   Differs: one logistic draw replaces two Gumbel draws; same distribution.
   """
-
-  def draw(example: Array) -> jax.Array:
-    return _logistic(jax.random.fold_in(key, example), shape)
-
+  draw = lambda example: _logistic(jax.random.fold_in(key, example), shape)
   return jax.vmap(draw)(jnp.asarray(examples))
 
 
@@ -78,10 +75,7 @@ def soft_decisions(
   """
   _check_temperature(temperature)
   tasks, blocks = logits.shape[:2]
-
-  def draw(task: Array, block: Array) -> jax.Array:
-    return _logistic(jax.random.fold_in(jax.random.fold_in(key, task), block), ())
-
+  draw = lambda task, block: _logistic(jax.random.fold_in(jax.random.fold_in(key, task), block), ())
   by_block = jax.vmap(draw, in_axes=(None, 0))
   noise = jax.vmap(by_block, in_axes=(0, None))(jnp.arange(tasks), jnp.arange(blocks))
   score = logits[..., 0] - logits[..., 1] + noise

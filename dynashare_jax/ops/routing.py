@@ -92,9 +92,3 @@ def fixed(route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool) ->
     tuple((gate if gated[l] else RUN) if row[l] else SKIP for row in route)
     for l in range(len(gated))
   )
-
-
-def mean_groups(kinds: Kinds) -> float:
-  """Computes the block computations of a forward pass, divided by tasks times blocks."""
-  plan = steps(kinds)
-  return sum(step.running for step in plan) / (len(kinds) * len(kinds[0]))

@@ -52,13 +52,6 @@ def test_fixed_routes_split_at_gates_in_training_only():
   assert routing.fixed(route, gated, train=False) == ((RUN, RUN), (GATE, GATE), (SKIP, GATE))
 
 
-def test_mean_groups():
-  assert routing.mean_groups(routing.all_run(5, 4)) == 1 / 4
-  assert routing.mean_groups(routing.own(5, 4)) == 1
-  assert routing.mean_groups(routing.own(4, 2, shared=3)) == 5 / 8
-  assert routing.mean_groups(((SKIP, RUN), (SKIP, SKIP))) == 1 / 4
-
-
 kinds = st.integers(1, 5).flatmap(
   lambda tasks: st.lists(
     st.lists(st.sampled_from([SKIP, RUN, GATE, OWN]), min_size=tasks, max_size=tasks),
