@@ -6,6 +6,7 @@ columns of codes. Nothing here knows of tasks, splits or encodings.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import gzip
@@ -194,33 +195,21 @@ def _check_rows(table: Table, wanted: int) -> None:
 
 def _read_csv(path: pathlib.Path) -> Table:
   """Reads one comma-separated file, plain or compressed."""
-  vocabularies: list[dict[str, int]] = [{} for _ in COLUMNS]
-  codes: list[list[Int[np.ndarray, " n"]]] = [[] for _ in COLUMNS]
-  lines = []
+  # Text -> code, in the order of the first occurrences.
+  vocabularies: list[dict[str, int]] = [
+    collections.defaultdict(itertools.count().__next__) for _ in COLUMNS
+  ]
+  codes = [[np.zeros(0, np.int32)] for _ in COLUMNS]
+  lines = [np.zeros(0, np.int32)]
   for numbers, rows in _chunks(path):
     lines.append(np.asarray(numbers, np.int32))
     for column, vocabulary, parts in zip(zip(*rows, strict=True), vocabularies, codes, strict=True):
-      parts.append(_codes(column, vocabulary))
+      parts.append(np.fromiter(map(vocabulary.__getitem__, column), np.int32, len(column)))
   columns = {
-    name: Column(
-      np.concatenate(parts) if parts else np.zeros(0, np.int32),
-      tuple(value.strip() for value in vocabulary),
-    )
+    name: Column(np.concatenate(parts), tuple(value.strip() for value in vocabulary))
     for name, vocabulary, parts in zip(COLUMNS, vocabularies, codes, strict=True)
   }
-  where = np.concatenate(lines) if lines else np.zeros(0, np.int32)
-  return Table(path.name, columns, where)
-
-
-def _codes(column: Sequence[str], vocabulary: dict[str, int]) -> Int[np.ndarray, " n"]:
-  """Turns texts into codes; new ones are added to the vocabulary."""
-  try:  # most columns bring nothing new after the first lines
-    found = map(vocabulary.__getitem__, column)
-    return np.fromiter(found, np.int32, len(column))
-  except KeyError:
-    for value in column:
-      vocabulary.setdefault(value, len(vocabulary))
-    return _codes(column, vocabulary)
+  return Table(path.name, columns, np.concatenate(lines))
 
 
 def _chunks(path: pathlib.Path) -> Iterator[tuple[list[int], list[list[str]]]]:

@@ -83,10 +83,7 @@ class Cityscapes(dense.DataSet):
 
   def find(self, wanted: dense.Wanted, data_dir: str | None) -> store.Original:
     """Finds the files."""
-    config = wanted.config
-    return cityscapes_layouts.find(
-      data_dir, config.layout, wanted.fields, config.classes, wanted.size
-    )
+    return cityscapes_layouts.find(wanted, data_dir)
 
   def found(self, wanted: dense.Wanted, original: store.Original) -> dense.Found:
     """Decodes the files, or a converted copy of them."""

@@ -13,6 +13,7 @@ import pathlib
 
 import numpy as np
 
+from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
 from dynashare_jax.data.pictures import store
@@ -66,32 +67,20 @@ _SPLITS = (("train", "train"), ("test", "val"))
 _Paths = dict[str, dict[str, dict[str, str]]]  # split -> example -> field
 
 
-def find(
-  data_dir: str | None,
-  layout: str,
-  fields: tuple[str, ...],
-  classes: int,
-  size: tuple[int, int] | None,
-) -> store.Original:
-  """Finds the data set.
-
-  Args:
-    data_dir: the folder.
-    layout: `auto` or a key of `HELP`.
-    fields: wanted: `image`, any of `TASKS`, and `camera`.
-    classes: 19 or 7.
-    size: height and width to bring everything to; None leaves it.
+def find(wanted: dense.Wanted, data_dir: str | None) -> store.Original:
+  """Finds the files of the fields that are wanted.
 
   Returns:
-    What was found: `train` and `test` examples, and every file that a field needs.
-    Facts: labels, one of `cityscapes_labels.STORED`; coded, whether depth and parts
-    are the official release's numbers (uint16 disparity, and ids of instance and
-    part), else values and classes.
+    What was found: `train` and `test` examples, and every file that is needed. Facts:
+    labels, one of `labels.STORED`; coded, whether depth and parts are the official
+    release's numbers (uint16 disparity, and ids of instance and part), else values
+    and classes.
 
   Raises:
     ValueError: nothing that fits, too much that fits, or files are missing.
   """
-  name, folder = dense_layouts.detect(TITLE, data_dir, layout, _MARKS, HELP)
+  fields, size, classes = wanted.fields, wanted.size, wanted.config.classes
+  name, folder = dense_layouts.detect(TITLE, data_dir, wanted.config.layout, _MARKS, HELP)
   if "camera" in fields and name != "official":
     raise ValueError(
       f"config.data.depth is 'metres', but the layout {name} has no cameras:"

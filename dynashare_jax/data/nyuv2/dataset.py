@@ -75,8 +75,7 @@ class NyuV2(dense.DataSet):
 
   def find(self, wanted: dense.Wanted, data_dir: str | None) -> store.Original:
     """Finds the files, and the axes of their normals."""
-    layout, axes = wanted.config.layout, wanted.config.normal_axes
-    original = nyuv2_layouts.find(data_dir, layout, wanted.fields, wanted.size)
+    original, axes = nyuv2_layouts.find(wanted, data_dir), wanted.config.normal_axes
     if "normals" not in wanted.tasks or _is_raw(wanted.compat):
       return original
     if axes == "auto":

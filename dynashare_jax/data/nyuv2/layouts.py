@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from dynashare_jax.data.nyuv2 import classes as nyuv2_classes
 from dynashare_jax.data.nyuv2 import files as nyuv2_files
+from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import layouts as dense_layouts
 from dynashare_jax.data.pictures import store
 
@@ -47,27 +48,20 @@ HELP = {
 SIZES = {"official": (480, 640), "adashare": (480, 640), "mtan": (288, 384), "nyud_mt": (425, 560)}
 
 
-def find(
-  data_dir: str | None, layout: str, fields: tuple[str, ...], size: tuple[int, int] | None
-) -> store.Original:
-  """Finds the data set.
-
-  Args:
-    data_dir: the folder.
-    layout: `auto` or a key of `HELP`.
-    fields: wanted: `image`, and any of `TASKS`.
-    size: height and width to bring everything to; None leaves it.
+def find(wanted: dense.Wanted, data_dir: str | None) -> store.Original:
+  """Finds the files of the fields that are wanted.
 
   Returns:
     What was found: `train` and `test` examples, of which either may be none; every
-    file that is needed is there. Facts: classes, how many the stored labels
+    file that is needed is there. Facts: classes, the number that the stored labels
     distinguish; first, the id of the first of them; void, ids of pixels without a
     class; axes of the stored normals, empty where they are not known; note.
 
   Raises:
     ValueError: nothing that fits, too much that fits, or files are missing.
   """
-  name, folder = dense_layouts.detect(TITLE, data_dir, layout, _MARKS, HELP)
+  fields, size = wanted.fields, wanted.size
+  name, folder = dense_layouts.detect(TITLE, data_dir, wanted.config.layout, _MARKS, HELP)
   form = _FINDERS[name](folder)
   facts = form._asdict()
   keys, paths = facts.pop("keys"), facts.pop("paths")

@@ -96,6 +96,7 @@ class Wanted(NamedTuple):
     tasks: in order.
     fields: stored ones, `image` first.
     size: height and width to bring everything to; None leaves it.
+    mixed: fields whose pixels may be mixed then.
   """
 
   config: ConfigDict
@@ -103,6 +104,7 @@ class Wanted(NamedTuple):
   tasks: tuple[str, ...]
   fields: tuple[str, ...]
   size: tuple[int, int] | None
+  mixed: tuple[str, ...] = ("image",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,13 +216,12 @@ class DataSet(abc.ABC):
   def _wanted(self, config: ConfigDict, compat: ConfigDict) -> Wanted:
     tasks = options.tasks(self.title, config.tasks, self.tasks)
     fields = ("image", *tasks, *self.fields(config, compat))
-    return Wanted(config, compat, tasks, fields, layouts.wanted_size(config))
+    return Wanted(config, compat, tasks, fields, layouts.wanted_size(config), self.mixed(compat))
 
   def _open(self, wanted: Wanted, data_dir: str | None) -> store.Original:
     """Finds the files, or a converted copy of them."""
     if data_dir and store.is_copy(data_dir):
-      mixed = self.mixed(wanted.compat)
-      return store.open_copy(data_dir, self.name, wanted.fields, wanted.size, mixed)
+      return store.open_copy(data_dir, self.name, *wanted[3:])
     return self.find(wanted, data_dir)
 
   def _specs(

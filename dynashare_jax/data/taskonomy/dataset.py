@@ -100,13 +100,10 @@ class Taskonomy(dense.DataSet):
 
   def find(self, wanted: dense.Wanted, data_dir: str | None) -> store.Original:
     """Finds the files, and the authors' class weights."""
-    config, compat = wanted.config, wanted.compat
-    original = taskonomy_layouts.find(
-      data_dir, config.layout, wanted.fields, wanted.size, self.mixed(compat)
-    )
+    original = taskonomy_layouts.find(wanted, data_dir)
     facts = {
       **original.facts,
-      "pictures": _pictures(compat) if wanted.size else "",
+      "pictures": _pictures(wanted.compat) if wanted.size else "",
       "prior": _prior(pathlib.Path(data_dir or "") / PRIOR),
     }
     return dataclasses.replace(original, facts=facts)

@@ -18,6 +18,7 @@ import pathlib
 
 import numpy as np
 
+from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
 from dynashare_jax.data.pictures import store
@@ -105,21 +106,8 @@ class Reader(dense_layouts.Reader):
     return f"{folder}/{stem}_domain_{ending}.png"
 
 
-def find(
-  data_dir: str | None,
-  layout: str,
-  fields: tuple[str, ...],
-  size: tuple[int, int] | None,
-  mixed: tuple[str, ...],
-) -> store.Original:
-  """Finds the data set.
-
-  Args:
-    data_dir: the folder.
-    layout: `auto` or a key of `HELP`.
-    fields: wanted: `image`, and any of `TASKS`.
-    size: height and width to bring everything to; None leaves it.
-    mixed: fields whose pixels are mixed then.
+def find(wanted: dense.Wanted, data_dir: str | None) -> store.Original:
+  """Finds the files of the fields that are wanted.
 
   Returns:
     What was found: `train`, `test` and, where it has one, `validation` examples;
@@ -130,10 +118,11 @@ def find(
     ValueError: nothing that fits, too much that fits, a building without
       pictures or labels, or more than 1 of 100 examples that lack files.
   """
+  layout, fields, size = wanted.config.layout, wanted.fields, wanted.size
   if layout == "auto" and data_dir and (pathlib.Path(data_dir) / LISTS).is_file():
     layout = "adashare"  # its lists lie among the official folders
   name, folder = dense_layouts.detect(TITLE, data_dir, layout, _MARKS, HELP)
-  read = Reader(str(folder), fields, size, _read, mixed=mixed)
+  read = Reader(str(folder), fields, size, _read, mixed=wanted.mixed)
   if name == "adashare":
     keys, read, notes = _adashare(folder, read)
   else:
