@@ -239,7 +239,7 @@ def test_faults_one_after_another(processes, train, whole, tmp_path, monkeypatch
   warned = []
   monkeypatch.setattr(logging, "warning", lambda *args: warned.append(args))
   want, starts = whole(), []
-  got = train(folder, like=want, before_chunk=lambda loop, step: starts.append(step))
+  got = train(folder, before_chunk=lambda loop, step: starts.append(step))
   assert starts[0] == before and any("damaged" in w[0] for w in warned)
   assert [line["step"] for line in got.lines] == [line["step"] for line in want.lines]
   np.testing.assert_allclose(got.losses, want.losses, 1e-5, 1e-5)

@@ -97,11 +97,11 @@ def test_a_run_told_to_end_goes_on_bit_for_bit(train, whole, same_run, tmp_path,
   with pytest.raises(
     preemption.PreemptedError, match="told to end after step 8 of 26; a checkpoint"
   ):
-    train(tmp_path, like=want, before_chunk=told)
+    train(tmp_path, before_chunk=told)
   with checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=True) as found:
     assert found.latest_step() == 8
   starts = []
-  got = train(tmp_path, like=want, before_chunk=lambda loop, step: starts.append(step))
+  got = train(tmp_path, before_chunk=lambda loop, step: starts.append(step))
   assert starts[0] == 8
   same_run(got, want)
 

@@ -109,10 +109,10 @@ def test_checkpoints_of_one_go_on_in_the_other(both, train, tmp_path, before):
       raise Stop
 
   with pytest.raises(Stop):
-    train(tmp_path, 4, like=both[before], before_chunk=stop, train__shard_state=before, **SHORT)
+    train(tmp_path, 4, before_chunk=stop, train__shard_state=before, **SHORT)
   with checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=True) as found:
     assert 7 < found.latest_step() < 13
-  run = train(tmp_path, 4, like=both[not before], train__shard_state=not before, **SHORT)
+  run = train(tmp_path, 4, train__shard_state=not before, **SHORT)
   _close(run.state, both[0].state)
   assert _held(run.state.best.params) == {1.0 if before else 0.25}
 

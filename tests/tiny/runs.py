@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import dataclasses
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import pytest
 from tiny import configs
 
 from dynashare_jax import runs as main
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.monitoring import logs
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
@@ -86,27 +88,68 @@ def build() -> Callable[..., experiment_lib.Experiment]:
   return make
 
 
+# Of a configuration, what only the host reads, or what is in the key of a program already.
+_HOST = {
+  "data": {"bad", "seed_b", "train", "validation", "test"},
+  "policy": {"candidates"},
+  "train": {
+    *("candidate_groups", "checkpoint_every", "cycles", "eval_every", "log_every", "policy_steps"),
+    *("resident", "retrain_steps", "steps", "steps_per_dispatch", "threads", "warmup_steps"),
+    *("weight_steps", "workers"),
+  },
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs() -> Iterator[dict[str, loop_lib.Loop]]:
+  """Lends the compiled programs of the first loop to later ones that compile the same.
+
+  A test that counts or changes what is compiled empties the dictionary first.
+  """
+  kept: dict[str, loop_lib.Loop] = {}
+  prepare = loop_lib.Loop.__init__
+
+  def lent(self: loop_lib.Loop, experiment: Any, *rest: Any, **named: Any) -> None:
+    prepare(self, experiment, *rest, **named)
+    values = {
+      group: {k: v for k, v in part.items() if k not in _HOST.get(group, ())}
+      if isinstance(part, dict)
+      else part
+      for group, part in experiment.config.to_dict().items()
+    }
+    name = repr(
+      (
+        values,
+        [device.id for device in experiment.mesh.devices.flat],
+        mesh_lib.SMALL,
+        dataclasses.replace(experiment.dataset.spec, sizes={}),
+        experiment.dataset.augment,
+      )
+    )
+    other = kept.setdefault(name, self)
+    self.programs, self.evaluator = other.programs, other.evaluator
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop_lib.Loop, "__init__", lent)
+    yield kept
+
+
 @pytest.fixture(scope="session")
 def train(build) -> Callable[..., Run]:
   """Trains to the end in a folder; goes on where it stands.
 
-  `like` lends the compiled programs of a run with the same configuration, and
   `before_chunk(loop, step)` is called before the next steps.
   """
 
   def run(
     folder: pathlib.Path,
     devices: int = 1,
-    like: Run | None = None,
     before_chunk: Callable[[loop_lib.Loop, int], None] | None = None,
     **values: Any,
   ) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     experiment = build(devices, **values)
     loop = loop_lib.Loop(experiment, folder)
-    if like is not None:
-      loop.programs = like.loop.programs
-      loop.evaluator = like.loop.evaluator
     if before_chunk is not None:
       advance = loop._advance
 

@@ -32,25 +32,6 @@ class Stop(Exception):
   """Raised in the middle of a run."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs():
-  """Compiled programs are kept for loops on the same devices."""
-  kept = {}
-  prepare = loop_lib.Loop.__init__
-
-  def lent(self, experiment, *rest, **named):
-    prepare(self, experiment, *rest, **named)
-    values = experiment.config.to_dict()
-    values["train"].pop("candidate_groups")
-    name = json.dumps([[d.id for d in experiment.mesh.devices.flat], values])
-    other = kept.setdefault(name, self)
-    self.programs, self.evaluator = other.programs, other.evaluator
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop_lib.Loop, "__init__", lent)
-    yield
-
-
 @pytest.fixture
 def before(monkeypatch):
   """Calls a function `(candidate, step)` before every look, in any loop."""

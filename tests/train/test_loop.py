@@ -94,7 +94,7 @@ def test_the_best_on_validation_is_kept(whole):
   np.testing.assert_array_equal(routes, run.state.routes)
 
 
-def test_every_program_is_compiled_once(train, tmp_path, monkeypatch):
+def test_every_program_is_compiled_once(train, programs, tmp_path, monkeypatch):
   """No phase compiles again because types or places of the state change."""
   made = []
   make = loop_lib.step_lib.make
@@ -104,6 +104,7 @@ def test_every_program_is_compiled_once(train, tmp_path, monkeypatch):
     return made[-1]
 
   monkeypatch.setattr(loop_lib.step_lib, "make", noted)
+  programs.clear()
   train(tmp_path)
   # Warm-up, weights, policy, re-training (masked: one for both candidates).
   assert [f._cache_size() for f in made] == [1, 1, 1, 1]

@@ -45,7 +45,7 @@ def test_one_stop_after_another_changes_nothing(train, whole, same_run, tmp_path
   want = whole()
   for stop in STOPS:
     with pytest.raises(Stop):
-      train(tmp_path, like=want, before_chunk=_stop_at(stop))
+      train(tmp_path, before_chunk=_stop_at(stop))
   assert _steps(tmp_path) == 24
   finish = results.finish
 
@@ -54,25 +54,25 @@ def test_one_stop_after_another_changes_nothing(train, whole, same_run, tmp_path
 
   monkeypatch.setattr(results, "finish", fail)
   with pytest.raises(Stop):
-    train(tmp_path, like=want)
+    train(tmp_path)
   monkeypatch.setattr(results, "finish", finish)
 
   def never(loop, step):
     raise AssertionError("a trained run must not train again")
 
-  same_run(train(tmp_path, like=want, before_chunk=never), want)
+  same_run(train(tmp_path, before_chunk=never), want)
 
 
 @pytest.mark.parametrize("stop", [7, 20])
 def test_every_stop_has_a_checkpoint_close_before(train, whole, same_run, tmp_path, stop):
   want = whole()
   with pytest.raises(Stop):
-    train(tmp_path, like=want, before_chunk=_stop_at(stop))
+    train(tmp_path, before_chunk=_stop_at(stop))
   saved = _steps(tmp_path)
   assert saved is not None and saved <= stop
   assert stop - saved <= 3
   starts = []
-  got = train(tmp_path, like=want, before_chunk=lambda loop, step: starts.append(step))
+  got = train(tmp_path, before_chunk=lambda loop, step: starts.append(step))
   assert starts[0] == saved
   same_run(got, want)
 
@@ -80,10 +80,10 @@ def test_every_stop_has_a_checkpoint_close_before(train, whole, same_run, tmp_pa
 def test_ctrl_c_leaves_a_run_that_goes_on(train, whole, same_run, tmp_path):
   want = whole()
   with pytest.raises(KeyboardInterrupt):
-    train(tmp_path, like=want, before_chunk=_stop_at(17, KeyboardInterrupt))
+    train(tmp_path, before_chunk=_stop_at(17, KeyboardInterrupt))
   assert _steps(tmp_path) == 16
   assert not list((tmp_path / "checkpoints").glob("*tmp*"))
-  same_run(train(tmp_path, like=want), want)
+  same_run(train(tmp_path), want)
 
 
 @pytest.mark.parametrize("damage", ["state", "record"])
@@ -91,7 +91,7 @@ def test_damaged_checkpoint_falls_back(train, whole, same_run, tmp_path, damage,
   """To the step before; the way from there is the same."""
   want = whole()
   with pytest.raises(Stop):
-    train(tmp_path, like=want, before_chunk=_stop_at(18))
+    train(tmp_path, before_chunk=_stop_at(18))
   latest = _steps(tmp_path)
   folder = tmp_path / "checkpoints" / str(latest) / damage
   # Array data lie in folders `d`; beside them are descriptions.
@@ -104,15 +104,14 @@ def test_damaged_checkpoint_falls_back(train, whole, same_run, tmp_path, damage,
   warned = []
   monkeypatch.setattr(logging, "warning", lambda *args: warned.append(args))
   starts = []
-  got = train(tmp_path, like=want, before_chunk=lambda loop, step: starts.append(step))
+  got = train(tmp_path, before_chunk=lambda loop, step: starts.append(step))
   assert warned and starts[0] < latest
   same_run(got, want)
 
 
-def test_checkpoint_of_another_network_is_refused(train, whole, tmp_path):
-  want = whole()
+def test_checkpoint_of_another_network_is_refused(train, tmp_path):
   with pytest.raises(Stop):
-    train(tmp_path, like=want, before_chunk=_stop_at(9))
+    train(tmp_path, before_chunk=_stop_at(9))
   with pytest.raises(ValueError, match="does not fit.*saved float32"):
     train(tmp_path, model__width=9)
 
