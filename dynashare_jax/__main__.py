@@ -23,7 +23,7 @@ def main() -> None:
   wanted = sys.argv[1] if len(sys.argv) > 1 else "--help"
   if wanted in ("-h", "--help"):
     print(__doc__, *(f"  {name:10} {what}" for name, what in COMMANDS.items()), sep="\n")
-    print("\nEach tells its arguments with --help.")
+    print("\nEach lists its arguments with --help.")
     return
   if wanted not in COMMANDS:
     hint = lookup.hint(wanted, tuple(COMMANDS))

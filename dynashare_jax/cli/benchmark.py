@@ -195,9 +195,6 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def run(argv: Sequence[str]) -> pathlib.Path | None:
   """Trains what is missing and writes the table.
 
-  Args:
-    argv: arguments without the program's name.
-
   Returns:
     Path of `table.md`; None if `--shard` left out runs that are not finished.
 

@@ -7,7 +7,6 @@ import inspect
 import pathlib
 import re
 import runpy
-from typing import Any
 
 from absl import flags
 import ml_collections
@@ -48,7 +47,7 @@ def parse(argv: list[str], read: Callable[[list[str]], list[str]]) -> list[str]:
   """
   found = [match[1] for argument in argv[1:] if (match := _FILE.fullmatch(argument))]
   for path in found:
-    known = [name for name, _ in workdir.flatten(_made(path).to_dict())]
+    known = _names(path)
     for match in filter(None, map(OVERRIDE.fullmatch, argv[1:])):
       if match[1] not in known:
         hint = lookup.hint(match[1], known)
@@ -69,15 +68,18 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   return flag.value
 
 
-def _made(path: str) -> Any:
-  """The configuration that a file makes, with the setting after its colon."""
+def _names(path: str) -> list[str]:
+  """Dotted names of the configuration that a file makes, with the setting after its colon."""
   name, colon, setting = path.partition(":")
   file = pathlib.Path(name)
   if not file.is_file():
     near = sorted(map(str, file.parent.glob("*.py")))
     listed = f" There are: {', '.join(near)}." if near else ""
     raise ValueError(f"There is no configuration {path!r}.{lookup.hint(name, near)}{listed}")
-  make = runpy.run_path(name)["get_config"]
-  if colon and not inspect.signature(make).parameters:
-    raise ValueError(f"{name} has no settings; leave {colon + setting!r} away.")
-  return make(*([setting] if colon else []))
+  try:
+    make = runpy.run_path(name)["get_config"]
+    if colon and not inspect.signature(make).parameters:
+      raise ValueError(f"{name} has no settings; leave {colon + setting!r} away.")
+    return [known for known, _ in workdir.flatten(make(*([setting] if colon else [])).to_dict())]
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(f"In the configuration {path}: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""Tells what a finished run costs: parameters, work, memory and time.
+"""Measures what a finished run costs: parameters, work, memory and time.
 
   python -m dynashare_jax cost --workdir=runs/rooms/dynashare-0
 
@@ -32,7 +32,7 @@ from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import results as results_lib
 
-_SEPARATE = "single"  # the method with a network a task
+_SEPARATE = "single"  # the method with one network per task
 _WORDS = (
   "Masked: every block for every task, as the authors compute. Planned: what"
   " the route skips is never computed, what tasks share is computed once."

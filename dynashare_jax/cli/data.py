@@ -5,8 +5,8 @@
   python -m dynashare_jax data convert --config=configs/nyuv2.py
       --config.data_dir=FOLDER --output=COPY
 
-`check` reads every example (or N of each split, evenly spread), prints a table
-a split, and writes pictures with all labels and all figures to the output
+`check` reads every example (or N of each split, evenly spread), prints one table
+per split, and writes pictures with all labels and all figures to the output
 folder (default: data-check/<data set>). It exits with 2 when something is
 broken. `convert` makes a copy that is used as --config.data_dir=COPY with the
 same configuration.
@@ -229,7 +229,7 @@ def _short(value: float | None) -> str:
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
-  """Entry point; exits with 2 after an error or when the data are broken."""
+  """Runs the command; exits with 2 after an error or when the data are broken."""
   line = list(sys.argv[1:] if argv is None else argv)
   if {"-h", "--help", "--helpfull"} & set(line):
     print(__doc__)

@@ -103,7 +103,7 @@ def _images_in(source: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _read_image(file: pathlib.Path, height: int, width: int) -> np.ndarray:
-  """An image as the model takes it, uint8 `[H, W, 3]`; tells of a new size."""
+  """An image as the model takes it, uint8 `[H, W, 3]`; prints a new size."""
   try:
     with Image.open(file) as opened:
       image = ImageOps.exif_transpose(opened).convert("RGB")

@@ -25,7 +25,7 @@ _DESCRIBE = flags.DEFINE_bool(
 _ROUTE = flags.DEFINE_string(
   "route",
   None,
-  "With --describe: a route to count too, a row of 0 and 1 a task, such as 10111111,11111011.",
+  "With --describe: a route to count too, one row of 0 and 1 per task, as 10111111,11111011.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir",
@@ -91,5 +91,5 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def cli() -> None:
-  """Entry point."""
+  """Runs the command."""
   app.run(_main, flags_parser=_parse)

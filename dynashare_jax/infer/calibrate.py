@@ -57,7 +57,7 @@ class Calibrator:
 
   Source: ours. The path closes first what costs the least validation score
     for the multiply-accumulates it saves, a quartile of a block's scores at a
-    time. Gates that were trained for a range of told rates instead go through
+    time. Gates that were trained for a range of target rates instead go through
     that range with threshold 0, and shift all scores alike beyond its ends.
   """
 
@@ -167,7 +167,7 @@ class Calibrator:
 
   @functools.cached_property
   def _executed(self) -> Any:
-    """`(variables, inputs, thresholds, told rate)` to `[T, B, L]`, jitted."""
+    """`(variables, inputs, thresholds, target rate)` to `[T, B, L]`, jitted."""
 
     def run(variables: Any, inputs: Any, threshold: Any, target: Any) -> Any:
       forward = self.trained.forward(threshold=threshold, target_rate=target)
@@ -250,9 +250,9 @@ class Calibrator:
   @functools.cached_property
   def _path(self) -> closing.Path:
     trained = self.trained
-    told, target = trained.sharing.sampled_range, self._target
-    if told is not None:
-      return closing.told(trained.gated, *told)
+    trained_for, target = trained.sharing.sampled_range, self._target
+    if trained_for is not None:
+      return closing.sampled(trained.gated, *trained_for)
     quartiles = closing.quartiles(trained, self._some_batches)
 
     def try_levels(levels: np.ndarray) -> tuple[float, float]:
@@ -266,7 +266,7 @@ class Calibrator:
 
   @property
   def _target(self) -> float:
-    """What gates are told that read it, in the run's own setting."""
+    """The target rate that gates read, in the run's own setting."""
     return self.trained.sharing.target_rate
 
   def _some_batches(self) -> Any:
@@ -379,7 +379,7 @@ def _check_reach(budget: settings.Budget, low: float, high: float) -> None:
 
 
 def _args(knobs: closing.Knobs) -> tuple[np.ndarray, np.float32]:
-  """Thresholds and told rate, as a program takes them."""
+  """Thresholds and target rate, as a program takes them."""
   return np.asarray(knobs[0], np.float32), np.float32(knobs[1])
 
 

@@ -22,7 +22,7 @@ Path = Callable[[float], Knobs]
 TryLevels = Callable[[np.ndarray], tuple[float, float]]
 
 
-def told(gated: Sequence[bool], low: float, high: float) -> Path:
+def sampled(gated: Sequence[bool], low: float, high: float) -> Path:
   """Returns the path through the trained range of target rates; all scores shift beyond it."""
   mask = np.asarray(gated, np.float64)
 

@@ -92,7 +92,7 @@ class Subject:
   macs: float
 
   def forward(self, batch: int) -> trained_lib.Forward:
-    """The forward pass for a batch size; only gated execution depends on it."""
+    """Returns the forward pass for a batch size; only gated execution depends on it."""
     how = trained_lib.Execution(planned=self.way != MASKED)
     if self.way == GATED:
       platform = jax.devices()[0].platform
@@ -105,17 +105,17 @@ def subjects(
   rate: np.ndarray | None = None,
   separate: trained_lib.Trained | None = None,
 ) -> tuple[Subject, ...]:
-  """Everything to measure: all tasks together, then every task alone.
+  """Lists everything to measure: all tasks together, then every task alone.
 
   Args:
     trained: the model.
     rate: execution rates `[T, L]` of its gates, for the expected work; default
       all gates open.
-    separate: a network a task, to compare with; its weights do not matter.
+    separate: one network per task, to compare with; its weights do not matter.
 
   Returns:
-    Masked, planned and, with gates, gated execution; and the separate
-    networks. A model that is itself a network a task has these alone.
+    Masked, planned and, with gates, gated execution; and the separate networks.
+    A model that is itself one network per task has these alone.
   """
   columns = trained.experiment.method.independent
   if columns:
@@ -161,12 +161,7 @@ def parameters(
   """Counts the parameters that a forward pass reads, by group.
 
   What the traced computation never touches, such as a block that every task skips, does not count.
-
-  Args:
-    forward: pure.
-    model: its variables: `params` and `batch_stats`.
-    inputs: of some examples.
-    rules: the network's leaves.
+  `rules` are those of the network's leaves.
   """
   traced = jax.make_jaxpr(forward)(model, inputs).jaxpr
   read = {id(v) for equation in traced.eqns for v in equation.invars}
@@ -182,22 +177,17 @@ def parameters(
 
 
 def xla_macs(forward: Callable[..., Any], *args: Any) -> float:
-  """Half the floating-point operations that XLA counts; nothing is compiled.
+  """Returns half the floating-point operations that XLA counts; nothing is compiled.
 
-  Args:
-    forward: pure.
-    *args: of it.
-
-  Returns:
-    XLA counts 2 for a multiply-accumulate, leaves out those that meet padding,
-    and counts elementwise work, too. A conditional counts all its branches.
+  XLA counts 2 for a multiply-accumulate, leaves out those that meet padding,
+  and counts elementwise work, too. A conditional counts all its branches.
   """
   counted: Any = jax.jit(forward).lower(*args).cost_analysis()
   return float(counted["flops"]) / 2
 
 
 def static(subject: Subject) -> Cost:
-  """Everything that needs no clock."""
+  """Counts everything that needs no clock."""
   model = subject.model
   one = model.experiment.one_example()
   run = subject.forward(1)
@@ -227,10 +217,7 @@ def measure(
     examples: real inputs; leading axis at least the largest batch size.
     batches: batch sizes, without repeats.
     repeats: rounds.
-    tell: is told what is done now.
-
-  Returns:
-    One cost for each of `chosen`.
+    tell: called with a line on what is done now.
 
   Raises:
     ValueError: no batch size, one below 1, no round, or too few examples.
@@ -277,7 +264,7 @@ def _time(chosen: Sequence[Subject], examples: Any, batch: int, repeats: int) ->
 
 
 def _activations(compiled: Any) -> int:
-  """Bytes of a program's temporary buffers; 0 where it does not tell."""
+  """Bytes of a program's temporary buffers; 0 where they are not known."""
   memory = compiled.memory_analysis()
   return int(memory.temp_size_in_bytes) if memory else 0
 
@@ -301,7 +288,7 @@ class Block(NamedTuple):
 
 
 def blocks(trained: trained_lib.Trained, rate: np.ndarray | None = None) -> tuple[Block, ...]:
-  """The work of every block, for all tasks.
+  """Counts the work of every block, for all tasks.
 
   Args:
     trained: a model whose tasks share a backbone.

@@ -70,7 +70,7 @@ class Setting:
     unit: of the budget.
     budget: that was asked for; None for the setting as trained.
     thresholds: `[L]` scores that gates must exceed; 0 at blocks without one.
-    target_rate: what gates are told that read it.
+    target_rate: the rate that gates read, where they read one.
     validation: on the split that the thresholds were found on.
     test: held out, never used to choose; None if it was not read.
     batch: examples of the batch that was timed; None unless the unit is `ms`.

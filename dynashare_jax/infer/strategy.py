@@ -41,7 +41,7 @@ def choose(
   masked between, which is a guess: nothing was measured there yet, so tune.
 
   Args:
-    batch: examples a call, at least 1.
+    batch: examples per call, at least 1.
     platform: `cpu`, `gpu`, `cuda`, `tpu`.
     tuned: what `tune` found on a device of this platform.
     input_kind: of the data set, see `types.DatasetSpec`.
@@ -80,7 +80,7 @@ def tune(
   Args:
     trained: a model with gates.
     batches: for every batch size, that many examples' inputs. Take real ones:
-      what gates skip decides.
+      the gates' decisions make the times.
     threshold: score `[L]` that gates must exceed; None is 0.
     repeats: rounds.
 

@@ -66,7 +66,7 @@ def test_path_ends_exactly_and_leaves_other_blocks_at_zero():
 
 
 def test_told_gates_go_through_the_trained_range_with_threshold_zero():
-  path = closing.told((False, True), 0.2, 1.0)
+  path = closing.sampled((False, True), 0.2, 1.0)
   for position, threshold, rate in (
     (0.0, closing.FAR, 0.2),
     (1 / 6, 1.0, 0.2),
