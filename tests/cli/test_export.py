@@ -26,8 +26,8 @@ def trained(tmp_path_factory):
   folder = workdir_lib.open_workdir(tmp_path_factory.mktemp("run"), config.to_dict())
   experiment = main.build(config)[0]
   state = experiment.initial_state()
-  last = experiment.optimizer(len(experiment.method.phases) - 1)
-  state = state.replace(opt=last.init(state.params), routes=jnp.ones_like(state.routes))
+  state = experiment.with_optimizer(state, len(experiment.method.phases) - 1)
+  state = state.replace(routes=jnp.ones_like(state.routes))
   with checkpoint.Checkpoints(folder / "checkpoints") as saved:
     saved.save(experiment.total_steps, state, {})
   metrics = [{"name": "m", "unit": "%", "higher_is_better": True, "validation": 3.0, "test": 2.0}]
