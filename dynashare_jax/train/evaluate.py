@@ -183,7 +183,8 @@ class Evaluator:
       }
       sums = totals[task.name]["metrics"]
       metrics[task.name] = kind.finish(task, sums, rows)
-      details[task.name] = kind.details(task, sums)
+      if more := kind.details(task, sums):
+        details[task.name] = more
       total, count = totals[task.name]["loss"]
       losses[task.name] = float(total / count) if count else float("nan")
     executed = totals["executed"]
