@@ -317,7 +317,7 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     (dict(train__warmup_steps=-3), "warmup.* -3"),
     (dict(train__batch_size=32), "larger than the 16 examples"),
     (dict(train__weights_share=1.0), "both parts need an example"),
-    (dict(train__execution="fast"), "'planned' or 'masked'"),
+    (dict(train__execution="fast"), "must be one of planned, masked"),
     (dict(train__log_every=0), "log_every must be at least 1"),
     (
       dict(train__resident=False, train__steps_per_dispatch=2),
@@ -327,7 +327,7 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     (dict(model__backbone="mpl"), "Did you mean 'mlp'"),
     (dict(model__head="lnear"), "head is 'lnear'"),
     (dict(gates__init="shut"), "gates.init is 'shut'"),
-    (dict(gates__target_rate="drawn"), "must be 'fixed' or 'sampled'"),
+    (dict(gates__target_rate="drawn"), "must be one of fixed, sampled"),
     (dict(gates__sampled_range=(0.5, 0.5)), "0 < low < high <= 1"),
     (dict(policy__init="none"), "initialisation 'none'"),
     (dict(method="adashre"), "Did you mean 'adashare'"),
