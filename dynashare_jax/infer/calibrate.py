@@ -80,11 +80,7 @@ class Calibrator:
     self._feed = feed_lib.Feed(experiment)
     sharing = dataclasses.replace(trained.sharing, planned=True, sampled_gates=None)
     self._evaluator = evaluate.Evaluator(
-      experiment.network,
-      experiment.tasks,
-      sharing,
-      experiment.config.eval.batch_size,
-      mesh_lib.batch_sharding(experiment.mesh),
+      experiment.network, experiment.tasks, sharing, mesh_lib.batch_sharding(experiment.mesh)
     )
     self._seen: dict[str, dict[Place, settings.Measured]] = {}
 

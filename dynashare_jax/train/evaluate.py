@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -41,47 +42,35 @@ class Result(NamedTuple):
   details: Mapping[str, Mapping[str, np.ndarray]] = {}
 
 
+@dataclasses.dataclass(eq=False)
 class Evaluator:
-  """Evaluates a network on splits; compiles once a routing.
+  """Evaluates a network on splits; compiles once per structure's static side.
 
-  Predictions of several views of a picture (other scales, mirrored) are
-  averaged; execution rates and histograms are those of the first view. Losses
-  are then taken at the size of the labels; of a single plain view at the size
-  of the logits.
+  Predictions of several views of a picture (other scales, mirrored) are averaged; execution rates
+  and histograms are those of the first view. Losses are then taken at the size of the labels; of
+  a single plain view at the size of the logits.
+
+  Attributes:
+    network: a `models.trunks.network.Network`.
+    tasks: in order.
+    sharing: of the method.
+    sharding: of the batch.
+    views: of the pictures; all tasks must be dense, unless it is the plain one alone.
   """
 
-  def __init__(
-    self,
-    network: Any,
-    tasks: tuple[types.TaskSpec, ...],
-    sharing: contract.Sharing,
-    batch_size: int,
-    sharding: Any,
-    views: tuple[views_lib.View, ...] = (views_lib.PLAIN,),
-  ) -> None:
-    """Prepares.
+  network: Any
+  tasks: tuple[types.TaskSpec, ...]
+  sharing: contract.Sharing
+  sharding: Any
+  views: tuple[views_lib.View, ...] = (views_lib.PLAIN,)
 
-    Args:
-      network: a `models.trunks.network.Network`.
-      tasks: in order.
-      sharing: of the method.
-      batch_size: examples of a call.
-      sharding: of the batch.
-      views: of the pictures, whose predictions are averaged; all tasks must
-        be dense, unless it is the plain one alone (see `objectives.views`).
-    """
-    self._network = network
-    self._tasks = tasks
-    self._sharing = sharing
-    self._batch_size = batch_size
-    self._sharding = sharding
-    self._views = views
+  def __post_init__(self) -> None:
     self._compiled = functools.lru_cache(maxsize=32)(self._compile)
 
   def run(
     self, params: Any, stats: Any, batches: Callable[[], Any], structure: Any, **options: Any
   ) -> Result:
-    """Goes once through a split.
+    """Goes once through a split; returns pooled metrics, whatever the batch size.
 
     Args:
       params: of the network.
@@ -89,18 +78,14 @@ class Evaluator:
       batches: gives an iterator of `(arrays, indices [B], present [B])`.
       structure: that is evaluated, see `Sharing`.
       **options: of `Sharing.at_test`.
-
-    Returns:
-      Pooled metrics, whatever the batch size.
     """
-    static, arrays_ = self._sharing.at_test(structure, **options)
+    static, arrays_ = self.sharing.at_test(structure, **options)
     call = self._compiled(static)
     totals: Any = None
     scores: list[Any] = []
     for number, (arrays, indices, present) in enumerate(batches()):
       sums, rows = call(params, stats, arrays, indices, present, arrays_, number)
-      sums = jax.tree.map(_wide, jax.device_get(sums))
-      totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
+      totals = _added(totals, sums)
       scores.append(jax.device_get(rows))
     return self._finish(totals, scores)
 
@@ -118,36 +103,36 @@ class Evaluator:
     ) -> tuple[Any, Any]:
       """Sums and scores of the rows `indices` of a split."""
       batch = loader.take(arrays, indices, present)
-      batch = jax.lax.with_sharding_constraint(batch, self._sharding)
+      batch = jax.lax.with_sharding_constraint(batch, self.sharding)
       places = number * indices.shape[0] + jnp.arange(indices.shape[0])
-      control = self._sharing.control_at_test(static, structure, places)
+      control = self.sharing.control_at_test(static, structure, places)
       logits, signals = self.logits(params, stats, batch.inputs, control, dense_sizes(batch))
       return self._sums(batch, logits, signals.executed)
 
-    everywhere = jax.sharding.NamedSharding(self._sharding.mesh, jax.sharding.PartitionSpec())
+    everywhere = jax.sharding.NamedSharding(self.sharding.mesh, jax.sharding.PartitionSpec())
     return jax.jit(batch_sums, out_shardings=everywhere)
 
   def logits(
     self, params: Any, stats: Any, inputs: Any, control: Any, sizes: Mapping[str, tuple[int, int]]
   ) -> tuple[dict[str, jax.Array], Any]:
-    """What the network says of inputs, averaged over the views.
+    """Returns what the network says of inputs `[B, ...]`, averaged over the views.
 
     Args:
       params: of the network.
       stats: its running batch statistics.
-      inputs: `[B, ...]`.
+      inputs: of the network.
       control: what the trunk is told; the same for every view.
       sizes: of every dense task's labels, (H, W).
 
     Returns:
-      Logits of every task (of averaged views: at the size of the labels), and
-      the signals of the first view.
+      Logits of every task (of averaged views: at the size of the labels), and the signals of the
+      first view.
     """
 
     def apply(inputs: Any) -> Any:
-      return self._network.apply({"params": params, "batch_stats": stats}, inputs, control, False)
+      return self.network.apply({"params": params, "batch_stats": stats}, inputs, control, False)
 
-    return views_lib.averaged(self._tasks, self._views, apply, inputs, sizes)
+    return views_lib.averaged(self.tasks, self.views, apply, inputs, sizes)
 
   def _sums(
     self, batch: types.Batch, logits: dict[str, jax.Array], executed: jax.Array
@@ -155,7 +140,7 @@ class Evaluator:
     """Additive sums and row-wise scores of a batch."""
     sums: dict[str, Any] = {}
     scores: dict[str, Any] = {}
-    for task in self._tasks:
+    for task in self.tasks:
       kind = kinds.find(task.kind)
       args = (task, logits[task.name], batch.targets[task.name], batch.valid[task.name])
       loss = kind.loss(*args)
@@ -176,13 +161,10 @@ class Evaluator:
     metrics: Values = {}
     losses = {}
     details = {}
-    for task in self._tasks:
+    for task in self.tasks:
       kind = kinds.find(task.kind)
-      rows = {
-        name: np.concatenate([s[task.name][name] for s in scores]) for name in scores[0][task.name]
-      }
       sums = totals[task.name]["metrics"]
-      metrics[task.name] = kind.finish(task, sums, rows)
+      metrics[task.name] = kind.finish(task, sums, _joined([s[task.name] for s in scores]))
       if more := kind.details(task, sums):
         details[task.name] = more
       total, count = totals[task.name]["loss"]
@@ -268,18 +250,14 @@ def constants(
   for batch in test_batches:
     for task in tasks:
       for sums, scores in _constant_sums(task, fitted[task.name], batch):
-        before = totals.get(task.name)
-        totals[task.name] = sums if before is None else jax.tree.map(np.add, before, sums)
+        totals[task.name] = _added(totals.get(task.name), sums)
         rows[task.name].append(scores)
   if not totals:
     raise ValueError("There are no labels to score a constant prediction on.")
-  found: Values = {}
-  for task in tasks:
-    joined = {
-      name: np.concatenate([r[name] for r in rows[task.name]]) for name in rows[task.name][0]
-    }
-    found[task.name] = kinds.find(task.kind).finish(task, totals[task.name], joined)
-  return found
+  return {
+    task.name: kinds.find(task.kind).finish(task, totals[task.name], _joined(rows[task.name]))
+    for task in tasks
+  }
 
 
 def _constant_sums(
@@ -301,8 +279,7 @@ def _constant_sums(
     shape = valid[part].shape[: one.ndim] + one.shape[-1:]
     logits = jnp.broadcast_to(jnp.asarray(one).reshape((1,) * (len(shape) - 1) + (-1,)), shape)
     args = (task, logits, target[part], valid[part])
-    sums = jax.device_get(kind.sums(*args, present[part]))
-    yield jax.tree.map(_wide, sums), jax.device_get(kind.scores(*args))
+    yield kind.sums(*args, present[part]), jax.device_get(kind.scores(*args))
 
 
 def score(tasks: tuple[types.TaskSpec, ...], values: Values, constant: Values) -> np.ndarray:
@@ -334,6 +311,17 @@ def score(tasks: tuple[types.TaskSpec, ...], values: Values, constant: Values) -
     parts = [p for p in parts if np.isfinite(p)]
     found.append(np.mean(parts) if parts else 0.0)
   return np.asarray(found, np.float32)
+
+
+def _joined(rows: list[Any]) -> dict[str, np.ndarray]:
+  """Row-wise scores of all batches."""
+  return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _added(before: Any, sums: Any) -> Any:
+  """Sums of one batch more, on the host; None before the first."""
+  wide = jax.tree.map(_wide, jax.device_get(sums))
+  return wide if before is None else jax.tree.map(np.add, before, wide)
 
 
 def _wide(leaf: Any) -> Any:

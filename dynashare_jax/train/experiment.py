@@ -239,12 +239,7 @@ class Experiment:
     )
     views_lib.check(self.tasks, self.dataset.spec.input_kind, views)
     return evaluate.Evaluator(
-      self.network,
-      self.tasks,
-      self.sharing,
-      config.eval.batch_size,
-      mesh_lib.batch_sharding(self.mesh),
-      views,
+      self.network, self.tasks, self.sharing, mesh_lib.batch_sharding(self.mesh), views
     )
 
 

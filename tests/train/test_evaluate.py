@@ -37,7 +37,6 @@ def _evaluator(parts, batch_size, planned=False, sampled=None):
     experiment.network,
     experiment.tasks,
     dataclasses.replace(experiment.sharing, planned=planned, sampled_gates=sampled),
-    batch_size,
     mesh_lib.batch_sharding(experiment.mesh),
   )
 
@@ -226,7 +225,7 @@ def _pictures(size=10, void=0):
 
 def _pictured(parts, arrays, batch_size, seen=(views_lib.PLAIN,), tasks=TASKS):
   evaluator = evaluate.Evaluator(
-    _Linear(), tasks, contract.Sharing(), batch_size, mesh_lib.batch_sharding(parts[0].mesh), seen
+    _Linear(), tasks, contract.Sharing(), mesh_lib.batch_sharding(parts[0].mesh), seen
   )
   return evaluator.run(jnp.float32(3.0), {}, evaluate.resident_batches(arrays, batch_size), ())
 
@@ -268,7 +267,7 @@ def test_one_plain_view_compiles_to_the_network_alone(parts):
   text = {}
   for name, options in (("views", {"views": views_lib.listed((1.0,), False)}), ("none", {})):
     evaluator = evaluate.Evaluator(
-      _Linear(), TASKS, contract.Sharing(), 4, mesh_lib.batch_sharding(parts[0].mesh), **options
+      _Linear(), TASKS, contract.Sharing(), mesh_lib.batch_sharding(parts[0].mesh), **options
     )
     call = evaluator._compiled(())
     text[name] = call.lower(
