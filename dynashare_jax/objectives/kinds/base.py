@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from jax import numpy as jnp
@@ -14,6 +13,7 @@ import numpy as np
 
 from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
+Leaves = Mapping[str, ArrayLike]  # sums or scores of all batches
 # What labels should be, in words and as a function of labels.
 Rule = tuple[str, Callable[[np.ndarray], np.ndarray]]
 
@@ -97,12 +97,10 @@ class Kind(abc.ABC):
     return {}
 
   @abc.abstractmethod
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: Leaves, scores: Leaves) -> dict[str, float]:
     """Computes the metrics from the sums and scores of all batches; nan where not defined."""
 
-  def details(self, task: TaskSpec, sums: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+  def details(self, task: TaskSpec, sums: Leaves) -> dict[str, np.ndarray]:
     """Returns what `results.json` lists beside the metrics, here nothing."""
     return {}
 
@@ -191,29 +189,22 @@ class Dense(Kind):
   fields: tuple[str, ...] = ()
   unit = ""
 
-  def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: ModuleType) -> Any:
-    """Changes the values of labels as the picture is scaled and mirrored.
+  def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: Any) -> Any:
+    """Changes the values of labels `[H, W, ...]` whose picture is scaled and mirrored.
 
-    Args:
-      task: the task.
-      label: `[H, W, ...]`, already at its new places.
-      distance: factor on the picture's size, float32; 1 if depths should stay.
-      sideways: factor on x components of directions, float32, -1 if mirrored.
-      xp: `numpy` or `jax.numpy`.
+    `distance` is the factor on its size, 1 if depths should stay; `sideways` is -1 if it
+    is mirrored, else 1; both float32. `xp` is `numpy` or `jax.numpy`.
     """
     return label
 
   def restored(
     self, task: TaskSpec, logits: Float[Array, "B h w O"], distance: float, sideways: float
   ) -> Float[Array, "B h w O"]:
-    """Turns logits of a view into those of the picture itself.
+    """Turns logits of a view, already mirrored back, into those of the picture itself.
 
-    Args:
-      task: the task.
-      logits: of the view, left and right already exchanged back.
-      distance: factor on depths, for example 2 for a picture enlarged twice, which
-        shows things at half their distance.
-      sideways: factor on x components of directions, -1 for what was seen mirrored.
+    `distance` is a factor on depths, for example 2 for a picture enlarged twice, which
+    shows things at half their distance; `sideways`, one on x components of directions,
+    is -1 for what was seen mirrored.
     """
     return logits
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives import alignment
@@ -81,9 +78,7 @@ class Depth(regression.Regression):
         found |= {f"{name}_{key}": value for key, value in mean.items()}
     return found
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Leaves, scores: base.Leaves) -> dict[str, float]:
     """Divides the sums; shares in percent."""
     parts = (("abs", "count"), ("rel", "positive"))
     if alignment.by_authors(task):
@@ -102,7 +97,7 @@ class Depth(regression.Regression):
       return logits
     return logits / distance if task.inverse else logits * distance
 
-  def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: ModuleType) -> Any:
+  def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: Any) -> Any:
     """Divides depths by the distance, or multiplies inverse ones."""
     return label * distance if task.inverse else label / distance
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives.kinds import base
@@ -26,9 +23,7 @@ class Multilabel(binary.Binary):
       Metric("average_precision", True, "%"),
     )
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Leaves, scores: base.Leaves) -> dict[str, float]:
     """Ranks all examples at once; percent.
 
     Macro averages the labels for which both classes occur; micro ranks the

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives import alignment
@@ -60,9 +57,7 @@ class Normals(base.Dense):
       "angles": histogram.histogram(angles, valid, 0.0, 180.0, _BINS),
     }
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Leaves, scores: base.Leaves) -> dict[str, float]:
     """Divides the sums; the median comes from the bins."""
     values = {
       "mean": alignment.ratio(sums["total"], sums["count"]),
@@ -96,7 +91,7 @@ class Normals(base.Dense):
     """Returns unit vectors; of their mean, the length does not matter."""
     return losses.unit(logits)
 
-  def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: ModuleType) -> Any:
+  def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: Any) -> Any:
     """Turns the x component."""
     return xp.concatenate([label[..., :1] * sideways, label[..., 1:]], -1)
 

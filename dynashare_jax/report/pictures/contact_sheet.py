@@ -20,14 +20,8 @@ def contact_sheet(
 ) -> pathlib.Path:
   """Draws one row per example: its image, then every dense label, pale where there is none.
 
-  Args:
-    batch: examples of the data set; inputs RGB in 0..1 `[B, H, W, 3]`.
-    spec: what the data set is.
-    path: picture to write; its folder is made.
-    rows: how many examples, fewer if the batch has fewer.
-
-  Returns:
-    `path`.
+  There are at most `rows` examples of `batch`, whose inputs are RGB in 0..1
+  `[B, H, W, 3]`. Makes the folder of `path`, which it returns.
 
   Raises:
     ValueError: the inputs are not RGB pictures, no task is dense, or there is

@@ -35,10 +35,7 @@ def draw(
     image: RGB `[H, W, 3]`, uint8 or in 0..1.
     tasks: of the manifest: `name`, `kind`, `classes`, `unit`, `shape`.
     predictions: task -> `[H, W, ...]`.
-    path: of the PNG.
-
-  Returns:
-    `path`.
+    path: of the PNG, which it returns.
 
   Raises:
     ValueError: no task is dense.
