@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import gc
+import importlib.util
+import mmap
 import os
 import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def _known(*options: str) -> str:
+  """Those of XLA's options that this jaxlib has: any other would abort the process."""
+  (folder,) = importlib.util.find_spec("jaxlib").submodule_search_locations
+  files = [path for path in pathlib.Path(folder).iterdir() if path.is_file()]
+  library = max(files, key=lambda path: path.stat().st_size)
+  with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    return " ".join(o for o in options if text.find(o[2:].split("=")[0].encode()) >= 0)
+
 
 # Before jax is imported, and for the processes that tests start. Tests assume
 # several devices; JAX_PLATFORMS=cuda tries them on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiles quickly, and to the same last bits in every process.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault(
+  "XLA_FLAGS",
+  _known("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"),
+)
 _PROGRAMS = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 if "PYTEST_XDIST_WORKER" in os.environ:  # jax writes entries that another may read half done.
   os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
@@ -39,6 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
   """Four devices, no implicit broadcasting, checked shapes, parsed flags."""
+  gc.set_threshold(100_000, 50, 100)  # Traces are many small objects, few of them garbage.
   jax.config.update("jax_num_cpu_devices", 4)
   jax.config.update("jax_numpy_rank_promotion", "raise")
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
