@@ -160,7 +160,7 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
     routing.own(3, 2), jnp.ones((2, 3)), gated=True, noise=noise, temperature=0.7
   )
   found = net.value(decisions, weights)
-  slope = jax.nn.sigmoid((found["signals"].relevance[..., 2] + noise[:, :, 2].T) / 0.7)
+  slope = jax.nn.sigmoid((found["signals"].own.relevance[..., 2] + noise[:, :, 2].T) / 0.7)
   slope = slope * (1 - slope) / 0.7
 
   def along(gate):
