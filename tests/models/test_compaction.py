@@ -36,7 +36,7 @@ def test_compacted_pass_equals_masked_pass(tiny, kind, planned, way):
   got, said, _ = net.forward(_decisions(net, kinds, way), train=False)
   np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
   np.testing.assert_array_equal(said.executed, told.executed)
-  np.testing.assert_array_equal(said.gate, told.gate)
+  np.testing.assert_array_equal(said.own.gate, told.own.gate)
   gates = np.asarray(told.executed)[:, :, 1:]
   assert 0 < gates.sum() < gates.size  # both cases occurred
 

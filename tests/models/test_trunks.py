@@ -174,7 +174,7 @@ def test_gates_get_the_gradient_of_the_relaxed_decision(tiny):
     start = jnp.ones((2, 3)).at[:, 2].set(gate)
     return jax.jvp(by_policy, (start,), (last,))[1]
 
-  gate = found["signals"].gate[..., 2]
+  gate = found["signals"].own.gate[..., 2]
   wanted = jnp.sum(jnp.where(gate > 0, along(1.0), along(0.0)) * slope)
   bias = found["grads"]["gate_2"]["score"]["bias"]
   np.testing.assert_allclose(bias[1], wanted, rtol=1e-4)
