@@ -97,8 +97,7 @@ class Table:
   ) -> Int[np.ndarray, " N"]:
     """Maps a column's values to whole numbers; others get the default."""
     codes, values = self.columns[column]
-    table = np.array([mapping.get(v, default) for v in values], np.int32)
-    return np.take(table, codes)
+    return np.array([mapping.get(value, default) for value in values], np.int32)[codes]
 
   def number(self, column: str) -> Float[np.ndarray, " N"]:
     """Returns a column as float64 numbers.
@@ -114,15 +113,13 @@ class Table:
       raise ValueError(
         f"'{value}' is not a number ({self.place(column, value)}). Fetch the file again or mend it."
       )
-    return np.take(numbers, codes)
+    return numbers[codes]
 
   def categories(self, column: str) -> tuple[str, ...]:
     """Returns the values that occur, ascending (as numbers where they are)."""
     codes, values = self.columns[column]
     used = [values[i] for i in np.unique(codes)]
-    if all(value.isdecimal() for value in used):
-      return tuple(sorted(used, key=int))
-    return tuple(sorted(used))
+    return tuple(sorted(used, key=int if all(map(str.isdecimal, used)) else None))
 
 
 def read(data_dir: str | None, rows: Sequence[int] = ROWS) -> tuple[Table, Table]:
@@ -141,22 +138,22 @@ def read(data_dir: str | None, rows: Sequence[int] = ROWS) -> tuple[Table, Table
   """
   looked = f"{PARQUET}, or {' and '.join(RAW.values())} (each also with .gz)"
   if data_dir is None:
-    raise FileNotFoundError(
-      f"The census data needs a folder with {looked}, and none is given. " + _WHERE
-    )
+    needed = f"The census data needs a folder with {looked}, and none is given."
+    raise FileNotFoundError(f"{needed} {_WHERE}")
   folder = pathlib.Path(data_dir).expanduser()
   parquet = folder / PARQUET
   if parquet.is_file():
     tables = _read_parquet(parquet)
   else:
-    paths = {split: _find(folder / name) for split, name in RAW.items()}
-    missing = [RAW[s] for s, path in paths.items() if path is None]
+    paths = {
+      split: [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+      for split, name in RAW.items()
+    }
+    missing = [RAW[split] for split, there in paths.items() if not there]
     if missing:
-      raise FileNotFoundError(
-        f"No {' and no '.join(missing)} in '{folder}'. The census data is read"
-        f" from {looked}. " + _WHERE
-      )
-    tables = {s: _read_csv(path) for s, path in paths.items() if path}
+      absent = f"No {' and no '.join(missing)} in '{folder}'."
+      raise FileNotFoundError(f"{absent} The census data is read from {looked}. {_WHERE}")
+    tables = {split: _read_csv(there[0]) for split, there in paths.items()}
   for split, wanted in zip(("train", "test"), rows, strict=True):
     _check_rows(tables[split], wanted)
     for column in NUMERIC:
@@ -172,24 +169,15 @@ def _number(text: str) -> float:
     return float("nan")
 
 
-def _find(path: pathlib.Path) -> pathlib.Path | None:
-  """Returns the plain or the compressed file, whichever is there."""
-  for candidate in (path, path.with_name(path.name + ".gz")):
-    if candidate.is_file():
-      return candidate
-  return None
-
-
 def _check_rows(table: Table, wanted: int) -> None:
   """Raises where a file has fewer or more rows than the original."""
   if table.rows < 2:
     raise ValueError(f"{table.name} has {table.rows} rows: nothing to learn.")
   if wanted and table.rows != wanted:
     raise ValueError(
-      f"{table.name} has {table.rows} rows, the last in {table.unit}"
-      f" {table.numbers[-1]}, but the original has {wanted}: the file is cut"
-      " off or changed. Fetch it again; a file of your own is read with"
-      " --config.data.rows='(0, 0)'."
+      f"{table.name} has {table.rows} rows, the last in {table.unit} {table.numbers[-1]}, but the"
+      f" original has {wanted}: the file is cut off or changed. Fetch it again; a file of your own"
+      " is read with --config.data.rows='(0, 0)'."
     )
 
 
@@ -222,26 +210,21 @@ def _chunks(path: pathlib.Path) -> Iterator[tuple[list[int], list[list[str]]]]:
         text = list(itertools.islice(file, _CHUNK))
       except (EOFError, OSError, UnicodeDecodeError) as error:
         raise ValueError(
-          f"{path.name} cannot be read on after line {done} ({error}): the"
-          " file is cut off or damaged. Fetch it again."
+          f"{path.name} cannot be read on after line {done} ({error}): the file is cut off or"
+          " damaged. Fetch it again."
         ) from error
       if not text:
         return
-      numbers, rows = [], []
-      for number, line in enumerate(text, done + 1):
-        if not line.strip():
-          continue
-        fields = line.split(",")
+      found = {i: line.split(",") for i, line in enumerate(text, done + 1) if line.strip()}
+      for number, fields in found.items():
         if len(fields) != len(COLUMNS):
           raise ValueError(
-            f"{path.name}, line {number}: {len(fields)} fields, expected"
-            f" {len(COLUMNS)}. The file is cut off or damaged; fetch it again."
+            f"{path.name}, line {number}: {len(fields)} fields, expected {len(COLUMNS)}. The file"
+            " is cut off or damaged; fetch it again."
           )
-        numbers.append(number)
-        rows.append(fields)
       done += len(text)
-      if rows:
-        yield numbers, rows
+      if found:
+        yield list(found), list(found.values())
 
 
 def _read_parquet(path: pathlib.Path) -> dict[str, Table]:

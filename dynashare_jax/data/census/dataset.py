@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import functools
-from typing import Any, NamedTuple
+import operator
+from typing import Any
 
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
@@ -43,12 +44,10 @@ _BELOW = (
   " Associates degree-academic program"
 )
 _COLLEGE = (
-  "Bachelors degree(BA AB BS)",
-  "Masters degree(MA MS MEng MEd MSW MBA)",
-  _PROFESSIONAL,
-  "Doctorate degree(PhD EdD)",
+  "Bachelors degree(BA AB BS) | Masters degree(MA MS MEng MEd MSW MBA) |"
+  f" {_PROFESSIONAL} | Doctorate degree(PhD EdD)"
 )
-_EDUCATION = {**dict.fromkeys(_BELOW.split(" | "), 0), **dict.fromkeys(_COLLEGE, 1)}
+_EDUCATION = {**dict.fromkeys(_BELOW.split(" | "), 0), **dict.fromkeys(_COLLEGE.split(" | "), 1)}
 # Task -> column, value -> label, names of the two classes; in canonical order.
 _TASKS: dict[str, tuple[str, dict[str, int], tuple[str, str]]] = {
   "income": ("income_50k", _SIGNS, ("up to 50k", "over 50k")),
@@ -113,14 +112,15 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   chosen = (config.tasks,) if isinstance(config.tasks, str) else config.tasks
   chosen = options.tasks("census", chosen, TASKS)
   tasks = tuple(task for task in TASKS if task in chosen)
-  authors_labels = _is_authors(compat, "census_labels")
-  authors_columns = _is_authors(compat, "census_columns")
+  authors_labels, authors_columns = (
+    options.switch(compat, switch, ("corrected", "authors")) == "authors"
+    for switch in ("census_labels", "census_columns")
+  )
   lookup.one_of("config.data.encoding", config.encoding, ENCODINGS)
   train, other = columns_lib.read(data_dir, tuple(config.rows))
   halves = split_halves(other.rows, config.split_seed)
   tables = dict(zip(types.SPLITS, (train, *map(other.take, halves)), strict=True))
-  encoded = _encode(train, other, config, authors_columns)
-  notes = encoded.notes
+  encoders, shape, table_spec, notes = _encode(train, other, config, authors_columns)
   if authors_labels and "education" in tasks:
     notes += ("compat: professional degrees do not count as college.",)
   spec = types.DatasetSpec(
@@ -128,20 +128,16 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     tasks=tuple(
       types.TaskSpec(name=task, kind="binary", classes=_TASKS[task][2]) for task in tasks
     ),
-    input_kind="series" if encoded.table is None else "table",
-    input_shape=encoded.shape,
+    input_kind="series" if table_spec is None else "table",
+    input_shape=shape,
     sizes={split: table.rows for split, table in tables.items()},
-    table=encoded.table,
+    table=table_spec,
     notes=notes,
   )
-  targets = {
-    split: {task: labels(table, task, authors_labels) for task in tasks}
-    for split, table in tables.items()
-  }
-  sources = {
-    split: memory.Rows(functools.partial(_batch, table, targets[split], encoded.encoders[split]))
-    for split, table in tables.items()
-  }
+  sources = {}
+  for split, table in tables.items():
+    targets = {task: labels(table, task, authors_labels) for task in tasks}
+    sources[split] = memory.Rows(functools.partial(_batch, table, targets, encoders[split]))
   return memory.dataset(spec, sources, lambda rows: rows.batch)
 
 
@@ -190,19 +186,13 @@ def _batch(
   return types.Batch(encode(table), {**targets}, dict.fromkeys(targets, present), present)
 
 
-class _Encoded(NamedTuple):
-  """The encoding of inputs, and its part of the spec."""
-
-  encoders: Mapping[str, Callable[[columns_lib.Table], Any]]
-  shape: tuple[int, ...]
-  table: types.TableSpec | None
-  notes: tuple[str, ...]
+_Encoder = Callable[[columns_lib.Table], Any]
 
 
 def _encode(
   train: columns_lib.Table, other: columns_lib.Table, config: ConfigDict, authors: bool
-) -> _Encoded:
-  """Fits the encoding that the configuration asks for."""
+) -> tuple[dict[str, _Encoder], tuple[int, ...], types.TableSpec | None, tuple[str, ...]]:
+  """Fits the encoding asked for; returns encoders of the splits, and parts of the spec."""
   weight = bool(config.instance_weight) or authors
   notes: tuple[str, ...] = (
     "The household columns nearly give the marital status away, as in all published results.",
@@ -211,32 +201,28 @@ def _encode(
     notes += ("The survey's sampling weight is one of the inputs.",)
   if config.encoding == "embedded" and not authors:
     spec = encoding.fit_table(train, config.bins, weight)
-    encoders = dict.fromkeys(types.SPLITS, encoding.Embedded(train, spec))
-    shape = (len(spec.categorical) + len(spec.numeric),)
-    return _Encoded(encoders, shape, spec, notes)
+    embedded: _Encoder = encoding.Embedded(spec)
+    shape: tuple[int, ...] = (len(spec.categorical) + len(spec.numeric),)
+    return dict.fromkeys(types.SPLITS, embedded), shape, spec, notes
   if authors:
     layouts = encoding.authors_layouts(train, other)
     notes += _authors_notes(layouts, config)
   else:
     layouts = (encoding.corrected_layout(train, weight),) * 2
-  train_encoder, other_encoder = map(encoding.OneHot, layouts)
-  return _Encoded(
-    {"train": train_encoder, "validation": other_encoder, "test": other_encoder},
-    (len(layouts[0].features), 1),
-    None,
-    notes,
-  )
+  encoders: list[_Encoder] = [encoding.OneHot(layouts[split != "train"]) for split in types.SPLITS]
+  shape = (len(layouts[0].features), 1)
+  return dict(zip(types.SPLITS, encoders, strict=True)), shape, None, notes
 
 
 def _authors_notes(
   layouts: tuple[encoding.Layout, encoding.Layout], config: ConfigDict
 ) -> tuple[str, ...]:
   """The consequences of the authors' columns for this run."""
-  shifted = encoding.shifted_features(*layouts)
+  train, other = (layout.features for layout in layouts)
+  shifted = sum(map(operator.ne, train, other))
   shift = (
-    f"compat: {shifted} of {len(layouts[0].features)} one-hot features mean"
-    " another category in validation and test than in training, and numbers"
-    " there are scaled by their own range."
+    f"compat: {shifted} of {len(train)} one-hot features mean another category in validation and"
+    " test than in training, and numbers there are scaled by their own range."
   )
   if config.encoding == "onehot" and config.instance_weight:
     return (shift,)
@@ -245,8 +231,3 @@ def _authors_notes(
     " config.data.encoding and config.data.instance_weight are not followed."
   )
   return shift, ignored
-
-
-def _is_authors(compat_config: ConfigDict, switch: str) -> bool:
-  """Whether a compat switch asks for the authors' behaviour."""
-  return options.switch(compat_config, switch, ("corrected", "authors")) == "authors"

@@ -108,8 +108,7 @@ def authors_layouts(train: columns_lib.Table, other: columns_lib.Table) -> tuple
   numbers = tuple((c, None) for c in _AUTHORS_NUMERIC)
   fitted = _one_hots(train, categorical)
   there = set(_one_hots(other, categorical))
-  shifted = tuple(f for f in fitted if f in there)
-  shifted += tuple(f for f in fitted if f not in there)
+  shifted = tuple(sorted(fitted, key=lambda feature: feature not in there))
 
   def ranges(table: columns_lib.Table) -> dict[str, Range]:
     return {
@@ -117,12 +116,6 @@ def authors_layouts(train: columns_lib.Table, other: columns_lib.Table) -> tuple
     }
 
   return (Layout(numbers + fitted, ranges(train)), Layout(numbers + shifted, ranges(other)))
-
-
-def shifted_features(train: Layout, other: Layout) -> int:
-  """Counts features that mean something else in the other layout."""
-  pairs = zip(train.features, other.features, strict=True)
-  return sum(ours != theirs for ours, theirs in pairs)
 
 
 def _numeric(instance_weight: bool) -> tuple[str, ...]:
@@ -146,20 +139,17 @@ class Embedded:
   """Turns a table into codes and unscaled numbers.
 
   Attributes:
-    train: the training file, whose categories have codes 1, 2, ... in order.
-    spec: the columns.
+    spec: the columns; the training file's categories have codes 1, 2, ... in order.
   """
 
-  train: columns_lib.Table
   spec: types.TableSpec
 
   def __call__(self, table: columns_lib.Table) -> dict[str, np.ndarray]:
     """Returns `categorical` int32 `[N, C]` and `numeric` float32 `[N, D]`."""
-    codes = []
-    for name in self.spec.categorical:
-      seen = self.train.categories(name)
-      mapping = {value: 1 + code for code, value in enumerate(seen)}
-      codes.append(table.category(name, mapping, 0))
+    codes = [
+      table.category(name, {value: code for code, value in enumerate(seen, 1)}, 0)
+      for name, seen in zip(self.spec.categorical, self.spec.values, strict=True)
+    ]
     numbers = [table.number(name) for name in self.spec.numeric]
     return {
       "categorical": np.stack(codes, axis=1),

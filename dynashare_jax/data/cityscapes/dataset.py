@@ -122,32 +122,20 @@ build, outline, original = DATASET.build, DATASET.outline, DATASET.original
 
 
 @dataclasses.dataclass(frozen=True)
-class Decode:
+class Decode(dense_layouts.Decode):
   """Makes an example of raw fields; picklable.
 
   Attributes:
-    tasks: in order.
     classes: see `cityscapes_labels.table`.
     depth: a key of `DEPTHS`.
     coded: see `cityscapes_layouts.find`.
     farthest: metres beyond which there is no depth; 0 for no limit.
   """
 
-  tasks: tuple[str, ...]
   classes: tuple[int, ...]
   depth: str
   coded: bool
   farthest: float
-
-  def __call__(self, fields: Mapping[str, np.ndarray]) -> types.Batch:
-    """Decodes an example; labels that are not valid are finite.
-
-    Raises:
-      ValueError: an id that is neither a class nor void.
-    """
-    decoders = {"segmentation": self._segmentation, "depth": self._depth, "parts": self._parts}
-    found = {task: decoders[task](fields) for task in self.tasks}
-    return dense_layouts.example(fields["image"], found)
 
   def _segmentation(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     ids = fields["segmentation"].astype(np.int32)
@@ -155,23 +143,18 @@ class Decode:
     inside = (ids >= -1) & (ids < len(table))
     labels = np.where(inside, table[np.where(inside, ids, 0)], -2)
     if labels.min() < cityscapes_labels.VOID:
-      raise ValueError(
-        "its segmentation has the id"
-        f" {ids[labels < cityscapes_labels.VOID][0]}, which is"
-        " neither a class nor void."
-      )
+      wrong = ids[labels < cityscapes_labels.VOID][0]
+      raise ValueError(f"its segmentation has the id {wrong}, which is neither a class nor void.")
     return labels, labels != cityscapes_labels.VOID
 
   def _parts(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    parts = fields["parts"].astype(np.int32)
+    parts, last = fields["parts"].astype(np.int32), len(cityscapes_labels.PARTS) - 1
     if self.coded:
       parts = cityscapes_labels.parts(parts)
     labels = np.where(parts == 255, cityscapes_labels.VOID, parts)
-    if not (labels.min() >= cityscapes_labels.VOID and labels.max() < len(cityscapes_labels.PARTS)):
-      raise ValueError(
-        f"its parts have ids {labels.min()} to {labels.max()};"
-        f" known are -1 to {len(cityscapes_labels.PARTS) - 1}."
-      )
+    low, high = labels.min(), labels.max()
+    if low < cityscapes_labels.VOID or high > last:
+      raise ValueError(f"its parts have ids {low} to {high}; known are -1 to {last}.")
     return labels, labels != cityscapes_labels.VOID
 
   def _depth(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -48,12 +48,7 @@ HELP = {
     from https://www.dropbox.com/sh/qk3cr18d55d08gj/AAA5OCTPNFDEDk5fZsmCfmrAa
     (README of https://github.com/lorenmt/auto-lambda)""",
 }
-SIZES = {
-  "official": (1024, 2048),
-  "adashare": (256, 512),
-  "mtan": (256, 512),
-  "auto_lambda": (256, 512),
-}
+SIZES = {"official": (1024, 2048), **dict.fromkeys(("adashare", "mtan", "auto_lambda"), (256, 512))}
 
 _MARKS = {
   "official": ("leftImg8bit", "leftImg8bit_trainvaltest"),
@@ -108,16 +103,8 @@ def find(wanted: dense.Wanted, data_dir: str | None) -> store.Original:
 def _official(folder: pathlib.Path) -> tuple[_Paths, str]:
   """The release as it is unpacked, each archive in a folder of its own or not."""
   # The official test split has no public labels: validation is the test split.
-  images, annotations, disparity, camera, parts = (
-    _unpacked(folder, kind, archive)
-    for kind, archive in (
-      ("leftImg8bit", "trainvaltest"),
-      ("gtFine", "trainvaltest"),
-      ("disparity", "trainvaltest"),
-      ("camera", "trainvaltest"),
-      ("gtFinePanopticParts", "trainval"),
-    )
-  )
+  kinds = ("leftImg8bit", "gtFine", "disparity", "camera", "gtFinePanopticParts")
+  images, annotations, disparity, camera, parts = (_unpacked(folder, kind) for kind in kinds)
   paths: _Paths = {}
   labels = ""
   for split, part in _SPLITS:
@@ -143,9 +130,9 @@ def _official(folder: pathlib.Path) -> tuple[_Paths, str]:
   return paths, labels
 
 
-def _unpacked(folder: pathlib.Path, kind: str, archive: str) -> str:
+def _unpacked(folder: pathlib.Path, kind: str) -> str:
   """Folder of a kind of file, perhaps within one named after its archive."""
-  within = f"{kind}_{archive}/{kind}"
+  within = f"{kind}_{'trainval' if kind == 'gtFinePanopticParts' else 'trainvaltest'}/{kind}"
   return within if (folder / within).is_dir() else kind
 
 
@@ -167,26 +154,19 @@ def _adashare(folder: pathlib.Path, fields: tuple[str, ...], classes: int) -> tu
 
 def _numbered(folder: pathlib.Path, name: str, classes: int) -> tuple[_Paths, str]:
   """MTAN's arrays or Auto-Lambda's pictures, numbered."""
-  labels, ending = "label ids", ".png"
-  places = {"image": "image", "segmentation": "seg", "depth": "depth", "parts": "part_seg"}
+  labels, files_of = "label ids", "image/{}.png seg/{}.png depth/{}.png part_seg/{}.tif"
   if name == "mtan":
     known = ("label_7", "label", "label_19")
     there = [n for n in known if (folder / "train" / n).is_dir()] or ["label"]
     chosen = there[-1] if classes == 19 else there[0]
-    labels, ending = "train ids" if chosen == "label_19" else "categories", ".npy"
-    places |= {"segmentation": chosen, "parts": "part"}
-  paths: _Paths = {}
+    labels = "train ids" if chosen == "label_19" else "categories"
+    files_of = f"image/{{}}.npy {chosen}/{{}}.npy depth/{{}}.npy part/{{}}.npy"
+  patterns = dict(zip(("image", *TASKS), files_of.split(), strict=True))
+  paths = {split: dense_layouts.numbered(folder, part, patterns) for split, part in _SPLITS}
   for split, part in _SPLITS:
-    stems = dense_layouts.numbered(folder / part / "image", ending)
-    if not stems:
-      raise ValueError(f"{TITLE}: there is no picture {folder / part}/image/<i>{ending}.")
-    paths[split] = {
-      f"{part}/{stem}": {
-        field: f"{part}/{place}/{stem}{'.tif' if place == 'part_seg' else ending}"
-        for field, place in places.items()
-      }
-      for stem in stems
-    }
+    if not paths[split]:
+      missing = patterns["image"].format("<i>")
+      raise ValueError(f"{TITLE}: there is no picture {folder / part}/{missing}.")
   return paths, labels
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
-from typing import Any, overload
+from typing import Any
 
 import jax
 from jaxtyping import Bool, Int, UInt8
@@ -83,19 +83,12 @@ class Stays(Sequence[types.Batch]):
   def __len__(self) -> int:
     return len(self._split.starts) - self._skip
 
-  @overload
-  def __getitem__(self, index: int) -> types.Batch: ...
-
-  @overload
-  def __getitem__(self, index: slice) -> Sequence[types.Batch]: ...
-
-  def __getitem__(self, index: int | slice) -> types.Batch | Sequence[types.Batch]:
+  def __getitem__(self, index: Any) -> Any:
     if isinstance(index, slice):
       return [self[i] for i in range(*index.indices(len(self)))]
     if not -len(self) <= index < len(self):
       raise IndexError(f"There are {len(self)} stays, none has number {index}.")
-    one: types.Batch = jax.tree.map(lambda a: a[0], self.batch(np.array([index % len(self)])))
-    return one
+    return jax.tree.map(lambda a: a[0], self.batch(np.array([index % len(self)])))
 
   def whole(self) -> types.Batch:
     """Returns all stays as one batch."""
@@ -108,19 +101,12 @@ class Stays(Sequence[types.Batch]):
     int32 `[B]`, at most T; without lengths the series alone. Targets and valid: see
     `dataset.build`.
     """
-    rows = np.asarray(indices, np.int64) + self._skip
-    options, found = self._options, self._split
-    length = np.minimum(found.labels.counts[rows], options.hours)
-    starts = found.starts[rows]
-    series = self._series(starts, length)
-    inputs: Any = series
-    if options.lengths:
-      inputs = {"series": series, "length": length.astype(np.int32)}
-    fields = self._fields(rows, starts, length)
+    tasks, (rows, starts, length) = self._options.tasks, self._places(indices)
+    series, fields = self._series(starts, length), self._fields(rows, starts, length)
     return types.Batch(
-      inputs,
-      {task: fields[task][0] for task in options.tasks},
-      {task: fields[task][1] for task in options.tasks},
+      {"series": series, "length": length.astype(np.int32)} if self._options.lengths else series,
+      {task: fields[task][0] for task in tasks},
+      {task: fields[task][1] for task in tasks},
       np.ones(len(rows), bool),
     )
 
@@ -128,14 +114,19 @@ class Stays(Sequence[types.Batch]):
     """Counts of every task the valid labels, and those of them that are 1."""
     found = dict.fromkeys(self._options.tasks, (0, 0))
     for begin in range(0, len(self), _COUNTED):
-      rows = np.arange(begin, min(begin + _COUNTED, len(self))) + self._skip
-      length = np.minimum(self._split.labels.counts[rows], self._options.hours)
-      fields = self._fields(rows, self._split.starts[rows], length)
+      some = np.arange(begin, min(begin + _COUNTED, len(self)))
+      fields = self._fields(*self._places(some))
       for task, (labels, positive) in found.items():
         target, valid = fields[task]
         chosen = target[valid]
         found[task] = (labels + chosen.size, positive + int((chosen == 1).sum()))
     return found
+
+  def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of stays in the files, their first rows, and how many of these are taken."""
+    rows = np.asarray(indices, np.int64) + self._skip
+    length = np.minimum(self._split.labels.counts[rows], self._options.hours)
+    return rows, self._split.starts[rows], length
 
   def _series(self, starts: np.ndarray, length: np.ndarray) -> np.ndarray:
     hours, options = self._split.hours, self._options
@@ -145,51 +136,36 @@ class Stays(Sequence[types.Batch]):
         hours.numbers[begin : begin + count], hours.flags[begin : begin + count]
       )
       discretiser.expand(some, options.normaliser, out[:count])
-    if not options.straight:
-      turned = series.reshape(-1, WIDTH, options.hours).transpose(0, 2, 1)
-      series = np.ascontiguousarray(turned)
-    return series
+    if options.straight:
+      return series
+    return np.ascontiguousarray(series.reshape(-1, WIDTH, options.hours).transpose(0, 2, 1))
 
-  def _fields(
-    self, rows: np.ndarray, starts: np.ndarray, length: np.ndarray
-  ) -> Mapping[str, Field]:
+  def _fields(self, rows: np.ndarray, starts: np.ndarray, length: np.ndarray) -> dict[str, Field]:
     """Targets of all tasks, and which are valid."""
     options, labels = self._options, self._split.labels
     hourly = np.zeros((len(rows), options.hours, 4), np.uint8)
     for out, begin, count in zip(hourly, starts.tolist(), length.tolist(), strict=True):
       out[:count] = labels.hourly[begin : begin + count]
-    return {
-      "phenotyping": (labels.phenotypes[rows].astype(np.float32), np.ones(len(rows), bool)),
-      "mortality": _masked(
-        labels.mortality[rows, 1].astype(np.float32),
-        labels.mortality[rows, 0].astype(bool),
-        options,
-      ),
-      **self._hourly_fields(hourly, labels.listed[rows]),
-    }
-
-  def _hourly_fields(self, hourly: np.ndarray, listed: np.ndarray) -> dict[str, Field]:
-    options = self._options
     stay = stay_class(hourly[..., listfile.STAY], options.stay_classes)
-    decompensation = hourly[..., listfile.DECOMPENSATION].astype(np.float32)
-    if not options.masked:
-      kept = _authors_hours(listed, options.hours)
-      stay, decompensation = (
-        np.where(kept, values, values.dtype.type(0)) for values in (stay, decompensation)
-      )
-    return {
-      "length_of_stay": _masked(stay, hourly[..., listfile.STAY_MASK].astype(bool), options),
-      "decompensation": _masked(
-        decompensation, hourly[..., listfile.DECOMPENSATION_MASK].astype(bool), options
-      ),
+    dying = hourly[..., listfile.DECOMPENSATION].astype(np.float32)
+    stay_valid, dying_valid = (
+      hourly[..., mask].astype(bool) for mask in (listfile.STAY_MASK, listfile.DECOMPENSATION_MASK)
+    )
+    died_valid, died = labels.mortality[rows].T
+    found = {
+      "mortality": (died.astype(np.float32), died_valid.astype(bool)),
+      "length_of_stay": (stay, stay_valid),
+      "decompensation": (dying, dying_valid),
     }
-
-
-def _masked(targets: np.ndarray, valid: np.ndarray, options: Options) -> Field:
-  """Targets with 0 where they are not valid; or all valid as they are."""
-  if not options.masked:
-    return targets, np.ones_like(valid)
-  return np.where(valid, targets, targets.dtype.type(0)), valid
+    if options.masked:
+      found = {task: (target * valid, valid) for task, (target, valid) in found.items()}
+    else:
+      kept = _authors_hours(labels.listed[rows], options.hours)
+      found["length_of_stay"] = stay * kept, stay_valid
+      found["decompensation"] = dying * kept, dying_valid
+      found = {task: (target, np.ones_like(valid)) for task, (target, valid) in found.items()}
+    found["phenotyping"] = labels.phenotypes[rows].astype(np.float32), np.ones(len(rows), bool)
+    return found
 
 
 def _authors_hours(listed: Int[np.ndarray, " B"], hours: int) -> Bool[np.ndarray, "B T"]:

@@ -82,8 +82,7 @@ NUMBERS = tuple(i for i, c in enumerate(CHANNELS) if not c.values)
 CATEGORIES = tuple(i for i, c in enumerate(CHANNELS) if c.values)
 
 # Of the numbers, in their order: mean and standard deviation.
-MEANS = tuple(channel.mean for channel in CHANNELS if not channel.values)
-STDS = tuple(channel.std for channel in CHANNELS if not channel.values)
+MEANS, STDS = zip(*((CHANNELS[i].mean, CHANNELS[i].std) for i in NUMBERS), strict=True)
 
 _PHENOTYPES = (
   "Acute and unspecified renal failure | Acute cerebrovascular disease | "
@@ -116,16 +115,12 @@ AUTHORS_STAY_CLASSES = (*STAY_CLASSES[:8], "8 to 15 days", "15 days or more")
 def _layout() -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
   """Names of the columns, those of numbers, and where each channel begins."""
   names: list[str] = []
-  numbers, begins = [], []
+  begins = []
   for channel in CHANNELS:
     begins.append(len(names))
-    if channel.values:
-      names += [f"{channel.name} = {value}" for value in channel.values]
-    else:
-      numbers.append(len(names))
-      names.append(channel.name)
+    names += [f"{channel.name} = {value}" for value in channel.values] or [channel.name]
   names += [f"{channel.name} observed" for channel in CHANNELS]
-  return tuple(names), tuple(numbers), tuple(begins)
+  return tuple(names), tuple(begins[i] for i in NUMBERS), tuple(begins)
 
 
 COLUMNS, NUMBER_COLUMNS, BEGINS = _layout()
@@ -142,11 +137,8 @@ def codes() -> tuple[dict[str, float] | None, ...]:
 
 def normal_values() -> np.ndarray:
   """Returns the values before a first measurement, float64 `[17]`; of a category its number."""
-  found = [
-    known[channel.normal] if known else float(channel.normal)
-    for channel, known in zip(CHANNELS, codes(), strict=True)
-  ]
-  return np.array(found)
+  pairs = zip(CHANNELS, codes(), strict=True)
+  return np.array([known[c.normal] if known else float(c.normal) for c, known in pairs])
 
 
 def groups() -> tuple[tuple[int, ...], ...]:

@@ -121,8 +121,7 @@ def convert_part(part: Part, source: str, target: str) -> tuple[list[mimic3_prob
   Returns:
     Problems, as kept, and their number; a part with any is not written.
   """
-  problems = mimic3_problems.Problems()
-  output = pathlib.Path(target)
+  problems, output = mimic3_problems.Problems(), pathlib.Path(target)
   if load(output, part) is None:
     converted = _read(part, pathlib.Path(source), problems)
     if converted is not None:
@@ -149,9 +148,10 @@ def _read(part: Part, source: pathlib.Path, problems: mimic3_problems.Problems) 
   if problems.total:
     return None
   events = discretiser.Events(*map(np.concatenate, zip(*found, strict=True)))
-  hours_ = discretiser.pack(*discretiser.discretise(events, counts))
-  together = np.frombuffer(b"".join(digests), np.uint8)
-  return Converted(hours_, together.reshape(-1, DIGEST))
+  return Converted(
+    discretiser.pack(*discretiser.discretise(events, counts)),
+    np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST),
+  )
 
 
 def _save(path: pathlib.Path, part: Part, converted: Converted) -> None:
@@ -159,13 +159,8 @@ def _save(path: pathlib.Path, part: Part, converted: Converted) -> None:
   partial = path.with_suffix(f".{os.getpid()}.partial")
   try:
     with open(partial, "wb") as file:
-      np.savez(
-        file,
-        key=np.frombuffer(part.key, np.uint8),
-        numbers=converted.hours.numbers,
-        flags=converted.hours.flags,
-        digests=converted.digests,
-      )
+      key = np.frombuffer(part.key, np.uint8)
+      np.savez(file, key=key, **converted.hours._asdict(), digests=converted.digests)
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
@@ -211,7 +206,6 @@ def convert_all(
         progress(done, total)
     except concurrent.futures.process.BrokenProcessPool:
       raise ValueError(
-        "A process that converts MIMIC-III stays could not be started, or was"
-        " killed (out of memory?). Set config.data.workers=1 to convert in"
-        " one process."
+        "A process that converts MIMIC-III stays could not be started, or was killed"
+        " (out of memory?). Set config.data.workers=1 to convert in one process."
       ) from None

@@ -41,13 +41,14 @@ _SIZES = {"train": 29250, "validation": 6371, "test": 6281}
 _FOLDER = "multitask"
 _CACHE = "dynashare_cache"
 _FIRST = 5  # the first hour that any label is for
+# Switch -> corrected value, and the consequence of the authors' way for a run.
 _SWITCHES = {
-  "time": "causal",
-  "axes": "kept",
-  "masks": "labels",
-  "stays": "all",
-  "stay_classes": "benchmark",
-  "task_weights": "once",
+  "time": ("causal", "predictions read later hours and the padding."),
+  "axes": ("kept", "hours and measurements are mixed up by a reshape."),
+  "masks": ("labels", "hours and stays without a label count as 0, padding too."),
+  "stays": ("all", "the first stay of each split is dropped."),
+  "stay_classes": ("benchmark", "the last class of the remaining stay begins at 15 days."),
+  "task_weights": ("once", "task weights are squared."),
 }
 
 
@@ -93,7 +94,7 @@ def compat() -> dict[str, Any]:
   begins at 15 days, not at 14. task_weights: `once`; the authors multiply
   with a task's weight twice.
   """
-  return dict(_SWITCHES)
+  return {name: corrected for name, (corrected, _) in _SWITCHES.items()}
 
 
 def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
@@ -166,7 +167,7 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
     input_kind="series",
     input_shape=(_hours(config), len(columns.COLUMNS)),
     sizes=_SIZES,
-    notes=_switch_notes(switches),
+    notes=tuple(f"compat: {text}" for name, (_, text) in _SWITCHES.items() if switches[name]),
     lengths=not switches["time"],
     channels=columns.groups(),
     private=True,
@@ -177,7 +178,7 @@ def _read_switches(compat: ConfigDict) -> dict[str, bool]:
   """Whether each switch is `authors`."""
   found = {
     name: data_options.switch(compat, name, (corrected, "authors")) == "authors"
-    for name, corrected in _SWITCHES.items()
+    for name, (corrected, _) in _SWITCHES.items()
   }
   if found["axes"] and not found["time"]:
     raise ValueError(
@@ -188,14 +189,10 @@ def _read_switches(compat: ConfigDict) -> dict[str, bool]:
 
 
 def _hours(config: ConfigDict) -> int:
-  hours = int(config.hours)
-  least = MORTALITY_HOURS if "mortality" in config.tasks else _FIRST
+  hours, least, why = int(config.hours), _FIRST, "there are no labels before"
+  if "mortality" in config.tasks:
+    least, why = MORTALITY_HOURS, "mortality is predicted from that many"
   if hours < least:
-    why = (
-      "mortality is predicted from that many"
-      if least == MORTALITY_HOURS
-      else "there are no labels before"
-    )
     raise ValueError(f"config.data.hours is {hours}; it must be at least {least}: {why}.")
   return hours
 
@@ -215,17 +212,15 @@ def _specs(config: ConfigDict, switches: Mapping[str, bool]) -> tuple[types.Task
     },
   }
 
-  def make(task: str) -> types.TaskSpec:
+  for task in chosen:
     own = fields[task]
-    outputs = 1 if own["kind"] == "binary" else len(own["classes"])
-    weight = data_options.weight(config, task) ** (2 if switches["task_weights"] else 1)
+    own["outputs"] = 1 if own["kind"] == "binary" else len(own["classes"])
+    own["weight"] = data_options.weight(config, task) ** (2 if switches["task_weights"] else 1)
     if task == "length_of_stay":
       own["class_weights"] = _stay_weights(config)
     else:
       own["positive_weight"] = _positive(config, task)
-    return types.TaskSpec(task, outputs=outputs, weight=weight, **own)
-
-  return tuple(make(task) for task in chosen)
+  return tuple(types.TaskSpec(task, **fields[task]) for task in chosen)
 
 
 def _positive(config: ConfigDict, task: str) -> float:
@@ -292,10 +287,8 @@ def _cut_notes(store: mimic3_store.Store, options: mimic3_batches.Options) -> tu
   cut = {name: int((c > options.hours).sum()) for name, c in counts.items()}
   total = sum(map(len, counts.values()))
   each = ", ".join(f"{cut[n]} of {len(c)} {n}" for n, c in counts.items())
-  return (
-    f"{sum(cut.values())} of {total} stays are longer than"
-    f" {options.hours} hours and are cut there ({each}).",
-  )
+  longer = f"{sum(cut.values())} of {total} stays are longer than {options.hours} hours"
+  return (f"{longer} and are cut there ({each}).",)
 
 
 def _label_notes(
@@ -305,25 +298,9 @@ def _label_notes(
   counts = {name: stays.label_counts() for name, stays in splits.items()}
   notes = []
   for task in tasks:
-    each = []
-    for name, found in counts.items():
-      labels, positive = found[task.name]
-      each.append(f"{positive} of {labels} {name}")
-      if task.kind == "multiclass":
-        each[-1] = f"{labels} {name}"
-    what = "labels" if task.kind == "multiclass" else "positive labels"
-    notes.append(f"{task.name}: {what}: {', '.join(each)}.")
+    what, form = "positive labels", "{1} of {0} {2}"
+    if task.kind == "multiclass":
+      what, form = "labels", "{0} {2}"
+    each = ", ".join(form.format(*found[task.name], name) for name, found in counts.items())
+    notes.append(f"{task.name}: {what}: {each}.")
   return tuple(notes)
-
-
-def _switch_notes(switches: Mapping[str, bool]) -> tuple[str, ...]:
-  """The consequences of the authors' ways for this run."""
-  notes = {
-    "time": "predictions read later hours and the padding.",
-    "axes": "hours and measurements are mixed up by a reshape.",
-    "masks": "hours and stays without a label count as 0, padding too.",
-    "stays": "the first stay of each split is dropped.",
-    "stay_classes": "the last class of the remaining stay begins at 15 days.",
-    "task_weights": "task weights are squared.",
-  }
-  return tuple(f"compat: {text}" for name, text in notes.items() if switches[name])

@@ -13,6 +13,7 @@ Source: YerevaNN/mimic3-benchmarks, `mimic3models/preprocessing.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
+import itertools
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Int, UInt8
@@ -21,21 +22,16 @@ import numpy as np
 from dynashare_jax.data.mimic3 import columns
 
 EPS = 1e-6  # hours: what the pipeline takes off before it rounds down
-_FLAGS = len(columns.FLAG_COLUMNS)
-PACKED = _FLAGS // 8  # bytes of an hour's flags
-
-_NUMBERS = np.array(columns.NUMBERS)
+PACKED = len(columns.FLAG_COLUMNS) // 8  # bytes of an hour's flags
 
 
 def _runs(places: Sequence[int]) -> tuple[tuple[slice, slice], ...]:
   """Stretches of neighbouring columns: where they come from and go to."""
-  found: list[tuple[slice, slice]] = []
-  begin = 0
-  for i in range(1, len(places) + 1):
-    if i == len(places) or places[i] != places[i - 1] + 1:
-      found.append((slice(begin, i), slice(places[begin], places[i - 1] + 1)))
-      begin = i
-  return tuple(found)
+  gaps = (np.flatnonzero(np.diff(places) != 1) + 1).tolist()
+  return tuple(
+    (slice(begin, end), slice(places[begin], places[end - 1] + 1))
+    for begin, end in itertools.pairwise([0, *gaps, len(places)])
+  )
 
 
 _NUMBER_RUNS = _runs(columns.NUMBER_COLUMNS)
@@ -86,16 +82,14 @@ def discretise(
   Returns:
     Values, categories as numbers; and whether they were observed in that hour.
   """
-  channels = len(columns.CHANNELS)
   rows = int(counts.sum())
-  table = np.empty((rows, channels))
-  observed = np.zeros((rows, channels), bool)
+  table = np.empty((rows, len(columns.CHANNELS)))
+  observed = np.zeros(table.shape, bool)
   # NumPy promises that the last one of repeated places is kept.
   table[events.row, events.channel] = events.value
   observed[events.row, events.channel] = True
   first = np.cumsum(counts) - counts
-  begins = ~observed[first]
-  table[first] = np.where(begins, columns.normal_values()[None], table[first])
+  table[first] = np.where(observed[first], table[first], columns.normal_values()[None])
   known = observed.copy()
   known[first] = True  # so that nothing is taken from the stay before
   latest = np.where(known, np.arange(rows)[:, None], 0)
@@ -123,7 +117,7 @@ def pack(table: Float[np.ndarray, "R 17"], observed: Bool[np.ndarray, "R 17"]) -
     for place in columns.CATEGORIES
   ]
   flags = np.packbits(np.concatenate([*hot, observed], axis=1), axis=1)
-  return Hours(table[:, _NUMBERS].astype(np.float32), flags)
+  return Hours(table[:, columns.NUMBERS].astype(np.float32), flags)
 
 
 class Normaliser(NamedTuple):
@@ -166,8 +160,7 @@ def expand(hours: Hours, normaliser: Normaliser, out: Float[np.ndarray, "R 76"])
   bits = np.unpackbits(hours.flags, axis=1)
   for source, place in _FLAG_RUNS:
     out[:, place] = bits[:, source]
-  mean = normaliser.mean.astype(np.float32)
-  std = normaliser.std.astype(np.float32)
-  scaled = (hours.numbers - mean[None]) / std[None]
+  mean, std = (part.astype(np.float32)[None] for part in normaliser)
+  scaled = (hours.numbers - mean) / std
   for source, place in _NUMBER_RUNS:
     out[:, place] = scaled[:, source]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import functools
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -99,33 +100,25 @@ def read(folder: pathlib.Path, problems: mimic3_problems.Problems) -> dict[str, 
   seen: dict[tuple[str, str], str] = {}
   found: dict[str, list[Listed]] = {}
   for split, (name, part) in FILES.items():
+    found[split] = []
     try:
       data = (folder / name).read_bytes()
     except OSError:
-      what = (
-        "there is no such file, or it cannot be read; the multitask problem of"
-        " mimic3-benchmarks has it after split_train_val"
-      )
-      problems.add(name, 0, "", what)
-      found[split] = []
+      what = "there is no such file, or it cannot be read; the multitask problem of"
+      problems.add(name, 0, "", f"{what} mimic3-benchmarks has it after split_train_val")
       continue
-    there = _names(folder / part)
-    found[split] = []
+    there = set(os.listdir(folder / part)) if (folder / part).is_dir() else ()
     for stay in _read_one(name, data, problems):
       report = functools.partial(problems.add, name, stay.line, HEADER[0])
-      before = seen.setdefault((part, stay.name), f"{name}, line {stay.line}")
-      if before != f"{name}, line {stay.line}":
+      here = f"{name}, line {stay.line}"
+      before = seen.setdefault((part, stay.name), here)
+      if before != here:
         report(f"the stay is named twice, before in {before}")
       elif stay.name not in there:
         report(f"there is no file {part}/{stay.name}")
       else:
         found[split].append(stay)
   return found
-
-
-def _names(folder: pathlib.Path) -> frozenset[str]:
-  """Names of the files in a folder; none where there is no folder."""
-  return frozenset(entry.name for entry in folder.iterdir()) if folder.is_dir() else frozenset()
 
 
 def _read_one(file: str, data: bytes, problems: mimic3_problems.Problems) -> list[Listed]:
@@ -141,13 +134,11 @@ def _read_one(file: str, data: bytes, problems: mimic3_problems.Problems) -> lis
     return []
   if len(lines) == 1:
     problems.add(file, 0, "", "it names no stay")
-  found = []
-  for number, line in enumerate(lines[1:], 2):
-    report = functools.partial(problems.add, file, number)
-    stay = _read_line(line.strip(), number, report)
-    if stay is not None:
-      found.append(stay)
-  return found
+  stays = (
+    _read_line(line.strip(), number, functools.partial(problems.add, file, number))
+    for number, line in enumerate(lines[1:], 2)
+  )
+  return [stay for stay in stays if stay is not None]
 
 
 def _read_line(line: str, number: int, report: Callable[[str, str], None]) -> Listed | None:
@@ -161,21 +152,18 @@ def _read_line(line: str, number: int, report: Callable[[str, str], None]) -> Li
     report(HEADER[0], "expected the name of a file, *_timeseries.csv")
     return None
   hours, bins = _length(hours_text, report)
-  found = (
+  found: tuple[Any, ...] = (
     _mortality(mortality, report),
     _phenotypes(phenotypes, report),
     _hourly(stay, HEADER[3], bins, float, report),
     _hourly(decompensation, HEADER[5], bins, int, report),
   )
-  if bins < 1 or any(part is None for part in found):
-    return None
-  known: Any = found
-  return Listed(name, number, hours, *known)
+  return None if bins < 1 or any(p is None for p in found) else Listed(name, number, hours, *found)
 
 
 def _length(text: str, report: Callable[[str, str], None]) -> tuple[float, int]:
   """Hours and bins of a stay; no bin after a problem was reported."""
-  hours = _numbers([text], float)
+  hours = numbers([text], float)
   if hours is None or not abs(hours[0]) < LONGEST:
     report(HEADER[1], f"expected a number of hours below {LONGEST:.0f}")
     return 0.0, 0
@@ -185,7 +173,7 @@ def _length(text: str, report: Callable[[str, str], None]) -> tuple[float, int]:
   return float(hours[0]), bins
 
 
-def _numbers(texts: Sequence[str], kind: type) -> np.ndarray | None:
+def numbers(texts: Sequence[str], kind: type) -> np.ndarray | None:
   """Reads numbers; None if one is not a finite number."""
   try:
     values = np.array([kind(text) for text in texts], np.float64)
@@ -194,24 +182,29 @@ def _numbers(texts: Sequence[str], kind: type) -> np.ndarray | None:
   return values if np.isfinite(values).all() else None
 
 
-def _is_flag(values: np.ndarray) -> bool:
-  return bool(((values == 0) | (values == 1)).all())
+def _flags(texts: Sequence[str], count: int) -> np.ndarray | None:
+  """Reads numbers that are 0 or 1; None if there are others, or not so many."""
+  values = numbers(texts, int)
+  if values is None or len(values) != count or not np.isin(values, (0, 1)).all():
+    return None
+  return values
 
 
 def _mortality(text: str, report: Callable[[str, str], None]) -> np.ndarray | None:
   """Mask and label; the label of a stay that does not count is 0."""
   # The position beside them is always bin 47, the last one that ends within 48 hours.
-  values = _numbers(text.split(";"), int)
-  if values is None or len(values) != 3 or not _is_flag(values[1:]):
+  position, *rest = text.split(";")
+  values = _flags(rest, 2)
+  if values is None or numbers([position], int) is None:
     report(HEADER[2], "expected a position, a mask and a label, 0 or 1")
     return None
-  return np.array([values[1], values[1] * values[2]], np.uint8)
+  return np.array([values[0], values[0] * values[1]], np.uint8)
 
 
 def _phenotypes(text: str, report: Callable[[str, str], None]) -> np.ndarray | None:
-  values, count = _numbers(text.split(";"), int), len(columns.PHENOTYPES)
-  if values is None or len(values) != count or not _is_flag(values):
-    report(HEADER[4], f"expected {count} labels, 0 or 1")
+  values = _flags(text.split(";"), len(columns.PHENOTYPES))
+  if values is None:
+    report(HEADER[4], f"expected {len(columns.PHENOTYPES)} labels, 0 or 1")
     return None
   return values.astype(np.uint8)
 
@@ -225,15 +218,9 @@ def _hourly(
     return np.zeros((0, 2), np.uint8)
   cut = text.split(";")
   half = len(cut) // 2
-  masks = _numbers(cut[:half], int)
-  labels = _numbers(cut[half:], kind)
-  if (
-    masks is None
-    or labels is None
-    or len(cut) % 2
-    or not _is_flag(masks)
-    or (kind is int and not _is_flag(labels))
-  ):
+  masks = _flags(cut[:half], half)
+  labels = numbers(cut[half:], float) if kind is float else _flags(cut[half:], half)
+  if masks is None or labels is None or len(cut) % 2:
     report(column, f"expected as many masks, 0 or 1, as {what}")
     return None
   if bins and half > bins + 1:

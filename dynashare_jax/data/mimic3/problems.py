@@ -67,14 +67,10 @@ class Problems:
     if not self.total:
       return
     count = f"{self.total} problem" + "s" * (self.total > 1)
-    more = self.total - len(self.kept)
-    lines = [
-      f"The MIMIC-III files in {folder} have {count}; nothing was converted.",
-      *(f"  {problem}" for problem in self.kept),
-    ]
-    if more:
-      lines.append(f"  and {more} more.")
-    raise ValueError("\n".join(lines))
+    lines = [f"The MIMIC-III files in {folder} have {count}; nothing was converted.", *self.kept]
+    if more := self.total - len(self.kept):
+      lines.append(f"and {more} more.")
+    raise ValueError("\n  ".join(map(str, lines)))
 
 
 def is_name(text: str) -> bool:

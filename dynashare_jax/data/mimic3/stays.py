@@ -14,6 +14,7 @@ import numpy as np
 
 from dynashare_jax.data.mimic3 import columns
 from dynashare_jax.data.mimic3 import discretiser
+from dynashare_jax.data.mimic3 import listfile
 from dynashare_jax.data.mimic3 import problems as mimic3_problems
 
 _CODES = columns.codes()
@@ -72,20 +73,16 @@ def _fast(lines: list[str]) -> Series | None:
   rows = [line.split(",") for line in lines[1:]]
   if any(len(row) != _WIDTH for row in rows):
     return None
-  texts = list(zip(*rows, strict=True))
-  numbers = range(len(rows))
+  times, *texts = zip(*rows, strict=True)
   place: list[int] = []
   value: list[float] = []
   counts = []
   try:
-    hours = np.array([float(text) for text in texts[0]])
-    for column, codes in zip(texts[1:], _CODES, strict=True):
-      filled = [text for text in column if text]
-      if codes is None:
-        value += map(float, filled)
-      else:
-        value += [codes[text] for text in filled]
-      place += itertools.compress(numbers, column)
+    hours = np.array(list(map(float, times)))
+    for column, codes in zip(texts, _CODES, strict=True):
+      filled = list(filter(None, column))
+      value += map(codes.__getitem__ if codes else float, filled)
+      place += itertools.compress(range(len(rows)), column)
       counts.append(len(filled))
   except (ValueError, KeyError):
     return None
@@ -107,15 +104,8 @@ def _explain(lines: list[str], file: str, problems: mimic3_problems.Problems) ->
         if cell and cell not in codes:
           what = f"expected one of the {len(codes)} values that the benchmark knows"
           problems.add(file, number, name, f"{what}, exactly as it writes them")
-      elif (cell or name == columns.HEADER[0]) and not _is_number(cell):
+      elif (cell or name == columns.HEADER[0]) and listfile.numbers([cell], float) is None:
         problems.add(file, number, name, "expected a number")
-
-
-def _is_number(text: str) -> bool:
-  try:
-    return bool(np.isfinite(float(text)))
-  except ValueError:
-    return False
 
 
 def _odd_times(hours: np.ndarray, file: str, problems: mimic3_problems.Problems) -> bool:
@@ -150,6 +140,4 @@ def events(series: Series, hours: float, bins: int, first: int) -> discretiser.E
   bin_of_row = np.minimum(discretiser.bin_of(series.hours), bins - 1)
   counts = (series.hours <= hours + discretiser.EPS)[series.row]
   row = first + bin_of_row[series.row]
-  if counts.all():
-    return discretiser.Events(row, series.channel, series.value)
   return discretiser.Events(row[counts], series.channel[counts], series.value[counts])

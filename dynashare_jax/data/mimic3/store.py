@@ -77,14 +77,9 @@ class Store:
       # A plain view: slices of a memmap cost ten times as much.
       return np.asarray(np.load(path, mmap_mode="r"))
 
-    counts = mapped("counts")
-    return Split(
-      discretiser.Hours(mapped("numbers"), mapped("flags")),
-      listfile.Labels(
-        counts, mapped("mortality"), mapped("phenotypes"), mapped("hourly"), mapped("listed")
-      ),
-      np.cumsum(counts) - counts,
-    )
+    labels = listfile.Labels(*map(mapped, listfile.Labels._fields))
+    starts = np.cumsum(labels.counts) - labels.counts
+    return Split(discretiser.Hours(mapped("numbers"), mapped("flags")), labels, starts)
 
 
 def open_or_convert(
@@ -113,8 +108,7 @@ def open_or_convert(
     if found is None:
       raise ValueError(
         f"{cache} holds no complete converted copy of MIMIC-III;"
-        " give config.data_dir, the folder of the multitask"
-        " problem."
+        " give config.data_dir, the folder of the multitask problem."
       )
     return found
   if found is not None and _fits(found, source, verify):
@@ -141,9 +135,7 @@ def _open(folder: pathlib.Path, verify: bool) -> Store | None:
       return None
     for name, (size, checksum) in index["files"].items():
       path = folder / name
-      if path.stat().st_size != size:
-        return None
-      if verify and _digest(path) != checksum:
+      if path.stat().st_size != size or (verify and _digest(path) != checksum):
         return None
     return Store(str(folder), dict(index["stays"]))
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -246,10 +238,9 @@ def _locked(path: pathlib.Path) -> IO[bytes]:
 
 def _unwritable(cache: pathlib.Path, error: OSError) -> str:
   return (
-    f"The folder {cache} for the converted MIMIC-III stays cannot be"
-    f" written to ({error.strerror}). Name another one in"
-    " config.data.cache; about 60 bytes an hour of stay are needed twice,"
-    " 450 MB for all of MIMIC-III."
+    f"The folder {cache} for the converted MIMIC-III stays cannot be written to"
+    f" ({error.strerror}). Name another one in config.data.cache; about 60 bytes an hour"
+    " of stay are needed twice, 450 MB for all of MIMIC-III."
   )
 
 
@@ -294,7 +285,7 @@ def _assemble(
     digests = _gather(made, split, staging, parts[split], int(labels.counts.sum()))
     names = [stay.name for stay in stays]
     arrays = {
-      **{kind: getattr(labels, kind) for kind in labels._fields},
+      **labels._asdict(),
       "names": np.array([name.encode() for name in names]),
       "inputs": np.array([known[listfile.FILES[split][1]][name] for name in names]),
       "digests": digests,
@@ -327,9 +318,8 @@ def _gather(
     for part in parts:
       converted = mimic3_convert.load(staging, part)
       if converted is None:
-        raise ValueError(
-          f"{staging / part.file} was damaged while stays were converted; start again."
-        )
+        file = staging / part.file
+        raise ValueError(f"{file} was damaged while stays were converted; start again.")
       numbers.write(converted.hours.numbers.astype("<f4").tobytes())
       flags.write(converted.hours.flags.tobytes())
       digests.append(converted.digests)
@@ -345,9 +335,9 @@ def _header(file: IO[bytes], kind: str, shape: tuple[int, int]) -> None:
 
 def _publish(made: pathlib.Path, cache: pathlib.Path) -> None:
   """Gives a finished store its name."""
-  old = cache / _OLD
+  old, final = cache / _OLD, cache / NAME
   shutil.rmtree(old, ignore_errors=True)
-  if (cache / NAME).exists():
-    (cache / NAME).rename(old)
-  made.rename(cache / NAME)
+  if final.exists():
+    final.rename(old)
+  made.rename(final)
   shutil.rmtree(old, ignore_errors=True)

@@ -93,18 +93,15 @@ class NyuV2(dense.DataSet):
     config, tasks, facts = wanted.config, wanted.tasks, original.facts
     keys, notes = _keys(original, config.samples_only)
     classes = nyuv2_classes.table(facts["classes"], config.classes)
+    notes += (facts["note"],) if facts["note"] else ()
     axes = None
-    if "normals" in tasks and not _is_raw(wanted.compat):
+    if "normals" in tasks and _is_raw(wanted.compat):
+      note = "compat: normals are raw bytes, blue first; mirroring leaves them, as no component of"
+      notes += (f"{note} theirs can be negated",)
+    elif "normals" in tasks:
       given = config.normal_axes
       axes = surface_normals.read_axes(facts["axes"] if given == "auto" else given)
-    notes += (facts["note"],) if facts["note"] else ()
-    if axes is not None:
       notes += (f"axes of stored normals (right, down, forward): {axes}",)
-    elif "normals" in tasks:
-      notes += (
-        "compat: normals are raw bytes, blue first; mirroring leaves them,"
-        " as no component of theirs can be negated",
-      )
     decode = Decode(tasks, facts["first"], tuple(classes.tolist()), tuple(facts["void"]), axes)
     return dense.Found(original.layout, keys, original.read, decode, notes)
 
@@ -132,11 +129,10 @@ build, outline, original = DATASET.build, DATASET.outline, DATASET.original
 
 
 @dataclasses.dataclass(frozen=True)
-class Decode:
+class Decode(dense_layouts.Decode):
   """Makes an example of raw fields; picklable.
 
   Attributes:
-    tasks: in order.
     first: id of the first stored class.
     table: of every stored class the class that is wanted.
     void: ids of pixels without a class.
@@ -144,40 +140,32 @@ class Decode:
       authors do.
   """
 
-  tasks: tuple[str, ...]
   first: int
   table: tuple[int, ...]
   void: tuple[int, ...]
   axes: surface_normals.Axes | None
 
-  def __call__(self, fields: Mapping[str, np.ndarray]) -> types.Batch:
-    """Decodes an example; labels that are not valid are finite.
-
-    Raises:
-      ValueError: an id that is neither a class nor void.
-    """
-    decoders = {"segmentation": self._segmentation, "normals": self._normals, "depth": _depth}
-    found = {task: decoders[task](fields[task]) for task in self.tasks}
-    return dense_layouts.example(fields["image"], found)
-
-  def _segmentation(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def _segmentation(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    ids = fields["segmentation"]
     place = ids.astype(np.int64) - self.first
     valid = ~np.isin(ids, self.void)
     wrong = valid & ((place < 0) | (place >= len(self.table)))
     if wrong.any():
       last = self.first + len(self.table) - 1
-      raise ValueError(
-        f"its segmentation has the id {ids[wrong][0]}; known are"
-        f" {self.first} to {last}, and {self.void} for none."
-      )
+      known = f"known are {self.first} to {last}, and {self.void} for none"
+      raise ValueError(f"its segmentation has the id {ids[wrong][0]}; {known}.")
     table = np.array(self.table, np.int32)
     return np.where(valid, table[np.where(valid, place, 0)], 0), valid
 
-  def _normals(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def _normals(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     if self.axes is None:
-      return _as_the_authors(stored)
-    normals, valid = _decode_normals(stored)
+      return _as_the_authors(fields["normals"])
+    normals, valid = _decode_normals(fields["normals"])
     return np.where(valid[..., None], self.axes(normals), np.array([0, 0, -1], np.float32)), valid
+
+  def _depth(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    valid = np.isfinite(fields["depth"]) & (fields["depth"] > NEAREST)
+    return np.where(valid, fields["depth"], np.float32(0)), valid
 
 
 def _decode_normals(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -197,19 +185,12 @@ def _as_the_authors(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   # Source: AdaShare's code: OpenCV reads blue first, the bytes are normalised, and a
   # pixel counts where none of them is 255.
   if stored.dtype != np.uint8:
-    raise ValueError(
-      "config.compat.normals 'raw' needs normals stored as"
-      " pictures, as AdaShare has them; these are arrays."
-    )
+    needed = "needs normals stored as pictures, as AdaShare has them; these are arrays"
+    raise ValueError(f"config.compat.normals 'raw' {needed}.")
   red, green, blue = (stored[..., i].astype(np.float32) for i in range(3))
   length = np.maximum(np.sqrt(blue**2 + green**2 + red**2), np.float32(1))
   valid = np.maximum(np.maximum(red, green), blue) < 255
   return np.stack([p / length for p in (blue, green, red)], -1), valid
-
-
-def _depth(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  valid = np.isfinite(stored) & (stored > NEAREST)
-  return np.where(valid, stored, np.float32(0)), valid
 
 
 def _is_raw(compat: ConfigDict) -> bool:
@@ -242,8 +223,7 @@ def _pair(fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   """Stored and fitted normals of the pixels that have both."""
   depth = fields["depth"]
   stored, valid = _decode_normals(fields["normals"])
-  camera = surface_normals.kinect((depth.shape[0], depth.shape[1]))
-  fitted, usable = surface_normals.fit(depth, camera)
+  fitted, usable = surface_normals.fit(depth, surface_normals.kinect(depth.shape))
   return stored[valid & usable], fitted[valid & usable]
 
 

@@ -23,20 +23,16 @@ class LabeledReader(dense_layouts.Reader):
   def stored(self, key: str) -> dict[str, np.ndarray]:
     """Returns the fields of a frame; normals are fitted to its depth."""
     arrays = open_labeled(os.path.join(self.folder, LABELED), os.getpid())
-    frame = int(key)
-    fields: dict[str, np.ndarray] = {}
-    if "image" in self.fields:
-      fields["image"] = np.ascontiguousarray(arrays["images"][frame].T)
-    if "segmentation" in self.fields:
-      fields["segmentation"] = np.ascontiguousarray(arrays["labels"][frame].T)
-    if {"depth", "normals"} & set(self.fields):
-      depth = np.ascontiguousarray(arrays["depths"][frame].T, np.float32)
-      if "depth" in self.fields:
-        fields["depth"] = depth
-      if "normals" in self.fields:
-        normals, valid = surface_normals.fit(depth, surface_normals.kinect(depth.shape))
-        fields["normals"] = np.where(valid[..., None], normals, 0)
-    return {name: _checked(name, array) for name, array in fields.items()}
+    fields = {
+      field: np.ascontiguousarray(arrays[name][int(key)].T)
+      for field, name in {"image": "images", "segmentation": "labels", "depth": "depths"}.items()
+      if field in self.fields or (field == "depth" and "normals" in self.fields)
+    }
+    if "normals" in self.fields:
+      depth = fields["depth"].astype(np.float32)
+      normals, valid = surface_normals.fit(depth, surface_normals.kinect(depth.shape))
+      fields["normals"] = np.where(valid[..., None], normals, 0)
+    return {name: _checked(name, array) for name, array in fields.items() if name in self.fields}
 
 
 def read(path: str, field: str) -> np.ndarray:

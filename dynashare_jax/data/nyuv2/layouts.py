@@ -131,19 +131,10 @@ def _adashare(folder: pathlib.Path) -> _Form:
 
 def _mtan(folder: pathlib.Path) -> _Form:
   """Arrays of MTAN, whose validation is the published test split."""
-  names = {"image": "image", "segmentation": "label", "normals": "normal", "depth": "depth"}
-  keys = {
-    split: tuple(
-      f"{part}/{stem}" for stem in dense_layouts.numbered(folder / part / "image", ".npy")
-    )
-    for split, part in (("train", "train"), ("test", "val"))
-  }
-  paths = {
-    key: {field: key.replace("/", f"/{name}/") + ".npy" for field, name in names.items()}
-    for part in keys.values()
-    for key in part
-  }
-  return _Form(keys, paths, 13, 0, [-1])
+  files = ("image/{}.npy", "label/{}.npy", "normal/{}.npy", "depth/{}.npy")
+  patterns = dict(zip(("image", *TASKS), files, strict=True))
+  train, test = (dense_layouts.numbered(folder, part, patterns) for part in ("train", "val"))
+  return _Form({"train": tuple(train), "test": tuple(test)}, {**train, **test}, 13, 0, [-1])
 
 
 def _nyud_mt(folder: pathlib.Path) -> _Form:
@@ -192,10 +183,9 @@ def _by_number(folder: pathlib.Path) -> dict[str, list[tuple[str, ...]]]:
   stems = sorted(p.stem for p in (folder / "img").glob("*.png"))
   odd = [s for s in stems if not s.isdigit() or int(s) >= nyuv2_classes.FRAMES]
   if odd:
+    named = f"{odd[0]}.png is not named after a frame 0000 to {nyuv2_classes.FRAMES - 1}"
     raise ValueError(
-      f"{folder / 'img'}: {odd[0]}.png is not named after a frame 0000 to"
-      f" {nyuv2_classes.FRAMES - 1}, so the split is not known: put {LISTS}"
-      " beside it."
+      f"{folder / 'img'}: {named}, so the split is not known: put {LISTS} beside it."
     )
   return {
     name: [(f"img/{s}.png", f"seg/{s}.png", f"normal_mask/{s}.png", f"depth/{s}.npy") for s in part]

@@ -144,10 +144,20 @@ def counted(name: str, keys: Mapping[str, Sequence[str]]) -> str:
   return f"{name} ({', '.join(f'{len(part)} {split}' for split, part in keys.items())})"
 
 
-def numbered(folder: pathlib.Path, ending: str) -> list[str]:
-  """Returns the names of the files with an ending, without it, ordered as numbers."""
-  stems = [path.stem for path in folder.glob(f"*{ending}")]
-  return sorted(stems, key=lambda stem: (not stem.isdigit(), stem.zfill(9)))
+def numbered(
+  folder: pathlib.Path, part: str, patterns: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+  """Returns the examples of a part in the order of their numbers: field -> path of its file.
+
+  `patterns` has the paths of the fields in the part's folder, such as `image/{}.npy`.
+  """
+  stems = [path.stem for path in (folder / part).glob(patterns["image"].format("*"))]
+  return {
+    f"{part}/{stem}": {
+      field: f"{part}/{pattern.format(stem)}" for field, pattern in patterns.items()
+    }
+    for stem in sorted(stems, key=lambda stem: (not stem.isdigit(), stem.zfill(9)))
+  }
 
 
 def read_lists(
@@ -267,18 +277,32 @@ def _resized(array: np.ndarray, size: tuple[int, int], mixed: bool) -> np.ndarra
   )
 
 
-def example(image: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> types.Batch:
-  """Returns an example of its decoded parts.
+@dataclasses.dataclass(frozen=True)
+class Decode:
+  """Makes an example of raw fields; picklable.
 
-  Args:
-    image: uint8 of 0..255 or float32 of 0..1 `[H, W, 3]`.
-    found: task -> its label, and where that is valid.
+  A subclass has a method for each task, called `_` and its name: fields -> label, and
+  where that is valid.
+
+  Attributes:
+    tasks: in order.
   """
-  if image.dtype == np.uint8:
-    image = image.astype(np.float32) / np.float32(255)
-  return types.Batch(
-    image.astype(np.float32, copy=False),
-    {task: label for task, (label, _) in found.items()},
-    {task: valid for task, (_, valid) in found.items()},
-    np.ones((), bool),
-  )
+
+  tasks: tuple[str, ...]
+
+  def __call__(self, fields: Mapping[str, np.ndarray]) -> types.Batch:
+    """Decodes an example; labels that are not valid are finite.
+
+    Raises:
+      ValueError: an id that is neither a class nor void.
+    """
+    found = {task: getattr(self, f"_{task}")(fields) for task in self.tasks}
+    image = fields["image"]
+    if image.dtype == np.uint8:
+      image = image.astype(np.float32) / np.float32(255)
+    return types.Batch(
+      image.astype(np.float32, copy=False),
+      {task: label for task, (label, _) in found.items()},
+      {task: valid for task, (_, valid) in found.items()},
+      np.ones((), bool),
+    )

@@ -12,6 +12,7 @@ Use `render` to make scenes of any size on the fly, under `jit` and `vmap`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 from typing import Any
 
@@ -32,8 +33,6 @@ from dynashare_jax.data.rooms import shading
 TASKS = ("segmentation", "depth", "normals", "edges", "keypoints")
 RANGE = 1 << 28  # keys between the starts of two splits
 SMALLEST = 8  # pixels
-
-_OFFSETS = {split: i * RANGE for i, split in enumerate(types.SPLITS)}
 
 
 def defaults() -> dict[str, Any]:
@@ -120,22 +119,15 @@ def labels(
       at the centres of visible balls and cylinders; standard deviation
       height / 40, at least 1 pixel.
   """
-  shape = (height, width)
-
-  def make(name: str) -> Array:
-    if name == "segmentation":
-      return scene_labels.segmentation(scene.geometry, hit)[0].reshape(shape)
-    if name == "depth":
-      return hit.distance.reshape(shape)
-    if name == "normals":
-      normals = tracer.rotate(scene.geometry.camera.rotation, hit.normal)
-      return normals.T.reshape(*shape, 3)
-    if name == "edges":
-      return scene_labels.edges(hit, height, width)
-    sigma = max(1.0, height / 40)
-    return scene_labels.heat_map(scene.geometry, height, width, sigma)
-
-  return {name: make(name) for name in tasks}
+  geometry, shape, sigma = scene.geometry, (height, width), max(1.0, height / 40)
+  make: dict[str, Callable[[], Array]] = {
+    "segmentation": lambda: scene_labels.segmentation(geometry, hit)[0].reshape(shape),
+    "depth": lambda: hit.distance.reshape(shape),
+    "normals": lambda: tracer.rotate(geometry.camera.rotation, hit.normal).T.reshape(*shape, 3),
+    "edges": lambda: scene_labels.edges(hit, height, width),
+    "keypoints": lambda: scene_labels.heat_map(geometry, height, width, sigma),
+  }
+  return {name: make[name]() for name in tasks}
 
 
 def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: int) -> types.Dataset:
@@ -166,32 +158,28 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     sizes=sizes,
     notes=("procedural scenes; segmentation is not balanced over classes",),
   )
-  compiled = _renderer(
-    height, width, float(config.noise), bool(config.shadows), tuple(config.tasks)
-  )
+  noise, shadows, tasks = float(config.noise), bool(config.shadows), tuple(config.tasks)
+  compiled = _renderer(height, width, noise, shadows, tasks)
   example = functools.partial(compiled, jax.random.key(int(config.scene_seed)))
-  sources = {split: _Source(example, _OFFSETS[split], sizes[split]) for split in types.SPLITS}
+  sources = {s: _Source(example, i * RANGE, sizes[s]) for i, s in enumerate(types.SPLITS)}
   return memory.dataset(spec, sources)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Source(Sequence[types.Batch]):
   """Random access to the scenes of one split."""
 
-  def __init__(self, example: Callable[[Any], types.Batch], offset: int, size: int) -> None:
-    self._example = example
-    self._offset = offset
-    self._size = size
+  example: Callable[[Any], types.Batch]
+  offset: int
+  size: int
 
   def __len__(self) -> int:
-    return self._size
+    return self.size
 
   def __getitem__(self, index: Any) -> types.Batch:  # type: ignore[override]
-    place = int(index)
-    if place < 0:
-      place += self._size
-    if not 0 <= place < self._size:
-      raise IndexError(f"rooms: no example {index} among {self._size}")
-    scene = self._example(np.uint32(self._offset + place))
+    if not -self.size <= index < self.size:
+      raise IndexError(f"rooms: no example {index} among {self.size}")
+    scene = self.example(np.uint32(self.offset + int(index) % self.size))
     return jax.tree.map(np.asarray, scene)
 
 
@@ -202,8 +190,7 @@ def _renderer(
   """Compiled: (key of all scenes, number of a scene) -> the example."""
 
   def example(key: Array, number: Array) -> types.Batch:
-    scene_key = jax.random.fold_in(key, number)
-    return render(scene_key, height, width, noise, shadows, tasks)
+    return render(jax.random.fold_in(key, number), height, width, noise, shadows, tasks)
 
   return jax.jit(example)
 
@@ -212,8 +199,7 @@ def _task(name: str, config: ConfigDict) -> types.TaskSpec:
   """How the rest of the house sees a task."""
   weight = float(config.weights[name])
   if name == "segmentation":
-    classes = scene_labels.CLASSES
-    return types.TaskSpec(name, name, len(classes), weight, classes)
+    return types.TaskSpec(name, name, len(scene_labels.CLASSES), weight, scene_labels.CLASSES)
   if name == "depth":
     return types.TaskSpec(name, name, 1, weight, unit="m")
   if name == "normals":

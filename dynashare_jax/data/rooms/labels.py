@@ -89,8 +89,7 @@ def key_points(geometry: render.Geometry) -> tuple[Float[Array, "3 K"], Bool[Arr
   own = jnp.where(own > balls, own + count, own)
   seen = hit.distance > 1.0 - 1e-3
   present = jnp.repeat(boxes.present, 8)
-  visible = [seen[:8], seen[8 : 8 + 8 * count] & present]
-  visible.append(hit.body[8 + 8 * count :] == own)
+  visible = seen[:8], seen[8 : 8 + 8 * count] & present, hit.body[8 + 8 * count :] == own
   return points, jnp.concatenate(visible)
 
 
@@ -117,6 +116,5 @@ def heat_map(
   weight = (visible & inside).astype(jnp.float32)
   factor = -0.5 / sigma**2
   x = jnp.exp(factor * (jnp.arange(width)[None] - column[:, None]) ** 2)
-  y = jnp.exp(factor * (jnp.arange(height)[None] - row[:, None]) ** 2)
-  y = y * weight[:, None]
+  y = jnp.exp(factor * (jnp.arange(height)[None] - row[:, None]) ** 2) * weight[:, None]
   return jnp.max(y[:, :, None] * x[:, None, :], axis=0)

@@ -125,10 +125,8 @@ def look(yaw: Array, pitch: Array) -> Float[Array, "3 3"]:
   cy, sy = jnp.cos(yaw), jnp.sin(yaw)
   cp, sp = jnp.cos(pitch), jnp.sin(pitch)
   zero = jnp.zeros_like(cy)
-  right = jnp.stack([sy, -cy, zero])
-  down = jnp.stack([sp * cy, sp * sy, -cp])
-  forward = jnp.stack([cp * cy, cp * sy, sp])
-  return jnp.stack([right, down, forward])
+  rows = (sy, -cy, zero), (sp * cy, sp * sy, -cp), (cp * cy, cp * sy, sp)
+  return jnp.stack([jnp.stack(row) for row in rows])
 
 
 def rotate(matrix: Float[Array, "3 3"], vectors: Float[Array, "3 P"]) -> Float[Array, "3 P"]:
@@ -136,26 +134,22 @@ def rotate(matrix: Float[Array, "3 3"], vectors: Float[Array, "3 P"]) -> Float[A
   return jnp.sum(matrix[:, :, None] * vectors[None], axis=1)
 
 
-def pixel_slopes(camera: Camera, height: int, width: int) -> Float[Array, "3 pixels"]:
-  """Returns camera-frame directions (x/z, y/z, 1) of the pixel centres, row by row."""
+def camera_hits(geometry: Geometry, height: int, width: int) -> Hit:
+  """Returns the hit of each pixel's ray; `distance` is the depth along the optical axis."""
+  camera = geometry.camera
   scale = camera.slope * (2.0 / width)
   x = (jnp.arange(width) + 0.5 - width / 2) * scale
   y = (jnp.arange(height) + 0.5 - height / 2) * scale
   x, y = jnp.broadcast_arrays(x[None, :], y[:, None])
-  return jnp.stack([x.ravel(), y.ravel(), jnp.ones(height * width)])
-
-
-def camera_hits(geometry: Geometry, height: int, width: int) -> Hit:
-  """Returns the hit of each pixel's ray; `distance` is the depth along the optical axis."""
-  camera = geometry.camera
-  slopes = pixel_slopes(camera, height, width)
-  directions = rotate(camera.rotation.T, slopes)
-  return trace(geometry, camera.position[:, None], directions)
+  slopes = jnp.stack([x.ravel(), y.ravel(), jnp.ones(height * width)])  # x/z, y/z, 1
+  return trace(geometry, camera.position[:, None], rotate(camera.rotation.T, slopes))
 
 
 def trace(geometry: Geometry, origin: Float[Array, "3 #P"], direction: Float[Array, "3 P"]) -> Hit:
   """Returns the first hit of rays that start inside the room and outside all bodies."""
-  exits = _room_exits(geometry, origin, direction)
+  safe = jnp.where(jnp.abs(direction) < _TINY, _TINY, direction)
+  ahead = jnp.where(safe > 0, geometry.high[:, None], geometry.low[:, None])
+  exits = (ahead - origin) / safe  # distance to the room's planes ahead, one for each axis
   room = jnp.min(exits, axis=0)
   entries = body_distances(geometry, origin, direction)
   distances = jnp.concatenate([room[None], entries])
@@ -172,13 +166,10 @@ def body_distances(
 
   Balls come first, then boxes, then tubes, as in `Hit.body`.
   """
-  shapes = (
-    (geometry.balls, _ball_distance),
-    (geometry.boxes, _box_distance),
-    (geometry.tubes, _tube_distance),
-  )
   parts = []
-  for solids, distance in shapes:
+  shapes = (geometry.balls, geometry.boxes, geometry.tubes)
+  distances = (_ball_distance, _box_distance, _tube_distance)
+  for solids, distance in zip(shapes, distances, strict=True):
     start, along = _to_local(solids, origin, direction)
     enters, leaves = distance(solids.size[:, :, None], start, along)
     hit = (enters < leaves) & (enters > NEAR) & solids.present[:, None]
@@ -203,8 +194,8 @@ def _to_local(
 
   def turn(v: Array) -> Array:
     x, y, z = v[:, 0], v[:, 1], v[:, 2]
-    x, y, z = jnp.broadcast_arrays(cos * x + sin * y, cos * y - sin * x, z)
-    return jnp.stack([x, y, z], axis=1)
+    turned = jnp.broadcast_arrays(cos * x + sin * y, cos * y - sin * x, z)
+    return jnp.stack(turned, axis=1)
 
   along = jnp.broadcast_to(direction[None], (solids.yaw.size, *direction.shape))
   return turn(start), turn(along)
@@ -215,8 +206,7 @@ def _quadratic(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
   square = b * b - a * c
   root = jnp.sqrt(jnp.maximum(square, 0.0))
   hit = square > 0.0
-  enters = jnp.where(hit, (-b - root) / a, jnp.inf)
-  return enters, jnp.where(hit, (-b + root) / a, -jnp.inf)
+  return jnp.where(hit, (-b - root) / a, jnp.inf), jnp.where(hit, (-b + root) / a, -jnp.inf)
 
 
 def _ball_distance(size: Array, start: Array, along: Array) -> tuple[Array, Array]:
@@ -246,13 +236,6 @@ def _tube_distance(size: Array, start: Array, along: Array) -> tuple[Array, Arra
   side_in, side_out = _quadratic(a, b, c)
   cap_in, cap_out = _slab(size[:, 2], start[:, 2], along[:, 2])
   return jnp.maximum(side_in, cap_in), jnp.minimum(side_out, cap_out)
-
-
-def _room_exits(geometry: Geometry, origin: Array, direction: Array) -> Float[Array, "3 P"]:
-  """Distance to the room's planes ahead, one for each axis."""
-  safe = jnp.where(jnp.abs(direction) < _TINY, _TINY, direction)
-  ahead = jnp.where(safe > 0, geometry.high[:, None], geometry.low[:, None])
-  return (ahead - origin) / safe
 
 
 def _surface(
@@ -289,8 +272,7 @@ def _surface(
 
 def _frames(geometry: Geometry) -> Float[Array, "8 bodies"]:
   """Centre, size, cosine and sine of the yaw of the room and all bodies."""
-  room = jnp.array([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]])
-  parts = [room]
+  parts = [jnp.array([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]])]  # the room
   for solids in (geometry.balls, geometry.boxes, geometry.tubes):
     turn = jnp.stack([jnp.cos(solids.yaw), jnp.sin(solids.yaw)], axis=1)
     parts.append(jnp.concatenate([solids.centre, solids.size, turn], axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 
 import jax
@@ -50,37 +51,21 @@ def sample(key: Array) -> shading.Scene:
   """
   bodies, patches = 3 * SHAPES, len(WALL_PATCHES) + 1
   surfaces = render.PLANES + patches + bodies
-  shapes = {
-    "room": (3,),
-    "camera": (7,),
-    "cells": (9,),
-    "bodies": (9, bodies),
-    "slots": (8,),
-    "patches": (7, patches),
-    "light": (6,),
-    "looks": (11, surfaces),
-  }
-  u = _uniform(key, shapes)
-  high = jnp.array([4.0, 4.0, 2.4]) + u["room"] * jnp.array([4.0, 4.0, 1.0])
-  camera = _camera(u["camera"], high)
-  geometry = render.Geometry(
-    jnp.zeros(3),
-    high,
-    *_bodies(u["cells"], u["bodies"], high, camera.position),
-    _patches(u["slots"], u["patches"], high),
-    camera,
-  )
-  light = _light(u["light"], high)
-  return shading.Scene(geometry, _materials(u["looks"]), light)
+  shapes = (3,), (7,), (9,), (9, bodies), (8,), (7, patches), (6,), (11, surfaces)
+  room, view, cells, shape, slots, areas, lamp, looks = _uniform(key, shapes)
+  high = jnp.array([4.0, 4.0, 2.4]) + room * jnp.array([4.0, 4.0, 1.0])
+  camera = _camera(view, high)
+  balls, boxes, tubes = _bodies(cells, shape, high, camera.position)
+  painted = _patches(slots, areas, high)
+  geometry = render.Geometry(jnp.zeros(3), high, balls, boxes, tubes, painted, camera)
+  return shading.Scene(geometry, _materials(looks), _light(lamp, high))
 
 
-def _uniform(key: Array, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
+def _uniform(key: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
   """Numbers in [0, 1) of several shapes; one draw compiles much faster."""
-  sizes = [math.prod(shape) for shape in shapes.values()]
+  sizes = list(map(math.prod, shapes))
   parts = jnp.split(jax.random.uniform(key, (sum(sizes),)), np.cumsum(sizes)[:-1].tolist())
-  return {
-    name: part.reshape(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)
-  }
+  return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _between(
@@ -96,8 +81,7 @@ def _camera(u: Float[Array, " 7"], high: Float[Array, " 3"]) -> render.Camera:
   ahead = jnp.stack([jnp.cos(yaw), jnp.sin(yaw)])
   room = high[:2] / 2 - 0.35
   reach = jnp.min(room / jnp.maximum(jnp.abs(ahead), 1e-3))
-  flat = -ahead * reach * _between(u[2], 0.55, 1.0)
-  flat = flat + _between(u[3:5], -0.5, 0.5)
+  flat = -ahead * reach * _between(u[2], 0.55, 1.0) + _between(u[3:5], -0.5, 0.5)
   flat = jnp.clip(flat, -room, room) + high[:2] / 2
   up = _between(u[5], 1.0, jnp.minimum(1.9, high[2] - 0.5))
   slope = jnp.tan(_between(u[6], 0.5, 0.74))  # 57 to 85 degrees across
@@ -109,7 +93,7 @@ def _bodies(
   u: Float[Array, "9 N"],
   high: Float[Array, " 3"],
   camera: Float[Array, " 3"],
-) -> tuple[render.Solids, render.Solids, render.Solids]:
+) -> list[render.Solids]:
   """Balls, boxes and tubes, each in its own cell of the floor."""
   count = 3 * SHAPES
   cells = jnp.argsort(order)[:count]
@@ -132,14 +116,9 @@ def _bodies(
   centre = jnp.concatenate([flat, (size[:, 2] + lift)[:, None]], axis=1)
   gap = jnp.sqrt(jnp.sum((flat - camera[None, :2]) ** 2, axis=1)) - radius
   present = (u[7] < 0.75) & (gap > 0.7)
-  yaw = _between(u[8], -jnp.pi, jnp.pi)
-  solids = render.Solids(centre, size, yaw, present)
-
-  def part(i: int) -> render.Solids:
-    chosen = slice(i * SHAPES, (i + 1) * SHAPES)
-    return jax.tree.map(lambda x: x[chosen], solids)
-
-  return part(0), part(1), part(2)
+  solids = render.Solids(centre, size, _between(u[8], -jnp.pi, jnp.pi), present)
+  parts = (slice(begin, begin + SHAPES) for begin in range(0, count, SHAPES))
+  return [render.Solids(*(x[part] for x in solids)) for part in parts]
 
 
 def _patches(
@@ -155,10 +134,8 @@ def _patches(
   wide = _between(u[0], rows[0], rows[1])
   tall = _between(u[1], rows[2], rows[3])
   slack = length / 4 - wide[:count]
-  along = length * (0.25 + 0.5 * (slots % 2))
-  along = along + _between(u[2, :count], -1.0, 1.0) * slack
-  up = rows[4] + _between(u[3], -0.1, 0.15)
-  up = jnp.where(rows[4] > 0.0, up, tall)
+  along = length * (0.25 + 0.5 * (slots % 2)) + _between(u[2, :count], -1.0, 1.0) * slack
+  up = jnp.where(rows[4] > 0.0, rows[4] + _between(u[3], -0.1, 0.15), tall)
   wall = jnp.stack([along, up[:count]], axis=1)
   half = jnp.stack([wide, tall], axis=1)
   inner = high[:2] / 2 - half[count]
@@ -179,8 +156,7 @@ def _light(u: Float[Array, " 6"], high: Float[Array, " 3"]) -> shading.Light:
   """A lamp below the ceiling."""
   flat = high[:2] * _between(u[:2], 0.2, 0.8)
   position = jnp.append(flat, high[2] * _between(u[2], 0.85, 0.93))
-  warm = _between(u[3], -0.08, 0.12)
-  tint = 1.0 + warm * jnp.array([1.0, 0.0, -1.0])
+  tint = 1.0 + _between(u[3], -0.08, 0.12) * jnp.array([1.0, 0.0, -1.0])
   return shading.Light(position, _between(u[4], 0.9, 1.6), _between(u[5], 0.4, 0.65), tint)
 
 
@@ -200,8 +176,7 @@ def _materials(u: Float[Array, "11 M"]) -> shading.Materials:
   hue2 = hue + _between(u[3], -looks[6], looks[6])
   value2 = jnp.clip(value * _between(u[4], looks[7], looks[8]), 0.0, 1.0)
   kinds = len(shading.TEXTURES) - 1
-  texture = 1 + jnp.floor(u[5] / looks[11] * kinds)
-  texture = jnp.where(u[5] < looks[11], texture, 0)
+  texture = jnp.where(u[5] < looks[11], 1 + jnp.floor(u[5] / looks[11] * kinds), 0)
   # Along an axis of the surface, or askew.
   spin = jnp.floor(u[6] * 3.0)
   straight = (spin[:, None] == jnp.arange(3)[None]).astype(jnp.float32)

@@ -65,8 +65,7 @@ def hsv(
   hue: Float[Array, " M"], saturation: Float[Array, " M"], value: Float[Array, " M"]
 ) -> Float[Array, "M 3"]:
   """Converts hue (in turns), saturation and value in 0..1 to RGB."""
-  offset = jnp.array([5.0, 3.0, 1.0])[None]
-  k = jnp.mod(offset + 6.0 * hue[:, None], 6.0)
+  k = jnp.mod(jnp.array([5.0, 3.0, 1.0])[None] + 6.0 * hue[:, None], 6.0)
   ramp = jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
   return value[:, None] * (1.0 - saturation[:, None] * ramp)
 
@@ -89,8 +88,7 @@ def mix(
   turn = 2.0 * jnp.pi
   along = jnp.sum(axis * place, axis=0) + phase
   stripes = (jnp.mod(along, 1.0) < 0.5).astype(jnp.float32)
-  cells = jnp.floor(place + phase[None] + 0.37)
-  checks = jnp.mod(jnp.sum(cells, axis=0), 2.0)
+  checks = jnp.mod(jnp.sum(jnp.floor(place + phase[None] + 0.37), axis=0), 2.0)
   x, y, z = place
   bend = jnp.sin(1.7 * x + 2.9 * y + turn * phase)
   bend += jnp.sin(2.3 * y - 1.9 * z + 1.5 * bend)
@@ -116,12 +114,10 @@ def _albedo(
   row = jnp.where(hit.body > 0, planes + patches - 1 + hit.body, hit.face)
   row = jnp.where(patch >= 0, planes + patch, row)
   scalars = jnp.stack([materials.frequency, materials.phase])
-  table = jnp.concatenate([materials.first.T, materials.second.T, materials.axis.T, scalars])[
-    :, row
-  ]
-  texture = materials.texture[row]
+  parts = [materials.first.T, materials.second.T, materials.axis.T, scalars]
+  table = jnp.concatenate(parts)[:, row]
   place = hit.local * table[9][None]
-  share = mix(texture, place, table[6:9], table[10])
+  share = mix(materials.texture[row], place, table[6:9], table[10])
   share = jnp.where(framed, 1.0, share)[None]
   return table[:3] * (1.0 - share) + table[3:6] * share
 

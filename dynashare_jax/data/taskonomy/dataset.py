@@ -150,34 +150,16 @@ build, outline, original = DATASET.build, DATASET.outline, DATASET.original
 
 
 @dataclasses.dataclass(frozen=True)
-class Decode:
+class Decode(dense_layouts.Decode):
   """Makes an example of raw fields; picklable.
 
   Attributes:
-    tasks: in order.
     masked: whether normals count only where there is a depth.
     void: whether pixels without a class are left out; else background.
   """
 
-  tasks: tuple[str, ...]
   masked: bool
   void: bool
-
-  def __call__(self, fields: Mapping[str, np.ndarray]) -> types.Batch:
-    """Decodes an example; labels that are not valid are finite.
-
-    Raises:
-      ValueError: an id that is neither a class nor void.
-    """
-    decoders = {
-      "segmentation": self._segmentation,
-      "normals": self._normals,
-      "depth": _depth,
-      "keypoints": lambda f: _response(f["keypoints"], KEYPOINTS),
-      "edges": lambda f: _response(f["edges"], EDGES),
-    }
-    found = {task: decoders[task](fields) for task in self.tasks}
-    return dense_layouts.example(fields["image"], found)
 
   def _segmentation(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     ids = fields["segmentation"].astype(np.int32)
@@ -185,10 +167,7 @@ class Decode:
       raise ValueError(
         f"its segmentation has the id {ids.max()}; known are 0 (none) to {len(CLASSES)}."
       )
-    valid = ids > 0
-    if not self.void:
-      valid = np.ones_like(valid)
-    return np.maximum(ids - 1, 0), valid
+    return np.maximum(ids - 1, 0), ids > 0 if self.void else np.ones(ids.shape, bool)
 
   def _normals(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     # By channel: NumPy is slow along an axis of 3.
@@ -201,12 +180,17 @@ class Decode:
       return normals, np.ones(length.shape, bool)
     return normals, (length >= _SHORT) & (fields["depth"] < FARTHEST)
 
+  def _depth(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithm of the distance."""
+    valid = fields["depth"] < FARTHEST
+    distance = np.where(valid, fields["depth"], 0).astype(np.float32)
+    return np.log1p(distance) / np.float32(_RANGE), valid
 
-def _depth(fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  """Logarithm of the distance."""
-  valid = fields["depth"] < FARTHEST
-  distance = np.where(valid, fields["depth"], 0).astype(np.float32)
-  return np.log1p(distance) / np.float32(_RANGE), valid
+  def _keypoints(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return _response(fields["keypoints"], KEYPOINTS)
+
+  def _edges(self, fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return _response(fields["edges"], EDGES)
 
 
 def _response(stored: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ import csv
 import dataclasses
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -123,10 +124,7 @@ def find(wanted: dense.Wanted, data_dir: str | None) -> store.Original:
     layout = "adashare"  # its lists lie among the official folders
   name, folder = dense_layouts.detect(TITLE, data_dir, layout, _MARKS, HELP)
   read = Reader(str(folder), fields, size, _read, mixed=wanted.mixed)
-  if name == "adashare":
-    keys, read, notes = _adashare(folder, read)
-  else:
-    keys, read, notes = _official(folder, read)
+  keys, read, notes = (_adashare if name == "adashare" else _official)(folder, read)
   counted = dense_layouts.counted(name, {s: part for s, part in keys.items() if s != "small"})
   return store.Original(counted, keys, read, {"notes": notes}, fields, size)
 
@@ -149,13 +147,12 @@ def _official(folder: pathlib.Path, read: Reader) -> _Found:
   places: dict[str, dict[str, tuple[str, str]]] = {}
   lost: list[str] = []
   for name, buildings in split.items():
-    kept: list[str] = []
+    keys[name] = ()
     for building in buildings:
       places[building] = {f: _needed(folder, building, f) for f in read.fields}
       stems, without = _complete(folder, tuple(places[building].values()))
-      kept += [f"{building}/{stem}" for stem in stems]
+      keys[name] += tuple(f"{building}/{stem}" for stem in stems)
       lost += without
-    keys[name] = tuple(kept)
   notes = _about_lost(folder, lost, len(lost) + sum(map(len, keys.values())))
   return keys, dataclasses.replace(read, places=places), [note, *notes]
 
@@ -180,13 +177,8 @@ def _buildings(folder: pathlib.Path) -> tuple[dict[str, tuple[str, ...]], str]:
     columns = {"train": "train", "validation": "val", "test": "test"}
     if not rows or not {"id", *columns.values()} <= set(rows[0]):
       raise ValueError(f"{path} must have the columns id, train, val and test.")
-    return (
-      {
-        split: tuple(row["id"] for row in rows if row[column] == "1")
-        for split, column in columns.items()
-      },
-      f"split: {path.name}",
-    )
+    named = {s: tuple(row["id"] for row in rows if row[c] == "1") for s, c in columns.items()}
+    return named, f"split: {path.name}"
   return BUILDINGS, "split: the published buildings"
 
 
@@ -208,11 +200,8 @@ def _needed(folder: pathlib.Path, building: str, field: str) -> tuple[str, str]:
   place = _place(folder, building, field)
   if place is None:
     path = PLACES[0].format(domain=DOMAINS[field][0][0], building=building)
-    raise ValueError(
-      f"{TITLE}: {folder} has no {field} of {building}: there"
-      f" is no {path}/point_<i>_view_<j>_domain_"
-      f"{DOMAINS[field][1][0]}.png."
-    )
+    file = f"{path}/point_<i>_view_<j>_domain_{DOMAINS[field][1][0]}.png"
+    raise ValueError(f"{TITLE}: {folder} has no {field} of {building}: there is no {file}.")
   return place
 
 
@@ -238,10 +227,8 @@ def _complete(
 
 def _number(stem: str) -> tuple[int, int, str]:
   """Order of `point_<i>_view_<j>` by its numbers."""
-  parts = stem.split("_")
-  if len(parts) == 4 and parts[1].isdigit() and parts[3].isdigit():
-    return int(parts[1]), int(parts[3]), stem
-  return -1, -1, stem
+  found = re.fullmatch(r"[^_]*_(\d+)_[^_]*_(\d+)", stem)
+  return (int(found[1]), int(found[2]), stem) if found else (-1, -1, stem)
 
 
 def _adashare(folder: pathlib.Path, read: Reader) -> _Found:
