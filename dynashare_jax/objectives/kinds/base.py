@@ -14,6 +14,9 @@ import numpy as np
 
 from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
+# Sums or scores of all batches, by name.
+Parts = Mapping[str, ArrayLike]
+
 # What labels should be, in words and as a function of labels.
 Rule = tuple[str, Callable[[np.ndarray], np.ndarray]]
 
@@ -97,12 +100,10 @@ class Kind(abc.ABC):
     return {}
 
   @abc.abstractmethod
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: Parts, scores: Parts) -> dict[str, float]:
     """Computes the metrics from the sums and scores of all batches; nan where not defined."""
 
-  def details(self, task: TaskSpec, sums: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+  def details(self, task: TaskSpec, sums: Parts) -> dict[str, np.ndarray]:
     """Returns what `results.json` lists beside the metrics, here nothing."""
     return {}
 

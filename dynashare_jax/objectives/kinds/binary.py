@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives import alignment
@@ -43,9 +40,7 @@ class Binary(base.Kind):
       "valid": alignment.per_element(valid, target.shape),
     }
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Parts, scores: base.Parts) -> dict[str, float]:
     """Ranks all examples at once; percent, nan when one class is missing."""
     valid = np.asarray(scores["valid"], bool)
     logit = np.asarray(scores["logit"])[valid]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives import alignment
@@ -81,9 +79,7 @@ class Depth(regression.Regression):
         found |= {f"{name}_{key}": value for key, value in mean.items()}
     return found
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Parts, scores: base.Parts) -> dict[str, float]:
     """Divides the sums; shares in percent."""
     parts = (("abs", "count"), ("rel", "positive"))
     if alignment.by_authors(task):

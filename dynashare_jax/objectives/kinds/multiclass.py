@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives import alignment
@@ -56,9 +53,7 @@ class Multiclass(base.Classes):
     probability = jax.nn.softmax(logits, axis=-1)
     return {"probability": probability, "target": target, "valid": valid}
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Parts, scores: base.Parts) -> dict[str, float]:
     """Computes all metrics, in percent (a kappa of 1 is 100)."""
     counts = np.asarray(sums["confusion"])
     valid = np.asarray(scores["valid"], bool)

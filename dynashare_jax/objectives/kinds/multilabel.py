@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives.kinds import base
@@ -20,30 +17,22 @@ class Multilabel(binary.Binary):
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns macro and micro AUC, and macro average precision."""
-    return (
-      Metric("auc_macro", True, "%"),
-      Metric("auc_micro", True, "%"),
-      Metric("average_precision", True, "%"),
-    )
+    names = ("auc_macro", "auc_micro", "average_precision")
+    return tuple(Metric(name, True, "%") for name in names)
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Parts, scores: base.Parts) -> dict[str, float]:
     """Ranks all examples at once; percent.
 
     Macro averages the labels for which both classes occur; micro ranks the
     labels of all examples together.
     """
-    logit = np.asarray(scores["logit"]).reshape(-1, task.outputs)
-    target = np.asarray(scores["target"]).reshape(-1, task.outputs)
+    logit, target = (np.asarray(scores[k]).reshape(-1, task.outputs) for k in ("logit", "target"))
     valid = np.asarray(scores["valid"], bool).reshape(-1, task.outputs)
-    macro = ranking.over_labels(ranking.roc_auc, logit, target, valid)
-    micro = ranking.roc_auc(logit[valid], target[valid])
-    precision = ranking.over_labels(ranking.average_precision, logit, target, valid)
+    macro = lambda rank: 100.0 * ranking.over_labels(rank, logit, target, valid)
     return {
-      "auc_macro": 100.0 * macro,
-      "auc_micro": 100.0 * micro,
-      "average_precision": 100.0 * precision,
+      "auc_macro": macro(ranking.roc_auc),
+      "auc_micro": 100.0 * ranking.roc_auc(logit[valid], target[valid]),
+      "average_precision": macro(ranking.average_precision),
     }
 
   def predict(self, task: TaskSpec, logits: Array) -> Array:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives import alignment
@@ -60,9 +58,7 @@ class Normals(base.Dense):
       "angles": histogram.histogram(angles, valid, 0.0, 180.0, _BINS),
     }
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Parts, scores: base.Parts) -> dict[str, float]:
     """Divides the sums; the median comes from the bins."""
     values = {
       "mean": alignment.ratio(sums["total"], sums["count"]),

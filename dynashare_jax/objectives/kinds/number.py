@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax import lookup
@@ -65,9 +62,7 @@ class Number(base.Kind):
       target, valid = target[..., None], valid[..., None]
     return {"prediction": alignment.like(logits, target.shape), "target": target, "valid": valid}
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Parts, scores: base.Parts) -> dict[str, float]:
     """Pools all labels of all examples; R2 is averaged over the outputs.
 
     R2 is 1 - (sum of e^2) / (sum of squared distances of the targets from their

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives import alignment
@@ -47,9 +44,7 @@ class Regression(base.Dense):
       found |= alignment.batch_mean(found["l1"], count, present, len(target))
     return found
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Parts, scores: base.Parts) -> dict[str, float]:
     """Divides the sum by its count."""
     if alignment.by_authors(task):
       return {"l1": alignment.ratio(sums["mean"], sums["examples"])}

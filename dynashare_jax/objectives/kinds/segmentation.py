@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax
 from jax import numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from dynashare_jax.objectives import alignment
@@ -62,9 +59,7 @@ class Segmentation(base.Classes, base.Dense):
       found |= alignment.batch_mean(right, scored, present, len(raw))
     return found
 
-  def finish(
-    self, task: TaskSpec, sums: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike]
-  ) -> dict[str, float]:
+  def finish(self, task: TaskSpec, sums: base.Parts, scores: base.Parts) -> dict[str, float]:
     """Computes the metrics from the summed confusions, in percent."""
     counts = np.asarray(sums["confusion"])
     authors = alignment.by_authors(task)
@@ -73,7 +68,7 @@ class Segmentation(base.Classes, base.Dense):
       accuracy = alignment.ratio(sums["mean"], sums["examples"], 100.0)
     return {"miou": confusion.miou(counts, only_hit=authors), "pixel_accuracy": accuracy}
 
-  def details(self, task: TaskSpec, sums: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+  def details(self, task: TaskSpec, sums: base.Parts) -> dict[str, np.ndarray]:
     """Returns three numbers of every class, percent, each `[K]`.
 
     `iou` is nan for a class that was neither labelled nor predicted; `accuracy`, the
