@@ -20,6 +20,7 @@ import numpy as np
 from dynashare_jax.types import Array, Batch
 
 
+@dataclasses.dataclass(frozen=True)
 class Order:
   """Endless batches of shuffled indices.
 
@@ -28,28 +29,32 @@ class Order:
 
   Attributes:
     size: number of examples.
-    batch_size: indices per step.
+    batch_size: indices per step, over all processes.
+    seed: of the run.
+    stream: a name, for example `weights`; other names give other orders.
   """
 
-  def __init__(self, size: int, batch_size: int, seed: int, stream: str):
-    self.size = size
-    self.batch_size = batch_size
-    self._seed = seed
-    self._stream = stream
-    self._cache()
+  size: int
+  batch_size: int
+  seed: int
+  stream: str
 
-  def _cache(self) -> None:
-    self._epoch = functools.lru_cache(maxsize=4)(
-      functools.partial(_permutation, self.size, self._seed, self._stream)
-    )
+  def __post_init__(self) -> None:
+    """Checks the batch size.
 
-  def __getstate__(self) -> dict[str, Any]:
-    """Leaves out the cache, which cannot go to a worker process."""
-    return {k: v for k, v in vars(self).items() if k != "_epoch"}
+    Raises:
+      ValueError: the batch is empty or larger than the examples.
+    """
+    if self.batch_size < 1:
+      raise ValueError(f"The batch size must be at least 1, not {self.batch_size}.")
+    if self.batch_size > self.size:
+      raise ValueError(
+        f"A batch of {self.batch_size} is larger than the {self.size} examples of"
+        f" {self.stream!r}; choose a smaller batch size or more examples."
+      )
 
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    vars(self).update(state)
-    self._cache()
+  def _epoch(self, number: int) -> Int[np.ndarray, " size"]:
+    return _permutation(self.size, self.seed, self.stream, number)
 
   def indices(self, start_step: int, count: int = 1) -> Int[np.ndarray, "count batch"]:
     """Returns the indices of `count` steps from `start_step` on, int32 in [0, size).
@@ -89,28 +94,6 @@ class Subset(Sequence[Any]):
 
   def __getitem__(self, index: Any) -> Any:
     return self._source[int(self._indices[index])]
-
-
-def order(size: int, batch_size: int, seed: int, stream: str) -> Order:
-  """Returns the order in which training sees the examples.
-
-  Args:
-    size: number of examples.
-    batch_size: examples per step, over all processes.
-    seed: of the run.
-    stream: a name, for example `weights`; other names give other orders.
-
-  Raises:
-    ValueError: the batch is empty or larger than the examples.
-  """
-  if batch_size < 1:
-    raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
-  if batch_size > size:
-    raise ValueError(
-      f"A batch of {batch_size} is larger than the {size} examples of"
-      f" {stream!r}; choose a smaller batch size or more examples."
-    )
-  return Order(size, batch_size, seed, stream)
 
 
 def halves(
@@ -175,18 +158,15 @@ def padded_batches(
       f" examples in batches of {batch_size}."
     )
   steps = -(-size // batch_size)
-  places = np.arange(steps * batch_size, dtype=np.int32)
+  places = np.arange(steps * batch_size, dtype=np.int32).reshape(steps, batch_size)
   present = places < size
-  shape = (steps, batch_size)
-  indices = np.where(present, places, 0).astype(np.int32)
-  return indices.reshape(shape), present.reshape(shape)
+  return np.where(present, places, 0).astype(np.int32), present
 
 
 def stream(
   source: Sequence[Batch],
   indices_order: Order,
   start_step: int = 0,
-  global_batch: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
   threads: int = 2,
@@ -200,9 +180,8 @@ def stream(
 
   Args:
     source: random access to single examples; read from several threads.
-    indices_order: of `order`.
+    indices_order: of the examples.
     start_step: the first step; resuming there continues exactly.
-    global_batch: examples per step over all processes; must be the order's.
     process_index: which part to load.
     process_count: into how many parts a batch is split.
     threads: that load ahead; 0 loads when asked.
@@ -215,12 +194,9 @@ def stream(
     Endless iterator of NumPy batches with B / process_count examples.
 
   Raises:
-    ValueError: the order is for another size or batch, or the batch cannot be
-      split.
+    ValueError: the order is for another size, or the batch cannot be split.
   """
   batch = indices_order.batch_size
-  if global_batch not in (None, batch):
-    raise ValueError(f"The order is made for batches of {batch}, not {global_batch}.")
   if len(source) != indices_order.size:
     raise ValueError(
       f"The order is made for {indices_order.size} examples, the source has {len(source)}."
@@ -251,15 +227,11 @@ def evaluation_stream(
   """
   check_divisible(global_batch, process_count, process_count)
   local = global_batch // process_count
-  size, first = len(source), process_index * local
-  _, present = padded_batches(size, global_batch)
-  at = functools.partial(_padded, size)
-  batches = _iterate(
-    _Rows(source, at, global_batch, first, local, len(present)), 0, threads, workers
-  )
-  return (
-    _mask(batch, mine[first : first + local]) for batch, mine in zip(batches, present, strict=True)
-  )
+  first = process_index * local
+  indices, present = padded_batches(len(source), global_batch)
+  rows = _Rows(source, indices.ravel().item, global_batch, first, local, len(present))
+  own = present[:, first : first + local]
+  return map(_mask, _iterate(rows, 0, threads, workers), own)
 
 
 def check_divisible(batch: int, devices: int, processes: int = 1) -> None:
@@ -299,10 +271,6 @@ class _Rows:
     return example if self.vary is None else self.vary(example, place)
 
 
-def _padded(size: int, place: int) -> int:
-  return place if place < size else 0
-
-
 def _iterate(rows: _Rows, start_step: int, threads: int, workers: int) -> Iterator[Batch]:
   """Stacks rows to batches, in threads of this process or of workers."""
   import grain  # Takes a quarter of a second, for those who stream alone.
@@ -322,21 +290,20 @@ def stack(examples: Sequence[Batch]) -> Batch:
 
 def _mask(batch: Batch, present: Bool[Array, "..."]) -> Batch:
   """Marks padding; False wins over what the batch says."""
-
-  def hide(valid: Array) -> Array:
-    extra = (1,) * (valid.ndim - present.ndim)
-    return valid & present.reshape(present.shape + extra)
-
-  return batch._replace(
-    valid={task: hide(valid) for task, valid in batch.valid.items()},
-    present=batch.present & present,
-  )
+  extended = lambda axes: present.reshape(present.shape + (1,) * (axes - present.ndim))
+  valid = {task: known & extended(known.ndim) for task, known in batch.valid.items()}
+  return batch._replace(valid=valid, present=batch.present & present)
 
 
+@functools.lru_cache(maxsize=8)
 def _permutation(size: int, seed: int, stream_name: str, epoch: int) -> Int[np.ndarray, " size"]:
   """A permutation of `range(size)`, the same with every NumPy version."""
+  return np.argsort(bits(seed, stream_name, epoch, size), kind="stable").astype(np.int32)
+
+
+def bits(seed: int, stream_name: str, place: int, count: int) -> np.ndarray:
+  """Returns `count` random uint64 of a place in a stream, the same with every NumPy version."""
   # NumPy promises stable raw bits of Philox, but not of its shuffle.
-  words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
-  entropy = [*words, zlib.crc32(stream_name.encode()), epoch]
-  bits = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(size)
-  return np.argsort(bits, kind="stable").astype(np.int32)
+  entropy = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, zlib.crc32(stream_name.encode()), place]
+  found: np.ndarray = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(count)
+  return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import threading
-from typing import Any, overload, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -29,13 +29,7 @@ class Rows(Sequence[types.Batch]):
   def __len__(self) -> int:
     return len(self.batch.present)
 
-  @overload
-  def __getitem__(self, index: int) -> types.Batch: ...
-
-  @overload
-  def __getitem__(self, index: slice) -> Rows: ...
-
-  def __getitem__(self, index: int | slice) -> types.Batch | Rows:
+  def __getitem__(self, index: Any) -> Any:
     picked: types.Batch = jax.tree.map(lambda leaf: leaf[index], self.batch)
     return Rows(lambda: picked) if isinstance(index, slice) else picked
 

@@ -37,9 +37,7 @@ def enlarged(
   Differs: bilinear; the authors repeat the nearest logits, and so does a task
     with `metrics = "authors"`.
   """
-  if by_authors(task):
-    return resize.enlarge_nearest(logits, size)
-  return resize.enlarge(logits, size)
+  return (resize.enlarge_nearest if by_authors(task) else resize.enlarge)(logits, size)
 
 
 def logits_at_labels(
@@ -75,9 +73,7 @@ def batch_mean(
 
   Differs: the authors get NaN from a batch in which nothing counts.
   """
-  weight = jnp.int32(examples)
-  if present is not None:
-    weight = jnp.sum(present, dtype=jnp.int32)
+  weight = jnp.int32(examples) if present is None else jnp.sum(present, dtype=jnp.int32)
   weight = jnp.where(count > 0, weight, 0)
   mean = total / jnp.maximum(count, 1).astype(jnp.float32)
   return {"mean": mean * weight.astype(jnp.float32), "examples": weight}

@@ -41,9 +41,7 @@ def delta_task(metrics: Sequence[Metric], values: Values, baseline: Values) -> f
   if not metrics:
     raise ValueError("a relative gain needs at least one metric of the task.")
   gains = []
-  for metric in metrics:
-    if not metric.in_delta:
-      continue
+  for metric in (m for m in metrics if m.in_delta):
     value = _value(values, metric.name, "the run")
     reference = _value(baseline, metric.name, "the baseline")
     if reference == 0:
@@ -68,9 +66,9 @@ def deltas(
   """
   gains = {}
   for task, names in metrics.items():
-    if task not in values or task not in baseline:
-      where = "the run" if task not in values else "the baseline"
-      raise ValueError(f"task {task!r} is missing from {where}.")
+    for where, known in (("the run", values), ("the baseline", baseline)):
+      if task not in known:
+        raise ValueError(f"task {task!r} is missing from {where}.")
     try:
       gains[task] = delta_task(names, values[task], baseline[task])
     except ValueError as error:
@@ -112,13 +110,12 @@ def mean_rank(
     raise ValueError("a mean rank needs at least one method and one metric.")
   ranks = []
   for task, metric in pairs:
-    column = []
-    for method, tasks in methods.items():
-      whose = f"task {task!r} of method {method!r}"
-      value = _value(tasks.get(task, {}), metric.name, whose)
-      value = -value if metric.higher_is_better else value
-      column.append(np.inf if np.isnan(value) else value)
-    costs = np.array(column)
+    column = [
+      _value(tasks.get(task, {}), metric.name, f"task {task!r} of method {method!r}")
+      for method, tasks in methods.items()
+    ]
+    costs = np.array(column) * (-1 if metric.higher_is_better else 1)
+    costs = np.where(np.isnan(costs), np.inf, costs)
     better = np.sum(costs[None, :] < costs[:, None], axis=1)
     equal = np.sum(costs[None, :] == costs[:, None], axis=1)
     ranks.append(better + (equal + 1) / 2)

@@ -42,11 +42,9 @@ def sparsity(
     authors' code minimises.
   """
   lookup.one_of("the form of the sparsity penalty", form, ("code", "paper"))
-  logs = jax.nn.log_softmax(logits, axis=-1)
-  mask = opened[None, :]
+  logs, mask = jax.nn.log_softmax(logits, axis=-1), opened[None, :]
   if form == "code":
-    count = jnp.maximum(jnp.sum(opened), 1)
-    return jnp.sum(jnp.where(mask, -logs[..., 1], 0.0)) / count
+    return jnp.sum(jnp.where(mask, -logs[..., 1], 0.0)) / jnp.maximum(jnp.sum(opened), 1)
   clipped = jnp.maximum(logs[..., 0], _LEAST_LOG_ALPHA)
   return jnp.sum(jnp.where(mask, clipped, 0.0))
 
@@ -79,13 +77,11 @@ def sharing(logits: Float[Array, "T L 2"], form: str = "paper") -> Float[Array, 
     )
   lookup.one_of("the form of the sharing penalty", form, ("paper", "authors"))
   if form == "paper":
-    values = jax.nn.sigmoid(logits[..., 0] - logits[..., 1])
+    values, pairs = jax.nn.sigmoid(logits[..., 0] - logits[..., 1]), 2.0
     weights = (blocks - np.arange(blocks)) / blocks
-    pairs = 2.0
   else:
-    values = jnp.asarray(logits)[..., 0]
+    values, pairs = jnp.asarray(logits)[..., 0], 1.0
     weights = (np.arange(blocks) + 1) / blocks
-    pairs = 1.0
   first, second = np.triu_indices(tasks, 1)
   apart = losses.magnitude(values[first] - values[second])
   scaled = jnp.asarray(weights, apart.dtype)[None, :] * apart
@@ -142,14 +138,12 @@ def check_target_rates(targets: object, blocks: int) -> tuple[float, ...]:
     raise ValueError(
       f"target rates must be a number or a sequence of numbers, got {targets!r}."
     ) from error
-  if array.ndim == 0:
-    array = np.full((blocks,), array)
+  array = np.full((blocks,), array) if array.ndim == 0 else array
   if array.shape != (blocks,):
     raise ValueError(
-      f"target rates have shape {array.shape} for {blocks} blocks: give one number, or one per"
-      " block."
+      f"target rates have shape {array.shape} for {blocks} blocks: give one, or one per block."
     )
   for block, rate in enumerate(array):
     if not 0.0 < rate <= 1.0:
       raise ValueError(f"target rate of block {block} is {rate}: it must be above 0 and at most 1.")
-  return tuple(float(rate) for rate in array)
+  return tuple(array.tolist())

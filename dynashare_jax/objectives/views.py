@@ -62,16 +62,12 @@ def listed(
     ValueError: no scale, or one that is not a number above 0.
   """
   check_scales(scales)
-  first = 1.0 if 1.0 in scales else scales[0]
-  ordered = [first, *(s for s in scales if s != first)]
+  ordered = sorted(scales, key=lambda scale: scale != 1.0)
   sides = (False, True) if flip else (False,)
+  distance = lambda scale: float(scale) if depth_scaled else 1.0
+  sideways = {False: 1.0, True: -1.0 if normals_negated else 1.0}
   return tuple(
-    View(
-      float(scale),
-      mirrored,
-      float(scale) if depth_scaled else 1.0,
-      -1.0 if mirrored and normals_negated else 1.0,
-    )
+    View(float(scale), mirrored, distance(scale), sideways[mirrored])
     for scale in ordered
     for mirrored in sides
   )
@@ -102,8 +98,8 @@ def check(tasks: Iterable[TaskSpec], input_kind: str, views: Sequence[View]) -> 
   advice = "; set config.eval.flip = False and config.eval.scales = (1.0,)."
   if input_kind != "image":
     raise ValueError(
-      "config.eval.flip and config.eval.scales need pictures, but the inputs"
-      f" are of the kind {input_kind!r}{advice}"
+      "config.eval.flip and config.eval.scales need pictures, but the inputs are of the kind"
+      f" {input_kind!r}{advice}"
     )
   for task in tasks:
     if not kinds.find(task.kind).dense:

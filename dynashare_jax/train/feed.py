@@ -63,7 +63,7 @@ class Feed:
       # Cycles of a search continue one order; every candidate sees the same.
       self._orders[phase.name] = (
         rows,
-        loader.order(len(rows), self._config.batch_size, self._experiment.config.seed, phase.name),
+        loader.Order(len(rows), self._config.batch_size, self._experiment.config.seed, phase.name),
       )
     return self._orders[phase.name]
 
@@ -121,7 +121,6 @@ class Feed:
         source,
         order,
         position,
-        self._config.batch_size,
         *self._part,
         self._config.threads,
         self._config.workers,

@@ -118,7 +118,7 @@ def test_hard_sharing_equals_a_loop_by_hand(build, whole):
   tx = optax.adam(0.01, 0.5, 0.999)
   opt = tx.init(params)
   arrays = experiment.dataset.arrays("train")
-  rows = loader.order(64, 8, 0, "retrain").indices(0, 6)
+  rows = loader.Order(64, 8, 0, "retrain").indices(0, 6)
   decisions = skip_trunk.Decisions(routing.all_run(2, 2))
 
   @jax.jit
@@ -266,7 +266,7 @@ def test_schedules_of_a_search_last_for_all_its_cycles(build):
 def test_nan_stops_and_the_last_good_checkpoint_goes_on(build, train, whole, tmp_path, same_run):
   """An input of the fifth batch is NaN, and then it is corrected."""
   experiment = build(**HARD)
-  row = loader.order(64, 8, 0, "retrain").indices(4)[0, 2]
+  row = loader.Order(64, 8, 0, "retrain").indices(4)[0, 2]
   experiment.dataset.arrays("train").inputs[row] = np.nan
   loop = loop_lib.Loop(experiment, tmp_path)
   with pytest.raises(loop_lib.NonFiniteLossError) as error:
@@ -391,7 +391,7 @@ def test_cycles_of_a_search_continue_one_order(build):
   """Weight steps of cycle 1 see the batches after those of cycle 0."""
   loop = loop_lib.Loop(build(), "unused")
   rows = checks.part_indices(loop.config, loop.experiment.dataset.spec, "weights")
-  order = loader.order(48, 8, 0, "weights")
+  order = loader.Order(48, 8, 0, "weights")
   _, first, _ = loop.feed.chunk(1, 2, 1)
   _, second, _ = loop.feed.chunk(3, 0, 1)
   np.testing.assert_array_equal(first, rows[order.indices(2)])

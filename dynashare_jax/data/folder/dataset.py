@@ -5,7 +5,6 @@ See docs/data.md for the file, with an example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import dataclasses
 import os
 from typing import Any
@@ -79,17 +78,13 @@ def _find(
   """The files, or a converted copy of them, and the tasks that are wanted."""
   if not data_dir:
     raise ValueError(
-      "folder: tell with config.data_dir where the folder with"
-      f" {config.file} lies. For example:"
+      f"folder: tell with config.data_dir where the folder with {config.file} lies. For example:"
       f"{folder_description.EXAMPLE}"
     )
   size = dense_layouts.wanted_size(config)
   there = store.is_copy(data_dir)
   path = os.path.join(data_dir, store.MARKER if there else config.file)
-  if there:
-    raw: Mapping[str, Any] = store.facts(data_dir, NAME)
-  else:
-    raw = folder_description.read(path)
+  raw = store.facts(data_dir, NAME) if there else folder_description.read(path)
   parsed = folder_description.parse(raw, path, os.path.dirname(path))
   known = {task.name: task for task in parsed.tasks}
   tasks = tuple(known[t] for t in options.tasks(parsed.where, config.tasks or tuple(known), known))
@@ -132,9 +127,9 @@ def _scan(
   used = tuple(dict.fromkeys(key for part in keys.values() for key in part))
   for name in labels:
     if not any(reader.has(name, key) for key in used):
+      path = os.path.join(parsed.root, reader.expected(name, used[0]))
       raise ValueError(
-        f"{where}: tasks.{name}.labels: none of the {len(used)} examples has"
-        f" a label; that of {used[0]!r} should be"
-        f" {os.path.join(parsed.root, reader.expected(name, used[0]))}."
+        f"{where}: tasks.{name}.labels: none of the {len(used)} examples has a label; that of"
+        f" {used[0]!r} should be {path}."
       )
   return reader, keys

@@ -10,6 +10,7 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.data.folder import description as folder_description
+from dynashare_jax.data.pictures import layouts
 from dynashare_jax.data.pictures import surface_normals
 
 _NONE = np.array([0, 0, -1], np.float32)  # in place of a missing normal
@@ -30,32 +31,25 @@ class Decode:
     Raises:
       ValueError: a field of a wrong shape or type, or an unknown id.
     """
-    inputs = _inputs(fields["image"])
-    size = inputs.shape[:2]
-    targets: dict[str, types.Array] = {}
-    valid: dict[str, types.Array] = {}
+    image = _picture(fields["image"])
+    size = image.shape[:2]
+    found = {}
     for task in self.tasks:
-      stored = fields.get(task.name)
-      if stored is None:
-        target, known = _absent(task, size), np.zeros(size, bool)
+      if task.name in fields:
+        stored = _checked(task, fields[task.name], size)
+        found[task.name] = _DECODERS[task.kind.stored](task, stored)
       else:
-        stored = _checked(task, stored, size)
-        target, known = _DECODERS[task.kind.stored](task, stored)
-      targets[task.name], valid[task.name] = target, known
-    return types.Batch(inputs, targets, valid, np.ones((), bool))
+        found[task.name] = _absent(task, size), np.zeros(size, bool)
+    return layouts.example(image, found)
 
 
-def _inputs(image: np.ndarray) -> np.ndarray:
-  """RGB float32 in 0..1."""
+def _picture(image: np.ndarray) -> np.ndarray:
+  """RGB uint8, or float32 in 0..1."""
   if image.ndim == 2:
     image = np.repeat(image[..., None], 3, -1)
-  if image.ndim != 3 or image.shape[2] != 3:
-    raise ValueError(f"its picture has the shape {image.shape}; it must be [height, width, 3].")
-  if image.dtype == np.uint8:
-    return image.astype(np.float32) / np.float32(255)
-  if image.dtype.kind != "f":
+  if image.dtype != np.uint8 and image.dtype.kind != "f":
     raise ValueError(f"its picture is {image.dtype}; it must be uint8, or floats in 0..1.")
-  return image.astype(np.float32)
+  return layouts.colours("picture", image)
 
 
 def _absent(task: folder_description.Task, size: tuple[int, ...]) -> np.ndarray:
@@ -74,29 +68,24 @@ def _checked(
   """The stored array in its task's shape; channels that count are put together."""
   if stored.shape[:2] != size:
     raise ValueError(
-      f"its {task.name} is {' x '.join(map(str, stored.shape[:2]))}, its"
-      f" picture {' x '.join(map(str, size))}. Give config.data.height and"
-      " width."
+      f"its {task.name} is {layouts.times(stored.shape[:2])}, its picture {layouts.times(size)}."
+      " Give config.data.height and width."
     )
   channels = stored.shape[2] if stored.ndim == 3 else 1
   if task.channels:
     if stored.ndim != 3 or channels != len(task.channels):
       raise ValueError(
-        f"its {task.name} has {channels} channels, but"
-        f" {len(task.channels)} factors (tasks.{task.name}"
-        ".channels)."
+        f"its {task.name} has {channels} channels, but {len(task.channels)} factors"
+        f" (tasks.{task.name}.channels)."
       )
-    parts = (
-      stored[..., i].astype(np.float64) * factor for i, factor in enumerate(task.channels) if factor
-    )
+    used = [i for i, factor in enumerate(task.channels) if factor]
+    parts = (stored[..., i].astype(np.float64) * task.channels[i] for i in used)
     return sum(parts, np.zeros(size))
   wanted = 1 if task.kind.stored == "ids" else task.spec.outputs
   if channels != wanted:
-    several = (
-      f" Tell with tasks.{task.name}.channels how they make one number" if wanted == 1 else ""
-    )
+    several = f" Say with tasks.{task.name}.channels how they make one number."
     raise ValueError(
-      f"its {task.name} has {channels} channels, not {wanted}.{several}".rstrip(".") + "."
+      f"its {task.name} has {channels} channels, not {wanted}.{several if wanted == 1 else ''}"
     )
   return stored
 
@@ -104,16 +93,8 @@ def _checked(
 def _segmentation(
   task: folder_description.Task, stored: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  if stored.dtype.kind in "fb":
-    with np.errstate(invalid="ignore"):
-      whole = stored.astype(np.int64)
-    if not np.array_equal(whole, stored):
-      raise ValueError(f"its {task.name} holds numbers that are no class ids.")
-    stored = whole
-  if stored.dtype == np.uint8:
-    classes = _table(task)[stored]
-  else:
-    classes = _classes(task, stored)
+  stored = layouts.whole_numbers(task.name, stored, np.int64)
+  classes = _table(task)[stored] if stored.dtype == np.uint8 else _classes(task, stored)
   valid = classes != _IGNORED
   wrong = classes == _UNKNOWN
   if wrong.any():
@@ -152,9 +133,7 @@ def _classes(task: folder_description.Task, stored: np.ndarray) -> np.ndarray:
 
 def _numbers(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Depths and other numbers: offset + scale * stored."""
-  values = stored.astype(np.float64)
-  if task.scale is not None:
-    values = values * task.scale
+  values = stored.astype(np.float64) * (1.0 if task.scale is None else task.scale)
   if task.offset is not None:
     values = values + task.offset
   good: np.ndarray = np.isfinite(values)
@@ -172,10 +151,9 @@ def _numbers(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndar
 def _normals(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   scale, offset = task.scale, task.offset
   if scale is None and offset is None and stored.dtype.kind in "iu":
-    scale, offset = 2.0 / np.iinfo(stored.dtype).max, -1.0
-    if stored.dtype.kind == "i":
-      offset = 0.0
-      scale /= 2
+    signed = stored.dtype.kind == "i"
+    span, offset = (1.0, 0.0) if signed else (2.0, -1.0)
+    scale = span / np.iinfo(stored.dtype).max
   factor, start = np.float32(scale or 1.0), np.float32(offset or 0.0)
   parts = [stored[..., i].astype(np.float32) * factor + start for i in range(3)]
   valid = np.logical_and.reduce([np.isfinite(p) for p in parts])

@@ -208,9 +208,8 @@ class _Part:
     value = self.raw.get(key, allowed[0])
     if not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
       names = [str(a).lower() if isinstance(a, bool) else a for a in allowed]
-      raise self.refusal(
-        key, f"must be one of {', '.join(names)}, but is {_shown(value)}", lookup.hint(value, names)
-      )
+      why = f"must be one of {', '.join(names)}, but is {_shown(value)}"
+      raise self.refusal(key, why, lookup.hint(value, names))
     return value
 
 
@@ -236,9 +235,7 @@ def _task(part: _Part, name: str) -> Task:
   )
   if scale == 0:
     raise part.refusal("scale", "must not be 0")
-  inverse = part.raw.get("inverse", False)
-  if not isinstance(inverse, bool):
-    raise part.refusal("inverse", f"must be true or false, but is {_shown(inverse)}")
+  inverse = part.choice("inverse", (False, True))
   unit = part.text("unit", "" if inverse else kind.unit)
   return Task(
     types.TaskSpec(name, named, outputs, weight, classes, unit, inverse=inverse),
@@ -263,14 +260,11 @@ def _classes(
     if outputs < 1 or outputs != int(outputs):
       raise part.refusal("outputs", f"must be a whole number of at least 1, but is {outputs:g}")
     return (), int(outputs)
-  value = part.raw.get("classes")
+  value: Any = part.raw.get("classes")
   if isinstance(value, int) and not isinstance(value, bool) and value > 1:
     return (), value
-  if (
-    isinstance(value, list | tuple)
-    and 1 < len(value) == len(set(value))
-    and all(isinstance(v, str) for v in value)
-  ):
+  texts = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+  if texts and 1 < len(value) == len(set(value)):
     return tuple(value), len(value)
   raise part.refusal(
     "classes",
@@ -291,13 +285,9 @@ def _ids(part: _Part, classes: tuple[str, ...], outputs: int) -> tuple[tuple[int
       raise found.refusal(key, "is no whole number; write {stored id: class}") from error
     place = classes.index(value) if value in classes else value
     if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < outputs:
-      raise found.refusal(
-        key,
-        f"must be a class from 0 to {outputs - 1}"
-        f"{' or its name' if classes else ''}, but is"
-        f" {_shown(value)}",
-        lookup.hint(value, classes),
-      )
+      wanted = f"a class from 0 to {outputs - 1}{' or its name' if classes else ''}"
+      hint = lookup.hint(value, classes)
+      raise found.refusal(key, f"must be {wanted}, but is {_shown(value)}", hint)
     pairs.append((stored, place))
   return tuple(pairs)
 

@@ -46,9 +46,7 @@ class Pattern:
     if "{" in bare or "}" in bare or "" in _WILDCARD.findall(text):
       raise ValueError(f"{where}: {text!r}: braces must hold a name, as in {{name}}.")
     text = "/".join(parts)
-    if "{" not in text:
-      return cls(f"{text}/{{name}}", True)
-    return cls(text)
+    return cls(text) if "{" in text else cls(f"{text}/{{name}}", True)
 
   @property
   def wildcards(self) -> tuple[str, ...]:
@@ -67,24 +65,18 @@ class Pattern:
 
   def find(self, root: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields the paths of all files that fit, in order, with the wildcards' texts."""
-    if self.deep:
-      folder = self.text.rpartition("/")[0]
-      for path in _files_below(root, folder):
-        stem, ending = os.path.splitext(path)
-        if ending.lower() in ENDINGS:
-          yield path, {"name": stem[len(folder) + 1 :]}
+    if not self.deep:
+      text = self.text + (r"{}" if self._open else "")
+      yield from _descend(root, "", text.split("/"), {})
       return
-    text = self.text + (r"{}" if self._open else "")
-    yield from _descend(root, "", text.split("/"), {})
-
-
-def _files_below(root: str, folder: str) -> Iterator[str]:
-  for place, folders, names in os.walk(os.path.join(root, folder)):
-    folders.sort()
-    here = pathlib.PurePath(os.path.relpath(place, root)).as_posix()
-    for name in sorted(names):
-      if not name.startswith("."):
-        yield f"{here}/{name}"
+    folder = self.text.rpartition("/")[0]
+    for place, folders, names in os.walk(os.path.join(root, folder)):
+      folders.sort()
+      here = pathlib.PurePath(os.path.relpath(place, root)).as_posix()
+      for name in sorted(names):
+        stem, ending = os.path.splitext(f"{here}/{name}")
+        if ending.lower() in ENDINGS and not name.startswith("."):
+          yield stem + ending, {"name": stem[len(folder) + 1 :]}
 
 
 def _descend(
@@ -150,10 +142,10 @@ def find_pictures(root: str, pattern: Pattern, where: str) -> dict[str, tuple[st
       )
     found[name] = texts
   if not found:
+    fault = "" if os.path.isdir(root) else ", which is no folder"
     raise ValueError(
-      f"{where}: pictures: no file fits {pattern.text!r} below {root}"
-      f"{'' if os.path.isdir(root) else ', which is no folder'}. Files must"
-      f" end in {', '.join(ENDINGS)}."
+      f"{where}: pictures: no file fits {pattern.text!r} below {root}{fault}. Files must end in"
+      f" {', '.join(ENDINGS)}."
     )
   return found
 
@@ -205,11 +197,8 @@ class Reader:
     return dict(zip(self.pictures.wildcards, self.examples[key], strict=True))
 
   def _path(self, pattern: Pattern, values: Mapping[str, str]) -> str | None:
-    for path in pattern.candidates(values):
-      full = os.path.join(self.root, path)
-      if os.path.isfile(full):
-        return full
-    return None
+    paths = (os.path.join(self.root, path) for path in pattern.candidates(values))
+    return next(filter(os.path.isfile, paths), None)
 
 
 def _read(path: str, picture: bool) -> Any:

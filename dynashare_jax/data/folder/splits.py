@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import fnmatch
+import itertools
 import os
 import pathlib
 
@@ -30,14 +31,14 @@ def assign(
       empty split, or an example in two splits.
   """
   splits, where = description.splits, description.where
-  found: dict[str, tuple[str, ...]] = {}
-  known = dict.fromkeys(names)
-  for split, value in splits.items():
-    if not isinstance(value, float):
-      found[split] = _named(known, value, f"{where}: splits.{split}", folder)
-  taken = {name for part in found.values() for name in part}
+  shares = {split: value for split, value in splits.items() if isinstance(value, float)}
+  found = {
+    split: _named(dict.fromkeys(names), value, f"{where}: splits.{split}", folder)
+    for split, value in splits.items()
+    if not isinstance(value, float)
+  }
+  taken = set(itertools.chain.from_iterable(found.values()))
   rest = [name for name in names if name not in taken]
-  shares = {s: v for s, v in splits.items() if isinstance(v, float)}
   found |= _shared(rest, shares, description.seed, where)
   if not description.overlap:
     _check_overlap(found, where)
@@ -45,12 +46,10 @@ def assign(
 
 
 def _named(
-  known: Mapping[str, None], value: str | tuple[str, ...] | float, place: str, folder: str
+  known: Mapping[str, None], value: str | tuple[str, ...], place: str, folder: str
 ) -> tuple[str, ...]:
   """Examples that a list, a pattern or a text file names."""
-  entries: Sequence[str] = (
-    (value,) if isinstance(value, str) else tuple(value) if isinstance(value, tuple) else ()
-  )
+  entries: Sequence[str] = (value,) if isinstance(value, str) else value
   if isinstance(value, str) and value.endswith(".txt"):
     path = pathlib.Path(folder) / value
     if not path.is_file():
@@ -66,9 +65,8 @@ def _named(
     fits = fnmatch.filter(known, entry) if set("*?[") & set(entry) else []
     if not fits:
       raise ValueError(
-        f"{place}: no example is called {entry!r}."
-        f"{lookup.hint(entry, known)} There are {len(known)}, first"
-        f" {next(iter(known))!r}."
+        f"{place}: no example is called {entry!r}.{lookup.hint(entry, known)} There are"
+        f" {len(known)}, first {next(iter(known))!r}."
       )
     found |= dict.fromkeys(fits)
   if not found:
@@ -80,22 +78,21 @@ def _shared(
   rest: Sequence[str], shares: Mapping[str, float], seed: int, where: str
 ) -> dict[str, tuple[str, ...]]:
   """Cuts what is left into shares."""
-  if not shares:
-    return {}
   if sum(shares.values()) > 1 + 1e-6:
+    listed = " and ".join(f"{split} {share:g}" for split, share in shares.items())
     raise ValueError(
-      f"{where}: splits: the shares {_listed(shares)} add up to"
-      f" {sum(shares.values()):g}; they must not exceed 1."
+      f"{where}: splits: the shares {listed} add up to {sum(shares.values()):g}; they must not"
+      " exceed 1."
     )
-  mixed = loader.order(len(rest), len(rest), seed, "splits").indices(0)[0] if rest else []
+  mixed = loader.Order(len(rest), len(rest), seed, "splits").indices(0)[0] if rest else []
   found, total, begin = {}, 0.0, 0
   for split, share in shares.items():
     total += share
     end = round(total * len(rest))
     if end <= begin:
       raise ValueError(
-        f"{where}: splits.{split}: {share:g} of {len(rest)}"
-        " examples that no other split names is none."
+        f"{where}: splits.{split}: {share:g} of {len(rest)} examples that no other split names"
+        " is none."
       )
     found[split] = tuple(rest[i] for i in sorted(mixed[begin:end]))
     begin = end
@@ -112,7 +109,3 @@ def _check_overlap(found: Mapping[str, Sequence[str]], where: str) -> None:
           " that is meant, say overlap: true."
         )
       seen[name] = split
-
-
-def _listed(shares: Mapping[str, float]) -> str:
-  return " and ".join(f"{split} {share:g}" for split, share in shares.items())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from types import ModuleType
 from typing import Any, NamedTuple
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jaxtyping import Int
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.data import loader
 from dynashare_jax.objectives import kinds
 from dynashare_jax.types import Array
 
@@ -96,9 +96,7 @@ class Augmentation:
       Arrays whose leading axes are those of `positions`.
     """
     places = np.asarray(positions, np.int64)
-    uniform = np.stack([_uniforms(seed, stream, int(p)) for p in places.flat] or [np.zeros((7,))])[
-      : places.size
-    ]
+    uniform = np.array([_uniforms(seed, stream, int(p)) for p in places.flat], np.float64)
     uniform = uniform.reshape((*places.shape, 7))
     low, high = self.scales
     part = lambda i: uniform[..., i].astype(np.float32)
@@ -193,15 +191,11 @@ def _nearest(xp: ModuleType, labels: Any, rows: _Axis, columns: _Axis) -> Any:
 def _bilinear(xp: ModuleType, image: Any, rows: _Axis, columns: _Axis) -> Any:
   """Mixes the four neighbours, first by rows; edges repeat."""
   image = image.astype(xp.float32)
-  weight = rows.weight[:, None, None]
-  image = (
-    xp.take(image, rows.low, axis=0) * (1 - weight) + xp.take(image, rows.high, axis=0) * weight
-  )
-  weight = columns.weight[None, :, None]
-  return (
-    xp.take(image, columns.low, axis=1) * (1 - weight)
-    + xp.take(image, columns.high, axis=1) * weight
-  )
+  for axis, at in enumerate((rows, columns)):
+    low, high = (xp.take(image, places, axis=axis) for places in (at.low, at.high))
+    weight = xp.expand_dims(at.weight, (1 - axis, 2))
+    image = low * (1 - weight) + high * weight
+  return image
 
 
 def _coloured(xp: ModuleType, image: Any, inside: Any, factors: Any) -> Any:
@@ -217,7 +211,6 @@ def _coloured(xp: ModuleType, image: Any, inside: Any, factors: Any) -> Any:
 
 
 def _uniforms(seed: int, stream: str, position: int) -> np.ndarray:
-  """Seven numbers in [0, 1), the same with every NumPy version; see `loader._permutation`."""
-  entropy = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, zlib.crc32(stream.encode()), position]
-  bits = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(7)
-  return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+  """Seven numbers in [0, 1)."""
+  bits = loader.bits(seed, stream, position, 7) >> np.uint64(11)
+  return bits.astype(np.float64) * 2.0**-53

@@ -236,21 +236,14 @@ class DataSet(abc.ABC):
     )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source(Sequence[types.Batch]):
-  """Random access to the examples of a split; picklable. Attributes as in `Found`."""
+  """Random access to examples with inputs of `shape`; picklable. Attributes as in `Found`."""
 
-  def __init__(
-    self,
-    keys: Sequence[str],
-    read: Callable[[str], Fields],
-    decode: Callable[[Fields], types.Batch],
-    shape: tuple[int, ...],
-  ) -> None:
-    """Checks nothing yet; every example must have inputs of `shape`."""
-    self.keys = tuple(keys)
-    self.read = read
-    self.decode = decode
-    self._shape = shape
+  keys: Sequence[str]
+  read: Callable[[str], Fields]
+  decode: Callable[[Fields], types.Batch]
+  shape: tuple[int, ...]
 
   def __len__(self) -> int:
     return len(self.keys)
@@ -267,10 +260,10 @@ class Source(Sequence[types.Batch]):
       example = self.decode(self.read(key))
     except (OSError, KeyError, ValueError) as error:
       raise ValueError(f"Example {key!r}: {error}") from error
-    if example.inputs.shape != self._shape:
+    if example.inputs.shape != self.shape:
       raise ValueError(
-        f"Example {key!r} is {_size(example.inputs.shape)}, the first one"
-        f" {_size(self._shape)}: all must have one size. Give"
+        f"Example {key!r} is {layouts.times(example.inputs.shape[:2])}, the first one"
+        f" {layouts.times(self.shape[:2])}: all must have one size. Give"
         " config.data.height and width, where the data set has them."
       )
     return example
@@ -292,16 +285,14 @@ def assemble(
     ValueError: a wrong value, an empty split, or a first example that cannot be
       read.
   """
-  _check_switches(switches)
   keys, note = splits(found.keys, config, switches.get("selection"))
   first = found.decode(found.read(keys["train"][0]))
   shape = first.inputs.shape
   if len(shape) != 3 or shape[2] != 3:
-    raise ValueError(
-      f"{name}: the first picture has the shape {shape}; it must be [height, width, 3]."
-    )
+    raise ValueError(f"{name}: the first picture has the shape {shape}; it must be [H, W, 3].")
   notes = (f"found: {found.layout}", note, *found.notes)
-  spec, augment = _spec(name, tasks, shape, keys, notes, config, switches)
+  augment = augmentation(tasks, config, switches)
+  spec = _spec(name, tasks, shape, keys, notes, augment)
   sources = {split: Source(names, found.read, found.decode, shape) for split, names in keys.items()}
   return memory.dataset(spec, sources, augment=augment)
 
@@ -312,14 +303,11 @@ def _spec(
   shape: tuple[int, ...],
   keys: Mapping[str, Sequence[str]],
   notes: tuple[str, ...],
-  config: Any,
-  switches: Any,
-) -> tuple[types.DatasetSpec, transforms.Augmentation | None]:
-  """The specification, and the augmentation."""
-  augment = augmentation(tasks, config, switches)
+  augment: transforms.Augmentation | None,
+) -> types.DatasetSpec:
   sizes = {split: len(names) for split, names in keys.items()}
   crop = augment.crop if augment else None
-  return types.DatasetSpec(name, tasks, "image", shape, sizes, notes=notes, crop=crop), augment
+  return types.DatasetSpec(name, tasks, "image", shape, sizes, notes=notes, crop=crop)
 
 
 def outline(
@@ -343,17 +331,18 @@ def outline(
   Raises:
     ValueError: a wrong value.
   """
-  _check_switches(switches)
   numbers = {s: tuple(map(str, range(n))) for s, n in sizes.items()}
   keys, note = splits(numbers, config, switches.get("selection"))
   notes = ("numbers of examples as published; nothing was read", note)
-  return _spec(name, tasks, (*size, 3), keys, notes, config, switches)[0]
+  return _spec(name, tasks, (*size, 3), keys, notes, augmentation(tasks, config, switches))
 
 
 def augmentation(
   tasks: tuple[types.TaskSpec, ...], config: Any, switches: Any
 ) -> transforms.Augmentation | None:
   """Returns the augmentation of `config.data`; None when it is switched off."""
+  scaled = options.switch(switches, "depth", ("scaled", "unscaled")) == "scaled"
+  negated = options.switch(switches, "mirror", ("negated", "plain")) == "negated"
   if not config.augment:
     return None
   for field in ("crop", "scales"):
@@ -365,9 +354,9 @@ def augmentation(
     tuple(config.scales),
     bool(config.mirror),
     float(config.jitter),
-    switches.depth == "scaled",
+    scaled,
     # Raw normals of NYU v2 have no component that could be negated.
-    switches.mirror == "negated" and switches.get("normals") != "raw",
+    negated and switches.get("normals") != "raw",
   )
 
 
@@ -408,13 +397,3 @@ def splits(
     note = f"validation: one half of the {len(test)} test examples, seeded"
     validation, test = tuple(test[i] for i in cut), tuple(test[i] for i in kept)
   return {"train": train, "validation": validation, "test": test}, note
-
-
-def _check_switches(switches: Any) -> None:
-  """Refuses unknown values of the switches that are read here."""
-  options.switch(switches, "depth", ("scaled", "unscaled"))
-  options.switch(switches, "mirror", ("negated", "plain"))
-
-
-def _size(shape: tuple[int, ...]) -> str:
-  return " x ".join(map(str, shape[:2]))

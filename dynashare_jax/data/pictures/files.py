@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 import pathlib
 from typing import Any
-import zipfile
 
 import numpy as np
 from PIL import Image
@@ -23,14 +24,9 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
   Raises:
     ValueError: the file is missing or no picture that can be read.
   """
-  try:
-    with Image.open(path) as picture:
-      wanted = {"RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LA": "L", "1": "L"}.get(
-        picture.mode, picture.mode
-      )
-      array = np.asarray(picture.convert(wanted))
-  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-    raise _unreadable(path, error) from error
+  modes = {"RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LA": "L", "1": "L"}
+  with _named(path), Image.open(path) as picture:
+    array = np.asarray(picture.convert(modes.get(picture.mode, picture.mode)))
   return array.astype(np.uint16) if array.dtype == ">u2" else array
 
 
@@ -40,11 +36,8 @@ def read_colour(path: str | os.PathLike[str]) -> np.ndarray:
   Raises:
     ValueError: see `read_picture`.
   """
-  try:
-    with Image.open(path) as picture:
-      return np.asarray(picture.convert("RGB"))
-  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-    raise _unreadable(path, error) from error
+  with _named(path), Image.open(path) as picture:
+    return np.asarray(picture.convert("RGB"))
 
 
 def read_array(path: str | os.PathLike[str]) -> np.ndarray:
@@ -53,10 +46,8 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
   Raises:
     ValueError: the file is missing or damaged, or holds Python objects.
   """
-  try:
+  with _named(path):
     array: np.ndarray = np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise _unreadable(path, error) from error
   if not isinstance(array, np.ndarray):
     raise ValueError(f"{path} is no .npy file with one array.")
   return array
@@ -68,14 +59,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
   Raises:
     ValueError: it is missing or damaged.
   """
-  try:
+  with _named(path):
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise _unreadable(path, error) from error
 
 
 def resize_colour(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resizes a photograph, uint8 `[H, W, 3]`, bilinearly; shrinking mixes all its pixels."""
+  """Resizes a photograph, uint8 `[H, W, 3]`, or a float channel; bilinear, of all pixels."""
   if image.shape[:2] == tuple(size):
     return image
   picture = Image.fromarray(image)
@@ -93,7 +82,13 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return labels[rows][:, columns]
 
 
-def _unreadable(path: Any, error: Exception) -> ValueError:
-  if isinstance(error, FileNotFoundError):
-    return ValueError(f"There is no file {os.fspath(path)}.")
-  return ValueError(f"Cannot read {os.fspath(path)} ({type(error).__name__}: {error}).")
+@contextlib.contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Turns the errors of all formats into one that names the file."""
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise ValueError(f"There is no file {os.fspath(path)}.") from error
+  except Exception as error:  # of many types, one or more per format
+    text = f"Cannot read {os.fspath(path)} ({type(error).__name__}: {error})."
+    raise ValueError(text) from error

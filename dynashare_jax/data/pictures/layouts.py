@@ -9,7 +9,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dynashare_jax import lookup
 from dynashare_jax import types
@@ -70,8 +69,8 @@ def wanted_size(config: Any) -> tuple[int, int] | None:
   size = int(config.height), int(config.width)
   if min(size) < 0 or (min(size) == 0 < max(size)):
     raise ValueError(
-      "config.data.height and width must both be at least 1, or"
-      f" both 0 for the stored size; they are {size}."
+      "config.data.height and width must both be at least 1, or both 0 for the stored size;"
+      f" they are {size}."
     )
   return size if min(size) > 0 else None
 
@@ -104,11 +103,8 @@ def detect(
   folder = pathlib.Path(data_dir)
   if not folder.is_dir():
     raise ValueError(f"{title}: there is no folder {data_dir}.{known}")
-  there = [
-    name
-    for name, patterns in marks.items()
-    if any(any(True for _ in folder.glob(p)) for p in patterns)
-  ]
+  holds = lambda pattern: next(folder.glob(pattern), None) is not None
+  there = [name for name, patterns in marks.items() if any(map(holds, patterns))]
   if layout in there:
     return layout, folder
   if layout == "auto" and len(there) == 1:
@@ -144,6 +140,11 @@ def counted(name: str, keys: Mapping[str, Sequence[str]]) -> str:
   return f"{name} ({', '.join(f'{len(part)} {split}' for split, part in keys.items())})"
 
 
+def times(size: Sequence[int]) -> str:
+  """Returns a size in words: `480 x 640`."""
+  return " x ".join(map(str, size))
+
+
 def numbered(
   folder: pathlib.Path, part: str, patterns: Mapping[str, str]
 ) -> dict[str, dict[str, str]]:
@@ -174,14 +175,10 @@ def read_lists(
     ValueError: the file is damaged, or an entry is not of this form.
   """
   lists = files.read_json(path)
+  fits = lambda entry: isinstance(entry, list) and list(map(type, entry)) == [str] * len(parts)
   for name in names:
     entries = lists.get(name, []) if isinstance(lists, dict) else None
-    if not isinstance(entries, list) or not all(
-      isinstance(entry, list)
-      and len(entry) == len(parts)
-      and all(isinstance(part, str) for part in entry)
-      for entry in entries
-    ):
+    if not isinstance(entries, list) or not all(map(fits, entries)):
       raise ValueError(
         f"{path}: {name!r} must list, for every example, the paths of {', '.join(parts)}."
       )
@@ -201,8 +198,8 @@ def plane(name: str, array: np.ndarray) -> np.ndarray:
   return array
 
 
-def whole_numbers(name: str, array: np.ndarray) -> np.ndarray:
-  """Returns ids of classes as integers `[H, W]`; floats become int16.
+def whole_numbers(name: str, array: np.ndarray, dtype: Any = np.int16) -> np.ndarray:
+  """Returns ids of classes as integers `[H, W]`; floats become `dtype`.
 
   Raises:
     ValueError: another shape, or numbers that are not whole.
@@ -211,7 +208,7 @@ def whole_numbers(name: str, array: np.ndarray) -> np.ndarray:
   if array.dtype.kind != "f":
     return array
   with np.errstate(invalid="ignore"):
-    whole = array.astype(np.int16)
+    whole = array.astype(dtype)
   if not np.array_equal(whole, array):
     raise ValueError(f"its {name} holds numbers that are no class ids.")
   return whole
@@ -256,25 +253,19 @@ def fitted(
     mixed: fields whose pixels may be mixed, as those of a photograph. Of others the
       nearest pixels are picked.
   """
-  return {
-    name: array if size is None or array.ndim < 2 else _resized(array, size, name in mixed)
-    for name, array in fields.items()
-  }
+  return {name: _resized(array, size, name in mixed) for name, array in fields.items()}
 
 
-def _resized(array: np.ndarray, size: tuple[int, int], mixed: bool) -> np.ndarray:
+def _resized(array: np.ndarray, size: tuple[int, int] | None, mixed: bool) -> np.ndarray:
   """Resizes one field; a photograph of floats channel by channel."""
-  if array.shape[:2] == size:
+  if size is None or array.ndim < 2 or array.shape[:2] == size:
     return array
   if not mixed:
     return files.resize_labels(array, size)
   if array.dtype == np.uint8:
     return files.resize_colour(array, size)
-  channels = [Image.fromarray(np.ascontiguousarray(array[..., i])) for i in range(array.shape[2])]
-  wanted = (size[1], size[0])
-  return np.stack(
-    [np.asarray(channel.resize(wanted, Image.Resampling.BILINEAR)) for channel in channels], -1
-  )
+  channels = map(np.ascontiguousarray, np.moveaxis(array, -1, 0))
+  return np.stack([files.resize_colour(channel, size) for channel in channels], -1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ import importlib
 import io
 import os
 import pathlib
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -89,9 +89,8 @@ class Reader:
       ) from error
     if record["name"].decode() != key:
       raise ValueError(
-        f"{self.folder} is damaged: it has"
-        f" {record['name'].decode()!r} in this place; convert"
-        " again."
+        f"{self.folder} is damaged: it has {record['name'].decode()!r} in this place;"
+        " convert again."
       )
     absent = record[ABSENT].decode().split(",")
     found = {
@@ -143,28 +142,23 @@ def open_copy(
       f" {', '.join(lacking)}: convert again with these tasks."
     )
   stored = tuple(marker["size"]) if marker["size"] else None
-  if stored and size not in (None, stored):
+  if stored and size and size != stored:
     raise ValueError(
-      f"{where} at {_times(stored)}; config.data.height and"
-      f" width ask for {_times(size)}. Convert again."
+      f"{where} at {dense_layouts.times(stored)}; config.data.height and"
+      f" width ask for {dense_layouts.times(size)}. Convert again."
     )
   for name, length in marker["files"].items():
     path = pathlib.Path(data_dir) / name
     found = path.stat().st_size if path.is_file() else -1
     if found != length:
-      raise ValueError(
-        f"{data_dir} is damaged: {name} "
-        + ("is missing" if found < 0 else f"has {found} bytes, not {length}")
-        + "; convert again."
-      )
+      fault = "is missing" if found < 0 else f"has {found} bytes, not {length}"
+      raise ValueError(f"{data_dir} is damaged: {name} {fault}; convert again.")
   load_tfds()
   keys = {split: tuple(names) for split, names in marker["keys"].items()}
-  read = Reader(
-    str(data_dir), places(keys), tuple(fields), size if not stored else None, tuple(mixed)
-  )
-  return Original(
-    f"converted copy of {marker['layout']}", keys, read, marker["facts"], tuple(fields), size
-  )
+  names, change = tuple(fields), None if stored else size
+  read = Reader(str(data_dir), places(keys), names, change, tuple(mixed))
+  layout = f"converted copy of {marker['layout']}"
+  return Original(layout, keys, read, marker["facts"], names, size)
 
 
 def _unpacked(stored: Any) -> np.ndarray:
@@ -190,11 +184,8 @@ def _records(folder: str, part: str, process: int) -> Any:
   del process
   tfds = load_tfds()
   builder = tfds.builder_from_directory(folder)
-  decoders = {
-    name: tfds.decode.SkipDecoding()
-    for name, feature in builder.info.features.items()
-    if isinstance(feature, tfds.features.Image)
-  }
+  features, picture = builder.info.features.items(), tfds.features.Image
+  decoders = {n: tfds.decode.SkipDecoding() for n, f in features if isinstance(f, picture)}
   return builder.as_data_source(part, decoders=decoders or None)
 
 
@@ -225,11 +216,6 @@ def load_tfds() -> Any:
     return importlib.import_module("tensorflow_datasets")
   except ImportError as error:
     raise ValueError(
-      "Converted copies need TensorFlow Datasets and ArrayRecord"
-      " (TensorFlow is not needed): pip install"
-      f" 'dynashare-jax[tfds]' ({error})."
+      "Converted copies need TensorFlow Datasets and ArrayRecord (TensorFlow is not needed):"
+      f" pip install 'dynashare-jax[tfds]' ({error})."
     ) from error
-
-
-def _times(size: Any) -> str:
-  return " x ".join(map(str, cast(Sequence[int], size)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import io
@@ -21,6 +22,7 @@ _VERSION = "1.0.0"
 _SAMPLES = 8  # examples from which the size is estimated
 _SHARD = 1 << 28  # bytes of a file, about
 _CHUNK = 32  # examples that are handed over at a time
+_COPIED = ("layout", "fields", "size", "facts", "keys")
 _SIDE = 2  # of an absent field; TFDS reads none with fewer bytes than axes
 
 
@@ -47,9 +49,8 @@ def estimate(original: store.Original, output: str) -> Estimate:
     sum(_compressed(_packed(name, array)) for name, array in _read(original, key).items())
     for key in keys[:_SAMPLES]
   ]
-  folder = pathlib.Path(output).absolute()
-  while not folder.is_dir():
-    folder = folder.parent
+  path = pathlib.Path(output).absolute()
+  folder = next(p for p in (path, *path.parents) if p.is_dir())
   return Estimate(len(keys), int(np.mean(sizes) * len(keys)), shutil.disk_usage(folder).free)
 
 
@@ -76,17 +77,9 @@ def convert(
   partial.mkdir(parents=True)
   try:
     _write(original, str(partial), progress or (lambda done: None))
-    listed = {p.name: p.stat().st_size for p in sorted(partial.iterdir())}
-    marker = {
-      "format": store.FORMAT,
-      "dataset": dataset,
-      "layout": original.layout,
-      "fields": list(original.fields),
-      "size": original.size,
-      "facts": original.facts,
-      "keys": original.keys,
-      "files": listed,
-    }
+    marker: dict[str, Any] = {"format": store.FORMAT, "dataset": dataset}
+    marker |= {name: getattr(original, name) for name in _COPIED}
+    marker["files"] = {p.name: p.stat().st_size for p in sorted(partial.iterdir())}
     (partial / store.MARKER).write_text(json.dumps(marker, indent=1), encoding="utf-8")
     if target.is_dir():
       target.rmdir()
@@ -127,11 +120,9 @@ def _write(original: store.Original, folder: str, progress: Callable[[int], None
   writer = tfds.core.SequentialWriter(
     info, max(1, _SHARD // max(1, lengths)), file_format="array_record"
   )
-  places = store.places(original.keys)
-  parts = {
-    part: [k for k, (p, _) in places.items() if p == part]
-    for part in dict.fromkeys(p for p, _ in places.values())
-  }
+  parts = collections.defaultdict(list)
+  for key, (part, _) in store.places(original.keys).items():
+    parts[part].append(key)
   writer.initialize_splits(list(parts))
   done = 0
   for part, keys in parts.items():
@@ -183,15 +174,14 @@ def _record(
 ) -> dict[str, Any]:
   """One example as TFDS takes it; an absent field is listed, and zeros."""
   fields = _read(original, key)
-  absent = [name for name in examples if name not in fields]
-  record: dict[str, Any] = {"name": key, store.ABSENT: ",".join(absent)}
+  absent = ",".join(name for name in examples if name not in fields)
+  record: dict[str, Any] = {"name": key, store.ABSENT: absent}
   for name, like in examples.items():
     array = fields.get(name, np.zeros((_SIDE,) * min(like.ndim, 2) + like.shape[2:], like.dtype))
     if (array.dtype, array.ndim, array.shape[2:]) != (like.dtype, like.ndim, like.shape[2:]):
       raise ValueError(
-        f"Example {key!r}: its {name} is {array.dtype}"
-        f" {list(array.shape)}, that of other examples {like.dtype}"
-        f" {list(like.shape)}: a copy needs one type for all."
+        f"Example {key!r}: its {name} is {array.dtype} {list(array.shape)}, that of other examples"
+        f" {like.dtype} {list(like.shape)}: a copy needs one type for all."
       )
     record[name] = _packed(name, array)
   return record
@@ -203,10 +193,8 @@ def _read(original: store.Original, key: str) -> dict[str, np.ndarray]:
     fields = original.read(key)
   except (OSError, KeyError, ValueError) as error:
     raise ValueError(f"Example {key!r}: {error}") from error
-  return {
-    name: np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    for name, array in fields.items()
-  }
+  native = lambda array: np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+  return {name: native(array) for name, array in fields.items()}
 
 
 def _is_picture(name: str, array: np.ndarray) -> bool:
@@ -224,15 +212,12 @@ def _packed(name: str, array: np.ndarray) -> Any:
 
 def _compressed(packed: Any) -> int:
   """Length in the copy, about: ArrayRecord compresses arrays."""
-  if isinstance(packed, bytes):
-    return len(packed)
-  return len(zlib.compress(packed.tobytes(), 1))
+  return len(packed if isinstance(packed, bytes) else zlib.compress(packed.tobytes(), 1))
 
 
 def _size(number: float) -> str:
-  units = ("B", "kB", "MB", "GB", "TB")
-  power = 0
-  while number >= 1000 and power < len(units) - 1:
+  units = ["TB", "GB", "MB", "kB", "B"]
+  while number >= 1000 and len(units) > 1:
     number /= 1000
-    power += 1
-  return f"{number:.3g} {units[power]}"
+    units.pop()
+  return f"{number:.3g} {units[-1]}"

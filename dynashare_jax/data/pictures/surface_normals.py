@@ -137,28 +137,26 @@ class Axes(NamedTuple):
     )
 
 
+_AXES = tuple(
+  Axes(channels, signs)
+  for channels in itertools.permutations(range(3), 3)
+  for signs in itertools.product((1, -1), (1, -1), (1, -1))
+)
+
+
 def read_axes(text: str) -> Axes:
   """Reads what `Axes` prints.
 
   Raises:
     ValueError: it is no signed order of the channels 0, 1 and 2.
   """
-  words = text.split()
-  if (
-    len(words) == 3
-    and all(w[:1] in "+-" and w[1:] in "012" for w in words)
-    and {w[1:] for w in words} == set("012")
-  ):
-    one, two, three = words
-    return Axes(
-      (int(one[1:]), int(two[1:]), int(three[1:])),
-      (int(one[0] + "1"), int(two[0] + "1"), int(three[0] + "1")),
+  found = {str(axes): axes for axes in _AXES}.get(" ".join(text.split()))
+  if found is None:
+    raise ValueError(
+      f"config.data.normal_axes is {text!r}; it must be 'auto' or say which stored channel, with"
+      " which sign, points right, down and forward: for example '+0 -2 +1'."
     )
-  raise ValueError(
-    f"config.data.normal_axes is {text!r}; it must be 'auto' or tell which"
-    " stored channel, with which sign, points right, down and forward: for"
-    " example '+0 -2 +1'."
-  )
+  return found
 
 
 def match(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Axes, float, float]:
@@ -176,21 +174,9 @@ def match(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Axes, float, 
   for stored, fitted in pairs:
     sums += fitted.T.astype(np.float64) @ stored
     count += len(stored)
-  ranked = sorted(
-    (
-      (
-        sum(s * sums[i, c] for i, (c, s) in enumerate(zip(channels, signs, strict=True))),
-        channels,
-        signs,
-      )
-      for channels in itertools.permutations((0, 1, 2))
-      for signs in itertools.product((1, -1), repeat=3)
-    ),
-    key=lambda entry: -entry[0],
-  )
-  (best, channels, signs), (second, _, _) = ranked[:2]
-  axes = Axes((channels[0], channels[1], channels[2]), (signs[0], signs[1], signs[2]))
-  return axes, best / max(count, 1), second / max(count, 1)
+  cosine = lambda axes: sum(s * sums[i, c] for i, (c, s) in enumerate(zip(*axes, strict=True)))
+  best, second = sorted(_AXES, key=cosine, reverse=True)[:2]
+  return best, cosine(best) / max(count, 1), cosine(second) / max(count, 1)
 
 
 def _points(depth: np.ndarray, camera: Camera) -> np.ndarray:
@@ -208,7 +194,7 @@ def _covariances(
   count = _boxes(known.astype(np.float64), radius)
   divisor = np.maximum(count, 1.0)
   means = [_boxes(p, radius) / divisor for p in points]
-  pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+  pairs = itertools.combinations_with_replacement(range(3), 2)
   matrix = np.stack(
     [_boxes(points[i] * points[j], radius) / divisor - means[i] * means[j] for i, j in pairs]
   )
@@ -220,10 +206,8 @@ def _boxes(values: np.ndarray, radius: int) -> np.ndarray:
   for axis in (0, 1):
     size = values.shape[axis]
     total = np.insert(np.cumsum(values, axis), 0, 0.0, axis)
-    at = np.arange(size)
-    values = total.take(np.minimum(at + radius + 1, size), axis) - total.take(
-      np.maximum(at - radius, 0), axis
-    )
+    first, end = np.arange(size) - radius, np.arange(size) + radius + 1
+    values = total.take(np.minimum(end, size), axis) - total.take(np.maximum(first, 0), axis)
   return values
 
 

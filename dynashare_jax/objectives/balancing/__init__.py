@@ -41,12 +41,6 @@ class Losses(NamedTuple):
   prior: tuple[float, ...]
 
 
-def _empty(tasks: int) -> types.PyTree:
-  """The state of a balancer that keeps none."""
-  del tasks
-  return {}
-
-
 class Balancer(NamedTuple):
   """A way to balance tasks.
 
@@ -64,7 +58,7 @@ class Balancer(NamedTuple):
   name: str
   weigh: Callable[..., tuple[Any, types.PyTree]]
   level: str = "losses"
-  init: Callable[[int], types.PyTree] = _empty
+  init: Callable[[int], types.PyTree] = lambda tasks: {}
   combine: Callable[..., types.PyTree] | None = None
 
 

@@ -524,5 +524,5 @@ def test_disparity_is_an_inverse_depth(raw):
   assert task.inverse and task.unit == ""
   description["tasks"]["depth"]["inverse"] = "yes"
   _write(raw, description)
-  with pytest.raises(ValueError, match="depth.inverse: must be true or false"):
+  with pytest.raises(ValueError, match="depth.inverse: must be one of false, true, but is"):
     _build(raw)
