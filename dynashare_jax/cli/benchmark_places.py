@@ -82,16 +82,14 @@ def environment(sharded: bool, outer: Mapping[str, str]) -> dict[str, str]:
     return own
   if sharded:
     raise ValueError(
-      "The environment says that this is one of several processes of one"
-      " program, so that every run would wait for the others. Start the"
-      " benchmark outside of it."
+      "The environment says that this is one of several processes of one program, so that every"
+      " run would wait for the others. Start the benchmark outside of it."
     )
   raise ValueError(
-    "The environment says that this is one of several processes, but no --shard"
-    " says which runs are its own. Add --shard=i/n in process i of n (from 1),"
-    " or --shard=1/1 if this is the only benchmark. A run in several processes"
-    " is started with dynashare_jax.main, in the folder that the benchmark"
-    " would use; the benchmark then reuses it."
+    "The environment says that this is one of several processes, but no --shard says which runs"
+    " are its own. Add --shard=i/n in process i of n (from 1), or --shard=1/1 if this is the only"
+    " benchmark. A run in several processes is started with dynashare_jax.main, in the folder that"
+    " the benchmark would use; the benchmark then reuses it."
   )
 
 
@@ -156,8 +154,7 @@ def _deal(jobs: int, names: Sequence[str], source: str) -> tuple[dict[str, str],
   for own in dealt:
     if len(set(own)) < each:
       raise ValueError(
-        f"{source} gives one run the same GPU twice: {','.join(own)}. Name"
-        f" {jobs} times as many GPUs as a run should have, those of a run"
-        " together."
+        f"{source} gives one run the same GPU twice: {','.join(own)}. Name {jobs} times as many"
+        " GPUs as a run should have, those of a run together."
       )
   return tuple({_VISIBLE: ",".join(own)} for own in dealt)

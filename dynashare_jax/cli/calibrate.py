@@ -186,8 +186,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     default=settings.FLOPS,
     choices=settings.UNITS,
     help="executed share of (task, block, example) triples, share of the"
-    " multiply-accumulates with all gates open, or milliseconds of a batch"
-    " (default: %(default)s)",
+    " multiply-accumulates with all gates open, or milliseconds of a batch (default: %(default)s)",
   )
   parser.add_argument(
     "--batch",

@@ -34,10 +34,9 @@ from dynashare_jax.train import results as results_lib
 
 _SEPARATE = "single"  # the method with one network per task
 _WORDS = (
-  "Masked: every block for every task, as the authors compute. Planned: what"
-  " the route skips is never computed, what tasks share is computed once."
-  " Planned + gated: examples that an instance gate skips are left out, too."
-  " All of them decide and predict alike."
+  "Masked: every block for every task, as the authors compute. Planned: what the route skips is"
+  " never computed, what tasks share is computed once. Planned + gated: examples that an instance"
+  " gate skips are left out, too. All of them decide and predict alike."
 )
 _EXAMPLES = 128  # of the test split that are executed, at most
 
@@ -132,10 +131,9 @@ def _facts(
   lines = [
     f"Run: {found['method']} on {found['dataset']}, seed {found['seed']};"
     f" {len(trained.tasks)} tasks, {trained.experiment.units} blocks.",
-    f"Device: {device.device_kind} ({device.platform}), {threads} processor"
-    f" cores allowed; load average {os.getloadavg()[0]:.1f} (other work slows"
-    f" what is measured). jax {jax.__version__}, Python"
-    f" {platform.python_version()}.",
+    f"Device: {device.device_kind} ({device.platform}), {threads} processor cores allowed; load"
+    f" average {os.getloadavg()[0]:.1f} (other work slows what is measured). jax"
+    f" {jax.__version__}, Python {platform.python_version()}.",
     f"{repeats} rounds; batch sizes {', '.join(map(str, batches))}; {which}.",
   ]
   if not trained.experiment.method.independent:

@@ -222,9 +222,8 @@ def _problems(spec: types.DatasetSpec, splits: dict[str, Split]) -> tuple[list[s
       and (split.inputs.low < 0 or split.inputs.high > 1)
     ):
       warnings.append(
-        f"{split.name}: inputs lie between"
-        f" {split.inputs.low:.3g} and {split.inputs.high:.3g},"
-        " not in 0..1."
+        f"{split.name}: inputs lie between {split.inputs.low:.3g} and {split.inputs.high:.3g}, not"
+        " in 0..1."
       )
     for found in split.tasks.values():
       _task_problems(split, found, broken, warnings)

@@ -240,8 +240,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     "--input",
     required=True,
     help="an image or a folder of images; for a table a CSV file with a header"
-    " (codes for categorical columns); for a series a .npy file, with"
-    " lengths a .npz file",
+    " (codes for categorical columns); for a series a .npy file, with lengths a .npz file",
   )
   parser.add_argument("--output", default="predictions", help="folder (default: %(default)s)")
   return parser.parse_args(list(argv))

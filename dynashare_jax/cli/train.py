@@ -18,9 +18,8 @@ _CONFIG = configs.define()
 _DESCRIBE = flags.DEFINE_bool(
   "describe",
   False,
-  "Print phases, shapes, parameters and multiply-"
-  "accumulates, and stop: nothing is read where the data set's shape is"
-  " known beforehand, and no step is run.",
+  "Print phases, shapes, parameters and multiply-accumulates, and stop: nothing is read where the"
+  " data set's shape is known beforehand, and no step is run.",
 )
 _ROUTE = flags.DEFINE_string(
   "route",

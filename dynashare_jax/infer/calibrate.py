@@ -281,9 +281,8 @@ class Calibrator:
     closed, opened = self._clock(list(map(self.knobs, _ENDS)))
     if closed >= opened:
       raise ValueError(
-        f"Closing all gates saves no time on this device at batch {self.batch}:"
-        f" {closed:.3g} ms, all open {opened:.3g} ms. Give the budget in"
-        f" {settings.RATE} or {settings.FLOPS}."
+        f"Closing all gates saves no time on this device at batch {self.batch}: {closed:.3g} ms,"
+        f" all open {opened:.3g} ms. Give the budget in {settings.RATE} or {settings.FLOPS}."
       )
     return closed, opened
 
