@@ -7,6 +7,7 @@ import glob
 import re
 
 from dynashare_jax.cli import benchmark_jobs
+from dynashare_jax.cli import guard
 from dynashare_jax.distributed import cluster
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -114,10 +115,10 @@ def shares(
   """
   if jobs < 1:
     raise ValueError(f"--jobs must be at least 1, but is {jobs}.")
-  visible = _names(outer.get(_VISIBLE, ""))
+  visible = guard.names(outer.get(_VISIBLE, ""))
   nothing: tuple[dict[str, str], ...] = ({},) * jobs
   if devices:
-    names = _names(devices)
+    names = guard.names(devices)
     hidden = [name for name in names if visible and name not in visible]
     if hidden:
       raise ValueError(
@@ -135,10 +136,6 @@ def shares(
       " runs, as in --devices=0,1, or set JAX_PLATFORMS=cpu to train without."
     )
   return nothing
-
-
-def _names(text: str) -> list[str]:
-  return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _deal(jobs: int, names: Sequence[str], source: str) -> tuple[dict[str, str], ...]:
