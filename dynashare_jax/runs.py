@@ -30,15 +30,8 @@ from dynashare_jax.train import results
 from dynashare_jax.train import stages
 
 # Values that may change between the starts of one run.
-FREE = (
-  "baseline",
-  "data_dir",
-  "train.threads",
-  "train.workers",
-  "train.resident",
-  "train.candidate_groups",
-  "train.shard_state",
-)
+_FREE = "threads workers resident candidate_groups shard_state"  # of `config.train`
+FREE = ("baseline", "data_dir", *(f"train.{name}" for name in _FREE.split()))
 
 
 def find_dataset(name: str) -> Any:
@@ -128,33 +121,28 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
   """
   told = cluster.told(config.train.batch_size)
   with process_log.ProcessLog(workdir, jax.process_index(), told):
-    return _run(config, workdir, profile)
+    values = workdir_lib.flatten(config.to_dict())
+    fixed = {name: value for name, value in values if name not in FREE}
+    same = {"configuration": fixed, "code": cluster.code(), "version of jax": jax.__version__}
+    cluster.check_equal(same)
+    experiment, corrected = build(config)
+    primary = jax.process_index() == 0
+    folder = pathlib.Path(workdir).expanduser().absolute()
+    cluster.check_shared(folder, lambda: open_workdir(config, folder))
+    if primary:
+      workdir_lib.write_spec(folder, experiment.dataset.spec)
+    finished = folder / "results.json"
+    if finished.is_file() and (folder / "report.md").is_file():
+      logging.info("%s is finished; nothing to do.", folder)
+      return dict(json.loads(finished.read_text()))
+    loop = loop_lib.Loop(experiment, folder, profile)
+    state = stages.run(loop)
+    found = results.finish(loop, state, corrected)
+    if primary:
+      from dynashare_jax.report.run import report  # Matplotlib takes most of a second.
 
-
-def _run(config: ml_collections.ConfigDict, workdir: str, profile: int) -> dict[str, Any]:
-  """See `run`."""
-  fixed = {name: value for name, value in workdir_lib.flatten(config.to_dict()) if name not in FREE}
-  cluster.check_equal(
-    {"configuration": fixed, "code": cluster.code(), "version of jax": jax.__version__}
-  )
-  experiment, corrected = build(config)
-  primary = jax.process_index() == 0
-  folder = pathlib.Path(workdir).expanduser().absolute()
-  cluster.check_shared(folder, lambda: open_workdir(config, folder))
-  if primary:
-    workdir_lib.write_spec(folder, experiment.dataset.spec)
-  finished = folder / "results.json"
-  if finished.is_file() and (folder / "report.md").is_file():
-    logging.info("%s is finished; nothing to do.", folder)
-    return dict(json.loads(finished.read_text()))
-  loop = loop_lib.Loop(experiment, folder, profile)
-  state = stages.run(loop)
-  found = results.finish(loop, state, corrected)
-  if primary:
-    from dynashare_jax.report.run import report  # Matplotlib takes most of a second.
-
-    report.write_report(folder)
-  return found
+      report.write_report(folder)
+    return found
 
 
 def describe(config: ml_collections.ConfigDict, route: str | None = None) -> str:

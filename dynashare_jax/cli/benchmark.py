@@ -11,7 +11,6 @@ third of the runs, for three machines that share the folder.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 import dataclasses
 import os
@@ -32,6 +31,29 @@ _RANDOM = "random_policy"
 _LEARNT = ("adashare", "dynashare")  # whose routes random ones imitate
 _SHOWN = 8  # names of unfinished runs
 _PLACES = ("--jobs", "--devices", "--shard")  # where runs train, and not what
+_ARGUMENTS = {
+  "config": (None, "a file of configs/, for all runs"),
+  "methods": (
+    "single,hard,random_policy,adashare,dynashare",
+    "with commas; label=method+name=value+name=value is a method with other settings",
+  ),
+  "seeds": (3, "how many"),
+  "workdir": ("", "folder of all runs and of the table (default: runs/<data set>)"),
+  "jobs": (
+    1,
+    "runs that train at once on this machine; they share its processor cores and memory, but not"
+    " its GPUs",
+  ),
+  "devices": (
+    "",
+    "GPUs to deal to the runs that train at once, as in 0,1,2,3 (default: CUDA_VISIBLE_DEVICES)",
+  ),
+  "shard": (
+    "",
+    "i/n: train part i of n (from 1), for machines that share --workdir; the table comes when all"
+    " parts are there",
+  ),
+}
 
 
 def read_overrides(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -111,7 +133,7 @@ def _job(
   config = configs.load(path, settings)
 
   def read(name: str, given: str, wanted: bool, methods: Sequence[str]) -> str:
-    made_by = _first(entries, methods)
+    made_by = next((e for m in methods for e in entries if e.method == m), None)
     if given or not wanted or made_by is None:
       return given
     settings.append(f"{name}={root / f'{made_by.label}-{seed}'}")
@@ -125,11 +147,6 @@ def _job(
   if (folder / "config.json").is_file():
     runs_lib.open_workdir(configs.load(path, settings), folder)
   return jobs_lib.Job(entry, seed, folder, tuple(arguments)), (baseline, like)
-
-
-def _first(entries: Sequence[_entries.Entry], names: Sequence[str]) -> _entries.Entry | None:
-  """The first entry of the first of these methods that has one."""
-  return next((entry for name in names for entry in entries if entry.method == name), None)
 
 
 def notes(
@@ -153,45 +170,6 @@ def notes(
   return tuple(found)
 
 
-def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  parser = guard.parser(
-    "benchmark",
-    "Trains what is missing and compares methods in one table.",
-    "Any --config.name=value goes to all runs.",
-  )
-  parser.add_argument("--config", required=True, help="a file of configs/, for all runs")
-  parser.add_argument(
-    "--methods",
-    default="single,hard,random_policy,adashare,dynashare",
-    help="with commas; label=method+name=value+name=value is a method with"
-    " other settings (default: %(default)s)",
-  )
-  parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
-  parser.add_argument(
-    "--workdir", default="", help="folder of all runs and of the table (default: runs/<data set>)"
-  )
-  parser.add_argument(
-    "--jobs",
-    type=int,
-    default=1,
-    help="runs that train at once on this machine; they share its processor"
-    " cores and memory, but not its GPUs (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--devices",
-    default="",
-    help="GPUs to deal to the runs that train at once, as in 0,1,2,3"
-    " (default: CUDA_VISIBLE_DEVICES)",
-  )
-  parser.add_argument(
-    "--shard",
-    default="",
-    help="i/n: train part i of n (from 1), for machines that share --workdir;"
-    " the table comes when all parts are there",
-  )
-  return parser.parse_known_args(list(argv))
-
-
 def run(argv: Sequence[str]) -> pathlib.Path | None:
   """Trains what is missing and writes the table.
 
@@ -202,7 +180,13 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     ValueError: in the arguments, before anything is trained.
     RuntimeError: a run failed.
   """
-  arguments, rest = _parse(argv)
+  parser = guard.parser(
+    "benchmark",
+    "Trains what is missing and compares methods in one table.",
+    _ARGUMENTS,
+    "Any --config.name=value goes to all runs.",
+  )
+  arguments, rest = parser.parse_known_args(argv)
   overrides = read_overrides(rest)
   entries = _entries.parse(arguments.methods)
   shares = places.shares(arguments.jobs, arguments.devices, os.environ)
@@ -214,7 +198,12 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   missing = [job.name for job in jobs if not job.finished]
   if missing:
     what = "is finished" if own else "has no runs"
-    print(f"part {arguments.shard} {what}; {_no_table(missing, len(jobs))}")
+    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    print(
+      f"part {arguments.shard} {what}; no table yet, for {len(missing)} of {len(jobs)} runs are not"
+      f" finished: {', '.join(missing[:_SHOWN])}{more}. The part that ends last writes it, or the"
+      " same command without --shard."
+    )
     return None
   from dynashare_jax.report.compare import comparison
 
@@ -231,22 +220,9 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   return comparison.write(found, jobs[0].folder.parent, command, notes(entries, overrides, jobs))
 
 
-def _no_table(missing: Sequence[str], total: int) -> str:
-  """Says what the table waits for."""
-  more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-  return (
-    f"no table yet, for {len(missing)} of {total} runs are not finished:"
-    f" {', '.join(missing[:_SHOWN])}{more}. The part that ends last writes it, or the same"
-    " command without --shard."
-  )
-
-
 def cli(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with 2 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
-  table = guard.run(
-    lambda: run(sys.argv[1:] if argv is None else argv),
-    "the same command goes on.",
-    (ValueError, OSError, RuntimeError),
-  )
-  if table:
+  errors = (ValueError, OSError, RuntimeError)
+  line = sys.argv[1:] if argv is None else argv
+  if table := guard.run(lambda: run(line), "the same command goes on.", errors):
     print(f"table: {table}")

@@ -26,7 +26,6 @@ from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.methods import _entries
 
 PROGRAM = (sys.executable, "-m", "dynashare_jax.main")
-LOG = "benchmark.log"
 GRACE = 20.0  # seconds for a checkpoint, from the request to end to being killed
 _NOTE = "benchmark.json"
 _POLL = 0.1  # seconds between two looks at the processes
@@ -60,7 +59,7 @@ class Job:
   @property
   def log(self) -> pathlib.Path:
     """Where its output goes."""
-    return self.folder / LOG
+    return self.folder / "benchmark.log"
 
   @property
   def finished(self) -> bool:
@@ -121,15 +120,8 @@ def train(
     sys.exit(128 + came[0])
   if crew.failures:
     lost = f"Not started, for they need a failed run: {', '.join(crew.lost)}."
-    raise RuntimeError(
-      "\n".join(
-        [
-          *crew.failures,
-          *[lost] * bool(crew.lost),
-          "Finished runs stay; the same benchmark command goes on from here.",
-        ]
-      )
-    )
+    end = "Finished runs stay; the same benchmark command goes on from here."
+    raise RuntimeError("\n".join([*crew.failures, *[lost] * bool(crew.lost), end]))
 
 
 @contextlib.contextmanager
@@ -221,8 +213,7 @@ class _Crew:
     code = run.process.returncode
     if code == 0 and run.job.finished:
       self._done.add(run.job.name)
-      seconds = time.monotonic() - run.start
-      print(f"{run.title}: finished in {seconds:,.0f} s", flush=True)
+      print(f"{run.title}: finished in {time.monotonic() - run.start:,.0f} s", flush=True)
       return
     what = f"failed with exit code {code}" if code else "wrote no results"
     end = f". The end of {run.job.log}:\n{_last_lines(run.job.log)}"

@@ -7,6 +7,7 @@ import glob
 import re
 
 from dynashare_jax.cli import benchmark_jobs
+from dynashare_jax.cli import guard
 from dynashare_jax.distributed import cluster
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -82,16 +83,14 @@ def environment(sharded: bool, outer: Mapping[str, str]) -> dict[str, str]:
     return own
   if sharded:
     raise ValueError(
-      "The environment says that this is one of several processes of one"
-      " program, so that every run would wait for the others. Start the"
-      " benchmark outside of it."
+      "The environment says that this is one of several processes of one program, so that every"
+      " run would wait for the others. Start the benchmark outside of it."
     )
   raise ValueError(
-    "The environment says that this is one of several processes, but no --shard"
-    " says which runs are its own. Add --shard=i/n in process i of n (from 1),"
-    " or --shard=1/1 if this is the only benchmark. A run in several processes"
-    " is started with dynashare_jax.main, in the folder that the benchmark"
-    " would use; the benchmark then reuses it."
+    "The environment says that this is one of several processes, but no --shard says which runs"
+    " are its own. Add --shard=i/n in process i of n (from 1), or --shard=1/1 if this is the only"
+    " benchmark. A run in several processes is started with dynashare_jax.main, in the folder that"
+    " the benchmark would use; the benchmark then reuses it."
   )
 
 
@@ -116,10 +115,10 @@ def shares(
   """
   if jobs < 1:
     raise ValueError(f"--jobs must be at least 1, but is {jobs}.")
-  visible = _names(outer.get(_VISIBLE, ""))
+  visible = guard.names(outer.get(_VISIBLE, ""))
   nothing: tuple[dict[str, str], ...] = ({},) * jobs
   if devices:
-    names = _names(devices)
+    names = guard.names(devices)
     hidden = [name for name in names if visible and name not in visible]
     if hidden:
       raise ValueError(
@@ -139,10 +138,6 @@ def shares(
   return nothing
 
 
-def _names(text: str) -> list[str]:
-  return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _deal(jobs: int, names: Sequence[str], source: str) -> tuple[dict[str, str], ...]:
   """Equally many GPUs for each run, neighbours together."""
   each = len(names) // jobs
@@ -156,8 +151,7 @@ def _deal(jobs: int, names: Sequence[str], source: str) -> tuple[dict[str, str],
   for own in dealt:
     if len(set(own)) < each:
       raise ValueError(
-        f"{source} gives one run the same GPU twice: {','.join(own)}. Name"
-        f" {jobs} times as many GPUs as a run should have, those of a run"
-        " together."
+        f"{source} gives one run the same GPU twice: {','.join(own)}. Name {jobs} times as many"
+        " GPUs as a run should have, those of a run together."
       )
   return tuple({_VISIBLE: ",".join(own)} for own in dealt)

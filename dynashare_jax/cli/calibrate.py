@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import pathlib
-import sys
 import time
 from typing import Any
 
@@ -37,18 +36,25 @@ from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.objectives import kinds
 
 _BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-def one(calibrator: calibrate.Calibrator, budget: settings.Budget) -> pathlib.Path:
-  """Meets a budget, prints a summary, and writes `<workdir>/budgets/<unit>-<value>.json`.
-
-  Raises:
-    ValueError: the budget is out of reach.
-  """
-  setting = calibrator.meet(budget, test=True)
-  path = _write(calibrator, setting)
-  print(summary(setting, calibrator.trained.tasks))
-  return path
+_ARGUMENTS = {
+  "workdir": (None, "folder of a finished run with gates"),
+  "batch": (8, "examples of the batch that is timed"),
+  "budgets": (
+    "",
+    "of the curve, with commas (default: 0.3,0.4, ... 0.9; for ms these are shares of the time with"
+    " all gates open)",
+  ),
+  "tune": (
+    "",
+    "time the ways of gated execution at these batch sizes, with commas, and keep the quickest for"
+    " this device",
+  ),
+  "data_dir": ("", "where the data lie (default: as in training)"),
+}
+_UNIT = (
+  "executed share of (task, block, example) triples, share of the multiply-accumulates with all"
+  " gates open, or milliseconds of a batch (default: %(default)s)"
+)
 
 
 def curve(
@@ -69,8 +75,6 @@ def curve(
   reach = calibrator.reach(unit)
   scale = reach[1] if unit == settings.MS else 1.0
   wanted = sorted(set(budgets or [share * scale for share in _BUDGETS]))
-  for value in wanted:
-    settings.Budget(value, unit)  # raises where it is none
   left = [v for v in wanted if not reach[0] <= v <= reach[1]]
   if left:
     print(
@@ -78,11 +82,8 @@ def curve(
       f" {reach[0]:.4g} to {reach[1]:.4g}"
     )
   # A budget nearer than the tolerance would find what the ends found.
-  near = [
-    v
-    for v in wanted
-    if v not in left and all(abs(v - end) > calibrate.TOLERANCE * end for end in reach)
-  ]
+  apart = lambda v: all(abs(v - end) > calibrate.TOLERANCE * end for end in reach)
+  near = [v for v in wanted if v not in left and apart(v)]
   found: list[settings.Setting] = []
   for value in (reach[0], *near, reach[1]):
     found.append(calibrator.meet(settings.Budget(value, unit), test=True))
@@ -139,14 +140,9 @@ def _write(calibrator: calibrate.Calibrator, setting: settings.Setting) -> pathl
 
 def _tasks(tasks: Sequence[types.TaskSpec]) -> list[dict[str, Any]]:
   """Names and metrics, as results name them."""
+  shown = lambda metric: {n: getattr(metric, n) for n in ("name", "higher_is_better", "unit")}
   return [
-    {
-      "name": task.name,
-      "metrics": [
-        {"name": m.name, "higher_is_better": m.higher_is_better, "unit": m.unit}
-        for m in kinds.find(task.kind).metrics(task)
-      ],
-    }
+    {"name": task.name, "metrics": list(map(shown, kinds.find(task.kind).metrics(task)))}
     for task in tasks
   ]
 
@@ -154,13 +150,11 @@ def _tasks(tasks: Sequence[types.TaskSpec]) -> list[dict[str, Any]]:
 def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
   """Returns lines for the terminal: budget, what was met, metrics on test."""
   assert setting.test is not None and setting.budget is not None
-  met = f"{setting.met():.4g} on validation"
+  met = f"{setting.met():.4g} on validation, {setting.met('test'):.4g} on test"
   if setting.unit == settings.MS:
     met = (
       f"{setting.met():.4g} measured ({setting.predicted_ms:.4g} predicted), batch {setting.batch}"
     )
-  else:
-    met += f", {setting.met('test'):.4g} on test"
   lines = [f"budget {setting.budget:.4g} {setting.unit}: {met}"]
   for split in ("validation", "test"):
     found = getattr(setting, split)
@@ -177,52 +171,25 @@ def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
   return "\n".join(lines)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  parser = command.parser("calibrate", "Finds gate thresholds that meet a budget on validation.")
-  parser.add_argument("--workdir", required=True, help="folder of a finished run with gates")
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  about = "Finds gate thresholds that meet a budget on validation."
+  parser = command.parser("calibrate", about, _ARGUMENTS)
   parser.add_argument("--budget", type=float, help="for example 0.6; in milliseconds for ms")
-  parser.add_argument(
-    "--unit",
-    default=settings.FLOPS,
-    choices=settings.UNITS,
-    help="executed share of (task, block, example) triples, share of the"
-    " multiply-accumulates with all gates open, or milliseconds of a batch"
-    " (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--batch",
-    type=int,
-    default=8,
-    help="examples of the batch that is timed (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--curve", action="store_true", help="a table and a figure of metrics against budgets"
-  )
-  parser.add_argument(
-    "--budgets",
-    default="",
-    help="of the curve, with commas (default: 0.3,0.4, ... 0.9; for ms these"
-    " are shares of the time with all gates open)",
-  )
-  parser.add_argument(
-    "--tune",
-    default="",
-    help="time the ways of gated execution at these batch sizes, with commas,"
-    " and keep the quickest for this device",
-  )
-  parser.add_argument("--data_dir", default="", help="where the data lie (default: as in training)")
-  return parser.parse_args(list(argv))
+  parser.add_argument("--unit", default=settings.FLOPS, choices=settings.UNITS, help=_UNIT)
+  about = "a table and a figure of metrics against budgets"
+  parser.add_argument("--curve", action="store_true", help=about)
+  return parser.parse_args(argv)
 
 
 def _numbers(text: str, name: str) -> list[float]:
   """Numbers with commas between them."""
   try:
-    return [float(value) for value in text.split(",") if value.strip()]
+    return [float(value) for value in command.names(text)]
   except ValueError as error:
     raise ValueError(f"--{name} must be numbers with commas, not {text!r}.") from error
 
 
-def run(argv: Sequence[str]) -> pathlib.Path:
+def run(argv: Sequence[str] | None) -> pathlib.Path:
   """Meets a budget or many, or times; returns the file that says what was found.
 
   Raises:
@@ -230,24 +197,25 @@ def run(argv: Sequence[str]) -> pathlib.Path:
       evaluated; or a budget out of reach.
   """
   arguments = _parse(argv)
-  asked = (arguments.budget is not None, arguments.curve, bool(arguments.tune))
-  if sum(asked) != 1:
+  one = arguments.budget is not None
+  if one + arguments.curve + bool(arguments.tune) != 1:
     raise ValueError("Give one of --budget=VALUE, --curve and --tune=SIZES.")
   many = _numbers(arguments.budgets, "budgets")
   if many and not arguments.curve:
     raise ValueError("--budgets belongs to --curve; give --budget=VALUE.")
   sizes = [int(size) for size in _numbers(arguments.tune, "tune")]
-  wanted = [
-    settings.Budget(value, arguments.unit)
-    for value in (many if asked[1] else [arguments.budget] if asked[0] else [])
-  ]
+  values = [arguments.budget] if one else many
+  wanted = [settings.Budget(value, arguments.unit) for value in values]
   trained = main_lib.load(arguments.workdir, arguments.data_dir)
   if arguments.tune:
     return tune(trained, sizes)
   calibrator = calibrate.Calibrator(trained, arguments.batch)
   if arguments.curve:
     return curve(calibrator, arguments.unit, many)
-  return one(calibrator, wanted[0])
+  setting = calibrator.meet(wanted[0], test=True)
+  path = _write(calibrator, setting)
+  print(summary(setting, trained.tasks))
+  return path
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
@@ -255,7 +223,5 @@ def cli(argv: Sequence[str] | None = None) -> None:
   logging.set_verbosity(logging.ERROR)
   command.use_compilation_cache()
   start = time.monotonic()
-  path = command.run(
-    lambda: run(sys.argv[1:] if argv is None else argv), "budgets written so far stay."
-  )
+  path = command.run(lambda: run(argv), "budgets written so far stay.")
   print(f"{path} ({time.monotonic() - start:,.0f} s)")

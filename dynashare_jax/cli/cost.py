@@ -9,7 +9,6 @@ for all tasks together and for every task alone, on this machine. Writes
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 import json
 import os
@@ -34,12 +33,24 @@ from dynashare_jax.train import results as results_lib
 
 _SEPARATE = "single"  # the method with one network per task
 _WORDS = (
-  "Masked: every block for every task, as the authors compute. Planned: what"
-  " the route skips is never computed, what tasks share is computed once."
-  " Planned + gated: examples that an instance gate skips are left out, too."
-  " All of them decide and predict alike."
+  "Masked: every block for every task, as the authors compute. Planned: what the route skips is"
+  " never computed, what tasks share is computed once. Planned + gated: examples that an instance"
+  " gate skips are left out, too. All of them decide and predict alike."
 )
 _EXAMPLES = 128  # of the test split that are executed, at most
+
+
+_ARGUMENTS = {
+  "workdir": (None, "of a finished run"),
+  "batches": ("1,8,32", "batch sizes with commas; the first one's latency is shown"),
+  "repeats": (20, "rounds"),
+  "data_dir": ("", "where the data lie now (default: where they lay in training)"),
+  "baseline": (
+    "",
+    "work directory of single-task runs, for their metrics (default: the run's own baseline, if it"
+    " is still there)",
+  ),
+}
 
 
 def separate(trained: trained_lib.Trained) -> trained_lib.Trained:
@@ -111,20 +122,14 @@ def _baseline(trained: trained_lib.Trained, given: str) -> dict[str, dict[str, f
   """
   if trained.experiment.method.independent:
     given = str(trained.workdir)
-  if given:
-    return results_lib.load_baseline(given, trained.tasks)
-  stored = json.loads((trained.workdir / "config.json").read_text())["baseline"]
-  if stored and (pathlib.Path(stored) / "results.json").is_file():
-    return results_lib.load_baseline(stored, trained.tasks)
-  return None
+  if not given:
+    stored = json.loads((trained.workdir / "config.json").read_text())["baseline"]
+    given = stored if stored and (pathlib.Path(stored) / "results.json").is_file() else ""
+  return results_lib.load_baseline(given, trained.tasks) if given else None
 
 
 def _facts(
-  trained: trained_lib.Trained,
-  found: dict[str, Any],
-  repeats: int,
-  batches: Sequence[int],
-  which: str,
+  trained: trained_lib.Trained, found: dict[str, Any], batches: Sequence[int], measured: str
 ) -> list[str]:
   """Lines about the run and the machine."""
   device = jax.devices()[0]
@@ -132,11 +137,10 @@ def _facts(
   lines = [
     f"Run: {found['method']} on {found['dataset']}, seed {found['seed']};"
     f" {len(trained.tasks)} tasks, {trained.experiment.units} blocks.",
-    f"Device: {device.device_kind} ({device.platform}), {threads} processor"
-    f" cores allowed; load average {os.getloadavg()[0]:.1f} (other work slows"
-    f" what is measured). jax {jax.__version__}, Python"
-    f" {platform.python_version()}.",
-    f"{repeats} rounds; batch sizes {', '.join(map(str, batches))}; {which}.",
+    f"Device: {device.device_kind} ({device.platform}), {threads} processor cores allowed; load"
+    f" average {os.getloadavg()[0]:.1f} (other work slows what is measured). jax"
+    f" {jax.__version__}, Python {platform.python_version()}.",
+    f"{measured}.",
   ]
   if not trained.experiment.method.independent:
     lines.append(_WORDS)
@@ -157,13 +161,14 @@ def _way(how: Any) -> str:
   return f"{how.buckets} bucket sizes"
 
 
-def run(argv: Sequence[str]) -> str:
+def run(argv: Sequence[str] | None) -> str:
   """Measures and writes the page; returns its text.
 
   Raises:
     ValueError: an argument or a folder that does not fit.
   """
-  arguments = _parse(argv)
+  about = "Shows what a finished run costs on this machine."
+  arguments = command.parser("cost", about, _ARGUMENTS).parse_args(argv)
   batches = read_batches(arguments.batches)
   if arguments.repeats < 1:
     raise ValueError(f"--repeats is {arguments.repeats}; it must be at least 1.")
@@ -172,49 +177,23 @@ def run(argv: Sequence[str]) -> str:
   folder = trained.workdir
   found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
   size = trained.experiment.dataset.spec.sizes["test"]
-  inputs, which = examples(
-    trained, max(max(batches), min(size, _EXAMPLES)), bool(arguments.data_dir)
-  )
+  count = max(*batches, min(size, _EXAMPLES))
+  inputs, which = examples(trained, count, bool(arguments.data_dir))
   rate = np.asarray(found["execution"]["rate"], float)
   columns = trained.experiment.method.independent
   chosen = cost_lib.subjects(trained, rate, None if columns else separate(trained))
-  costs = cost_lib.measure(
-    chosen,
-    inputs,
-    batches,
-    arguments.repeats,
-    lambda text: print(text, file=sys.stderr, flush=True),
-  )
+  tell = lambda text: print(text, file=sys.stderr, flush=True)
+  costs = cost_lib.measure(chosen, inputs, batches, arguments.repeats, tell)
   blocks = () if columns or trained.plan is None else cost_lib.blocks(trained, rate)
   from dynashare_jax.report.cost import cost as report
 
   scores = report.scores_of(found, baseline)
-  facts = _facts(trained, found, arguments.repeats, batches, which)
+  measured = f"{arguments.repeats} rounds; batch sizes {', '.join(map(str, batches))}; {which}"
+  facts = _facts(trained, found, batches, measured)
   return report.write(folder, costs, blocks, scores, facts)
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  parser = command.parser("cost", "Shows what a finished run costs on this machine.")
-  parser.add_argument("--workdir", required=True, help="of a finished run")
-  parser.add_argument(
-    "--batches",
-    default="1,8,32",
-    help="batch sizes with commas; the first one's latency is shown (default: %(default)s)",
-  )
-  parser.add_argument("--repeats", type=int, default=20, help="rounds (default: %(default)s)")
-  parser.add_argument(
-    "--data_dir", default="", help="where the data lie now (default: where they lay in training)"
-  )
-  parser.add_argument(
-    "--baseline",
-    default="",
-    help="work directory of single-task runs, for their metrics (default: the"
-    " run's own baseline, if it is still there)",
-  )
-  return parser.parse_args(list(argv))
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with 2 after an error, 130 after an interruption."""
   command.use_compilation_cache()
-  print(command.run(lambda: run(sys.argv[1:] if argv is None else argv), "nothing was written."))
+  print(command.run(lambda: run(argv), "nothing was written."))

@@ -127,13 +127,10 @@ def check(config: ml_collections.ConfigDict, output: str, examples: int) -> int:
   for split in found.splits.values():
     screen.print(_split_table(split, dataset.spec))
   for task in dataset.spec.tasks:
-    classes = _class_table(found, task)
-    if classes is not None:
+    if (classes := _class_table(found, task)) is not None:
       screen.print(classes)
-  for title, style, problems in (
-    ("broken", "red", found.broken),
-    ("look at", "yellow", found.warnings),
-  ):
+  sorts = (("broken", "red", found.broken), ("look at", "yellow", found.warnings))
+  for title, style, problems in sorts:
     for problem in problems:
       screen.print(f"[{style}]{title}:[/] ", end="")
       screen.print(problem, markup=False)
@@ -236,6 +233,5 @@ def cli(argv: Sequence[str] | None = None) -> None:
     return
   jax.config.update("jax_platforms", "cpu")
   command.use_compilation_cache()
-  status = command.run(lambda: run(line), "nothing was written.")
-  if status:
+  if status := command.run(lambda: run(line), "nothing was written."):
     sys.exit(status)

@@ -39,14 +39,14 @@ class Split:
 
   name: str
   size: int
-  inputs: statistics.Numbers
   tasks: dict[str, statistics.Labels]
+  private: bool
+  inputs: statistics.Numbers = dataclasses.field(default_factory=statistics.Numbers)
   seen: dict[bytes, str] = dataclasses.field(default_factory=dict)
   repeated: int = 0
   checked: int = 0
   unreadable: list[str] = dataclasses.field(default_factory=list)
   wrong: list[str] = dataclasses.field(default_factory=list)
-  private: bool = False
 
   def add(self, batch: types.Batch, names: Sequence[str], tasks: Sequence[types.TaskSpec]) -> None:
     """Adds examples with a leading axis."""
@@ -119,7 +119,7 @@ def check(
   dataset: types.Dataset,
   most: int = 0,
   threads: int = 2,
-  progress: Callable[[str, int, int], None] | None = None,
+  progress: Callable[[str, int, int], object] = lambda *_: None,
 ) -> Check:
   """Reads a data set and looks for what would spoil a training.
 
@@ -130,52 +130,27 @@ def check(
     progress: called with the split, how many are done, and how many there are.
   """
   spec = dataset.spec
-  splits, pictures = {}, []
+  splits: dict[str, Split] = {}
+  pictures: list[types.Batch] = []
   for name, size in spec.sizes.items():
-    split = Split(
-      name,
-      size,
-      statistics.Numbers(),
-      {t.name: statistics.Labels(t) for t in spec.tasks},
-      private=spec.private,
-    )
-    chosen = _spread(size, most)
-    tell = lambda done: progress and progress(name, done, len(chosen))  # noqa: B023
-    if spec.input_kind == "image":
-      kept = chosen[_spread(len(chosen), _PICTURES)] if name == "train" else []
-      pictures += _look(dataset, split, chosen, set(map(int, kept)), threads, tell)
-    else:
-      split.add(loader.take(dataset.arrays(name), chosen), [f"{i}" for i in chosen], spec.tasks)
-      tell(len(chosen))
-    splits[name] = split
-  broken, warnings = _problems(spec, splits)
-  return Check(spec, splits, broken, warnings, pictures)
-
-
-def _look(
-  dataset: types.Dataset,
-  split: Split,
-  chosen: np.ndarray,
-  kept: set[int],
-  threads: int,
-  tell: Callable[[int], Any],
-) -> list[types.Batch]:
-  """Reads examples one by one; returns those to keep."""
-  source = dataset.source(split.name)
-  names = getattr(source, "keys", None)
-  found = []
-  for done, (index, example) in enumerate(_read(source, chosen, threads), 1):
-    name = names[index] if names else str(index)
-    if isinstance(example, ValueError):
-      split.unreadable.append(str(example))
-    else:
-      if index in kept:
-        found.append(example)
-      split.add(
-        jax.tree.map(lambda leaf: np.asarray(leaf)[None], example), [name], dataset.spec.tasks
-      )
-    tell(done)
-  return found
+    split = Split(name, size, {t.name: statistics.Labels(t) for t in spec.tasks}, spec.private)
+    splits[name], chosen = split, _spread(size, most)
+    if spec.input_kind != "image":
+      split.add(loader.take(dataset.arrays(name), chosen), list(map(str, chosen)), spec.tasks)
+      progress(name, len(chosen), len(chosen))
+      continue
+    kept = chosen[_spread(len(chosen), _PICTURES)] if name == "train" else []
+    source = dataset.source(name)
+    names = getattr(source, "keys", None)
+    for done, (index, example) in enumerate(_read(source, chosen, threads), 1):
+      if isinstance(example, ValueError):
+        split.unreadable.append(str(example))
+      else:
+        pictures += [example] * (index in kept)
+        one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], example)
+        split.add(one, [names[index] if names else str(index)], spec.tasks)
+      progress(name, done, len(chosen))
+  return Check(spec, splits, *_problems(spec, splits), pictures)
 
 
 def _read(
@@ -216,15 +191,10 @@ def _problems(spec: types.DatasetSpec, splits: dict[str, Split]) -> tuple[list[s
         broken.append(f"{split.name}: {len(sort) - _LISTED} more {what}; all are in check.json.")
     if split.inputs.odd:
       broken.append(f"{split.name}: {split.inputs.odd} numbers of the inputs are not finite.")
-    if (
-      spec.input_kind == "image"
-      and split.inputs.count
-      and (split.inputs.low < 0 or split.inputs.high > 1)
-    ):
+    if spec.input_kind == "image" and (split.inputs.low < 0 or split.inputs.high > 1):
       warnings.append(
-        f"{split.name}: inputs lie between"
-        f" {split.inputs.low:.3g} and {split.inputs.high:.3g},"
-        " not in 0..1."
+        f"{split.name}: inputs lie between {split.inputs.low:.3g} and {split.inputs.high:.3g}, not"
+        " in 0..1."
       )
     for found in split.tasks.values():
       _task_problems(split, found, broken, warnings)

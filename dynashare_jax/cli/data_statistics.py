@@ -69,16 +69,12 @@ class Labels:
   def __init__(self, task: types.TaskSpec) -> None:
     """Starts with nothing."""
     self.task = task
-    self.examples = 0
-    self.labelled = 0
-    self.places = 0
-    self.known = 0
+    self.examples = self.labelled = self.places = self.known = self.unusual = 0
     self.shapes: dict[str, int] = {}
     self.kind = kinds.find(task.kind)
     nothing = np.zeros((0, task.outputs)), np.zeros(0, bool)
     self.counts, self.base = self.kind.counts(task, *nothing)  # of classes, and of all
     self.numbers = Numbers()
-    self.unusual = 0
 
   def add(self, target: np.ndarray, valid: np.ndarray) -> None:
     """Adds labels `[B, ...]`; `valid` has leading axes of them."""

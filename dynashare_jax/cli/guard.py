@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import errno
 import logging
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 
@@ -26,11 +26,34 @@ _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def parser(command: str, about: str, more: str | None = None) -> argparse.ArgumentParser:
-  """Returns an empty parser of the arguments of a command."""
-  return argparse.ArgumentParser(
+def parser(
+  command: str, about: str, arguments: Mapping[str, tuple[Any, str]], more: str | None = None
+) -> argparse.ArgumentParser:
+  """Returns the parser of a command.
+
+  Args:
+    command: its name.
+    about: one line on what it does.
+    arguments: name -> (default, help); a default of None makes it required.
+    more: shown below the arguments.
+  """
+  made = argparse.ArgumentParser(
     prog=f"python -m dynashare_jax {command}", allow_abbrev=False, description=about, epilog=more
   )
+  for name, (default, text) in arguments.items():
+    made.add_argument(
+      f"--{name}",
+      default=default,
+      required=default is None,
+      type=str if default is None else type(default),
+      help=f"{text} (default: %(default)s)" if default else text,
+    )
+  return made
+
+
+def names(text: str) -> list[str]:
+  """Returns what stands between the commas of an argument."""
+  return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def run(

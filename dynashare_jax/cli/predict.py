@@ -10,11 +10,9 @@ tasks that say one thing of a whole image. Neither trains nor needs the run.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 import csv
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -28,15 +26,25 @@ Rows = list[dict[str, Any]]
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 _TABLE = "predictions.csv"
 _BATCH = {"image": 8, "table": 1024, "series": 64}
+_ARGUMENTS = {
+  "artefact": (None, "folder that python -m dynashare_jax export wrote, or its model file"),
+  "input": (
+    None,
+    "an image or a folder of images; for a table a CSV file with a header (codes for categorical"
+    " columns); for a series a .npy file, with lengths a .npz file",
+  ),
+  "output": ("predictions", "folder"),
+}
 
 
-def run(argv: Sequence[str]) -> list[pathlib.Path]:
+def run(argv: Sequence[str] | None) -> list[pathlib.Path]:
   """Predicts what the command line names; returns the paths of the files written.
 
   Raises:
     ValueError: in the arguments, the artefact or the input.
   """
-  arguments = _parse(argv)
+  about = "Runs an exported model on images or a table."
+  arguments = command.parser("predict", about, _ARGUMENTS).parse_args(argv)
   source, output = pathlib.Path(arguments.input), pathlib.Path(arguments.output)
   if not source.exists():
     raise ValueError(f"There is no {source} to read.")
@@ -170,18 +178,16 @@ def _cell(where: str, row: Mapping[str, Any], column: str, make: Any) -> Any:
 def _read_arrays(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.ndarray]:
   """A `.npy` file as the model's only array, or a `.npz` file with all."""
   names = tuple(model.manifest["inputs"]["arrays"])
-  ending = ".npy" if len(names) == 1 else ".npz"
+  one = len(names) == 1
   try:
     found = np.load(source, allow_pickle=False)
-    if ending == ".npz":
-      found = {name: found[name] for name in names}
+    arrays = {names[0]: found} if one else {name: found[name] for name in names}
   except (OSError, ValueError, KeyError, IndexError) as error:
-    listed = "" if len(names) == 1 else f" with {' and '.join(names)}"
-    raise ValueError(f"{source} is no {ending} file{listed}: {error}.") from error
-  arrays = {names[0]: found} if ending == ".npy" else found
+    wanted = ".npy file" if one else f".npz file with {' and '.join(names)}"
+    raise ValueError(f"{source} is no {wanted}: {error}.") from error
   for name, array in arrays.items():
     if not np.size(array) or not np.ndim(array):
-      of = "its shape" if len(names) == 1 else f"the shape of {name}"
+      of = "its shape" if one else f"the shape of {name}"
       raise ValueError(f"{source} holds no example; {of} is {array.shape}.")
   return arrays
 
@@ -231,26 +237,7 @@ def _write_csv(path: pathlib.Path, rows: Rows) -> pathlib.Path:
   return path
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-  parser = command.parser("predict", "Runs an exported model on images or a table.")
-  parser.add_argument(
-    "--artefact", required=True, help="folder that dynashare_jax.export wrote, or its model file"
-  )
-  parser.add_argument(
-    "--input",
-    required=True,
-    help="an image or a folder of images; for a table a CSV file with a header"
-    " (codes for categorical columns); for a series a .npy file, with"
-    " lengths a .npz file",
-  )
-  parser.add_argument("--output", default="predictions", help="folder (default: %(default)s)")
-  return parser.parse_args(list(argv))
-
-
 def cli(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with 2 after an error, 130 after an interruption."""
   command.use_compilation_cache()
-  written = command.run(
-    lambda: run(sys.argv[1:] if argv is None else argv), "files written so far stay."
-  )
-  print(*written, sep="\n")
+  print(*command.run(lambda: run(argv), "files written so far stay."), sep="\n")

@@ -18,9 +18,8 @@ _CONFIG = configs.define()
 _DESCRIBE = flags.DEFINE_bool(
   "describe",
   False,
-  "Print phases, shapes, parameters and multiply-"
-  "accumulates, and stop: nothing is read where the data set's shape is"
-  " known beforehand, and no step is run.",
+  "Print phases, shapes, parameters and multiply-accumulates, and stop: nothing is read where the"
+  " data set's shape is known beforehand, and no step is run.",
 )
 _ROUTE = flags.DEFINE_string(
   "route",
@@ -71,14 +70,9 @@ def _main(argv: list[str]) -> None:
       print(cluster.told(config.train.batch_size), flush=True)
     return runs.summary(runs.run(config, workdir, _PROFILE.value), workdir)
 
-  errors = (ValueError, OSError, FloatingPointError)
-  print(
-    guard.run(
-      work,
-      f"the same command goes on from the last checkpoint in {workdir}",
-      () if os.environ.get("DYNASHARE_TRACEBACK") else errors,
-    )
-  )
+  whole = bool(os.environ.get("DYNASHARE_TRACEBACK"))
+  errors = () if whole else (ValueError, OSError, FloatingPointError)
+  print(guard.run(work, f"the same command goes on from the last checkpoint in {workdir}", errors))
 
 
 def _parse(argv: list[str]) -> list[str]:

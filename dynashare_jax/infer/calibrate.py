@@ -117,21 +117,18 @@ class Calibrator:
     if budget.unit == settings.MS:
       return self._meet_ms(budget, test)
     place = self._find(budget.unit, budget.value)
-    return self._setting(budget, self.knobs(place), place, test)
+    return self._setting(budget, place, test)
 
   def default(self, test: bool = False) -> settings.Setting:
     """Measures the model as trained: thresholds 0 and the run's own target rate."""
-    return self._setting(None, (np.zeros(len(self.trained.gated)), self._target), None, test)
+    return self._setting(None, None, test)
 
   def _setting(
-    self,
-    budget: settings.Budget | None,
-    knobs: closing.Knobs,
-    place: Place | None,
-    test: bool,
-    **times: Any,
+    self, budget: settings.Budget | None, place: Place | None, test: bool, **times: Any
   ) -> settings.Setting:
-    """What thresholds do on validation and test, with standard errors."""
+    """What a place, or the model as trained, does on the splits, with standard errors."""
+    trained = np.zeros(len(self.trained.gated)), self._target
+    knobs = trained if place is None else self.knobs(place)
 
     def whole(split: str) -> settings.Measured:
       error = self._error(knobs, split)
@@ -225,12 +222,8 @@ class Calibrator:
       target_rate=knobs[1],
     )
     score = evaluate.score(trained.tasks, found.metrics, self._constant)
-    return settings.Measured(
-      float(found.rate.mean()),
-      float(self.work.share(found.rate)),
-      float(score.mean()),
-      found.metrics,
-    )
+    share = float(self.work.share(found.rate))
+    return settings.Measured(float(found.rate.mean()), share, float(score.mean()), found.metrics)
 
   @functools.cached_property
   def _constant(self) -> evaluate.Values:
@@ -277,9 +270,8 @@ class Calibrator:
     closed, opened = self._clock(list(map(self.knobs, _ENDS)))
     if closed >= opened:
       raise ValueError(
-        f"Closing all gates saves no time on this device at batch {self.batch}:"
-        f" {closed:.3g} ms, all open {opened:.3g} ms. Give the budget in"
-        f" {settings.RATE} or {settings.FLOPS}."
+        f"Closing all gates saves no time on this device at batch {self.batch}: {closed:.3g} ms,"
+        f" all open {opened:.3g} ms. Give the budget in {settings.RATE} or {settings.FLOPS}."
       )
     return closed, opened
 
@@ -303,8 +295,7 @@ class Calibrator:
       line += [(ms, share)] if closed < ms < opened else []
     assert best is not None
     _, place, ms, predicted = best
-    timed = {"batch": self.batch, "ms": ms, "predicted_ms": predicted}
-    return self._setting(budget, self.knobs(place), place, test, **timed)
+    return self._setting(budget, place, test, batch=self.batch, ms=ms, predicted_ms=predicted)
 
   def _clock(self, knobs: Sequence[closing.Knobs]) -> list[float]:
     """Median milliseconds of a batch for every setting, in alternation."""
@@ -365,8 +356,7 @@ def _check_reach(budget: settings.Budget, low: float, high: float) -> None:
   """Refuses a budget that no threshold meets; rounding is forgiven."""
   if low * (1 - TOLERANCE) <= budget.value <= high * (1 + TOLERANCE):
     return
-  what = "below" if budget.value < low else "above"
-  limit = "lowest" if budget.value < low else "highest"
+  what, limit = ("below", "lowest") if budget.value < low else ("above", "highest")
   raise ValueError(
     f"A budget of {budget.value:g} {budget.unit} is {what} the {limit} in"
     f" reach: {math.ceil(1e4 * low) / 1e4:.4f} with all gates closed to"

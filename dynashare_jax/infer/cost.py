@@ -120,22 +120,18 @@ def subjects(
   columns = trained.experiment.method.independent
   if columns:
     separate = trained
-  scopes: list[tuple[str, int | None]] = [(ALL, None)]
-  if len(trained.tasks) > 1:
-    scopes += [(task.name, t) for t, task in enumerate(trained.tasks)]
+  every = tuple(range(len(trained.tasks)))
+  scopes = {ALL: every}
+  if len(every) > 1:
+    scopes |= {task.name: (t,) for t, task in enumerate(trained.tasks)}
   found: list[Subject] = []
-  for scope, task in scopes:
-    here = rate if rate is None or task is None else rate[task : task + 1]
+  for scope, tasks in scopes.items():
+    cut = lambda model, tasks=tasks: model if tasks == every else model.only(tasks)
     if not columns:
-      found += _shared(scope, _cut(trained, task), here)
+      found += _shared(scope, cut(trained), None if rate is None else rate[list(tasks)])
     if separate is not None:
-      found.append(_subject(scope, SEPARATE, _cut(separate, task)))
+      found.append(_subject(scope, SEPARATE, cut(separate)))
   return tuple(found)
-
-
-def _cut(trained: trained_lib.Trained, task: int | None) -> trained_lib.Trained:
-  """The model with one of its tasks, or with all for None."""
-  return trained if task is None else trained.only((task,))
 
 
 def _subject(scope: str, way: str, model: trained_lib.Trained) -> Subject:
@@ -215,24 +211,10 @@ def measure(
   Args:
     chosen: see `subjects`.
     examples: real inputs; leading axis at least the largest batch size.
-    batches: batch sizes, without repeats.
-    repeats: rounds.
+    batches: batch sizes of at least 1, without repeats.
+    repeats: rounds, at least 1.
     tell: called with a line on what is done now.
-
-  Raises:
-    ValueError: no batch size, one below 1, no round, or too few examples.
   """
-  total = len(jax.tree.leaves(examples)[0])
-  if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
-    raise ValueError(
-      f"The batch sizes are {list(batches)}: give at least one, each at least 1 and only once."
-    )
-  if repeats < 1:
-    raise ValueError(f"The number of repeats is {repeats}; it must be at least 1.")
-  if max(batches) > total:
-    raise ValueError(
-      f"A batch of {max(batches)} cannot be taken from {total} examples: give smaller batch sizes."
-    )
   found = [static(subject) for subject in chosen]
   times: list[dict[int, Times]] = [{} for _ in chosen]
   for batch in batches:
@@ -260,13 +242,8 @@ def _time(chosen: Sequence[Subject], examples: Any, batch: int, repeats: int) ->
     turn = itertools.cycle(parts)
     calls[place] = lambda run=run, variables=variables, turn=turn: run(variables, next(turn))
   found = clock.alternate(calls, repeats)
-  return [Times(tuple(found[i].wall), _activations(run)) for i, run in enumerate(programs)]
-
-
-def _activations(compiled: Any) -> int:
-  """Bytes of a program's temporary buffers; 0 where they are not known."""
-  memory = compiled.memory_analysis()
-  return int(memory.temp_size_in_bytes) if memory else 0
+  scratch = lambda run: int(getattr(run.memory_analysis(), "temp_size_in_bytes", 0))
+  return [Times(tuple(found[i].wall), scratch(run)) for i, run in enumerate(programs)]
 
 
 class Block(NamedTuple):
@@ -306,12 +283,7 @@ def blocks(trained: trained_lib.Trained, rate: np.ndarray | None = None) -> tupl
     first = [group[0] for group in step.groups[: step.running]]
     open_ = [1.0 if rate is None else float(rate[t, block]) for t in first]
     gated = sum(open_) if plan.gated[block] else float(step.running)
-    found.append(
-      Block(
-        amounts[block],
-        len(plan.tasks) if block else 1,
-        step.running,
-        gated if any(plan.gated) else None,
-      )
-    )
+    masked = len(plan.tasks) if block else 1
+    shown = gated if any(plan.gated) else None
+    found.append(Block(amounts[block], masked, step.running, shown))
   return tuple(found)

@@ -170,11 +170,7 @@ def choose(
   """
   names = [task.name for task in trained.tasks]
   for task in tasks:
-    if task not in names:
-      raise ValueError(
-        f"Unknown task {task!r} in --tasks.{lookup.hint(task, names)} The model"
-        f" has {', '.join(names)}."
-      )
+    lookup.one_of("A name in --tasks", task, names)
   if len(set(tasks)) < len(tasks):
     raise ValueError(f"--tasks names a task twice: {', '.join(tasks)}.")
   rows = tuple(i for i, n in enumerate(names) if n in tasks or not tasks)
@@ -205,11 +201,7 @@ def export(model: Model, platforms: Sequence[str] = PLATFORMS) -> tuple[dict[str
     ValueError: an unknown platform, or none.
   """
   for name in platforms:
-    if name not in _KNOWN:
-      raise ValueError(
-        f"Unknown platform {name!r} in --platforms.{lookup.hint(name, _KNOWN)}"
-        f" There are {', '.join(_KNOWN)}."
-      )
+    lookup.one_of("A name in --platforms", name, _KNOWN)
   platforms = tuple(dict.fromkeys(platforms))
   if not platforms:
     raise ValueError("--platforms is empty; name at least one, such as cpu.")
@@ -303,9 +295,7 @@ def _lower(
     found = model.forward(weights, arrays, program.way)
     return found.predictions, found.executed
 
-  shapes = {
-    name: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype) for name, a in weights.items()
-  }
+  shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in weights.items()}
   make = jax_export.export(jax.jit(run), platforms=program.platforms)
   return make(shapes, _arguments(model, program.smallest, batch))
 
@@ -316,9 +306,8 @@ def _lower_prepare(model: Model, program: Program) -> jax_export.Exported:
   def run(arrays: Any) -> Any:
     return {name: a.astype(jnp.float32) / 255 for name, a in arrays.items()}
 
-  arguments = {
-    name: jax.ShapeDtypeStruct(a.shape, np.uint8) for name, a in _arguments(model, 1).items()
-  }
+  shapes = _arguments(model, 1).items()
+  arguments = {name: jax.ShapeDtypeStruct(a.shape, np.uint8) for name, a in shapes}
   return jax_export.export(jax.jit(run), platforms=program.platforms)(arguments)
 
 

@@ -73,7 +73,7 @@ def of(trained: trained_lib.Trained, batch: int, platform: str) -> Compaction | 
 
 
 def tune(
-  trained: trained_lib.Trained, batches: Mapping[int, Any], threshold: Any = None, repeats: int = 7
+  trained: trained_lib.Trained, batches: Mapping[int, Any], repeats: int = 7
 ) -> dict[str, Any]:
   """Times every way on this device, in alternation, and keeps the quickest.
 
@@ -81,7 +81,6 @@ def tune(
     trained: a model with gates.
     batches: for every batch size, that many examples' inputs. Take real ones:
       the gates' decisions make the times.
-    threshold: score `[L]` that gates must exceed; None is 0.
     repeats: rounds.
 
   Returns:
@@ -89,42 +88,26 @@ def tune(
     `seconds` (batch size -> name -> median seconds of a call).
 
   Raises:
-    ValueError: the model has no gates, or no batch size is given.
+    ValueError: the model has no gates.
   """
   if not any(trained.gated):
     raise ValueError("This model has no instance gates: there is nothing to choose.")
-  if not batches:
-    raise ValueError("Name at least one batch size to tune for.")
-  choices, seconds = {}, {}
+  choices: dict[str, str] = {}
+  seconds: dict[str, dict[str, float]] = {}
   for size, inputs in sorted(batches.items()):
     ways = {name: way for name, way in WAYS.items() if not (size == 1 and name == "buckets")}
-    found = _time(trained, ways, inputs, threshold, repeats)
-    seconds[str(size)] = found
-    choices[str(size)] = min(found, key=lambda name: found[name])
+    placed = jax.device_put((trained.variables, inputs))
+    calls = {}
+    for name, way in ways.items():
+      run = trained.forward(trained_lib.Execution(compaction=way))
+      calls[name] = functools.partial(jax.jit(run).lower(*placed).compile(), *placed)
+      jax.block_until_ready(calls[name]())
+    times = {name: timing.median for name, timing in clock.alternate(calls, repeats).items()}
+    seconds[str(size)] = times
+    choices[str(size)] = min(times, key=times.__getitem__)
   device = jax.devices()[0]
-  return {
-    "platform": device.platform,
-    "device": device.device_kind,
-    "choices": choices,
-    "seconds": seconds,
-  }
-
-
-def _time(
-  trained: trained_lib.Trained,
-  ways: Mapping[str, Compaction | None],
-  inputs: Any,
-  threshold: Any,
-  repeats: int,
-) -> dict[str, float]:
-  """Median seconds of a call of each way; they take turns."""
-  placed = jax.device_put((trained.variables, inputs))
-  calls = {}
-  for name, way in ways.items():
-    run = trained.forward(trained_lib.Execution(compaction=way), threshold=threshold)
-    calls[name] = functools.partial(jax.jit(run).lower(*placed).compile(), *placed)
-    jax.block_until_ready(calls[name]())
-  return {name: timing.median for name, timing in clock.alternate(calls, repeats).items()}
+  about = {"platform": device.platform, "device": device.device_kind}
+  return about | {"choices": choices, "seconds": seconds}
 
 
 def save(tuned: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Path:

@@ -97,7 +97,7 @@ def test_tasks_budget_and_folder_are_chosen(run, tmp_path, capsys):
 
 def test_errors_are_one_line(run, tmp_path, capsys):
   assert _error(capsys, f"--workdir={run}", "--tasks=bb,a") == (
-    "error: Unknown task 'bb' in --tasks. Did you mean 'b'? The model has a, b.\n"
+    "error: A name in --tasks is 'bb'; it must be one of a, b. Did you mean 'b'?\n"
   )
   assert "Did you mean 'cuda'" in _error(capsys, f"--workdir={run}", "--platforms=cude")
   assert "holds no budget setting" in _error(

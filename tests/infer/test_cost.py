@@ -224,19 +224,3 @@ def test_measuring(model, inputs, monkeypatch):
 def test_more_rounds_than_batches_go_round(model, inputs):
   found = cost.measure(cost.subjects(model)[1:2], inputs[:5], (4,), 3)
   assert len(found[0].times[4].seconds) == 3
-
-
-@pytest.mark.parametrize(
-  "batches, repeats, words",
-  [
-    ((), 1, "The batch sizes are []"),
-    ((0,), 1, "The batch sizes are [0]"),
-    ((2, 2), 1, "only once"),
-    ((1,), 0, "The number of repeats is 0; it must be at least 1."),
-    ((99,), 1, "A batch of 99 cannot be taken from 24 examples: give smaller batch sizes."),
-  ],
-)
-def test_what_cannot_be_measured(model, inputs, batches, repeats, words):
-  with pytest.raises(ValueError) as error:
-    cost.measure(cost.subjects(model)[:1], inputs, batches, repeats)
-  assert words in str(error.value)

@@ -142,8 +142,6 @@ def test_refuses_what_cannot_be_tuned(trained):
   plain = dataclasses.replace(trained, structure=trained.sharing.of(ROUTE, False))
   with pytest.raises(ValueError, match="no instance gates"):
     strategy.tune(plain, {1: np.ones((1, 5))})
-  with pytest.raises(ValueError, match="at least one batch size"):
-    strategy.tune(trained, {})
 
 
 def test_a_models_way_follows_its_data_and_its_folder(trained, tmp_path):
