@@ -38,9 +38,8 @@ LOST = (
 ON = "The same command goes on from the last checkpoint"
 # What exceptions say when a process or the network is gone.
 _SIGNS = re.compile(
-  "gloo|nccl|coordination service|coordinationservice|connection closed by peer"
-  "|connection reset by peer|socket closed|barrier timed out|heartbeat|unavailable:"
-  "|deadline_exceeded|failed to connect"
+  "gloo|nccl|coordination service|coordinationservice|connection closed by peer|connection reset by"
+  " peer|socket closed|barrier timed out|heartbeat|unavailable:|deadline_exceeded|failed to connect"
 )
 
 
