@@ -55,7 +55,7 @@ class _KeepBest:
     return [info.step == best for info in checkpoints]
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
   """The checkpoints of one directory: the latest ones and the best one.
 
   A save is asynchronous and atomic: a run killed at any moment finds either
@@ -221,10 +221,11 @@ class Checkpoints:
         logging.warning("%s is damaged: %s. %s", where, damage, text)
         continue
       return candidate, state, record
-    if self._damaged or self._set_aside():
+    if self._damaged or any(self._directory.glob(f"{_DAMAGED}/*")):
+      listing = "; ".join(f"step {s}: {why}" for s, why in sorted(self._damaged.items()))
       raise DamagedCheckpointError(
         f"Every checkpoint in {self._directory} is damaged"
-        f" ({_listing(self._damaged) or 'see its folder ' + _DAMAGED}). Restore the folder from a"
+        f" ({listing or 'see its folder ' + _DAMAGED}). Restore the folder from a"
         " copy, or delete it (or choose another --workdir) to start from the beginning."
       )
     return None
@@ -255,9 +256,6 @@ class Checkpoints:
       finally:
         self._manager.close()
         self._manager = None
-
-  def __enter__(self) -> Checkpoints:
-    return self
 
   def __exit__(self, *unused: object) -> None:
     self.close()
@@ -300,9 +298,8 @@ class Checkpoints:
 
     assert self._manager is not None
     try:
-      stored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))[
-        "record"
-      ]
+      wanted = ocp.args.Composite(record=ocp.args.JsonRestore())
+      stored = self._manager.restore(step, args=wanted)["record"]
       body, crc = stored["body"], stored["crc32"]
       whole = leaves_lib.text_crc(body) == crc and body["step"] == step
     except Exception as error:
@@ -340,11 +337,10 @@ class Checkpoints:
     }
     numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     args = {name: numpy for name in leaves if name not in host}
+    wanted = ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=args))
     try:
       with _quiet_futures():
-        host |= self._manager.restore(
-          step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=args))
-        )["state"]
+        host |= self._manager.restore(step, args=wanted)["state"]
     except Exception as error:
       named = next((n for n in args if f'"{n}/' in str(error)), "state")
       raise _Damage(f"{named}: {_first_line(error)}") from error
@@ -375,9 +371,6 @@ class Checkpoints:
       del self._damaged[step]
       self._scores.pop(step, None)
     manager.reload()
-
-  def _set_aside(self) -> bool:
-    return any(self._directory.glob(f"{_DAMAGED}/*"))
 
   def _empty_trash(self) -> None:
     """Deletes what Orbax renamed into the trash folder."""
@@ -423,7 +416,3 @@ def _quiet_futures() -> Iterator[None]:
 def _first_line(error: Exception) -> str:
   text = str(error).strip() or "no message"
   return f"{type(error).__name__}: {text.splitlines()[0][:200]}"
-
-
-def _listing(damaged: Mapping[int, str]) -> str:
-  return "; ".join(f"step {s}: {why}" for s, why in sorted(damaged.items()))

@@ -36,21 +36,15 @@ def handlers(mesh: jax.sharding.Mesh) -> dict[str, Any] | None:
   if options.active_processes is None:
     return None
   alone = len(options.active_processes) == 1
+  arrays = ocp.type_handlers.ArrayHandler(
+    primary_host=options.primary_host, use_replica_parallel=False if alone else None
+  )
   types = ocp.type_handlers.create_type_handler_registry(
     (np.ndarray, ocp.type_handlers.NumpyHandler()),  # To restore with.
-    (
-      jax.Array,
-      ocp.type_handlers.ArrayHandler(
-        primary_host=options.primary_host, use_replica_parallel=False if alone else None
-      ),
-    ),
+    (jax.Array, arrays),
   )
-  return {
-    "state": ocp.PyTreeCheckpointHandler(
-      multiprocessing_options=options, type_handler_registry=types
-    ),
-    "record": ocp.JsonCheckpointHandler(multiprocessing_options=options),
-  }
+  state = ocp.PyTreeCheckpointHandler(multiprocessing_options=options, type_handler_registry=types)
+  return {"state": state, "record": ocp.JsonCheckpointHandler(multiprocessing_options=options)}
 
 
 def accepted(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
@@ -62,13 +56,10 @@ def accepted(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
   """
   if jax.process_count() == 1 or not (isinstance(leaf, jax.Array) and leaf.is_fully_addressable):
     return leaf
-  here = jax.process_index()
-  pair = [
-    next(iter(leaf.sharding.addressable_devices)),
-    next(d for d in jax.devices() if d.process_index != here),
-  ]
-  single = jax.sharding.SingleDeviceSharding(pair[0])
-  row = jax.sharding.Mesh(np.array(pair), (mesh_lib.AXIS,))
+  own = next(iter(leaf.sharding.addressable_devices))
+  other = next(d for d in jax.devices() if d.process_index != jax.process_index())
+  single = jax.sharding.SingleDeviceSharding(own)
+  row = jax.sharding.Mesh(np.array([own, other]), (mesh_lib.AXIS,))
   return jax.make_array_from_single_device_arrays(
     leaf.shape, mesh_lib.replicated(row), [jax.device_put(leaf, single)]
   )

@@ -38,9 +38,8 @@ LOST = (
 ON = "The same command goes on from the last checkpoint"
 # What exceptions say when a process or the network is gone.
 _SIGNS = re.compile(
-  "gloo|nccl|coordination service|coordinationservice|connection closed by peer"
-  "|connection reset by peer|socket closed|barrier timed out|heartbeat|unavailable:"
-  "|deadline_exceeded|failed to connect"
+  "gloo|nccl|coordination service|coordinationservice|connection closed by peer|connection reset by"
+  " peer|socket closed|barrier timed out|heartbeat|unavailable:|deadline_exceeded|failed to connect"
 )
 
 
@@ -205,19 +204,14 @@ def found_several(environment: Mapping[str, str]) -> bool:
       `TPU_PROCESS_ADDRESSES` or `TPU_WORKER_HOSTNAMES`; on a TPU VM, which jax
       marks with `TPU_ML_PLATFORM`, the machine's metadata name the hosts.
   """
-  step = "SLURM_PROCID" in environment and "SLURM_LOCALID" in environment
-  counts = [
-    environment.get("SLURM_NTASKS", "1") if step else "1",
-    environment.get("OMPI_COMM_WORLD_SIZE", "1"),
-  ]
+  counts = [environment.get("OMPI_COMM_WORLD_SIZE", "1")]
+  if "SLURM_PROCID" in environment and "SLURM_LOCALID" in environment:
+    counts.append(environment.get("SLURM_NTASKS", "1"))
   if any(c.isdigit() and int(c) > 1 for c in counts):
     return True
   hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES"))
-  if (
-    hosts is None
-    and environment.get("TPU_ML_PLATFORM") == "JAX"
-    and ("TPU_SKIP_MDS_QUERY" not in environment)
-  ):
+  machine = environment.get("TPU_ML_PLATFORM") == "JAX"
+  if hosts is None and machine and "TPU_SKIP_MDS_QUERY" not in environment:
     hosts = _metadata("worker-network-endpoints", environment)
   return len([h for h in (hosts or "").split(",") if h.strip()]) > 1
 
@@ -246,13 +240,11 @@ def told(batch_size: int) -> str:
   """Describes processes, devices and the batch over all of them, for the first line of the log."""
   devices = jax.device_count()
   kind = jax.devices()[0].device_kind
-  parts = [
-    f"{jax.process_count()} processes",
-    f"{devices} devices ({kind})",
-    f"{jax.local_device_count()} in this process, number {jax.process_index()}",
-    f"{batch_size // devices} of {batch_size} examples a step on each",
-  ]
-  return ", ".join(parts)
+  return (
+    f"{jax.process_count()} processes, {devices} devices ({kind}), {jax.local_device_count()} in"
+    f" this process, number {jax.process_index()}, {batch_size // devices} of {batch_size} examples"
+    " a step on each"
+  )
 
 
 def code() -> str:
@@ -281,11 +273,8 @@ def check_equal(what: Mapping[str, Any]) -> None:
       f" ({', '.join(str(counts[p]) for p in sorted(counts))}). Start all with equally many."
     )
   texts = [json.dumps(value, sort_keys=True, default=str) for value in what.values()]
-  digests = np.array(
-    [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") for text in texts],
-    np.uint32,
-  )
-  every = _gather(digests)
+  digests = [hashlib.sha256(text.encode()).digest()[:4] for text in texts]
+  every = _gather(np.array([int.from_bytes(d, "little") for d in digests], np.uint32))
   for place, name in enumerate(what):
     column = every[:, place].tolist()
     different = list(dict.fromkeys(column))

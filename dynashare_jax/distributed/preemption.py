@@ -10,7 +10,6 @@ import os
 import signal
 import threading
 import time
-import types as python_types
 from typing import Any
 
 import jax
@@ -170,12 +169,7 @@ class Watch:
       self._open.enter_context(_spread())
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: python_types.TracebackType | None,
-  ) -> None:
+  def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
     if error is not None and jax.process_count() > 1 and not isinstance(error, PreemptedError):
       _end_soon(error)
     self._open.close()
@@ -198,14 +192,8 @@ def _anywhere(mesh: jax.sharding.Mesh) -> Any:
   sharding = mesh_lib.batch_sharding(mesh)
   reduce = jax.jit(jnp.any, out_shardings=mesh_lib.replicated(mesh))
   local = len(mesh.local_devices)
-
-  def ask(flag: bool) -> jax.Array:
-    found: jax.Array = reduce(
-      jax.make_array_from_process_local_data(sharding, np.full((local,), flag))
-    )
-    return found
-
-  return ask
+  flags = functools.partial(jax.make_array_from_process_local_data, sharding)
+  return lambda flag: reduce(flags(np.full((local,), flag)))
 
 
 @contextlib.contextmanager

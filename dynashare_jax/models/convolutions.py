@@ -71,10 +71,8 @@ class Stack(nn.Module):
   def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
     """Runs one convolution on `[G, B, ..., C]`."""
     end = f"_{index}" if len(self.shapes) > 1 else ""
-    layer = conv(
-      self.dims, self.shapes[index], self.dtype, "conv" + end, self.causal, self.kernel_init
-    )
-    x = base.each_group(layer, x)
+    shape, init = self.shapes[index], self.kernel_init
+    x = base.each_group(conv(self.dims, shape, self.dtype, f"conv{end}", self.causal, init), x)
     x = pass_.normalise(norm.layer(self.norm_kind, self.dtype, "norm" + end), x)
     if self.bare_end and index + 1 == len(self.shapes):
       return x

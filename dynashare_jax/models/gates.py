@@ -69,17 +69,14 @@ class Gate(nn.Module):
     h = norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(h, updates, use_running, mask)
     if self.told:
       rate = jnp.ones((1,)) if target is None else jnp.reshape(target, (1,))
-      shift = nn.Dense(self.hidden, dtype=self.dtype, use_bias=False, name="rate")(
-        rate.astype(self.dtype) - 0.5
-      )
+      layer = nn.Dense(self.hidden, dtype=self.dtype, use_bias=False, name="rate")
+      shift = layer(rate.astype(self.dtype) - 0.5)
       h = h + shift.reshape((1,) * (h.ndim - 1) + (-1,))
-    out = nn.Dense(
-      2,
-      dtype=jnp.float32,
-      name="score",
-      kernel_init=nn.initializers.normal(INITS[self.start]),
-      bias_init=_open_bias if self.start == "open" else nn.initializers.zeros,
-    )(nn.relu(h).astype(jnp.float32))
+    inits: dict[str, Any] = {
+      "kernel_init": nn.initializers.normal(INITS[self.start]),
+      "bias_init": _open_bias if self.start == "open" else nn.initializers.zeros,
+    }
+    out = nn.Dense(2, dtype=jnp.float32, name="score", **inits)(nn.relu(h).astype(jnp.float32))
     return out[..., 1] - out[..., 0]
 
   def _pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -124,12 +124,9 @@ class GroupedBatchNorm(nn.Module):
     share = (updates / jnp.maximum(total, 1e-9))[:, None]
     keep = jnp.power(self.momentum, total)
     unbiased = var * (count / jnp.maximum(count - 1, 1))
-    old_mean: jax.Array = self.get_variable("batch_stats", "mean")
-    old_var: jax.Array = self.get_variable("batch_stats", "var")
-    new_mean = keep * old_mean + (1 - keep) * (share * mean).sum(0)
-    new_var = keep * old_var + (1 - keep) * (share * unbiased).sum(0)
-    self.put_variable("batch_stats", "mean", new_mean)
-    self.put_variable("batch_stats", "var", new_var)
+    for name, found in (("mean", mean), ("var", unbiased)):
+      old: jax.Array = self.get_variable("batch_stats", name)
+      self.put_variable("batch_stats", name, keep * old + (1 - keep) * (share * found).sum(0))
 
 
 def _statistics(

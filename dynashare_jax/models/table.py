@@ -75,12 +75,10 @@ class ColumnVector(nn.Module):
     batch = inputs["numeric"].shape[0]
     parts = []
     if self.spec.categorical:
-      parts.append(
-        Embeddings(self.spec, self.features, name="codes")(inputs["categorical"]).reshape(batch, -1)
-      )
+      parts.append(Embeddings(self.spec, self.features, name="codes")(inputs["categorical"]))
     if self.spec.numeric:
-      parts.append(piecewise_linear(inputs["numeric"], self.spec).reshape(batch, -1))
-    return jnp.concatenate(parts, -1)
+      parts.append(piecewise_linear(inputs["numeric"], self.spec))
+    return jnp.concatenate([part.reshape(batch, -1) for part in parts], -1)
 
 
 class ColumnTokens(nn.Module):

@@ -33,6 +33,7 @@ _SAFETENSORS = dict(
   zip(["F32", "F64", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"], _KINDS, strict=True)
 )
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_BIG_ENDIAN = "its numbers are big-endian. Load and save it again on a little-endian machine."
 
 
 class _Refused(ValueError):
@@ -79,11 +80,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   try:
     with path.open("rb") as file:
       found = _read(file)
+  except (_Refused, OSError) as error:
+    raise ValueError(f"Cannot read the weights in {path}: {error}") from error
   except Exception as error:  # Damaged bytes can make anything fail.
-    known = isinstance(error, (_Refused, OSError))
-    damage = f"the file is truncated or damaged ({type(error).__name__}: {error})."
-    why = error if known else damage
-    raise ValueError(f"Cannot read the weights in {path}: {why}") from error
+    damage = f"truncated or damaged ({type(error).__name__}: {error})"
+    raise ValueError(f"Cannot read the weights in {path}: the file is {damage}.") from error
   return _unwrapped(found)
 
 
@@ -197,21 +198,17 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
   """Reads what torch.save writes since PyTorch 1.6."""
   with zipfile.ZipFile(file) as archive:
     names = archive.namelist()
-    roots = [
-      n.removesuffix("data.pkl") for n in names if n.endswith("data.pkl") and n.count("/") <= 1
-    ]
-    if len(roots) != 1:
+    pickles = [n for n in names if n.endswith("data.pkl") and n.count("/") <= 1]
+    if len(pickles) != 1:
       raise _Refused("this is a zip archive that torch.save did not write.")
-    root = roots[0]
+    root = pickles[0].removesuffix("data.pkl")
     if root + "constants.pkl" in names:
       raise _Refused(
         "this is a TorchScript program. Save its state_dict():"
         " torch.save(torch.jit.load(FILE).state_dict(), NEW)."
       )
     if root + "byteorder" in names and archive.read(root + "byteorder") != b"little":
-      raise _Refused(
-        "its numbers are big-endian. Load and save it again on a little-endian machine."
-      )
+      raise _Refused(_BIG_ENDIAN)
     with archive.open(root + "data.pkl") as pickled:
       tensors = _state_dict(_Unpickler(pickled).load())
     keys = {tensor.storage.key for tensor in tensors.values()}
@@ -229,7 +226,7 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
   _Unpickler(file).load()
   machine = _Unpickler(file).load()
   if not machine["little_endian"]:
-    raise _Refused("its numbers are big-endian. Load and save it again on a little-endian machine.")
+    raise _Refused(_BIG_ENDIAN)
   unpickler = _Unpickler(file)
   tensors = _state_dict(unpickler.load())
   records: dict[str, bytes] = {}
@@ -277,12 +274,7 @@ def _arrays(tensors: dict[str, _Tensor], records: dict[str, bytes]) -> dict[str,
     if len(raw) < dtype.itemsize * storage.numel:
       raise EOFError(f"the numbers of {name!r} are not all there")
     # Refuses what would lie outside of `raw`.
-    view: np.ndarray = np.ndarray(
-      size,
-      dtype,
-      raw,
-      (storage.start + offset) * dtype.itemsize,
-      tuple(step * dtype.itemsize for step in stride),
-    )
-    found[name] = _widened(view, kind)
+    start = (storage.start + offset) * dtype.itemsize
+    steps = tuple(step * dtype.itemsize for step in stride)
+    found[name] = _widened(np.ndarray(size, dtype, raw, start, steps), kind)
   return found

@@ -24,13 +24,7 @@ _LAYERS = (
   (r"heads_(?P<task>\d+)/(?P<part>dilated|hidden|output)_(?P<index>\d+)", "head"),
 )
 _BACKBONE = r"trunk/(?:backbone|columns_\d+)/"
-_KINDS = {
-  "kernel": "weight",
-  "scale": "weight",
-  "bias": "bias",
-  "mean": "running_mean",
-  "var": "running_var",
-}
+_KINDS = dict(kernel="weight", scale="weight", bias="bias", mean="running_mean", var="running_var")
 
 
 @dataclasses.dataclass(frozen=True)

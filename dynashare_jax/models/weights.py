@@ -127,9 +127,8 @@ def _pretrained(params: Any, model: Any) -> base.Pretrained:
   stems = [v.shape for k, v in flat.items() if k.endswith(fits.first)]
   if not stems or any(len(s) != 4 or s[2] != 3 for s in stems):
     raise ValueError(
-      "config.model.weights needs a network that reads colour images; the"
-      f" kernel of the first layer is {list(stems[0]) if stems else None},"
-      " not [7, 7, 3, channels]."
+      "config.model.weights needs a network that reads colour images; the kernel of the first layer"
+      f" is {list(stems[0]) if stems else None}, not [7, 7, 3, channels]."
     )
   return fits
 
@@ -142,9 +141,8 @@ def _family(
   some = ", ".join(list(tensors)[:4])
   if any(name.startswith("conv1.0.") for name in tensors):
     raise ValueError(
-      f"The weights in {path} are of a network with a deep stem"
-      " ('conv1.0.weight' and more), such as timm's resnet50d: its first"
-      " layers are not this network's. Use resnet18, 34, 50 or 101."
+      f"The weights in {path} are of a network with a deep stem ('conv1.0.weight' and more), such"
+      " as timm's resnet50d: its first layers are not this network's. Use resnet18, 34, 50 or 101."
     )
   if found is None:
     raise ValueError(
@@ -153,9 +151,8 @@ def _family(
     )
   if chosen is not None and chosen.names != found.names:
     raise ValueError(
-      f"config.model.weights_family is {chosen.name!r}, but the names in"
-      f" {path} are {found.name}'s: {some}, ... Set it to {found.name!r} or"
-      " 'auto'."
+      f"config.model.weights_family is {chosen.name!r}, but the names in {path} are {found.name}'s:"
+      f" {some}, ... Set it to {found.name!r} or 'auto'."
     )
   return chosen or found
 

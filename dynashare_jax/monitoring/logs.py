@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import json
 import math
 import os
@@ -24,7 +25,7 @@ _FILE = "metrics.jsonl"
 _SHOWN = 6  # losses in a line
 
 
-class MetricLog:
+class MetricLog(contextlib.AbstractContextManager["MetricLog"]):
   """Metrics of a run: lines of `metrics.jsonl` and TensorBoard events.
 
   A line is on its way to the disk when `write` returns, so a killed process
@@ -60,21 +61,13 @@ class MetricLog:
     """
     if not self._active:
       return
-    line = {
-      "step": int(step),
-      "phase": phase,
-      "candidate": int(candidate),
-      "cycle": int(cycle),
-      "kind": kind,
-      "values": workdir_lib.plain(values),
-    }
-    if self._file is None:
-      self._open()
-    assert self._file is not None
-    self._file.write(json.dumps(line, allow_nan=False) + "\n")
-    self._file.flush()
+    place = {"step": int(step), "phase": phase, "candidate": int(candidate), "cycle": int(cycle)}
+    values = workdir_lib.plain(values)
+    file = self._file or self._open()
+    file.write(json.dumps(place | {"kind": kind, "values": values}, allow_nan=False) + "\n")
+    file.flush()
     prefix = kind if candidate < 0 else f"{kind}/candidate_{candidate}"
-    for name, number in _scalars(line["values"]):
+    for name, number in _scalars(values):
       self._events.add_scalar(f"{prefix}/{name}", number, step)
 
   def rewind(self, step: int) -> None:
@@ -98,17 +91,12 @@ class MetricLog:
       self._events.close()
     self._file = self._events = None
 
-  def __enter__(self) -> MetricLog:
-    return self
-
   def __exit__(self, *unused: object) -> None:
     self.close()
 
-  def _open(self) -> None:
+  def _open(self) -> TextIO:
     self._folder.mkdir(parents=True, exist_ok=True)
-    self._file = open(  # noqa: SIM115  # stays open between lines
-      self._path, "a", encoding="utf-8"
-    )
+    self._file = self._path.open("a", encoding="utf-8")  # stays open between lines
     folder = self._folder / "tensorboard"
     before = len(list(folder.iterdir())) if folder.is_dir() else 0
     self._events = tensorboardX.SummaryWriter(
@@ -118,9 +106,10 @@ class MetricLog:
       flush_secs=10,
     )
     self._purge_step = None
+    return self._file
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager["Progress"]):
   """Shows where a run is: a bar on a terminal, a line now and then elsewhere.
 
   Use it as a context manager, in process 0 only (or with `active=False`).
@@ -189,9 +178,6 @@ class Progress:
     if self._bar is not None:
       self._bar.stop()
       self._bar = None
-
-  def __enter__(self) -> Progress:
-    return self
 
   def __exit__(self, *unused: object) -> None:
     self.close()

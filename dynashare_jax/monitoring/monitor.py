@@ -59,7 +59,7 @@ class Times(NamedTuple):
     return self.input + self.host
 
 
-class Monitor:
+class Monitor(contextlib.AbstractContextManager["Monitor"]):
   """Measures what steps wait for; records a profile if asked.
 
   A look begins when its first batch is asked for and ends when its results have come; evaluations
@@ -199,9 +199,6 @@ class Monitor:
       values |= {"time/skew": skew, "time/slowest_process": float(self._processes[slowest])}
     self._warn(found, skew, slowest, timed * found.step)
     return values
-
-  def __enter__(self) -> Monitor:
-    return self
 
   def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
     self._profiler.close(failed=kind is not None)

@@ -11,7 +11,6 @@ import pathlib
 import socket
 import sys
 import threading
-import types
 from typing import Any, TextIO
 import warnings
 
@@ -50,12 +49,7 @@ class ProcessLog(logging.Handler):
     self.handle(_record(logging.INFO, f"{where}: {' '.join(sys.argv)}"))
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: types.TracebackType | None,
-  ) -> None:
+  def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
     if kind is None:
       self.handle(_record(logging.INFO, "end"))
     else:
@@ -76,9 +70,7 @@ class ProcessLog(logging.Handler):
       self._held.append(self.format(record) + "\n")
       if self._file is None and self._workdir.is_dir():
         self.path.parent.mkdir(exist_ok=True)
-        self._file = open(  # noqa: SIM115  # stays open between lines
-          self.path, "a", encoding="utf-8"
-        )
+        self._file = self.path.open("a", encoding="utf-8")  # stays open between lines
       if self._file is not None:
         self._file.write("".join(self._held))
         self._held.clear()

@@ -37,38 +37,18 @@ WRONG = (0.86, 0.16, 0.13)
 
 PHASE_TINTS = {"warmup": "#f3f3f3", "weights": "#e6eff6", "policy": "#fbeddd", "retrain": "#e7f3ec"}
 
-_RC: dict[str, Any] = {
-  "font.family": "DejaVu Sans",
-  "font.size": 9.0,
-  "axes.titlesize": 9.5,
-  "axes.titleweight": "bold",
-  "axes.titlelocation": "left",
-  "axes.titlecolor": INK,
-  "axes.labelsize": 9.0,
-  "axes.labelcolor": SOFT,
-  "axes.edgecolor": FAINT,
-  "axes.linewidth": 0.8,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.axisbelow": True,
-  "text.color": INK,
-  "xtick.color": SOFT,
-  "ytick.color": SOFT,
-  "xtick.labelsize": 8.0,
-  "ytick.labelsize": 8.0,
-  "xtick.major.size": 3.0,
-  "ytick.major.size": 3.0,
-  "grid.color": "#e6e6e6",
-  "grid.linewidth": 0.6,
-  "lines.linewidth": 1.6,
-  "lines.solid_capstyle": "round",
-  "legend.frameon": False,
-  "legend.fontsize": 8.0,
-  "figure.facecolor": "white",
-  "figure.constrained_layout.use": True,
-  "savefig.facecolor": "white",
-  "savefig.dpi": DPI,
-}
+_LOOK = f"""
+font.family: DejaVu Sans; font.size: 9.0; text.color: {INK}
+axes.titlesize: 9.5; axes.titleweight: bold; axes.titlelocation: left; axes.titlecolor: {INK}
+axes.labelsize: 9.0; axes.labelcolor: {SOFT}; axes.edgecolor: {FAINT}; axes.linewidth: 0.8
+axes.spines.top: False; axes.spines.right: False; axes.axisbelow: True
+xtick.color: {SOFT}; xtick.labelsize: 8.0; xtick.major.size: 3.0
+ytick.color: {SOFT}; ytick.labelsize: 8.0; ytick.major.size: 3.0
+grid.color: #e6e6e6; grid.linewidth: 0.6; lines.linewidth: 1.6; lines.solid_capstyle: round
+legend.frameon: False; legend.fontsize: 8.0; figure.constrained_layout.use: True
+figure.facecolor: white; savefig.facecolor: white; savefig.dpi: {DPI}
+"""
+_RC = dict(entry.split(": ") for entry in _LOOK.strip().replace("\n", "; ").split("; "))
 
 
 @contextlib.contextmanager
@@ -219,7 +199,5 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
   for centre, size in blocks:
     start = centre - (size - 1) * gap / 2
     flat += [start + i * gap for i in range(size)]
-  found = [0.0] * count
-  for place, value in zip(order, flat, strict=True):
-    found[int(place)] = value
-  return found
+  moved[order] = flat
+  return list(map(float, moved))

@@ -254,25 +254,13 @@ def _plain(value: float) -> str:
   return str(int(value)) if value == int(value) else repr(float(value))
 
 
-_ESCAPES = {letter: "\\" + letter for letter in "&%$#_{}"} | {
-  "\\": r"\textbackslash{}",
-  "~": r"\textasciitilde{}",
-  "^": r"\textasciicircum{}",
-  UP: r"$\uparrow$",
-  DOWN: r"$\downarrow$",
-  "±": r"$\pm$",
-  MINUS: "$-$",
-  MISSING: "--",
-  "Δ": r"$\Delta$",
-  "°": r"$^\circ$",
-  "∞": r"$\infty$",
-  "²": "$^2$",
-  "³": "$^3$",
-  "<": "$<$",
-  ">": "$>$",
-  "×": r"$\times$",
-  "·": r"$\cdot$",
-}
+_SYMBOLS = (
+  rf"\ \textbackslash{{}} ~ \textasciitilde{{}} ^ \textasciicircum{{}} {UP} $\uparrow$"
+  rf" {DOWN} $\downarrow$ ± $\pm$ {MINUS} $-$ {MISSING} -- Δ $\Delta$ ° $^\circ$ ∞ $\infty$"
+  r" ² $^2$ ³ $^3$ < $<$ > $>$ × $\times$ · $\cdot$"
+).split()  # a letter, and what LaTeX writes for it, in turn
+_ESCAPES = {letter: "\\" + letter for letter in "&%$#_{}"}
+_ESCAPES |= dict(zip(_SYMBOLS[::2], _SYMBOLS[1::2], strict=True))
 
 
 def escape_latex(text: str) -> str:

@@ -43,10 +43,8 @@ class Run:
 
   def task(self, name: str) -> Json:
     """Returns the entry of a task in `results.json`, or an empty one."""
-    for task in self.results.get("tasks") or ():
-      if task["name"] == name:
-        return dict(task)
-    return {}
+    tasks = self.results.get("tasks") or ()
+    return next((dict(task) for task in tasks if task["name"] == name), {})
 
   @property
   def alpha(self) -> np.ndarray | None:
@@ -56,19 +54,14 @@ class Run:
   @property
   def routes(self) -> np.ndarray | None:
     """The sampled routes [N, T, L] in {0, 1}, or None."""
-    routes = self.policy.get("routes")
-    if not routes:
-      return None
-    found = np.asarray(routes, np.float64)
+    found = np.asarray(self.policy.get("routes") or (), np.float64)
     return found if found.ndim == 3 else None
 
   @property
   def chosen(self) -> int:
     """The index of the kept candidate; 0 if nothing says otherwise."""
-    for source in (self.results, self.policy):
-      if source.get("chosen") is not None:
-        return int(source["chosen"])
-    return 0
+    found = (source.get("chosen") for source in (self.results, self.policy))
+    return next((int(index) for index in found if index is not None), 0)
 
   @property
   def route(self) -> np.ndarray | None:
@@ -98,15 +91,11 @@ class Run:
   def target_rates(self) -> np.ndarray | None:
     """The target rates [L] in [0, 1], NaN where a block has none; or None."""
     rates = self.policy.get("target_rates")
-    if not rates:
-      return None
-    return np.asarray(list(map(number, rates)))
+    return np.asarray(list(map(number, rates))) if rates else None
 
 
 def matrix(value: Any) -> np.ndarray | None:
   """Returns a nested list as float [T, L]; None if it is not a filled matrix."""
-  if value is None:
-    return None
   found = np.asarray(value, np.float64)
   return found if found.ndim == 2 and found.size else None
 
@@ -166,14 +155,9 @@ def select(lines: Sequence[Json], kind: str, key: str | None = None) -> list[Jso
     kind: `train`, `eval` or `alpha`.
     key: name within `values`; None takes every row of the kind.
   """
-  found = []
-  for row in lines:
-    if row.get("kind") != kind:
-      continue
+
+  def known(row: Json) -> bool:
     value = (row.get("values") or {}).get(key) if key else ()
-    if value is None:
-      continue
-    if isinstance(value, (int, float)) and not math.isfinite(value):
-      continue
-    found.append(row)
-  return found
+    return math.isfinite(value) if isinstance(value, (int, float)) else value is not None
+
+  return [row for row in lines if row.get("kind") == kind and known(row)]

@@ -86,9 +86,10 @@ class Pretrained(NamedTuple):
 class Backbone(nn.Module):
   """A stem and residual blocks, each a list of layers that can be tapped one by one.
 
-  A family has `num_blocks` as a field or property, and implements `stem`, `stem_layer`
-  and `layers`. It creates `bodies` in `setup`, a module for every block that is called
-  with `(index of the layer, x, pass_)`, or overrides `layer`.
+  A family has `num_blocks` as a field or property, and implements `stem` and `layers`, and
+  `stem_layer` where its stem ends in another layer than `project`. It creates `bodies` in `setup`,
+  a module for every block that is called with `(index of the layer, x, pass_)`, or overrides
+  `layer`.
 
   Attributes:
     skips: whether a block can be left out; False for networks without shortcuts.
@@ -102,8 +103,8 @@ class Backbone(nn.Module):
 
   @nn.nowrap
   def stem_layer(self) -> Layer:
-    """Describes the output of `stem`."""
-    raise NotImplementedError
+    """Describes the output of `stem`: by default of one linear layer, `project`."""
+    return Layer("project", self.width)
 
   @nn.nowrap
   def layers(self, block: int) -> tuple[Layer, ...]:

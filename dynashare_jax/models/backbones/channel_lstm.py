@@ -72,11 +72,6 @@ class ChannelLstm(base.Backbone):
     return x[:, :, places] * filled.astype(x.dtype)[None, None]
 
   @nn.nowrap
-  def stem_layer(self) -> base.Layer:
-    """Describes the output of `stem`."""
-    return base.Layer("project", self.width)
-
-  @nn.nowrap
   def layers(self, block: int) -> tuple[base.Layer, ...]:
     """Describes the one layer of a block."""
     return (base.Layer(f"block_{block}/lstm", self.width),)
@@ -130,11 +125,5 @@ class LstmBlock(nn.Module):
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ChannelLstm:
   """Makes the network of `config.model` for a data set; refuses all but series."""
-  return ChannelLstm(
-    num_blocks=base.count_blocks(config, spec, only_series=True),
-    channels=spec.channels,
-    channel_width=config.hidden,
-    width=config.width,
-    dropout=config.dropout,
-    dtype=dtype,
-  )
+  count = base.count_blocks(config, spec, only_series=True)
+  return ChannelLstm(count, spec.channels, config.hidden, config.width, config.dropout, dtype)

@@ -61,11 +61,6 @@ class ResidualMlp(base.Backbone):
     return self.project(x.astype(self.dtype))[None]
 
   @nn.nowrap
-  def stem_layer(self) -> base.Layer:
-    """Describes the output of `stem`."""
-    return base.Layer("project", self.width)
-
-  @nn.nowrap
   def layers(self, block: int) -> tuple[base.Layer, ...]:
     """Describes the two linear layers of a block."""
     widths = {"widen": self.hidden, "narrow": self.width}
@@ -104,12 +99,5 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResidualMl
   if spec.input_kind == "image" or spec.lengths:
     inputs = "images" if spec.input_kind == "image" else "series with lengths"
     raise ValueError(f"config.model.backbone='mlp' cannot read {inputs}; use 'resnet'.")
-  return ResidualMlp(
-    num_blocks=count,
-    width=config.width,
-    hidden=config.hidden,
-    dropout=config.dropout,
-    table_spec=spec.table,
-    embedding=config.embedding,
-    dtype=dtype,
-  )
+  widths = (config.width, config.hidden, config.dropout)
+  return ResidualMlp(count, *widths, spec.table, config.embedding, dtype)

@@ -175,8 +175,7 @@ def max_pool_ceil(x: jax.Array, dims: int) -> jax.Array:
   pads = []
   for size in x.shape[1 : 1 + dims]:
     out = -(-(size - 1) // 2) + 1
-    if (out - 1) * 2 >= size + 1:
-      out -= 1
+    out -= (out - 1) * 2 >= size + 1
     pads.append((1, (out - 1) * 2 + 3 - size - 1))
   return nn.max_pool(x, (3,) * dims, strides=(2,) * dims, padding=pads)
 
@@ -189,9 +188,8 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
       stem, block or norm, a stem that does not fit the data, or a width factor
       that is not above 0.
   """
-  lists: dict[str, Any] = {
-    k: tuple(config[k]) for k in ("blocks", "widths", "strides", "dilations")
-  }
+  names = ("blocks", "widths", "strides", "dilations")
+  lists: dict[str, Any] = {name: tuple(config[name]) for name in names}
   if len({len(v) for v in lists.values()}) != 1:
     raise ValueError(
       "config.model.blocks, widths, strides and dilations must name the same"
@@ -222,15 +220,6 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
       f" std above 0; they are {mean} and {std}."
     )
   lists["widths"] = tuple(max(round(w * config.width_factor), 1) for w in lists["widths"])
-  return ResNet(
-    dims=dims,
-    stem_kind=config.stem,
-    table_spec=spec.table,
-    dtype=dtype,
-    block_kind=config.block,
-    norm_kind=config.norm,
-    mean=mean,
-    std=std,
-    causal=spec.lengths,
-    **lists,
-  )
+  kinds = {"stem_kind": config.stem, "block_kind": config.block, "norm_kind": config.norm}
+  lists |= {"table_spec": spec.table, "causal": spec.lengths, "mean": mean, "std": std}
+  return ResNet(dims, dtype=dtype, **lists, **kinds)

@@ -67,11 +67,6 @@ class Tcn(base.Backbone):
     return self.project(series.values_of(inputs).astype(self.dtype))[None]
 
   @nn.nowrap
-  def stem_layer(self) -> base.Layer:
-    """Describes the output of `stem`."""
-    return base.Layer("project", self.width)
-
-  @nn.nowrap
   def layers(self, block: int) -> tuple[base.Layer, ...]:
     """Describes the two convolutions of a block."""
     return tuple(base.Layer(f"block_{block}/conv_{i}", self.width) for i in range(2))
@@ -83,10 +78,5 @@ class Tcn(base.Backbone):
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> Tcn:
   """Makes the network of `config.model` for a data set; refuses all but series."""
-  return Tcn(
-    num_blocks=base.count_blocks(config, spec, only_series=True),
-    width=config.width,
-    dropout=config.dropout,
-    norm_kind=config.norm,
-    dtype=dtype,
-  )
+  count = base.count_blocks(config, spec, only_series=True)
+  return Tcn(count, config.width, config.dropout, norm_kind=config.norm, dtype=dtype)

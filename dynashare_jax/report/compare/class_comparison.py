@@ -77,16 +77,8 @@ def chart(runs: gains.Runs, task: str) -> Figure | None:
 
 def _marks(axes: Axes, values: np.ndarray, label: str, place: int) -> Line2D:
   """A mark a class in the colour of the method, with its legend's handle."""
-  (drawn,) = axes.plot(
-    values,
-    range(len(values)),
-    linestyle="none",
-    label=label,
-    marker=_MARKS[place % len(_MARKS)],
-    markersize=5.5,
-    alpha=0.9,
-    color=style.colour(place),
-    markeredgecolor="white",
-    markeredgewidth=0.5,
-  )
+  mark = {"marker": _MARKS[place % len(_MARKS)], "color": style.colour(place), "alpha": 0.9}
+  edge = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+  places = range(len(values))
+  (drawn,) = axes.plot(values, places, linestyle="none", label=label, **mark, **edge)
   return drawn

@@ -101,9 +101,8 @@ def table(curve: Mapping[str, Any]) -> tables.Table:
 def _row(curve: Mapping[str, Any], setting: Mapping[str, Any]) -> list[tables.Entry]:
   """One setting's entries."""
   unit, test = curve["unit"], setting["test"]
-  row: list[tables.Entry] = [
-    "as trained" if setting["budget"] is None else _cost(setting["budget"], unit)
-  ]
+  budget = setting["budget"]
+  row: list[tables.Entry] = ["as trained" if budget is None else _cost(budget, unit)]
   if unit == "ms":
     row += [_cost(setting[key], unit) for key in ("predicted_ms", "ms")]
   else:
@@ -120,9 +119,7 @@ def _row(curve: Mapping[str, Any], setting: Mapping[str, Any]) -> list[tables.En
 def _cost(value: Any, unit: str) -> tables.Cell:
   """Shares in percent, times in milliseconds."""
   number = workdir_lib.number(value)
-  if unit == "ms":
-    return tables.Cell(number, digits=3)
-  return tables.Cell(100 * number, digits=1)
+  return tables.Cell(number, digits=3) if unit == "ms" else tables.Cell(100 * number, digits=1)
 
 
 def _markdown(curve: Mapping[str, Any], found: tables.Table) -> str:
@@ -172,9 +169,8 @@ def _panel(axes: Axes, curve: Mapping[str, Any], task: Mapping[str, Any], place:
   points = sorted(_points(curve["settings"], task["name"], metric["name"]))
   colour = style.colour(place)
   axes.grid(axis="y")
-  axes.plot(
-    *np.reshape(points, (-1, 2)).T, "-o", color=colour, markersize=4.2, clip_on=False, zorder=3
-  )
+  line = np.reshape(points, (-1, 2)).T
+  axes.plot(*line, "-o", color=colour, markersize=4.2, clip_on=False, zorder=3)
   (mark,) = _points([curve["default"]], task["name"], metric["name"])
   edge = {"markeredgecolor": style.INK, "markeredgewidth": 1.3}
   axes.plot(*mark, "D", color="white", markersize=6, zorder=4, clip_on=False, **edge)
@@ -191,27 +187,15 @@ def _name_default(
   # and to the right there is room.
   xs = [x for x, _ in (*points, mark)]
   late = mark[0] > (min(xs) + max(xs)) / 2
-  axes.annotate(
-    "as trained",
-    mark,
-    (0, -16 if higher else 16),
-    textcoords="offset points",
-    fontsize=8,
-    color=style.INK,
-    ha="center" if late else "left",
-    va="top" if higher else "bottom",
-    arrowprops={"arrowstyle": "-", "color": style.SOFT, "linewidth": 0.8, "shrinkB": 5},
-  )
+  arrow = {"arrowstyle": "-", "color": style.SOFT, "linewidth": 0.8, "shrinkB": 5}
+  place = {"ha": "center" if late else "left", "va": "top" if higher else "bottom"}
+  words = {"textcoords": "offset points", "fontsize": 8, "color": style.INK, "arrowprops": arrow}
+  axes.annotate("as trained", mark, (0, -16 if higher else 16), **place, **words)
 
 
 def _points(
   settings: Sequence[Mapping[str, Any]], task: str, metric: str
 ) -> list[tuple[float, float]]:
   """Percent of the work and a metric, on test."""
-  return [
-    (
-      100 * workdir_lib.number(s["test"]["flops"]),
-      workdir_lib.number(s["test"]["metrics"][task][metric]),
-    )
-    for s in settings
-  ]
+  number, tests = workdir_lib.number, [setting["test"] for setting in settings]
+  return [(100 * number(t["flops"]), number(t["metrics"][task][metric])) for t in tests]

@@ -93,31 +93,23 @@ def score_table(scores: Sequence[Score]) -> tables.Table:
 def long_table(costs: Sequence[cost_lib.Cost], scores: Sequence[Score]) -> tables.Table:
   """Returns everything, one row per scope, execution and batch size: for the CSV file."""
   by_task = {score.task: score for score in scores}
-  rows: list[dict[str, tables.Entry]] = []
+  rows: list[dict[str, Any]] = []
   for found in costs:
     score = by_task.get(found.scope)
+    groups = {group: found.parameters.get(group) for group in _groups(costs)}
+    work = {"macs": found.macs, "xla_macs": _known(found.xla_macs)}
+    metric = {
+      "metric": score.metric if score else "",
+      "metric_value": score.of(found.way) if score else math.nan,
+    }
     for batch, measured in found.times.items():
-      low, middle, high = quartiles(measured.seconds)
-      rows.append(
-        {
-          "scope": found.scope,
-          "execution": found.way,
-          "batch": batch,
-          **{group: found.parameters.get(group) for group in _groups(costs)},
-          "macs": found.macs,
-          "xla_macs": _known(found.xla_macs),
-          "activation_bytes": measured.activations,
-          "seconds_median": middle,
-          "seconds_first_quartile": low,
-          "seconds_third_quartile": high,
-          "seconds_min": min(measured.seconds),
-          "seconds_max": max(measured.seconds),
-          "repeats": len(measured.seconds),
-          "examples_per_second": batch / middle,
-          "metric": score.metric if score else "",
-          "metric_value": score.of(found.way) if score else math.nan,
-        }
-      )
+      seconds = measured.seconds
+      low, middle, high = quartiles(seconds)
+      row: dict[str, Any] = {"scope": found.scope, "execution": found.way, "batch": batch}
+      row |= groups | work | {"activation_bytes": measured.activations, "seconds_median": middle}
+      row |= {"seconds_first_quartile": low, "seconds_third_quartile": high}
+      row |= {"seconds_min": min(seconds), "seconds_max": max(seconds), "repeats": len(seconds)}
+      rows.append(row | {"examples_per_second": batch / middle} | metric)
   return tables.table(rows[0], [list(row.values()) for row in rows])
 
 

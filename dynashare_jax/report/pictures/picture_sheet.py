@@ -80,8 +80,7 @@ class Sheet:
       top = _HEAD + row * (self.tall + _GAP)
       axes = self.box(self.left(column), top, self.wide, self.tall)
       style.bare(axes)
-      axes.set_xticks([])
-      axes.set_yticks([])
+      axes.set(xticks=[], yticks=[])
       axes.imshow(rgb, interpolation="nearest", aspect="auto")
 
   def point(self, left: float, top: float) -> tuple[float, float]:
@@ -113,19 +112,10 @@ class Sheet:
       return
     if key.classes:
       handles = [Patch(color=tuple(c), label=n) for n, c in key.classes]
-      self.figure.legend(
-        handles=handles,
-        loc="upper left",
-        ncols=max(int(wide / _ENTRY), 1),
-        bbox_to_anchor=self.point(left - 0.05, top),
-        title=key.note or None,
-        title_fontsize=7,
-        fontsize=7,
-        handlelength=1,
-        handleheight=1,
-        columnspacing=1,
-        handletextpad=0.5,
-        borderaxespad=0,
-      )
+      gaps = {"columnspacing": 1, "handletextpad": 0.5, "borderaxespad": 0}
+      small = {"title_fontsize": 7, "fontsize": 7, "handlelength": 1, "handleheight": 1}
+      title = {"title": key.note or None, "ncols": max(int(wide / _ENTRY), 1)}
+      place = {"loc": "upper left", "bbox_to_anchor": self.point(left - 0.05, top)}
+      self.figure.legend(handles=handles, **place, **title, **small, **gaps)
     elif key.note:
       self.figure.text(*self.point(left, top), key.note, va="top", fontsize=7.5, color=style.SOFT)

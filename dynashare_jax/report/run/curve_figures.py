@@ -175,17 +175,9 @@ def metrics(run: workdir_lib.Run) -> Figure | None:
     if math.isfinite(constant):
       axes.axhline(constant, color=style.SOFT, linewidth=0.9, linestyle="--")
       under = constant > sum(axes.get_ylim()) / 2
-      axes.annotate(
-        "constant predictor",
-        (1, constant),
-        (-3, -4 if under else 3),
-        xycoords=axes.get_yaxis_transform(),
-        textcoords="offset points",
-        ha="right",
-        va="top" if under else "bottom",
-        fontsize=7.5,
-        color=style.SOFT,
-      )
+      side = {"xycoords": axes.get_yaxis_transform(), "va": "top" if under else "bottom"}
+      words = {"textcoords": "offset points", "ha": "right", "fontsize": 7.5, "color": style.SOFT}
+      axes.annotate("constant predictor", (1, constant), (-3, -4 if under else 3), **side, **words)
     axes.set_xlim(parts[0].first, parts[-1].last)
   return fig
 

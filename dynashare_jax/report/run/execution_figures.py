@@ -17,9 +17,7 @@ def has_gates(run: workdir_lib.Run) -> bool:
   rates, gated = run.rates, run.gated
   if rates is None:
     return False
-  if gated is not None:
-    return bool(gated.any())
-  return bool(((rates > 0) & (rates < 1)).any())
+  return bool((((rates > 0) & (rates < 1)) if gated is None else gated).any())
 
 
 def execution(run: workdir_lib.Run) -> Figure | None:
@@ -88,21 +86,17 @@ def _rates(axes: Axes, run: workdir_lib.Run, task: int, name: str) -> None:
     if np.isfinite(target):
       ends = [block - 0.42, block + 0.42]
       axes.plot(ends, [target] * 2, color=style.INK, linewidth=1.6, solid_capstyle="butt")
-  axes.set_xlim(-0.6, blocks - 0.4)
-  axes.set_ylim(0, 1.24)
+  axes.set(xlim=(-0.6, blocks - 0.4), ylim=(0, 1.24))
   axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
   axes.spines["left"].set_bounds(0, 1)
   axes.set_xticks(range(blocks))
   axes.set_title(name)
   axes.tick_params(axis="x", length=0)
-  if task == 0:
-    _key(axes, targets is not None and bool(gated.any()), bool((~gated).any()))
-
-
-def _key(axes: Axes, target: bool, ungated: bool) -> None:
-  """The two marks that need words, once, at the top right."""
-  words = ["▬ target rate"] * target + ["grey: no gate"] * ungated
-  axes.set_title("    ".join(words), loc="right", fontsize=8, fontweight="normal", color=style.SOFT)
+  if task == 0:  # The two marks that need words, once, at the top right.
+    marks = ["▬ target rate"] if targets is not None and gated.any() else []
+    marks += [] if gated.all() else ["grey: no gate"]
+    soft = {"fontsize": 8, "fontweight": "normal", "color": style.SOFT}
+    axes.set_title("    ".join(marks), loc="right", **soft)
 
 
 def _counts(axes: Axes, places: np.ndarray, counts: np.ndarray, colour: str) -> None:
@@ -118,6 +112,5 @@ def _counts(axes: Axes, places: np.ndarray, counts: np.ndarray, colour: str) -> 
   axes.set_yticks([])
   axes.spines["left"].set_visible(False)
   shown = places[:: -(-len(places) // 10)]
-  axes.set_xticks(shown)
-  axes.set_xticklabels([f"{p:g}" for p in shown])
+  axes.set_xticks(shown, [f"{p:g}" for p in shown])
   axes.tick_params(axis="x", length=0)

@@ -37,9 +37,8 @@ PLOTS = (
   Plot(
     "policy",
     "Policy and route",
-    "Tasks are rows, blocks are columns. Left or above: the learnt"
-    " probability that a task executes a block (darker is likelier). Right"
-    " or below: the kept route; filled squares are executed.",
+    "Tasks are rows, blocks are columns. Left or above: the learnt probability that a task executes"
+    " a block (darker is likelier). Right or below: the kept route; filled squares are executed.",
     policy_figures.policy,
   ),
   Plot(

@@ -172,8 +172,8 @@ def correlation(run: workdir_lib.Run) -> Figure | None:
     title, values, colormap, limits, form = parts[place]
     heat(axes, values, colormap, limits, form)
     axes.set_title(title)
-    axes.set_xticks(range(len(names)))
-    axes.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor", color=style.INK)
+    turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "color": style.INK}
+    axes.set_xticks(range(len(names)), names, **turned)
     style.row_names(axes, names if place == 0 else ())
   return fig
 
