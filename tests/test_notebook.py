@@ -32,7 +32,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "quickstart_tpu.ipynb"
 RENDER = ROOT / "notebooks" / "render.py"
 
-# A network of four small blocks that sees a few dozen pictures.
+# A network of two small blocks that sees a few dozen pictures.
 SMALL = {
   "data.height": 24,
   "data.width": 32,
@@ -40,9 +40,11 @@ SMALL = {
   "data.validation": 32,
   "data.test": 32,
   "train.batch_size": 8,
-  "model.widths": (4, 4, 8, 8),
-  "model.blocks": (1, 1, 1, 1),
-  "gates.target_rates": (1.0, 1.0, 0.7, 0.7),
+  "model.widths": (4, 8),
+  "model.blocks": (1, 1),
+  "model.strides": (1, 2),
+  "model.dilations": (1, 1),
+  "gates.target_rates": (0.7, 0.7),
   "policy.init": "all",
   "policy.candidates": 1,
   "train.warmup_steps": 8,
@@ -233,8 +235,8 @@ def test_changes_come_from_the_environment(notebook, monkeypatch):
   monkeypatch.setenv("DYNASHARE_NOTEBOOK", json.dumps(SMALL))
   names = {"SOURCE": ROOT, "jax": jax}
   exec(_cell(notebook, "config").source, names)
-  assert names["config"].model.widths == (4, 4, 8, 8)
-  assert names["config"].gates.target_rates == (1.0, 1.0, 0.7, 0.7)
+  assert names["config"].model.widths == (4, 8)
+  assert names["config"].gates.target_rates == (0.7, 0.7)
   monkeypatch.setenv("DYNASHARE_NOTEBOOK", '{"train.stepz": 1}')
   with pytest.raises(KeyError, match="stepz"):
     exec(_cell(notebook, "config").source, names)
@@ -245,7 +247,6 @@ def _render(folder, changes):
   environment = os.environ | {
     "IPYTHONDIR": str(folder / "ipython"),
     "JUPYTER_RUNTIME_DIR": str(folder / "jupyter"),
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
   }
   return subprocess.run(
     [
