@@ -62,13 +62,12 @@ class TableSpec:
 
   Attributes:
     categorical: names of the categorical columns, in order.
-    cardinalities: codes run from 0 to cardinality - 1; code 0 is "unseen in
-      training".
+    cardinalities: codes run from 0 to cardinality - 1; code 0 is "unseen in training".
     numeric: names of the numeric columns, in order.
-    edges: for every numeric column the ascending bin edges (training
-      quantiles, without repeats) of its piecewise-linear encoding.
-    values: for every categorical column the texts of the codes 1, 2, ...; empty
-      where inputs come as codes.
+    edges: for every numeric column the ascending bin edges (training quantiles, without repeats) of
+      its piecewise-linear encoding.
+    values: for every categorical column the texts of the codes 1, 2, ...; empty where inputs come
+      as codes.
   """
 
   categorical: tuple[str, ...]

@@ -3,10 +3,9 @@
   python -m dynashare_jax benchmark --config=configs/rooms.py \
       --methods=single,hard,adashare,dynashare --seeds=3
 
-Every run is a process of `dynashare_jax.main` with a folder of its own,
-`<workdir>/<label>-<seed>`. Finished runs are reused, interrupted ones resumed.
-`--jobs=4` trains four runs at once on this machine, `--shard=1/3` the first
-third of the runs, for three machines that share the folder.
+Every run is a process of `dynashare_jax.main` with a folder of its own, `<workdir>/<label>-<seed>`.
+Finished runs are reused, interrupted ones resumed. `--jobs=4` trains four runs at once on this
+machine, `--shard=1/3` the first third of the runs, for three machines that share the folder.
 """
 
 from __future__ import annotations

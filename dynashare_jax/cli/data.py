@@ -5,11 +5,10 @@
   python -m dynashare_jax data convert --config=configs/nyuv2.py
       --config.data_dir=FOLDER --output=COPY
 
-`check` reads every example (or N of each split, evenly spread), prints one table
-per split, and writes pictures with all labels and all figures to the output
-folder (default: data-check/<data set>). It exits with 2 when something is
-broken. `convert` makes a copy that is used as --config.data_dir=COPY with the
-same configuration.
+`check` reads every example (or N of each split, evenly spread), prints one table per split, and
+writes pictures with all labels and all figures to the output folder (default: data-check/<data
+set>). It exits with 2 when something is broken. `convert` makes a copy that is used as
+--config.data_dir=COPY with the same configuration.
 """
 
 from __future__ import annotations
@@ -80,8 +79,7 @@ def convert(config: ml_collections.ConfigDict, output: str) -> None:
   """Prints what a converted copy needs, and writes it to a new folder.
 
   Raises:
-    ValueError: no or a wrong folder, a data set that cannot be converted, or
-      too little space.
+    ValueError: no or a wrong folder, a data set that cannot be converted, or too little space.
   """
   if not output:
     raise ValueError("Name a folder for the copy: --output=FOLDER")

@@ -37,8 +37,7 @@ def run(argv: Sequence[str] | None) -> pathlib.Path:
   """Exports the model of a run; returns the path of the model file.
 
   Raises:
-    ValueError: in the arguments or the work directory, before anything is
-      written.
+    ValueError: in the arguments or the work directory, before anything is written.
   """
   about = "Writes a trained model as StableHLO with its weights."
   arguments = command.parser("export", about, _ARGUMENTS).parse_args(argv)

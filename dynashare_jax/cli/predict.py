@@ -66,8 +66,7 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
     output: folder of the pictures.
 
   Raises:
-    ValueError: there is no image, one cannot be read, or the output would
-      lie among the input.
+    ValueError: there is no image, one cannot be read, or the output would lie among the input.
   """
   from dynashare_jax.report.pictures import prediction_pictures
 

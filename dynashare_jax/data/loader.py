@@ -1,8 +1,7 @@
 """The order of examples, and how they are brought to the model.
 
-Order and position are the same thing: which examples a step sees is a pure
-function of (seed, stream, step), so a run resumes at any step, in memory or
-streamed, in one process or many.
+Order and position are the same thing: which examples a step sees is a pure function of (seed,
+stream, step), so a run resumes at any step, in memory or streamed, in one process or many.
 """
 
 from __future__ import annotations

@@ -1,19 +1,18 @@
 """Reads and runs an exported model.
 
-This file needs jax, NumPy and the standard library alone, nothing else of the
-package, so that it can be copied beside an artefact:
+This file needs jax, NumPy and the standard library alone, nothing else of the package, so that it
+can be copied beside an artefact:
 
-  model = load("runs/rooms/dynashare-0/export")
-  predictions = model(images)  # task -> array
+  model = load("runs/rooms/dynashare-0/export") predictions = model(images)  # task -> array
 
 The file of an artefact is
 
-  mark (16 bytes) | version (uint32) | length of the index (uint64) | SHA-256 of
-  all other bytes | index (JSON) | sections
+  mark (16 bytes) | version (uint32) | length of the index (uint64) | SHA-256 of all other bytes |
+  index (JSON) | sections
 
-little endian. The index holds the manifest, and where the weights and programs
-lie: offsets from the end of the index. Programs are StableHLO as `jax.export`
-serialises it; they share the weights, which are arguments to them.
+little endian. The index holds the manifest, and where the weights and programs lie: offsets from
+the end of the index. Programs are StableHLO as `jax.export` serialises it; they share the weights,
+which are arguments to them.
 """
 
 from __future__ import annotations
@@ -83,9 +82,8 @@ class Artefact:
     """Runs a batch of any size; a size is compiled when it first comes.
 
     Args:
-      inputs: the array that the manifest names, leading axis B, or a dict of
-        the arrays where it names several. Images are uint8 in 0..255 or
-        float32 in 0..1.
+      inputs: the array that the manifest names, leading axis B, or a dict of the arrays where it
+        names several. Images are uint8 in 0..255 or float32 in 0..1.
 
     Raises:
       ValueError: a wrong name, shape, dtype or code.

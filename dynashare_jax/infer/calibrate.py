@@ -49,16 +49,15 @@ class Place(NamedTuple):
 class Calibrator:
   """Finds settings of a trained model by measuring whole evaluations.
 
-  One scalar moves all gated blocks along a path from "all closed" (0) to "all
-  open" (1). Earlier blocks change what later gates see, so a place on the path
-  is always evaluated end to end; what was evaluated once is kept. Where many
-  examples have one and the same score, the cost jumps: that block is then held
-  at the cheaper side, and the blocks that the path opens next fill the gap.
+  One scalar moves all gated blocks along a path from "all closed" (0) to "all open" (1). Earlier
+  blocks change what later gates see, so a place on the path is always evaluated end to end; what
+  was evaluated once is kept. Where many examples have one and the same score, the cost jumps: that
+  block is then held at the cheaper side, and the blocks that the path opens next fill the gap.
 
-  Source: ours. The path closes first what costs the least validation score
-    for the multiply-accumulates it saves, a quartile of a block's scores at a
-    time. Gates that were trained for a range of target rates instead go through
-    that range with threshold 0, and shift all scores alike beyond its ends.
+  Source: ours. The path closes first what costs the least validation score for the
+    multiply-accumulates it saves, a quartile of a block's scores at a time. Gates that were trained
+    for a range of target rates instead go through that range with threshold 0, and shift all scores
+    alike beyond its ends.
   """
 
   def __init__(self, trained: trained_lib.Trained, batch: int = 8) -> None:

@@ -61,9 +61,8 @@ def quartiles(trained: trained_lib.Trained, batches: Callable[[], Any]) -> np.nd
 def thresholds(levels: np.ndarray, quartiles: np.ndarray) -> np.ndarray:
   """Returns thresholds `[L]` at levels 0 (always open) to 4 (always closed).
 
-  Between, a whole level is a quartile of the block's scores. Beyond the first
-  and the last quartile thresholds go to infinity, because scores leave their
-  range when earlier blocks are closed.
+  Between, a whole level is a quartile of the block's scores. Beyond the first and the last quartile
+  thresholds go to infinity, because scores leave their range when earlier blocks are closed.
   """
   found = np.zeros(len(levels))
   for block, level in enumerate(levels):
@@ -86,9 +85,8 @@ def order(
 ) -> list[np.ndarray]:
   """Finds levels `[L]` from all open to all closed; each step closes one block by a level.
 
-  The next block is the one that loses least score for the work that it saves.
-  What a block would lose is looked up again only when it comes first, which
-  takes about two evaluations a step.
+  The next block is the one that loses least score for the work that it saves. What a block would
+  lose is looked up again only when it comes first, which takes about two evaluations a step.
 
   Args:
     try_levels: levels `[L]` to (share of the work, score).

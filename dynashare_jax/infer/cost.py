@@ -58,12 +58,11 @@ class Cost:
     scope: a task's name, or `ALL`.
     way: one of `WAYS`.
     parameters: that it reads.
-    macs: analytic multiply-accumulates of an example; with gates the mean at
-      the rates that were given.
-    xla_macs: half the operations that XLA counts for an example, before its
-      optimisations; None with gates, where it counts every branch of a
-      conditional. It leaves out taps in the padding and counts elementwise
-      work.
+    macs: analytic multiply-accumulates of an example; with gates the mean at the rates that were
+      given.
+    xla_macs: half the operations that XLA counts for an example, before its optimisations; None
+      with gates, where it counts every branch of a conditional. It leaves out taps in the padding
+      and counts elementwise work.
     times: batch size -> what was measured.
   """
 
@@ -109,13 +108,12 @@ def subjects(
 
   Args:
     trained: the model.
-    rate: execution rates `[T, L]` of its gates, for the expected work; default
-      all gates open.
+    rate: execution rates `[T, L]` of its gates, for the expected work; default all gates open.
     separate: one network per task, to compare with; its weights do not matter.
 
   Returns:
-    Masked, planned and, with gates, gated execution; and the separate networks.
-    A model that is itself one network per task has these alone.
+    Masked, planned and, with gates, gated execution; and the separate networks. A model that is
+    itself one network per task has these alone.
   """
   columns = trained.experiment.method.independent
   if columns:
@@ -251,11 +249,10 @@ class Block(NamedTuple):
 
   Attributes:
     macs: multiply-accumulates of its branch, for one example.
-    masked: how often masked execution computes it for an example: for every
-      task, but the first block, whose input is the same for all, once.
+    masked: how often masked execution computes it for an example: for every task, but the first
+      block, whose input is the same for all, once.
     planned: how often its plan does.
-    gated: how often with gates, the mean over examples; None without gates in
-      the model.
+    gated: how often with gates, the mean over examples; None without gates in the model.
   """
 
   macs: int

@@ -23,13 +23,12 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
 
   Args:
     spec: of the data set.
-    arrays: name -> what has the shape `(batch, ...)` and the dtype that the
-      network reads.
+    arrays: name -> what has the shape `(batch, ...)` and the dtype that the network reads.
 
   Returns:
-    `kind`, `unit`, `arrays`: name -> `shape`, `dtypes` (the network's first);
-    of a table also `codes` and `numbers`: array -> its columns. A column of
-    codes has the `values` that the codes 1, 2, ... stand for, if it knows them.
+    `kind`, `unit`, `arrays`: name -> `shape`, `dtypes` (the network's first); of a table also
+    `codes` and `numbers`: array -> its columns. A column of codes has the `values` that the codes
+    1, 2, ... stand for, if it knows them.
   """
   image = spec.input_kind == "image"
   found: Json = {

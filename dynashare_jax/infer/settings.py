@@ -23,10 +23,9 @@ class Budget:
 
   Attributes:
     value: the most, above 0.
-    unit: `rate` (mean share of executed (task, block, example) triples, all
-      tasks times all blocks being 1), `flops` (share of the multiply-
-      accumulates of the route's plan with all gates open) or `ms`
-      (milliseconds of a batch, gated execution, this device).
+    unit: `rate` (mean share of executed (task, block, example) triples, all tasks times all blocks
+      being 1), `flops` (share of the multiply- accumulates of the route's plan with all gates open)
+      or `ms` (milliseconds of a batch, gated execution, this device).
 
   Raises:
     ValueError: an unknown unit, or a value that is not above 0.
@@ -48,11 +47,10 @@ class Measured(NamedTuple):
   Attributes:
     rate: executed share of all (task, block, example) triples.
     flops: share of the multiply-accumulates with all gates open.
-    score: mean over tasks of the score that selects models, see
-      `train.evaluate.score`.
+    score: mean over tasks of the score that selects models, see `train.evaluate.score`.
     metrics: task -> metric -> value.
-    error: standard error of `flops` over the split's examples: how far the
-      mean of other data of the same size will easily be; NaN if not computed.
+    error: standard error of `flops` over the split's examples: how far the mean of other data of
+      the same size will easily be; NaN if not computed.
   """
 
   rate: float

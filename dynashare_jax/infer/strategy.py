@@ -33,12 +33,11 @@ def choose(
 ) -> Compaction | None:
   """Chooses the way for a batch size on a device.
 
-  Without measurements of the device, on a CPU: images and series execute their
-  gated blocks conditionally, example by example, whatever the batch. Rows of
-  tables are compacted into buckets where there are many; a few are masked,
-  because their blocks cost less than asking (measured: docs/benchmarks). On an
-  accelerator: conditional execution at batch 1, buckets from 8 examples on and
-  masked between, which is a guess: nothing was measured there yet, so tune.
+  Without measurements of the device, on a CPU: images and series execute their gated blocks
+  conditionally, example by example, whatever the batch. Rows of tables are compacted into buckets
+  where there are many; a few are masked, because their blocks cost less than asking (measured:
+  docs/benchmarks). On an accelerator: conditional execution at batch 1, buckets from 8 examples on
+  and masked between, which is a guess: nothing was measured there yet, so tune.
 
   Args:
     batch: examples per call, at least 1.

@@ -36,8 +36,7 @@ class Trained:
     stats: running batch statistics.
     structure: that it has fixed, see `Sharing`; of skipped blocks the plan.
     workdir: of the run.
-    step: the global step that the model comes from; of single-task networks
-      the last of them.
+    step: the global step that the model comes from; of single-task networks the last of them.
   """
 
   experiment: experiment_lib.Experiment

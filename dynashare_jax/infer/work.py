@@ -15,10 +15,9 @@ class Work(NamedTuple):
   """Multiply-accumulates of one example on a plan.
 
   Attributes:
-    fixed: what every example needs: stem, shortcuts, gates, heads and blocks
-      without a gate.
-    gated: `(task, block, amount)` for every computation behind a gate; `task`
-      is the first of the group that shares it.
+    fixed: what every example needs: stem, shortcuts, gates, heads and blocks without a gate.
+    gated: `(task, block, amount)` for every computation behind a gate; `task` is the first of the
+      group that shares it.
   """
 
   fixed: int

@@ -23,8 +23,7 @@ def find(name: str) -> ModuleType:
   names = available()
   if name not in names:
     raise ValueError(
-      f"Unknown method {name!r} in config.method."
-      f"{lookup.hint(name, names)}"
-      f" Available: {', '.join(names)}."
+      f"Unknown method {name!r} in config.method.{lookup.hint(name, names)} Available:"
+      f" {', '.join(names)}."
     )
   return importlib.import_module(f"{__name__}.{name}")

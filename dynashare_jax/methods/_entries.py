@@ -29,16 +29,15 @@ def parse(text: str) -> tuple[Entry, ...]:
   """Reads `--methods`.
 
   Args:
-    text: entries with commas between them: `method`, or
-      `label=method+name=value+name=value` for a method with other settings.
-      Commas within brackets belong to a value.
+    text: entries with commas between them: `method`, or `label=method+name=value+name=value` for a
+      method with other settings. Commas within brackets belong to a value.
 
   Returns:
     The entries in the order given.
 
   Raises:
-    ValueError: an unknown method, settings without a label, a label that
-      cannot be a folder's name or comes twice, or no entry.
+    ValueError: an unknown method, settings without a label, a label that cannot be a folder's name
+      or comes twice, or no entry.
   """
   entries = tuple(_entry(part) for part in _split(text) if part)
   if not entries:

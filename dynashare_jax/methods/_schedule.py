@@ -104,9 +104,8 @@ def needs_several(spec: types.DatasetSpec, config: Any) -> None:
   """Refuses a sharing loss with one task."""
   if len(spec.tasks) < 2 and config.policy.sharing > 0:
     raise ValueError(
-      "config.policy.sharing is above 0, but there is only one task"
-      f" ({spec.tasks[0].name}): nothing can be shared. Set"
-      " --config.policy.sharing=0.0 or train more tasks."
+      f"config.policy.sharing is above 0, but there is only one task ({spec.tasks[0].name}):"
+      " nothing can be shared. Set --config.policy.sharing=0.0 or train more tasks."
     )
 
 

@@ -1,8 +1,7 @@
 """DynaShare: the task policy, refined by a gate for every example.
 
-Source: Rahimian et al. 2023, Algorithms 1 and 2. Without a task policy
-(`config.policy.use=False`) every task keeps every block and only the gates
-skip; without gates, use `adashare`.
+Source: Rahimian et al. 2023, Algorithms 1 and 2. Without a task policy (`config.policy.use=False`)
+every task keeps every block and only the gates skip; without gates, use `adashare`.
 """
 
 from __future__ import annotations

@@ -55,8 +55,7 @@ def _imitated(config: Any, spec: types.DatasetSpec, blocks: int) -> np.ndarray:
   """The route `[T, L]` whose number of skipped blocks is kept.
 
   Raises:
-    ValueError: the file is missing or is of another kind of run, or the
-      fraction is outside [0, 1).
+    ValueError: the file is missing or is of another kind of run, or the fraction is outside [0, 1).
   """
   tasks = len(spec.tasks)
   if not config.random.like:

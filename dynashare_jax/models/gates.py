@@ -21,20 +21,19 @@ class Gate(nn.Module):
 
   Attributes:
     hidden: width of the hidden layer.
-    start: `half` starts near one half open, as the code of DynaShare's authors;
-      `open` starts about 87% open (bias 0.1 and 2), as Convnet-AIG; `spread`
-      starts near one half open with scores that differ between examples, so
-      that gates can become deterministic without treating all alike.
+    start: `half` starts near one half open, as the code of DynaShare's authors; `open` starts about
+      87% open (bias 0.1 and 2), as Convnet-AIG; `spread` starts near one half open with scores that
+      differ between examples, so that gates can become deterministic without treating all alike.
     dtype: compute type.
-    told: whether the hidden layer also reads the target rate, so that one
-      network can serve many rates.
+    told: whether the hidden layer also reads the target rate, so that one network can serve many
+      rates.
 
-  Of a series with padding a gate scores every step by the mean of the steps up
-  to it, so that a decision never depends on what comes later.
+  Of a series with padding a gate scores every step by the mean of the steps up to it, so that a
+  decision never depends on what comes later.
 
   Source: DynaShare section 3.2; Veit and Belongie 2018.
-  Differs: pools over the whole map; the authors' code pools over its left
-    square only. Reading the target rate is ours, and so are causal gates.
+  Differs: pools over the whole map; the authors' code pools over its left square only. Reading the
+    target rate is ours, and so are causal gates.
   """
 
   hidden: int = 16
@@ -60,8 +59,7 @@ class Gate(nn.Module):
       updates: see `GroupedBatchNorm`.
       use_running: see `GroupedBatchNorm`.
       target: the execution rate wanted, in (0, 1], read if `told`; None is 1.
-      mask: bool `[B, time]`, the steps of a series that count; None scores the
-        whole.
+      mask: bool `[B, time]`, the steps of a series that count; None scores the whole.
     """
     lookup.one_of("config.gates.init", self.start, INITS)
     pooled = jnp.concatenate([self._pooled(array, mask) for array in jax.tree.leaves(x)], -1)

@@ -112,15 +112,14 @@ class AsppHead(nn.Module):
 class TemporalHead(nn.Module):
   """Predictions of a causal network on series of different lengths.
 
-  A prediction of step t reads features of the steps up to t. A prediction of
-  the whole reads their mean and the last ones, padding left out.
+  A prediction of step t reads features of the steps up to t. A prediction of the whole reads their
+  mean and the last ones, padding left out.
 
   Attributes:
     outputs: numbers of a prediction.
     hourly: whether every step has a prediction.
     until: how many first steps a prediction of the whole reads; 0: all.
-    hidden: channels of a 3-wide causal convolution before the last layer; 0
-      leaves it away.
+    hidden: channels of a 3-wide causal convolution before the last layer; 0 leaves it away.
     dropout: after it, in training.
     dtype: compute type; the last layer computes in float32.
   """

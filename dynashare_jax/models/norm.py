@@ -62,8 +62,8 @@ class ExampleNorm(nn.Module):
 class GroupedBatchNorm(nn.Module):
   """Batch norm with one set of statistics per group, and shared parameters.
 
-  A group's features are normalised by its own batch statistics, as if the
-  groups were passed through the network one after the other.
+  A group's features are normalised by its own batch statistics, as if the groups were passed
+  through the network one after the other.
 
   Attributes:
     momentum: what one update keeps of the running average.
@@ -71,9 +71,8 @@ class GroupedBatchNorm(nn.Module):
     dtype: of the output.
 
   Source: He et al. 2016 as used by AdaShare's authors (torch momentum 0.1).
-  Differs: the running average moves once, towards the groups' mean, and keeps
-    momentum^n for n updates, instead of n times in task order, so that the
-    order of the tasks does not matter.
+  Differs: the running average moves once, towards the groups' mean, and keeps momentum^n for n
+    updates, instead of n times in task order, so that the order of the tasks does not matter.
   """
 
   momentum: float = 0.9

@@ -61,18 +61,17 @@ class _Tensor(NamedTuple):
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Reads a state dict.
 
-  The format is known by the file's first bytes, not its name: safetensors, or what
-  `torch.save` writes (a zip archive since PyTorch 1.6, before a row of
-  pickles). Of a checkpoint the network's part is read (see `CONTAINERS`). A
-  prefix of `WRAPPERS` that all names share is cut off.
+  The format is known by the file's first bytes, not its name: safetensors, or what `torch.save`
+  writes (a zip archive since PyTorch 1.6, before a row of pickles). Of a checkpoint the network's
+  part is read (see `CONTAINERS`). A prefix of `WRAPPERS` that all names share is cut off.
 
   Returns:
-    Name to array, in the file's order. Half and bfloat16 numbers become
-    float32; all others keep their type.
+    Name to array, in the file's order. Half and bfloat16 numbers become float32; all others keep
+    their type.
 
   Raises:
-    ValueError: there is no such file; it is truncated, damaged or of another
-      format; it holds more than tensors and plain values; or no state dict.
+    ValueError: there is no such file; it is truncated, damaged or of another format; it holds more
+      than tensors and plain values; or no state dict.
   """
   path = pathlib.Path(path)
   if not path.is_file():

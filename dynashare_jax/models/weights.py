@@ -58,11 +58,10 @@ class _File(NamedTuple):
 def load(path: str | os.PathLike[str], family: str, params: Any, stats: Any, model: Any) -> Loaded:
   """Fills a network's parameters and running averages from a file.
 
-  ImageNet families (`torchvision`, `timm`) fill the backbone alone. `adashare`
-  fills heads too, and gives the policy's logits; `dynashare` also the gates. A
-  group that a file lacks as a whole (heads, gates) keeps its values. With one
-  backbone per task, all are filled with the same. Every tensor of the file is
-  used or on its family's list of what is left out; every leaf of a filled
+  ImageNet families (`torchvision`, `timm`) fill the backbone alone. `adashare` fills heads too, and
+  gives the policy's logits; `dynashare` also the gates. A group that a file lacks as a whole
+  (heads, gates) keeps its values. With one backbone per task, all are filled with the same. Every
+  tensor of the file is used or on its family's list of what is left out; every leaf of a filled
   group is filled.
 
   Args:
@@ -70,18 +69,18 @@ def load(path: str | os.PathLike[str], family: str, params: Any, stats: Any, mod
     family: a key of `weight_tables.FAMILIES`, or `auto`: by the names in the file.
     params: of a `Network`, arrays or their shapes.
     stats: its running averages, likewise.
-    model: `config.model`: its `backbone`, `stem`, `norm`, `block`, `blocks`,
-      `mean` and `std` are read.
+    model: `config.model`: its `backbone`, `stem`, `norm`, `block`, `blocks`, `mean` and `std` are
+      read.
 
   Raises:
-    ValueError: the file cannot be read, another family's names, a network that
-      such files are not for, or a tensor that is missing, that has no place, or
-      that has another shape; names it, the leaf and both shapes.
+    ValueError: the file cannot be read, another family's names, a network that such files are not
+      for, or a tensor that is missing, that has no place, or that has another shape; names it, the
+      leaf and both shapes.
 
   Source: the state dicts of torchvision, timm and the authors' code.
-  Differs: the authors' networks read colours as blue, green, red in 0..255;
-    ours read red, green, blue in 0..1. The first kernel's input axis is turned
-    round. Equal with their mean and std in `config.model`.
+  Differs: the authors' networks read colours as blue, green, red in 0..255; ours read red, green,
+    blue in 0..1. The first kernel's input axis is turned round. Equal with their mean and std in
+    `config.model`.
   """
   path = pathlib.Path(path)
   fits = _pretrained(params, model)

@@ -99,8 +99,7 @@ def mean_rank(
     methods: method -> task -> metric values.
 
   Returns:
-    Method -> mean rank; 1 is best. Equal values share the mean of their
-    ranks; nan ranks last.
+    Method -> mean rank; 1 is best. Equal values share the mean of their ranks; nan ranks last.
 
   Raises:
     ValueError: no metric, no method, or a missing value.

@@ -23,11 +23,10 @@ def sparsity(
 
   Args:
     logits: column 0 = execute, 1 = skip.
-    opened: blocks that the curriculum has opened. The others count nothing
-      and get exactly zero gradient.
-    form: `code`, the mean over open blocks of -log(1 - alpha), at least 0; or
-      `paper`, the sum over open blocks of log alpha, at most 0. Both are
-      summed over tasks.
+    opened: blocks that the curriculum has opened. The others count nothing and get exactly zero
+      gradient.
+    form: `code`, the mean over open blocks of -log(1 - alpha), at least 0; or `paper`, the sum over
+      open blocks of log alpha, at most 0. Both are summed over tasks.
 
   Returns:
     Dimensionless; 0 when no block is open.
@@ -36,10 +35,9 @@ def sparsity(
     ValueError: unknown `form`.
 
   Source: DynaShare (CVPRW 2023), Eq. 3; AdaShare, Eq. 5; authors' code.
-  Differs: the `paper` form has no lower bound, and its gradient pushes hardest
-    on blocks that are already skipped; log alpha is therefore clipped at -16
-    (alpha about 1e-7), where its gradient ends. The default is what the
-    authors' code minimises.
+  Differs: the `paper` form has no lower bound, and its gradient pushes hardest on blocks that are
+    already skipped; log alpha is therefore clipped at -16 (alpha about 1e-7), where its gradient
+    ends. The default is what the authors' code minimises.
   """
   lookup.one_of("the form of the sparsity penalty", form, ("code", "paper"))
   logs, mask = jax.nn.log_softmax(logits, axis=-1), opened[None, :]
@@ -54,14 +52,12 @@ def sharing(logits: Float[Array, "T L 2"], form: str = "paper") -> Float[Array, 
 
   Args:
     logits: column 0 = execute, 1 = skip; block 0 is nearest the input.
-    form: `paper`, differences of alpha with weight (L - l) / L for block
-      l = 0 .. L-1, so that the first block costs most to disagree on, over
-      ordered pairs; or `authors`, differences of logit column 0 with weight
-      (l + 1) / L, so that the last block costs most, over unordered pairs.
+    form: `paper`, differences of alpha with weight (L - l) / L for block l = 0 .. L-1, so that the
+      first block costs most to disagree on, over ordered pairs; or `authors`, differences of logit
+      column 0 with weight (l + 1) / L, so that the last block costs most, over unordered pairs.
 
   Returns:
-    Dimensionless, summed over pairs and blocks, not averaged. The gradient at
-    equal values is 0.
+    Dimensionless, summed over pairs and blocks, not averaged. The gradient at equal values is 0.
 
   Raises:
     ValueError: fewer than two tasks, or unknown `form`.
@@ -96,13 +92,12 @@ def instance(
   """Pulls the execution rates of the gates towards their targets.
 
   Args:
-    rates: fraction in [0, 1] of the batch whose gate of task t is open at
-      block l. Give the target where the route of t skips l: it then counts 0.
+    rates: fraction in [0, 1] of the batch whose gate of task t is open at block l. Give the target
+      where the route of t skips l: it then counts 0.
     targets: wanted fractions in (0, 1]; 1 means that the block has no gate.
-    form: `code`, the sum over gated blocks of (target - rate)^2, over L,
-      summed over tasks; or `paper`, the sum over gated blocks of
-      (mean rate of the tasks - target)^2. A block is gated when its target is
-      below 1; the others always execute and count nothing.
+    form: `code`, the sum over gated blocks of (target - rate)^2, over L, summed over tasks; or
+      `paper`, the sum over gated blocks of (mean rate of the tasks - target)^2. A block is gated
+      when its target is below 1; the others always execute and count nothing.
 
   Returns:
     Dimensionless, at least 0; exactly 0 when all targets are 1.
@@ -111,8 +106,8 @@ def instance(
     ValueError: unknown `form`, or another number of targets than blocks.
 
   Source: DynaShare (CVPRW 2023), Eq. 5; authors' code.
-  Differs: Eq. 5 names no task; its beta is read as the mean over tasks. The
-    authors' code fails when all targets are 1; here that costs nothing.
+  Differs: Eq. 5 names no task; its beta is read as the mean over tasks. The authors' code fails
+    when all targets are 1; here that costs nothing.
   """
   lookup.one_of("the form of the instance penalty", form, ("code", "paper"))
   wanted = jnp.asarray(targets, rates.dtype)

@@ -1,8 +1,7 @@
 """Several views of the same pictures, and the average of their predictions.
 
-A view is a picture at another scale, perhaps mirrored. Its predictions are
-turned back into those of the picture itself and averaged with the other views,
-in the way of the task's kind.
+A view is a picture at another scale, perhaps mirrored. Its predictions are turned back into those
+of the picture itself and averaged with the other views, in the way of the task's kind.
 """
 
 from __future__ import annotations
@@ -26,9 +25,8 @@ class View(NamedTuple):
   Attributes:
     scale: factor on height and width.
     mirrored: whether left and right are exchanged.
-    distance: factor on depths seen in it that gives those of the picture
-      itself: a picture enlarged twice shows things at half their distance, so
-      its factor is 2.
+    distance: factor on depths seen in it that gives those of the picture itself: a picture enlarged
+      twice shows things at half their distance, so its factor is 2.
     sideways: factor, 1 or -1, on the x component of directions seen in it.
   """
 
@@ -49,14 +47,13 @@ def listed(
   Args:
     scales: factors on height and width, above 0.
     flip: whether every scale is also mirrored.
-    depth_scaled: whether the network has learnt that an enlarged picture shows
-      things nearer; the authors scale pictures without their depths.
-    normals_negated: whether it has learnt that mirroring negates the x
-      component of directions; the authors leave it on NYU v2.
+    depth_scaled: whether the network has learnt that an enlarged picture shows things nearer; the
+      authors scale pictures without their depths.
+    normals_negated: whether it has learnt that mirroring negates the x component of directions; the
+      authors leave it on NYU v2.
 
   Returns:
-    The views. The first one is not mirrored and has scale 1, or the first
-    scale if there is no 1.
+    The views. The first one is not mirrored and has scale 1, or the first scale if there is no 1.
 
   Raises:
     ValueError: no scale, or one that is not a number above 0.
@@ -104,9 +101,8 @@ def check(tasks: Iterable[TaskSpec], input_kind: str, views: Sequence[View]) -> 
   for task in tasks:
     if not kinds.find(task.kind).dense:
       raise ValueError(
-        "config.eval.flip and config.eval.scales average predictions of pixels,"
-        f" but the task {task.name!r} of the kind {task.kind!r} has one for"
-        f" every example{advice}"
+        "config.eval.flip and config.eval.scales average predictions of pixels, but the task"
+        f" {task.name!r} of the kind {task.kind!r} has one for every example{advice}"
       )
 
 

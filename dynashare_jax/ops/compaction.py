@@ -22,11 +22,10 @@ class Compaction(NamedTuple):
   """How rows that need nothing are left out.
 
   Attributes:
-    how: `rows` asks every row in turn (conditional execution, the only sense
-      for one row); `buckets` gathers the rows that execute into the smallest
-      of a few static sizes and scatters them back.
-    buckets: number of sizes above 0; the last one holds all rows, so that none
-      is ever dropped.
+    how: `rows` asks every row in turn (conditional execution, the only sense for one row);
+      `buckets` gathers the rows that execute into the smallest of a few static sizes and scatters
+      them back.
+    buckets: number of sizes above 0; the last one holds all rows, so that none is ever dropped.
   """
 
   how: str = BUCKETS

@@ -59,12 +59,11 @@ def shares(counts: Shaped[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
 def miou(counts: Shaped[np.ndarray, "K K"], only_hit: bool = False) -> float:
   """Averages intersection over union over the classes that were labelled or predicted.
 
-  In percent; nan when no class counts. With `only_hit` classes without a single
-  correct element are left out.
+  In percent; nan when no class counts. With `only_hit` classes without a single correct element are
+  left out.
 
-  Differs: the authors' code averages only classes with a correct pixel, which
-    forgives a class that is always missed: `only_hit`,
-    `config.compat.metrics = "authors"`.
+  Differs: the authors' code averages only classes with a correct pixel, which forgives a class that
+    is always missed: `only_hit`, `config.compat.metrics = "authors"`.
   """
   values = iou(counts)
   chosen = values > 0 if only_hit else ~np.isnan(values)

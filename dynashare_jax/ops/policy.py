@@ -65,8 +65,7 @@ def opened(cycle: int, speed: int, blocks: int) -> int:
     speed: cycles until one more block opens, at least 1.
     blocks: L.
 
-  Source: authors' code. Differs: AdaShare's paper opens one block per epoch;
-    that is `speed` 1.
+  Source: authors' code. Differs: AdaShare's paper opens one block per epoch; that is `speed` 1.
   """
   if speed < 1:
     raise ValueError(f"curriculum speed is {speed}: give at least 1 cycle.")
@@ -109,8 +108,7 @@ def random_routes(
     key: of the shuffling. Result n depends on (`key`, n) alone.
     route: 0 or 1; for instance the one that a policy was re-trained with.
     count: number of random routes.
-    per_task: keep every task's number of skipped blocks; otherwise only the
-      number in total.
+    per_task: keep every task's number of skipped blocks; otherwise only the number in total.
 
   Source: AdaShare (Sun et al. 2020), ablation, the two random policies.
   """

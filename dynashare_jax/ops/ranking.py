@@ -50,8 +50,7 @@ def average_precision(
 ) -> float:
   """Computes the area under the precision-recall steps.
 
-  Examples of equal score enter together. nan when one class is missing or a score
-  is NaN.
+  Examples of equal score enter together. nan when one class is missing or a score is NaN.
   """
   found = _hits(scores, targets)
   if found is None:

@@ -15,9 +15,8 @@ def reduce_nearest(
 ) -> Shaped[Array, "B h w *channels"]:
   """Picks the labels that belong to a coarser grid of size (h, w).
 
-  Row i of h takes row floor(i * (H / h)), the rule of PyTorch's nearest
-  interpolation to its rounding in float32; columns alike. Labels are never
-  mixed.
+  Row i of h takes row floor(i * (H / h)), the rule of PyTorch's nearest interpolation to its
+  rounding in float32; columns alike. Labels are never mixed.
 
   Source: authors' code, which takes its losses at the size of the logits.
   """
@@ -40,8 +39,7 @@ def enlarge(logits: Float[Array, "B h w O"], size: tuple[int, int]) -> Float[Arr
 
   The size (H, W) may be smaller, then without antialiasing.
 
-  Differs: the authors' code repeats the nearest logits for its metrics, see
-    `enlarge_nearest`.
+  Differs: the authors' code repeats the nearest logits for its metrics, see `enlarge_nearest`.
   """
   if logits.shape[1:3] == tuple(size):
     return logits

@@ -46,10 +46,9 @@ class Plan:
     """The plan as data: for every block, the groups of tasks that compute it.
 
     Returns:
-      `tasks`, `route` `[T][L]`, `gated` `[L]`, `pairs` and `computations`
-      (executed (task, block) pairs, and block computations they take), and
-      `blocks`: for each, `block`, `gated`, `computed_for` (groups of task
-      names; one group is one computation) and `skipped_by`.
+      `tasks`, `route` `[T][L]`, `gated` `[L]`, `pairs` and `computations` (executed (task, block)
+      pairs, and block computations they take), and `blocks`: for each, `block`, `gated`,
+      `computed_for` (groups of task names; one group is one computation) and `skipped_by`.
     """
     blocks = []
     for index, step in enumerate(self.steps):

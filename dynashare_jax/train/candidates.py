@@ -44,9 +44,8 @@ def layout(
 ) -> list[jax.sharding.Mesh]:
   """Decides how candidates are re-trained; all processes agree.
 
-  It is decided where the re-training begins, and stays: who has begun in turn
-  goes on in turn, who has begun in groups goes on with the folders of the
-  candidates, in any number of groups.
+  It is decided where the re-training begins, and stays: who has begun in turn goes on in turn, who
+  has begun in groups goes on with the folders of the candidates, in any number of groups.
 
   Args:
     experiment: of the run.

@@ -142,9 +142,8 @@ def phases(config: Any, spec: types.DatasetSpec, method: contract.Method, mesh: 
     size = part_size(config, spec, phase.data)
     if config.train.batch_size > size:
       raise ValueError(
-        f"config.train.batch_size={config.train.batch_size} is larger than"
-        f" the {size} examples of phase {index} ({phase.name}, data"
-        f" {phase.data!r})."
+        f"config.train.batch_size={config.train.batch_size} is larger than the {size} examples of"
+        f" phase {index} ({phase.name}, data {phase.data!r})."
       )
 
 

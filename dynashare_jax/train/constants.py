@@ -23,18 +23,16 @@ def labels(
   Args:
     dataset: to read.
     split: to score on.
-    resident: whether the data set lies in memory anyway; else examples are read
-      one by one, and of training as many, evenly spread, as have 2^27 labels
-      (all of them where they are few).
+    resident: whether the data set lies in memory anyway; else examples are read one by one, and of
+      training as many, evenly spread, as have 2^27 labels (all of them where they are few).
     batch_size: of the evaluation.
 
   Returns:
-    Training labels, and those of the split in batches (a whole split at once
-    where it is resident and no score depends on batches).
+    Training labels, and those of the split in batches (a whole split at once where it is resident
+    and no score depends on batches).
 
   Raises:
-    ValueError: a label that a task cannot have (see `train.labels`), when it
-      is read.
+    ValueError: a label that a task cannot have (see `train.labels`), when it is read.
   """
   tasks = dataset.spec.tasks
   if resident:

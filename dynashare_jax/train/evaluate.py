@@ -226,10 +226,9 @@ def constants(
   Args:
     tasks: in order.
     train: labels to fit on: all of them, or some that stand for all.
-    test_batches: labels to score, in batches or as one whole split; inputs are
-      not read (`train.constants` gives both without whole splits). Tasks that
-      are scored as the authors do need the batches of the evaluation, because
-      their values depend on them.
+    test_batches: labels to score, in batches or as one whole split; inputs are not read
+      (`train.constants` gives both without whole splits). Tasks that are scored as the authors do
+      need the batches of the evaluation, because their values depend on them.
 
   Returns:
     Task -> metric -> value.
@@ -296,8 +295,7 @@ def score(tasks: tuple[types.TaskSpec, ...], values: Values, constant: Values) -
   Returns:
     float32 `[T]`.
 
-  Differs: the authors divide by the test results of a single-task run; this
-  needs no other run.
+  Differs: the authors divide by the test results of a single-task run; this needs no other run.
   """
   found = []
   for task in tasks:

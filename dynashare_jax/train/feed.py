@@ -84,9 +84,8 @@ class Feed:
       count: steps wanted; must be 1 unless the data are resident.
 
     Returns:
-      Arrays, rows `[count, B]` of them, and draws `[count, B]` of what the step
-      has yet to vary: None without augmentation, and when the data are
-      streamed, which varies them on the host.
+      Arrays, rows `[count, B]` of them, and draws `[count, B]` of what the step has yet to vary:
+      None without augmentation, and when the data are streamed, which varies them on the host.
     """
     rows, order = self._order(index)
     position = self.first(index) + offset

@@ -34,8 +34,7 @@ def check(tasks: Sequence[types.TaskSpec], batch: types.Batch, split: str) -> No
       more = ", ..." if len(values) > _SHOWN else ""
       shown = ", ".join(f"{v:g}" for v in values[:_SHOWN]) + more
       raise ValueError(
-        f"Task {task.name!r} has {int(bad.sum())} labels in the split"
-        f" {split!r} that a {task.kind} task cannot have: {shown}; allowed"
-        f" are {allowed}. Mark what is no label as not valid, or correct the"
-        " data or the task's number of outputs."
+        f"Task {task.name!r} has {int(bad.sum())} labels in the split {split!r} that a {task.kind}"
+        f" task cannot have: {shown}; allowed are {allowed}. Mark what is no label as not valid,"
+        " or correct the data or the task's number of outputs."
       )

@@ -423,9 +423,8 @@ class Loop:
 
   def _advice(self) -> str:
     return (
-      f"The last good checkpoint is kept in"
-      f" {self.workdir / 'checkpoints'}. Lower the learning rate of this"
-      " phase (config.optimizers) or check the data."
+      f"The last good checkpoint is kept in {self.workdir / 'checkpoints'}. Lower the learning"
+      " rate of this phase (config.optimizers) or check the data."
     )
 
 

@@ -59,8 +59,7 @@ def schedule(settings: Any, rate: float, steps: int) -> optax.Schedule:
   if settings.schedule == "steps":
     if settings.every < 1:
       raise ValueError(
-        "The setting `every` of a schedule 'steps' in"
-        " config.optimizers must be at least 1, but is"
+        "The setting `every` of a schedule 'steps' in config.optimizers must be at least 1, but is"
         f" {settings.every}."
       )
     return optax.exponential_decay(rate, settings.every, settings.factor, staircase=True)
@@ -69,9 +68,8 @@ def schedule(settings: Any, rate: float, steps: int) -> optax.Schedule:
   if settings.schedule == "onecycle":
     if not 0 <= settings.warm < 1:
       raise ValueError(
-        "The setting `warm` of a schedule 'onecycle' in"
-        " config.optimizers must be in [0, 1), but is"
-        f" {settings.warm}."
+        "The setting `warm` of a schedule 'onecycle' in config.optimizers must be in [0, 1), but"
+        f" is {settings.warm}."
       )
     warm = max(int(steps * settings.warm), 1)
     return optax.warmup_cosine_decay_schedule(
@@ -98,9 +96,8 @@ def make(
   Returns:
     An `optax.multi_transform` over `GROUPS` and the groups of `more`.
 
-  Source: section 5 of the reference semantics (weights and logits have their
-    own optimisers); the coupled weight decay of the authors' Adam is kept for
-    `adam`, `adamw` decouples it.
+  Source: section 5 of the reference semantics (weights and logits have their own optimisers); the
+    coupled weight decay of the authors' Adam is kept for `adam`, `adamw` decouples it.
   """
   settings = config.optimizers[name]
   weights = _weights(settings, settings.lr, steps)

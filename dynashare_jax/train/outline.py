@@ -150,9 +150,8 @@ def _check_route(route: np.ndarray, experiment: experiment_lib.Experiment) -> No
   wanted = (len(experiment.tasks), experiment.units)
   if route.shape != wanted:
     raise ValueError(
-      f"The route has {route.shape[0]} tasks and"
-      f" {route.shape[1]} blocks; this network has {wanted[0]}"
-      f" and {wanted[1]}."
+      f"The route has {route.shape[0]} tasks and {route.shape[1]} blocks; this network has"
+      f" {wanted[0]} and {wanted[1]}."
     )
 
 

@@ -243,8 +243,7 @@ def advance(
 ) -> tuple[state_lib.State, dict[str, jax.Array]]:
   """Makes one update from one batch.
 
-  Batch statistics move only with the backbone: a policy step leaves the
-  network exactly as it was.
+  Batch statistics move only with the backbone: a policy step leaves the network exactly as it was.
 
   Differs: in the authors' code running statistics also move in policy steps.
   """
@@ -283,10 +282,9 @@ def make(
     shardings: gives those of the state's leaves; default every device has all.
 
   Returns:
-    `(state, arrays, indices [S, B], moving, draws) -> (state, parts [S])`, with
-    the old state donated. `arrays` is a whole split (or a single batch),
-    `indices` the rows of every step, and `draws` what is random of each row's
-    augmentation (default None: rows are taken as they are).
+    `(state, arrays, indices [S, B], moving, draws) -> (state, parts [S])`, with the old state
+    donated. `arrays` is a whole split (or a single batch), `indices` the rows of every step, and
+    `draws` what is random of each row's augmentation (default None: rows are taken as they are).
   """
 
   def run(

@@ -6,10 +6,9 @@ never inputs, whichever tasks are chosen; 39 input columns are left.
 
 Source: Ma et al. 2018 (MMoE), Sec. 6.3, for tasks and splits; DynaShare, ICLR
 2022 submission, Sec. 4.1, for the three tasks together.
-Differs: values are stripped, so that professional degrees count as college;
-everything is fitted on the training file only; a column means the same in every
-split; the positive class of `marital` is "ever married" as the papers say (the
-authors' code has "never married": the same AUC).
+Differs: values are stripped, so that professional degrees count as college; everything is fitted on
+the training file only; a column means the same in every split; the positive class of `marital` is
+"ever married" as the papers say (the authors' code has "never married": the same AUC).
 """
 
 from __future__ import annotations
@@ -61,12 +60,11 @@ ENCODINGS = ("embedded", "onehot")
 def defaults() -> dict[str, Any]:
   """Returns the default values of `config.data`.
 
-  tasks: any of `income`, `marital`, `education`. encoding: `embedded` (codes and
-  numbers, for a network that embeds a table) or `onehot` (one long vector, for the
-  1-D ResNet). split_seed: seed that halves the test file. bins: most bins of a
-  number's piecewise-linear encoding. instance_weight: whether the survey's sampling
-  weight is an input, as in all published results (39 columns; 38 without). rows:
-  rows expected in the training and the test file; 0 accepts any number.
+  tasks: any of `income`, `marital`, `education`. encoding: `embedded` (codes and numbers, for a
+  network that embeds a table) or `onehot` (one long vector, for the 1-D ResNet). split_seed: seed
+  that halves the test file. bins: most bins of a number's piecewise-linear encoding.
+  instance_weight: whether the survey's sampling weight is an input, as in all published results (39
+  columns; 38 without). rows: rows expected in the training and the test file; 0 accepts any number.
   """
   return {
     "tasks": TASKS,

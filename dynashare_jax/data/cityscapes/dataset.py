@@ -1,20 +1,19 @@
 """Cityscapes: street scenes with classes, depth and parts of things.
 
-2975 pictures for training and 500 for validation, which are the test split
-here, as in all the multi-task papers: the official test labels are not public.
-AdaShare and DynaShare train on segmentation into 19 classes and depth, MTAN
-also into the 7 categories, Auto-Lambda and MPPS also on 10 classes of parts.
+2975 pictures for training and 500 for validation, which are the test split here, as in all the
+multi-task papers: the official test labels are not public. AdaShare and DynaShare train on
+segmentation into 19 classes and depth, MTAN also into the 7 categories, Auto-Lambda and MPPS also
+on 10 classes of parts.
 
-Source: Cordts et al., The Cityscapes Dataset for Semantic Urban Scene
-  Understanding, CVPR 2016; Meletis et al., Cityscapes-Panoptic-Parts and
-  PASCAL-Panoptic-Parts datasets for Scene Understanding, 2020.
-Differs: the papers' depth is what MTAN's and AdaShare's files hold and is not
-  explained there. It is the official 16-bit number divided by 65535: both have
-  the maximum 0.4922 (32257 / 65535). Numbers 0 (not known) and 1 (infinitely
-  far) are below AdaShare's threshold 3e-5. `disparity` is this, whatever the
-  layout. The 7 classes are the categories without void; labels that are left
-  out of the 19 are left out of them too. The stored 7 classes of MTAN's and
-  AdaShare's files are taken to be in the same order.
+Source: Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016;
+  Meletis et al., Cityscapes-Panoptic-Parts and PASCAL-Panoptic-Parts datasets for Scene
+  Understanding, 2020.
+Differs: the papers' depth is what MTAN's and AdaShare's files hold and is not explained there. It
+  is the official 16-bit number divided by 65535: both have the maximum 0.4922 (32257 / 65535).
+  Numbers 0 (not known) and 1 (infinitely far) are below AdaShare's threshold 3e-5. `disparity` is
+  this, whatever the layout. The 7 classes are the categories without void; labels that are left out
+  of the 19 are left out of them too. The stored 7 classes of MTAN's and AdaShare's files are taken
+  to be in the same order.
 """
 
 from __future__ import annotations
@@ -47,17 +46,15 @@ _WIDTH = cityscapes_layouts.SIZES["official"][1]  # of the original pictures
 class Cityscapes(dense.DataSet):
   """Cityscapes.
 
-  Inputs: RGB 0..1 `[H, W, 3]`. segmentation and parts: int32 `[H, W]`, from 0; -1
-  where there is no class. depth: float32 `[H, W]`, in the unit of `DEPTHS`, 0 where
-  it is not known.
+  Inputs: RGB 0..1 `[H, W, 3]`. segmentation and parts: int32 `[H, W]`, from 0; -1 where there is no
+  class. depth: float32 `[H, W]`, in the unit of `DEPTHS`, 0 where it is not known.
 
   Values of `config.data`:
     tasks: any of `TASKS`, in the wanted order. weights: of the tasks in the total
     loss. classes: 19 or 7. layout: a key of `cityscapes_layouts.HELP`, or auto.
     height, width: of all pictures, such as (256, 512) or (128, 256); 0 as stored.
-    depth: a key of `DEPTHS`; disparity, which is inverse depth, is what the papers
-    use. farthest: metres beyond which there is no depth, where it is in metres; 0 for
-    no limit.
+    depth: a key of `DEPTHS`; disparity, which is inverse depth, is what the papers use. farthest:
+    metres beyond which there is no depth, where it is in metres; 0 for no limit.
   """
 
   def specs(

@@ -66,13 +66,12 @@ def table(stored: str, wanted: int) -> np.ndarray:
 def parts(uids: np.ndarray) -> np.ndarray:
   """Returns classes of `PARTS`, int32 `[...]`.
 
-  They are 0 for all that is no part, or whose part is not named, as in the
-  10-class protocol of Auto-Lambda (Liu et al. 2022).
+  They are 0 for all that is no part, or whose part is not named, as in the 10-class protocol of
+  Auto-Lambda (Liu et al. 2022).
 
   Args:
-    uids: of Cityscapes Panoptic Parts, integers `[...]`. With 6 or 7 digits
-      they are label id, 3 digits of the instance and 2 of the part; shorter
-      ones name no part.
+    uids: of Cityscapes Panoptic Parts, integers `[...]`. With 6 or 7 digits they are label id, 3
+      digits of the instance and 2 of the part; shorter ones name no part.
   """
   numbers = uids.astype(np.int64)
   label, part = numbers // 100_000, numbers % 100

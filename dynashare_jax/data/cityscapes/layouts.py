@@ -66,10 +66,9 @@ def find(wanted: dense.Wanted, data_dir: str | None) -> store.Original:
   """Finds the files of the fields that are wanted.
 
   Returns:
-    What was found: `train` and `test` examples, and every file that is needed. Facts:
-    labels, one of `labels.STORED`; coded, whether depth and parts are the official
-    release's numbers (uint16 disparity, and ids of instance and part), else values
-    and classes.
+    What was found: `train` and `test` examples, and every file that is needed. Facts: labels, one
+    of `labels.STORED`; coded, whether depth and parts are the official release's numbers (uint16
+    disparity, and ids of instance and part), else values and classes.
 
   Raises:
     ValueError: nothing that fits, too much that fits, or files are missing.

@@ -28,9 +28,8 @@ NAME = "folder"
 def defaults() -> dict[str, Any]:
   """Returns the default values of `config.data`: those of `dense.defaults`, and these.
 
-  file: that describes the data set, relative to `config.data_dir`. tasks: names of
-  those to train on, in order; none means all. height, width: of all pictures and
-  labels; 0 as stored.
+  file: that describes the data set, relative to `config.data_dir`. tasks: names of those to train
+  on, in order; none means all. height, width: of all pictures and labels; 0 as stored.
   """
   return {**dense.defaults(), "file": "dataset.yaml", "tasks": (), "height": 0, "width": 0}
 
@@ -50,14 +49,12 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     seed: not used; the description has the seed of its shares.
 
   Returns:
-    The data set. Inputs: RGB 0..1 `[H, W, 3]`. segmentation: int32 `[H, W]`.
-    depth: float32 `[H, W]`. normals: float32 `[H, W, 3]`, unit, x right, y
-    down, z forward. regression: float32 `[H, W]`, or `[H, W, outputs]`. An
-    example without a label file of a task has no valid pixel there.
+    The data set. Inputs: RGB 0..1 `[H, W, 3]`. segmentation: int32 `[H, W]`. depth: float32 `[H,
+    W]`. normals: float32 `[H, W, 3]`, unit, x right, y down, z forward. regression: float32 `[H,
+    W]`, or `[H, W, outputs]`. An example without a label file of a task has no valid pixel there.
 
   Raises:
-    ValueError: names the file and the key that is wrong, or the example that
-      cannot be read.
+    ValueError: names the file and the key that is wrong, or the example that cannot be read.
   """
   del seed
   original, tasks = _find(config, data_dir)

@@ -18,8 +18,7 @@ def assign(
 ) -> dict[str, tuple[str, ...]]:
   """Returns the names of the examples of every split, in order.
 
-  Shares are of the examples that no other split names, drawn with the description's
-  seed.
+  Shares are of the examples that no other split names, drawn with the description's seed.
 
   Args:
     names: of all examples, in order.
@@ -27,8 +26,8 @@ def assign(
     folder: that text files with names are relative to.
 
   Raises:
-    ValueError: an unknown name, a pattern that fits nothing, shares above 1, an
-      empty split, or an example in two splits.
+    ValueError: an unknown name, a pattern that fits nothing, shares above 1, an empty split, or an
+      example in two splits.
   """
   splits, where = description.splits, description.where
   shares = {split: value for split, value in splits.items() if isinstance(value, float)}

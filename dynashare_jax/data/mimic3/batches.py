@@ -97,9 +97,8 @@ class Stays(Sequence[types.Batch]):
   def batch(self, indices: Int[np.ndarray, " B"]) -> types.Batch:
     """Returns some stays.
 
-    Inputs: `series` float32 `[B, T, 76]`, zeros from the end of a stay on, and `length`
-    int32 `[B]`, at most T; without lengths the series alone. Targets and valid: see
-    `dataset.build`.
+    Inputs: `series` float32 `[B, T, 76]`, zeros from the end of a stay on, and `length` int32
+    `[B]`, at most T; without lengths the series alone. Targets and valid: see `dataset.build`.
     """
     tasks, (rows, starts, length) = self._options.tasks, self._places(indices)
     series, fields = self._series(starts, length), self._fields(rows, starts, length)

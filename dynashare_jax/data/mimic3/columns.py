@@ -1,11 +1,10 @@
 """The measurements of the MIMIC-III benchmark, 17, and the 76 columns made of them.
 
-Source: YerevaNN/mimic3-benchmarks: `discretizer_config.json` for measurements,
-  possible and normal values and their order, the multitask problem's
-  `mult_ts1.0.input_str-previous.start_time-zero.normalizer` for means and
-  standard deviations, `hcup_ccs_2015_definitions.yaml` for the phenotypes,
-  `mimic3models/metrics.py` for the classes of the remaining stay. Figures and
-  names alone; Harutyunyan et al. 2019 describe them.
+Source: YerevaNN/mimic3-benchmarks: `discretizer_config.json` for measurements, possible and normal
+  values and their order, the multitask problem's
+  `mult_ts1.0.input_str-previous.start_time-zero.normalizer` for means and standard deviations,
+  `hcup_ccs_2015_definitions.yaml` for the phenotypes, `mimic3models/metrics.py` for the classes of
+  the remaining stay. Figures and names alone; Harutyunyan et al. 2019 describe them.
 """
 
 from __future__ import annotations
@@ -85,18 +84,17 @@ CATEGORIES = tuple(i for i, c in enumerate(CHANNELS) if c.values)
 MEANS, STDS = zip(*((CHANNELS[i].mean, CHANNELS[i].std) for i in NUMBERS), strict=True)
 
 _PHENOTYPES = (
-  "Acute and unspecified renal failure | Acute cerebrovascular disease | "
-  "Acute myocardial infarction | Cardiac dysrhythmias | Chronic kidney disease | "
-  "Chronic obstructive pulmonary disease and bronchiectasis | "
-  "Complications of surgical procedures or medical care | Conduction disorders | "
-  "Congestive heart failure; nonhypertensive | Coronary atherosclerosis and other heart disease | "
-  "Diabetes mellitus with complications | Diabetes mellitus without complication | "
-  "Disorders of lipid metabolism | Essential hypertension | Fluid and electrolyte disorders | "
-  "Gastrointestinal hemorrhage | Hypertension with complications and secondary hypertension | "
-  "Other liver diseases | Other lower respiratory disease | Other upper respiratory disease | "
-  "Pleurisy; pneumothorax; pulmonary collapse | "
-  "Pneumonia (except that caused by tuberculosis or sexually transmitted disease) | "
-  "Respiratory failure; insufficiency; arrest (adult) | Septicemia (except in labor) | Shock"
+  "Acute and unspecified renal failure | Acute cerebrovascular disease | Acute myocardial"
+  " infarction | Cardiac dysrhythmias | Chronic kidney disease | Chronic obstructive pulmonary"
+  " disease and bronchiectasis | Complications of surgical procedures or medical care | Conduction"
+  " disorders | Congestive heart failure; nonhypertensive | Coronary atherosclerosis and other"
+  " heart disease | Diabetes mellitus with complications | Diabetes mellitus without complication"
+  " | Disorders of lipid metabolism | Essential hypertension | Fluid and electrolyte disorders |"
+  " Gastrointestinal hemorrhage | Hypertension with complications and secondary hypertension |"
+  " Other liver diseases | Other lower respiratory disease | Other upper respiratory disease |"
+  " Pleurisy; pneumothorax; pulmonary collapse | Pneumonia (except that caused by tuberculosis or"
+  " sexually transmitted disease) | Respiratory failure; insufficiency; arrest (adult) |"
+  " Septicemia (except in labor) | Shock"
 )
 PHENOTYPES = tuple(_PHENOTYPES.split(" | "))
 

@@ -1,13 +1,12 @@
 """MIMIC-III: four clinical tasks on intensive care stays, hour by hour.
 
-Reads what the public mimic3-benchmarks pipeline writes for its multitask
-problem, in full; nothing is downloaded, and no value of a patient is shown.
+Reads what the public mimic3-benchmarks pipeline writes for its multitask problem, in full; nothing
+is downloaded, and no value of a patient is shown.
 
-Source: Harutyunyan et al. 2019, Multitask learning and benchmarking with
-  clinical time series data; DynaShare, CVPRW 2023, Tables 4 and 6.
-Differs: from the authors' reader (`compat` gives its ways): predictions read no
-  later hour, labels that are masked do not count, no stay is dropped, the
-  remaining stay has the benchmark's classes.
+Source: Harutyunyan et al. 2019, Multitask learning and benchmarking with clinical time series data;
+  DynaShare, CVPRW 2023, Tables 4 and 6.
+Differs: from the authors' reader (`compat` gives its ways): predictions read no later hour, labels
+  that are masked do not count, no stay is dropped, the remaining stay has the benchmark's classes.
 """
 
 from __future__ import annotations
@@ -55,18 +54,15 @@ _SWITCHES = {
 def defaults() -> dict[str, Any]:
   """Returns the default values of `config.data`.
 
-  tasks: any of `TASKS`, in the wanted order. hours: T, at which stays are cut
-  and to which shorter ones are padded. weights: of the tasks in the total
-  loss. positive_weights: factors on the loss of positive labels. stay_weights:
-  factors on the loss of the 10 classes of the remaining stay; empty weighs all
-  the same. normaliser: `benchmark`, its published means and deviations, or
-  `train`, those of the training stays. cache: folder of the converted stays;
-  empty is `dynashare_cache` in the folder of the data. verify: compare the
-  contents of all files with those that were converted, not only sizes and
-  times. workers: processes that convert; 0 one per processor.
+  tasks: any of `TASKS`, in the wanted order. hours: T, at which stays are cut and to which shorter
+  ones are padded. weights: of the tasks in the total loss. positive_weights: factors on the loss of
+  positive labels. stay_weights: factors on the loss of the 10 classes of the remaining stay; empty
+  weighs all the same. normaliser: `benchmark`, its published means and deviations, or `train`,
+  those of the training stays. cache: folder of the converted stays; empty is `dynashare_cache` in
+  the folder of the data. verify: compare the contents of all files with those that were converted,
+  not only sizes and times. workers: processes that convert; 0 one per processor.
 
-  Source: authors' code (mimic_iii_4tasks_aig.yml) for hours, weights and
-    positive weights.
+  Source: authors' code (mimic_iii_4tasks_aig.yml) for hours, weights and positive weights.
   """
   return {
     "tasks": TASKS,
@@ -84,15 +80,13 @@ def defaults() -> dict[str, Any]:
 def compat() -> dict[str, Any]:
   """Returns the switches of `config.compat` at their corrected values.
 
-  Each may be `authors`. time: `causal`; the authors' network reads all hours and
-  the padding, in mortality too: inputs have no lengths then. axes: `kept`; the
-  authors reshape `[T, 76]` to `[76, T]` instead of turning it round, which mixes
-  up hours and measurements (needs time `authors`). masks: `labels`; the authors
-  count every hour, padding too, and every stay, with label 0 where there is
-  none. stays: `all`; the authors drop the first stay of each split.
-  stay_classes: `benchmark`; the authors' last class of the remaining stay
-  begins at 15 days, not at 14. task_weights: `once`; the authors multiply
-  with a task's weight twice.
+  Each may be `authors`. time: `causal`; the authors' network reads all hours and the padding, in
+  mortality too: inputs have no lengths then. axes: `kept`; the authors reshape `[T, 76]` to `[76,
+  T]` instead of turning it round, which mixes up hours and measurements (needs time `authors`).
+  masks: `labels`; the authors count every hour, padding too, and every stay, with label 0 where
+  there is none. stays: `all`; the authors drop the first stay of each split. stay_classes:
+  `benchmark`; the authors' last class of the remaining stay begins at 15 days, not at 14.
+  task_weights: `once`; the authors multiply with a task's weight twice.
   """
   return {name: corrected for name, (corrected, _) in _SWITCHES.items()}
 
@@ -103,29 +97,26 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   Args:
     config: `config.data`, fields as in `defaults`.
     compat: switches as in the function `compat`.
-    data_dir: the pipeline's folder `multitask`, or the one that it lies in; may
-      be empty where `config.cache` holds converted stays.
+    data_dir: the pipeline's folder `multitask`, or the one that it lies in; may be empty where
+      `config.cache` holds converted stays.
     seed: not used.
 
   Returns:
-    The data set. Inputs: `series` float32 `[N, T, 76]`, normalised, zeros after
-    a stay's end, and `length` int32 `[N]`. phenotyping: float32 `[N, 25]`.
-    length_of_stay: int32 `[N, T]`, class of the hours that are left.
-    decompensation: float32 `[N, T]`, whether the patient dies in the next 24
-    hours. mortality: float32 `[N]`, death in hospital. The label of hour t,
-    that is after t hours, lies in bin t - 1, which holds what was measured up
-    to hour t: a prediction reads its own bin and those before it. Mortality
-    reads bins 0 to 47.
+    The data set. Inputs: `series` float32 `[N, T, 76]`, normalised, zeros after a stay's end, and
+    `length` int32 `[N]`. phenotyping: float32 `[N, 25]`. length_of_stay: int32 `[N, T]`, class of
+    the hours that are left. decompensation: float32 `[N, T]`, whether the patient dies in the next
+    24 hours. mortality: float32 `[N]`, death in hospital. The label of hour t, that is after t
+    hours, lies in bin t - 1, which holds what was measured up to hour t: a prediction reads its own
+    bin and those before it. Mortality reads bins 0 to 47.
 
   Raises:
-    ValueError: a wrong value in `config` or `compat`, no data, or what is wrong
-      with its files, all together.
+    ValueError: a wrong value in `config` or `compat`, no data, or what is wrong with its files, all
+      together.
 
-  Source: mimic3-benchmarks, `multitask/utils.py` for bins and masks: labels
-    count from hour 5 on and after the first measurement; mortality counts where
-    a stay has 48 hours and a measurement in them.
-  Differs: the pipeline never cuts a stay; labels after T hours are not valid
-    here.
+  Source: mimic3-benchmarks, `multitask/utils.py` for bins and masks: labels count from hour 5 on
+    and after the first measurement; mortality counts where a stay has 48 hours and a measurement in
+    them.
+  Differs: the pipeline never cuts a stay; labels after T hours are not valid here.
   """
   del seed
   spec = outline(config, compat)

@@ -1,13 +1,12 @@
 """From irregular measurements to one row an hour, for many stays at once.
 
-The rows of all stays lie under one another in one table: a stay with n hours
-has n rows. Every step is one pass over that table.
+The rows of all stays lie under one another in one table: a stay with n hours has n rows. Every step
+is one pass over that table.
 
-Source: YerevaNN/mimic3-benchmarks, `mimic3models/preprocessing.py`
-  (Discretizer, Normalizer) and `mimic3models/multitask/utils.py`, as published:
-  bins of 1 hour from the admission on, the last value in a bin wins, a bin
-  without one repeats the bin before, before the first one the normal value
-  stands, and every channel has a mask of what was observed.
+Source: YerevaNN/mimic3-benchmarks, `mimic3models/preprocessing.py` (Discretizer, Normalizer) and
+  `mimic3models/multitask/utils.py`, as published: bins of 1 hour from the admission on, the last
+  value in a bin wins, a bin without one repeats the bin before, before the first one the normal
+  value stands, and every channel has a mask of what was observed.
 """
 
 from __future__ import annotations
@@ -41,9 +40,8 @@ _FLAG_RUNS = _runs(columns.FLAG_COLUMNS)
 def count_bins(hours: Float[np.ndarray, " S"]) -> Int[np.ndarray, " S"]:
   """Returns how many bins stays of some length have; 0 for one up to 1e-6 hours.
 
-  Differs: the pipeline has two formulas for this and stops where they give
-    different numbers, which is at 1, 8, 15, 31 and 32 hours plus 1e-6. This is
-    the discretiser's.
+  Differs: the pipeline has two formulas for this and stops where they give different numbers, which
+    is at 1, 8, 15, 31 and 32 hours plus 1e-6. This is the discretiser's.
   """
   return (np.asarray(hours) + 1.0 - EPS).astype(np.int64)
 
@@ -102,8 +100,7 @@ class Hours(NamedTuple):
 
   Attributes:
     numbers: of the channels that are numbers, not normalised.
-    flags: 47 one-hot columns and 17 masks in the order of `FLAG_COLUMNS`, a bit
-      each.
+    flags: 47 one-hot columns and 17 masks in the order of `FLAG_COLUMNS`, a bit each.
   """
 
   numbers: Float[np.ndarray, "R 12"]
@@ -123,8 +120,7 @@ def pack(table: Float[np.ndarray, "R 17"], observed: Bool[np.ndarray, "R 17"]) -
 class Normaliser(NamedTuple):
   """Means and standard deviations of the 12 numbers; the rest stays as it is.
 
-  Source: mimic3-benchmarks, Normalizer: only columns without a category or a
-    mask are normalised.
+  Source: mimic3-benchmarks, Normalizer: only columns without a category or a mask are normalised.
   """
 
   mean: Float[np.ndarray, " 12"]
@@ -145,9 +141,8 @@ def fit(numbers: Float[np.ndarray, "R 12"]) -> Normaliser:
     numbers: not normalised; at least 2 rows.
 
   Source: mimic3-benchmarks, `create_normalizer_state.py`.
-  Differs: the script reads training and validation stays, since it is run
-    before they are split; here whoever calls decides. It adds up squares, which
-    loses digits; this does not.
+  Differs: the script reads training and validation stays, since it is run before they are split;
+    here whoever calls decides. It adds up squares, which loses digits; this does not.
   """
   values = np.asarray(numbers, np.float64)
   mean = values.mean(axis=0)

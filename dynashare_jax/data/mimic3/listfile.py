@@ -1,11 +1,10 @@
 """Reads the listfiles of the multitask problem: which stays, with their labels.
 
-A line has the file of a stay, its length in hours, and for each task numbers
-between semicolons. Tasks with a label every hour have the masks of hours
-0, 1, 2, ... first, then the labels.
+A line has the file of a stay, its length in hours, and for each task numbers between semicolons.
+Tasks with a label every hour have the masks of hours 0, 1, 2, ... first, then the labels.
 
-Source: mimic3-benchmarks, `create_multitask.py` writes them, `readers.py`
-  (MultitaskReader) and `multitask/utils.py` (BatchGen) read them.
+Source: mimic3-benchmarks, `create_multitask.py` writes them, `readers.py` (MultitaskReader) and
+  `multitask/utils.py` (BatchGen) read them.
 """
 
 from __future__ import annotations
@@ -52,8 +51,7 @@ class Listed(NamedTuple):
     hours: length of the stay.
     mortality: mask and label.
     phenotypes: 25 labels.
-    stay: mask and class of hours 0, 1, ...; the class among those that
-      `STAY_EDGES` part.
+    stay: mask and class of hours 0, 1, ...; the class among those that `STAY_EDGES` part.
     decompensation: mask and label of hours 0, 1, ....
   """
 
@@ -73,8 +71,7 @@ class Labels(NamedTuple):
     counts: bins of every stay.
     mortality: mask and label.
     phenotypes: labels.
-    hourly: for every bin of every stay `STAY_MASK`, ...; 0 where the listfile
-      has nothing.
+    hourly: for every bin of every stay `STAY_MASK`, ...; 0 where the listfile has nothing.
     listed: how many hours of a stay have an entry for decompensation.
   """
 
@@ -234,12 +231,11 @@ def _hourly(
 def labels_of(stays: list[Listed]) -> Labels:
   """Brings the labels of some stays to bins.
 
-  The label of hour t lies in bin t - 1, the last one that a prediction may
-  read. The label of hour 0 gives way to that of hour 1.
+  The label of hour t lies in bin t - 1, the last one that a prediction may read. The label of hour
+  0 gives way to that of hour 1.
 
-  Source: mimic3-benchmarks, `multitask/utils.py`: label i goes to the bin of
-    time i, in order, so that hours 0 and 1 both go to bin 0. A last bin that
-    the stay leaves unfinished has none.
+  Source: mimic3-benchmarks, `multitask/utils.py`: label i goes to the bin of time i, in order, so
+    that hours 0 and 1 both go to bin 0. A last bin that the stay leaves unfinished has none.
   """
   counts = discretiser.count_bins(np.array([s.hours for s in stays]))
   ends = np.cumsum(counts)

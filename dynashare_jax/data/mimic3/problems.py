@@ -34,9 +34,8 @@ class Problem(NamedTuple):
 class Problems:
   """What was found so far; the first `SHOWN` are kept, all are counted.
 
-  Patients' values must not leave the machine in an error message: a problem
-  names a file, a line, a column and what was expected there, never what stands
-  there.
+  Patients' values must not leave the machine in an error message: a problem names a file, a line, a
+  column and what was expected there, never what stands there.
 
   Attributes:
     kept: the first ones.

@@ -132,10 +132,9 @@ def events(series: Series, hours: float, bins: int, first: int) -> discretiser.E
     bins: that it has.
     first: row of the table for its first bin.
 
-  Source: mimic3-benchmarks, Discretizer: rows count up to 1e-6 hours after the
-    end.
-  Differs: a row within those 1e-6 hours of a whole hour would fall out of the
-    last bin, and the pipeline stops; here it is in the last bin.
+  Source: mimic3-benchmarks, Discretizer: rows count up to 1e-6 hours after the end.
+  Differs: a row within those 1e-6 hours of a whole hour would fall out of the last bin, and the
+    pipeline stops; here it is in the last bin.
   """
   bin_of_row = np.minimum(discretiser.bin_of(series.hours), bins - 1)
   counts = (series.hours <= hours + discretiser.EPS)[series.row]

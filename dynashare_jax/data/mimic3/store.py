@@ -1,13 +1,11 @@
 """The converted stays: memory-mapped arrays, made once and then checked.
 
-The store is a folder of `.npy` files per split. Hours of all stays lie under one
-another, 56 bytes an hour for the measurements and 4 for the labels; `counts` has
-the number of rows of each stay. `index.json` is written last, and the folder gets
-its name last: what has that name is complete.
+The store is a folder of `.npy` files per split. Hours of all stays lie under one another, 56 bytes
+an hour for the measurements and 4 for the labels; `counts` has the number of rows of each stay.
+`index.json` is written last, and the folder gets its name last: what has that name is complete.
 
-When it is opened, sizes and times of all files that it was made of are compared
-with those it remembers. Where they differ, checksums of the contents decide
-whether it is still good.
+When it is opened, sizes and times of all files that it was made of are compared with those it
+remembers. Where they differ, checksums of the contents decide whether it is still good.
 """
 
 from __future__ import annotations

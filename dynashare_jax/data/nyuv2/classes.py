@@ -1,8 +1,7 @@
 """Facts about NYU Depth V2: its classes, and which frames are for testing.
 
-The labelled file names 894 objects. Published work uses 40 classes of them
-(Gupta et al. 2013) or 13 (Couprie et al. 2013); an object's class among the 13
-follows from its class among the 40.
+The labelled file names 894 objects. Published work uses 40 classes of them (Gupta et al. 2013) or
+13 (Couprie et al. 2013); an object's class among the 13 follows from its class among the 40.
 """
 
 from __future__ import annotations

@@ -1,18 +1,16 @@
 """NYU Depth V2: indoor pictures with classes, surface normals and depth.
 
-1449 frames of a Kinect, 795 for training and 654 for testing. The papers train
-on segmentation into 40 classes and normals, or on these and depth.
+1449 frames of a Kinect, 795 for training and 654 for testing. The papers train on segmentation into
+40 classes and normals, or on these and depth.
 
-Source: Silberman et al., Indoor Segmentation and Support Inference from RGBD
-  Images, ECCV 2012.
-Differs: AdaShare's pictures of normals store 255 (n + 1) / 2 with red right,
-  green forward and blue up; measured on its four samples against planes fitted
-  to the depth: the angle has the median 1.7 degrees, the cosine the mean 0.98,
-  and at most 0.52 in any other axes. Its code never decodes them: it takes
-  blue, green, red, none of them negative, for the direction, so that angles
-  shrink to about a half, and the 1.4% of pixels without a normal that are not
-  white count. `compat.normals = "raw"` does that. A validation split is cut out
-  of training; the lists `train1` and `train2` are not used.
+Source: Silberman et al., Indoor Segmentation and Support Inference from RGBD Images, ECCV 2012.
+Differs: AdaShare's pictures of normals store 255 (n + 1) / 2 with red right, green forward and blue
+  up; measured on its four samples against planes fitted to the depth: the angle has the median 1.7
+  degrees, the cosine the mean 0.98, and at most 0.52 in any other axes. Its code never decodes
+  them: it takes blue, green, red, none of them negative, for the direction, so that angles shrink
+  to about a half, and the 1.4% of pixels without a normal that are not white count. `compat.normals
+  = "raw"` does that. A validation split is cut out of training; the lists `train1` and `train2` are
+  not used.
 """
 
 from __future__ import annotations
@@ -42,9 +40,8 @@ _TRIES = 4  # pictures from which unknown axes of normals are found out
 class NyuV2(dense.DataSet):
   """NYU Depth V2.
 
-  Inputs: RGB 0..1 `[H, W, 3]`. segmentation: int32 `[H, W]`, from 0. normals:
-  float32 `[H, W, 3]`, unit, x right, y down, z forward, pointing towards the
-  camera. depth: float32 `[H, W]`, metres.
+  Inputs: RGB 0..1 `[H, W, 3]`. segmentation: int32 `[H, W]`, from 0. normals: float32 `[H, W, 3]`,
+  unit, x right, y down, z forward, pointing towards the camera. depth: float32 `[H, W]`, metres.
 
   Values of `config.data`:
     tasks: any of `TASKS`, in the wanted order. weights: of the tasks in the total
@@ -136,8 +133,7 @@ class Decode(dense_layouts.Decode):
     first: id of the first stored class.
     table: of every stored class the class that is wanted.
     void: ids of pixels without a class.
-    axes: of stored normals; None takes their bytes for the direction, as the
-      authors do.
+    axes: of stored normals; None takes their bytes for the direction, as the authors do.
   """
 
   first: int
@@ -212,9 +208,8 @@ def _match(original: store.Original) -> surface_normals.Axes:
   axes, best, second = surface_normals.match(pairs)
   if best < 0.7 or best - second < 0.1:
     raise ValueError(
-      "The axes of the normals do not show in the depth: the mean cosine to"
-      f" fitted planes is {best:.2f} for '{axes}', {second:.2f} for the next."
-      " Give config.data.normal_axes."
+      "The axes of the normals do not show in the depth: the mean cosine to fitted planes is"
+      f" {best:.2f} for '{axes}', {second:.2f} for the next. Give config.data.normal_axes."
     )
   return axes
 

@@ -39,9 +39,8 @@ def read(path: str, field: str) -> np.ndarray:
   """Reads the file of a field; a `.mat` holds it under its own name.
 
   Returns:
-    image: `[H, W, 3]` RGB, uint8 in 0..255 or float32 in 0..1. segmentation:
-    integers `[H, W]`. normals: `[H, W, 3]`, uint8 (127.5 is zero) or float32.
-    depth: float32 `[H, W]`, metres.
+    image: `[H, W, 3]` RGB, uint8 in 0..255 or float32 in 0..1. segmentation: integers `[H, W]`.
+    normals: `[H, W, 3]`, uint8 (127.5 is zero) or float32. depth: float32 `[H, W]`, metres.
 
   Raises:
     ValueError: the file is missing, damaged or of a wrong shape.

@@ -1,9 +1,8 @@
 """Augmentation of pictures with dense labels, on the host or the device.
 
-What is random of an example is a `Draw`, a pure function of (seed, stream,
-position in the order of training); applying it is a pure function of the
-example. So a resumed run, another number of processes, workers or devices, and
-data in memory or streamed all see the same examples.
+What is random of an example is a `Draw`, a pure function of (seed, stream, position in the order of
+training); applying it is a pure function of the example. So a resumed run, another number of
+processes, workers or devices, and data in memory or streamed all see the same examples.
 """
 
 from __future__ import annotations

@@ -36,13 +36,11 @@ class Found:
 
   Attributes:
     layout: what was found, in words for the user.
-    keys: split -> names of its examples, in order. Splits: `train`, `test`,
-      `validation` where it is official, and `small`, a part of test that AdaShare
-      validates on.
-    read: a name -> the raw fields of the example; must be picklable, as worker
-      processes call it.
-    decode: raw fields -> the example, a `Batch` without the leading axis with
-      RGB float32 inputs in 0..1 `[H, W, 3]`; must be picklable.
+    keys: split -> names of its examples, in order. Splits: `train`, `test`, `validation` where it
+      is official, and `small`, a part of test that AdaShare validates on.
+    read: a name -> the raw fields of the example; must be picklable, as worker processes call it.
+    decode: raw fields -> the example, a `Batch` without the leading axis with RGB float32 inputs in
+      0..1 `[H, W, 3]`; must be picklable.
     notes: for the user.
   """
 
@@ -56,14 +54,12 @@ class Found:
 def defaults() -> dict[str, Any]:
   """Returns the values of `config.data` that all these data sets have.
 
-  validation: where model selection gets its examples from when there is no
-  official validation split: `train` (a share of the training examples) or
-  `test` (one half of the test examples; the other half stays test).
-  validation_share: of the training examples. split_seed: chooses them (the
-  run's seed does not). augment: whether training examples are varied at all.
-  crop: height and width of a training example. scales: lowest and highest
-  factor on a training picture's size. mirror: half of the training examples.
-  jitter: of brightness, contrast and saturation, 0 for none.
+  validation: where model selection gets its examples from when there is no official validation
+  split: `train` (a share of the training examples) or `test` (one half of the test examples; the
+  other half stays test). validation_share: of the training examples. split_seed: chooses them (the
+  run's seed does not). augment: whether training examples are varied at all. crop: height and width
+  of a training example. scales: lowest and highest factor on a training picture's size. mirror:
+  half of the training examples. jitter: of brightness, contrast and saturation, 0 for none.
   """
   return {
     "validation": "train",
@@ -80,9 +76,8 @@ def defaults() -> dict[str, Any]:
 def compat() -> dict[str, Any]:
   """Returns the switches that all these data sets have, at their corrected values.
 
-  depth: `scaled`, or `unscaled`: the authors scale the picture alone. mirror:
-  `negated`, or `plain`: the authors mirror normals of NYU v2 without negating
-  their x component.
+  depth: `scaled`, or `unscaled`: the authors scale the picture alone. mirror: `negated`, or
+  `plain`: the authors mirror normals of NYU v2 without negating their x component.
   """
   return {"depth": "scaled", "mirror": "negated"}
 
@@ -282,8 +277,7 @@ def assemble(
     switches: `config.compat`, with those of `compat`; also read: `selection`.
 
   Raises:
-    ValueError: a wrong value, an empty split, or a first example that cannot be
-      read.
+    ValueError: a wrong value, an empty split, or a first example that cannot be read.
   """
   keys, note = splits(found.keys, config, switches.get("selection"))
   first = found.decode(found.read(keys["train"][0]))

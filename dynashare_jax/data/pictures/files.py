@@ -17,9 +17,8 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
   """Reads a PNG, JPEG or TIFF.
 
   Returns:
-    uint8 `[H, W, 3]` for colour (alpha is dropped, palettes of photographs are
-    resolved), `[H, W]` uint8, uint16 or int32 for one channel; a palette
-    picture of a label map gives its indices.
+    uint8 `[H, W, 3]` for colour (alpha is dropped, palettes of photographs are resolved), `[H, W]`
+    uint8, uint16 or int32 for one channel; a palette picture of a label map gives its indices.
 
   Raises:
     ValueError: the file is missing or no picture that can be read.

@@ -288,12 +288,16 @@ class Decode:
       ValueError: an id that is neither a class nor void.
     """
     found = {task: getattr(self, f"_{task}")(fields) for task in self.tasks}
-    image = fields["image"]
-    if image.dtype == np.uint8:
-      image = image.astype(np.float32) / np.float32(255)
-    return types.Batch(
-      image.astype(np.float32, copy=False),
-      {task: label for task, (label, _) in found.items()},
-      {task: valid for task, (_, valid) in found.items()},
-      np.ones((), bool),
-    )
+    return example(fields["image"], found)
+
+
+def example(image: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> types.Batch:
+  """Returns an example of a picture `[H, W, 3]`, and of each task's label and where it is valid."""
+  if image.dtype == np.uint8:
+    image = image.astype(np.float32) / np.float32(255)
+  return types.Batch(
+    image.astype(np.float32, copy=False),
+    {task: label for task, (label, _) in found.items()},
+    {task: valid for task, (_, valid) in found.items()},
+    np.ones((), bool),
+  )

@@ -1,15 +1,13 @@
 """A converted copy of a data set: a few large files, not many small ones.
 
-`data.pictures.store_writer` writes what a data set's `read` gives, unchanged, as
-a TensorFlow Datasets data set in ArrayRecord files (TensorFlow is not needed),
-and beside it `dynashare.json` with the names of the examples and the facts that
-decoding needs. Where a module finds such a folder in place of the original, it
-takes names and `read` from `open_copy`; everything else, such as splits and
-options, is as with the original.
+`data.pictures.store_writer` writes what a data set's `read` gives, unchanged, as a TensorFlow
+Datasets data set in ArrayRecord files (TensorFlow is not needed), and beside it `dynashare.json`
+with the names of the examples and the facts that decoding needs. Where a module finds such a folder
+in place of the original, it takes names and `read` from `open_copy`; everything else, such as
+splits and options, is as with the original.
 
-Arrays are stored as their bytes, pictures as PNG. ArrayRecord compresses what
-it holds; zlib on top saved 3% of an NYU v2 example and made it twice as slow
-to read.
+Arrays are stored as their bytes, pictures as PNG. ArrayRecord compresses what it holds; zlib on top
+saved 3% of an NYU v2 example and made it twice as slow to read.
 """
 
 from __future__ import annotations
@@ -42,8 +40,7 @@ class Original:
     layout: what was found, in words.
     keys: split -> names of examples, before validation is cut out.
     read: name -> raw fields; a field may be absent.
-    facts: what decoding needs to know beside the configuration; goes through
-      JSON.
+    facts: what decoding needs to know beside the configuration; goes through JSON.
     fields: names that `read` may give.
     size: height and width that `read` brings everything to; None as stored.
   """

@@ -66,8 +66,7 @@ def convert(
     progress: called with the number of examples that are done.
 
   Raises:
-    ValueError: the folder is not empty, or an example cannot be read or fits
-      into no field.
+    ValueError: the folder is not empty, or an example cannot be read or fits into no field.
   """
   check_output(output)
   target = pathlib.Path(output).absolute()

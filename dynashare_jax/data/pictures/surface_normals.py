@@ -54,30 +54,27 @@ def fit(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Fits a plane to the points in a square window around every pixel.
 
-  The normal is the direction in which the points vary least: the eigenvector
-  of the smallest eigenvalue of their covariance, whose sums are box filters.
+  The normal is the direction in which the points vary least: the eigenvector of the smallest
+  eigenvalue of their covariance, whose sums are box filters.
 
   Args:
-    depth: metres along the optical axis `[H, W]`; 0, negative or not finite
-      where unknown.
+    depth: metres along the optical axis `[H, W]`; 0, negative or not finite where unknown.
     camera: that took it.
     radius: a window has 2 radius + 1 rows and columns, fewer at the border.
     fewest: the share of a whole window's pixels that must have a depth.
-    roughest: how far the points may lie from their plane, root mean square, as
-      a share of the pixel's depth: beyond, an edge runs through the window.
+    roughest: how far the points may lie from their plane, root mean square, as a share of the
+      pixel's depth: beyond, an edge runs through the window.
 
   Returns:
-    Float32 `[H, W, 3]`, unit, x right, y down, z forward, pointing towards the
-    camera; (0, 0, -1) where there is none. Bool `[H, W]`, False where the pixel
-    has no depth, too few points are around it, they lie on one line, or no
-    plane fits them.
+    Float32 `[H, W, 3]`, unit, x right, y down, z forward, pointing towards the camera; (0, 0, -1)
+    where there is none. Bool `[H, W]`, False where the pixel has no depth, too few points are
+    around it, they lie on one line, or no plane fits them.
 
   Raises:
     ValueError: depth is not two-dimensional, or a radius below 1.
 
-  Differs: from the normals that AdaShare ships, on its four samples, by 1.7
-    degrees (median; mean 4.6) for the 76% of pixels that both have; without
-    `roughest` by 2.6 (mean 14.6).
+  Differs: from the normals that AdaShare ships, on its four samples, by 1.7 degrees (median; mean
+    4.6) for the 76% of pixels that both have; without `roughest` by 2.6 (mean 14.6).
   """
   depth = np.asarray(depth, np.float64)
   if depth.ndim != 2 or radius < 1:

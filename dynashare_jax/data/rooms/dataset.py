@@ -1,10 +1,9 @@
 """Rooms: procedural indoor scenes with exact dense labels, nothing to download.
 
-A scene is drawn from a PRNG key and rendered with analytic ray-primitive
-intersections: a textured room with doors, windows, pictures and a rug, up to
-nine balls, boxes and cylinders, a pinhole camera and a point light. Textures
-tell materials apart but say nothing of depth and normals, so that the tasks
-share some features and contradict each other in others.
+A scene is drawn from a PRNG key and rendered with analytic ray-primitive intersections: a textured
+room with doors, windows, pictures and a rug, up to nine balls, boxes and cylinders, a pinhole
+camera and a point light. Textures tell materials apart but say nothing of depth and normals, so
+that the tasks share some features and contradict each other in others.
 
 Use `render` to make scenes of any size on the fly, under `jit` and `vmap`.
 """
@@ -115,9 +114,8 @@ def labels(
     normals: float32 `[H, W, 3]`, unit, in the camera frame (x right, y down,
       z forward), pointing towards the camera.
     edges: float32, 1 on both sides of occlusions, creases and contacts.
-    keypoints: float32 in 0..1, Gaussians at visible room and box corners and
-      at the centres of visible balls and cylinders; standard deviation
-      height / 40, at least 1 pixel.
+    keypoints: float32 in 0..1, Gaussians at visible room and box corners and at the centres of
+      visible balls and cylinders; standard deviation height / 40, at least 1 pixel.
   """
   geometry, shape, sigma = scene.geometry, (height, width), max(1.0, height / 40)
   make: dict[str, Callable[[], Array]] = {

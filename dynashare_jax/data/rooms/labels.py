@@ -20,8 +20,7 @@ def segmentation(
   """Finds the class of each pixel.
 
   Returns:
-    Class of `CLASSES`; index of the patch, or -1; whether the pixel is on the
-    patch's frame.
+    Class of `CLASSES`; index of the patch, or -1; whether the pixel is on the patch's frame.
   """
   patches = geometry.patches
   x, y, z = hit.point
@@ -52,9 +51,8 @@ def segmentation(
 def edges(hit: render.Hit, height: int, width: int) -> Float[Array, "height width"]:
   """Returns 1 where a pixel and one beside, above or below see different pieces.
 
-  A piece is a smooth part of one body, so these are exactly the occlusions,
-  creases and contacts; textures and painted areas make none. Lines are two
-  pixels wide.
+  A piece is a smooth part of one body, so these are exactly the occlusions, creases and contacts;
+  textures and painted areas make none. Lines are two pixels wide.
   """
   piece = (hit.body * render.PLANES + hit.face).reshape(height, width)
   across = piece[:, 1:] != piece[:, :-1]

@@ -36,8 +36,7 @@ class Solids(NamedTuple):
 
   Attributes:
     centre: metres, world frame.
-    size: half extents in the body's own axes: a ball has (r, r, r), a cylinder
-      (r, r, half height).
+    size: half extents in the body's own axes: a ball has (r, r, r), a cylinder (r, r, half height).
     yaw: radians, counter-clockwise seen from above.
     present: False leaves the body out of the scene.
   """
@@ -102,9 +101,8 @@ class Hit(NamedTuple):
     local: where, in the body's own axes (world frame for the room).
     normal: unit, world frame, away from the body or into the room.
     body: 0 for the room, then balls, boxes and tubes in this order from 1.
-    face: the smooth piece of the body: a plane of the room or face of a box
-      (2 axis + positive side), 0 for a ball or a cylinder's side, 4 and 5 for
-      a cylinder's bottom and top.
+    face: the smooth piece of the body: a plane of the room or face of a box (2 axis + positive
+      side), 0 for a ball or a cylinder's side, 4 and 5 for a cylinder's bottom and top.
   """
 
   distance: Float[Array, " P"]

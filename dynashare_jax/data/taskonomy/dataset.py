@@ -1,16 +1,14 @@
 """Tiny-Taskonomy: rooms with classes, normals, depth, keypoints and edges.
 
-Pictures of 35 buildings: 25 for training, 5 for validation, 5 for testing.
-AdaShare trains on these 5 of its 26 tasks.
+Pictures of 35 buildings: 25 for training, 5 for validation, 5 for testing. AdaShare trains on these
+5 of its 26 tasks.
 
-Source: Zamir et al., Taskonomy: Disentangling Task Transfer Learning, CVPR
-  2018; the 5 tasks and their scaling as in Standley et al. 2020 and AdaShare's
-  data loader.
-Differs: see `Taskonomy`; the authors also replace an example that cannot be
-  read by the first one. Depth is a logarithm, so it is scored as a regression
-  (L1, as in AdaShare's Table 4), and stays when a picture is scaled. Where
-  pixels are picked, they are the ones nearest to the middle; OpenCV picks those
-  above and left. Their `test_small` validates where `compat.selection` is `test`.
+Source: Zamir et al., Taskonomy: Disentangling Task Transfer Learning, CVPR 2018; the 5 tasks and
+  their scaling as in Standley et al. 2020 and AdaShare's data loader.
+Differs: see `Taskonomy`; the authors also replace an example that cannot be read by the first one.
+  Depth is a logarithm, so it is scored as a regression (L1, as in AdaShare's Table 4), and stays
+  when a picture is scaled. Where pixels are picked, they are the ones nearest to the middle; OpenCV
+  picks those above and left. Their `test_small` validates where `compat.selection` is `test`.
 """
 
 from __future__ import annotations
@@ -57,18 +55,16 @@ class Taskonomy(dense.DataSet):
   of a damaged file is left out once the file is removed.
 
   Values of `config.data`:
-    tasks: any of `TASKS`, in the wanted order. weights: of the tasks in the total
-    loss. layout: a key of `taskonomy_layouts.HELP`, or auto. height, width: of all
-    pictures; 0 as stored (512).
+    tasks: any of `TASKS`, in the wanted order. weights: of the tasks in the total loss. layout: a
+    key of `taskonomy_layouts.HELP`, or auto. height, width: of all pictures; 0 as stored (512).
 
   Switches of `config.compat`, corrected where the configuration lacks them:
-    normal_mask: `depth`: normals count where there is a depth, and where they are
-    normals; or `none`: everywhere, as in the authors' code, which never applies its
-    mask. unlabelled: `void`, or `background`: the authors take pixels without a class
-    for background. pictures: `smooth`, or `nearest`: the authors shrink photographs by
-    picking pixels. class_weights: `equal`, or `prior`: the authors weigh the classes
-    of segmentation by the file `PRIOR` beside their lists (background 0.54, others 7.2
-    to 9.2).
+    normal_mask: `depth`: normals count where there is a depth, and where they are normals; or
+    `none`: everywhere, as in the authors' code, which never applies its mask. unlabelled: `void`,
+    or `background`: the authors take pixels without a class for background. pictures: `smooth`, or
+    `nearest`: the authors shrink photographs by picking pixels. class_weights: `equal`, or `prior`:
+    the authors weigh the classes of segmentation by the file `PRIOR` beside their lists (background
+    0.54, others 7.2 to 9.2).
   """
 
   def specs(

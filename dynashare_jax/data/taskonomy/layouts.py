@@ -1,11 +1,10 @@
 """Tiny-Taskonomy as it lies on disk: its folders, or AdaShare's lists.
 
-`find` looks which one a folder holds. What is read are the raw fields as they
-are stored; `data.taskonomy` gives them their meaning.
+`find` looks which one a folder holds. What is read are the raw fields as they are stored;
+`data.taskonomy` gives them their meaning.
 
-Source of the forms: the data README of Taskonomy (github.com/StanfordVL/
-  taskonomy), the download tool of Omnidata, the splits of MultiMAE, and the
-  data loader of AdaShare.
+Source of the forms: the data README of Taskonomy (github.com/StanfordVL/ taskonomy), the download
+  tool of Omnidata, the splits of MultiMAE, and the data loader of AdaShare.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Backbones: a stem, residual blocks and their shortcuts, one file per family.
 
-A file `<name>.py` has `build(config, spec, dtype) -> Backbone`, see `base`. Where
-`spec.lengths` says that inputs are series of different lengths, the network is
-causal, and keeps padding out of batch statistics (`Pass.mask`). A file may have
-`PRETRAINED`, see `base.Pretrained`.
+A file `<name>.py` has `build(config, spec, dtype) -> Backbone`, see `base`. Where `spec.lengths`
+says that inputs are series of different lengths, the network is causal, and keeps padding out of
+batch statistics (`Pass.mask`). A file may have `PRETRAINED`, see `base.Pretrained`.
 """
 
 from __future__ import annotations

@@ -145,10 +145,9 @@ class Backbone(nn.Module):
 def each_group(layer: Callable[[Features], Features], x: Features) -> Features:
   """Applies a layer of `[B, ..., C]` to every group of `[G, B, ..., C]`.
 
-  On a CPU one after the other, which was measured faster; elsewhere in one
-  call. There the examples come first in the merged axis: they are what devices
-  split, and a merged axis keeps the split of its first part only. With groups
-  first, every device would gather and compute the whole batch.
+  On a CPU one after the other, which was measured faster; elsewhere in one call. There the examples
+  come first in the merged axis: they are what devices split, and a merged axis keeps the split of
+  its first part only. With groups first, every device would gather and compute the whole batch.
   """
   arrays, tree = jax.tree.flatten(x)
   groups, batch = arrays[0].shape[:2]

@@ -184,9 +184,8 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
   """Makes the network of `config.model` for a data set.
 
   Raises:
-    ValueError: lists of segments that differ in length, no block, an unknown
-      stem, block or norm, a stem that does not fit the data, or a width factor
-      that is not above 0.
+    ValueError: lists of segments that differ in length, no block, an unknown stem, block or norm, a
+      stem that does not fit the data, or a width factor that is not above 0.
   """
   names = ("blocks", "widths", "strides", "dilations")
   lists: dict[str, Any] = {name: tuple(config[name]) for name in names}

@@ -18,8 +18,8 @@ from dynashare_jax.models.backbones import base
 class Tcn(base.Backbone):
   """Residual blocks of two causal convolutions, each with a larger dilation.
 
-  Block b has the dilation 2^b, so that the last step of a series of N steps
-  reads all of it from log2(N / 4) + 1 blocks on.
+  Block b has the dilation 2^b, so that the last step of a series of N steps reads all of it from
+  log2(N / 4) + 1 blocks on.
 
   Attributes:
     num_blocks: residual blocks.
@@ -29,11 +29,10 @@ class Tcn(base.Backbone):
     norm_kind: see `models.norm.layer`.
     dtype: compute type; parameters stay float32.
 
-  Source: Bai et al. 2018, An empirical evaluation of generic convolutional and
-    recurrent networks for sequence modeling.
-  Differs: batch norm in place of weight norm, so that tasks have statistics of
-    their own as in the other backbones; dropout draws every number, not whole
-    channels.
+  Source: Bai et al. 2018, An empirical evaluation of generic convolutional and recurrent networks
+    for sequence modeling.
+  Differs: batch norm in place of weight norm, so that tasks have statistics of their own as in the
+    other backbones; dropout draws every number, not whole channels.
   """
 
   num_blocks: int

@@ -26,19 +26,17 @@ class Decisions(NamedTuple):
 
   Attributes:
     kinds: `[L][T]`, see `ops.routing`; static under jit.
-    policy: `[T, L]` in [0, 1], read where a kind is OWN (or by gates); None
-      means all ones.
-    discrete: whether `policy` holds only 0 and 1; then a task that skips a
-      block does not move the block's running batch statistics.
+    policy: `[T, L]` in [0, 1], read where a kind is OWN (or by gates); None means all ones.
+    discrete: whether `policy` holds only 0 and 1; then a task that skips a block does not move the
+      block's running batch statistics.
     gated: whether instance gates decide at the gated blocks.
-    noise: `[B, T, L]` logistic noise of the gates; None takes the likelier
-      choice.
+    noise: `[B, T, L]` logistic noise of the gates; None takes the likelier choice.
     temperature: of the gates' straight-through gradient.
     threshold: score that a gate must exceed, `[L]` or None for 0.
-    target: the execution rate wanted, in (0, 1], read by gates that are told
-      it (`SkipTrunk.gate_told`); else None.
-    compaction: how examples that skip a block are left out of its computation,
-      at test with discrete decisions; None computes and masks them.
+    target: the execution rate wanted, in (0, 1], read by gates that are told it
+      (`SkipTrunk.gate_told`); else None.
+    compaction: how examples that skip a block are left out of its computation, at test with
+      discrete decisions; None computes and masks them.
   """
 
   kinds: routing.Kinds
@@ -79,12 +77,11 @@ class SkipTrunk(contract.Trunk):
     gate_told: whether gates are told the target rate, see `models.gates.Gate`.
 
   Source: AdaShare (Sun et al. 2020) section 3; DynaShare section 3.4.
-  Differs: tasks ride in one batched call, with the batch statistics of each;
-    work that is equal for several tasks is done once, so the first block always
-    is. A running average of
-    batch statistics makes one update a step with the mean of the n tasks that
-    execute the layer, keeping momentum^(n / tasks), instead of n updates in
-    task order. So hard sharing and an all-ones policy learn the same averages.
+  Differs: tasks ride in one batched call, with the batch statistics of each; work that is equal for
+    several tasks is done once, so the first block always is. A running average of batch statistics
+    makes one update a step with the mean of the n tasks that execute the layer, keeping momentum^(n
+    / tasks), instead of n updates in task order. So hard sharing and an all-ones policy learn the
+    same averages.
   """
 
   backbone: nn.Module

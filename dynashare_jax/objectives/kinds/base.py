@@ -38,18 +38,16 @@ class Picture(NamedTuple):
 class Kind(abc.ABC):
   """What all tasks of a kind have in common; without any state.
 
-  Shapes: B examples; O is `outputs(task)`; a prediction is one per example, per
-  step of a series, or (`Dense`) per pixel. Logits of pixels may have any size:
-  labels are reduced to it for the loss by the nearest rule, and logits are
-  enlarged to the labels for the metrics.
+  Shapes: B examples; O is `outputs(task)`; a prediction is one per example, per step of a series,
+  or (`Dense`) per pixel. Logits of pixels may have any size: labels are reduced to it for the loss
+  by the nearest rule, and logits are enlarged to the labels for the metrics.
 
-  `valid` marks the labels. It is False for padding examples, and what is not
-  valid may hold anything, even NaN: it changes no number and no gradient.
-  `present` (None without padding) tells padding examples from examples without a
-  label, which matters for one thing alone: a dense task with `TaskSpec.metrics =
-  "authors"` is scored as the authors' code scores, where batches are averaged
-  and some unlabelled pixels count. Then the values depend on the batch size;
-  `pooled` values never do.
+  `valid` marks the labels. It is False for padding examples, and what is not valid may hold
+  anything, even NaN: it changes no number and no gradient. `present` (None without padding) tells
+  padding examples from examples without a label, which matters for one thing alone: a dense task
+  with `TaskSpec.metrics = "authors"` is scored as the authors' code scores, where batches are
+  averaged and some unlabelled pixels count. Then the values depend on the batch size; `pooled`
+  values never do.
 
   Attributes:
     dense: whether its tasks have labels of pixels, as those of a `Dense`.

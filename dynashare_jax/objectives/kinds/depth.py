@@ -46,11 +46,10 @@ class Depth(regression.Regression):
   ) -> dict[str, Array]:
     """Sums errors and counts ratios; as the authors score, also the batch's mean errors.
 
-    Differs: in the authors' code a negative prediction counts as within every
-      ratio; here a prediction that is not positive is within none. Labels that
-      are not positive have no relative error and no ratio. The authors average
-      the mean errors of batches, weighted by their number of examples, and
-      enlarge by the nearest rule. `config.compat.metrics = "authors"` does all
+    Differs: in the authors' code a negative prediction counts as within every ratio; here a
+      prediction that is not positive is within none. Labels that are not positive have no relative
+      error and no ratio. The authors average the mean errors of batches, weighted by their number
+      of examples, and enlarge by the nearest rule. `config.compat.metrics = "authors"` does all
       three.
     """
     logits, target, valid = alignment.logits_at_labels(task, logits, target, valid)

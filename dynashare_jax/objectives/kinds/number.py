@@ -23,9 +23,8 @@ _LOSSES = {
 class Number(base.Kind):
   """Values `[B, O]`, or `[B]` for one; `valid` is `[B]`, or `[B, O]` when single ones are missing.
 
-  With steps in time, all have one more axis behind the first. Nothing is scaled:
-  targets of very different size, or far from 0, are better standardised in the
-  data set.
+  With steps in time, all have one more axis behind the first. Nothing is scaled: targets of very
+  different size, or far from 0, are better standardised in the data set.
   """
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:

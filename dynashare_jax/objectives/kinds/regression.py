@@ -33,9 +33,8 @@ class Regression(base.Dense):
   ) -> dict[str, Array]:
     """Sums errors; as the authors score, also the batch's mean error.
 
-    Differs: the authors average the means of batches, weighted by their number
-      of examples, and enlarge by the nearest rule
-      (`config.compat.metrics = "authors"`).
+    Differs: the authors average the means of batches, weighted by their number of examples, and
+      enlarge by the nearest rule (`config.compat.metrics = "authors"`).
     """
     logits, target, valid = alignment.logits_at_labels(task, logits, target, valid)
     count = jnp.sum(valid, dtype=jnp.int32) * task.outputs

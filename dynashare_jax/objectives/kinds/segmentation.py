@@ -25,8 +25,7 @@ class Segmentation(base.Classes, base.Dense):
   def loss(self, task: TaskSpec, logits: Array, target: Array, valid: Array) -> Sums:
     """Returns the cross-entropy in nats; `class_weights` weigh the pixels of a class.
 
-    Source: DynaShare (CVPRW 2023), section 4.2; weights: AdaShare's code for
-      Taskonomy.
+    Source: DynaShare (CVPRW 2023), section 4.2; weights: AdaShare's code for Taskonomy.
     """
     valid = losses.in_range(target, valid, task.outputs)
     target, valid = alignment.labels_at_logits(logits, target, valid)
@@ -37,12 +36,11 @@ class Segmentation(base.Classes, base.Dense):
   ) -> dict[str, Array]:
     """Counts confusions; as the authors score, also the batch's pixel accuracy.
 
-    Differs: bilinear logits, all pixels pooled. The authors' pixel accuracy
-      averages batches, weighted by their number of examples, and counts every
-      pixel whose label is below K: a void label below 0 (-1 of Cityscapes) is
-      an error, one of K or more (255) is left out. `config.compat.metrics =
-      "authors"` does that with nearest logits; what is not valid but holds a
-      class id stays left out.
+    Differs: bilinear logits, all pixels pooled. The authors' pixel accuracy averages batches,
+      weighted by their number of examples, and counts every pixel whose label is below K: a void
+      label below 0 (-1 of Cityscapes) is an error, one of K or more (255) is left out.
+      `config.compat.metrics = "authors"` does that with nearest logits; what is not valid but holds
+      a class id stays left out.
     """
     raw = jnp.asarray(target)
     logits, target, valid = alignment.logits_at_labels(task, logits, target, valid)

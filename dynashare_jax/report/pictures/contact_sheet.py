@@ -20,12 +20,11 @@ def contact_sheet(
 ) -> pathlib.Path:
   """Draws one row per example: its image, then every dense label, pale where there is none.
 
-  There are at most `rows` examples of `batch`, whose inputs are RGB in 0..1
-  `[B, H, W, 3]`. Makes the folder of `path`, which it returns.
+  There are at most `rows` examples of `batch`, whose inputs are RGB in 0..1 `[B, H, W, 3]`. Makes
+  the folder of `path`, which it returns.
 
   Raises:
-    ValueError: the inputs are not RGB pictures, no task is dense, or there is
-      no example.
+    ValueError: the inputs are not RGB pictures, no task is dense, or there is no example.
   """
   tasks, chosen = _what(batch, spec, rows)
   images = np.clip(np.asarray(batch.inputs, np.float32)[chosen], 0.0, 1.0)
