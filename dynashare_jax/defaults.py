@@ -159,7 +159,6 @@ def filled(
   """Returns a stored configuration with what it lacks, because it is older than that.
 
   Args:
-    stored: a whole configuration, nested.
     data: defaults of `config.data`, which the data set has.
     compat: switches of the data set at their corrected values.
   """

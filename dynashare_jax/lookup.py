@@ -11,8 +11,6 @@ def hint(name: object, names: Iterable[str], cutoff: float = 0.6) -> str:
   """` Did you mean 'x'?` with the nearest of `names`, or nothing.
 
   Args:
-    name: what was asked for.
-    names: what there is.
     cutoff: how alike they must be, 0 (anything) to 1 (equal).
   """
   near = difflib.get_close_matches(str(name), list(names), 1, cutoff)

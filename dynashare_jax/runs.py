@@ -115,7 +115,6 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
   """Trains what is not trained yet; writes results, report and a log; returns the results.
 
   Args:
-    config: the run's.
     workdir: its folder; the same command again resumes there.
     profile: how many steps to record a profile of; 0 for none.
   """
@@ -168,7 +167,6 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
   run of an older version, whose folder has no `spec.json`.
 
   Args:
-    workdir: of the run.
     data_dir: where the data lie now; default where they lay in training.
 
   Raises:

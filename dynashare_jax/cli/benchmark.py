@@ -88,8 +88,6 @@ def plan(
   learnt route of the same seed (of `adashare`, else of `dynashare`).
 
   Args:
-    path: the configuration.
-    entries: what to train.
     seeds: how many; they are 0, 1, ...
     overrides: `name=value` for all runs; an entry's own come later.
     root: folder of the runs; default `runs/<data set>`.

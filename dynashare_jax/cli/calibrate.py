@@ -63,8 +63,6 @@ def curve(
   """Meets many budgets; writes settings, table and figure; returns the path of `budget.md`.
 
   Args:
-    calibrator: of the trained model.
-    unit: of the budgets.
     budgets: default 0.3, 0.4, ... 0.9, for times as shares of the time with
       all gates open. Those out of reach are left out with a line that says so;
       the lowest and the highest in reach are always included.

@@ -124,9 +124,7 @@ def check(
   """Reads a data set and looks for what would spoil a training.
 
   Args:
-    dataset: to look at.
     most: examples of each split, evenly spread; 0 all.
-    threads: that read.
     progress: called with the split, how many are done, and how many there are.
   """
   spec = dataset.spec

@@ -32,7 +32,6 @@ def parser(
   """Returns the parser of a command.
 
   Args:
-    command: its name.
     about: one line on what it does.
     arguments: name -> (default, help); a default of None makes it required.
     more: shown below the arguments.
@@ -64,7 +63,6 @@ def run(
   """Runs a command and returns its result; an error becomes one line and an exit status.
 
   Args:
-    work: the command.
     interrupted: what an interruption means for what was done so far.
     errors: that are the user's to mend; others keep their traceback.
 

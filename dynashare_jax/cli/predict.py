@@ -63,7 +63,6 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
   Args:
     model: whose input is an image.
     source: a file, or a folder whose images are read (not those in its folders).
-    output: folder of the pictures.
 
   Raises:
     ValueError: there is no image, one cannot be read, or the output would lie among the input.

@@ -101,8 +101,6 @@ def halves(
   """Splits the training examples: one part for weights, one for the policy.
 
   Args:
-    size: number of training examples.
-    seed: of the run.
     fraction: of the weights' part, in (0, 1).
 
   Returns:
@@ -143,7 +141,6 @@ def padded_batches(
 
   Args:
     size: number of examples; may be smaller than the batch.
-    batch_size: examples per step.
 
   Returns:
     int32 indices, and False where a block is filled up (with the index 0).

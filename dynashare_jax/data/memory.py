@@ -67,10 +67,8 @@ def dataset(
   """Returns a data set of the sources of its splits.
 
   Args:
-    spec: of the data set.
     sources: split -> random access to its examples.
     whole: makes one batch of a source; asked once per split, and kept.
-    augment: see `types.Dataset`.
   """
   kept: dict[str, types.Batch] = {}
   lock = threading.Lock()

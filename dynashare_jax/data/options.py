@@ -14,7 +14,6 @@ def tasks(title: str, chosen: Sequence[str], known: Collection[str]) -> tuple[st
 
   Args:
     title: of the data set, for messages.
-    chosen: names of tasks.
     known: the tasks of the data set.
 
   Raises:

@@ -89,7 +89,6 @@ def state_shardings(tree: PyTree, mesh: Mesh, split: bool) -> PyTree:
 
   Args:
     tree: arrays or `jax.ShapeDtypeStruct`s.
-    mesh: of `make_mesh`.
     split: whether large leaves are split over the devices, along the longest axis whose size is
       divisible by the number of devices. Parameters, both moments of Adam and the best model then
       take memory once, not once per device; the compiler gathers parameters where they are needed.
@@ -171,7 +170,6 @@ def every(values: np.ndarray, mesh: Mesh) -> np.ndarray:
 
   Args:
     values: `[n]` numbers (float32, int32, uint32 or bool), of this process.
-    mesh: of `make_mesh`.
 
   Returns:
     `[processes, n]`, in the order of `processes`.
@@ -193,7 +191,6 @@ def place_batch(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
   Args:
     tree: arrays whose `axis` holds the examples; in several processes only
       this process's examples, in the order of the processes.
-    mesh: of `make_mesh`.
     axis: which axis is split.
 
   Raises:

@@ -107,7 +107,6 @@ def subjects(
   """Lists everything to measure: all tasks together, then every task alone.
 
   Args:
-    trained: the model.
     rate: execution rates `[T, L]` of its gates, for the expected work; default all gates open.
     separate: one network per task, to compare with; its weights do not matter.
 

@@ -132,7 +132,6 @@ def read_budget(path: str | pathlib.Path, trained: trained_lib.Trained) -> Budge
 
   Args:
     path: a file of `<workdir>/budgets`.
-    trained: the model.
 
   Raises:
     ValueError: there is no setting, or it belongs to another model.
@@ -161,9 +160,7 @@ def choose(
   """Chooses what of a model is exported.
 
   Args:
-    trained: the model.
     tasks: names; none is all.
-    budget: thresholds of the gates.
 
   Raises:
     ValueError: an unknown task, or one named twice.

@@ -22,7 +22,6 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
   """Describes the inputs: names, shapes of one example and dtypes.
 
   Args:
-    spec: of the data set.
     arrays: name -> what has the shape `(batch, ...)` and the dtype that the network reads.
 
   Returns:
@@ -59,7 +58,6 @@ def task(
   """Describes a task's output, and how well it did on validation and test.
 
   Args:
-    spec: the task.
     output: what has the shape and dtype of its prediction.
     results: see the function `results`.
     budget: the setting that is exported, whose own measurements count; None

@@ -124,7 +124,6 @@ def forward(network: Any, sharing: Any, structure: Any, **options: Any) -> Forwa
   """Returns the forward pass of a network with a structure, a pure function.
 
   Args:
-    network: a `models.trunks.network.Network`.
     sharing: of its method.
     structure: see `Sharing`.
     **options: of `Sharing.at_test`.
@@ -143,7 +142,6 @@ def restore(experiment: experiment_lib.Experiment, workdir: str | pathlib.Path) 
 
   Args:
     experiment: of the run's own configuration.
-    workdir: its folder.
 
   Raises:
     ValueError: the run is not finished, or its checkpoint cannot be read.

@@ -32,9 +32,6 @@ def parse(text: str) -> tuple[Entry, ...]:
     text: entries with commas between them: `method`, or `label=method+name=value+name=value` for a
       method with other settings. Commas within brackets belong to a value.
 
-  Returns:
-    The entries in the order given.
-
   Raises:
     ValueError: an unknown method, settings without a label, a label that cannot be a folder's name
       or comes twice, or no entry.

@@ -76,8 +76,6 @@ def retrain(
   """One re-training per candidate route (DynaShare Algorithm 2).
 
   Args:
-    config: the run's.
-    candidates: how many routes.
     gated: whether instance gates take part.
     can_keep: whether there was a search whose weights can be kept.
   """

@@ -56,8 +56,6 @@ class Gate(nn.Module):
 
     Args:
       x: the block's input `[G, B, ..., C]`, or a tree of such: their channels are joined.
-      updates: see `GroupedBatchNorm`.
-      use_running: see `GroupedBatchNorm`.
       target: the execution rate wanted, in (0, 1], read if `told`; None is 1.
       mask: bool `[B, time]`, the steps of a series that count; None scores the whole.
     """

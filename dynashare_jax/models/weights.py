@@ -65,10 +65,8 @@ def load(path: str | os.PathLike[str], family: str, params: Any, stats: Any, mod
   group is filled.
 
   Args:
-    path: see `weight_files.read`.
     family: a key of `weight_tables.FAMILIES`, or `auto`: by the names in the file.
     params: of a `Network`, arrays or their shapes.
-    stats: its running averages, likewise.
     model: `config.model`: its `backbone`, `stem`, `norm`, `block`, `blocks`, `mean` and `std` are
       read.
 

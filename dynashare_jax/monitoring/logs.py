@@ -36,7 +36,6 @@ class MetricLog(contextlib.AbstractContextManager["MetricLog"]):
     """Prepares; files are opened by the first line.
 
     Args:
-      workdir: folder of the run.
       active: False makes every call do nothing (all processes but 0).
     """
     self._folder = pathlib.Path(workdir)
@@ -52,7 +51,6 @@ class MetricLog(contextlib.AbstractContextManager["MetricLog"]):
     """Adds one line. Write a step's lines before its checkpoint is saved.
 
     Args:
-      step: global step.
       phase: `warmup`, `weights`, `policy` or `retrain`.
       candidate: the re-trained route, or -1.
       cycle: of weight and policy stretches.

@@ -77,7 +77,6 @@ class Monitor(contextlib.AbstractContextManager["Monitor"]):
     """Prepares.
 
     Args:
-      mesh: that trains.
       folder: of the profile; every process has a folder in it.
       profile: steps to record; 0 for none.
       config: of the run, for advice that fits it.

@@ -60,7 +60,6 @@ def run(
   Args:
     function: maps rows `[n, ...]` of `x` and `other` to rows shaped as those
       of `other`, each row by itself (batch norm in inference form); pure.
-    x: rows that it reads.
     other: what a row is that is left out.
     keep: which rows to compute.
     compaction: how; a way that is not of `HOWS` is refused.

@@ -63,7 +63,6 @@ def opened(cycle: int, speed: int, blocks: int) -> int:
   Args:
     cycle: number of stretches of weights and policy that went before.
     speed: cycles until one more block opens, at least 1.
-    blocks: L.
 
   Source: authors' code. Differs: AdaShare's paper opens one block per epoch; that is `speed` 1.
   """

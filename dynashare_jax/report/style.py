@@ -77,7 +77,6 @@ def panels(
   """Makes a figure with `count` panels, row by row; places left over stay empty.
 
   Args:
-    count: panels.
     across: panels side by side, at most.
     size: width and height of a panel, inches.
     margin: inches beside all of them.

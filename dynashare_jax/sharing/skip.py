@@ -301,7 +301,6 @@ class SkipSharing(contract.Sharing):
     """Returns the routing of a plan, and its route, thresholds and target rate as arrays.
 
     Args:
-      structure: the plan.
       execution: how; None is how training evaluates (`planned`, all gates, masked).
       threshold: score `[L]` that gates must exceed; None is 0.
       target_rate: what gates read that read it; default the method's.
@@ -423,7 +422,6 @@ def make(
   """Makes the sharing of a method that skips blocks, from the run's configuration.
 
   Args:
-    parts: of the run.
     phases: of the method; the curriculum's last one says which blocks are ever opened.
     routes: see `SkipSharing`.
     learns: see `SkipSharing`.
@@ -460,7 +458,6 @@ def trunk(parts: contract.Parts, gated: Sequence[bool] | None = None) -> skip_tr
   """Makes a trunk whose blocks are skipped.
 
   Args:
-    parts: of the run.
     gated: for every block, whether it has an instance gate; default none.
   """
   gates = parts.config.gates

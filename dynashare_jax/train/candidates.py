@@ -42,18 +42,13 @@ _meetings = itertools.count()  # the same in all processes
 def layout(
   experiment: experiment_lib.Experiment, workdir: pathlib.Path, step: int
 ) -> list[jax.sharding.Mesh]:
-  """Decides how candidates are re-trained; all processes agree.
+  """Returns one mesh per group that re-trains candidates; none: in turn. All processes agree.
 
   It is decided where the re-training begins, and stays: who has begun in turn goes on in turn, who
   has begun in groups goes on with the folders of the candidates, in any number of groups.
 
   Args:
-    experiment: of the run.
-    workdir: of the run.
     step: of the latest checkpoint of the whole run.
-
-  Returns:
-    A mesh a group; empty for in turn.
   """
   folder = workdir / FOLDER
   groups = checks.groups_of(experiment.config, experiment.method, experiment.mesh)
@@ -82,16 +77,12 @@ def train(
   start: state_lib.State,
   meshes: Sequence[jax.sharding.Mesh],
 ) -> state_lib.State:
-  """Re-trains all candidates, and merges them.
+  """Re-trains all candidates, and merges them; returns the final state.
 
   Args:
-    loop: of the whole run.
     checkpoints: of the whole run; the state after the last step is saved.
     start: the state at the end of the search, NumPy arrays.
     meshes: one a group.
-
-  Returns:
-    The final state.
 
   Raises:
     PreemptedError: a process was told to end.

@@ -21,11 +21,8 @@ def labels(
   """Returns the labels that `evaluate.constants` takes.
 
   Args:
-    dataset: to read.
-    split: to score on.
     resident: whether the data set lies in memory anyway; else examples are read one by one, and of
       training as many, evenly spread, as have 2^27 labels (all of them where they are few).
-    batch_size: of the evaluation.
 
   Returns:
     Training labels, and those of the split in batches (a whole split at once where it is resident

@@ -73,8 +73,6 @@ class Evaluator:
     """Goes once through a split; returns pooled metrics, whatever the batch size.
 
     Args:
-      params: of the network.
-      stats: its running batch statistics.
       batches: gives an iterator of `(arrays, indices [B], present [B])`.
       structure: that is evaluated, see `Sharing`.
       **options: of `Sharing.at_test`.
@@ -118,9 +116,6 @@ class Evaluator:
     """Returns what the network says of inputs `[B, ...]`, averaged over the views.
 
     Args:
-      params: of the network.
-      stats: its running batch statistics.
-      inputs: of the network.
       control: what the trunk is told; the same for every view.
       sizes: of every dense task's labels, (H, W).
 
@@ -199,11 +194,8 @@ def streamed_batches(
   """Batches of a split that is read while it is evaluated.
 
   Args:
-    source: of single examples.
     batch_size: examples a batch, over all processes.
     place: puts this process's part of a batch onto the devices.
-    threads: that read ahead.
-    workers: processes that read ahead.
     part: which part of a batch this process reads, of how many.
   """
   rows = np.arange(batch_size, dtype=np.int32)
@@ -221,17 +213,13 @@ def constants(
   train: types.Batch,
   test_batches: types.Batch | Iterable[types.Batch],
 ) -> Values:
-  """Metrics of the best constant prediction, fitted on the training labels.
+  """Returns task -> metric -> value of the best constant prediction, fitted on training labels.
 
   Args:
-    tasks: in order.
     train: labels to fit on: all of them, or some that stand for all.
     test_batches: labels to score, in batches or as one whole split; inputs are not read
       (`train.constants` gives both without whole splits). Tasks that are scored as the authors do
       need the batches of the evaluation, because their values depend on them.
-
-  Returns:
-    Task -> metric -> value.
 
   Raises:
     ValueError: no batch to score.
@@ -282,18 +270,14 @@ def _constant_sums(
 
 
 def score(tasks: tuple[types.TaskSpec, ...], values: Values, constant: Values) -> np.ndarray:
-  """One number a task for model selection, higher is better.
+  """Returns one number per task for model selection, float32 `[T]`, higher is better.
 
   Percentages count as value / 100, errors as 1 - error / error of the constant
   prediction; a task's metrics are averaged.
 
   Args:
-    tasks: in order.
     values: of the model, on validation.
     constant: of the best constant prediction, on validation.
-
-  Returns:
-    float32 `[T]`.
 
   Differs: the authors divide by the test results of a single-task run; this needs no other run.
   """

@@ -247,8 +247,6 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   """Puts an experiment together.
 
   Args:
-    config: the user's.
-    dataset: from `data/<name>.py`.
     make_method: `build` of `methods/<name>.py`.
     devices: to run on; default all.
 

@@ -79,7 +79,6 @@ class Feed:
     """Returns the batches of some steps of a phase.
 
     Args:
-      index: of the phase.
       offset: steps of it that are done.
       count: steps wanted; must be 1 unless the data are resident.
 

@@ -19,7 +19,6 @@ def check_losses(title: str, first: int, parts: dict[str, np.ndarray], advice: s
   """Stops on the first loss that is not finite.
 
   Args:
-    title: of the phase.
     first: global steps that were done before.
     parts: parts of the loss of every step since, `[steps]` each.
     advice: the end of the message.

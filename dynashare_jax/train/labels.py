@@ -16,9 +16,7 @@ def check(tasks: Sequence[types.TaskSpec], batch: types.Batch, split: str) -> No
   """Looks at every label once, on the host. What is not valid may hold anything.
 
   Args:
-    tasks: in order.
     batch: a whole split, or a part of it.
-    split: for the message.
 
   Raises:
     ValueError: names the task, the split, the wrong values and how many.

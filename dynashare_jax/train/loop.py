@@ -49,8 +49,6 @@ class Loop:
     """Prepares; nothing is computed yet.
 
     Args:
-      experiment: what to train.
-      workdir: its folder.
       profile: how many steps to record a profile of; 0 for none.
       part: train only these steps of the run; default all.
     """
@@ -272,12 +270,8 @@ class Loop:
     self, log: logs.MetricLog, phase: contract.Phase, step: int, state: state_lib.State
   ) -> state_lib.State:
     """Validates, and keeps the model if it is the best so far."""
-    result = self.evaluator.run(
-      state.params["network"],
-      state.stats,
-      self.feed.evaluation(self.selection),
-      self.structure(phase, state),
-    )
+    structure, split = self.structure(phase, state), self.feed.evaluation(self.selection)
+    result = self.evaluator.run(state.params["network"], state.stats, split, structure)
     scores = evaluate.score(self.experiment.tasks, result.metrics, self.constant())
     values = {
       f"{task}/{name}": value
@@ -289,21 +283,15 @@ class Loop:
     log.write(step, phase.name, phase.candidate, phase.cycle, "eval", values)
     if not phase.select:
       return state
-    self._note_candidate(phase, state, result, float(scores.mean()))
-    return state.replace(best=self._better(state, scores, phase, step))
-
-  def _note_candidate(
-    self, phase: contract.Phase, state: state_lib.State, result: evaluate.Result, score: float
-  ) -> None:
-    """Remembers a candidate's best validation, for the report."""
-    old = self.candidates.get(phase.candidate)
-    if old is None or score > old["score"]:
+    old, score = self.candidates.get(phase.candidate), float(scores.mean())
+    if old is None or score > old["score"]:  # The candidate's best, for the report.
       self.candidates[phase.candidate] = {
         "index": phase.candidate,
         "score": score,
-        **self.experiment.sharing.noted(self.structure(phase, state)),
+        **self.experiment.sharing.noted(structure),
         "validation": result.metrics,
       }
+    return state.replace(best=self._better(state, scores, phase, step))
 
   def _better(
     self, state: state_lib.State, scores: np.ndarray, phase: contract.Phase, step: int
@@ -354,8 +342,6 @@ class Loop:
     """Whether a checkpoint is due: regularly, and where a re-training ends.
 
     Args:
-      index: of the phase.
-      step: global, now.
       count: steps since the host last looked.
     """
     every = self.config.train.checkpoint_every

@@ -90,7 +90,6 @@ def make(
       `config.optimizers.policy` the policy's.
     name: `warmup`, `alternate` or `retrain`.
     steps: how long the optimiser lives, for schedules.
-    rules: the network's leaves.
     more: makers of the optimisers of other groups, see `Method.optimizers`.
 
   Returns:
@@ -158,22 +157,15 @@ def update(
   groups: Any,
   free: jax.Array | None = None,
 ) -> tuple[Any, Any]:
-  """Moves the trainable groups; all others stay bit-identical.
+  """Returns moved parameters and optimiser state; groups that do not train stay bit-identical.
 
   Zero gradients would not do: Adam and weight decay still move a parameter.
   So a frozen group keeps its parameters and its optimiser state.
 
   Args:
-    tx: from `make`.
     grads: tree like `params`, None where a group is frozen.
-    opt: the optimiser state.
-    params: all parameters.
     trainable: groups that move.
-    groups: from `labels`.
     free: which numbers of the group `policy`, and of their moments, may move; None: all.
-
-  Returns:
-    New parameters and optimiser state.
   """
   full = jax.tree.map(
     lambda g, p: jnp.zeros_like(p) if g is None else g, grads, params, is_leaf=lambda x: x is None

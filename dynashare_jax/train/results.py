@@ -43,17 +43,12 @@ CORRECTED = {
 def finish(
   loop: loop_lib.Loop, state: state_lib.State, corrected: dict[str, str]
 ) -> dict[str, Any]:
-  """Evaluates the chosen model once on test and writes everything.
+  """Evaluates the chosen model once on test, writes everything, returns `results.json`.
 
   Only process 0 writes.
 
   Args:
-    loop: the loop that trained.
-    state: its final state.
     corrected: the data set's compat switches with their corrected values.
-
-  Returns:
-    What `results.json` holds.
   """
   experiment = loop.experiment
   sharing = experiment.sharing
@@ -115,7 +110,6 @@ def parameters(experiment: Any, params: Any, stats: Any, learnt: Any) -> dict[st
   Args:
     experiment: whose network they belong to.
     params: of the network; shapes are enough.
-    stats: its running batch statistics.
     learnt: of the method's `Sharing`; counts where some phase trains it.
   """
   counts = dict.fromkeys((*optim.GROUPS, *experiment.method.optimizers), 0)
@@ -206,9 +200,6 @@ def macs(
   enough. Of a trunk without blocks that can be left out, the total alone.
 
   Args:
-    experiment: whose network is counted.
-    params: of the network.
-    stats: its running batch statistics.
     size: height and width, for pictures of another size than the data's.
   """
   found = pieces(experiment, params, stats, size)

@@ -20,7 +20,6 @@ def better(
 
   Args:
     old: the one kept so far.
-    new: the other.
     owner: of methods whose tasks share nothing: `/`-joined path of a leaf -> its task. Then
       every task keeps its own best.
 

@@ -57,10 +57,8 @@ def init_network(network: Any, inputs: Any, control: Any, key: jax.Array) -> tup
   """Initialises parameters and batch statistics in one compiled call.
 
   Args:
-    network: a `models.trunks.network.Network`.
     inputs: a small batch of inputs.
     control: under which all of the trunk runs.
-    key: of the initialisation.
   """
   # Compiled, the forward pass that only gives shapes is left out.
   make = jax.jit(lambda k: network.init({"params": k}, inputs, control, False))

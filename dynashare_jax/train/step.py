@@ -86,9 +86,6 @@ def task_losses(
   """Sums every task's loss over its valid labels.
 
   Args:
-    tasks: in order.
-    logits: of every task.
-    batch: with its labels.
     at_labels: see `Objective`.
   """
   found = []
@@ -274,8 +271,6 @@ def make(
   """Compiles many steps in one dispatch.
 
   Args:
-    objective: network and losses.
-    tx: from `optim.make`.
     spec: of the phase; one call compiles one program a number of steps S.
     sharding: of the batch; results lie on every device.
     augment: how examples are varied, see `types.Dataset`.
@@ -333,8 +328,6 @@ def moving_of(
   """Returns what changes between the steps of a phase without compiling.
 
   Args:
-    sharing: of the method.
-    phase: what runs.
     seed: of the run; part of no compiled program.
     offset: steps of the phase that are done.
     step: global steps that are done.

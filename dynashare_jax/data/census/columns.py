@@ -129,7 +129,6 @@ def read(data_dir: str | None, rows: Sequence[int] = ROWS) -> tuple[Table, Table
   and `census-income.test`, each plain or with `.gz`.
 
   Args:
-    data_dir: folder of the files.
     rows: rows expected in the training and the test file; 0 accepts any number.
 
   Raises:

@@ -91,8 +91,6 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   """Reads and encodes the data.
 
   Args:
-    config: fields of `defaults()`.
-    compat: switches of `compat()`.
     data_dir: folder with `census_income_kdd.parquet`, or with
       `census-income.data` and `census-income.test` (plain or `.gz`).
     seed: not used; `config.split_seed` fixes the only random choice.
@@ -143,8 +141,6 @@ def labels(table: columns_lib.Table, task: str, authors: bool = False) -> Float[
   """Returns a task's labels, 0 or 1, one per row.
 
   Args:
-    table: rows of one file.
-    task: one of `TASKS`.
     authors: never count a professional degree as college.
 
   Raises:

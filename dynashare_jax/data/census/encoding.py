@@ -97,7 +97,6 @@ def authors_layouts(train: columns_lib.Table, other: columns_lib.Table) -> tuple
   """Returns the one-hot layouts of the authors' code: of training, and of the others.
 
   Args:
-    train: the training file.
     other: the whole test file.
 
   Differs: the authors name the one missing category by hand and stop where the

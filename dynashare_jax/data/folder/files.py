@@ -125,7 +125,6 @@ def find_pictures(root: str, pattern: Pattern, where: str) -> dict[str, tuple[st
 
   Args:
     root: folder that the pattern starts from.
-    pattern: of the pictures.
     where: the file of the description, for messages.
 
   Raises:

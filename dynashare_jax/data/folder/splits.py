@@ -22,7 +22,6 @@ def assign(
 
   Args:
     names: of all examples, in order.
-    description: with the splits.
     folder: that text files with names are relative to.
 
   Raises:

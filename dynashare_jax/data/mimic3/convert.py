@@ -85,8 +85,6 @@ def cut(split: str, stays: Sequence[listfile.Listed], known: Mapping[str, Stat])
   """Cuts a split into parts.
 
   Args:
-    split: its name.
-    stays: in order.
     known: `stats` of the folder they lie in.
   """
   parts = []
@@ -114,8 +112,6 @@ def convert_part(part: Part, source: str, target: str) -> tuple[list[mimic3_prob
   """Converts a part, unless that was done before.
 
   Args:
-    part: its stays.
-    source: folder of the data.
     target: folder of the converted parts.
 
   Returns:
@@ -177,8 +173,6 @@ def convert_all(
   """Converts all parts, in worker processes where there are many.
 
   Args:
-    parts: of all splits.
-    source: folder of the data.
     target: folder for the converted parts.
     workers: processes at most; 0 as many as there are processors.
     problems: those that are found are added.

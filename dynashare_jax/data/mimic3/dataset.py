@@ -99,7 +99,6 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     compat: switches as in the function `compat`.
     data_dir: the pipeline's folder `multitask`, or the one that it lies in; may be empty where
       `config.cache` holds converted stays.
-    seed: not used.
 
   Returns:
     The data set. Inputs: `series` float32 `[N, T, 76]`, normalised, zeros after a stay's end, and

@@ -86,7 +86,6 @@ def read(folder: pathlib.Path, problems: mimic3_problems.Problems) -> dict[str, 
   """Reads the listfiles of all splits.
 
   Args:
-    folder: of the multitask problem.
     problems: those that are found are added: a listfile that is missing, empty
       or of another task, a line that cannot be read, a stay that is named
       twice, a stay without its file or without length.

@@ -41,7 +41,6 @@ def parse(data: bytes, file: str, problems: mimic3_problems.Problems) -> Series 
   """Reads the file of a stay; None if anything is wrong.
 
   Args:
-    data: its bytes.
     file: its name, for messages.
     problems: all that are found are added.
 
@@ -127,9 +126,7 @@ def events(series: Series, hours: float, bins: int, first: int) -> discretiser.E
   """Places a stay's measurements in a table of many stays, channel by channel.
 
   Args:
-    series: of the stay.
     hours: its length; what is later than that does not count.
-    bins: that it has.
     first: row of the table for its first bin.
 
   Source: mimic3-benchmarks, Discretizer: rows count up to 1e-6 hours after the end.

@@ -95,7 +95,6 @@ def open_or_convert(
     workers: see `convert.convert_all`.
     verify: compare the contents of all files, the store's own too, whatever
       their sizes and times say.
-    progress: of a conversion.
 
   Raises:
     ValueError: problems of the files, all together; the folder cannot be

@@ -68,7 +68,6 @@ def open_labeled(path: str, process: int) -> Any:
   """Opens the labelled file, an HDF5 file, once in every process.
 
   Args:
-    path: of the file.
     process: number of this process: a handle cannot be inherited.
 
   Returns:

@@ -87,7 +87,6 @@ class Augmentation:
     """Draws for places in the order of training.
 
     Args:
-      seed: of the run.
       stream: a name; other names give other draws.
       positions: step times batch size plus row.
 
@@ -115,7 +114,6 @@ class Augmentation:
     Args:
       example: without the leading axis; inputs `[H, W, 3]`. Labels of the whole
         example (`valid` a scalar) stay.
-      draw: without axes.
 
     Returns:
       The example at the size of the crop. Pixels outside of the picture are

@@ -134,8 +134,6 @@ class DataSet(abc.ABC):
     """Checks `config` and returns every task, without weight and way of counting.
 
     Args:
-      config: `config.data`.
-      compat: `config.compat`.
       facts: of `find`; empty before anything was found.
     """
 
@@ -171,8 +169,6 @@ class DataSet(abc.ABC):
     """Finds the data set; pictures are read when they are asked for.
 
     Args:
-      config: `config.data`.
-      compat: `config.compat`.
       data_dir: a folder in one of the layouts of the data set, or a converted copy.
       seed: not used; `config.split_seed` chooses the examples of validation.
 
@@ -271,7 +267,6 @@ def assemble(
 
   Args:
     name: of the data set's module.
-    tasks: in order.
     found: with at least the splits `train` and `test`.
     config: `config.data`, with the fields of `defaults`.
     switches: `config.compat`, with those of `compat`; also read: `selection`.
@@ -316,11 +311,8 @@ def outline(
 
   Args:
     name: of the data set's module.
-    tasks: in order.
     size: height and width of a whole picture.
     sizes: published split -> examples.
-    config: see `assemble`.
-    switches: see `assemble`.
 
   Raises:
     ValueError: a wrong value.

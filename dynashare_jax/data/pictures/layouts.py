@@ -86,7 +86,6 @@ def detect(
 
   Args:
     title: of the data set, for messages.
-    data_dir: the folder.
     layout: `auto`, or the name of the one that must be there.
     marks: layout -> patterns of paths, any of which identifies it.
     explained: layout -> its files, and where to get them.
@@ -167,7 +166,6 @@ def read_lists(
   """Returns AdaShare's lists of examples, from a JSON file.
 
   Args:
-    path: of the file.
     names: of the lists; one that is absent is empty.
     parts: the fields whose paths every entry has, in order.
 

@@ -120,9 +120,7 @@ def open_copy(
   """Opens a converted copy.
 
   Args:
-    data_dir: its folder.
     dataset: name of the data set's module.
-    fields: that are wanted.
     size: height and width that are wanted; None as stored.
     mixed: fields whose pixels may be mixed, where the size must change.
 

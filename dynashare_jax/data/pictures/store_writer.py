@@ -60,9 +60,6 @@ def convert(
   """Writes a copy; a folder that is not finished never looks like one.
 
   Args:
-    original: to be converted.
-    dataset: name of its module.
-    output: folder to make.
     progress: called with the number of examples that are done.
 
   Raises:

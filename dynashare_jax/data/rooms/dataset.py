@@ -75,8 +75,6 @@ def render(
 
   Args:
     key: typed PRNG key of the scene.
-    height: rows.
-    width: columns.
     noise: standard deviation of the image noise, whose values are cut at 0, 1.
     shadows: whether bodies throw hard shadows.
     tasks: labels to make, any of `TASKS`; see `labels`.
@@ -100,13 +98,6 @@ def labels(
   scene: shading.Scene, hit: tracer.Hit, height: int, width: int, tasks: Sequence[str] = TASKS
 ) -> dict[str, types.Array]:
   """Returns the labels of a scene, any of `TASKS`.
-
-  Args:
-    scene: to be labelled.
-    hit: `render.camera_hits` of the scene.
-    height: rows.
-    width: columns.
-    tasks: labels to make.
 
   Returns:
     segmentation: int32 index into `labels.CLASSES`.
@@ -133,8 +124,6 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
 
   Args:
     config: `config.data`, fields as in `defaults`.
-    compat: no switches here.
-    data_dir: not used.
     seed: not used: the scenes depend on `config.scene_seed` alone.
 
   Returns:

@@ -145,7 +145,6 @@ def page(
   """Writes the Markdown page; there are no blocks where every task has its own network.
 
   Args:
-    costs: measured.
     blocks: of the plan.
     scores: one per task.
     facts: lines about the run and the machine.
@@ -193,7 +192,6 @@ def scores_of(
   """Returns the first metric of every task.
 
   Args:
-    results: the content of `results.json`.
     baseline: task -> metric -> value of single-task networks, or None.
   """
   found = []

@@ -53,7 +53,6 @@ def read(run: workdir_lib.Run, name: str, others: Sequence[workdir_lib.Run] = ()
 
   Args:
     run: its labels and prediction.
-    name: of the task.
     others: runs whose predictions follow.
 
   Returns:
@@ -180,7 +179,6 @@ def paint(dense: Dense, pixels: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]
   """Draws labels and predictions, all with the same colours.
 
   Args:
-    dense: to draw.
     pixels: about how many columns the pictures need.
 
   Returns:
@@ -197,7 +195,6 @@ def mistakes(dense: Dense, pixels: int, images: np.ndarray | None = None) -> tup
   """Draws where the first prediction is wrong, and by how much.
 
   Args:
-    dense: to draw.
     pixels: about how many columns the pictures need.
     images: RGB pictures of that size, whose grey lies below what is right or wrong.
 

@@ -72,9 +72,7 @@ def heat(
   """Draws a matrix as coloured cells with the number in each; NaN is left grey.
 
   Args:
-    axes: where to draw.
     values: [rows, columns].
-    colormap: colours of the cells.
     limits: values at the two ends of the colours.
     form: of the numbers; a leading zero before a point is dropped.
   """

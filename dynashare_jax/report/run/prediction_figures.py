@@ -14,9 +14,6 @@ def predictions(run: workdir_lib.Run) -> Figure | None:
 
   Args:
     run: a run with `predictions.npz` of a dense data set.
-
-  Returns:
-    The figure, or None.
   """
   found = [label_pictures.read(run, name) for name in run.tasks]
   dense = [one for one in found if one is not None]
