@@ -68,11 +68,9 @@ def _lines(folder):
   return lines
 
 
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(train, tmp_path):
   """Under SLURM's variables: what one process with two devices finds."""
-  one = _start(tmp_path / "one", 0, 1, 0)
-  codes, texts = _end(one)
-  assert codes == [0], texts
+  train(tmp_path / "one", devices=2)
   job = _port(61440) - 61440  # jax makes the port of the job's number
   two = [_start(tmp_path / "two", 0, 2, i, **_slurm(job, i)) for i in range(2)]
   codes, texts = _end(*two)

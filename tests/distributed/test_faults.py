@@ -5,6 +5,7 @@ Every kind of fault, at random moments: benchmarks/faults/run.py.
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
@@ -24,6 +25,7 @@ from dynashare_jax.distributed import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = ROOT / "tests" / "tiny" / "process.py"
+HARD = {"method": "hard", "train__steps": 26}  # one phase, so one program to compile
 LOST = "error: lost contact with the other processes of this run"
 
 # What is checked before the first step; then process 1 fails.
@@ -90,6 +92,7 @@ class Processes:
             | {
               "PYTHONPATH": str(ROOT),
               "TINY_PAUSE": "0.1",
+              "TINY_CONFIG": json.dumps(HARD),
               "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
             | environments.get(f"p{number}", {}),
@@ -238,8 +241,8 @@ def test_faults_one_after_another(processes, train, whole, tmp_path, monkeypatch
   data.write_bytes(content)
   warned = []
   monkeypatch.setattr(logging, "warning", lambda *args: warned.append(args))
-  want, starts = whole(), []
-  got = train(folder, before_chunk=lambda loop, step: starts.append(step))
+  want, starts = whole(**HARD), []
+  got = train(folder, before_chunk=lambda loop, step: starts.append(step), **HARD)
   assert starts[0] == before and any("damaged" in w[0] for w in warned)
   assert [line["step"] for line in got.lines] == [line["step"] for line in want.lines]
   np.testing.assert_allclose(got.losses, want.losses, 1e-5, 1e-5)
