@@ -34,8 +34,8 @@ class TaskSpec:
     inverse: whether a depth task's values grow with nearness (disparity).
     metrics: how a dense task is scored: `pooled` over all pixels, or as the
       `authors` do (see `objectives.kinds`).
-    hourly: whether every step of a series has a label and a prediction.
-    until: of a series, how many first steps a prediction may read; 0: all.
+    every_step: whether every step of a series has a label and a prediction.
+    first_steps: of a series, how many first steps a prediction may read; 0: all.
     loss: of a number task: `l2`, `l1` or `huber`.
     huber_delta: size of the error where `huber` turns from squares to a line.
   """
@@ -50,8 +50,8 @@ class TaskSpec:
   class_weights: tuple[float, ...] = ()
   inverse: bool = False
   metrics: str = "pooled"
-  hourly: bool = False
-  until: int = 0
+  every_step: bool = False
+  first_steps: int = 0
   loss: str = "l2"
   huber_delta: float = 1.0
 

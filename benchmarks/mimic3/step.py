@@ -46,7 +46,7 @@ def dataset(spec: Any, rows: int) -> Any:
     inputs = {"series": series, "length": length}
   targets, valid = {}, {}
   for task in spec.tasks:
-    shape = (rows, hours) if task.hourly else (rows,)
+    shape = (rows, hours) if task.every_step else (rows,)
     valid[task.name] = np.ones(shape, bool)
     if task.kind == "multiclass":
       found: Any = rng.integers(0, task.outputs, shape).astype(np.int32)
@@ -80,11 +80,11 @@ def theirs(batch: int, tasks: Any) -> Any:
 
   from benchmarks.mimic3 import torch_resnet as torch_mimic3
 
-  trainer = torch_mimic3.Trainer([(t.outputs, t.hourly) for t in tasks])
+  trainer = torch_mimic3.Trainer([(t.outputs, t.every_step) for t in tasks])
   inputs = torch.randn(batch, torch_mimic3.COLUMNS, torch_mimic3.HOURS)
   targets = []
   for task in tasks:
-    hours = torch_mimic3.HOURS if task.hourly else 1
+    hours = torch_mimic3.HOURS if task.every_step else 1
     if task.kind == "multiclass":
       targets.append(torch.randint(0, task.outputs, (batch, hours)))
     else:

@@ -117,16 +117,16 @@ class TemporalHead(nn.Module):
 
   Attributes:
     outputs: numbers of a prediction.
-    hourly: whether every step has a prediction.
-    until: how many first steps a prediction of the whole reads; 0: all.
+    every_step: whether every step has a prediction.
+    first_steps: how many first steps a prediction of the whole reads; 0: all.
     hidden: channels of a 3-wide causal convolution before the last layer; 0 leaves it away.
     dropout: after it, in training.
     dtype: compute type; the last layer computes in float32.
   """
 
   outputs: int
-  hourly: bool
-  until: int = 0
+  every_step: bool
+  first_steps: int = 0
   hidden: int = 0
   dropout: float = 0.0
   dtype: norm.Dtype = jnp.float32
@@ -139,12 +139,12 @@ class TemporalHead(nn.Module):
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = x.astype(jnp.float32)
     last = nn.Dense(self.outputs, dtype=jnp.float32, name="linear")
-    if self.hourly:
+    if self.every_step:
       return series.at_every_step(last(x), steps)
     size = x.shape[1]
     mask = steps.mask(size)
-    if self.until:
-      mask &= (jnp.arange(size) * steps.stride(size) < self.until)[None]
+    if self.first_steps:
+      mask &= (jnp.arange(size) * steps.stride(size) < self.first_steps)[None]
     return last(jnp.concatenate([series.mean_of(x, mask), series.last_of(x, mask)], -1))
 
 
@@ -207,11 +207,11 @@ def of_task(
   if spec.lengths:
     lookup.one_of("config.model.head (series of different lengths)", kind, (TEMPORAL, "linear"))
     hidden = width if kind == TEMPORAL else 0
-    return TemporalHead(outputs, task.hourly, task.until, hidden, config.dropout, dtype)
+    return TemporalHead(outputs, task.every_step, task.first_steps, hidden, config.dropout, dtype)
   if kind == "aspp" and spec.input_kind == "series":
-    steps = spec.input_shape[0] if task.hourly else 0
+    steps = spec.input_shape[0] if task.every_step else 0
     return FlatHead(outputs, steps, width, dtype)
-  if task.hourly:
+  if task.every_step:
     raise ValueError(
       f"config.model.head={kind!r} cannot predict every step of a series"
       f" without lengths, as {task.name} needs; use 'aspp'."

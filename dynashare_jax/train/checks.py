@@ -117,7 +117,7 @@ def groups(
   for phase in method.phases:
     if set(phase.trainable) <= {"policy"}:
       continue
-    labels = optim.labels(state.params, rules)
+    labels = optim.groups(state.params, rules)
     trained, _ = optim.split(state.params, phase.trainable, labels)
     if "backbone" not in phase.trainable or not any(step_lib.shared_leaves(trained, rules)):
       raise ValueError(

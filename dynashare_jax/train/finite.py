@@ -55,7 +55,7 @@ def check_state(
   Raises:
     NonFiniteLossError: names the groups of parameters, ends in `advice`.
   """
-  groups = optim.labels(state.params, rules)
+  groups = optim.groups(state.params, rules)
   beside = {"stats": state.stats, "balance": state.balance, "memory": state.memory}
   found = _finite({"params": state.params} | beside)
   bad = sorted(

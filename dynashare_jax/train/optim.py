@@ -24,7 +24,7 @@ def path_of(path: tuple[Any, ...]) -> str:
   return "/".join(str(getattr(p, "key", getattr(p, "name", p))) for p in path)
 
 
-def labels(params: Any, rules: Rules) -> Any:
+def groups(params: Any, rules: Rules) -> Any:
   """Returns the group of every leaf of `params`, as a tree; `rules` are the network's leaves."""
 
   def label(path: tuple[Any, ...], leaf: Any) -> str:
@@ -110,10 +110,10 @@ def make(
     optax.scale_by_adam(pol.b1, pol.b2),
     optax.scale_by_learning_rate(pol.lr),
   )
-  groups = {"backbone": weights, "gates": gates, "heads": heads, "policy": logits}
+  movers = {"backbone": weights, "gates": gates, "heads": heads, "policy": logits}
   for group, maker in (more or {}).items():
-    groups[group] = maker(settings, lambda rate: _weights(settings, rate, steps))
-  return optax.multi_transform(groups, functools.partial(labels, rules=rules))
+    movers[group] = maker(settings, lambda rate: _weights(settings, rate, steps))
+  return optax.multi_transform(movers, functools.partial(groups, rules=rules))
 
 
 def _weights(settings: Any, rate: float, steps: int) -> optax.GradientTransformation:
@@ -135,7 +135,7 @@ def _weights(settings: Any, rate: float, steps: int) -> optax.GradientTransforma
 
 
 def split(params: Any, trainable: tuple[str, ...], groups: Any) -> tuple[Any, Any]:
-  """Parts a tree into what trains and the rest; None stands for absent. `groups`: `labels`."""
+  """Parts a tree into what trains and the rest; None stands for absent; see `groups`."""
   moving = jax.tree.map(lambda p, g: p if g in trainable else None, params, groups)
   still = jax.tree.map(lambda p, g: None if g in trainable else p, params, groups)
   return moving, still

@@ -113,7 +113,7 @@ def parameters(experiment: Any, params: Any, stats: Any, learnt: Any) -> dict[st
     learnt: of the method's `Sharing`; counts where some phase trains it.
   """
   counts = dict.fromkeys((*optim.GROUPS, *experiment.method.optimizers), 0)
-  groups = optim.labels({"network": params}, experiment.network.leaves())
+  groups = optim.groups({"network": params}, experiment.network.leaves())
   for group, leaf in zip(jax.tree.leaves(groups), jax.tree.leaves(params), strict=True):
     counts[group] += leaf.size
   if any("policy" in phase.trainable for phase in experiment.method.phases):

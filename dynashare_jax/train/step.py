@@ -159,7 +159,7 @@ def gradients(
   """
   balancer, rules = objective.balancer, objective.network.leaves()
   balanced = "backbone" in spec.trainable
-  groups = optim.labels(state.params, rules)
+  groups = optim.groups(state.params, rules)
   trained, still = optim.split(state.params, spec.trainable, groups)
   key = streams.stream_key(moving.seed, "balance", step)
 
@@ -245,7 +245,7 @@ def advance(
   Differs: in the authors' code running statistics also move in policy steps.
   """
   grads, aside = gradients(objective, spec, state, batch, moving, step)
-  groups = optim.labels(state.params, objective.network.leaves())
+  groups = optim.groups(state.params, objective.network.leaves())
   free = objective.sharing.free(moving)
   params, opt = optim.update(tx, grads, state.opt, state.params, spec.trainable, groups, free)
   stats = aside.stats if "backbone" in spec.trainable else state.stats

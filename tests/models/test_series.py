@@ -23,8 +23,8 @@ from dynashare_jax.ops import routing
 QUICK = {"xla_backend_optimization_level": 0}
 TIME, COLUMNS, LENGTHS = 21, 5, (21, 13, 1, 8)
 TASKS = (
-  types.TaskSpec("hourly", "binary", 1, hourly=True),
-  types.TaskSpec("early", "binary", 1, until=6),
+  types.TaskSpec("hourly", "binary", 1, every_step=True),
+  types.TaskSpec("early", "binary", 1, first_steps=6),
   types.TaskSpec("whole", "multilabel", 3),
 )
 SPEC = types.DatasetSpec(

@@ -249,7 +249,7 @@ def test_weights_of_the_classes_of_a_series():
   logits = jnp.log(jnp.asarray([[[0.5, 0.5], [0.75, 0.25], [0.1, 0.9]]]))
   target, valid = np.array([[0, 1, 1]]), np.array([[True, True, False]])
   kind = kinds.find("multiclass")
-  task = TaskSpec("s", "multiclass", 2, class_weights=(1.0, 3.0), hourly=True)
+  task = TaskSpec("s", "multiclass", 2, class_weights=(1.0, 3.0), every_step=True)
   total, count = kind.loss(task, logits, target, valid)
   np.testing.assert_allclose(total, np.log(2) + 3 * np.log(4), rtol=1e-6)
   assert count == 4
@@ -315,7 +315,7 @@ def test_numbers_over_time_and_single_ones_missing():
   logits = RNG.normal(size=(2, 4, 1))
   target = RNG.normal(size=(2, 4)).astype(np.float32)
   valid = np.array([[True, True, False, True], [False, True, False, False]])
-  got = _finish(TaskSpec("x", "number", hourly=True), logits, target, valid)
+  got = _finish(TaskSpec("x", "number", every_step=True), logits, target, valid)
   error = np.float32(logits[..., 0])[valid] - target[valid]
   assert got["mae"] == pytest.approx(np.abs(error).mean())
   pairs = TaskSpec("x", "number", 2)

@@ -42,7 +42,7 @@ def _moved(config, name, trainable=optim.GROUPS, steps=2, length=10, opened=OPEN
   tx = optim.make(config, name, length, RULES)
   params = _params()
   opt = tx.init(params)
-  groups = optim.labels(params, RULES)
+  groups = optim.groups(params, RULES)
   grads, _ = optim.split(_grads(), trainable, groups)
   for _ in range(steps):
     params, opt = optim.update(tx, grads, opt, params, trainable, groups, opened)
@@ -54,7 +54,7 @@ def _kernel(params) -> np.ndarray:
 
 
 def test_every_leaf_has_its_group():
-  groups = optim.labels(_params(), RULES)
+  groups = optim.groups(_params(), RULES)
   assert groups["policy"]["logits"] == "policy"
   trunk = groups["network"]["trunk"]
   assert trunk["backbone"]["block_0"]["kernel"] == "backbone"
@@ -136,7 +136,7 @@ def test_frozen_groups_keep_every_bit(config, same_bits, frozen):
   start = optim.make(values, "retrain", 10, RULES).init(_params())
   trainable = tuple(g for g in optim.GROUPS if g != frozen)
   params, opt = _moved(values, "retrain", trainable)
-  groups = optim.labels(params, RULES)
+  groups = optim.groups(params, RULES)
   same_bits(opt.inner_states[frozen], start.inner_states[frozen])
   for new, old, group in zip(*map(jax.tree.leaves, (params, _params(), groups)), strict=True):
     assert bool((new == old).all()) == (group == frozen), group
@@ -164,7 +164,7 @@ def test_closed_logits_and_their_moments_stay(config):
 
 
 def test_split_and_join_are_inverse(same_bits):
-  moving, still = optim.split(_params(), ("heads", "policy"), optim.labels(_params(), RULES))
+  moving, still = optim.split(_params(), ("heads", "policy"), optim.groups(_params(), RULES))
   assert len(jax.tree.leaves(moving)) == 2
   same_bits(optim.join(moving, still), _params())
 

@@ -67,7 +67,7 @@ def dyna(build):
 
 def _groups(experiment, state):
   """Leaves of every parameter group with its optimiser state."""
-  names = optim.labels(state.params, experiment.network.leaves())
+  names = optim.groups(state.params, experiment.network.leaves())
   found = {group: [] for group in optim.GROUPS}
   for leaf, group in zip(jax.tree.leaves(state.params), jax.tree.leaves(names), strict=True):
     found[group].append(np.asarray(leaf))

@@ -193,12 +193,16 @@ def _specs(config: ConfigDict, switches: Mapping[str, bool]) -> tuple[types.Task
   classes = columns.AUTHORS_STAY_CLASSES if switches["stay_classes"] else columns.STAY_CLASSES
   fields: dict[str, dict[str, Any]] = {
     "phenotyping": {"kind": "multilabel", "classes": columns.PHENOTYPES},
-    "length_of_stay": {"kind": "multiclass", "classes": classes, "hourly": True},
-    "decompensation": {"kind": "binary", "classes": ("lives", "dies in 24 hours"), "hourly": True},
+    "length_of_stay": {"kind": "multiclass", "classes": classes, "every_step": True},
+    "decompensation": {
+      "kind": "binary",
+      "classes": ("lives", "dies in 24 hours"),
+      "every_step": True,
+    },
     "mortality": {
       "kind": "binary",
       "classes": ("lives", "dies"),
-      "until": 0 if switches["time"] else MORTALITY_HOURS,
+      "first_steps": 0 if switches["time"] else MORTALITY_HOURS,
     },
   }
 

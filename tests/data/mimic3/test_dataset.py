@@ -191,8 +191,8 @@ def test_tasks_in_any_order_with_their_weights(folder):
   mortality, stay = dataset.spec.tasks
   assert (mortality.name, mortality.kind, mortality.outputs) == ("mortality", "binary", 1)
   assert (mortality.weight, mortality.positive_weight) == (0.5, 7.0)
-  assert (mortality.hourly, mortality.until) == (False, 48)
-  assert (stay.kind, stay.outputs, stay.hourly, stay.until) == ("multiclass", 10, True, 0)
+  assert (mortality.every_step, mortality.first_steps) == (False, 48)
+  assert (stay.kind, stay.outputs, stay.every_step, stay.first_steps) == ("multiclass", 10, True, 0)
   assert stay.class_weights == tuple(map(float, range(1, 11)))
   assert stay.classes[0] == "under 1 day" and len(stay.classes) == 10
   batch = dataset.arrays("test")
@@ -209,7 +209,7 @@ def test_default_weights_are_those_of_the_authors_configuration():
     ("mortality", "binary", 1, 5),
   ]
   assert spec.tasks[0].classes == columns.PHENOTYPES
-  assert [t.hourly for t in spec.tasks] == [False, True, True, False]
+  assert [t.every_step for t in spec.tasks] == [False, True, True, False]
 
 
 def test_outline_needs_no_data(folder):
@@ -267,8 +267,8 @@ def test_normalised_by_the_training_stays(folder):
 def test_compat_time_has_no_lengths_and_mortality_reads_all(folder):
   usual, theirs = _build(folder), _build(folder, _switches(time="authors"))
   assert not theirs.spec.lengths
-  assert [t.until for t in theirs.spec.tasks] == [0] * 4
-  assert [t.until for t in usual.spec.tasks] == [0, 0, 0, 48]
+  assert [t.first_steps for t in theirs.spec.tasks] == [0] * 4
+  assert [t.first_steps for t in usual.spec.tasks] == [0, 0, 0, 48]
   np.testing.assert_array_equal(theirs.arrays("test").inputs, usual.arrays("test").inputs["series"])
 
 
