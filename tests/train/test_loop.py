@@ -329,7 +329,7 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     (dict(gates__init="shut"), "gates.init is 'shut'"),
     (dict(gates__target_rate="drawn"), "must be one of fixed, sampled"),
     (dict(gates__sampled_range=(0.5, 0.5)), "0 < low < high <= 1"),
-    (dict(policy__init="none"), "initialisation 'none'"),
+    (dict(policy__init="none"), "policy.init is 'none'"),
     (dict(method="adashre"), "Did you mean 'adashare'"),
     (dict(dataset="strips"), "Did you mean 'stripes'"),
     (dict(optimizers__retrain__kind="sgdd"), "Unknown optimiser 'sgdd'"),
