@@ -107,7 +107,7 @@ def test_a_run_writes_its_results_and_is_not_repeated(config, tmp_path, monkeypa
   found = main.run(config, str(tmp_path / "run"))
   assert found["finished"]
   assert (tmp_path / "run" / "report.md").is_file()
-  monkeypatch.setattr(loop_lib.Loop, "run", None)
+  monkeypatch.setattr(loop_lib.Loop, "train", None)
   assert main.run(config, str(tmp_path / "run")) == found
   text = main.summary(found, "run")
   assert "a: auc" in text and "b: accuracy" in text and "report.md" in text
