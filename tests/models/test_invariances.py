@@ -218,6 +218,6 @@ def test_a_threshold_closes_gates(tiny):
   middle = float(jnp.median(signals.own.relevance[0, :, 1]))
   found = net.forward(
     skip_trunk.Decisions(kinds, gated=True, threshold=jnp.asarray([0.0, middle, 1e9])), False
-  )[1].gate
+  )[1].own.gate
   np.testing.assert_array_equal(found[0, :, 1], signals.own.relevance[0, :, 1] > middle)
   assert (found[..., 2] == 0).all()

@@ -41,9 +41,9 @@ def _same(tiny: Any, route: list[list[int]], gated: tuple[bool, ...]) -> None:
   one, two = planned["signals"], masked["signals"]
   chex.assert_trees_all_equal(one.executed, two.executed)
   wanted = np.asarray(route, bool) & np.asarray(gated)[None]
-  np.testing.assert_array_equal(one.gated, wanted)
+  np.testing.assert_array_equal(one.own.gated, wanted)
   np.testing.assert_array_equal(
-    np.where(wanted[:, None], one.gate, 1), np.where(wanted[:, None], two.gate, 1)
+    np.where(wanted[:, None], one.own.gate, 1), np.where(wanted[:, None], two.own.gate, 1)
   )
   if not uses:  # at test these routings differ from training by gates alone
     return
