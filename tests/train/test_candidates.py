@@ -22,6 +22,7 @@ from dynashare_jax.distributed import preemption
 from dynashare_jax.monitoring import logs
 from dynashare_jax.train import candidates
 from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import part as part_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = ROOT / "tests" / "tiny" / "process.py"
@@ -383,5 +384,5 @@ def test_groups_that_cannot_be(build, devices, groups, message):
 
 
 def test_spans(build):
-  assert candidates.spans(build(**VALUES)) == [range(14, 20), range(20, 26), range(26, 32)]
-  assert candidates.spans(build(method="hard")) == [range(0, 8)]
+  assert part_lib.spans(build(**VALUES)) == [range(14, 20), range(20, 26), range(26, 32)]
+  assert part_lib.spans(build(method="hard")) == [range(0, 8)]
