@@ -112,7 +112,7 @@ def test_work_and_parameters_by_hand(model, separate):
   }
   for place, (macs, parameters) in wanted.items():
     assert found[place].macs == macs, place
-    assert tuple(found[place].parameters) == parameters, place
+    assert tuple(found[place].parameters.values()) == parameters, place
   assert found["all tasks", "planned + gated"].xla_macs is None
 
 

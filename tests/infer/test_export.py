@@ -214,8 +214,8 @@ def test_single_task_networks_keep_the_chosen_column(tmp_path):
 
 def test_gates_that_a_budget_fixes_are_not_asked(images):
   shut = export.choose(images, budget=_budget((0.0, 1e9, -1e9)))
-  assert shut.plan.route == ((1, 0, 1), (1, 0, 1))
-  assert shut.plan.gated == (False, False, False)
+  assert shut.trained.plan.route == ((1, 0, 1), (1, 0, 1))
+  assert shut.trained.plan.gated == (False, False, False)
   inputs = jnp.asarray(_inputs(images, 4))
   found = jax.jit(lambda w, x: shut.forward(w, {"image": x}, None))(shut.weights, inputs)
   want, executed = _reference(images, inputs, shut.budget)
