@@ -8,6 +8,7 @@ import importlib.util
 import mmap
 import os
 import pathlib
+import signal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -55,7 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Four devices, no implicit broadcasting, checked shapes, parsed flags."""
+  """Four devices, no implicit broadcasting, checked shapes, parsed flags, SIGINT is heard."""
+  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   gc.set_threshold(100_000, 50, 100)  # Traces are many small objects, few of them garbage.
   jax.config.update("jax_num_cpu_devices", 4)
   jax.config.update("jax_numpy_rank_promotion", "raise")

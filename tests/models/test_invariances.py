@@ -164,7 +164,7 @@ def test_four_devices_compute_what_one_does(tiny, monkeypatch, way):
   inputs, split = mesh_lib.place_batch((net.inputs, noise), mesh)
   compiled = step.lower(inputs, split).compile()
   found = compiled(inputs, split)
-  chex.assert_trees_all_equal(np.asarray(found[1][1].gate), np.asarray(signals.own.gate))
+  chex.assert_trees_all_equal(np.asarray(found[1][1].own.gate), np.asarray(signals.own.gate))
   chex.assert_trees_all_close(
     jax.device_get(found[1]), jax.device_get((features, signals, stats)), rtol=1e-4, atol=1e-4
   )
