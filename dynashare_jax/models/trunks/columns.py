@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dynashare_jax.models import backbones
 from dynashare_jax.models import series
 from dynashare_jax.models.trunks import contract
+from dynashare_jax.ops import routing
 
 
 class ColumnTrunk(contract.Trunk):
@@ -47,8 +48,9 @@ class ColumnTrunk(contract.Trunk):
   def __call__(
     self, inputs: Any, control: Any, train: bool
   ) -> tuple[list[jax.Array], contract.Signals]:
-    """Runs every column on the same inputs; `control` is not read."""
-    del control
+    """Runs every column on the same inputs; refuses a `control` that skips a block."""
+    if any(kind != routing.RUN for row in getattr(control, "kinds", ()) for kind in row):
+      raise ValueError("Single-task networks execute every block: their routing is `all_run`.")
     pass_ = backbones.Pass(train, jnp.ones((1,)), series.steps_of(inputs))
     features = []
     for column in self.columns:
