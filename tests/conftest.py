@@ -11,6 +11,7 @@ import pathlib
 import signal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+MOST = 4 * 2**30  # bytes that a process of the tests may keep between files
 
 
 def _known(*options: str) -> str:
@@ -68,6 +69,16 @@ def pytest_configure(config: pytest.Config) -> None:
   if not config.getoption("--no-typecheck"):
     jaxtyping.install_import_hook(_CHECKED, "typechecker.check")
   config.pluginmanager.import_plugin("tiny.runs")  # After the hook.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory() -> Iterator[None]:
+  """Drops compiled programs after a file where they fill much memory; they are on disk, too."""
+  yield
+  statm = pathlib.Path("/proc/self/statm")
+  if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MOST:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
