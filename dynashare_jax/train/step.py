@@ -182,11 +182,9 @@ def gradients(
     return jax.grad(total, has_aux=True)(trained)
 
   (values, charge), pull, (aside, losses) = jax.vjp(losses_of, trained, has_aux=True)
-  zeros = [jnp.zeros_like(v) for v in values]
-  rows = [
-    pull(([jnp.ones_like(v) if t == s else zeros[s] for s, v in enumerate(values)], charge * 0))[0]
-    for t in range(len(values))
-  ]
+  zeros, nothing = [jnp.zeros_like(v) for v in values], jnp.zeros_like(charge)
+  one = lambda t: [*zeros[:t], jnp.ones_like(values[t]), *zeros[t + 1 :]]
+  rows = [pull((one(t), nothing))[0] for t in range(len(values))]
   (extra,) = pull((zeros, jnp.ones_like(charge)))
   shared = shared_leaves(trained, rules)
   pick = lambda row: [leaf for leaf, own in zip(jax.tree.leaves(row), shared, strict=True) if own]

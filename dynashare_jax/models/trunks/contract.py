@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import re
 from typing import Any, NamedTuple
 
@@ -68,10 +68,11 @@ class Trunk(nn.Module):
 
 def leaf_of(rules: Mapping[str, Leaf], path: str) -> Leaf | None:
   """Returns what the longest fitting prefix says of a `/`-joined path; None where none fits."""
-  fits = [p for p in rules if begins(path, p)]
-  return rules[max(fits, key=len)] if fits else None
+  prefix = longest(rules, path)
+  return None if prefix is None else rules[prefix]
 
 
-def begins(path: str, prefix: str) -> bool:
-  """Returns whether a path begins with a prefix of whole names; `columns` fits `columns_3` too."""
-  return re.match(rf"{re.escape(prefix)}(_\d+)?(/|$)", path) is not None
+def longest(prefixes: Iterable[str], path: str) -> str | None:
+  """Returns the longest prefix of whole names that a path begins with; `a` fits `a_3` too."""
+  fits = (p for p in prefixes if re.match(rf"{re.escape(p)}(_\d+)?(/|$)", path))
+  return max(fits, key=len, default=None)

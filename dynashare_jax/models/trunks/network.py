@@ -77,6 +77,5 @@ class Network(nn.Module):
 
 def _renamed(prefixes: tuple[str, ...], new: Mapping[str, str], path: str) -> str | None:
   """The new path of a leaf; None where it is dropped."""
-  fits = [p for p in prefixes if contract.begins(path, p)]
-  longest = max(fits, key=len)
-  return new[longest] + path[len(longest) :] if longest in new else None
+  prefix = contract.longest(prefixes, path)
+  return new[prefix] + path[len(prefix) :] if prefix is not None and prefix in new else None
