@@ -6,6 +6,8 @@ batches. Every task keeps its own best step on validation.
 
 from __future__ import annotations
 
+import dataclasses
+
 from dynashare_jax.methods import _schedule
 from dynashare_jax.models.trunks import columns
 from dynashare_jax.sharing import contract
@@ -17,4 +19,5 @@ def build(parts: contract.Parts) -> contract.Method:
   tasks, phases = len(parts.spec.tasks), _schedule.plain(parts.config)
   trunk = columns.ColumnTrunk(tuple(parts.backbone() for _ in range(tasks)))
   sharing = skip.make(parts, phases, skip.every_block(tasks, parts.blocks))
+  sharing = dataclasses.replace(sharing, columns=True)
   return contract.Method("single", phases, trunk, sharing, independent=True)

@@ -109,6 +109,7 @@ class SkipSharing(contract.Sharing):
     noise_fades: last fraction of a phase in which the gates' noise falls from full to none.
     sampled_gates: seed of sampled gate decisions at test, as the authors evaluate; None takes the
       likelier decision.
+    columns: whether the trunk is one network per task, which every task executes whole.
   """
 
   skips = True
@@ -129,6 +130,7 @@ class SkipSharing(contract.Sharing):
   sampled_range: tuple[float, float] | None = None
   noise_fades: float = 0.0
   sampled_gates: int | None = None
+  columns: bool = False
 
   @property
   def rates(self) -> tuple[float, ...]:
@@ -309,7 +311,7 @@ class SkipSharing(contract.Sharing):
     how = execution or Execution(self.planned)
     tasks, gated = len(structure.tasks), how.gates and any(structure.gated)
     route = np.asarray(structure.route)
-    if execution is None and route.all() and not gated:
+    if route.all() and not gated and (execution is None or self.columns):
       kinds = routing.all_run(self.blocks, tasks)
     elif not how.planned:
       kinds = routing.own(self.blocks, tasks)
