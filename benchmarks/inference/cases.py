@@ -139,8 +139,8 @@ def thresholds(
   size = jax.tree.leaves(inputs)[0].shape[0]
   run = jax.jit(lambda v, x, t: model.forward(threshold=t)(v, x)[1].own.relevance)
   found = np.zeros(len(model.gated), np.float32)
-  for block, step in enumerate(model.plan.steps):
-    if not model.gated[block] or not step.running:
+  for block, split in enumerate(model.plan.splits):
+    if not model.gated[block] or not split.running:
       continue
     scores = np.concatenate(
       [
@@ -149,7 +149,7 @@ def thresholds(
       ],
       1,
     )
-    first = [group[0] for group in step.groups[: step.running]]
+    first = [group[0] for group in split.groups[: split.running]]
     ordered = np.sort(scores[first].ravel())[::-1]
     place = round(rate * ordered.size)
     found[block] = (ordered[place - 1] + ordered[place]) / 2

@@ -275,11 +275,11 @@ def blocks(trained: trained_lib.Trained, rate: np.ndarray | None = None) -> tupl
     raise ValueError("This model executes everything for every task: it has no plan to list.")
   amounts = work.branches(trained)
   found = []
-  for block, step in enumerate(plan.steps):
-    first = [group[0] for group in step.groups[: step.running]]
+  for block, split in enumerate(plan.splits):
+    first = [group[0] for group in split.groups[: split.running]]
     open_ = [1.0 if rate is None else float(rate[t, block]) for t in first]
-    gated = sum(open_) if plan.gated[block] else float(step.running)
+    gated = sum(open_) if plan.gated[block] else float(split.running)
     masked = len(plan.tasks) if block else 1
     shown = gated if any(plan.gated) else None
-    found.append(Block(amounts[block], masked, step.running, shown))
+    found.append(Block(amounts[block], masked, split.running, shown))
   return tuple(found)

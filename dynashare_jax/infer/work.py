@@ -46,9 +46,9 @@ def of_plan(trained: trained_lib.Trained) -> Work:
   amounts = branches(trained)
   gated = tuple(
     (group[0], block, amounts[block])
-    for block, step in enumerate(plan.steps)
+    for block, split in enumerate(plan.splits)
     if plan.gated[block]
-    for group in step.groups[: step.running]
+    for group in split.groups[: split.running]
   )
   return Work(full - sum(amount for _, _, amount in gated), gated)
 

@@ -15,65 +15,65 @@ RUN = 1  # the block is computed, nothing decides
 GATE = 2  # computed; one decision for the whole group, from its features
 OWN = 3  # computed; every task has a decision of its own, so the group splits
 
-Kinds = tuple[tuple[int, ...], ...]
+Modes = tuple[tuple[int, ...], ...]
 
 
-class Step(NamedTuple):
+class Split(NamedTuple):
   """What happens at one block.
 
   Attributes:
     groups: tasks of every group; the groups that compute the block come first.
     parents: for every group, its group before the block.
     running: number of groups that compute the block.
-    kinds: for every running group RUN, GATE or OWN.
+    modes: for every running group RUN, GATE or OWN.
   """
 
   groups: tuple[tuple[int, ...], ...]
   parents: tuple[int, ...]
   running: int
-  kinds: tuple[int, ...]
+  modes: tuple[int, ...]
 
 
-def steps(kinds: Kinds) -> tuple[Step, ...]:
-  """Splits the tasks into groups, block after block; returns one step per block.
+def splits(modes: Modes) -> tuple[Split, ...]:
+  """Splits the tasks into groups, block after block; returns one split per block.
 
   Args:
-    kinds: `[L][T]` of SKIP, RUN, GATE, OWN, with at least one block and task.
+    modes: `[L][T]` of SKIP, RUN, GATE, OWN, with at least one block and task.
   """
-  if not kinds or not kinds[0]:
+  if not modes or not modes[0]:
     raise ValueError("A routing needs at least one block and one task.")
-  if len({len(row) for row in kinds}) != 1:
+  if len({len(row) for row in modes}) != 1:
     raise ValueError("Every block of a routing must name the same tasks.")
-  unknown = {kind for row in kinds for kind in row} - {SKIP, RUN, GATE, OWN}
+  unknown = {mode for row in modes for mode in row} - {SKIP, RUN, GATE, OWN}
   if unknown:
     raise ValueError(f"A routing holds SKIP, RUN, GATE and OWN, not {unknown}.")
-  groups: tuple[tuple[int, ...], ...] = (tuple(range(len(kinds[0]))),)
+  groups: tuple[tuple[int, ...], ...] = (tuple(range(len(modes[0]))),)
   result = []
-  for row in kinds:
+  for row in modes:
     found: list[tuple[tuple[int, ...], int, int]] = []
     for parent, tasks in enumerate(groups):
-      for kind in (RUN, GATE, OWN, SKIP):
-        same = tuple(t for t in tasks if row[t] == kind)
-        parted = [(t,) for t in same] if kind == OWN else [same] if same else []
-        found += [(group, parent, kind) for group in parted]
+      for mode in (RUN, GATE, OWN, SKIP):
+        same = tuple(t for t in tasks if row[t] == mode)
+        parted = [(t,) for t in same] if mode == OWN else [same] if same else []
+        found += [(group, parent, mode) for group in parted]
     found.sort(key=lambda entry: entry[2] == SKIP)
     groups, parents, now = zip(*found, strict=True)
     running = len(found) - now.count(SKIP)
-    result.append(Step(groups, parents, running, now[:running]))
+    result.append(Split(groups, parents, running, now[:running]))
   return tuple(result)
 
 
-def all_run(blocks: int, tasks: int) -> Kinds:
+def all_run(blocks: int, tasks: int) -> Modes:
   """Returns the routing of hard sharing: every task executes every block."""
   return tuple((RUN,) * tasks for _ in range(blocks))
 
 
-def own(blocks: int, tasks: int, shared: int = 0) -> Kinds:
+def own(blocks: int, tasks: int, shared: int = 0) -> Modes:
   """Returns one decision per task from block `shared` on; before it all run together."""
   return tuple(((RUN if block < shared else OWN),) * tasks for block in range(blocks))
 
 
-def fixed(route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool) -> Kinds:
+def fixed(route: Sequence[Sequence[int]], gated: Sequence[bool], train: bool) -> Modes:
   """Returns the routing of a fixed route `[T][L]`.
 
   Args:

@@ -28,19 +28,19 @@ class Plan:
   gated: tuple[bool, ...]
 
   @property
-  def kinds(self) -> routing.Kinds:
+  def modes(self) -> routing.Modes:
     """The routing `[L][T]` that a trunk runs, for inference."""
     return routing.fixed(self.route, self.gated, train=False)
 
   @property
-  def steps(self) -> tuple[routing.Step, ...]:
+  def splits(self) -> tuple[routing.Split, ...]:
     """What happens at every block."""
-    return routing.steps(self.kinds)
+    return routing.splits(self.modes)
 
   @property
   def computations(self) -> tuple[int, ...]:
     """How often each block is computed; 0 is never."""
-    return tuple(step.running for step in self.steps)
+    return tuple(split.running for split in self.splits)
 
   def to_dict(self) -> dict[str, Any]:
     """The plan as data: for every block, the groups of tasks that compute it.
@@ -51,14 +51,14 @@ class Plan:
       `computed_for` (groups of task names; one group is one computation) and `skipped_by`.
     """
     blocks = []
-    for index, step in enumerate(self.steps):
-      named = [[self.tasks[t] for t in group] for group in step.groups]
+    for index, split in enumerate(self.splits):
+      named = [[self.tasks[t] for t in group] for group in split.groups]
       blocks.append(
         {
           "block": index,
           "gated": self.gated[index],
-          "computed_for": named[: step.running],
-          "skipped_by": [name for g in named[step.running :] for name in g],
+          "computed_for": named[: split.running],
+          "skipped_by": [name for g in named[split.running :] for name in g],
         }
       )
     return {
@@ -78,8 +78,8 @@ class Plan:
     """
     names: dict[tuple[int, ...], str] = {}
     cells = [["·" for _ in self.gated] for _ in self.tasks]
-    for block, step in enumerate(self.steps):
-      for group in step.groups[: step.running]:
+    for block, split in enumerate(self.splits):
+      for group in split.groups[: split.running]:
         letter = names.setdefault(group, _letter(len(names)))
         for task in group:
           cells[task][block] = letter + "?" * self.gated[block]
@@ -125,7 +125,7 @@ def make(tasks: Sequence[str], route: Any, gated: Sequence[bool] | None = None) 
     raise ValueError(f"A route holds 0 and 1 only, not {sorted(odd)}.")
   gates = (False,) * len(rows[0]) if gated is None else tuple(map(bool, gated))
   made = Plan(tuple(tasks), rows, gates)
-  routing.steps(made.kinds)  # raises for lengths that do not fit
+  routing.splits(made.modes)  # raises for lengths that do not fit
   return made
 
 

@@ -48,13 +48,13 @@ class Static(NamedTuple):
   """What is compiled into a training step.
 
   Attributes:
-    kinds: routing `[L][T]`.
+    modes: routing `[L][T]`.
     sampled: whether the policy is a soft sample; else the structure is the policy.
     gated: whether instance gates decide.
     penalties: whether the policy's losses count.
   """
 
-  kinds: routing.Kinds
+  modes: routing.Modes
   sampled: bool
   gated: bool
   penalties: bool
@@ -63,7 +63,7 @@ class Static(NamedTuple):
 class AtTest(NamedTuple):
   """What is compiled into an evaluation or a prediction."""
 
-  kinds: routing.Kinds
+  modes: routing.Modes
   gated: bool
   compaction: compaction_lib.Compaction | None
 
@@ -180,16 +180,16 @@ class SkipSharing(contract.Sharing):
     told, tasks = _settings(phase), len(self.names)
     closed = self.blocks - told.open_blocks
     if told.routing == "all":
-      kinds = routing.all_run(self.blocks, tasks)
+      modes = routing.all_run(self.blocks, tasks)
     elif told.routing == "soft":
       shared = max((p for p in self.prefixes if p <= closed), default=0)
-      kinds = routing.own(self.blocks, tasks, shared)
+      modes = routing.own(self.blocks, tasks, shared)
     elif self.planned:
       gates = self.gated if told.gated else (False,) * self.blocks
-      kinds = routing.fixed(np.asarray(structure).astype(int).tolist(), gates, train=True)
+      modes = routing.fixed(np.asarray(structure).astype(int).tolist(), gates, train=True)
     else:
-      kinds = routing.own(self.blocks, tasks)
-    return Static(kinds, told.routing == "soft", told.gated, told.penalties)
+      modes = routing.own(self.blocks, tasks)
+    return Static(modes, told.routing == "soft", told.gated, told.penalties)
 
   def knobs(self, phase: contract.Phase, offset: int, step: int) -> Mapping[str, jax.Array]:
     """Returns the temperature, the open blocks bool `[L]`, and where the gates' noise fades.
@@ -229,7 +229,7 @@ class SkipSharing(contract.Sharing):
         key = streams.stream_key(moving.seed, "target_rate", step)
         target = jax.random.uniform(key, (), jnp.float32, low, high)
     return skip_trunk.Decisions(
-      kinds=static.kinds,
+      modes=static.modes,
       policy=drawn,
       discrete=not static.sampled,
       gated=static.gated,
@@ -312,13 +312,13 @@ class SkipSharing(contract.Sharing):
     tasks, gated = len(structure.tasks), how.gates and any(structure.gated)
     route = np.asarray(structure.route)
     if route.all() and not gated and (execution is None or self.columns):
-      kinds = routing.all_run(self.blocks, tasks)
+      modes = routing.all_run(self.blocks, tasks)
     elif not how.planned:
-      kinds = routing.own(self.blocks, tasks)
+      modes = routing.own(self.blocks, tasks)
     else:
       gates = structure.gated if gated else (False,) * self.blocks
       drawn = execution is None and self.sampled_gates is not None
-      kinds = routing.fixed(structure.route, gates, train=drawn)
+      modes = routing.fixed(structure.route, gates, train=drawn)
     if execution is None and threshold is None:
       threshold = np.zeros(self.blocks)
     target = self.target_rate if target_rate is None else target_rate
@@ -327,7 +327,7 @@ class SkipSharing(contract.Sharing):
       "threshold": None if threshold is None else jnp.asarray(threshold, jnp.float32),
       "target": jnp.asarray(target, jnp.float32),
     }
-    return AtTest(kinds, gated, how.compaction), arrays
+    return AtTest(modes, gated, how.compaction), arrays
 
   def control_at_test(
     self, static: AtTest, arrays: PyTree, places: Any = None
@@ -339,7 +339,7 @@ class SkipSharing(contract.Sharing):
       key = streams.stream_key(self.sampled_gates, "evaluation", 0)
       noise = gumbel.logistic_noise(key, places, route.shape)
     return skip_trunk.Decisions(
-      static.kinds,
+      static.modes,
       route,
       gated=static.gated,
       noise=noise,

@@ -125,8 +125,8 @@ def _macs(
   if route is not None:
     chosen = np.asarray(route)
     _check_route(chosen, experiment)
-    plan = routing.steps(routing.fixed(chosen.tolist(), (False,) * experiment.units, train=False))
-    once = sum(step.running * blocks[i] for i, step in enumerate(plan))
+    plan = routing.splits(routing.fixed(chosen.tolist(), (False,) * experiment.units, train=False))
+    once = sum(split.running * blocks[i] for i, split in enumerate(plan))
     rows.append(["the route's plan, all heads", _mega(stem + once + heads)])
   what = "the route" if route is not None else "all blocks"
   rows.append(

@@ -15,9 +15,9 @@ GATED = (False, True, True)
 WAYS = (compaction.Compaction("rows"), compaction.Compaction("buckets", 3))
 
 
-def _decisions(tiny, kinds, way=None):
+def _decisions(tiny, modes, way=None):
   plain = skip_trunk.Decisions(
-    kinds, jnp.asarray(ROUTE, jnp.float32), gated=True, threshold=jnp.zeros(3)
+    modes, jnp.asarray(ROUTE, jnp.float32), gated=True, threshold=jnp.zeros(3)
   )
   # Thresholds at the medians of the scores, so that about half is skipped.
   _, signals, _ = tiny.forward(plain, train=False)
@@ -31,9 +31,9 @@ def _decisions(tiny, kinds, way=None):
 @pytest.mark.parametrize("planned", (True, False))
 def test_compacted_pass_equals_masked_pass(tiny, kind, planned, way):
   net = tiny(kind, gated=GATED)
-  kinds = routing.fixed(ROUTE, GATED, train=False) if planned else routing.own(3, 3)
-  want, told, _ = net.forward(_decisions(net, kinds), train=False)
-  got, said, _ = net.forward(_decisions(net, kinds, way), train=False)
+  modes = routing.fixed(ROUTE, GATED, train=False) if planned else routing.own(3, 3)
+  want, told, _ = net.forward(_decisions(net, modes), train=False)
+  got, said, _ = net.forward(_decisions(net, modes, way), train=False)
   np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
   np.testing.assert_array_equal(said.executed, told.executed)
   np.testing.assert_array_equal(said.own.gate, told.own.gate)
@@ -44,8 +44,8 @@ def test_compacted_pass_equals_masked_pass(tiny, kind, planned, way):
 def test_training_ignores_compaction(tiny):
   """Batch statistics need every example."""
   net = tiny("image", gated=GATED)
-  kinds = routing.fixed(ROUTE, GATED, train=True)
-  decisions = _decisions(net, kinds)._replace(noise=net.noise())
+  modes = routing.fixed(ROUTE, GATED, train=True)
+  decisions = _decisions(net, modes)._replace(noise=net.noise())
   want = net.forward(decisions)
   got = net.forward(decisions._replace(compaction=WAYS[0]))
   for a, b in zip(want[0], got[0], strict=True):

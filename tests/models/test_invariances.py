@@ -27,10 +27,10 @@ def test_tiny_temperature_gives_the_hard_pass(tiny):
   soft = gumbel.soft_decisions(key, logits, 1e-6)
   hard = (gumbel.soft_decisions(key, logits, 1.0) > 0.5).astype(jnp.float32)
   assert 0 < hard.mean() < 1
-  kinds = routing.own(3, 3)
+  modes = routing.own(3, 3)
   chex.assert_trees_all_close(
-    net.forward(skip_trunk.Decisions(kinds, soft, discrete=False))[0],
-    net.forward(skip_trunk.Decisions(kinds, hard))[0],
+    net.forward(skip_trunk.Decisions(modes, soft, discrete=False))[0],
+    net.forward(skip_trunk.Decisions(modes, hard))[0],
     rtol=1e-6,
   )
 
@@ -116,12 +116,12 @@ def test_test_time_features_belong_to_the_example(tiny):
   _, _, stats = net.forward(
     skip_trunk.Decisions(routing.own(3, 2), jnp.ones((2, 3)), gated=True, noise=net.noise())
   )
-  kinds = routing.fixed([[1, 1, 0], [1, 1, 1]], net.trunk.gated, train=False)
+  modes = routing.fixed([[1, 1, 0], [1, 1, 1]], net.trunk.gated, train=False)
 
   @jax.jit
   def run(inputs):
     features, signals = net.trunk.apply(
-      net.variables | {"batch_stats": stats}, inputs, skip_trunk.Decisions(kinds, gated=True), False
+      net.variables | {"batch_stats": stats}, inputs, skip_trunk.Decisions(modes, gated=True), False
     )
     return jnp.stack(features, 1), jnp.moveaxis(signals.own.gate, 1, 0)
 
@@ -213,11 +213,11 @@ def test_a_routing_of_another_size_is_refused(tiny):
 
 def test_a_threshold_closes_gates(tiny):
   net = tiny("mlp", tasks=2, gated=(False, True, True))
-  kinds = routing.fixed([[1] * 3] * 2, net.trunk.gated, train=False)
-  signals = net.forward(skip_trunk.Decisions(kinds, gated=True), False)[1]
+  modes = routing.fixed([[1] * 3] * 2, net.trunk.gated, train=False)
+  signals = net.forward(skip_trunk.Decisions(modes, gated=True), False)[1]
   middle = float(jnp.median(signals.own.relevance[0, :, 1]))
   found = net.forward(
-    skip_trunk.Decisions(kinds, gated=True, threshold=jnp.asarray([0.0, middle, 1e9])), False
+    skip_trunk.Decisions(modes, gated=True, threshold=jnp.asarray([0.0, middle, 1e9])), False
   )[1].own.gate
   np.testing.assert_array_equal(found[0, :, 1], signals.own.relevance[0, :, 1] > middle)
   assert (found[..., 2] == 0).all()

@@ -150,9 +150,9 @@ def test_multiply_accumulates_of_the_papers_policies(blocks, skipped, paper):
   total = 0
   for skips in skipped:  # the papers add up the tasks' passes
     route = [[int(block + 1 not in skips) for block in range(count)]]
-    kinds = routing.fixed(route, (False,) * count, train=False)
+    modes = routing.fixed(route, (False,) * count, train=False)
     total += costs.macs(
-      lambda v, x, kinds=kinds: trunk.apply(v, x, skip_trunk.Decisions(kinds), False),
+      lambda v, x, modes=modes: trunk.apply(v, x, skip_trunk.Decisions(modes), False),
       _variables(blocks, gated=False),
       jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),
     )

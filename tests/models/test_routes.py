@@ -48,8 +48,8 @@ def _same(tiny: Any, route: list[list[int]], gated: tuple[bool, ...]) -> None:
   if not uses:  # at test these routings differ from training by gates alone
     return
   at_test = [
-    net.forward(skip_trunk.Decisions(kinds, policy, gated=uses), train=False)
-    for kinds in (routing.fixed(route, gated, False), routing.own(2, 3))
+    net.forward(skip_trunk.Decisions(modes, policy, gated=uses), train=False)
+    for modes in (routing.fixed(route, gated, False), routing.own(2, 3))
   ]
   chex.assert_trees_all_close(at_test[0][0], at_test[1][0], rtol=1e-4, atol=1e-5)
   chex.assert_trees_all_equal(at_test[0][1].executed, at_test[1][1].executed)
@@ -115,8 +115,8 @@ def test_a_fixed_route_costs_its_blocks(tiny, seed, gated):
     wanted += len(running) * each
     if block == 1:  # the shortcut is one for who executes and who skips
       wanted += len(set(before.values())) * _projection(4)
-  kinds = routing.fixed(route.tolist(), gated, train=False)
-  assert _macs(net, skip_trunk.Decisions(kinds, gated=any(gated))) == wanted
+  modes = routing.fixed(route.tolist(), gated, train=False)
+  assert _macs(net, skip_trunk.Decisions(modes, gated=any(gated))) == wanted
 
 
 def test_nothing_skipped_is_traced(tiny):

@@ -167,10 +167,10 @@ def _route(blocks: int) -> np.ndarray:
 @pytest.mark.parametrize("blocks, kind, size", CASES, ids=_ids)
 def test_masked_with_soft_and_with_discrete_decisions(pair, blocks, kind, size):
   nets = pair(blocks, kind)
-  kinds = routing.own(nets.blocks, len(OUTPUTS))
+  modes = routing.own(nets.blocks, len(OUTPUTS))
   soft = np.random.default_rng(1).random((len(OUTPUTS), nets.blocks))
   # At test, statistics do not move: both kinds are one compilation.
-  frozen = skip_trunk.Decisions(kinds, discrete=False)
+  frozen = skip_trunk.Decisions(modes, discrete=False)
   nets.check(size, soft, frozen, masked=True)
   nets.check(size, _route(nets.blocks), frozen, masked=True)
 
@@ -179,8 +179,8 @@ def test_masked_with_soft_and_with_discrete_decisions(pair, blocks, kind, size):
 def test_planned(pair, blocks, kind, size):
   nets = pair(blocks, kind)
   route = _route(nets.blocks)
-  kinds = routing.fixed(route.astype(int).tolist(), nets.gated, False)
-  nets.check(size, route, skip_trunk.Decisions(kinds), masked=False)
+  modes = routing.fixed(route.astype(int).tolist(), nets.gated, False)
+  nets.check(size, route, skip_trunk.Decisions(modes), masked=False)
 
 
 @pytest.mark.parametrize("size", [(33, 33), (40, 56)], ids=_ids)
@@ -189,9 +189,9 @@ def test_gated(tmp_path, size):
   nets = Pair(tmp_path, R18, gated=gated)
   assert "names of dynashare" in nets.loaded.notes[0]
   route = _route(nets.blocks)
-  kinds = routing.fixed(route.astype(int).tolist(), gated, False)
+  modes = routing.fixed(route.astype(int).tolist(), gated, False)
   signals, wanted = nets.check(
-    size, route, skip_trunk.Decisions(kinds, gated=True), masked=False, batch=12, asked=gated
+    size, route, skip_trunk.Decisions(modes, gated=True), masked=False, batch=12, asked=gated
   )
   places = [l for l, has in enumerate(gated) if has]
   decided = []
@@ -212,8 +212,8 @@ def test_at_real_widths(tmp_path):
   nets = Pair(tmp_path, R18, (64, 128, 256, 512))
   assert sum(a.size for a in jax.tree.leaves(nets.loaded.params["trunk"])) == 11_176_512
   route = _route(nets.blocks)
-  kinds = routing.fixed(route.astype(int).tolist(), nets.gated, False)
-  nets.check((33, 49), route, skip_trunk.Decisions(kinds), masked=False)
+  modes = routing.fixed(route.astype(int).tolist(), nets.gated, False)
+  nets.check((33, 49), route, skip_trunk.Decisions(modes), masked=False)
 
 
 def test_the_policy_comes_along(pair):

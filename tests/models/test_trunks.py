@@ -115,8 +115,8 @@ def test_soft_pass_equals_sequential_passes(tiny, tasks):
 def test_skipped_is_the_residual_and_executed_has_a_relu(tiny):
   net = tiny(tasks=2)
   route = np.array([[1, 0, 0], [0, 1, 1]], np.float32)
-  kinds = routing.fixed(route.astype(int).tolist(), (False,) * 3, True)
-  found, signals, _ = net.forward(skip_trunk.Decisions(kinds))
+  modes = routing.fixed(route.astype(int).tolist(), (False,) * 3, True)
+  found, signals, _ = net.forward(skip_trunk.Decisions(modes))
   wanted, _ = _twin(net, route)
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
   assert found[0].min() < 0 <= found[1].min()

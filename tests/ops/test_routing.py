@@ -14,35 +14,35 @@ from dynashare_jax.ops.routing import SKIP
 
 
 def test_hard_sharing_keeps_one_group():
-  for step in routing.steps(routing.all_run(3, 4)):
-    assert step == routing.Step(((0, 1, 2, 3),), (0,), 1, (RUN,))
+  for split in routing.splits(routing.all_run(3, 4)):
+    assert split == routing.Split(((0, 1, 2, 3),), (0,), 1, (RUN,))
 
 
 def test_own_splits_into_tasks_after_the_shared_blocks():
-  plan = routing.steps(routing.own(4, 3, shared=2))
+  plan = routing.splits(routing.own(4, 3, shared=2))
   assert [len(step.groups) for step in plan] == [1, 1, 3, 3]
-  assert plan[2] == routing.Step(((0,), (1,), (2,)), (0, 0, 0), 3, (OWN,) * 3)
+  assert plan[2] == routing.Split(((0,), (1,), (2,)), (0, 0, 0), 3, (OWN,) * 3)
   assert plan[3].parents == (0, 1, 2)
 
 
 def test_a_route_worked_by_hand():
   # Task 0 and 2 run block 0, task 1 skips it; then 0 and 1 run, 2 skips.
-  plan = routing.steps(((RUN, SKIP, RUN), (RUN, RUN, SKIP)))
-  assert plan[0] == routing.Step(((0, 2), (1,)), (0, 0), 1, (RUN,))
-  assert plan[1] == routing.Step(((0,), (1,), (2,)), (0, 1, 0), 2, (RUN, RUN))
+  plan = routing.splits(((RUN, SKIP, RUN), (RUN, RUN, SKIP)))
+  assert plan[0] == routing.Split(((0, 2), (1,)), (0, 0), 1, (RUN,))
+  assert plan[1] == routing.Split(((0,), (1,), (2,)), (0, 1, 0), 2, (RUN, RUN))
 
 
 def test_tasks_that_skipped_apart_never_join_again():
-  plan = routing.steps(((RUN, SKIP), (SKIP, SKIP), (RUN, RUN)))
+  plan = routing.splits(((RUN, SKIP), (SKIP, SKIP), (RUN, RUN)))
   assert [step.groups for step in plan] == [((0,), (1,))] * 3
-  assert plan[1].running == 0 and plan[1].kinds == ()
+  assert plan[1].running == 0 and plan[1].modes == ()
   assert plan[2].parents == (0, 1)
 
 
 def test_a_gate_asks_once_a_group():
-  plan = routing.steps(((GATE, GATE, SKIP), (GATE, GATE, GATE)))
-  assert plan[0] == routing.Step(((0, 1), (2,)), (0, 0), 1, (GATE,))
-  assert plan[1].kinds == (GATE, GATE)
+  plan = routing.splits(((GATE, GATE, SKIP), (GATE, GATE, GATE)))
+  assert plan[0] == routing.Split(((0, 1), (2,)), (0, 0), 1, (GATE,))
+  assert plan[1].modes == (GATE, GATE)
 
 
 def test_fixed_routes_split_at_gates_in_training_only():
@@ -52,7 +52,7 @@ def test_fixed_routes_split_at_gates_in_training_only():
   assert routing.fixed(route, gated, train=False) == ((RUN, RUN), (GATE, GATE), (SKIP, GATE))
 
 
-kinds = st.integers(1, 5).flatmap(
+modes = st.integers(1, 5).flatmap(
   lambda tasks: st.lists(
     st.lists(st.sampled_from([SKIP, RUN, GATE, OWN]), min_size=tasks, max_size=tasks),
     min_size=1,
@@ -62,19 +62,19 @@ kinds = st.integers(1, 5).flatmap(
 
 
 @hypothesis.settings(max_examples=100, derandomize=True, database=None)
-@hypothesis.given(kinds)
+@hypothesis.given(modes)
 def test_groups_part_the_tasks_by_their_history(rows):
-  plan = routing.steps(tuple(tuple(row) for row in rows))
+  plan = routing.splits(tuple(tuple(row) for row in rows))
   before = ((tuple(range(len(rows[0])))),)
   for row, step in zip(rows, plan, strict=True):
     assert sorted(sum(step.groups, ())) == list(range(len(row)))
-    assert len(step.kinds) == step.running <= len(step.groups)
+    assert len(step.modes) == step.running <= len(step.groups)
     for g, (tasks, parent) in enumerate(zip(step.groups, step.parents, strict=True)):
       assert set(tasks) <= set(before[parent])
       assert len({row[t] for t in tasks}) == 1
       assert (row[tasks[0]] != SKIP) == (g < step.running)
       if g < step.running:
-        assert step.kinds[g] == row[tasks[0]]
+        assert step.modes[g] == row[tasks[0]]
       if row[tasks[0]] == OWN:
         assert len(tasks) == 1
       else:  # nobody who was treated alike is left out
@@ -94,7 +94,7 @@ def test_groups_part_the_tasks_by_their_history(rows):
 )
 def test_a_routing_without_sense_is_refused(rows, message):
   with pytest.raises(ValueError, match=message):
-    routing.steps(rows)
+    routing.splits(rows)
 
 
 @pytest.mark.parametrize("route", [[[1, 1], [1, 1, 1]], [[1] * 4] * 2])

@@ -49,7 +49,7 @@ class ColumnTrunk(contract.Trunk):
     self, inputs: Any, control: Any, train: bool
   ) -> tuple[list[jax.Array], contract.Signals]:
     """Runs every column on the same inputs; refuses a `control` that skips a block."""
-    if any(kind != routing.RUN for row in getattr(control, "kinds", ()) for kind in row):
+    if any(mode != routing.RUN for row in getattr(control, "modes", ()) for mode in row):
       raise ValueError("Single-task networks execute every block: their routing is `all_run`.")
     pass_ = backbones.Pass(train, jnp.ones((1,)), series.steps_of(inputs))
     features = []

@@ -25,7 +25,7 @@ class Decisions(NamedTuple):
   """What decides, in one forward pass.
 
   Attributes:
-    kinds: `[L][T]`, see `ops.routing`; static under jit.
+    modes: `[L][T]`, see `ops.routing`; static under jit.
     policy: `[T, L]` in [0, 1], read where a kind is OWN (or by gates); None means all ones.
     discrete: whether `policy` holds only 0 and 1; then a task that skips a block does not move the
       block's running batch statistics.
@@ -39,7 +39,7 @@ class Decisions(NamedTuple):
       discrete decisions; None computes and masks them.
   """
 
-  kinds: routing.Kinds
+  modes: routing.Modes
   policy: jax.Array | None = None
   discrete: bool = True
   gated: bool = False
@@ -144,17 +144,17 @@ class SkipTrunk(contract.Trunk):
         f"{type(self.backbone).__name__} has no shortcuts: its blocks cannot be skipped. Choose"
         " another config.model.backbone, or a method that does not skip."
       )
-    plan = routing.steps(decisions.kinds)
-    if len(plan) != len(self.gated) or len(decisions.kinds[0]) != self.tasks:
+    plan = routing.splits(decisions.modes)
+    if len(plan) != len(self.gated) or len(decisions.modes[0]) != self.tasks:
       raise ValueError(
-        f"The routing has {len(plan)} blocks and {len(decisions.kinds[0])}"
+        f"The routing has {len(plan)} blocks and {len(decisions.modes[0])}"
         f" tasks; the trunk has {len(self.gated)} and {self.tasks}."
       )
     steps = series.steps_of(inputs)
     x = self.backbone.stem(inputs, backbones.Pass(train, jnp.ones((1,)), steps))
     collected: list[_BlockSignals] = []
-    for block, step in enumerate(plan):
-      x, signals = self._block(block, step, x, decisions, train, steps)
+    for block, split in enumerate(plan):
+      x, signals = self._block(block, split, x, decisions, train, steps)
       collected.append(signals)
     x = self.backbone.final(x)
     last = plan[-1].groups
@@ -164,7 +164,7 @@ class SkipTrunk(contract.Trunk):
   def _block(
     self,
     block: int,
-    step: routing.Step,
+    split: routing.Split,
     x: Features,
     decisions: Decisions,
     train: bool,
@@ -173,38 +173,38 @@ class SkipTrunk(contract.Trunk):
     """One block for all groups: `[G, B, ...]` to `[G', B, ...]`."""
     batch = jax.tree.leaves(x)[0].shape[1]
     signals = _BlockSignals.skipped(self.tasks, batch)
-    policy = self._policy(block, step, decisions)
-    updates = jnp.asarray([len(g) / self.tasks for g in step.groups])
-    running = updates[: step.running]
+    policy = self._policy(block, split, decisions)
+    updates = jnp.asarray([len(g) / self.tasks for g in split.groups])
+    running = updates[: split.running]
     if policy is not None and decisions.discrete:
       running = running * policy
     # Groups that part here still have equal inputs: one computation for all.
-    parents, place = _distinct(step.parents)
+    parents, place = _distinct(split.parents)
     x = _pick(x, parents)
     below = self.backbone.shortcut(block, x, backbones.Pass(train, _total(updates, place), steps))
     residual = _pick(below, place)
-    if not step.running:
+    if not split.running:
       return residual, signals
-    parents, place = _distinct(place[: step.running])
+    parents, place = _distinct(place[: split.running])
     head = _pick(x, parents)
     moves = _total(running, place)
-    weight = None if policy is None else jnp.broadcast_to(policy[:, None], (step.running, batch))
-    asked = decisions.gated and any(k != routing.RUN for k in step.kinds)
+    weight = None if policy is None else jnp.broadcast_to(policy[:, None], (split.running, batch))
+    asked = decisions.gated and any(k != routing.RUN for k in split.modes)
     # Computed also when gates do not decide, so that init creates it.
     if self.gates[block] is not None and (asked or self.is_initializing()):
       mask = None if steps is None else steps.mask(jax.tree.leaves(head)[0].shape[2])
       score = self.gates[block](head, moves, not train, decisions.target, mask)
       if asked:
         score = _at_steps(_pick(score, place), jax.tree.leaves(below)[0])
-        gate = self._gate(block, step, score, decisions)
+        gate = self._gate(block, split, score, decisions)
         mean = functools.partial(_over_steps, steps=steps)
-        signals.note(step, relevance=mean(score), gate=mean(gate))
+        signals.note(split, relevance=mean(score), gate=mean(gate))
         if weight is not None:
           gate = gate * weight.reshape(weight.shape + (1,) * (gate.ndim - 2))
         weight = gate
-    every = jnp.ones((step.running, batch))
-    signals.note(step, executed=every if weight is None else _over_steps(weight, steps))
-    here = jax.tree.map(lambda a: a[: step.running], residual)
+    every = jnp.ones((split.running, batch))
+    signals.note(split, executed=every if weight is None else _over_steps(weight, steps))
+    here = jax.tree.map(lambda a: a[: split.running], residual)
     leaves_out = decisions.discrete and not train and len(jax.tree.leaves(head)) == 1
     how = decisions.compaction if leaves_out else None
     if weight is None or how is None:
@@ -217,8 +217,8 @@ class SkipTrunk(contract.Trunk):
       done = self._compacted(block, _pick(head, place), here, rows, how, steps)
       if weight.ndim > 2:
         done = jax.tree.map(lambda d, h: jnp.where(_wide(weight, h) > 0, d, h), done, here)
-    if step.running < len(step.groups):
-      join = lambda d, rest: jnp.concatenate([d, rest[step.running :]])
+    if split.running < len(split.groups):
+      join = lambda d, rest: jnp.concatenate([d, rest[split.running :]])
       done = jax.tree.map(join, done, residual)
     return done, signals
 
@@ -255,18 +255,18 @@ class SkipTrunk(contract.Trunk):
     done = compaction.run(executed, leaf(x), leaf(residual), flat(weight) > 0, how)
     return jax.tree.map(lambda a: done.reshape(a.shape), residual)
 
-  def _policy(self, block: int, step: routing.Step, decisions: Decisions) -> jax.Array | None:
+  def _policy(self, block: int, split: routing.Split, decisions: Decisions) -> jax.Array | None:
     """`[running]` decisions of the groups, or None where all execute."""
-    if decisions.policy is None or routing.OWN not in step.kinds:
+    if decisions.policy is None or routing.OWN not in split.modes:
       return None
     values = [
-      decisions.policy[group[0], block] if kind == routing.OWN else jnp.ones(())
-      for group, kind in zip(step.groups[: step.running], step.kinds, strict=True)
+      decisions.policy[group[0], block] if mode == routing.OWN else jnp.ones(())
+      for group, mode in zip(split.groups[: split.running], split.modes, strict=True)
     ]
     return jnp.stack(values)
 
   def _gate(
-    self, block: int, step: routing.Step, score: jax.Array, decisions: Decisions
+    self, block: int, split: routing.Split, score: jax.Array, decisions: Decisions
   ) -> jax.Array:
     """`[running, B]` or `[running, B, time]` decisions, as the scores."""
     if decisions.threshold is not None:
@@ -274,7 +274,7 @@ class SkipTrunk(contract.Trunk):
     noise = None
     if decisions.noise is not None:
       noise = jnp.stack(
-        [decisions.noise[:, group[0], block] for group in step.groups[: step.running]]
+        [decisions.noise[:, group[0], block] for group in split.groups[: split.running]]
       )
       # One draw for all steps of a series.
       noise = jnp.broadcast_to(noise.reshape(noise.shape + (1,) * (score.ndim - 2)), score.shape)
@@ -295,11 +295,11 @@ class _BlockSignals(NamedTuple):
     zeros = jnp.zeros((batch,))
     return cls([jnp.ones((batch,))] * tasks, [False] * tasks, [zeros] * tasks, [zeros] * tasks)
 
-  def note(self, step: routing.Step, **found: jax.Array) -> None:
+  def note(self, split: routing.Split, **found: jax.Array) -> None:
     """Writes what was found for every running group to its tasks."""
     for name, values in found.items():
-      for g in range(step.running):
-        for t in step.groups[g]:
+      for g in range(split.running):
+        for t in split.groups[g]:
           getattr(self, name)[t] = values[g]
           self.gated[t] |= name == "gate"
 
