@@ -9,7 +9,6 @@ import pytest
 
 from dynashare_jax.ops import compaction
 
-RNG = np.random.default_rng(0)
 WAYS = (
   compaction.Compaction("rows"),
   compaction.Compaction("buckets", 1),
@@ -27,15 +26,16 @@ def _function(x, other):
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("rows", (1, 2, 5, 8))
 def test_equals_computing_everything(way, rows):
-  x = jnp.asarray(RNG.normal(size=(rows, 3, 2)), jnp.float32)
-  other = jnp.asarray(RNG.normal(size=(rows, 4)), jnp.float32)
+  rng = np.random.default_rng(0)  # Values that do not depend on the order of the tests.
+  x = jnp.asarray(rng.normal(size=(rows, 3, 2)), jnp.float32)
+  other = jnp.asarray(rng.normal(size=(rows, 4)), jnp.float32)
   run = jax.jit(lambda keep: compaction.run(_function, x, other, keep, way))
   every = np.asarray(_function(x, other))
   for count in range(rows + 1):
     keep = np.zeros(rows, bool)
-    keep[RNG.permutation(rows)[:count]] = True
+    keep[rng.permutation(rows)[:count]] = True
     wanted = np.where(keep[:, None], every, other)
-    np.testing.assert_allclose(run(keep), wanted, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(run(keep), wanted, rtol=1e-6, atol=2e-6)  # Sums up to 4.
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
