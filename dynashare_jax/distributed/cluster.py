@@ -112,12 +112,14 @@ def join(
 
 
 def end(message: str, status: int = 1) -> NoReturn:
-  """Ends the program at once, from any thread, with one line on the standard error output."""
+  """Ends the program at once, from any thread; its last line on standard error is the message."""
   with contextlib.suppress(Exception):  # Those may lie on a full disk, too.
     sys.stdout.flush()
     sys.stderr.flush()
   with contextlib.suppress(OSError):
-    os.write(2, f"{message}\n".encode())
+    out = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # No thread writes below it.
+    os.write(out, f"{message}\n".encode())
   os._exit(status)
 
 
