@@ -20,7 +20,7 @@ def test_hard_sharing_keeps_one_group():
 
 def test_own_splits_into_tasks_after_the_shared_blocks():
   plan = routing.splits(routing.own(4, 3, shared=2))
-  assert [len(step.groups) for step in plan] == [1, 1, 3, 3]
+  assert [len(split.groups) for split in plan] == [1, 1, 3, 3]
   assert plan[2] == routing.Split(((0,), (1,), (2,)), (0, 0, 0), 3, (OWN,) * 3)
   assert plan[3].parents == (0, 1, 2)
 
@@ -34,7 +34,7 @@ def test_a_route_worked_by_hand():
 
 def test_tasks_that_skipped_apart_never_join_again():
   plan = routing.splits(((RUN, SKIP), (SKIP, SKIP), (RUN, RUN)))
-  assert [step.groups for step in plan] == [((0,), (1,))] * 3
+  assert [split.groups for split in plan] == [((0,), (1,))] * 3
   assert plan[1].running == 0 and plan[1].modes == ()
   assert plan[2].parents == (0, 1)
 
@@ -66,21 +66,21 @@ modes = st.integers(1, 5).flatmap(
 def test_groups_part_the_tasks_by_their_history(rows):
   plan = routing.splits(tuple(tuple(row) for row in rows))
   before = ((tuple(range(len(rows[0])))),)
-  for row, step in zip(rows, plan, strict=True):
-    assert sorted(sum(step.groups, ())) == list(range(len(row)))
-    assert len(step.modes) == step.running <= len(step.groups)
-    for g, (tasks, parent) in enumerate(zip(step.groups, step.parents, strict=True)):
+  for row, split in zip(rows, plan, strict=True):
+    assert sorted(sum(split.groups, ())) == list(range(len(row)))
+    assert len(split.modes) == split.running <= len(split.groups)
+    for g, (tasks, parent) in enumerate(zip(split.groups, split.parents, strict=True)):
       assert set(tasks) <= set(before[parent])
       assert len({row[t] for t in tasks}) == 1
-      assert (row[tasks[0]] != SKIP) == (g < step.running)
-      if g < step.running:
-        assert step.modes[g] == row[tasks[0]]
+      assert (row[tasks[0]] != SKIP) == (g < split.running)
+      if g < split.running:
+        assert split.modes[g] == row[tasks[0]]
       if row[tasks[0]] == OWN:
         assert len(tasks) == 1
       else:  # nobody who was treated alike is left out
         alike = {t for t in before[parent] if row[t] == row[tasks[0]]}
         assert set(tasks) == alike
-    before = step.groups
+    before = split.groups
 
 
 @pytest.mark.parametrize(
