@@ -11,6 +11,7 @@ COMMANDS = {
   "train": "train one run, or --describe it",
   "benchmark": "train methods with several seeds and compare them in one table",
   "calibrate": "find gate thresholds that meet a budget",
+  "conflict": "tell which tasks of a trained model conflict, and in which blocks",
   "cost": "count and measure what a trained model costs",
   "export": "write a trained model as one file that runs with jax alone",
   "predict": "run an exported model on files",

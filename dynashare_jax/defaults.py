@@ -9,7 +9,17 @@ import ml_collections
 
 # Dotted names of values that once did not exist: what folders without them meant,
 # where that is not the default.
-BEFORE: dict[str, Any] = {}
+BEFORE: dict[str, Any] = {"compat.search": "papers"}
+
+# What `compat.search=papers` puts in the place of the values of the same names.
+PAPERS: dict[str, Any] = {
+  "policy.warmup": "all",
+  "policy.measure": 0,
+  "policy.conflict": 0.0,
+  "policy.routes": "sampled",
+  "policy.keep_first": False,
+  "policy.halving": False,
+}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -54,10 +64,21 @@ def get_config() -> ml_collections.ConfigDict:
   policy.temperature = 5.0
   policy.temperature_decay = 0.965  # every cycle
   policy.temperature_floor = 0.1
-  policy.curriculum_speed = 3  # cycles until one more block opens; 0: all open
-  policy.sparsity = 0.05  # weight of Eq. 3
+  policy.curriculum_speed = 0  # cycles until one more block opens, papers: 3; 0: all open
+  policy.warmup = "random"  # routes of the warm-up; or all blocks, the papers
+  policy.measure = 20  # batches on which the tasks' gradients are compared; 0: none
   policy.sharing = 0.05  # weight of Eq. 4
-  policy.candidates = 8  # routes that are sampled and re-trained
+  policy.conflict = 0.05  # weight of Eq. 4 with pairs weighed by their gradients' cosines
+  # budget: the best route within a budget, hard sharing, and routes near the first;
+  # sampled: independent draws of every decision, the papers, with Eq. 3 for a budget.
+  policy.routes = "budget"
+  policy.budget = 0.75  # most work, as a share of hard sharing's
+  policy.budget_weight = 50.0  # of the square of the excess, in the search
+  policy.serve = "together"  # all tasks for every input; or apart, one at a time
+  policy.keep_first = True  # every task executes the first block
+  policy.sparsity = 0.05  # weight of Eq. 3, where routes are sampled
+  policy.candidates = 8  # routes that are trained and compared
+  policy.halving = True  # all train a little, then two in full; False: all in full, the papers
 
   config.gates = gates = ml_collections.ConfigDict()
   gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.55, 0.55, 0.55, 0.55)
@@ -65,7 +86,7 @@ def get_config() -> ml_collections.ConfigDict:
   # all gated blocks and tells it to the gates: one network for all budgets.
   gates.target_rate = "fixed"
   gates.sampled_range = (0.2, 1.0)
-  gates.weight = 25.0  # of Eq. 5
+  gates.weight = 2.5  # of Eq. 5; authors: 25
   gates.hidden = 16
   gates.init = "half"  # or open (87% open), spread (differs by example)
   gates.temperature = 1.0
@@ -124,7 +145,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Behaviour of the authors' code; the defaults are the corrected ones.
   config.compat = compat = ml_collections.ConfigDict()
-  compat.sharing = "paper"  # Eq. 4; or authors
+  compat.search = "corrected"  # or papers: see PAPERS
+  compat.sharing = "mean"  # of pairs and blocks; or paper: the sum of Eq. 4; or authors
   compat.sparsity = "code"  # -log(1 - alpha); or paper: Eq. 3
   compat.instance = "code"  # or paper: Eq. 5
   compat.gates = "argmax"  # at test; or sampled

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+import copy
+import dataclasses
 from typing import Any
 
+import jax
+import numpy as np
+
+from dynashare_jax import defaults
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import policy
+from dynashare_jax.sharing import conflict
 from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import routes as route_lib
 from dynashare_jax.sharing import skip
 
 STARTS = ("scratch", "policy")
+_SHORTER = 12  # as long as a re-training is a trial's
+_IN_FULL = 2  # candidates that are re-trained after the trials
 
 
 def plain(config: Any) -> tuple[contract.Phase, ...]:
@@ -27,11 +39,7 @@ def search(config: Any, blocks: int) -> tuple[contract.Phase, ...]:
   Source: DynaShare Algorithm 1; AdaShare section 3.3.
   """
   train, pol = config.train, config.policy
-  phases = []
-  if train.warmup_steps < 0:
-    raise ValueError(f"config.train.warmup_steps must be at least 0, but is {train.warmup_steps}.")
-  if train.warmup_steps:
-    phases.append(contract.Phase("warmup", train.warmup_steps, evaluate=True))
+  phases = list(warmup(config))
   positive(train.weight_steps, "train.weight_steps")
   positive(train.policy_steps, "train.policy_steps")
   for cycle in range(positive(train.cycles, "train.cycles")):
@@ -70,32 +78,122 @@ def search(config: Any, blocks: int) -> tuple[contract.Phase, ...]:
   return tuple(phases)
 
 
+def warmup(config: Any) -> tuple[contract.Phase, ...]:
+  """Returns the training of all weights before a search, and the comparison of gradients after it.
+
+  Gradients are compared on the policy's part of the training data, which that warm-up does not see.
+  """
+  train, measure = config.train, config.policy.measure
+  if train.warmup_steps < 0:
+    raise ValueError(f"config.train.warmup_steps must be at least 0, but is {train.warmup_steps}.")
+  if not train.warmup_steps:
+    if measure:
+      raise ValueError(
+        "config.policy.measure compares the tasks' gradients after a warm-up, but"
+        " config.train.warmup_steps is 0: give it some, or set --config.policy.measure=0."
+      )
+    return ()
+  routing = "random" if config.policy.warmup == "random" else "all"
+  phase = contract.Phase(
+    "warmup",
+    train.warmup_steps,
+    data="weights" if measure else "train",
+    settings=skip.Stretch(routing),
+    evaluate=True,
+  )
+  if not measure:
+    return (phase,)
+  compare = contract.Phase(
+    "measure", measure, data="policy", trainable=(), measure=True, record=True
+  )
+  return (phase, compare)
+
+
 def retrain(
-  config: Any, candidates: int, gated: bool, can_keep: bool
+  config: Any, candidates: int, gated: bool, can_keep: bool, halving: bool = False
 ) -> tuple[contract.Phase, ...]:
-  """One re-training per candidate route (DynaShare Algorithm 2).
+  """One re-training per candidate route (DynaShare Algorithm 2), or per route that does well.
 
   Args:
+    halving: whether all routes are trained for a short time first, and then the best two in full;
+      of 8 routes that takes a third of the steps of 8 re-trainings.
     gated: whether instance gates take part.
     can_keep: whether there was a search whose weights can be kept.
   """
   start = config.train.retrain_from
   lookup.one_of("config.train.retrain_from", start, STARTS)
-  positive(config.train.retrain_steps, "train.retrain_steps")
-  groups = ("backbone", "heads") + (("gates",) if gated else ())
-  return tuple(
-    contract.Phase(
-      "retrain",
-      config.train.retrain_steps,
-      trainable=groups,
-      settings=skip.Stretch("route", gated=gated),
-      candidate=index,
-      start=start if can_keep else "scratch",
-      optimizer="retrain",
-      select=True,
+  steps = positive(config.train.retrain_steps, "train.retrain_steps")
+  positive(candidates, "policy.candidates")
+  if halving and candidates < 2:
+    raise ValueError(
+      f"config.policy.halving compares candidates, but config.policy.candidates is {candidates}:"
+      " set --config.policy.halving=False, or more candidates."
     )
-    for index in range(positive(candidates, "policy.candidates"))
+  groups = ("backbone", "heads") + (("gates",) if gated else ())
+  full = contract.Phase(
+    "retrain",
+    steps,
+    trainable=groups,
+    settings=skip.Stretch("route", gated=gated),
+    start=start if can_keep else "scratch",
+    optimizer="retrain",
+    select=True,
   )
+  short = dataclasses.replace(
+    full, name="trial", steps=max(1, steps // _SHORTER), select=False, evaluate=True, trial=True
+  )
+  stretches = [(short, candidates), (full, min(_IN_FULL, candidates - 1))]
+  return tuple(
+    dataclasses.replace(phase, candidate=index)
+    for phase, count in (stretches if halving else [(full, candidates)])
+    for index in range(count)
+  )
+
+
+def resolved(parts: contract.Parts) -> contract.Parts:
+  """Returns the parts with the values that `compat.search` stands for.
+
+  Raises:
+    ValueError: the gradients of one task are to be compared.
+  """
+  config = copy.deepcopy(parts.config)
+  if config.compat.search == "papers":
+    config.update_from_flattened_dict(defaults.PAPERS)
+  if len(parts.spec.tasks) < 2:  # Nothing to compare, to share or to weigh.
+    config.policy.measure, config.policy.conflict = 0, 0.0
+  return parts._replace(config=config)
+
+
+def check_budget(parts: contract.Parts, costs: Sequence[float]) -> None:
+  """Refuses a budget in which not every task can execute one block, and too many to plan for."""
+  pol, tasks = parts.config.policy, len(parts.spec.tasks)
+  route_lib.check_size(tasks, len(costs))
+  one = np.zeros((tasks, len(costs)))
+  one[:, 0 if pol.keep_first else int(np.argmin(costs))] = 1
+  if (least := route_lib.work(one, costs, pol.serve)) > pol.budget:
+    raise ValueError(
+      f"config.policy.budget={pol.budget:g} is too small for one block a task, which takes"
+      f" {least:.3g} of the work of hard sharing, served {pol.serve}: give more."
+    )
+
+
+def routes(parts: contract.Parts) -> skip.Routes:
+  """Returns what makes the routes of a learned policy: sampled, or within the budget."""
+  pol, count = parts.config.policy, parts.config.policy.candidates
+  if pol.routes == "sampled":
+    return lambda key, alpha, measured: gumbel.sample_routes(key, alpha, count)
+  costs = parts.costs()
+  check_budget(parts, costs)
+
+  def made(key: jax.Array, alpha: jax.Array, measured: conflict.Conflict | None) -> np.ndarray:
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    agreement = None if measured is None else measured.mean
+    policy_ = np.asarray(alpha, np.float64)
+    return route_lib.candidates(
+      rng, policy_, agreement, costs, pol.budget, count, pol.serve, pol.keep_first
+    )
+
+  return made
 
 
 def needs_several(spec: types.DatasetSpec, config: Any) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dynashare_jax.methods import _schedule
 from dynashare_jax.objectives import regularisers
-from dynashare_jax.ops import gumbel
 from dynashare_jax.sharing import contract
 from dynashare_jax.sharing import skip
 
 
 def build(parts: contract.Parts) -> contract.Method:
-  """Warm-up, alternating search, gated re-training of sampled routes."""
+  """Warm-up, alternating search, gated trials of routes, gated re-training of the best."""
+  parts = _schedule.resolved(parts)
   config, blocks = parts.config, parts.blocks
   rates = regularisers.check_target_rates(config.gates.target_rates, blocks)
   trunk = skip.trunk(parts, [rate < 1 for rate in rates])
@@ -25,15 +25,8 @@ def build(parts: contract.Parts) -> contract.Method:
     notes = ("Task policy switched off: instance gates only.",)
     return contract.Method("dynashare", phases, trunk, sharing, notes=notes)
   _schedule.needs_several(parts.spec, config)
-  count = config.policy.candidates
   phases = _schedule.search(config, blocks) + _schedule.retrain(
-    config, count, gated=True, can_keep=True
+    config, config.policy.candidates, True, can_keep=True, halving=config.policy.halving
   )
-  sharing = skip.make(
-    parts,
-    phases,
-    lambda key, alpha: gumbel.sample_routes(key, alpha, count),
-    learns=True,
-    target_rates=rates,
-  )
+  sharing = skip.make(parts, phases, _schedule.routes(parts), learns=True, target_rates=rates)
   return contract.Method("dynashare", phases, trunk, sharing)

@@ -28,8 +28,8 @@ def build(parts: contract.Parts) -> contract.Method:
   route = _imitated(config, parts.spec, parts.blocks)
   count = config.policy.candidates
 
-  def routes(key: jax.Array, alpha: jax.Array) -> jax.Array:
-    del alpha
+  def routes(key: jax.Array, alpha: jax.Array, measured: Any) -> jax.Array:
+    del alpha, measured
     return policy.random_routes(key, route, count, config.random.per_task)
 
   phases = _schedule.retrain(config, count, gated=False, can_keep=False)

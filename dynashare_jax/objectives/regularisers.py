@@ -47,23 +47,25 @@ def sparsity(
   return jnp.sum(jnp.where(mask, clipped, 0.0))
 
 
-def sharing(logits: Float[Array, "T L 2"], form: str = "paper") -> Float[Array, ""]:
+def sharing(logits: Float[Array, "T L 2"], form: str = "mean") -> Float[Array, ""]:
   """Charges every pair of tasks for executing different blocks.
 
   Args:
     logits: column 0 = execute, 1 = skip; block 0 is nearest the input.
-    form: `paper`, differences of alpha with weight (L - l) / L for block l = 0 .. L-1, so that the
-      first block costs most to disagree on, over ordered pairs; or `authors`, differences of logit
-      column 0 with weight (l + 1) / L, so that the last block costs most, over unordered pairs.
+    form: `mean`, differences of alpha with weight (L - l) / L for block l = 0 .. L-1, so that the
+      first block costs most to disagree on, averaged over pairs and blocks; `paper`, the same
+      summed over ordered pairs and blocks; or `authors`, differences of logit column 0 with weight
+      (l + 1) / L, so that the last block costs most, summed over unordered pairs and blocks.
 
   Returns:
-    Dimensionless, summed over pairs and blocks, not averaged. The gradient at equal values is 0.
+    Dimensionless. The gradient at equal values is 0.
 
   Raises:
     ValueError: fewer than two tasks, or unknown `form`.
 
   Source: DynaShare (CVPRW 2023), Eq. 4; AdaShare, Eq. 6; authors' code.
-  Differs: Eq. 4 does not say where l starts; from 0, no block is free.
+  Differs: Eq. 4 does not say where l starts; from 0, no block is free. As a sum it outweighs mean
+    task losses, the more so the more tasks and blocks there are; `mean` does not.
   """
   tasks, blocks = logits.shape[:2]
   if tasks < 2:
@@ -71,8 +73,8 @@ def sharing(logits: Float[Array, "T L 2"], form: str = "paper") -> Float[Array, 
       f"the sharing penalty compares tasks and there is {tasks}: use at least "
       "two tasks or leave the penalty out."
     )
-  lookup.one_of("the form of the sharing penalty", form, ("paper", "authors"))
-  if form == "paper":
+  lookup.one_of("the form of the sharing penalty", form, ("mean", "paper", "authors"))
+  if form != "authors":
     values, pairs = jax.nn.sigmoid(logits[..., 0] - logits[..., 1]), 2.0
     weights = (blocks - np.arange(blocks)) / blocks
   else:
@@ -81,7 +83,51 @@ def sharing(logits: Float[Array, "T L 2"], form: str = "paper") -> Float[Array, 
   first, second = np.triu_indices(tasks, 1)
   apart = losses.magnitude(values[first] - values[second])
   scaled = jnp.asarray(weights, apart.dtype)[None, :] * apart
-  return pairs * jnp.sum(scaled)
+  return jnp.mean(scaled) if form == "mean" else pairs * jnp.sum(scaled)
+
+
+def budget(
+  logits: Float[Array, "T L 2"],
+  opened: Bool[Array, " L"],
+  costs: Sequence[float],
+  share: float,
+  serve: str,
+) -> Float[Array, ""]:
+  """Charges a policy for expected work above a budget.
+
+  Args:
+    logits: column 0 = execute, 1 = skip.
+    opened: blocks that may be skipped; the others are executed by all tasks.
+    costs: `[L]`, work of every block, in any unit.
+    share: of the work of hard sharing that is free, in (0, 1].
+    serve: `apart`, every task's blocks count; `together`, a block counts as often as its most
+      willing task executes it, which is least that a plan can need.
+
+  Returns:
+    The square of the excess, a share: at least 0.
+  """
+  alpha = jnp.where(opened[None], jax.nn.sigmoid(logits[..., 0] - logits[..., 1]), 1.0)
+  each = jnp.asarray(costs, alpha.dtype)
+  expected = alpha.mean(0) if serve == "apart" else alpha.max(0)
+  return jnp.square(jnp.maximum((expected * each).sum() / each.sum() - share, 0.0))
+
+
+def conflict(logits: Float[Array, "T L 2"], cosine: Float[Array, "T T"]) -> Float[Array, ""]:
+  """Charges pairs of tasks for executing the same block, by how much their gradients disagree.
+
+  Args:
+    logits: column 0 = execute, 1 = skip.
+    cosine: mean cosines of the tasks' gradients; a pair above 0 is paid for sharing.
+
+  Returns:
+    Minus the mean over pairs and blocks of cosine * alpha * alpha'.
+
+  Source: ours; Eq. 4 of DynaShare pays every pair alike for executing the same blocks.
+  """
+  alpha = jax.nn.sigmoid(logits[..., 0] - logits[..., 1])
+  first, second = np.triu_indices(logits.shape[0], 1)
+  both = alpha[first] * alpha[second]
+  return -jnp.mean(cosine[first, second][:, None] * both)
 
 
 def instance(

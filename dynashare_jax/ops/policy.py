@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Shaped
+import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax.types import Array
@@ -96,6 +97,30 @@ def temperature(
       f"{initial}, {floor} and {decay}."
     )
   return max(initial * decay**cycle, floor)
+
+
+def draw_routes(key: jax.Array, tasks: int, blocks: int) -> Float[jax.Array, "T L"]:
+  """Draws a route of 0 and 1: each task executes each block with one probability of its own.
+
+  The probabilities are uniform in 0 .. 1, so that a network trained on such routes has seen every
+  depth. The draw of a task and a block depends on (`key`, task, block) alone.
+  """
+  of = lambda task, number: jax.random.fold_in(jax.random.fold_in(key, task), number)
+  row = lambda task: jax.vmap(lambda l: jax.random.uniform(of(task, l)))(jnp.arange(blocks + 1))
+  uniform = jax.vmap(row)(jnp.arange(tasks))
+  return (uniform[:, 1:] < uniform[:, :1]).astype(jnp.float32)
+
+
+def entropy(alpha: Float[Array, "T L"]) -> float:
+  """Computes the mean entropy of a policy's decisions in bit: 0 is decided, 1 is a coin."""
+  p = np.clip(np.asarray(alpha, np.float64), 1e-12, 1 - 1e-12)
+  bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+  return float(bits.mean()) if bits.size else 0.0
+
+
+def spread(alpha: Float[Array, "T L"]) -> float:
+  """Computes the standard deviation of alpha between tasks, mean over blocks."""
+  return float(np.asarray(alpha, np.float64).std(0).mean())
 
 
 def random_routes(

@@ -34,6 +34,10 @@ class Phase:
     cycle: how many weight and policy stretches went before.
     evaluate: whether its end is evaluated even if it does not select.
     record: whether its end logs what is learnt (`Sharing.lines`).
+    measure: whether its steps only measure the tasks' gradients (`Sharing.observe`); no parameter
+      moves.
+    trial: whether it is a short training by which the structures are put in order, the best first,
+      before some of them are re-trained.
     title: shown to the user; default the name, with the candidate's number.
   """
 
@@ -49,6 +53,8 @@ class Phase:
   cycle: int = 0
   evaluate: bool = False
   record: bool = False
+  measure: bool = False
+  trial: bool = False
   title: str = ""
 
   def __str__(self) -> str:
@@ -65,6 +71,7 @@ class Parts(NamedTuple):
     backbone: makes one more backbone of `config.model`.
     blocks: residual blocks of it.
     dtype: compute type.
+    costs: multiply-accumulates of every block on one example; asked for when they are needed.
   """
 
   config: Any
@@ -72,6 +79,7 @@ class Parts(NamedTuple):
   backbone: Callable[[], Any]
   blocks: int
   dtype: Any
+  costs: Callable[[], tuple[float, ...]]
 
 
 class Moving(NamedTuple):
@@ -124,9 +132,9 @@ class Sharing:
     del phase, key
     return learnt, memory
 
-  def structures(self, learnt: PyTree, key: jax.Array) -> PyTree:
-    """Returns the structures to re-train, asked once, before the first re-training."""
-    del learnt, key
+  def structures(self, learnt: PyTree, memory: PyTree, key: jax.Array) -> PyTree:
+    """Returns the structures to re-train, asked once, before the first of them is trained."""
+    del learnt, memory, key
     return ()
 
   def static(self, phase: Phase, structure: PyTree) -> Hashable:
@@ -155,6 +163,7 @@ class Sharing:
     self,
     static: Any,
     learnt: PyTree,
+    memory: PyTree,
     moving: Moving,
     control: PyTree,
     signals: trunks.Signals,
@@ -164,8 +173,23 @@ class Sharing:
 
     `losses` are for charges that depend on them, as REINFORCE does.
     """
-    del static, learnt, moving, control, losses
+    del static, learnt, memory, moving, control, losses
     return dict(signals.charges)
+
+  def pulls(self, static: Any, learnt: PyTree, memory: PyTree, moving: Moving) -> dict[str, PyTree]:
+    """Returns the gradient of each weighted penalty that `learnt` alone decides; traced, logged."""
+    del static, learnt, memory, moving
+    return {}
+
+  def observe(self, memory: PyTree, gramians: jax.Array) -> PyTree:
+    """Returns the memory after a step of a phase that measures; traced.
+
+    Args:
+      gramians: `[U, T, T]`, products of the tasks' gradients with respect to the weights of each
+        unit; a task without labels has 0.
+    """
+    del gramians
+    return memory
 
   def remember(
     self, static: Any, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
@@ -219,9 +243,11 @@ class Sharing:
     """Returns for every unit a word that a description adds to its name; none adds none."""
     return ()
 
-  def record(self, learnt: PyTree, structures: PyTree, chosen: int) -> dict[str, Any] | None:
+  def record(
+    self, learnt: PyTree, memory: PyTree, structures: PyTree, chosen: int
+  ) -> dict[str, Any] | None:
     """Returns what `policy.json` holds; None writes none."""
-    del learnt, structures, chosen
+    del learnt, memory, structures, chosen
     return None
 
   def noted(self, structure: Any) -> dict[str, Any]:
@@ -234,9 +260,9 @@ class Sharing:
     del learnt, params
     return []
 
-  def lines(self, learnt: PyTree) -> dict[str, dict[str, Any]]:
+  def lines(self, phase: Phase, learnt: PyTree, memory: PyTree) -> dict[str, dict[str, Any]]:
     """Returns lines for `metrics.jsonl`, kind -> values, where a phase is recorded."""
-    del learnt
+    del phase, learnt, memory
     return {}
 
   def scalars(self, phase: Phase) -> dict[str, float]:
@@ -280,5 +306,10 @@ class Method:
 
   @property
   def candidates(self) -> int:
-    """How many structures are re-trained."""
+    """How many structures there are."""
     return max(phase.candidate for phase in self.phases) + 1
+
+  @property
+  def retrained(self) -> int:
+    """How many structures are re-trained in full."""
+    return len({phase.candidate for phase in self.phases if not phase.trial} - {-1})

@@ -19,18 +19,20 @@ from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import policy
 from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
+from dynashare_jax.sharing import conflict as conflict_lib
 from dynashare_jax.sharing import contract
 from dynashare_jax.sharing import plan as plan_lib
 from dynashare_jax.types import PyTree
 
-Routes = Callable[[jax.Array, jax.Array], jax.Array]
+Routes = Callable[[jax.Array, jax.Array, conflict_lib.Conflict | None], Any]
 
 
 class Stretch(NamedTuple):
   """What skipping does in a phase (`Phase.settings`).
 
   Attributes:
-    routing: `all` blocks execute, `soft` samples of the policy decide, or a fixed `route`.
+    routing: `all` blocks execute, `soft` samples of the policy decide, a `random` route of every
+      step, or a fixed `route`.
     gated: whether instance gates decide and their loss counts.
     penalties: whether the policy's sparsity and sharing losses count.
     open_blocks: how many of the last blocks the curriculum has opened.
@@ -49,13 +51,14 @@ class Static(NamedTuple):
 
   Attributes:
     modes: routing `[L][T]`.
-    sampled: whether the policy is a soft sample; else the structure is the policy.
+    drawn: what every step draws: a `soft` sample of the policy, a `random` route, or nothing, as
+      the structure is the policy.
     gated: whether instance gates decide.
     penalties: whether the policy's losses count.
   """
 
   modes: routing.Modes
-  sampled: bool
+  drawn: str
   gated: bool
   penalties: bool
 
@@ -83,6 +86,22 @@ class Execution(NamedTuple):
   compaction: compaction_lib.Compaction | None = None
 
 
+class Budget(NamedTuple):
+  """How much work a route may need.
+
+  Attributes:
+    share: of the work of hard sharing, in (0, 1].
+    serve: see `routes.work`.
+    costs: `[L]`, multiply-accumulates of every block.
+    weight: of the charge on expected work above the share.
+  """
+
+  share: float
+  serve: str
+  costs: tuple[float, ...]
+  weight: float
+
+
 @dataclasses.dataclass(frozen=True)
 class SkipSharing(contract.Sharing):
   """Routes `[T, L]` of 0 and 1, perhaps learnt, perhaps refined by a gate for every example.
@@ -90,7 +109,7 @@ class SkipSharing(contract.Sharing):
   Attributes:
     names: of the tasks.
     blocks: L.
-    routes: `(key, alpha [T, L]) -> [N, T, L]`, the routes to re-train.
+    routes: `(key, alpha [T, L], measured conflict or None) -> [N, T, L]`, the routes to train.
     learns: whether phases train the task policy.
     target_rates: execution rate wanted of every block, 1 for a block without gate; None for a
       method without instance gates.
@@ -109,6 +128,11 @@ class SkipSharing(contract.Sharing):
     noise_fades: last fraction of a phase in which the gates' noise falls from full to none.
     sampled_gates: seed of sampled gate decisions at test, as the authors evaluate; None takes the
       likelier decision.
+    budget: the share of the work of hard sharing above which the policy is charged, how it is
+      served, and the work of every block; None charges nothing.
+    conflict: whether phases measure the tasks' gradients.
+    weighs: weight of Eq. 4 with every pair weighed by its measured cosine.
+    kept: how many first blocks every task always executes.
     columns: whether the trunk is one network per task, which every task executes whole.
   """
 
@@ -130,6 +154,10 @@ class SkipSharing(contract.Sharing):
   sampled_range: tuple[float, float] | None = None
   noise_fades: float = 0.0
   sampled_gates: int | None = None
+  budget: Budget | None = None
+  conflict: bool = False
+  weighs: float = 0.0
+  kept: int = 0
   columns: bool = False
 
   @property
@@ -161,7 +189,15 @@ class SkipSharing(contract.Sharing):
     """Returns `[N, T, L]` zeros."""
     return jnp.zeros((count, len(self.names), self.blocks))
 
-  def structures(self, learnt: PyTree, key: jax.Array) -> jax.Array:
+  def memory(self) -> PyTree:
+    """Returns the sums of what measuring phases observe; nothing without such a phase."""
+    return conflict_lib.blank(self.blocks, len(self.names)) if self.conflict else {}
+
+  def observe(self, memory: PyTree, gramians: jax.Array) -> PyTree:
+    """Adds a batch to the cosines of the tasks' gradients."""
+    return conflict_lib.observe(memory, gramians)
+
+  def structures(self, learnt: PyTree, memory: PyTree, key: jax.Array) -> jax.Array:
     """Returns the routes `[N, T, L]`.
 
     Blocks that the curriculum never opened were executed in all of the search; their logits mean
@@ -169,7 +205,8 @@ class SkipSharing(contract.Sharing):
     """
     opened = policy.open_mask(self.blocks, self.first_opened)
     alpha = jnp.where(opened[None], policy.alpha(learnt["logits"]), 1.0)
-    return jnp.asarray(self.routes(key, alpha), jnp.float32)
+    measured = conflict_lib.of(memory) if self.conflict else None
+    return jnp.asarray(self.routes(key, alpha, measured), jnp.float32)
 
   def static(self, phase: contract.Phase, structure: PyTree) -> Static:
     """Returns the routing; equal for phases that share a program.
@@ -181,15 +218,19 @@ class SkipSharing(contract.Sharing):
     closed = self.blocks - told.open_blocks
     if told.routing == "all":
       modes = routing.all_run(self.blocks, tasks)
+    elif told.routing == "random":
+      modes = routing.own(self.blocks, tasks, self.kept)
     elif told.routing == "soft":
       shared = max((p for p in self.prefixes if p <= closed), default=0)
+      shared = max(shared, self.kept)
       modes = routing.own(self.blocks, tasks, shared)
     elif self.planned:
       gates = self.gated if told.gated else (False,) * self.blocks
       modes = routing.fixed(np.asarray(structure).astype(int).tolist(), gates, train=True)
     else:
       modes = routing.own(self.blocks, tasks)
-    return Static(modes, told.routing == "soft", told.gated, told.penalties)
+    drawn = told.routing if told.routing in ("soft", "random") else ""
+    return Static(modes, drawn, told.gated, told.penalties)
 
   def knobs(self, phase: contract.Phase, offset: int, step: int) -> Mapping[str, jax.Array]:
     """Returns the temperature, the open blocks bool `[L]`, and where the gates' noise fades.
@@ -201,7 +242,7 @@ class SkipSharing(contract.Sharing):
     begin = end - round(self.noise_fades * phase.steps)
     return {
       "temperature": jnp.asarray(told.temperature, jnp.float32),
-      "opened": policy.open_mask(self.blocks, told.open_blocks),
+      "opened": policy.open_mask(self.blocks, min(told.open_blocks, self.blocks - self.kept)),
       "fade": jnp.asarray([begin, end], jnp.int32),
     }
 
@@ -213,7 +254,10 @@ class SkipSharing(contract.Sharing):
     self, static: Static, learnt: PyTree, moving: contract.Moving, step: Any, batch: int
   ) -> skip_trunk.Decisions:
     """Draws the policy and the gates' noise from (seed, stream, step) alone."""
-    if static.sampled:
+    if static.drawn == "random":
+      key = streams.stream_key(moving.seed, "policy", step)
+      drawn = policy.draw_routes(key, len(self.names), self.blocks)
+    elif static.drawn:
       key = streams.stream_key(moving.seed, "policy", step)
       drawn = gumbel.soft_decisions(key, learnt["logits"], moving.knobs["temperature"])
       drawn = jnp.where(moving.knobs["opened"][None, :], drawn, 1.0)
@@ -231,7 +275,7 @@ class SkipSharing(contract.Sharing):
     return skip_trunk.Decisions(
       modes=static.modes,
       policy=drawn,
-      discrete=not static.sampled,
+      discrete=static.drawn != "soft",
       gated=static.gated,
       noise=noise,
       temperature=self.gate_temperature,
@@ -242,6 +286,7 @@ class SkipSharing(contract.Sharing):
     self,
     static: Static,
     learnt: PyTree,
+    memory: PyTree,
     moving: contract.Moving,
     control: skip_trunk.Decisions,
     signals: trunks.Signals,
@@ -249,15 +294,7 @@ class SkipSharing(contract.Sharing):
   ) -> dict[str, jax.Array]:
     """Returns the regularisers of a step, with their weights (Eqs. 3 to 5)."""
     del losses
-    found: dict[str, Any] = {}
-    if static.penalties:
-      weight, form = self.sparsity
-      if weight:
-        opened = moving.knobs["opened"]
-        found["sparsity"] = weight * regularisers.sparsity(learnt["logits"], opened, form)
-      weight, form = self.sharing
-      if weight and len(self.names) > 1:
-        found["sharing"] = weight * regularisers.sharing(learnt["logits"], form)
+    found = self._penalties(static, learnt, memory, moving)
     if static.gated:
       weight, form = self.instance
       targets = jnp.asarray(self.rates)
@@ -267,6 +304,37 @@ class SkipSharing(contract.Sharing):
       rates = jnp.where(counted, signals.own.gate.mean(1), targets[None])
       found["instance"] = weight * regularisers.instance(rates, targets, form)
     return found
+
+  def _penalties(
+    self, static: Static, learnt: PyTree, memory: PyTree, moving: contract.Moving
+  ) -> dict[str, Any]:
+    """The weighted penalties on the policy."""
+    found: dict[str, Any] = {}
+    logits, opened = learnt["logits"], moving.knobs["opened"]
+    if not static.penalties:
+      return found
+    weight, form = self.sparsity
+    if weight:
+      found["sparsity"] = weight * regularisers.sparsity(logits, opened, form)
+    weight, form = self.sharing
+    if weight and len(self.names) > 1:
+      found["sharing"] = weight * regularisers.sharing(logits, form)
+    if self.budget is not None:
+      share, serve, costs, weight = self.budget
+      found["budget"] = weight * regularisers.budget(logits, opened, costs, share, serve)
+    if self.weighs and self.conflict:
+      count = jnp.maximum(memory["count"][-1], 1)
+      cosine = jax.lax.stop_gradient(memory["sum"][-1] / count)
+      found["conflict"] = self.weighs * regularisers.conflict(logits, cosine)
+    return found
+
+  def pulls(
+    self, static: Static, learnt: PyTree, memory: PyTree, moving: contract.Moving
+  ) -> dict[str, PyTree]:
+    """Returns the gradients of the penalties on the policy."""
+    names = self._penalties(static, learnt, memory, moving)
+    of = lambda name: jax.grad(lambda p: self._penalties(static, p, memory, moving)[name])
+    return {name: of(name)(learnt) for name in names}
 
   def free(self, moving: contract.Moving) -> jax.Array:
     """Returns `[1, L, 1]`: logits of closed blocks, and their moments, stay as they are."""
@@ -278,7 +346,9 @@ class SkipSharing(contract.Sharing):
     if phase.candidate >= 0:
       route = np.asarray(structures[phase.candidate])
     elif told.routing == "soft":
-      opened = np.asarray(policy.open_mask(self.blocks, told.open_blocks))
+      opened = np.asarray(
+        policy.open_mask(self.blocks, min(told.open_blocks, self.blocks - self.kept))
+      )
       route = (np.asarray(policy.alpha(learnt["logits"])) >= 0.5) | ~opened[None]
     else:
       route = np.ones((len(self.names), self.blocks))
@@ -364,8 +434,11 @@ class SkipSharing(contract.Sharing):
     """Returns which blocks have a gate."""
     return [" (gate)" if gated else "" for gated in self.gated]
 
-  def record(self, learnt: PyTree, structures: PyTree, chosen: int) -> dict[str, Any]:
+  def record(
+    self, learnt: PyTree, memory: PyTree, structures: PyTree, chosen: int
+  ) -> dict[str, Any]:
     """Returns alpha, all routes, which blocks have gates and their target rates."""
+    del memory
     return {
       "tasks": list(self.names),
       "alpha": np.asarray(policy.alpha(learnt["logits"])) if self.learns else None,
@@ -379,9 +452,16 @@ class SkipSharing(contract.Sharing):
     """Returns the route."""
     return {"route": [list(row) for row in structure.route]}
 
-  def lines(self, learnt: PyTree) -> dict[str, dict[str, Any]]:
-    """Returns the policy's probabilities."""
-    return {"alpha": {"alpha": np.asarray(policy.alpha(learnt["logits"]))}}
+  def lines(
+    self, phase: contract.Phase, learnt: PyTree, memory: PyTree
+  ) -> dict[str, dict[str, Any]]:
+    """Returns the policy's probabilities and how decided they are, or what was measured."""
+    if phase.measure:
+      measured = conflict_lib.of(memory)
+      return {} if measured is None else {"conflict": measured._asdict()}
+    alpha = np.asarray(policy.alpha(learnt["logits"]), np.float64)
+    decided = {"entropy": policy.entropy(alpha[:, self.kept :]), "spread": policy.spread(alpha)}
+    return {"alpha": {"alpha": alpha, **decided}}
 
   def scalars(self, phase: contract.Phase) -> dict[str, float]:
     """Returns the temperature and the number of open blocks while the policy is sampled."""
@@ -393,7 +473,12 @@ class SkipSharing(contract.Sharing):
   def describe(self, phase: contract.Phase) -> str:
     """Returns what decides which blocks execute."""
     told = _settings(phase)
-    words = {"all": "all", "soft": "soft sample of the policy", "route": "a sampled route"}
+    words = {
+      "all": "all",
+      "soft": "soft sample of the policy",
+      "random": "a random route every step",
+      "route": "a fixed route",
+    }
     return words[told.routing] + (" + gates" if told.gated else "")
 
 
@@ -411,7 +496,7 @@ def _noise_scale(fade: jax.Array, step: Any) -> jax.Array:
 
 def every_block(tasks: int, blocks: int) -> Routes:
   """Returns the one route `[1, T, L]` on which every task executes every block."""
-  return lambda key, alpha: jnp.ones((1, tasks, blocks))
+  return lambda key, alpha, measured: jnp.ones((1, tasks, blocks))
 
 
 def make(
@@ -437,11 +522,15 @@ def make(
     routes=routes,
     learns=learns,
     target_rates=target_rates,
+    budget=_budget(parts) if learns and uses_budget(config) else None,
+    conflict=any(phase.measure for phase in phases),
+    weighs=config.policy.conflict if learns else 0.0,
+    kept=int(learns and config.policy.keep_first),
     planned=config.train.execution == "planned",
     prefixes=tuple(config.train.shared_prefixes),
     first_opened=max(opened, default=parts.blocks),
     policy_init=config.policy.init,
-    sparsity=(config.policy.sparsity, config.compat.sparsity),
+    sparsity=(0.0 if uses_budget(config) else config.policy.sparsity, config.compat.sparsity),
     sharing=(config.policy.sharing, config.compat.sharing),
     instance=(config.gates.weight, config.compat.instance),
     gate_temperature=config.gates.temperature,
@@ -449,6 +538,17 @@ def make(
     noise_fades=config.gates.noise_fades,
     sampled_gates=config.seed if config.compat.gates == "sampled" else None,
   )
+
+
+def uses_budget(config: Any) -> bool:
+  """Returns whether routes are made within a budget; else they are sampled, as in the papers."""
+  return bool(config.policy.routes == "budget")
+
+
+def _budget(parts: contract.Parts) -> Budget:
+  """The budget of `config.policy`."""
+  pol = parts.config.policy
+  return Budget(pol.budget, pol.serve, parts.costs(), pol.budget_weight)
 
 
 def samples_rates(config: Any) -> bool:

@@ -17,6 +17,7 @@ from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import kinds
 from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import routes
 from dynashare_jax.train import optim
 from dynashare_jax.train import step as step_lib
 
@@ -28,6 +29,10 @@ _CHOICES = {
   "gates.target_rate": ("fixed", "sampled"),
   "train.execution": ("planned", "masked"),
   "train.loss_at": ("logits", "labels"),
+  "policy.warmup": ("random", "all"),
+  "policy.routes": ("budget", "sampled"),
+  "policy.serve": routes.SERVES,
+  "compat.search": ("corrected", "papers"),
   "compat.gates": ("argmax", "sampled"),
   "compat.selection": ("validation", "test"),
   "compat.metrics": kinds.METRICS,
@@ -37,6 +42,9 @@ _ONE = (lambda v: v >= 1, "at least 1")
 _ZERO = (lambda v: v >= 0, "at least 0")
 _RANGES = {
   "seed": (lambda v: 0 <= v < 2**31, "in 0 .. 2^31 - 1"),
+  "policy.budget": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+  "policy.budget_weight": _ZERO,
+  "policy.measure": _ZERO,
   "policy.temperature": _POSITIVE,
   "policy.temperature_floor": _POSITIVE,
   "policy.temperature_decay": _POSITIVE,
@@ -155,7 +163,7 @@ def groups_of(config: Any, method: contract.Method, mesh: Any) -> int:
       `config.train.candidate_groups` asks for, or there is nothing for some.
   """
   wanted = config.train.candidate_groups
-  candidates = method.candidates
+  candidates = method.retrained
   if wanted < 0:
     raise ValueError(f"config.train.candidate_groups must be at least 0, but is {wanted}.")
   if candidates < 2:

@@ -13,12 +13,14 @@ from dynashare_jax import types
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import backbones
 from dynashare_jax.models import heads
+from dynashare_jax.models import series
 from dynashare_jax.models import weights
 from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.models.trunks import network as network_lib
 from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import kinds
 from dynashare_jax.objectives import views as views_lib
+from dynashare_jax.ops import costs
 from dynashare_jax.ops import streams
 from dynashare_jax.sharing import contract
 from dynashare_jax.train import checks
@@ -112,20 +114,7 @@ class Experiment:
     Args:
       cropped: as training sees them; else whole pictures.
     """
-    spec = self.dataset.spec
-    if spec.table is not None:
-      return {
-        "categorical": jnp.zeros((2, len(spec.table.categorical)), jnp.int32),
-        "numeric": jnp.zeros((2, len(spec.table.numeric))),
-      }
-    if spec.lengths:
-      return {
-        "series": jnp.zeros((2, *spec.input_shape)),
-        "length": jnp.full((2,), spec.input_shape[0], jnp.int32),
-      }
-    if cropped and spec.crop is not None:
-      return jnp.zeros((2, *spec.crop, *spec.input_shape[2:]))
-    return jnp.zeros((2,) + tuple(spec.input_shape))
+    return _sample_inputs(self.dataset.spec, cropped)
 
   def fresh(self, stream: str, number: int = 0) -> tuple[Any, Any]:
     """Newly initialised network parameters and statistics.
@@ -201,7 +190,8 @@ class Experiment:
     """Returns the compiled side of a phase with a structure; equal for phases of one program."""
     phase = self.method.phases[index]
     static = self.sharing.static(phase, structure)
-    return step_lib.Spec(static, phase.trainable, phase.optimizer, self.optimizer_steps(index))
+    steps = self.optimizer_steps(index)
+    return step_lib.Spec(static, phase.trainable, phase.optimizer, steps, phase.measure)
 
   def owner(self, path: str) -> int | None:
     """Returns the one task that a leaf of the network belongs to; `path` is `/`-joined."""
@@ -259,7 +249,9 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   dtype = _dtype(config.model.dtype)
   family = backbones.find(config.model.backbone)
   backbone = lambda: family.build(config.model, spec, dtype)
-  method = make_method(contract.Parts(config, spec, backbone, backbone().num_blocks, dtype))
+  block_costs = lambda: _block_costs(backbone(), spec)
+  blocks = backbone().num_blocks
+  method = make_method(contract.Parts(config, spec, backbone, blocks, dtype, block_costs))
   checks.trunk(method)
   network = network_lib.Network(
     method.trunk, _heads(config, spec, dtype), tuple(t.name for t in spec.tasks)
@@ -283,6 +275,43 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
     )
   experiment.evaluator()
   return experiment
+
+
+def _sample_inputs(spec: types.DatasetSpec, cropped: bool = False) -> Any:
+  """Zeros shaped like two examples' inputs; see `Experiment.sample_inputs`."""
+  if spec.table is not None:
+    return {
+      "categorical": jnp.zeros((2, len(spec.table.categorical)), jnp.int32),
+      "numeric": jnp.zeros((2, len(spec.table.numeric))),
+    }
+  if spec.lengths:
+    return {
+      "series": jnp.zeros((2, *spec.input_shape)),
+      "length": jnp.full((2,), spec.input_shape[0], jnp.int32),
+    }
+  if cropped and spec.crop is not None:
+    return jnp.zeros((2, *spec.crop, *spec.input_shape[2:]))
+  return jnp.zeros((2,) + tuple(spec.input_shape))
+
+
+def _block_costs(backbone: Any, spec: types.DatasetSpec) -> tuple[float, ...]:
+  """Multiply-accumulates of every block on one example."""
+  inputs = _sample_inputs(spec)
+  pass_ = backbones.Pass(False, jnp.ones((1,)), series.steps_of(inputs))
+
+  def shown(network: Any, x: Any) -> list[Any]:
+    found = [network.stem(x, pass_)]
+    for block in range(network.num_blocks):
+      branch = network.branch(block, found[-1], pass_)
+      found.append(network.merge(network.shortcut(block, found[-1], pass_), branch))
+    return found
+
+  made = lambda key: backbone.init_with_output({"params": key}, inputs, method=shown)
+  features, variables = jax.eval_shape(made, jax.random.key(0))
+  one = lambda block: costs.macs(
+    lambda v, x: backbone.apply(v, block, x, pass_, method="branch"), variables, features[block]
+  )
+  return tuple(one(block) / 2 for block in range(backbone.num_blocks))
 
 
 def _scored(dataset: types.Dataset, how: str) -> types.Dataset:

@@ -61,6 +61,7 @@ class Loop:
     self.evaluator = experiment.evaluator()
     self.step_seconds: dict[str, list[float]] = {}
     self.candidates: dict[int, dict[str, Any]] = {}
+    self.trials: list[dict[str, Any]] = []
     self.spent = 0.0
     self.monitor = monitor_lib.Monitor(
       experiment.mesh, pathlib.Path(workdir) / "profile", profile, self.config
@@ -120,7 +121,8 @@ class Loop:
         if evaluates:
           state = self._evaluate(log, phase, step, state)
         if phase.record and stop == phase.steps:
-          for kind, values in self.experiment.sharing.lines(state.params["policy"]).items():
+          lines = self.experiment.sharing.lines(phase, state.params["policy"], state.memory)
+          for kind, values in lines.items():
             log.write(step, phase.name, -1, phase.cycle, kind, values)
         if saves:
           self.spent = spent_before + time.monotonic() - began
@@ -169,13 +171,25 @@ class Loop:
     return experiment.place(experiment.with_optimizer(state, index))
 
   def searched(self, state: state_lib.State) -> state_lib.State:
-    """The state at the end of the search, with what all re-trainings need."""
+    """The state at the end of the search, or of the trials, with what all trainings after need."""
+    if self.trials:
+      return state.replace(routes=self._ordered(state.routes))
     key = streams.stream_key(self.config.seed, "routes")
-    structures = self.experiment.sharing.structures(state.params["policy"], key)
+    structures = self.experiment.sharing.structures(state.params["policy"], state.memory, key)
     state = state.replace(routes=structures)
     if not state.anchor:
       return state
     return state.replace(anchor=_copy({"params": state.params["network"], "stats": state.stats}))
+
+  def _ordered(self, structures: Any) -> Any:
+    """The first structure, then the others by the scores of their trials, the best first.
+
+    A short training tells good routes from bad, not the best from the second best: it does not
+    overrule what the search found best.
+    """
+    self.trials.sort(key=lambda trial: (trial["index"] > 0, -trial["score"]))
+    places = np.array([trial["index"] for trial in self.trials])
+    return jax.tree.map(lambda leaf: leaf[places], structures)
 
   def _next_stop(self, phase: contract.Phase, offset: int) -> int:
     """Where the host looks next; a function of the phase and offset alone."""
@@ -281,6 +295,9 @@ class Loop:
     values |= {f"loss/{name}": v for name, v in result.losses.items()}
     values |= {"score": float(scores.mean()), "rate": float(result.rate.mean())}
     log.write(step, phase.name, phase.candidate, phase.cycle, "eval", values)
+    if phase.trial:
+      noted = self.experiment.sharing.noted(structure)
+      self.trials.append({"index": phase.candidate, "score": values["score"], **noted})
     if not phase.select:
       return state
     old, score = self.candidates.get(phase.candidate), float(scores.mean())
@@ -367,6 +384,7 @@ class Loop:
       "data": {"step": step},
       "config": self.config.to_dict(),
       "candidates": workdir_lib.plain(self.candidates),
+      "trials": workdir_lib.plain(self.trials),
       "pending": self._pending,
       "step_seconds": self.step_seconds,
       "seconds": self.spent,
@@ -393,6 +411,7 @@ class Loop:
   def take(self, record: dict[str, Any]) -> None:
     """Takes over candidates and times of a checkpoint's record."""
     self.candidates |= {int(k): v for k, v in record["candidates"].items()}
+    self.trials = record.get("trials") or self.trials
     for name, seconds in record["step_seconds"].items():
       kept = self.step_seconds.setdefault(name, [])
       kept += seconds

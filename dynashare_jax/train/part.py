@@ -44,11 +44,11 @@ class Part:
 
 
 def spans(experiment: experiment_lib.Experiment) -> list[range]:
-  """The global steps of every candidate."""
+  """The global steps of every candidate that is re-trained."""
   found: dict[int, range] = {}
   first = 0
   for phase in experiment.method.phases:
-    if phase.candidate >= 0:
+    if phase.candidate >= 0 and not phase.trial:
       begin = found.get(phase.candidate, range(first, first)).start
       found[phase.candidate] = range(begin, first + phase.steps)
     first += phase.steps

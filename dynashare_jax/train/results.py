@@ -31,7 +31,8 @@ from dynashare_jax.train import state as state_lib
 
 # Parameters and results of these keys do not describe the authors' behaviour.
 CORRECTED = {
-  "sharing": "paper",
+  "search": "corrected",
+  "sharing": "mean",
   "sparsity": "code",
   "instance": "code",
   "gates": "argmax",
@@ -84,6 +85,7 @@ def finish(
     "macs": macs(experiment, best.params, best.stats),
     "execution": _execution(test),
     "candidates": [loop.candidates[k] for k in sorted(loop.candidates)],
+    "trials": loop.trials,
     "chosen": chosen,
     "chosen_step": np.asarray(best.step),
     "delta": _delta(experiment, test),
@@ -96,7 +98,7 @@ def finish(
     results["sections"] = sections
   found: dict[str, Any] = workdir_lib.plain(results)
   if jax.process_index() == 0:
-    record = sharing.record(state.params["policy"], state.routes, chosen)
+    record = sharing.record(state.params["policy"], state.memory, state.routes, chosen)
     if record is not None:
       workdir_lib.write_json(loop.workdir / "policy.json", record)
     _write_predictions(loop, best, structure)

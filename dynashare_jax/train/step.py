@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -34,12 +34,14 @@ class Spec:
     trainable: groups that move.
     optimizer: name of the optimiser settings.
     steps: how long the optimiser lives, for schedules.
+    measure: whether steps only measure gradients, see `Phase.measure`.
   """
 
   sharing: Hashable
   trainable: tuple[str, ...]
   optimizer: str
   steps: int
+  measure: bool = False
 
 
 class Objective(NamedTuple):
@@ -126,7 +128,7 @@ def forward(
   losses = balancing.Losses(
     jnp.stack(values), jnp.stack([s.count > 0 for s in sums]), tuple(t.weight for t in tasks)
   )
-  charges = sharing.charges(spec.sharing, learnt, moving, control, signals, losses)
+  charges = sharing.charges(spec.sharing, learnt, state.memory, moving, control, signals, losses)
   charge: Any = sum(charges.values())
   total = _dot(losses.prior, values) + charge
   parts = {f"loss/{task.name}": value for task, value in zip(tasks, values, strict=True)}
@@ -242,14 +244,88 @@ def advance(
 
   Differs: in the authors' code running statistics also move in policy steps.
   """
+  if spec.measure:
+    return measured(objective, spec, state, batch, moving, step)
   grads, aside = gradients(objective, spec, state, batch, moving, step)
+  parts = aside.parts | _pulled(objective.sharing, spec, grads, state, moving)
   groups = optim.groups(state.params, objective.network.leaves())
   free = objective.sharing.free(moving)
   params, opt = optim.update(tx, grads, state.opt, state.params, spec.trainable, groups, free)
   stats = aside.stats if "backbone" in spec.trainable else state.stats
   return state.replace(
     params=params, stats=stats, opt=opt, balance=aside.balance, memory=aside.memory
-  ), aside.parts
+  ), parts
+
+
+def measured(
+  objective: Objective,
+  spec: Spec,
+  state: state_lib.State,
+  batch: types.Batch,
+  moving: contract.Moving,
+  step: jax.Array,
+) -> tuple[state_lib.State, dict[str, jax.Array]]:
+  """Shows the sharing the products of the tasks' gradients, unit by unit; moves no parameter."""
+
+  def losses_of(params: PyTree) -> Any:
+    values, _, aside, losses = forward(objective, spec, params, state, batch, moving, step)
+    return values, (aside, losses)
+
+  found, (aside, losses) = gramians(objective.network, state.params, losses_of)
+  labelled = losses.labelled.astype(jnp.float32)
+  found = found * jnp.outer(labelled, labelled)[None]
+  return state.replace(memory=objective.sharing.observe(state.memory, found)), aside.parts
+
+
+def gramians(
+  network: Any, params: PyTree, losses_of: Callable[[PyTree], Any]
+) -> tuple[jax.Array, Any]:
+  """Multiplies the gradients of the tasks with each other, for the weights of every unit.
+
+  Args:
+    network: a `models.trunks.network.Network` whose trunk has `weights_of`.
+    params: `{"network": ...}`, perhaps with more.
+    losses_of: `params -> (list of the tasks' losses, anything else)`.
+
+  Returns:
+    `[U, T, T]` float32, and what else `losses_of` gave.
+  """
+  prefixes = [f"network/trunk/{prefix}" for prefix in network.trunk.weights_of()]
+  unit = lambda path, _: trunks.longest(prefixes, optim.path_of(path)) or ""
+  units = jax.tree_util.tree_map_with_path(unit, params)
+  inside, rest = optim.split(params, tuple(prefixes), units)
+  values, pull, aside = jax.vjp(
+    lambda part: losses_of(optim.join(part, rest)), inside, has_aux=True
+  )
+  one = lambda t: [jnp.full_like(v, u == t) for u, v in enumerate(values)]
+  rows = [jax.tree_util.tree_leaves_with_path(pull(one(t))[0]) for t in range(len(values))]
+  found = []
+  for prefix in prefixes:
+    flat = [[leaf.ravel() for path, leaf in row if unit(path, leaf) == prefix] for row in rows]
+    stacked = jnp.stack([jnp.concatenate(row).astype(jnp.float32) for row in flat])
+    found.append(stacked @ stacked.T)
+  return jnp.stack(found), aside
+
+
+def _pulled(
+  sharing: contract.Sharing,
+  spec: Spec,
+  grads: PyTree,
+  state: state_lib.State,
+  moving: contract.Moving,
+) -> dict[str, jax.Array]:
+  """Mean absolute gradients of what is learnt, of the task losses and of each penalty."""
+  if "policy" not in spec.trainable:
+    return {}
+  size = lambda tree: (
+    sum(jnp.abs(g).sum() for g in jax.tree.leaves(tree))
+    / max(sum(g.size for g in jax.tree.leaves(tree)), 1)
+  )
+  own = sharing.pulls(spec.sharing, state.params["policy"], state.memory, moving)
+  rest = grads["policy"]
+  for pull in own.values():
+    rest = jax.tree.map(jnp.subtract, rest, pull)
+  return {f"pull/{name}": jnp.asarray(size(tree)) for name, tree in ({"tasks": rest} | own).items()}
 
 
 def take(arrays: types.Batch, indices: jax.Array, sharding: Any) -> types.Batch:

@@ -17,6 +17,7 @@ from dynashare_jax import methods
 from dynashare_jax import types
 from dynashare_jax.models.backbones import mlp
 from dynashare_jax.ops import policy
+from dynashare_jax.sharing import conflict
 from dynashare_jax.sharing import contract
 from dynashare_jax.sharing import skip
 from dynashare_jax.train import optim
@@ -24,6 +25,15 @@ from dynashare_jax.train import optim
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 NAMES = methods.available()
 BLOCKS = 8
+# Tasks 0 and 1 agree, and both disagree with task 2.
+_COSINE = np.array([[1.0, 0.3, -0.2], [0.3, 1.0, -0.2], [-0.2, -0.2, 1.0]])
+MEASURED = conflict.Conflict(
+  np.tile(_COSINE, (BLOCKS, 1, 1)),
+  np.full((BLOCKS, 3, 3), 0.01),
+  _COSINE,
+  np.full((3, 3), 0.01),
+  20,
+)
 
 
 def _config(name: str = "rooms", **values: Any) -> ml_collections.ConfigDict:
@@ -33,6 +43,7 @@ def _config(name: str = "rooms", **values: Any) -> ml_collections.ConfigDict:
     steps=50, warmup_steps=7, cycles=4, weight_steps=3, policy_steps=2, retrain_steps=11
   )
   config.policy.update(candidates=3, curriculum_speed=1)
+  config.compat.search = "papers"
   for path, value in values.items():
     place: Any = config
     *folders, last = path.split("__")
@@ -55,7 +66,7 @@ def _build(
     config = _config()
   backbone = lambda: mlp.ResidualMlp(blocks)
   return methods.find(method).build(
-    contract.Parts(config, _spec(tasks), backbone, blocks, jnp.float32)
+    contract.Parts(config, _spec(tasks), backbone, blocks, jnp.float32, lambda: (1.0,) * blocks)
   )
 
 
@@ -77,11 +88,12 @@ def test_phases_are_valid(name):
   config, method = _config(), _build(name)
   assert method.phases and method.phases[-1].select
   for phase in method.phases:
-    assert phase.name in ("warmup", "weights", "policy", "retrain")
+    assert phase.name in ("warmup", "measure", "weights", "policy", "trial", "retrain")
     assert phase.steps >= 1
     assert phase.data in ("train", "weights", "policy")
-    assert phase.trainable and set(phase.trainable) <= set(optim.GROUPS)
-    assert _told(phase).routing in ("all", "soft", "route")
+    assert bool(phase.trainable) != phase.measure
+    assert set(phase.trainable) <= set(optim.GROUPS)
+    assert _told(phase).routing in ("all", "soft", "random", "route")
     assert phase.start in ("keep", "scratch", "policy")
     assert phase.optimizer in ("warmup", "alternate", "retrain")
     assert phase.optimizer in config.optimizers
@@ -89,7 +101,7 @@ def test_phases_are_valid(name):
     assert 0 <= _told(phase).open_blocks <= BLOCKS
     assert not _told(phase).penalties or "policy" in phase.trainable
     assert _told(phase).gated == ("gates" in phase.trainable)
-    assert phase.select == (phase.candidate >= 0)
+    assert phase.select == (phase.candidate >= 0 and not phase.trial)
     assert _told(phase).routing != "route" or phase.candidate >= 0
 
 
@@ -112,20 +124,20 @@ def test_candidates_are_numbered_and_have_routes(name):
   method = _build(name)
   numbers = [p.candidate for p in method.phases if p.candidate >= 0]
   assert numbers == list(range(len(numbers))) and numbers
-  alpha = jax.random.uniform(jax.random.key(1), (3, BLOCKS))
-  routes = method.sharing.routes(jax.random.key(0), alpha)
+  alpha, key = jax.random.uniform(jax.random.key(1), (3, BLOCKS)), jax.random.key(0)
+  routes = method.sharing.routes(key, alpha, MEASURED)
   assert routes.shape == (len(numbers), 3, BLOCKS)
   assert set(np.unique(routes)) <= {0.0, 1.0}
-  np.testing.assert_array_equal(routes, method.sharing.routes(jax.random.key(0), alpha))
+  np.testing.assert_array_equal(routes, method.sharing.routes(key, alpha, MEASURED))
   if not method.sharing.learns:  # nothing that was not learnt is read
-    np.testing.assert_array_equal(routes, method.sharing.routes(jax.random.key(0), 1 - alpha))
+    np.testing.assert_array_equal(routes, method.sharing.routes(key, 1 - alpha, MEASURED))
 
 
 @pytest.mark.parametrize("name", ["adashare", "dynashare"])
 def test_routes_follow_the_policy(name):
   alpha = jnp.asarray([[0.0] * BLOCKS, [1.0] * BLOCKS, [0.5] * BLOCKS])
   config = _config(policy__candidates=200)
-  routes = _build(name, config).sharing.routes(jax.random.key(0), alpha)
+  routes = _build(name, config).sharing.routes(jax.random.key(0), alpha, None)
   assert routes.shape == (200, 3, BLOCKS)
   assert (routes[:, 0] == 0).all() and (routes[:, 1] == 1).all()
   assert abs(float(routes[:, 2].mean()) - 0.5) < 0.05
@@ -199,7 +211,9 @@ def test_dynashare_without_gates_is_adashare():
   assert ada.sharing.target_rates is None and not any(_told(p).gated for p in ada.phases)
   assert all(_told(p).gated for p in dyna.phases[-3:])
   key, alpha = jax.random.key(0), jnp.full((3, BLOCKS), 0.5)
-  np.testing.assert_array_equal(ada.sharing.routes(key, alpha), dyna.sharing.routes(key, alpha))
+  np.testing.assert_array_equal(
+    ada.sharing.routes(key, alpha, None), dyna.sharing.routes(key, alpha, None)
+  )
 
 
 def test_dynashare_without_policy_gates_every_block():
@@ -207,17 +221,17 @@ def test_dynashare_without_policy_gates_every_block():
   assert [p.name for p in method.phases] == ["retrain"]
   assert _told(method.phases[0]).gated and not method.sharing.learns
   assert method.phases[0].start == "scratch"
-  routes = method.sharing.routes(jax.random.key(0), jnp.zeros((3, BLOCKS)))
+  routes = method.sharing.routes(jax.random.key(0), jnp.zeros((3, BLOCKS)), None)
   assert routes.shape == (1, 3, BLOCKS) and (routes == 1).all()
   assert method.notes
 
 
 def test_dynashare_without_policy_takes_one_task():
   method = _build("dynashare", _config(policy__use=False), tasks=1)
-  assert method.sharing.routes(jax.random.key(0), jnp.zeros((1, 8))).shape == (1, 1, 8)
+  assert method.sharing.routes(jax.random.key(0), jnp.zeros((1, 8)), None).shape == (1, 1, 8)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "affinity"])
 def test_one_task_needs_no_sharing_loss(name):
   assert _build(name, _config(policy__sharing=0.0), tasks=1).phases
 
@@ -237,7 +251,7 @@ def test_one_target_rate_serves_all_blocks():
 def test_random_routes_skip_the_wanted_fraction(skip, per_task):
   config = _config(random__skip=skip, random__per_task=per_task)
   method = _build("random_policy", config)
-  routes = np.asarray(method.sharing.routes(jax.random.key(0), jnp.zeros((3, 8))))
+  routes = np.asarray(method.sharing.routes(jax.random.key(0), jnp.zeros((3, 8)), None))
   assert ((1 - routes).sum((1, 2)) == round(skip * 24)).all()
   if per_task:
     by_task = (1 - routes).sum(2)
@@ -264,7 +278,7 @@ def test_random_routes_imitate_a_finished_run(tmp_path):
   for per_task in (True, False):
     config = _config(random__like=folder, random__per_task=per_task)
     method = _build("random_policy", config)
-    routes = np.asarray(method.sharing.routes(jax.random.key(0), jnp.zeros((3, 8))))
+    routes = np.asarray(method.sharing.routes(jax.random.key(0), jnp.zeros((3, 8)), None))
     skipped = (1 - routes).sum(2)
     assert (skipped.sum(1) == 6).all()
     assert (skipped == [5, 1, 0]).all() == per_task
@@ -303,7 +317,7 @@ def test_an_unknown_method_names_the_nearest(name, near):
 
 
 def test_a_method_unlike_all_names_what_there_is():
-  with pytest.raises(ValueError, match="Available: adashare, dynashare"):
+  with pytest.raises(ValueError, match="Available: adashare, affinity, dynashare"):
     methods.find("zzzzzz")
 
 
@@ -358,3 +372,87 @@ def test_defaults_of_the_base_config_reach_the_policy():
   assert _told(soft[-1]).temperature == policy.temperature(
     3, config.policy.temperature, config.policy.temperature_decay, config.policy.temperature_floor
   )
+
+
+# The corrected search.
+
+
+def _corrected(**values: Any) -> ml_collections.ConfigDict:
+  config = _config(compat__search="corrected", train__retrain_steps=24)
+  config.policy.update(candidates=4, measure=5, serve="apart", budget=0.5)
+  for name, value in values.items():
+    config.policy[name] = value
+  return config
+
+
+@pytest.mark.parametrize("name", ["adashare", "dynashare"])
+def test_gradients_are_compared_on_examples_that_the_warmup_did_not_see(name):
+  first, second = _build(name, _corrected()).phases[:2]
+  assert (first.name, first.data, _told(first).routing) == ("warmup", "weights", "random")
+  assert second.measure and second.data == "policy" and second.steps == 5
+  assert second.trainable == ()
+
+
+@pytest.mark.parametrize("name", ["adashare", "dynashare"])
+def test_trials_are_short_and_two_routes_are_trained_in_full(name):
+  phases = [p for p in _build(name, _corrected()).phases if p.candidate >= 0]
+  assert [(p.trial, p.candidate, p.steps) for p in phases] == [
+    *((True, number, 2) for number in range(4)),
+    *((False, number, 24) for number in range(2)),
+  ]
+  many = [p for p in _build(name, _corrected(candidates=8)).phases if p.candidate >= 0]
+  assert sum(p.steps for p in many) == 8 * 24 / 3
+
+
+def test_all_routes_are_trained_in_full_without_halving():
+  phases = _build("adashare", _corrected(halving=False)).phases
+  assert [p.steps for p in phases if p.candidate >= 0] == [24] * 4
+
+
+def test_halving_of_one_candidate_is_refused():
+  with pytest.raises(ValueError, match="candidates is 1.*policy.halving=False"):
+    _build("adashare", _corrected(candidates=1))
+
+
+@pytest.mark.parametrize("name", ["adashare", "affinity"])
+def test_routes_part_those_who_disagree(name):
+  method = _build(name, _corrected(keep_first=False))
+  best, hard = method.sharing.routes(jax.random.key(0), jnp.full((3, BLOCKS), 0.5), MEASURED)[:2]
+  np.testing.assert_array_equal(best.sum(1), [4, 4, 4])
+  np.testing.assert_array_equal(best[0], best[1])
+  np.testing.assert_array_equal(best[2], 1 - best[0])
+  assert hard.all()
+
+
+def test_the_policy_decides_which_blocks_where_agreement_leaves_it_open():
+  method = _build("adashare", _corrected(keep_first=False))
+  alpha = np.full((3, BLOCKS), 0.5)
+  alpha[0, 4:] = alpha[1, 4:] = 0.9
+  best = method.sharing.routes(jax.random.key(0), jnp.asarray(alpha), MEASURED)[0]
+  np.testing.assert_array_equal(best, [[0, 0, 0, 0, 1, 1, 1, 1]] * 2 + [[1, 1, 1, 1, 0, 0, 0, 0]])
+
+
+def test_the_first_block_is_kept():
+  routes = _build("adashare", _corrected()).sharing.routes(
+    jax.random.key(0), jnp.full((3, BLOCKS), 0.5), MEASURED
+  )
+  assert routes[:, :, 0].all()
+
+
+def test_affinity_needs_tasks_and_batches():
+  with pytest.raises(ValueError, match="compares tasks, and there is only task_0"):
+    _build("affinity", _corrected(), tasks=1)
+  with pytest.raises(ValueError, match="policy.measure=20"):
+    _build("affinity", _corrected(measure=0))
+
+
+def test_gradients_without_a_warmup_are_refused():
+  config = _corrected()
+  config.train.warmup_steps = 0
+  with pytest.raises(ValueError, match="warmup_steps is 0.*policy.measure=0"):
+    _build("adashare", config)
+
+
+def test_a_budget_below_one_block_a_task_is_refused_before_training():
+  with pytest.raises(ValueError, match="budget=0.05 is too small for one block a task"):
+    _build("adashare", _corrected(budget=0.05))

@@ -54,8 +54,10 @@ def test_sharing_by_hand():
   alpha = jnp.array([[0.9, 0.5], [0.1, 0.5], [0.4, 0.3]])
   # Ordered pairs count twice; block 0 weighs 2 / 2, block 1 weighs 1 / 2.
   paper = 2 * (0.8 + 0.5 + 0.3) * 1.0 + 2 * (0.0 + 0.2 + 0.2) * 0.5
-  got = regularisers.sharing(_logits(alpha))
+  got = regularisers.sharing(_logits(alpha), "paper")
   assert float(got) == pytest.approx(paper, rel=1e-5)
+  # Three pairs of two blocks.
+  assert float(regularisers.sharing(_logits(alpha))) == pytest.approx(paper / 2 / 6, rel=1e-5)
   logits = jnp.stack([10 * alpha, jnp.full_like(alpha, 7.0)], -1)
   authors = (8 + 5 + 3) * 0.5 + (0 + 2 + 2) * 1.0
   got = regularisers.sharing(logits, "authors")
@@ -71,7 +73,7 @@ def test_sharing_weighs_the_first_block_most_and_authors_the_last():
   assert float(authors[1]) == pytest.approx(4 * float(authors[0]))
 
 
-@pytest.mark.parametrize("form", ["paper", "authors"])
+@pytest.mark.parametrize("form", ["mean", "paper", "authors"])
 def test_sharing_of_equal_tasks_is_zero_with_zero_gradient(form):
   row = jax.random.normal(KEY, (1, 5, 2))
   logits = jnp.tile(row, (3, 1, 1))
@@ -148,3 +150,25 @@ def test_target_rates_become_one_float_a_block():
 def test_target_rates_that_make_no_sense(targets, message):
   with pytest.raises(ValueError, match=message):
     regularisers.check_target_rates(targets, 3)
+
+
+def test_budget_by_hand():
+  alpha = jnp.array([[0.9, 0.5], [0.1, 0.7]])
+  both, costs = jnp.array([True, True]), (1.0, 3.0)
+  charge = lambda share, serve, opened=both: float(
+    regularisers.budget(_logits(alpha), opened, costs, share, serve)
+  )
+  # Apart: (0.5 * 1 + 0.6 * 3) / 4. Together: (0.9 * 1 + 0.7 * 3) / 4.
+  assert charge(0.5, "apart") == pytest.approx((2.3 / 4 - 0.5) ** 2, rel=1e-4)
+  assert charge(0.5, "together") == pytest.approx((3.0 / 4 - 0.5) ** 2, rel=1e-4)
+  assert charge(0.8, "apart") == charge(0.8, "together") == 0.0
+  first_kept = jnp.array([False, True])
+  assert charge(0.5, "apart", first_kept) == pytest.approx((2.8 / 4 - 0.5) ** 2, rel=1e-4)
+
+
+def test_conflict_by_hand():
+  alpha = jnp.array([[0.9, 0.5], [0.1, 0.7], [0.4, 0.4]])
+  cosine = jnp.array([[1.0, 0.2, -0.3], [0.2, 1.0, 0.0], [-0.3, 0.0, 1.0]])
+  # Pairs (0, 1) and (0, 2), of 3 pairs and 2 blocks; the diagonal does not count.
+  paid = 0.2 * (0.09 + 0.35) - 0.3 * (0.36 + 0.2)
+  assert float(regularisers.conflict(_logits(alpha), cosine)) == pytest.approx(-paid / 6, rel=1e-4)

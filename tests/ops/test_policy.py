@@ -96,3 +96,20 @@ def test_random_routes_keep_the_number_of_skipped_blocks(per_task):
 def test_random_routes_need_a_count():
   with pytest.raises(ValueError, match="count"):
     policy.random_routes(KEY, jnp.ones((1, 2)), 0, True)
+
+
+def test_entropy_and_spread_by_hand():
+  assert policy.entropy(np.array([[0.5, 0.5]])) == pytest.approx(1.0)
+  assert policy.entropy(np.array([[0.0, 1.0]])) == pytest.approx(0.0, abs=1e-9)
+  assert policy.entropy(np.array([[0.25]])) == pytest.approx(0.811278, rel=1e-5)
+  assert policy.spread(np.array([[0.2, 0.5], [0.6, 0.5]])) == pytest.approx(0.1)
+
+
+def test_drawn_routes_have_every_depth_and_do_not_depend_on_what_is_beside():
+  many = np.stack([np.asarray(policy.draw_routes(jax.random.key(n), 3, 10)) for n in range(200)])
+  assert set(np.unique(many)) == {0.0, 1.0}
+  depth = many.sum(2).ravel()
+  # Uniform probabilities: every depth 0 .. 10 is as likely.
+  assert np.bincount(depth.astype(int), minlength=11).min() > 0.5 * depth.size / 11
+  wider = np.asarray(policy.draw_routes(jax.random.key(0), 4, 10))
+  np.testing.assert_array_equal(wider[:3], many[0])

@@ -24,6 +24,8 @@ _VALUES = {
   "model.stem": "small",
   "model.head": "linear",
   "model.dtype": "float32",
+  "compat.search": "papers",
+  "compat.sharing": "paper",
   "policy.curriculum_speed": 1,
   "policy.candidates": 2,
   "policy.init": "equal",

@@ -142,7 +142,7 @@ def _total(experiment, parts, step=0):
   return sum(
     float(value[step]) * next((t.weight for t in experiment.tasks if key == f"loss/{t.name}"), 1.0)
     for key, value in parts.items()
-    if key not in ("loss/total", "rate")
+    if key.startswith(("loss/", "penalty/")) and key != "loss/total"
   )
 
 
@@ -174,7 +174,8 @@ def test_loss_of_a_policy_step_by_hand(build):
   np.testing.assert_allclose(
     parts["penalty/sparsity"][0], 0.05 * regularisers.sparsity(logits, opened), 1e-5
   )
-  np.testing.assert_allclose(parts["penalty/sharing"][0], 0.05 * regularisers.sharing(logits), 1e-5)
+  sharing = regularisers.sharing(logits, "paper")
+  np.testing.assert_allclose(parts["penalty/sharing"][0], 0.05 * sharing, 1e-5)
   np.testing.assert_allclose(parts["loss/total"][0], _total(dyna, parts), 1e-5)
 
 

@@ -61,6 +61,11 @@ class Trunk(nn.Module):
     return None
 
   @nn.nowrap
+  def weights_of(self) -> tuple[str, ...]:
+    """Returns the beginning of the paths of every unit's shared weights; none (the default): ()."""
+    return ()
+
+  @nn.nowrap
   def shown(self) -> Any:
     """Returns the backbone whose features a description lists; None (the default) lists none."""
     return None

@@ -104,6 +104,11 @@ class SkipTrunk(contract.Trunk):
     return rules | {f"gate_{l}": contract.Leaf("gates") for l, g in enumerate(self.gated) if g}
 
   @nn.nowrap
+  def weights_of(self) -> tuple[str, ...]:
+    """Returns the blocks, without their shortcuts."""
+    return tuple(f"backbone/block_{block}" for block in range(self.units))
+
+  @nn.nowrap
   def only(self, tasks: Sequence[int]) -> tuple[contract.Trunk, Mapping[str, str]]:
     """Returns the same backbone with fewer tasks."""
     return self.clone(tasks=len(tasks)), {name: name for name in self.leaves()}

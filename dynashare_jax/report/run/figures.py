@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Drawing
 from dynashare_jax.report import style
 from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.run import classes
+from dynashare_jax.report.run import conflict_pages
 from dynashare_jax.report.run import curve_figures
 from dynashare_jax.report.run import execution_figures
 from dynashare_jax.report.run import policy_figures
@@ -55,6 +56,14 @@ PLOTS = (
     "Each stripe is a block; it darkens as the task grows surer to execute it. Right of a panel:"
     " the last probability and the kept route (■ executed, □ skipped).",
     policy_figures.evolution,
+  ),
+  Plot(
+    "conflict",
+    "Conflict of the tasks",
+    "Cosines of the tasks' gradients after the warm-up. Left: means over blocks and batches; red"
+    " pairs pull in opposite directions. Right: in every block, with a band of one standard error;"
+    " bold pairs conflict.",
+    conflict_pages.figure,
   ),
   Plot(
     "execution",

@@ -12,6 +12,7 @@ from dynashare_jax.checkpoints import workdir as files
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.run import classes
+from dynashare_jax.report.run import conflict_pages
 from dynashare_jax.report.run import figures
 from dynashare_jax.report.run import timing
 
@@ -40,6 +41,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     _delta(run),
     _execution(run),
     *(f"## {own['title']}\n\n{own['text']}" for own in run.results.get("sections") or ()),
+    conflict_pages.section(run),
     _candidates(run),
     _parameters(run),
     timing.section(run),

@@ -1,0 +1,72 @@
+"""Planted problems are what they claim to be."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from dynashare_jax.data.planted import dataset
+
+
+def _open(**values):
+  config = ConfigDict({**dataset.defaults(), "train": 512, "validation": 64, "test": 128, **values})
+  return dataset.build(config, ConfigDict(), None, 0)
+
+
+@pytest.mark.parametrize("problem", dataset.PROBLEMS)
+def test_targets_have_mean_0_and_the_noise_on_top_of_variance_1(problem):
+  data = _open(problem=problem, train=6000)
+  for target in data.arrays("train").targets.values():
+    np.testing.assert_allclose(target.mean(0), 0, atol=0.06)
+    np.testing.assert_allclose(target.var(0), 1 + dataset.NOISE**2, rtol=0.1)
+
+
+def test_the_number_chooses_the_problem_and_the_sizes_do_not_move_the_splits_together():
+  one, same, other = _open(), _open(), _open(number=1)
+  for split in ("train", "validation", "test"):
+    np.testing.assert_array_equal(one.arrays(split).inputs, same.arrays(split).inputs)
+    assert (one.arrays(split).inputs != other.arrays(split).inputs).any()
+    assert len(one.source(split)) == len(one.arrays(split).present) == one.spec.sizes[split]
+  rows = np.concatenate([one.arrays(s).inputs.ravel() for s in ("train", "validation", "test")])
+  assert len(np.unique(rows)) > 0.99 * rows.size
+
+
+def test_only_the_training_labels_of_poor_tasks_are_few():
+  data = _open(problem="poor", labels=32)
+  counts = {name: int(v.sum()) for name, v in data.arrays("train").valid.items()}
+  assert counts == {"t0": 512, "t1": 32, "t2": 512, "t3": 32}
+  assert all(v.all() for v in data.arrays("test").valid.values())
+
+
+def test_half_of_the_instance_problem_is_linear():
+  data = _open(problem="instance", train=4000).arrays("train")
+  x = data.inputs[:, 0]
+  easy = x[:, 0] + x[:, 1] <= 0
+  for y in data.targets.values():
+    for half, share in ((easy, 0.95), (~easy, 0.85)):
+      rows = np.concatenate([x[half], np.ones((half.sum(), 1))], 1)
+      rest = y[half] - rows @ np.linalg.lstsq(rows, y[half], rcond=None)[0]
+      explained = 1 - rest.var() / y[half].var()
+      assert (explained > share) if share > 0.9 else (explained < share)
+
+
+def test_the_planted_routes():
+  np.testing.assert_array_equal(
+    dataset.answer("conflict", 6), [[1, 1, 1, 0, 0, 0]] * 2 + [[0, 0, 0, 1, 1, 1]] * 2
+  )
+  assert dataset.answer("none", 4).all()
+
+
+@pytest.mark.parametrize(
+  "values, message",
+  [
+    ({"problem": "conflct"}, "conflict"),
+    ({"tasks": ("t9",)}, "t9"),
+    ({"labels": 0}, "labels"),
+    ({"number": -1}, "number"),
+  ],
+)
+def test_wrong_values_are_refused(values, message):
+  with pytest.raises(ValueError, match=message):
+    _open(**values)

@@ -1,0 +1,143 @@
+"""Routes from evidence, against all routes tried one by one."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from dynashare_jax.sharing import plan
+from dynashare_jax.sharing import routes
+
+COSTS = (3.0, 1.0, 2.0)
+
+
+def _every(tasks: int, blocks: int) -> list[np.ndarray]:
+  bits = itertools.product((0.0, 1.0), repeat=tasks * blocks)
+  return [np.array(row).reshape(tasks, blocks) for row in bits]
+
+
+def _slow_value(route, pairs, singles):
+  tasks, blocks = route.shape
+  total = 0.0
+  for l in range(blocks):
+    for t in range(tasks):
+      total += singles[t, l] * route[t, l]
+      total += sum(pairs[l, t, u] * route[t, l] * route[u, l] for u in range(t))
+  return total
+
+
+def _random(seed: int, tasks: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+  rng = np.random.default_rng(seed)
+  pairs = rng.standard_normal((blocks, tasks, tasks))
+  return pairs + pairs.transpose(0, 2, 1), rng.standard_normal((tasks, blocks))
+
+
+def test_work_by_hand():
+  route = [[1, 1, 0], [1, 0, 1]]
+  # Apart: (3 + 1 + 3 + 2) of 2 * 6. Together: block 0 once, then each its own.
+  assert routes.work(route, COSTS, "apart") == pytest.approx(9 / 12)
+  assert routes.work(route, COSTS, "together") == pytest.approx((3 + 1 + 2) / 6)
+  # Who parted computes a block that both execute twice.
+  assert routes.work([[0, 1, 1], [1, 1, 1]], COSTS) == pytest.approx((3 + 2 * 1 + 2 * 2) / 6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_work_together_is_what_the_plan_computes(seed):
+  rng = np.random.default_rng(seed)
+  tasks, blocks = rng.integers(1, 6), rng.integers(1, 12)
+  route = rng.integers(0, 2, (tasks, blocks))
+  costs = rng.uniform(0.5, 2, blocks)
+  made = plan.make([str(t) for t in range(tasks)], route)
+  assert routes.work(route, costs) == pytest.approx(np.dot(made.computations, costs) / costs.sum())
+
+
+def test_hard_sharing_is_the_unit_either_way():
+  whole = np.ones((4, 3))
+  assert [routes.work(whole, COSTS, serve) for serve in routes.SERVES] == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("budget", [0.4, 0.8, 1.0])
+def test_apart_no_route_is_better(seed, budget):
+  pairs, singles = _random(seed, 3, 3)
+  found = routes.best(pairs, singles, COSTS, budget, "apart")
+  assert found is not None
+  assert routes.work(found.route, COSTS, "apart") <= budget + 1e-9
+  fits = [r for r in _every(3, 3) if routes.work(r, COSTS, "apart") <= budget + 1e-9]
+  values = [_slow_value(r, pairs, singles) for r in fits]
+  assert found.value == pytest.approx(_slow_value(found.route, pairs, singles))
+  assert found.value == pytest.approx(max(values), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("budget", [0.5, 1.0])
+def test_together_the_bound_holds_and_most_routes_are_worse(seed, budget):
+  pairs, singles = _random(seed, 3, 3)
+  found = routes.best(pairs, singles, COSTS, budget)
+  assert found is not None
+  assert routes.work(found.route, COSTS) <= budget + 1e-9
+  fits = [r for r in _every(3, 3) if routes.work(r, COSTS) <= budget + 1e-9]
+  values = np.array([_slow_value(r, pairs, singles) for r in fits])
+  assert found.bound >= values.max() - 1e-4
+  assert (values > found.value + 1e-9).mean() <= 0.02
+
+
+def test_sizes_and_the_first_block_are_kept():
+  pairs, singles = _random(3, 4, 5)
+  costs = np.ones(5)
+  found = routes.best(pairs, singles, costs, 1.0, "apart", (1, 2, 3, 4), keep_first=True)
+  assert found is not None
+  np.testing.assert_array_equal(found.route.sum(1), [1, 2, 3, 4])
+  assert found.route[:, 0].all()
+  assert routes.best(pairs, singles, costs, 0.1, "apart", (1, 2, 3, 4)) is None
+
+
+def test_two_pairs_that_disagree_are_parted_and_friends_are_not():
+  agree = np.full((4, 4), -0.1)
+  agree[:2, :2] = agree[2:, 2:] = 0.2
+  rng = np.random.default_rng(0)
+  for serve, budget in (("apart", 0.5), ("together", 1.0)):
+    route = routes.candidates(rng, None, agree, np.ones(6), budget, 1, serve)[0]
+    np.testing.assert_array_equal(route[0], route[1])
+    np.testing.assert_array_equal(route[2], route[3])
+    np.testing.assert_array_equal(route[0] + route[2], np.ones(6))
+    np.testing.assert_array_equal(route.sum(1), [3, 3, 3, 3])
+  friends = routes.candidates(rng, None, np.abs(agree), np.ones(6), 1.0, 1)[0]
+  assert friends.all()
+
+
+def test_without_agreement_the_first_route_is_the_top_of_alpha():
+  alpha = np.random.default_rng(1).uniform(size=(3, 4))
+  route = routes.candidates(np.random.default_rng(0), alpha, None, np.ones(4), 0.5, 1, "apart")[0]
+  np.testing.assert_array_equal(route, alpha >= np.sort(alpha.ravel())[-6])
+
+
+def test_candidates_differ_keep_the_budget_and_have_hard_sharing_second():
+  rng = np.random.default_rng(0)
+  alpha = rng.uniform(0.3, 0.7, (3, 6))
+  found = routes.candidates(rng, alpha, np.eye(3), np.ones(6), 0.5, 8, "apart")
+  assert found.shape == (8, 3, 6) and len(np.unique(found, axis=0)) == 8
+  assert found[1].all()
+  assert all(routes.work(r, np.ones(6), "apart") <= 0.5 + 1e-9 for r in np.delete(found, 1, 0))
+
+
+def test_fewer_routes_than_candidates_repeat_the_first():
+  found = routes.candidates(np.random.default_rng(0), np.ones((2, 1)), None, [1.0], 1.0, 4)
+  np.testing.assert_array_equal(found, np.ones((4, 2, 1)))
+
+
+def test_swaps_keep_every_tasks_number_and_the_first_blocks():
+  rng = np.random.default_rng(2)
+  route = np.array([[1, 1, 0, 0, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]], np.float32)
+  for count in range(1, 5):
+    other = routes.swaps(rng, route, count, first=1)
+    np.testing.assert_array_equal(other.sum(1), route.sum(1))
+    np.testing.assert_array_equal(other[:, 0], route[:, 0])
+    assert 0 < (other != route).sum() <= 2 * count or count > 1
+
+
+def test_too_many_tasks_are_refused():
+  with pytest.raises(ValueError, match="at most 8 tasks and 64 blocks, not 9 and 4.*sampled"):
+    routes.best(np.zeros((4, 9, 9)), np.zeros((9, 4)), np.ones(4), 1.0)

@@ -1,0 +1,141 @@
+"""The corrected search: gradients are compared, routes are tried, the best are re-trained."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynashare_jax.models.trunks import skip as skip_trunk
+from dynashare_jax.ops import routing
+from dynashare_jax.train import step as step_lib
+
+# Warm-up 0-4, comparison 4-6, cycles 6-11 and 11-16, trials 16-17, -18 and -19, re-trainings 19-31
+# and 31-43.
+VALUES = {
+  "method": "adashare",
+  "model__blocks": (3,),
+  "gates__target_rates": (1.0, 0.6, 0.6),
+  "compat__search": "corrected",
+  "policy__curriculum_speed": 0,
+  "policy__measure": 2,
+  "policy__candidates": 3,
+  "policy__serve": "apart",
+  "policy__budget": 0.7,
+  "train__retrain_steps": 12,
+}
+
+
+class Stop(Exception):
+  """Raised in the middle of a run."""
+
+
+def test_stops_in_every_kind_of_phase_change_nothing(train, whole, same_run, tmp_path):
+  want = whole(**VALUES)
+  for stop in (5, 6, 14, 16, 18, 19, 25, 31, 37):
+
+    def hook(loop, step, stop=stop):
+      if step >= stop:
+        raise Stop
+
+    with pytest.raises(Stop):
+      train(tmp_path, before_chunk=hook, **VALUES)
+  same_run(train(tmp_path, **VALUES), want)
+
+
+@pytest.mark.parametrize("method", ["adashare", "affinity"])
+def test_groups_of_devices_retrain_what_the_trials_chose(method, train, tmp_path):
+  values = VALUES | {"method": method}
+  turns = train(tmp_path / "turns", 2, **values)
+  groups = train(tmp_path / "groups", 2, train__candidate_groups=2, **values)
+  np.testing.assert_array_equal(turns.state.routes, groups.state.routes)
+  assert turns.found["trials"] == groups.found["trials"]
+  for one, other in zip(turns.found["candidates"], groups.found["candidates"], strict=True):
+    assert one["route"] == other["route"]
+    assert one["score"] == pytest.approx(other["score"], abs=0.05)
+
+
+def test_the_first_route_stays_first_and_the_others_follow_their_trials(whole):
+  run = whole(**VALUES)
+  trials = run.found["trials"]
+  assert trials[0]["index"] == 0
+  scores = [trial["score"] for trial in trials[1:]]
+  assert scores == sorted(scores, reverse=True)
+  assert sorted(trial["index"] for trial in trials) == [0, 1, 2]
+  np.testing.assert_array_equal(run.state.routes, [trial["route"] for trial in trials])
+  assert [c["route"] for c in run.found["candidates"]] == [t["route"] for t in trials[:2]]
+  hard = next(trial for trial in trials if trial["index"] == 1)
+  assert np.all(hard["route"])
+
+
+def test_what_is_logged(whole):
+  lines = whole(**VALUES).lines
+  (measured,) = [line["values"] for line in lines if line["kind"] == "conflict"]
+  assert np.shape(measured["cosine"]) == (3, 2, 2) and measured["batches"] == 2
+  alpha = [line["values"] for line in lines if line["kind"] == "alpha"]
+  assert len(alpha) == 2
+  for values in alpha:
+    p = np.asarray(values["alpha"])[:, 1:]  # the first block is kept
+    bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean()
+    assert values["entropy"] == pytest.approx(bits, abs=1e-5)
+  policy = [
+    line["values"] for line in lines if line["phase"] == "policy" and line["kind"] == "train"
+  ]
+  assert {k for k in policy[0] if k.startswith("pull/")} >= {"pull/tasks", "pull/sharing"}
+
+
+def _gradients(experiment, state, batch):
+  """Flat gradient of every task in every block, `[L][T]`, one task at a time."""
+
+  def loss(network, name):
+    every = skip_trunk.Decisions(routing.all_run(3, 2))
+    out, _ = experiment.network.apply({"params": network}, batch.inputs, every, True)
+    place = [task.name for task in experiment.tasks].index(name)
+    sums = step_lib.task_losses(experiment.tasks, out, batch)[place]
+    return sums.total / sums.count
+
+  found = [jax.grad(loss)(state.params["network"], task.name) for task in experiment.tasks]
+  blocks = [[f["trunk"]["backbone"][f"block_{l}"] for f in found] for l in range(3)]
+  flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+  return [[flat(tree).astype(np.float64) for tree in row] for row in blocks]
+
+
+def test_a_measuring_step_multiplies_gradients_and_moves_nothing(build, same_bits):
+  experiment = build(**VALUES)
+  index = next(i for i, p in enumerate(experiment.method.phases) if p.measure)
+  state = experiment.with_optimizer(experiment.initial_state(), index)
+  arrays = jax.tree.map(lambda a: jnp.asarray(a[:16]), experiment.dataset.arrays("train"))
+  phase = experiment.method.phases[index]
+  moving = step_lib.moving_of(experiment.sharing, phase, 0, 0, 0, np.ones((2, 3)))
+  spec = experiment.spec(index, np.ones((2, 3)))
+  tx = experiment.optimizer(phase.optimizer, 4)
+  after, _ = step_lib.advance(experiment.objective, tx, spec, state, arrays, moving, 0)
+  same_bits((after.params, after.stats, after.opt), (state.params, state.stats, state.opt))
+  for l, row in enumerate(_gradients(experiment, state, arrays)):
+    cosine = row[0] @ row[1] / np.linalg.norm(row[0]) / np.linalg.norm(row[1])
+    np.testing.assert_allclose(after.memory["sum"][l, 0, 1], cosine, atol=1e-5)
+
+
+def test_a_policy_is_pulled_by_what_is_logged(build):
+  """The pulls of the penalties are their gradients; the rest is the tasks'."""
+  experiment = build(**VALUES | {"policy__init": "random", "policy__conflict": 0.5})
+  index = next(i for i, p in enumerate(experiment.method.phases) if p.name == "policy")
+  state = experiment.with_optimizer(experiment.initial_state(), index)
+  cosine = jnp.asarray([[1.0, -0.4], [-0.4, 1.0]])
+  memory = {"count": jnp.ones((4, 2, 2)), "sum": jnp.tile(cosine, (4, 1, 1))}
+  state = state.replace(memory=memory | {"squares": jnp.ones((4, 2, 2))})
+  phase = experiment.method.phases[index]
+  moving = step_lib.moving_of(experiment.sharing, phase, 0, 0, 0, np.ones((2, 3)))
+  arrays = jax.tree.map(lambda a: jnp.asarray(a[:16]), experiment.dataset.arrays("train"))
+  spec = experiment.spec(index, np.ones((2, 3)))
+  tx = experiment.optimizer(phase.optimizer, 4)
+  _, parts = step_lib.advance(experiment.objective, tx, spec, state, arrays, moving, 0)
+  logits = np.asarray(state.params["policy"]["logits"], np.float64)
+  alpha = 1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))
+  # Of -0.5 * mean over 3 blocks of -0.4 * a * a', the first block counting, too.
+  slope = 0.5 * 0.4 * alpha[::-1] * alpha * (1 - alpha) / 3
+  np.testing.assert_allclose(
+    parts["penalty/conflict"], 0.5 * 0.4 * (alpha[0] * alpha[1]).mean(), 1e-4
+  )
+  np.testing.assert_allclose(parts["pull/conflict"], np.abs(slope).mean(), rtol=1e-4)
