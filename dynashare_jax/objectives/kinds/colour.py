@@ -12,7 +12,7 @@ from dynashare_jax.types import TaskSpec
 class Colour(regression.Regression):
   """Red, green and blue in 0..1 for every pixel, learnt and scored as a regression."""
 
-  fields = ()
+  fields: tuple[str, ...] = ()
 
   def outputs(self, task: TaskSpec) -> int:
     """Returns 3."""

@@ -14,7 +14,7 @@ from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 class Regression(base.Dense):
   """One or more values for every pixel; one channel may come without its axis."""
 
-  fields = ("outputs",)
+  fields: tuple[str, ...] = ("outputs",)
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns the mean absolute error, in the task's unit."""
