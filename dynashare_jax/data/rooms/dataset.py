@@ -3,8 +3,8 @@
 A scene is drawn from a PRNG key and rendered with analytic ray-primitive intersections: a textured
 room with doors, windows, pictures and a rug, up to nine balls, boxes and cylinders, a pinhole
 camera and a point light. Textures tell materials apart but say nothing of depth and normals;
-albedo must ignore the light that shading and light read: the tasks share some features and
-contradict each other in others.
+albedo must ignore the light that shading and light read. So the tasks share some features and
+differ in others.
 
 Use `render` to make scenes of any size on the fly, under `jit` and `vmap`.
 """
