@@ -1,6 +1,12 @@
 """DynaShare on Rooms, the built-in procedural scenes: the quick first run.
 
-Command: python -m dynashare_jax.main --config=configs/rooms.py
+Commands:
+
+  python -m dynashare_jax.main --config=configs/rooms.py
+  python -m dynashare_jax.main --config=configs/rooms.py:light
+
+`:light` has tasks that read the light beside tasks that must ignore it, four instead of
+three, on smaller pictures that make up for it.
 """
 
 import os
@@ -9,9 +15,13 @@ import runpy
 import ml_collections
 
 _BASE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "base.py")
+SETTINGS = ("geometry", "light")
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(setting: str = "geometry") -> ml_collections.ConfigDict:
+  """The configuration of a setting, see `SETTINGS`."""
+  if setting not in SETTINGS:
+    raise ValueError(f"configs/rooms.py knows {', '.join(SETTINGS)}, not {setting!r}.")
   config = runpy.run_path(_BASE)["get_config"]()
   config.dataset = "rooms"
   config.data = ml_collections.ConfigDict(
@@ -21,13 +31,29 @@ def get_config() -> ml_collections.ConfigDict:
       train=2048,
       validation=256,
       test=256,
-      tasks=("segmentation", "depth", "normals"),  # also edges, keypoints
+      # Also edges, keypoints; albedo, shading, light (the lamp's direction); room (its
+      # kind), with kinds=True.
+      tasks=("segmentation", "depth", "normals"),
       noise=0.02,
       shadows=True,
+      kinds=False,  # other scenes, in which rooms are halls, stores, playrooms, galleries
       scene_seed=0,
-      weights=dict(segmentation=1.0, depth=1.0, normals=5.0, edges=5.0, keypoints=5.0),
+      weights=dict(
+        segmentation=1.0,
+        depth=1.0,
+        normals=5.0,
+        edges=5.0,
+        keypoints=5.0,
+        albedo=5.0,
+        shading=5.0,
+        light=3.0,
+        room=1.0,
+      ),
     )
   )
+  if setting == "light":
+    config.data.tasks = ("segmentation", "albedo", "shading", "light")
+    config.data.update(height=40, width=56)
 
   config.model.widths = (16, 32, 48, 64)
   config.model.stem = "small"

@@ -165,8 +165,9 @@ def test_convert_and_check_the_copy(raw, tmp_path, capsys):
     )
 
 
-def test_rooms_and_what_is_no_files(tmp_path, capsys):
-  config = f"--config={ROOT / 'configs' / 'rooms.py'}"
+@pytest.mark.parametrize("setting", ["", ":light"])
+def test_rooms_and_what_is_no_files(setting, tmp_path, capsys):
+  config = f"--config={ROOT / 'configs' / 'rooms.py'}{setting}"
   status = data_command.run(
     [
       "check",
@@ -289,7 +290,7 @@ def test_normals_and_numbers_by_hand():
       ["check", CONFIG, "--config.dataset=foldr"],
       "Unknown data set 'foldr'.* Did you mean 'folder'",
     ),
-    (["check", CONFIG, "--config.dataset=rooms"], "config.data lacks noise,"),
+    (["check", CONFIG, "--config.dataset=rooms"], "config.data lacks kinds, noise,"),
   ],
   ids=str,
 )

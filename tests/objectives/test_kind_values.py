@@ -124,6 +124,17 @@ def test_regression_by_hand():
   assert constant.tolist() == [[[2.0]]]
 
 
+def test_colour_averages_the_errors_of_its_three_channels():
+  task = TaskSpec("albedo", "colour", 3)
+  target = np.array([[[[0.5, 0.25, 0.0], [np.nan] * 3]]], np.float32)
+  valid = np.array([[[True, False]]])
+  logits = np.full((1, 1, 2, 3), 0.5, np.float32)
+  assert _finish(task, logits, target, valid) == pytest.approx({"l1": 0.25})
+  assert _mean(task, logits, target, valid) == pytest.approx(0.25)
+  _, inside = kinds.find("colour").usual(task)
+  assert inside(np.array([-0.1, 0.0, 1.0, 1.1])).tolist() == [False, True, True, False]
+
+
 @pytest.mark.parametrize("shape", [(60,), (60, 1)])
 def test_binary_against_sklearn(shape):
   task = TaskSpec("income", "binary", positive_weight=5.0)

@@ -30,6 +30,7 @@ def _examples():
   depth = RNG.uniform(0.5, 9, dense).astype(np.float32)
   normals = RNG.normal(size=(*dense, 3)).astype(np.float32)
   maps = RNG.normal(size=(*dense, 2)).astype(np.float32)
+  colours = np.abs(np.tanh(normals))
   numbers = RNG.normal(size=(BATCH, 2)).astype(np.float32)
   yes, labels = _classes((BATCH,), 2), _classes((BATCH, 3), 2)
   spec = TaskSpec
@@ -37,6 +38,7 @@ def _examples():
     "segmentation": (spec("s", "segmentation", 5), seg, 4 * np.eye(5)[seg]),
     "depth": (spec("d", "depth", unit="m"), depth, depth[..., None]),
     "normals": (spec("n", "normals", 3), normals, 3 * normals),
+    "colour": (spec("a", "colour", 3), colours, colours),
     "regression": (spec("r", "regression", 2), maps, maps),
     "number": (spec("x", "number", 2, unit="kg"), numbers, numbers),
     "binary": (spec("b", "binary", positive_weight=2.0), yes, 8.0 * yes[:, None] - 4),

@@ -1,4 +1,4 @@
-"""Dense labels of the built-in scenes, from their exact geometry."""
+"""Labels of the built-in scenes, from their exact geometry."""
 
 from __future__ import annotations
 
@@ -98,6 +98,12 @@ def project(
   x, y, z = render.rotate(camera.rotation, points - camera.position[:, None])
   scale = width / (2.0 * camera.slope * jnp.where(z > render.NEAR, z, jnp.inf))
   return x * scale + width / 2 - 0.5, y * scale + height / 2 - 0.5, z
+
+
+def direction(camera: render.Camera, point: Float[Array, " 3"]) -> Float[Array, " 3"]:
+  """Returns the unit vector from the camera to a world point, in the camera frame."""
+  away = render.rotate(camera.rotation, (point - camera.position)[:, None])[:, 0]
+  return away / jnp.sqrt(jnp.sum(away**2))
 
 
 def heat_map(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +18,13 @@ from dynashare_jax.data.rooms import shading
 SHAPES = 3  # bodies of each shape
 WALL_PATCHES = ("door",) * 2 + ("window",) * 2 + ("picture",) * 3
 
-# Of a patch: chance to be there, ranges of its half width and half height and
-# place of its centre above the floor in metres (a door stands on the floor),
-# and the width of its frame.
+# Of a patch: ranges of its half width and half height and place of its centre
+# above the floor in metres (a door stands on the floor), and the width of its frame.
 _PATCH = {
-  "door": (0.85, 0.38, 0.55, 0.95, 1.08, 0.0, 0.08),
-  "window": (0.85, 0.45, 0.85, 0.4, 0.65, 1.5, 0.07),
-  "picture": (0.85, 0.3, 0.7, 0.25, 0.55, 1.6, 0.06),
-  "rug": (0.85, 0.7, 1.5, 0.6, 1.4, 0.0, 0.12),
+  "door": (0.38, 0.55, 0.95, 1.08, 0.0, 0.08),
+  "window": (0.45, 0.85, 0.4, 0.65, 1.5, 0.07),
+  "picture": (0.3, 0.7, 0.25, 0.55, 1.6, 0.06),
+  "rug": (0.7, 1.5, 0.6, 1.4, 0.0, 0.12),
 }
 
 # Ranges from which the looks of a surface are drawn: hue, saturation, value,
@@ -42,23 +42,57 @@ _LOOKS = {
 }
 
 
-def sample(key: Array) -> shading.Scene:
+class _Kind(NamedTuple):
+  """What is usual in a kind of room; the light is not among it.
+
+  Attributes:
+    bodies: chance of each ball, box and cylinder to be there.
+    patches: chance of each door, window, picture and rug to be there.
+    textured: factor on the chance of a texture of walls, floor and ceiling.
+  """
+
+  bodies: Any
+  patches: Any
+  textured: Any
+
+
+_ANY = _Kind((0.75,) * 3, (0.85,) * 4, (1.0,) * 3)
+_KINDS = {
+  "hall": _Kind((0.2, 0.25, 0.95), (0.95, 0.4, 0.3, 0.5), (0.7, 1.1, 1.7)),
+  "store": _Kind((0.15, 0.95, 0.5), (0.6, 0.15, 0.1, 0.1), (0.3, 0.4, 0.3)),
+  "playroom": _Kind((0.95, 0.5, 0.3), (0.5, 0.9, 0.6, 0.95), (1.5, 1.0, 1.3)),
+  "gallery": _Kind((0.3, 0.3, 0.3), (0.5, 0.2, 0.95, 0.3), (0.2, 0.8, 0.3)),
+}
+KINDS = tuple(_KINDS)
+
+
+def sample(key: Array, kinds: bool = False) -> shading.Scene:
   """Draws a random scene; the same typed key gives the same scene at every size.
 
   The room has 4 to 8 m by 4 to 8 m by 2.4 to 3.4 m, its lowest corner at the
   origin. Bodies keep to cells of a 3 x 3 grid on the floor and so do not touch
   each other; some float. A body too near the camera is left out.
+
+  Args:
+    kinds: whether the scene is of one of `KINDS`, all equally likely. They differ in how
+      often bodies, painted areas and textures are there; no single one gives the kind
+      away, and camera and light have one distribution in all.
   """
+  usual, kind = _ANY, jnp.int32(-1)
+  if kinds:
+    kind = jax.random.randint(jax.random.fold_in(key, 1), (), 0, len(KINDS))
+    table = [np.array(column, np.float32) for column in zip(*_KINDS.values(), strict=True)]
+    usual = _Kind(*(jnp.asarray(column)[kind] for column in table))
   bodies, patches = 3 * SHAPES, len(WALL_PATCHES) + 1
   surfaces = render.PLANES + patches + bodies
   shapes = (3,), (7,), (9,), (9, bodies), (8,), (7, patches), (6,), (11, surfaces)
   room, view, cells, shape, slots, areas, lamp, looks = _uniform(key, shapes)
   high = jnp.array([4.0, 4.0, 2.4]) + room * jnp.array([4.0, 4.0, 1.0])
   camera = _camera(view, high)
-  balls, boxes, tubes = _bodies(cells, shape, high, camera.position)
-  painted = _patches(slots, areas, high)
+  balls, boxes, tubes = _bodies(cells, shape, high, camera.position, usual)
+  painted = _patches(slots, areas, high, usual)
   geometry = render.Geometry(jnp.zeros(3), high, balls, boxes, tubes, painted, camera)
-  return shading.Scene(geometry, _materials(looks), _light(lamp, high))
+  return shading.Scene(geometry, _materials(looks, usual), _light(lamp, high), kind)
 
 
 def _uniform(key: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
@@ -93,6 +127,7 @@ def _bodies(
   u: Float[Array, "9 N"],
   high: Float[Array, " 3"],
   camera: Float[Array, " 3"],
+  usual: _Kind,
 ) -> list[render.Solids]:
   """Balls, boxes and tubes, each in its own cell of the floor."""
   count = 3 * SHAPES
@@ -102,7 +137,7 @@ def _bodies(
   middle = jnp.stack([cells % 3, cells // 3], axis=1) + 0.5
   slack = cell[None] / 2 - radius[:, None]
   flat = middle * cell[None] + _between(u[1:3].T, -1.0, 1.0) * slack
-  kind = jnp.arange(count) // SHAPES
+  kind = np.arange(count) // SHAPES
   tilt = _between(u[3], 0.45, 1.1)  # of a box's floor plan
   ball = radius * 0.85
   tube = radius * _between(u[3], 0.35, 0.9)
@@ -115,14 +150,14 @@ def _bodies(
   lift = jnp.where(u[5] < 0.2, u[6] * jnp.maximum(room, 0.0), 0.0)
   centre = jnp.concatenate([flat, (size[:, 2] + lift)[:, None]], axis=1)
   gap = jnp.sqrt(jnp.sum((flat - camera[None, :2]) ** 2, axis=1)) - radius
-  present = (u[7] < 0.75) & (gap > 0.7)
+  present = (u[7] < jnp.asarray(usual.bodies)[kind]) & (gap > 0.7)
   solids = render.Solids(centre, size, _between(u[8], -jnp.pi, jnp.pi), present)
   parts = (slice(begin, begin + SHAPES) for begin in range(0, count, SHAPES))
   return [render.Solids(*(x[part] for x in solids)) for part in parts]
 
 
 def _patches(
-  order: Float[Array, " 8"], u: Float[Array, "7 D"], high: Float[Array, " 3"]
+  order: Float[Array, " 8"], u: Float[Array, "7 D"], high: Float[Array, " 3"], usual: _Kind
 ) -> render.Patches:
   """Patches on different halves of walls, and a rug on the floor."""
   count = len(WALL_PATCHES)
@@ -130,7 +165,8 @@ def _patches(
   plane = slots // 2
   length = jnp.where(plane < 2, high[1], high[0])
   names = (*WALL_PATCHES, "rug")
-  chance, *rows = np.array([_PATCH[name] for name in names], np.float32).T
+  rows = np.array([_PATCH[name] for name in names], np.float32).T
+  chance = jnp.asarray(usual.patches)[np.array([list(_PATCH).index(name) for name in names])]
   wide = _between(u[0], rows[0], rows[1])
   tall = _between(u[1], rows[2], rows[3])
   slack = length / 4 - wide[:count]
@@ -160,7 +196,7 @@ def _light(u: Float[Array, " 6"], high: Float[Array, " 3"]) -> shading.Light:
   return shading.Light(position, _between(u[4], 0.9, 1.6), _between(u[5], 0.4, 0.65), tint)
 
 
-def _materials(u: Float[Array, "11 M"]) -> shading.Materials:
+def _materials(u: Float[Array, "11 M"], usual: _Kind) -> shading.Materials:
   """Looks of the planes, the patches and the bodies."""
   names = ["wall"] * 4 + ["floor", "ceiling", *WALL_PATCHES, "rug"]
   names += ["body"] * (3 * SHAPES)
@@ -176,7 +212,9 @@ def _materials(u: Float[Array, "11 M"]) -> shading.Materials:
   hue2 = hue + _between(u[3], -looks[6], looks[6])
   value2 = jnp.clip(value * _between(u[4], looks[7], looks[8]), 0.0, 1.0)
   kinds = len(shading.TEXTURES) - 1
-  texture = jnp.where(u[5] < looks[11], 1 + jnp.floor(u[5] / looks[11] * kinds), 0)
+  factors = jnp.asarray(usual.textured)[np.array([0] * 4 + [1, 2])]
+  chance = looks[11] * jnp.ones(len(names)).at[: render.PLANES].set(factors)
+  texture = jnp.where(u[5] < chance, 1 + jnp.floor(u[5] / chance * kinds), 0)
   # Along an axis of the surface, or askew.
   spin = jnp.floor(u[6] * 3.0)
   straight = (spin[:, None] == jnp.arange(3)[None]).astype(jnp.float32)

@@ -54,11 +54,33 @@ class Light(NamedTuple):
 
 
 class Scene(NamedTuple):
-  """All that a picture depends on, but its noise."""
+  """All that a picture depends on, but its noise, and the kind of room that it was drawn as.
+
+  Attributes:
+    geometry: where everything is.
+    materials: looks.
+    light: the lamp.
+    kind: index into `scenes.KINDS`; -1 for a room of no kind.
+  """
 
   geometry: render.Geometry
   materials: Materials
   light: Light
+  kind: Int[Array, ""] | int = -1
+
+
+class Seen(NamedTuple):
+  """What the surfaces hit by rays look like; a picture is made of nothing else.
+
+  Attributes:
+    albedo: colour in 0..1 before light falls on it.
+    light: brightness that reaches the surface, without the tint.
+    shines: whether it is a window pane, which shows its albedo whatever reaches it.
+  """
+
+  albedo: Float[Array, "3 P"]
+  light: Float[Array, " P"]
+  shines: Bool[Array, " P"]
 
 
 def hsv(
@@ -122,14 +144,12 @@ def _albedo(
   return table[:3] * (1.0 - share) + table[3:6] * share
 
 
-def shade(
-  scene: Scene, height: int, width: int, shadows: bool, hit: render.Hit
-) -> Float[Array, "height width 3"]:
-  """Returns the picture without noise, RGB in 0..1.
+def look(scene: Scene, shadows: bool, hit: render.Hit) -> Seen:
+  """Returns the colours of what rays hit, and the light that falls on it.
 
-  It follows Lambert's law with a point light that fades with distance, on top of an
-  ambient light that is a little stronger on surfaces that look up. Window panes
-  shine by themselves. `shadows`: whether bodies throw hard shadows.
+  Light follows Lambert's law with a point light that fades with distance, on top of an
+  ambient light that is a little stronger on surfaces that look up. `shadows`: whether
+  bodies throw hard shadows.
   """
   geometry, light = scene.geometry, scene.light
   classes, patch, framed = scene_labels.segmentation(geometry, hit)
@@ -144,8 +164,19 @@ def shade(
     direct *= 1.0 - render.occluded(geometry, start, light.position)
   slope = jnp.array([0.09, 0.05, 0.12])[:, None]
   around = light.ambient * (0.9 + jnp.sum(slope * hit.normal, axis=0))
-  lit = (around + direct)[None] * light.tint[:, None]
   shines = (classes == scene_labels.CLASSES.index("window")) & ~framed
-  lit = jnp.where(shines[None], 1.0, lit)
-  image = jnp.clip(colour * lit, 0.0, 1.0)
+  return Seen(colour, around + direct, shines)
+
+
+def shade(
+  scene: Scene, height: int, width: int, shadows: bool, hit: render.Hit
+) -> Float[Array, "height width 3"]:
+  """Returns the picture without noise: albedo x light x tint, RGB cut at 0 and 1.
+
+  Window panes shine by themselves. `shadows`: whether bodies throw hard shadows.
+  """
+  seen = look(scene, shadows, hit)
+  lit = seen.light[None] * scene.light.tint[:, None]
+  lit = jnp.where(seen.shines[None], 1.0, lit)
+  image = jnp.clip(seen.albedo * lit, 0.0, 1.0)
   return image.T.reshape(height, width, 3)

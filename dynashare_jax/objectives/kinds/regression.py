@@ -14,7 +14,7 @@ from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 class Regression(base.Dense):
   """One or more values for every pixel; one channel may come without its axis."""
 
-  fields = ("outputs",)
+  fields: tuple[str, ...] = ("outputs",)
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns the mean absolute error, in the task's unit."""
@@ -37,7 +37,7 @@ class Regression(base.Dense):
       enlarge by the nearest rule (`config.compat.metrics = "authors"`).
     """
     logits, target, valid = alignment.logits_at_labels(task, logits, target, valid)
-    count = jnp.sum(valid, dtype=jnp.int32) * task.outputs
+    count = jnp.sum(valid, dtype=jnp.int32) * self.outputs(task)
     found = {"l1": losses.total(*_errors(logits, target, valid)), "count": count}
     if alignment.by_authors(task):
       found |= alignment.batch_mean(found["l1"], count, present, len(target))

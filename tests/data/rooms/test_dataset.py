@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -13,12 +14,13 @@ import pytest
 from dynashare_jax import types
 from dynashare_jax.data.rooms import dataset as rooms
 from dynashare_jax.data.rooms import labels as scene_labels
+from dynashare_jax.data.rooms import scenes as room_scenes
 
 
 def build(seed: int = 0, **changes: Any) -> types.Dataset:
   """A small data set; most tests share one compiled renderer."""
   small = {"height": 24, "width": 32, "train": 64, "validation": 8, "test": 5}
-  config = ConfigDict(rooms.defaults() | small | {"tasks": rooms.TASKS})
+  config = ConfigDict(rooms.defaults() | small | {"tasks": rooms.TASKS, "kinds": True})
   config.update(changes)
   return rooms.build(config, ConfigDict(rooms.compat()), None, seed)
 
@@ -36,9 +38,11 @@ def test_spec_describes_the_arrays(dataset: types.Dataset) -> None:
   spec = dataset.spec
   assert [t.name for t in spec.tasks] == list(rooms.TASKS)
   kinds = ["segmentation", "depth", "normals", "regression", "regression"]
+  kinds += ["colour", "regression", "number", "multiclass"]
   assert [t.kind for t in spec.tasks] == kinds
-  assert [t.outputs for t in spec.tasks] == [10, 1, 3, 1, 1]
+  assert [t.outputs for t in spec.tasks] == [10, 1, 3, 1, 1, 3, 1, 3, 4]
   assert spec.tasks[0].classes == scene_labels.CLASSES
+  assert spec.tasks[-1].classes == room_scenes.KINDS
   assert spec.tasks[1].unit == "m"
   for split, size in spec.sizes.items():
     batch = dataset.arrays(split)
@@ -47,11 +51,12 @@ def test_spec_describes_the_arrays(dataset: types.Dataset) -> None:
     assert batch.present.shape == (size,) and batch.present.all()
     for task in spec.tasks:
       target, valid = batch.targets[task.name], batch.valid[task.name]
-      deep = (3,) if task.name == "normals" else ()
-      assert target.shape == (size, 24, 32, *deep)
-      whole = task.name == "segmentation"
+      deep = (3,) if task.name in ("normals", "albedo", "light") else ()
+      flat = () if task.name in ("light", "room") else (24, 32)
+      assert target.shape == (size, *flat, *deep)
+      whole = task.name in ("segmentation", "room")
       assert target.dtype == (np.int32 if whole else np.float32)
-      assert valid.shape == (size, 24, 32) and valid.dtype == bool
+      assert valid.shape == (size, *flat) and valid.dtype == bool
       assert valid.all()
     assert all(isinstance(x, np.ndarray) for x in leaves(batch))
 
@@ -64,8 +69,12 @@ def test_ranges_and_every_class(dataset: types.Dataset) -> None:
   assert batch.inputs.min() >= 0 and batch.inputs.max() <= 1
   depth = batch.targets["depth"]
   assert depth.min() > 0.1 and depth.max() < np.sqrt(2) * 8
-  norm = np.linalg.norm(batch.targets["normals"], axis=-1)
-  np.testing.assert_allclose(norm, 1, atol=1e-5)
+  for name in ("normals", "light"):
+    norm = np.linalg.norm(batch.targets[name], axis=-1)
+    np.testing.assert_allclose(norm, 1, atol=1e-5)
+  albedo, shading = batch.targets["albedo"], batch.targets["shading"]
+  assert albedo.min() >= 0 and albedo.max() <= 1 and albedo.std() > 0.1
+  assert shading.min() > 0.25 and shading.max() < 2.6 and shading.std() > 0.1
   seen = np.bincount(batch.targets["segmentation"].ravel(), minlength=10)
   assert seen.size == 10 and (seen > 0.003 * seen.sum()).all()
   # No scene is black or burnt out, and no two are alike.
@@ -105,7 +114,8 @@ def test_scene_seed_changes_the_scenes(dataset: types.Dataset) -> None:
 def test_same_key_same_scene_under_vmap(dataset: types.Dataset) -> None:
   keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(4))
   tasks = ("segmentation", "depth", "normals")
-  batch = jax.jit(jax.vmap(lambda key: rooms.render(key, 24, 32, tasks=tasks)))(keys)
+  render = functools.partial(rooms.render, height=24, width=32, tasks=tasks, kinds=True)
+  batch = jax.jit(jax.vmap(render))(keys)
   whole = dataset.arrays("train")
   # Only a pixel right on an outline may round to the other side.
   for name, target in batch.targets.items():
@@ -137,6 +147,53 @@ def test_noise_and_shadows_touch_only_the_image(dataset: types.Dataset) -> None:
   assert (lighter > -1e-3).mean() > 0.995 and lighter.max() > 0.02
 
 
+def test_scenes_of_no_kind_are_those_of_before_there_were_kinds() -> None:
+  # Values that the data set had then: brightness, depth in metres, pixels of a class.
+  tasks = ("segmentation", "depth", "normals", "edges", "keypoints")
+  before = build(kinds=False, tasks=tasks, weights=rooms.defaults()["weights"])
+  batch = before.arrays("test")
+  np.testing.assert_allclose(
+    batch.inputs.mean((1, 2, 3)), [0.47284, 0.44942, 0.42176, 0.44049, 0.56462], atol=2e-4
+  )
+  np.testing.assert_allclose(
+    batch.targets["depth"].mean((1, 2)), [3.1772, 4.0951, 5.5463, 4.6824, 4.5653], rtol=1e-3
+  )
+  counts = np.bincount(batch.targets["segmentation"].ravel(), minlength=10)
+  np.testing.assert_allclose(counts, [1516, 1206, 242, 90, 12, 56, 55, 101, 181, 381], atol=4)
+
+
+def test_kinds_of_rooms_are_balanced_and_differ_in_what_is_in_them_but_not_in_the_light() -> None:
+  keys = jax.random.split(jax.random.key(3), 4000)
+  scenes = jax.jit(jax.vmap(functools.partial(room_scenes.sample, kinds=True)))(keys)
+  plain = jax.jit(jax.vmap(room_scenes.sample))(keys)
+  kind = np.asarray(scenes.kind)
+  share = np.bincount(kind, minlength=4) / 4000
+  assert len(room_scenes.KINDS) == 4 and np.abs(share - 0.25).max() < 0.03
+  assert (np.asarray(plain.kind) == -1).all()
+  # The camera and the lamp do not know of the kinds.
+  for with_kinds, without in zip(
+    jax.tree.leaves((scenes.light, scenes.geometry.camera, scenes.geometry.high)),
+    jax.tree.leaves((plain.light, plain.geometry.camera, plain.geometry.high)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(with_kinds, without, rtol=1e-6, atol=1e-6)
+  # A store is full of boxes, a playroom of balls, a gallery of pictures; none is always so.
+  boxes = np.asarray(scenes.geometry.boxes.present).mean(1)
+  balls = np.asarray(scenes.geometry.balls.present).mean(1)
+  tubes = np.asarray(scenes.geometry.tubes.present).mean(1)
+  painted = np.asarray(scenes.geometry.patches.present)[:, 4:7].mean(1)
+  for name, much in {"store": boxes, "playroom": balls, "hall": tubes, "gallery": painted}.items():
+    means = np.array([much[kind == k].mean() for k in range(4)])
+    best = room_scenes.KINDS.index(name)
+    assert means.argmax() == best and (np.delete(means, best) < means[best] - 0.25).all()
+    assert means.min() > 0 and means.max() < 1
+
+
+def test_a_scene_of_no_kind_has_no_label_of_room() -> None:
+  made = rooms.render(jax.random.key(0), 8, 8, tasks=("room", "light"))
+  assert made.targets["room"] == -1 and not made.valid["room"] and made.valid["light"]
+
+
 def test_tasks_in_any_order_and_weights() -> None:
   chosen = ("edges", "segmentation")
   dataset = build(tasks=chosen, weights={"edges": 3.5})
@@ -151,13 +208,14 @@ def test_tasks_in_any_order_and_weights() -> None:
   ("changes", "message"),
   [
     ({"tasks": ("depht",)}, "has 'depht'; rooms has.*mean 'depth'"),
-    ({"tasks": ("depth", "zzz")}, "has 'zzz'; rooms has .*keypoints.$"),
+    ({"tasks": ("depth", "zzz")}, "has 'zzz'; rooms has .*room.$"),
     ({"tasks": ()}, "name one or more of segmentation"),
     ({"tasks": ("depth", "depth")}, "each once"),
     ({"height": 7}, "data.height is 7"),
     ({"width": 0}, "data.width is 0"),
     ({"train": 0}, "data.train is 0"),
     ({"test": rooms.RANGE + 1}, "data.test is"),
+    ({"kinds": False}, "task room needs .* config.data.kinds=True"),
     ({"noise": -0.1}, "data.noise"),
     ({"noise": float("nan")}, "data.noise"),
   ],

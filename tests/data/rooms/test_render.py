@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynashare_jax.data.rooms import dataset as rooms
 from dynashare_jax.data.rooms import labels as scene_labels
 from dynashare_jax.data.rooms import render
 from dynashare_jax.data.rooms import scenes as room_scenes
@@ -378,3 +379,81 @@ def test_lambert_on_a_wall() -> None:
   square = 1 + (5 * x) ** 2 + (5 * y) ** 2
   expected = 0.5 * 1.15 / np.sqrt(square) / (1 + 0.15 * square)
   np.testing.assert_allclose(image[..., 0], expected, rtol=1e-4)
+
+
+LIT = ("segmentation", "albedo", "shading", "light")
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def lit(random: shading.Scene, shadows: bool = True) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The picture without noise and the labels that tell surfaces from light."""
+  hit = render.camera_hits(random.geometry, HEIGHT, WIDTH)
+  image = shading.shade(random, HEIGHT, WIDTH, shadows, hit)
+  return image, rooms.labels(random, hit, HEIGHT, WIDTH, LIT, shadows)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_picture_is_albedo_times_shading_times_tint(seed: int) -> None:
+  random = drawn(seed)
+  image, targets = jax.tree.map(np.asarray, lit(random))
+  albedo, light = targets["albedo"], targets["shading"][..., None]
+  error = np.abs(np.clip(albedo * light * np.asarray(random.light.tint), 0, 1) - image).max(-1)
+  pane = error > 1e-5
+  assert pane.mean() < 0.3
+  # What is not is a pane of a window, which shines by itself.
+  np.testing.assert_allclose(image[pane], albedo[pane], atol=1e-6)
+  assert (targets["segmentation"][pane] == CLASSES.index("window")).all()
+  assert (light[pane] == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_albedo_does_not_know_of_the_light_nor_shading_of_the_materials(seed: int) -> None:
+  random, other = drawn(seed), drawn(seed + 10)
+  image, first = jax.tree.map(np.asarray, lit(random))
+  moved = random.light._replace(position=random.light.position * jnp.array([0.5, 0.7, 0.9]))
+  dark, second = jax.tree.map(np.asarray, lit(random._replace(light=moved)))
+  np.testing.assert_array_equal(first["albedo"], second["albedo"])
+  assert np.abs(image - dark).max() > 0.02 < np.abs(first["shading"] - second["shading"]).max()
+  assert np.abs(first["light"] - second["light"]).max() > 0.02
+  painted_over, third = jax.tree.map(np.asarray, lit(random._replace(materials=other.materials)))
+  for name in ("shading", "light"):
+    np.testing.assert_array_equal(first[name], third[name])
+  assert np.abs(image - painted_over).max() > 0.1 < np.abs(first["albedo"] - third["albedo"]).max()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_light_points_from_the_camera_to_the_lamp_that_is_drawn(seed: int) -> None:
+  random = drawn(seed)
+  geometry, lamp = random.geometry, np.asarray(random.light.position, np.float64)
+  _, targets = jax.tree.map(np.asarray, lit(random))
+  right, down, forward = np.asarray(geometry.camera.rotation, np.float64)
+  away = lamp - np.asarray(geometry.camera.position, np.float64)
+  away /= np.linalg.norm(away)
+  seen_from = [away @ right, away @ down, away @ forward]
+  np.testing.assert_allclose(targets["light"], seen_from, atol=1e-5)
+  # Light that surfaces get is ambient and no more where they are turned away from that lamp.
+  hit = see(geometry).hit
+  turned = ((lamp[:, None] - hit.point) * hit.normal).sum(0) < 0
+  turned = turned.reshape(HEIGHT, WIDTH)
+  up = hit.normal.T.reshape(HEIGHT, WIDTH, 3) @ [0.09, 0.05, 0.12]
+  ambient = float(random.light.ambient) * (0.9 + up)
+  pane = targets["segmentation"] == CLASSES.index("window")
+  np.testing.assert_allclose(targets["shading"][turned & ~pane], ambient[turned & ~pane], rtol=1e-5)
+  lighter = targets["shading"] > ambient - 1e-5
+  assert lighter[~pane].all() and (targets["shading"] > ambient + 0.05)[~pane].mean() > 0.2
+
+
+def test_light_by_hand() -> None:
+  # The camera at (0, 0, 2) looks along x; its right is -y.
+  camera = scene().camera
+  lamp = scene_labels.direction(camera, jnp.array([3.0, -4.0, 2.0]))
+  np.testing.assert_allclose(lamp, [0.8, 0.0, 0.6], atol=1e-6)
+  above = scene_labels.direction(camera, jnp.array([4.0, 0.0, 5.0]))
+  np.testing.assert_allclose(above, [0.0, -0.6, 0.8], atol=1e-6)
+
+
+def test_shading_is_dark_in_a_shadow_and_only_there() -> None:
+  random = drawn(2)
+  shade, bright = lit(random)[1]["shading"], lit(random, False)[1]["shading"]
+  lifted = np.asarray(bright - shade)
+  assert (lifted >= 0).all() and 0.02 < (lifted > 0.02).mean() < 0.7

@@ -46,6 +46,13 @@ def test_normals_are_colours():
   assert "red x" in key.note
 
 
+def test_colours_are_drawn_as_they_are_and_cut():
+  guess = np.broadcast_to(np.array([0.25, -0.5, 1.5]), (4, 6, 3))
+  ((picture, key),) = _one("colour", guess)
+  np.testing.assert_allclose(picture, np.broadcast_to(np.array([0.25, 0.0, 1.0]), (4, 6, 3)))
+  assert key.scale is None and not key.classes and not key.note
+
+
 def test_numbers_have_a_bar_with_their_unit():
   depth = np.linspace(1, 5, 24).reshape(4, 6)
   ((_, key),) = _one("depth", depth, unit="m")
