@@ -13,6 +13,7 @@ BEFORE: dict[str, Any] = {"compat.search": "papers"}
 
 # What `compat.search=papers` puts in the place of the values of the same names.
 PAPERS: dict[str, Any] = {
+  "policy.curriculum": True,
   "policy.warmup": "all",
   "policy.measure": 0,
   "policy.conflict": 0.0,
@@ -64,7 +65,8 @@ def get_config() -> ml_collections.ConfigDict:
   policy.temperature = 5.0
   policy.temperature_decay = 0.965  # every cycle
   policy.temperature_floor = 0.1
-  policy.curriculum_speed = 0  # cycles until one more block opens, papers: 3; 0: all open
+  policy.curriculum = False  # blocks open one by one, from the last; True: the papers
+  policy.curriculum_speed = 3  # then: cycles until one more block opens; 0: all open
   policy.warmup = "random"  # routes of the warm-up; or all blocks, the papers
   policy.measure = 20  # batches on which the tasks' gradients are compared; 0: none
   policy.sharing = 0.05  # weight of Eq. 4
@@ -145,7 +147,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Behaviour of the authors' code; the defaults are the corrected ones.
   config.compat = compat = ml_collections.ConfigDict()
-  compat.search = "corrected"  # or papers: see PAPERS
+  compat.search = "corrected"  # or papers: see PAPERS, and the sum of Eq. 4
   compat.sharing = "mean"  # of pairs and blocks; or paper: the sum of Eq. 4; or authors
   compat.sparsity = "code"  # -log(1 - alpha); or paper: Eq. 3
   compat.instance = "code"  # or paper: Eq. 5

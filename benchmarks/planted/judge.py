@@ -54,13 +54,14 @@ class Judge:
     state = jax.eval_shape(self.experiment.initial_state)
     return sum(leaf.size for leaf in jax.tree.leaves(state.params["network"]))
 
-  def losses(self, routes: Any, steps: int, seed: int = 0) -> np.ndarray:
+  def losses(self, routes: Any, steps: int, seed: int = 0, start: Any = None) -> np.ndarray:
     """Returns the test loss of every task, `[N, T]`.
 
     Args:
       routes: `[N, T, L]` of 0 and 1.
       steps: of each training, with `config.optimizers.retrain`.
       seed: of initialisations and of the order.
+      start: parameters of the network to begin with; default fresh ones for each route.
     """
     found = []
     for first in range(0, len(routes), AT_ONCE):
@@ -68,7 +69,7 @@ class Judge:
       # Always as many, so that one program serves all; or one alone.
       full = some if len(some) == 1 else np.resize(some, (AT_ONCE, *some.shape[1:]))
       keys = [jax.random.fold_in(jax.random.key(seed), first + i) for i in range(len(full))]
-      done = self._train(steps)(jnp.stack(keys), full, self._rows(steps, seed))
+      done = self._train(steps)(jnp.stack(keys), full, self._rows(steps, seed), start)
       found.append(np.asarray(done)[: len(some)])
     return np.concatenate(found)
 
@@ -88,14 +89,13 @@ class Judge:
     spec = step_lib.Spec(static, phase.trainable, "retrain", steps)
     inputs, train, test = experiment.sample_inputs(), self.parts["train"], self.parts["test"]
 
-    def begin(key: jax.Array) -> state_lib.State:
-      variables = experiment.network.init({"params": key}, inputs, sharing.everything(), False)
-      made = state_lib.start(
-        variables["params"], {}, sharing.init(key), self.tasks, sharing.blank(1), False, {}
-      )
+    def begin(key: jax.Array, given: Any) -> state_lib.State:
+      fresh = experiment.network.init({"params": key}, inputs, sharing.everything(), False)
+      params = fresh["params"] if given is None else given
+      made = state_lib.start(params, {}, sharing.init(key), self.tasks, sharing.blank(1), False, {})
       return made.replace(opt=tx.init(made.params), balance=experiment.balancer.init(self.tasks))
 
-    def run(keys: jax.Array, routes: jax.Array, rows: jax.Array) -> jax.Array:
+    def run(keys: jax.Array, routes: jax.Array, rows: jax.Array, given: Any) -> jax.Array:
       moving = step_lib.moving_of(sharing, phase, 0, 0, 0, routes[0])
 
       def one(states: state_lib.State, row: Any) -> Any:
@@ -106,7 +106,8 @@ class Judge:
         )[0]
         return jax.vmap(advance)(states, routes), None
 
-      states, _ = jax.lax.scan(one, jax.vmap(begin)(keys), (jnp.arange(steps), rows))
+      states = jax.vmap(lambda key: begin(key, given))(keys)
+      states, _ = jax.lax.scan(one, states, (jnp.arange(steps), rows))
       control = lambda route: skip.skip_trunk.Decisions(static.modes, route)
 
       def score(params: Any, route: jax.Array) -> jax.Array:

@@ -43,7 +43,7 @@ def search(config: Any, blocks: int) -> tuple[contract.Phase, ...]:
   positive(train.weight_steps, "train.weight_steps")
   positive(train.policy_steps, "train.policy_steps")
   for cycle in range(positive(train.cycles, "train.cycles")):
-    speed = pol.curriculum_speed
+    speed = pol.curriculum_speed if pol.curriculum else 0
     settings = skip.Stretch(
       "soft",
       open_blocks=policy.opened(cycle, speed, blocks) if speed else blocks,
@@ -76,6 +76,12 @@ def search(config: Any, blocks: int) -> tuple[contract.Phase, ...]:
       )
     )
   return tuple(phases)
+
+
+def plain_warmup(config: Any) -> tuple[contract.Phase, ...]:
+  """Returns a training of all weights with all blocks, on all training data."""
+  steps = positive(config.train.warmup_steps, "train.warmup_steps")
+  return (contract.Phase("warmup", steps, evaluate=True),)
 
 
 def warmup(config: Any) -> tuple[contract.Phase, ...]:
@@ -115,8 +121,8 @@ def retrain(
   """One re-training per candidate route (DynaShare Algorithm 2), or per route that does well.
 
   Args:
-    halving: whether all routes are trained for a short time first, and then the best two in full;
-      of 8 routes that takes a third of the steps of 8 re-trainings.
+    halving: whether all routes are trained for a short time first, and then two in full; of 8
+      routes that takes a third of the steps of 8 re-trainings. Two routes have no trials.
     gated: whether instance gates take part.
     can_keep: whether there was a search whose weights can be kept.
   """
@@ -142,10 +148,12 @@ def retrain(
   short = dataclasses.replace(
     full, name="trial", steps=max(1, steps // _SHORTER), select=False, evaluate=True, trial=True
   )
-  stretches = [(short, candidates), (full, min(_IN_FULL, candidates - 1))]
+  stretches = [(full, candidates)]
+  if halving and candidates > _IN_FULL:
+    stretches = [(short, candidates), (full, _IN_FULL)]
   return tuple(
     dataclasses.replace(phase, candidate=index)
-    for phase, count in (stretches if halving else [(full, candidates)])
+    for phase, count in stretches
     for index in range(count)
   )
 
@@ -159,6 +167,8 @@ def resolved(parts: contract.Parts) -> contract.Parts:
   config = copy.deepcopy(parts.config)
   if config.compat.search == "papers":
     config.update_from_flattened_dict(defaults.PAPERS)
+    if config.compat.sharing == "mean":
+      config.compat.sharing = "paper"
   if len(parts.spec.tasks) < 2:  # Nothing to compare, to share or to weigh.
     config.policy.measure, config.policy.conflict = 0, 0.0
   return parts._replace(config=config)

@@ -1,7 +1,8 @@
 """DynaShare: the task policy, refined by a gate for every example.
 
 Source: Rahimian et al. 2023, Algorithms 1 and 2. Without a task policy (`config.policy.use=False`)
-every task keeps every block and only the gates skip; without gates, use `adashare`.
+every task keeps every block and only the gates skip, from scratch or, with
+`config.train.retrain_from=policy`, from the weights of the warm-up; without gates, use `adashare`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ def build(parts: contract.Parts) -> contract.Method:
   rates = regularisers.check_target_rates(config.gates.target_rates, blocks)
   trunk = skip.trunk(parts, [rate < 1 for rate in rates])
   if not config.policy.use:
-    phases = _schedule.retrain(config, 1, gated=True, can_keep=False)
+    # Gates that start from trained weights find more than gates from scratch.
+    warm = _schedule.plain_warmup(config) if config.train.retrain_from == "policy" else ()
+    phases = warm + _schedule.retrain(config, 1, gated=True, can_keep=bool(warm))
     routes = skip.every_block(len(parts.spec.tasks), blocks)
     sharing = skip.make(parts, phases, routes, target_rates=rates)
     notes = ("Task policy switched off: instance gates only.",)

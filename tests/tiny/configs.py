@@ -25,7 +25,6 @@ _VALUES = {
   "model.head": "linear",
   "model.dtype": "float32",
   "compat.search": "papers",
-  "compat.sharing": "paper",
   "policy.curriculum_speed": 1,
   "policy.candidates": 2,
   "policy.init": "equal",

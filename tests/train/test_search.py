@@ -18,7 +18,6 @@ VALUES = {
   "model__blocks": (3,),
   "gates__target_rates": (1.0, 0.6, 0.6),
   "compat__search": "corrected",
-  "policy__curriculum_speed": 0,
   "policy__measure": 2,
   "policy__candidates": 3,
   "policy__serve": "apart",

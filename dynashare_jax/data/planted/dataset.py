@@ -59,7 +59,7 @@ PROBLEMS = {
     (5, 1), (0, 0, 1, 1), "two pairs that share nothing; the first needs 5 blocks, the second 1"
   ),
   "instance": Problem(
-    (3, 3, 0, 0), (0, 1), "half of the examples need depth, the others are linear", halves=True
+    (4,), (0, 0), "half of the examples need depth, the others are linear", halves=True
   ),
   "none": Problem((3,), (0, 0, 0, 0), "no conflict: share everything"),
 }
