@@ -38,7 +38,8 @@ def get_config(problem: str = "conflict") -> ml_collections.ConfigDict:
   config.policy.keep_first = False
   config.policy.temperature_decay = 0.8
 
-  config.gates.target_rates = (1.0, 0.5, 0.5, 0.5, 0.5, 0.5)
+  rate = 0.5 if problem == "instance" else 0.8
+  config.gates.target_rates = (1.0, *[rate] * 5)
   config.gates.init = "spread"
   config.gates.noise_fades = 0.5
 

@@ -6,7 +6,6 @@ python -m benchmarks.planted.page --out=runs/planted > docs/benchmarks/planted.m
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 import json
 import pathlib
 from typing import Any
@@ -107,15 +106,11 @@ def _each(found: dict[str, dict[int, dict[str, Any]]]) -> str:
     )
     lines.append(f"* {method}: {each}")
   head = "Number: percentile, loss (hard with all steps, single with equal parameters)"
-  return _join([f"{head}:", "", *lines])
+  return "\n".join([f"{head}:", "", *lines])
 
 
 def _percent(value: float | None) -> str:
   return "all blocks" if value is None else f"{value:.0f}"
-
-
-def _join(lines: Sequence[str]) -> str:
-  return "\n".join(lines)
 
 
 if __name__ == "__main__":
