@@ -11,7 +11,7 @@ COMMANDS = {
   "train": "train one run, or --describe it",
   "benchmark": "train methods with several seeds and compare them in one table",
   "calibrate": "find gate thresholds that meet a budget",
-  "cost": "count and measure what a trained model costs",
+  "cost": "count and measure what a trained model costs, or a route before training",
   "export": "write a trained model as one file that runs with jax alone",
   "predict": "run an exported model on files",
   "data": "check or convert a data set",

@@ -2,6 +2,7 @@
 
 A route's blocks add up: a call takes what every call takes, and every block as often as it is
 computed. So the blocks of one network, timed once, price all routes, before any is trained.
+docs/benchmarks/latency.md says how near.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ class Latency(NamedTuple):
   Attributes:
     fixed: of every call: dispatch, stem, shortcuts and the last norm; of a network with one task
       its head, too.
-    blocks: `[L]`, of one computation of every block.
+    blocks: `[L]`, of the first computation of every block in a call.
+    further: `[L]`, of each further one in the same call, for another group of tasks; more than the
+      first where features must be copied, less where the device has room.
     heads: `[T]`, of every task's head.
   """
 
   fixed: float
   blocks: tuple[float, ...]
+  further: tuple[float, ...]
   heads: tuple[float, ...]
 
   def predict(self, route: Any, serve: str = TOGETHER) -> float:
@@ -61,10 +65,13 @@ class Latency(NamedTuple):
     if serve not in SERVES:
       raise ValueError(f"serve is {serve!r}; it must be one of {', '.join(SERVES)}.")
     plan = _plan(route, [str(t) for t in range(len(self.heads))], len(self.blocks))
-    together = serve == TOGETHER
-    calls = 1 if together else len(self.heads)
-    times = plan.computations if together else np.sum(plan.route, 0)
-    spent = sum(n * ms for n, ms in zip(times, self.blocks, strict=True))
+    if serve == TOGETHER:
+      calls, first = 1, [min(n, 1) for n in plan.computations]
+      more = [n - one for n, one in zip(plan.computations, first, strict=True)]
+    else:
+      calls, first = len(self.heads), np.sum(plan.route, 0).tolist()
+      more = [0] * len(first)
+    spent = np.dot(first, self.blocks) + np.dot(more, self.further)
     return float(calls * self.fixed + sum(self.heads) + spent)
 
 
@@ -97,7 +104,12 @@ def measure(
   repeats: int = 100,
   also: Mapping[Any, Call] | None = None,
 ) -> Measured:
-  """Times the whole network, every task alone and every block alone, on the default device.
+  """Times the network with all blocks and with none, and every block alone, on this device.
+
+  The network is timed as a whole and for every task alone. Of a block, a program of it, for one
+  group of tasks and for as many as there are tasks, less a program of its shortcut. Alone, blocks
+  are fused otherwise than in the network: they are scaled to add up to what the networks with all
+  blocks take more than those with none, in the mean.
 
   Weights and route of the model do not matter: one of `runs.untrained` does as well as a finished
   run. Every example executes what a route says; instance gates are left out. Calls take turns, and
@@ -122,9 +134,11 @@ def measure(
   params, stats, inputs = jax.device_put((trained.params, trained.stats, inputs))
   trained = dataclasses.replace(trained, params=params, stats=stats)
   tasks, blocks = len(trained.tasks), trained.experiment.units
-  calls: dict[Any, Call] = {("whole",): call(trained, np.ones((tasks, blocks), int), inputs)}
-  for t in range(tasks):
-    calls["task", t] = call(trained.only([t]), np.ones((1, blocks), int), inputs)
+  calls: dict[Any, Call] = {}
+  for name, run in (("all", 1), ("none", 0)):
+    calls[name, None] = call(trained, np.full((tasks, blocks), run), inputs)
+    for t in range(tasks):
+      calls[name, t] = call(trained.only([t]), np.full((1, blocks), run), inputs)
   calls |= _blocks(trained, inputs)
   own = len(calls)
   calls |= {("also", name): other for name, other in (also or {}).items()}
@@ -201,11 +215,12 @@ def _warm(function: Callable[..., Any], *args: Any) -> Call:
 
 
 def _blocks(trained: trained_lib.Trained, inputs: Any) -> dict[Any, Call]:
-  """Every block alone, on its own input, and what is left of the same program without it."""
+  """Every block alone, for one group and for all tasks' groups, and the shortcut alone."""
   network, variables = trained.experiment.network, trained.variables
 
   def applied(run: Callable[..., Any], variables: Any, inputs: Any, x: Any) -> Any:
-    pass_ = backbones.Pass(False, jnp.ones((1,)), series.steps_of(inputs))
+    groups = 1 if x is inputs else jax.tree.leaves(x)[0].shape[0]
+    pass_ = backbones.Pass(False, jnp.ones((groups,)), series.steps_of(inputs))
     method = lambda network, x: run(network.trunk.shown(), x, pass_)
     return network.apply(variables, x, method=method)
 
@@ -222,18 +237,25 @@ def _blocks(trained: trained_lib.Trained, inputs: Any) -> dict[Any, Call]:
     return found
 
   part = lambda run: functools.partial(applied, run)
+  stem = lambda variables, inputs: applied(features, variables, inputs, inputs)
   calls: dict[Any, Call] = {}
-  for block, x in enumerate(jax.jit(part(features))(variables, inputs, inputs)):
-    for name, run in (("block", executed), ("rest", skipped)):
-      calls[name, block] = _warm(part(functools.partial(run, block)), variables, inputs, x)
+  for block, x in enumerate(jax.jit(stem)(variables, inputs)):
+    every = jax.tree.map(lambda a: jnp.repeat(a, len(trained.tasks), 0), x)
+    run = part(functools.partial(executed, block))
+    calls["block", block] = _warm(run, variables, inputs, x)
+    calls["groups", block] = _warm(run, variables, inputs, every)
+    calls["rest", block] = _warm(part(functools.partial(skipped, block)), variables, inputs, x)
   return calls
 
 
 def _solved(ms: Mapping[Any, float], tasks: int, blocks: int) -> Latency:
-  """The parts that give the whole network's time back; noise makes none negative."""
-  of_blocks = tuple(max(ms["block", l] - ms["rest", l], 0.0) for l in range(blocks))
-  whole, alone = ms[("whole",)], [ms["task", t] for t in range(tasks)]
-  # Each task alone is the trunk and its head; the whole is one trunk and all heads.
-  trunk = (sum(alone) - whole) / (tasks - 1) if tasks > 1 else whole
-  heads = tuple(max(found - trunk, 0.0) for found in alone)
-  return Latency(max(whole - sum(heads) - sum(of_blocks), 0.0), of_blocks, heads)
+  """The parts that add up to what the networks take; noise makes none negative."""
+  # Without blocks, each task alone is a trunk and its head; all together are one trunk and all.
+  alone, rest = [ms["none", t] for t in range(tasks)], ms["none", None]
+  fixed = max((sum(alone) - rest) / (tasks - 1), 0.0) if tasks > 1 else rest
+  heads = tuple(max(found - fixed, 0.0) for found in alone)
+  single = [max(ms["block", l] - ms["rest", l], 0.0) for l in range(blocks)]
+  whole = [ms["all", place] - ms["none", place] for place in (None, *range(tasks))]
+  scale = max(statistics.mean(whole), 0.0) / (sum(single) or 1.0)
+  more = [max(ms["groups", l] - ms["block", l], 0.0) / max(tasks - 1, 1) for l in range(blocks)]
+  return Latency(fixed, tuple(scale * found for found in single), tuple(more), heads)

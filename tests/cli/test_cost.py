@@ -156,6 +156,7 @@ def test_other_errors_are_one_line(run, capsys, tmp_path):
   assert not (run / "cost.md").exists()
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_a_route_before_training(run, tmp_path, capsys):
   stored = json.loads((run / "config.json").read_text())
   file = tmp_path / "tiny.py"

@@ -90,16 +90,19 @@ def part_table(found: latency_lib.Checked) -> tables.Table:
   parts, calls = found.latency, len(found.plan.tasks)
   columns = (
     "part",
-    tables.Column("one", unit="ms"),
+    tables.Column("first", unit="ms"),
+    tables.Column("further", unit="ms"),
     tables.Column("one example", unit="million MAC"),
     *(tables.Column(f"times, {serve}") for serve in latency_lib.SERVES),
   )
-  rows: list[tuple[tables.Entry, ...]] = [("call, stem", parts.fixed, None, 1, calls)]
+  rows: list[tuple[tables.Entry, ...]] = [("call, stem", parts.fixed, None, None, 1, calls)]
   apart = np.sum(found.plan.route, 0).tolist()
-  times = zip(parts.blocks, found.macs, found.plan.computations, apart, strict=True)
-  rows += [(f"block {l}", ms, macs / 1e6, n, m) for l, (ms, macs, n, m) in enumerate(times)]
+  work = [macs / 1e6 for macs in found.macs]
+  times = (found.plan.computations, apart)
+  each = zip(parts.blocks, parts.further, work, *times, strict=True)
+  rows += [(f"block {l}", *row) for l, row in enumerate(each)]
   named = zip(found.plan.tasks, parts.heads, strict=True)
-  rows += [(f"head of {task}", ms, None, 1, 1) for task, ms in named]
+  rows += [(f"head of {task}", ms, None, None, 1, 1) for task, ms in named]
   return tables.table(columns, rows)
 
 
@@ -122,7 +125,10 @@ def latency_sections(found: latency_lib.Checked) -> tuple[str, str]:
     " often as the route computes it. Together: one call for all tasks, shared work once. Apart:"
     " one call a task, one after another. Medians; the parts were timed in the same rounds."
   )
-  below = "Timed once on this device: they price any route, before it is trained."
+  below = (
+    "Timed once on this device: they price any route, before it is trained. First: a block's first"
+    " computation in a call; further: each one more in it, for another group of tasks."
+  )
   return (
     tables.section("Milliseconds of the route", text, served_table(found)),
     tables.section("Milliseconds of the parts", below, part_table(found)),
