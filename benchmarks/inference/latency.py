@@ -90,10 +90,10 @@ def section(
 ) -> str:
   """Parts, and every route, as Markdown."""
   parts, results = found
-  rows = [["call, stem", f"{parts.fixed:.3f}", ""]]
-  pairs = zip(parts.blocks, parts.further, strict=True)
-  rows += [[f"block {l}", f"{ms:.3f}", f"{more:.3f}"] for l, (ms, more) in enumerate(pairs)]
-  rows += [[f"head {t}", f"{ms:.3f}", ""] for t, ms in enumerate(parts.heads)]
+  rows = [["call, stem", f"{parts.fixed:.3f}", "", ""]]
+  every = zip(parts.blocks, parts.further, parts.groups, strict=True)
+  rows += [[f"block {l}", *(f"{ms:.3f}" for ms in row)] for l, row in enumerate(every)]
+  rows += [[f"head {t}", f"{ms:.3f}", "", ""] for t, ms in enumerate(parts.heads)]
   head = ["route"]
   for result in results:
     head += [f"{result.serve}: predicted, ms", "measured, ms", "error, %"]
@@ -109,7 +109,7 @@ def section(
 
 {TITLES[name][0].upper()}{TITLES[name][1:]}, {TASKS} tasks, {BLOCKS} blocks.
 
-{timing.table(["part", "first, ms", "each further one in a call, ms"], rows)}
+{timing.table(["part", "first, ms", "further, ms", "group, ms"], rows)}
 
 {timing.table(head, lines)}"""
 
@@ -178,9 +178,11 @@ def main() -> None:
 {timing.machine(arguments.threads, ["jax", "flax"])}
 - Random data, random weights, no gates. {len(drawn)} routes; each executes every (task, block)
   pair with one chance, drawn between {KEPT[0]:g} and {KEPT[1]:g} for the route.
-- Predicted: from the network with all blocks and with none, for all tasks and for every task, and
-  from every block alone (`infer.latency`). Measured: the route itself, compiled. All take turns in
-  one process; medians of {arguments.repeats} rounds, {kind}.
+- Predicted: from every block alone, and from the network with all blocks and with either half of
+  them, for all tasks and for every task (`infer.latency`). Measured: the route itself, compiled.
+  All take turns in one process; medians of {arguments.repeats} rounds, {kind}.
+- First: a block's first computation in a call; further: each one more in it, for another group of
+  tasks; group: what each one more costs that comes to the block at all.
 - Together: one call for all tasks, shared prefixes computed once. Apart: one call a task.
 - "One guess for all" is the median of the measured routes: what knowing nothing of a route gives.
 

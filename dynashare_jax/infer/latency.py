@@ -41,14 +41,16 @@ class Latency(NamedTuple):
     fixed: of every call: dispatch, stem, shortcuts and the last norm; of a network with one task
       its head, too.
     blocks: `[L]`, of the first computation of every block in a call.
-    further: `[L]`, of each further one in the same call, for another group of tasks; more than the
-      first where features must be copied, less where the device has room.
+    further: `[L]`, of each further one in the same call, for another group of tasks.
+    groups: `[L]`, of each further group of tasks that comes to the block in the same call, whether
+      it computes the block or not: its shortcut and copies.
     heads: `[T]`, of every task's head.
   """
 
   fixed: float
   blocks: tuple[float, ...]
   further: tuple[float, ...]
+  groups: tuple[float, ...]
   heads: tuple[float, ...]
 
   def predict(self, route: Any, serve: str = TOGETHER) -> float:
@@ -65,14 +67,15 @@ class Latency(NamedTuple):
     if serve not in SERVES:
       raise ValueError(f"serve is {serve!r}; it must be one of {', '.join(SERVES)}.")
     plan = _plan(route, [str(t) for t in range(len(self.heads))], len(self.blocks))
-    if serve == TOGETHER:
-      calls, first = 1, [min(n, 1) for n in plan.computations]
-      more = [n - one for n, one in zip(plan.computations, first, strict=True)]
-    else:
-      calls, first = len(self.heads), np.sum(plan.route, 0).tolist()
-      more = [0] * len(first)
-    spent = np.dot(first, self.blocks) + np.dot(more, self.further)
-    return float(calls * self.fixed + sum(self.heads) + spent)
+    if serve == APART:
+      spent = float(np.dot(np.sum(plan.route, 0), self.blocks))
+      return len(self.heads) * self.fixed + sum(self.heads) + spent
+    spent = self.fixed + sum(self.heads)
+    for block, split in enumerate(plan.splits):
+      spent += self.groups[block] * (len(set(split.parents)) - 1)
+      if split.running:
+        spent += self.blocks[block] + self.further[block] * (split.running - 1)
+    return spent
 
 
 def _plan(route: Any, tasks: Sequence[str], blocks: int) -> plan_lib.Plan:
@@ -104,12 +107,12 @@ def measure(
   repeats: int = 100,
   also: Mapping[Any, Call] | None = None,
 ) -> Measured:
-  """Times the network with all blocks and with none, and every block alone, on this device.
+  """Times every block alone, and the network with all blocks and with either half of them.
 
-  The network is timed as a whole and for every task alone. Of a block, a program of it, for one
-  group of tasks and for as many as there are tasks, less a program of its shortcut. Alone, blocks
-  are fused otherwise than in the network: they are scaled to add up to what the networks with all
-  blocks take more than those with none, in the mean.
+  Of a block, a program of it less one of its shortcut, for one group of tasks and for as many as
+  there are tasks. Alone, blocks are fused otherwise than in the network; so they share a scale,
+  which is fitted to the networks, for all tasks and for every task, with what a call and the heads
+  take (least squares of relative errors). A half is every other block.
 
   Weights and route of the model do not matter: one of `runs.untrained` does as well as a finished
   run. Every example executes what a route says; instance gates are left out. Calls take turns, and
@@ -134,18 +137,19 @@ def measure(
   params, stats, inputs = jax.device_put((trained.params, trained.stats, inputs))
   trained = dataclasses.replace(trained, params=params, stats=stats)
   tasks, blocks = len(trained.tasks), trained.experiment.units
+  every = np.arange(blocks)
+  rows = np.stack([every >= 0, every % 2 == 0, every % 2 == 1]).astype(int)
   calls: dict[Any, Call] = {}
-  for name, run in (("all", 1), ("none", 0)):
-    calls[name, None] = call(trained, np.full((tasks, blocks), run), inputs)
-    for t in range(tasks):
-      calls[name, t] = call(trained.only([t]), np.full((1, blocks), run), inputs)
+  for place, row in enumerate(rows):
+    calls[place, None] = call(trained, [row] * tasks, inputs)
+    calls |= {(place, t): call(trained.only([t]), [row], inputs) for t in range(tasks)}
   calls |= _blocks(trained, inputs)
   own = len(calls)
   calls |= {("also", name): other for name, other in (also or {}).items()}
   timed = clock.alternate(calls, repeats)
   ms = {name: 1000 * statistics.median(timing.steady) for name, timing in timed.items()}
   others = {name[1]: ms[name] for name in list(calls)[own:]}
-  return Measured(_solved(ms, tasks, blocks), others)
+  return Measured(_solved(ms, rows, tasks), others)
 
 
 class Checked(NamedTuple):
@@ -215,7 +219,7 @@ def _warm(function: Callable[..., Any], *args: Any) -> Call:
 
 
 def _blocks(trained: trained_lib.Trained, inputs: Any) -> dict[Any, Call]:
-  """Every block alone, for one group and for all tasks' groups, and the shortcut alone."""
+  """Every block, and its shortcut, alone: for one group, and for as many as tasks."""
   network, variables = trained.experiment.network, trained.variables
 
   def applied(run: Callable[..., Any], variables: Any, inputs: Any, x: Any) -> Any:
@@ -240,22 +244,32 @@ def _blocks(trained: trained_lib.Trained, inputs: Any) -> dict[Any, Call]:
   stem = lambda variables, inputs: applied(features, variables, inputs, inputs)
   calls: dict[Any, Call] = {}
   for block, x in enumerate(jax.jit(stem)(variables, inputs)):
-    every = jax.tree.map(lambda a: jnp.repeat(a, len(trained.tasks), 0), x)
-    run = part(functools.partial(executed, block))
-    calls["block", block] = _warm(run, variables, inputs, x)
-    calls["groups", block] = _warm(run, variables, inputs, every)
-    calls["rest", block] = _warm(part(functools.partial(skipped, block)), variables, inputs, x)
+    for groups in (1, len(trained.tasks)):
+      wide = jax.tree.map(lambda a, n=groups: jnp.repeat(a, n, 0), x)
+      for name, run in (("block", executed), ("rest", skipped)):
+        program = part(functools.partial(run, block))
+        calls[name, block, groups] = _warm(program, variables, inputs, wide)
   return calls
 
 
-def _solved(ms: Mapping[Any, float], tasks: int, blocks: int) -> Latency:
-  """The parts that add up to what the networks take; noise makes none negative."""
-  # Without blocks, each task alone is a trunk and its head; all together are one trunk and all.
-  alone, rest = [ms["none", t] for t in range(tasks)], ms["none", None]
-  fixed = max((sum(alone) - rest) / (tasks - 1), 0.0) if tasks > 1 else rest
-  heads = tuple(max(found - fixed, 0.0) for found in alone)
-  single = [max(ms["block", l] - ms["rest", l], 0.0) for l in range(blocks)]
-  whole = [ms["all", place] - ms["none", place] for place in (None, *range(tasks))]
-  scale = max(statistics.mean(whole), 0.0) / (sum(single) or 1.0)
-  more = [max(ms["groups", l] - ms["block", l], 0.0) / max(tasks - 1, 1) for l in range(blocks)]
-  return Latency(fixed, tuple(scale * found for found in single), tuple(more), heads)
+def _solved(ms: Mapping[Any, float], rows: np.ndarray, tasks: int) -> Latency:
+  """The parts that add up to what the networks of some blocks `[N, L]` take; none is negative."""
+  every = range(rows.shape[1])
+  of = lambda name, groups: np.asarray([ms[name, l, groups] for l in every])
+  more = max(tasks - 1, 1)
+  single, several = (np.maximum(of("block", n) - of("rest", n), 0) for n in (1, tasks))
+  carried = of("rest", tasks) - of("rest", 1)
+  # Unknown: a call, the scale of the blocks, and heads; one task's head counts in its call.
+  heads = np.eye(tasks) if tasks > 1 else np.zeros((1, 0))
+  places = [(n, t) for n in range(len(rows)) for t in (None, *range(tasks))]
+  terms = [[1.0, rows[n] @ single, *(heads.sum(0) if t is None else heads[t])] for n, t in places]
+  spent = np.asarray([ms[place] for place in places])
+  solved = np.linalg.lstsq(np.asarray(terms) / spent[:, None], np.ones(len(places)))[0]
+  fixed, scale, *of_heads = np.maximum(solved, 0).tolist()
+  return Latency(
+    fixed,
+    tuple((scale * single).tolist()),
+    tuple((np.maximum(several - single, 0) / more).tolist()),
+    tuple((np.maximum(carried, 0) / more).tolist()),
+    tuple(of_heads) if tasks > 1 else (0.0,),
+  )

@@ -168,8 +168,8 @@ def test_a_route_before_training(run, tmp_path, capsys):
   cost.cli([f"--config={file}", "--route=11,10", "--batches=3", "--repeats=1"])
   shown = capsys.readouterr().out
   assert "The route 11,10 at batch 3, without gates." in shown
-  assert "| together |" in shown and "| apart |" in shown
-  assert "| block 1 |" in shown and "| head of b |" in shown
+  assert "| together " in shown and "| apart " in shown
+  assert "| block 1 " in shown and "| head of b " in shown
   assert sorted(tmp_path.rglob("*")) == here
   more = cost.run([f"--config={file}", "--config.model.blocks=(3,)", "--repeats=1", "--batches=1"])
   assert "The route 111,111 at batch 1" in more

@@ -92,17 +92,18 @@ def part_table(found: latency_lib.Checked) -> tables.Table:
     "part",
     tables.Column("first", unit="ms"),
     tables.Column("further", unit="ms"),
+    tables.Column("group", unit="ms"),
     tables.Column("one example", unit="million MAC"),
     *(tables.Column(f"times, {serve}") for serve in latency_lib.SERVES),
   )
-  rows: list[tuple[tables.Entry, ...]] = [("call, stem", parts.fixed, None, None, 1, calls)]
+  rows: list[tuple[tables.Entry, ...]] = [("call, stem", parts.fixed, None, None, None, 1, calls)]
   apart = np.sum(found.plan.route, 0).tolist()
   work = [macs / 1e6 for macs in found.macs]
   times = (found.plan.computations, apart)
-  each = zip(parts.blocks, parts.further, work, *times, strict=True)
+  each = zip(parts.blocks, parts.further, parts.groups, work, *times, strict=True)
   rows += [(f"block {l}", *row) for l, row in enumerate(each)]
   named = zip(found.plan.tasks, parts.heads, strict=True)
-  rows += [(f"head of {task}", ms, None, None, 1, 1) for task, ms in named]
+  rows += [(f"head of {task}", ms, None, None, None, 1, 1) for task, ms in named]
   return tables.table(columns, rows)
 
 
@@ -127,7 +128,8 @@ def latency_sections(found: latency_lib.Checked) -> tuple[str, str]:
   )
   below = (
     "Timed once on this device: they price any route, before it is trained. First: a block's first"
-    " computation in a call; further: each one more in it, for another group of tasks."
+    " computation in a call; further: each one more in it, for another group of tasks; group: what"
+    " each one more costs that comes to the block at all."
   )
   return (
     tables.section("Milliseconds of the route", text, served_table(found)),
