@@ -34,7 +34,7 @@ TITLES = {
 }
 
 
-def routes(count: int, seed: int = 0) -> list[np.ndarray]:
+def routes(count: int, seed: int) -> list[np.ndarray]:
   """Random routes `[T, L]`; every pair of one is executed with the same chance."""
   rng = np.random.default_rng(seed)
   return [rng.random((TASKS, BLOCKS)) < rng.uniform(*KEPT) for _ in range(count)]
@@ -141,6 +141,7 @@ def main() -> None:
   )
   parser.add_argument("--cases", nargs="+", choices=tuple(CASES), help="default: all, written")
   parser.add_argument("--routes", type=int, default=30, help="how many")
+  parser.add_argument("--seed", type=int, default=0, help="of the routes")
   parser.add_argument("--repeats", type=int, default=100, help="rounds")
   parser.add_argument("--threads", type=int, default=1, help="cores to use")
   arguments = parser.parse_args()
@@ -148,7 +149,7 @@ def main() -> None:
     parser.error("--routes and --repeats must be at least 1.")
   timing.pin(arguments.threads)
   guard.use_compilation_cache()
-  drawn = routes(arguments.routes)
+  drawn = routes(arguments.routes, arguments.seed)
   rows, sections = [], []
   for case in arguments.cases or CASES:
     name, batch = CASES[case]
@@ -173,7 +174,7 @@ def main() -> None:
 # Milliseconds of random routes, predicted and measured
 
 - Command: `python -m benchmarks.inference.latency --routes={arguments.routes}\
- --repeats={arguments.repeats} --threads={arguments.threads}`
+ --seed={arguments.seed} --repeats={arguments.repeats} --threads={arguments.threads}`
 - Device: {device.device_kind} ({device.platform}).
 {timing.machine(arguments.threads, ["jax", "flax"])}
 - Random data, random weights, no gates. {len(drawn)} routes; each executes every (task, block)

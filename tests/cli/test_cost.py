@@ -171,8 +171,8 @@ def test_a_route_before_training(run, tmp_path, capsys):
   assert "| together " in shown and "| apart " in shown
   assert "| block 1 " in shown and "| head of b " in shown
   assert sorted(tmp_path.rglob("*")) == here
-  more = cost.run([f"--config={file}", "--config.model.blocks=(3,)", "--repeats=1", "--batches=1"])
-  assert "The route 111,111 at batch 1" in more
+  more = cost.run([f"--config={file}", "--config.model.width=4", "--repeats=1", "--batches=1"])
+  assert "The route 11,11 at batch 1, without gates." in more
   assert "but there are 2 tasks and 2 blocks" in _error(capsys, f"--config={file}", "--route=1,1")
   assert "Unexpected arguments: --bogus=1" in _error(capsys, f"--config={file}", "--bogus=1")
 
