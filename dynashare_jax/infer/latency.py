@@ -116,8 +116,8 @@ def measure(
 
   Weights and route of the model do not matter: one of `runs.untrained` does as well as a finished
   run. Every example executes what a route says; instance gates are left out. Calls take turns, and
-  medians are taken: of processor time where the process has one processor core, so that other work
-  on it hardly counts, else of elapsed time (`clock.Timing.steady`).
+  medians are taken: of processor time where the process has one processor core, which other
+  work moves less, else of elapsed time (`clock.Timing.steady`).
 
   Args:
     trained: a model whose tasks share a backbone.
