@@ -12,7 +12,7 @@ COMMANDS = {
   "benchmark": "train methods with several seeds and compare them in one table",
   "calibrate": "find gate thresholds that meet a budget",
   "conflict": "tell which tasks of a trained model conflict, and in which blocks",
-  "cost": "count and measure what a trained model costs",
+  "cost": "count and measure what a trained model costs, or a route before training",
   "export": "write a trained model as one file that runs with jax alone",
   "predict": "run an exported model on files",
   "data": "check or convert a data set",

@@ -150,14 +150,28 @@ def describe(config: ml_collections.ConfigDict, route: str | None = None) -> str
   A data set with a function `outline(config.data, config.compat)` that returns
   its `DatasetSpec` need not be on disk. A route is text as of `--route`.
   """
+  experiment = _outlined(config)
+  chosen = None if route is None else outline.read_route(route)
+  return outline.describe(experiment, chosen)
+
+
+def untrained(config: ml_collections.ConfigDict) -> trained_lib.Trained:
+  """Returns the network of a configuration with fresh weights, every block for every task.
+
+  What it costs to execute does not depend on the weights. A data set with a function `outline`
+  need not be on disk.
+  """
+  return trained_lib.untrained(_outlined(config))
+
+
+def _outlined(config: ml_collections.ConfigDict) -> experiment_lib.Experiment:
+  """A run's parts; its data are opened only where their shapes are not known beforehand."""
   module = dataset_module(config)
   if hasattr(module, "outline"):
     dataset = outline.without_data(module.outline(config.data, config.compat))
   else:
     dataset = open_dataset(config)
-  experiment = experiment_lib.build(config, dataset, methods.find(config.method).build)
-  chosen = None if route is None else outline.read_route(route)
-  return outline.describe(experiment, chosen)
+  return experiment_lib.build(config, dataset, methods.find(config.method).build)
 
 
 def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:

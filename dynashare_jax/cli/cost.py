@@ -3,8 +3,13 @@
   python -m dynashare_jax cost --workdir=runs/rooms/dynashare-0
 
 Compares masked, planned and gated execution and separate single-task networks,
-for all tasks together and for every task alone, on this machine. Writes
-`cost.md`, `cost.csv` and `figures/cost.png` into the run's folder.
+for all tasks together and for every task alone, on this machine; and times every
+block alone, which predicts the milliseconds of any route. Writes `cost.md`,
+`cost.csv` and `figures/cost.png` into the run's folder.
+
+  python -m dynashare_jax cost --config=configs/rooms.py --route=11110000,11111111,10101010
+
+predicts and measures a route of a network that is not trained yet; writes nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +28,15 @@ import numpy as np
 
 from dynashare_jax import methods
 from dynashare_jax import runs as main_lib
+from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import loader
 from dynashare_jax.infer import cost as cost_lib
+from dynashare_jax.infer import latency
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.train import experiment as experiment_lib
+from dynashare_jax.train import outline
 from dynashare_jax.train import results as results_lib
 
 _SEPARATE = "single"  # the method with one network per task
@@ -40,8 +48,12 @@ _WORDS = (
 _EXAMPLES = 128  # of the test split that are executed, at most
 
 
+_MORE = 5  # times as many rounds for the parts of a network, which are short
+
 _ARGUMENTS = {
-  "workdir": (None, "of a finished run"),
+  "workdir": ("", "of a finished run"),
+  "config": ("", "instead: a file of configs/, for the milliseconds of a route before training"),
+  "route": ("", "with --config: a row of 0 and 1 a task, as in 1011,1111 (default: all 1)"),
   "batches": ("1,8,32", "batch sizes with commas; the first one's latency is shown"),
   "repeats": (20, "rounds"),
   "data_dir": ("", "where the data lie now (default: where they lay in training)"),
@@ -63,9 +75,7 @@ def separate(trained: trained_lib.Trained) -> trained_lib.Trained:
   experiment = experiment_lib.build(
     config, trained.experiment.dataset, methods.find(_SEPARATE).build
   )
-  params, stats = experiment.fresh("init")
-  structure = experiment.sharing.chosen(experiment.sharing.blank(1) + 1, 0)
-  return trained_lib.Trained(experiment, params, stats, structure, trained.workdir, 0)
+  return trained_lib.untrained(experiment, trained.workdir)
 
 
 def examples(trained: trained_lib.Trained, count: int, needed: bool = False) -> tuple[Any, str]:
@@ -161,17 +171,45 @@ def _way(how: Any) -> str:
   return f"{how.buckets} bucket sizes"
 
 
+def _before_training(
+  path: str, overrides: Sequence[str], route: str, batch: int, repeats: int
+) -> str:
+  """Predicts and measures a route of a configuration's network."""
+  trained = main_lib.untrained(configs.load(path, overrides))
+  rows = outline.read_route(route) if route else trained.route
+  one = trained.experiment.one_example()
+  inputs = jax.tree.map(lambda a: np.repeat(np.asarray(a), batch, 0), one)
+  found = latency.check(trained, inputs, rows, _MORE * repeats)
+  from dynashare_jax.report.cost import cost as report
+
+  return "\n\n".join(report.latency_sections(found)) + "\n"
+
+
 def run(argv: Sequence[str] | None) -> str:
   """Measures and writes the page; returns its text.
 
   Raises:
     ValueError: an argument or a folder that does not fit.
   """
-  about = "Shows what a finished run costs on this machine."
-  arguments = command.parser("cost", about, _ARGUMENTS).parse_args(argv)
+  about = "Shows what a finished run costs on this machine, or a route before training."
+  more = "With --config, any value of it can be set as --config.name=value."
+  arguments, rest = command.parser("cost", about, _ARGUMENTS, more).parse_known_args(argv)
+  overrides = [
+    match[1] + "=" + match[2] for match in map(configs.OVERRIDE.fullmatch, rest) if match
+  ]
+  if len(overrides) < len(rest) or (rest and not arguments.config):
+    raise ValueError(f"Unexpected arguments: {' '.join(rest)}.")
+  if bool(arguments.workdir) == bool(arguments.config):
+    raise ValueError("Give the --workdir of a finished run, or a --config to be trained.")
+  if arguments.route and not arguments.config:
+    raise ValueError("--route needs a --config: a finished run has a route.")
   batches = read_batches(arguments.batches)
   if arguments.repeats < 1:
     raise ValueError(f"--repeats is {arguments.repeats}; it must be at least 1.")
+  if arguments.config:
+    return _before_training(
+      arguments.config, overrides, arguments.route, batches[0], arguments.repeats
+    )
   trained = main_lib.load(arguments.workdir, arguments.data_dir)
   baseline = _baseline(trained, arguments.baseline)
   folder = trained.workdir
@@ -184,13 +222,19 @@ def run(argv: Sequence[str] | None) -> str:
   chosen = cost_lib.subjects(trained, rate, None if columns else separate(trained))
   tell = lambda text: print(text, file=sys.stderr, flush=True)
   costs = cost_lib.measure(chosen, inputs, batches, arguments.repeats, tell)
-  blocks = () if columns or trained.plan is None else cost_lib.blocks(trained, rate)
+  blocks: tuple[cost_lib.Block, ...] = ()
+  checked = None
+  if trained.plan is not None and not columns:
+    blocks = cost_lib.blocks(trained, rate)
+    first = jax.tree.map(lambda a: a[: batches[0]], inputs)
+    tell("timing every block alone")
+    checked = latency.check(trained, first, trained.route, _MORE * arguments.repeats)
   from dynashare_jax.report.cost import cost as report
 
   scores = report.scores_of(found, baseline)
   measured = f"{arguments.repeats} rounds; batch sizes {', '.join(map(str, batches))}; {which}"
   facts = _facts(trained, found, batches, measured)
-  return report.write(folder, costs, blocks, scores, facts)
+  return report.write(folder, costs, blocks, scores, facts, checked)
 
 
 def cli(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 import dataclasses
+import os
 import statistics
 import time
 from typing import TypeVar
@@ -30,6 +31,17 @@ class Timing:
   def median(self) -> float:
     """Median of the elapsed seconds."""
     return statistics.median(self.wall)
+
+  @property
+  def steady(self) -> list[float]:
+    """Processor time where all computes on one processor core, else elapsed seconds."""
+    return self.cpu if one_core() else self.wall
+
+
+def one_core() -> bool:
+  """Returns whether this process computes on a CPU and may use one core of it alone."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  return cores == 1 and jax.default_backend() == "cpu"
 
 
 def alternate(calls: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, Timing]:

@@ -137,6 +137,16 @@ def forward(network: Any, sharing: Any, structure: Any, **options: Any) -> Forwa
   return run
 
 
+def untrained(
+  experiment: experiment_lib.Experiment, workdir: pathlib.Path = pathlib.Path()
+) -> Trained:
+  """Returns a model with fresh weights, all of whose tasks execute every block."""
+  params, stats = experiment.fresh("init")
+  every = jax.tree.map(np.ones_like, experiment.sharing.blank(1))
+  structure = experiment.sharing.chosen(every, 0)
+  return Trained(experiment, params, stats, structure, workdir, 0)
+
+
 def restore(experiment: experiment_lib.Experiment, workdir: str | pathlib.Path) -> Trained:
   """Reads the chosen model of a finished run; changes nothing on disk.
 

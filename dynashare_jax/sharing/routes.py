@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SERVES = ("together", "apart")
+TOGETHER, APART = SERVES = ("together", "apart")  # how a network is served, see `work`
 MOST_TASKS, MOST_BLOCKS = 8, 64  # that `best` is made for
 _LIKES = 0.1  # worth of an alpha of 1 against one of 0, in cosines
 _COLD = 0.3  # temperature of the logistic noise at which routes are drawn
@@ -42,7 +42,7 @@ def check_size(tasks: int, blocks: int) -> None:
     )
 
 
-def work(route: Any, costs: Sequence[float], serve: str = "together") -> float:
+def work(route: Any, costs: Sequence[float], serve: str = TOGETHER) -> float:
   """Returns the work of a route as a share of hard sharing's, served the same way.
 
   Args:
@@ -52,7 +52,7 @@ def work(route: Any, costs: Sequence[float], serve: str = "together") -> float:
       computation (`plan.Plan`); or `apart`, a pass for each task, as the papers count.
   """
   many, each = np.asarray(route, np.float64)[None], np.asarray(costs, np.float64)
-  if serve == "apart":
+  if serve == APART:
     return float((many[0] * each).sum() / (len(many[0]) * each.sum()))
   return float(_together(many, each / each.sum())[0])
 
@@ -73,7 +73,7 @@ def best(
   singles: np.ndarray,
   costs: Sequence[float],
   budget: float,
-  serve: str = "together",
+  serve: str = TOGETHER,
   sizes: Sequence[int] | None = None,
   keep_first: bool = False,
 ) -> Found | None:
@@ -106,12 +106,12 @@ def best(
   shared = (shared - np.einsum("st,ltt->ls", subsets, pairs)) / 2
   worth = shared + singles.T @ subsets.T
   each = np.asarray(costs, np.float64) / np.sum(costs)
-  price = subsets.mean(1) if serve == "apart" else subsets.max(1)
+  price = subsets.mean(1) if serve == APART else subsets.max(1)
   found = _programme(worth, subsets, each[:, None] * price, budget, sizes, keep_first)
   if found is None:
     return None
   route, bound = found
-  if serve == "together" and work(route, each) > budget + 1e-9:
+  if serve == TOGETHER and work(route, each) > budget + 1e-9:
     route = _fitted(route, pairs, singles, each, budget, sizes is not None, int(keep_first))
     if work(route, each) > budget + 1e-9:
       return None
@@ -144,7 +144,7 @@ def candidates(
   costs: Sequence[float],
   budget: float,
   count: int,
-  serve: str = "together",
+  serve: str = TOGETHER,
   keep_first: bool = False,
 ) -> np.ndarray:
   """Makes the routes to compare, `[N, T, L]`, all different but where there are too few.

@@ -70,6 +70,7 @@ def test_a_run_tells_its_cost(run, single, capsys):
   assert shown.strip() == page.strip()
   assert "Run: dynashare on stripes, seed 0; 2 tasks, 2 blocks." in page
   assert "batch 1: one condition a row" in page
+  assert "The route 11,11 at batch 1, without gates." in page
   assert (run / "figures" / "cost.png").is_file()
   assert before == {p: p.read_bytes() for p in before}  # nothing else changes
   rows = _rows(run)
@@ -153,3 +154,37 @@ def test_other_errors_are_one_line(run, capsys, tmp_path):
     capsys, f"--workdir={run}", "--batches=1", f"--baseline={tmp_path}"
   )
   assert not (run / "cost.md").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_route_before_training(run, tmp_path, capsys):
+  stored = json.loads((run / "config.json").read_text())
+  file = tmp_path / "tiny.py"
+  file.write_text(
+    "import json, ml_collections\n"
+    f"get_config = lambda: ml_collections.ConfigDict(json.loads({json.dumps(stored)!r}))\n"
+  )
+  here = sorted(tmp_path.rglob("*"))
+  cost.cli([f"--config={file}", "--route=11,10", "--batches=3", "--repeats=1"])
+  shown = capsys.readouterr().out
+  assert "The route 11,10 at batch 3, without gates." in shown
+  assert "| together " in shown and "| apart " in shown
+  assert "| block 1 " in shown and "| head of b " in shown
+  assert sorted(tmp_path.rglob("*")) == here
+  more = cost.run([f"--config={file}", "--config.model.width=4", "--repeats=1", "--batches=1"])
+  assert "The route 11,11 at batch 1, without gates." in more
+  assert "but there are 2 tasks and 2 blocks" in _error(capsys, f"--config={file}", "--route=1,1")
+  assert "Unexpected arguments: --bogus=1" in _error(capsys, f"--config={file}", "--bogus=1")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "told"),
+  [
+    ([], "Give the --workdir of a finished run, or a --config"),
+    (["--workdir=x", "--config=y"], "Give the --workdir of a finished run, or a --config"),
+    (["--workdir=x", "--route=1,1"], "--route needs a --config"),
+    (["--workdir=x", "--config.seed=1"], "Unexpected arguments: --config.seed=1"),
+  ],
+)
+def test_a_run_or_a_configuration(arguments, told, capsys):
+  assert told in _error(capsys, *arguments)

@@ -8,7 +8,10 @@ import math
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from dynashare_jax.infer import cost as cost_lib
+from dynashare_jax.infer import latency as latency_lib
 from dynashare_jax.report import style
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
@@ -82,6 +85,58 @@ def block_table(blocks: Sequence[cost_lib.Block]) -> tables.Table:
   return tables.table(columns, rows)
 
 
+def part_table(found: latency_lib.Checked) -> tables.Table:
+  """Returns what the parts of a network take, and how often a route computes each."""
+  parts, calls = found.latency, len(found.plan.tasks)
+  columns = (
+    "part",
+    tables.Column("first", unit="ms"),
+    tables.Column("further", unit="ms"),
+    tables.Column("group", unit="ms"),
+    tables.Column("one example", unit="million MAC"),
+    *(tables.Column(f"times, {serve}") for serve in latency_lib.SERVES),
+  )
+  rows: list[tuple[tables.Entry, ...]] = [("call, stem", parts.fixed, None, None, None, 1, calls)]
+  apart = np.sum(found.plan.route, 0).tolist()
+  work = [macs / 1e6 for macs in found.macs]
+  times = (found.plan.computations, apart)
+  each = zip(parts.blocks, parts.further, parts.groups, work, *times, strict=True)
+  rows += [(f"block {l}", *row) for l, row in enumerate(each)]
+  named = zip(found.plan.tasks, parts.heads, strict=True)
+  rows += [(f"head of {task}", ms, None, None, None, 1, 1) for task, ms in named]
+  return tables.table(columns, rows)
+
+
+def served_table(found: latency_lib.Checked) -> tables.Table:
+  """Returns predicted and measured milliseconds of a route."""
+  columns = ("served", *(tables.Column(t, unit="ms") for t in ("predicted", "measured")))
+  rows: list[tuple[tables.Entry, ...]] = []
+  for serve, measured in found.measured.items():
+    predicted = found.latency.predict(found.plan.route, serve)
+    error = tables.Cell(100 * (predicted / measured - 1), digits=1, signed=True)
+    rows.append((serve, predicted, measured, error))
+  return tables.table((*columns, tables.Column("error", unit="%")), rows)
+
+
+def latency_sections(found: latency_lib.Checked) -> tuple[str, str]:
+  """Returns the sections of a route's milliseconds and of those of the parts."""
+  route = ",".join("".join(map(str, row)) for row in found.plan.route)
+  text = (
+    f"The route {route} at batch {found.batch}, without gates. Predicted: the parts below, each as"
+    " often as the route computes it. Together: one call for all tasks, shared work once. Apart:"
+    " one call a task, one after another. Medians; the parts were timed in the same rounds."
+  )
+  below = (
+    "Timed once on this device: they price any route, before it is trained. First: a block's first"
+    " computation in a call; further: each one more in it, for another group of tasks; group: what"
+    " each one more costs that comes to the block at all."
+  )
+  return (
+    tables.section("Milliseconds of the route", text, served_table(found)),
+    tables.section("Milliseconds of the parts", below, part_table(found)),
+  )
+
+
 def score_table(scores: Sequence[Score]) -> tables.Table:
   """Returns the main metrics, of the model and of single-task networks."""
   rows = [
@@ -141,11 +196,13 @@ def page(
   blocks: Sequence[cost_lib.Block],
   scores: Sequence[Score],
   facts: Sequence[str],
+  checked: latency_lib.Checked | None = None,
 ) -> str:
   """Writes the Markdown page; there are no blocks where every task has its own network.
 
   Args:
     blocks: of the plan.
+    checked: the route's milliseconds, where there is a route.
     scores: one per task.
     facts: lines about the run and the machine.
   """
@@ -165,6 +222,8 @@ def page(
   if blocks:
     text = "How often an example computes a block's branch for all tasks together."
     parts.append(tables.section("Blocks", text, block_table(blocks)))
+  if checked is not None:
+    parts += latency_sections(checked)
   if scores:
     parts.append(tables.section("Main metrics", "", score_table(scores)))
   return "\n\n".join(parts) + "\n"
@@ -176,9 +235,10 @@ def write(
   blocks: Sequence[cost_lib.Block],
   scores: Sequence[Score],
   facts: Sequence[str],
+  checked: latency_lib.Checked | None = None,
 ) -> str:
   """Writes `cost.md`, `cost.csv` and `figures/cost.png` of a `page`; returns its text."""
-  text = page(costs, blocks, scores, facts)
+  text = page(costs, blocks, scores, facts, checked)
   (folder / "cost.md").write_text(text, encoding="utf-8")
   (folder / "cost.csv").write_text(tables.csv_text(long_table(costs, scores)), encoding="utf-8")
   drawing = functools.partial(cost_figure.figure, costs, scores)
