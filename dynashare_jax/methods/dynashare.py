@@ -21,7 +21,8 @@ def build(parts: contract.Parts) -> contract.Method:
   trunk = skip.trunk(parts, [rate < 1 for rate in rates])
   if not config.policy.use:
     # Gates that start from trained weights find more than gates from scratch.
-    warm = _schedule.plain_warmup(config) if config.train.retrain_from == "policy" else ()
+    keeps = config.train.retrain_from == "policy" and config.compat.search == "corrected"
+    warm = _schedule.plain_warmup(config) if keeps else ()
     phases = warm + _schedule.retrain(config, 1, gated=True, can_keep=bool(warm))
     routes = skip.every_block(len(parts.spec.tasks), blocks)
     sharing = skip.make(parts, phases, routes, target_rates=rates)

@@ -217,6 +217,8 @@ def test_dynashare_without_gates_is_adashare():
 
 
 def test_dynashare_without_policy_gates_every_block():
+  method = _build("dynashare", _config(policy__use=False, compat__search="corrected"))
+  assert [(p.name, p.start) for p in method.phases] == [("warmup", "keep"), ("retrain", "policy")]
   method = _build("dynashare", _config(policy__use=False))
   assert [p.name for p in method.phases] == ["retrain"]
   assert _told(method.phases[0]).gated and not method.sharing.learns
