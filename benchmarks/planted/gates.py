@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.planted import judge as judge_lib
 from dynashare_jax import runs
 from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.cli import guard
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.train import step as step_lib
 
@@ -38,6 +39,7 @@ def main() -> None:
   parser.add_argument("--out", default="runs/planted/instance")
   parser.add_argument("--set", default="", help="settings of the runs with spaces, name=value")
   args = parser.parse_args()
+  guard.use_compilation_cache()
   for number in map(int, args.numbers.split(",")):
     folder = pathlib.Path(args.out) / str(number)
     file = folder / "gates.json"

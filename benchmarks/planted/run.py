@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.planted import judge as judge_lib
 from dynashare_jax import runs
+from dynashare_jax.cli import guard
 from dynashare_jax.data.planted import dataset as planted
 from dynashare_jax.sharing import routes as route_lib
 
@@ -39,6 +40,7 @@ def main() -> None:
   parser.add_argument("--randoms", type=int, default=30)
   parser.add_argument("--out", default="runs/planted")
   args = parser.parse_args()
+  guard.use_compilation_cache()
   for number in map(int, args.numbers.split(",")):
     for method in args.methods.split(","):
       one(args.problem, number, method, args.randoms, pathlib.Path(args.out))
