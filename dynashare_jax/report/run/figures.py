@@ -60,7 +60,7 @@ PLOTS = (
   Plot(
     "conflict",
     "Conflict of the tasks",
-    "Cosines of the tasks' gradients after the warm-up. Left: means over blocks and batches; red"
+    "Cosines of the tasks' gradients after the warm-up. Left: means over blocks and batches; orange"
     " pairs pull in opposite directions. Right: in every block, with a band of one standard error;"
     " bold pairs conflict.",
     conflict_pages.figure,

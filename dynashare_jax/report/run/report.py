@@ -141,29 +141,42 @@ def _execution(run: workdir_lib.Run) -> str:
 
 
 def _candidates(run: workdir_lib.Run) -> str:
-  """The candidates that were re-trained, how they validated, and their routes if they have some."""
+  """The candidates that were tried or re-trained, how they validated, and their routes, if any."""
   found = run.results.get("candidates") or []
-  if len(found) < 2:
+  trials = run.results.get("trials") or []
+  if len(found) + len(trials) < 2:
     return ""
+  scores = {candidate["index"]: candidate["score"] for candidate in found}
+  every = trials or found  # Trials stand in the order in which candidates are numbered.
   columns = [tables.Column("candidate", align="left"), tables.Column("validation score", True)]
-  routed = all(candidate.get("route") for candidate in found)
+  if trials:
+    columns.append(tables.Column("score of its trial"))
+  routed = all(candidate.get("route") for candidate in every)
   if routed:
     columns.append(tables.Column("blocks executed"))
     columns.append(tables.Column("route (a row a task)", align="left"))
   rows = []
-  for candidate in found:
-    kept = " (kept)" if candidate["index"] == run.chosen else ""
-    row = [f"{candidate['index']}{kept}", workdir_lib.number(candidate["score"])]
+  for place, candidate in enumerate(every):
+    index = place if trials else candidate["index"]
+    kept = " (kept)" if index == run.chosen else ""
+    row: list[Any] = [f"{index}{kept}", workdir_lib.number(scores.get(index))]
+    if trials:
+      row.append(workdir_lib.number(candidate["score"]))
     if routed:
       route = candidate["route"]
       row.append(f"{sum(map(sum, route))} of {sum(map(len, route))}")
       row.append(" / ".join("".join("■" if u else "□" for u in part) for part in route))
     rows.append(row)
+  tried = (
+    " All were trained for a short time; then the first and the best of the others in full."
+    if trials
+    else ""
+  )
   return tables.section(
     "Candidates",
-    f"{'Routes sampled from the policy; v' if routed else 'V'}alidation chose. The score is the"
-    " mean over tasks of their metrics (percentages / 100, errors as 1 - error / error of the"
-    " constant prediction).",
+    f"{'Routes of the policy; v' if routed else 'V'}alidation chose.{tried} The score is the mean"
+    " over tasks of their metrics (percentages / 100, errors as 1 - error / error of the constant"
+    " prediction).",
     tables.table(columns, rows),
   )
 
