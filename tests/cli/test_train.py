@@ -135,6 +135,8 @@ def test_a_run_writes_its_results_and_is_not_repeated(config, tmp_path, monkeypa
   found = main.run(config, str(tmp_path / "run"))
   assert found["finished"]
   assert (tmp_path / "run" / "report.md").is_file()
+  log = (tmp_path / "run" / "logs" / "process-0.log").read_text()
+  assert " start: 1 process, 4 devices" in log.splitlines()[0] and log.endswith(" end\n")
   monkeypatch.setattr(loop_lib.Loop, "train", None)
   assert main.run(config, str(tmp_path / "run")) == found
   text = main.summary(found, "run")
@@ -172,6 +174,7 @@ def test_work_directory_of_another_config_is_refused(config, tmp_path):
   assert "model.width: 16 there, 8 now" in text
   assert "seed: 7 there, 0 now" in text
   assert "batch_size" not in text
+  assert not (tmp_path / "run" / "logs").exists()
 
 
 def test_where_the_data_are_may_change(config, tmp_path):
