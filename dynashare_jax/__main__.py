@@ -17,6 +17,11 @@ COMMANDS = {
   "predict": "run an exported model on files",
   "data": "check or convert a data set",
 }
+# What people look for by another name.
+_HINTS = {
+  "describe": " It is an option: train --describe.",
+  "report": " train writes the report of a run; the same command again writes one that is missing.",
+}
 
 
 def main() -> None:
@@ -27,7 +32,7 @@ def main() -> None:
     print("\nEach lists its arguments with --help.")
     return
   if wanted not in COMMANDS:
-    hint = lookup.hint(wanted, tuple(COMMANDS))
+    hint = _HINTS.get(wanted) or lookup.hint(wanted, tuple(COMMANDS))
     print(
       f"error: Unknown command {wanted!r}.{hint} There are: {', '.join(COMMANDS)}.", file=sys.stderr
     )

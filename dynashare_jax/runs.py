@@ -119,14 +119,15 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
     profile: how many steps to record a profile of; 0 for none.
   """
   told = cluster.told(config.train.batch_size)
-  with process_log.ProcessLog(workdir, jax.process_index(), told):
+  folder = pathlib.Path(workdir).expanduser().absolute()
+  own = functools.partial(_is_of, config, folder)
+  with process_log.ProcessLog(folder, jax.process_index(), told, own):
     values = workdir_lib.flatten(config.to_dict())
     fixed = {name: value for name, value in values if name not in FREE}
     same = {"configuration": fixed, "code": cluster.code(), "version of jax": jax.__version__}
     cluster.check_equal(same)
     experiment, corrected = build(config)
     primary = jax.process_index() == 0
-    folder = pathlib.Path(workdir).expanduser().absolute()
     cluster.check_shared(folder, lambda: open_workdir(config, folder))
     if primary:
       workdir_lib.write_spec(folder, experiment.dataset.spec)
@@ -142,6 +143,14 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
 
       report.write_report(folder)
     return found
+
+
+def _is_of(config: ml_collections.ConfigDict, folder: pathlib.Path) -> bool:
+  """Whether a folder holds a run of this configuration."""
+  try:
+    return (folder / "config.json").is_file() and bool(open_workdir(config, folder))
+  except ValueError:
+    return False
 
 
 def describe(config: ml_collections.ConfigDict, route: str | None = None) -> str:

@@ -39,6 +39,7 @@ _BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _ARGUMENTS = {
   "workdir": (None, "folder of a finished run with gates"),
   "batch": (8, "examples of the batch that is timed"),
+  "curve": (False, "a table and a figure of metrics against budgets"),
   "budgets": (
     "",
     "of the curve, with commas (default: 0.3,0.4, ... 0.9; for ms these are shares of the time with"
@@ -174,8 +175,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = command.parser("calibrate", about, _ARGUMENTS)
   parser.add_argument("--budget", type=float, help="for example 0.6; in milliseconds for ms")
   parser.add_argument("--unit", default=settings.FLOPS, choices=settings.UNITS, help=_UNIT)
-  about = "a table and a figure of metrics against budgets"
-  parser.add_argument("--curve", action="store_true", help=about)
   return parser.parse_args(argv)
 
 

@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ast
+from collections.abc import Mapping, Sequence
 import inspect
 import pathlib
 import re
 import runpy
+from typing import Any
 
 from absl import flags
 import ml_collections
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 from dynashare_jax import lookup
 from dynashare_jax.checkpoints import workdir
 
 OVERRIDE = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)
 _FILE = re.compile(r"--?config=(.*)", re.DOTALL)
+_ILLEGAL = re.compile(r"flag --([\w.]+)=")
 _ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
+
+
+class TupleParser(tuple_parser.TupleParser):  # type: ignore[misc]
+  """Reads a tuple as Python writes it, or its values with commas: `segmentation,depth` or `1,0.5`.
+
+  What is no number, `true` or `false` is text, quotes or not; nothing is the empty tuple.
+  """
+
+  def parse(self, argument: Any) -> tuple[Any, ...]:
+    """Returns the values of a text; any other argument as the class above does."""
+    if isinstance(argument, str):
+      try:
+        found = ast.literal_eval(argument)
+        argument = tuple(found) if isinstance(found, list) else found
+      except (SyntaxError, ValueError):
+        bare = argument[1:-1] if argument[:1] + argument[-1:] in ("()", "[]") else argument
+        return tuple(_literal(part.strip()) for part in bare.split(",") if part.strip())
+    return argument if isinstance(argument, tuple) else (argument,)
+
+
+def _literal(text: str) -> Any:
+  """A number, a truth value or a text."""
+  try:
+    return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+  except (SyntaxError, ValueError):
+    return text
+
+
+# The library looks parsers up by the type of a field.
+config_flags.register_flag_parser_for_type(tuple, TupleParser())
 
 
 def define(
@@ -34,12 +68,12 @@ def define(
   )
 
 
-def parse(argv: list[str], read: Callable[[list[str]], list[str]]) -> list[str]:
-  """Parses a command line that has the flag `--config`.
+def parse(argv: list[str], values: flags.FlagValues) -> list[str]:
+  """Parses a command line that has the flag `--config`; returns what is no flag.
 
   Args:
     argv: with the program's name.
-    read: parses it; returns what is no flag.
+    values: the flags, which have their values afterwards.
 
   Raises:
     ValueError: there is no such configuration, or no such setting of it; a name or a
@@ -47,16 +81,43 @@ def parse(argv: list[str], read: Callable[[list[str]], list[str]]) -> list[str]:
   """
   found = [match[1] for argument in argv[1:] if (match := _FILE.fullmatch(argument))]
   for path in found:
-    known = _names(path)
+    known = _defaults(path)
     for match in filter(None, map(OVERRIDE.fullmatch, argv[1:])):
       if match[1] not in known:
         hint = lookup.hint(match[1], known)
         raise ValueError(f"There is no config.{match[1]} in {path}.{hint}")
+      _check_numbers(match[1], match[2], known[match[1]])
   try:
-    return read(argv)
+    return list(values(argv))
+  except flags.IllegalFlagValueError as error:
+    raise ValueError(_illegal(error, values)) from error
   except _ERRORS as error:
     text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
     raise ValueError(f"In the flags: {text}") from error
+
+
+def _check_numbers(name: str, text: str, default: Any) -> None:
+  """Refuses other values where the default is a tuple of numbers."""
+  numbers = lambda values: all(isinstance(value, int | float) for value in values)
+  if not isinstance(default, tuple) or not default or not numbers(default):
+    return
+  if not numbers(TupleParser().parse(text)):
+    shown = ",".join(map(str, default))
+    raise ValueError(f"config.{name} must be numbers (tuple), as {shown}, but is {text!r}.")
+
+
+def _illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> str:
+  """What a flag must be whose value does not fit, and what it is."""
+  text = str(error)
+  named = _ILLEGAL.match(text)
+  if named is None or error.__context__ is None:
+    return f"In the flags: {text}"
+  name, given = named[1], text[named.end() :].removesuffix(f": {error.__context__}")
+  flag = values[name]
+  kind = flag.flag_type()
+  wanted = flag.parser.syntactic_help or {"bool": "true or false"}.get(kind, "another text")
+  shown = name if name.startswith("config.") else f"--{name}"
+  return f"{shown} must be {wanted} ({kind}), but is {given!r}."
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -68,8 +129,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   return flag.value
 
 
-def _names(path: str) -> list[str]:
-  """Dotted names of the configuration that a file makes, with the setting after its colon."""
+def _defaults(path: str) -> Mapping[str, Any]:
+  """Dotted name -> value of what a file makes, with the setting after its colon."""
   name, colon, setting = path.partition(":")
   file = pathlib.Path(name)
   if not file.is_file():
@@ -80,6 +141,6 @@ def _names(path: str) -> list[str]:
     make = runpy.run_path(name)["get_config"]
     if colon and not inspect.signature(make).parameters:
       raise ValueError(f"{name} has no settings; leave {colon + setting!r} away.")
-    return [known for known, _ in workdir.flatten(make(*([setting] if colon else [])).to_dict())]
+    return dict(workdir.flatten(make(*([setting] if colon else [])).to_dict()))
   except (AttributeError, KeyError, TypeError) as error:
     raise ValueError(f"In the configuration {path}: {type(error).__name__}: {error}") from error

@@ -33,13 +33,16 @@ def parser(
 
   Args:
     about: one line on what it does.
-    arguments: name -> (default, help); a default of None makes it required.
+    arguments: name -> (default, help); a default of None makes it required, False a switch.
     more: shown below the arguments.
   """
   made = argparse.ArgumentParser(
     prog=f"python -m dynashare_jax {command}", allow_abbrev=False, description=about, epilog=more
   )
   for name, (default, text) in arguments.items():
+    if default is False:
+      made.add_argument(f"--{name}", action="store_true", help=text)
+      continue
     made.add_argument(
       f"--{name}",
       default=default,

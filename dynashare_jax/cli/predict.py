@@ -30,8 +30,9 @@ _ARGUMENTS = {
   "artefact": (None, "folder that python -m dynashare_jax export wrote, or its model file"),
   "input": (
     None,
-    "an image or a folder of images; for a table a CSV file with a header (codes for categorical"
-    " columns); for a series a .npy file, with lengths a .npz file",
+    "an image or a folder of images; for a table a CSV file with a header (categorical columns hold"
+    " the texts that manifest.json lists, codes only where it lists none); for a series a .npy"
+    " file, with lengths a .npz file",
   ),
   "output": ("predictions", "folder"),
 }

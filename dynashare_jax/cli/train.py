@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -52,12 +54,13 @@ _PROFILE = flags.DEFINE_integer(
 )
 
 
+_OPTIONS = (_WORKDIR, _DESCRIBE, _ROUTE, _PROFILE, _COORDINATOR, _PROCESSES, _PROCESS_ID)
+_HELP = re.compile(r"-h|--?help\w*")
+
+
 def _main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+  del argv  # `_parse` lets nothing but flags through.
   config = _CONFIG.value
-  if config is None:
-    raise app.UsageError("Name a configuration: --config=configs/rooms.py")
   logging.set_verbosity(logging.WARNING)
   guard.use_compilation_cache()
   workdir = _WORKDIR.value or runs.default_workdir(config)
@@ -75,10 +78,32 @@ def _main(argv: list[str]) -> None:
   print(guard.run(work, f"the same command goes on from the last checkpoint in {workdir}", errors))
 
 
+def _print_help() -> None:
+  """Prints the flags of this command, as the other commands print theirs."""
+  given: dict[str, tuple[Any, str]] = {_CONFIG.name: (None, flags.FLAGS[_CONFIG.name].help)}
+  for option in _OPTIONS:
+    default = "" if option.default is None else option.default
+    given[option.name] = (default, flags.FLAGS[option.name].help)
+  about = "Trains, evaluates and reports one run, or describes it."
+  more = (
+    "--config.NAME=VALUE sets any value of the configuration, as --config.train.batch_size=64 or"
+    " --config.data.tasks=segmentation,depth; dynashare_jax/defaults.py explains each."
+  )
+  guard.parser("train", about, given, more).print_help()
+
+
 def _parse(argv: list[str]) -> list[str]:
-  """Parses flags; ends with one clear line where that fails."""
+  """Parses flags; ends after --help, and with one clear line where something is wrong."""
+  if any(map(_HELP.fullmatch, argv[1:])):
+    _print_help()
+    sys.exit(0)
   try:
-    return configs.parse(argv, app.parse_flags_with_usage)
+    rest = configs.parse(argv, flags.FLAGS)
+    if rest[1:]:
+      raise ValueError(f"Unexpected arguments: {' '.join(rest[1:])}.")
+    if _CONFIG.value is None:
+      raise ValueError("Name a configuration: --config=configs/rooms.py")
+    return rest
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)

@@ -240,12 +240,12 @@ def _metadata(name: str, environment: Mapping[str, str]) -> str:
 
 def told(batch_size: int) -> str:
   """Describes processes, devices and the batch over all of them, for the first line of the log."""
-  devices = jax.device_count()
+  processes, devices = jax.process_count(), jax.device_count()
   kind = jax.devices()[0].device_kind
   return (
-    f"{jax.process_count()} processes, {devices} devices ({kind}), {jax.local_device_count()} in"
-    f" this process, number {jax.process_index()}, {batch_size // devices} of {batch_size} examples"
-    " a step on each"
+    f"{processes} process{'es' * (processes > 1)}, {devices} device{'s' * (devices > 1)} ({kind}),"
+    f" {jax.local_device_count()} in this process, number {jax.process_index()},"
+    f" {batch_size // devices} of {batch_size} examples a step on each"
   )
 
 

@@ -42,10 +42,11 @@ def candidate_meshes(mesh: Mesh, groups: int) -> list[Mesh]:
     ValueError: the devices cannot be split so.
   """
   if not _splits(mesh, groups):
-    counts = [n for n in range(1, mesh.devices.size + 1) if _splits(mesh, n)]
+    devices, hosts = mesh.devices.size, len(processes(mesh))
+    counts = [n for n in range(1, devices + 1) if _splits(mesh, n)]
     raise ValueError(
-      f"{mesh.devices.size} devices in {len(processes(mesh))} processes cannot make {groups}"
-      " groups of equal size, each of whole processes or within one. Set"
+      f"{devices} device{'s' * (devices > 1)} in {hosts} process{'es' * (hosts > 1)} cannot make"
+      f" {groups} groups of equal size, each of whole processes or within one. Set"
       f" config.train.candidate_groups to one of {counts}, or to 0: as many as fit."
     )
   grid = mesh.devices.reshape(groups, -1)  # candidate, data

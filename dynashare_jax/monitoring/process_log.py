@@ -16,8 +16,15 @@ import warnings
 
 from absl import logging as absl_logging
 
+from dynashare_jax.distributed import preemption
+
 _PACKAGE = str(pathlib.Path(__file__).resolve().parents[1]) + os.sep
 _HELD = 1000  # lines kept until there is a work directory
+# Ends that were asked for, and are no errors.
+_ASKED: dict[type[BaseException], str] = {
+  preemption.PreemptedError: "SIGTERM",
+  KeyboardInterrupt: "Ctrl-C",
+}
 
 
 class ProcessLog(logging.Handler):
@@ -26,13 +33,27 @@ class ProcessLog(logging.Handler):
   Holds messages of this package from level INFO on, warnings of anything else (Python's too), and
   the error that ends the run, with time, process and phase. The terminal stays as it is. Starts of
   a run follow each other in one file. It is opened when the work directory is there, which it never
-  makes; earlier messages are kept until then. A file that cannot be written is left alone: the run
-  goes on. Use it as a context manager.
+  makes, and is the run's own; earlier messages are kept until then. A file that cannot be written
+  is left alone: the run goes on. Use it as a context manager.
   """
 
-  def __init__(self, workdir: str | os.PathLike[str], process: int, told: str = "") -> None:
-    """Prepares the log of a process in a work directory; `told` is its first line."""
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    process: int,
+    told: str = "",
+    own: Callable[[], bool] = lambda: True,
+  ) -> None:
+    """Prepares the log of a process.
+
+    Args:
+      workdir: its work directory.
+      process: its number.
+      told: the first line.
+      own: whether the folder, which is there, belongs to this run; asked until it does.
+    """
     super().__init__(logging.INFO)
+    self._own = own
     self._workdir = pathlib.Path(workdir).expanduser().absolute()
     self.path = self._workdir / "logs" / f"process-{process}.log"
     self._told = told
@@ -52,6 +73,9 @@ class ProcessLog(logging.Handler):
   def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
     if kind is None:
       self.handle(_record(logging.INFO, "end"))
+    elif kind in _ASKED:
+      why = f": {error}" if str(error) else ""
+      self.handle(_record(logging.INFO, f"ended by {_ASKED[kind]}{why}"))
     else:
       self.handle(_record(logging.ERROR, f"ended by {kind.__name__}", (kind, error, trace)))
     _detach(self)
@@ -68,7 +92,7 @@ class ProcessLog(logging.Handler):
     record.phase = f" [{title}]" if title else ""
     try:
       self._held.append(self.format(record) + "\n")
-      if self._file is None and self._workdir.is_dir():
+      if self._file is None and self._workdir.is_dir() and self._own():
         self.path.parent.mkdir(exist_ok=True)
         self._file = self.path.open("a", encoding="utf-8")  # stays open between lines
       if self._file is not None:

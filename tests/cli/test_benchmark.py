@@ -151,7 +151,7 @@ def test_the_table_says_what_labels_stand_for(
     ("hard", ("--seed=3",), "Unexpected argument"),
     ("hard", ("--config.train.stps=3",), "mean 'train.steps'"),
     ("hard,a=hard+train.stps=3", (), "mean 'train.steps'"),
-    ("hard,a=hard+train.steps=many", (), "train.steps=many"),
+    ("hard,a=hard+train.steps=many", (), "config.train.steps must be an integer"),
     ("hard", ("--seeds=0",), "at least 1"),
     ("hard", (f"--config={CONFIG[:-4]}.py",), "Did you mean"),
     ("hard", ("--config.dataset=room",), "Did you mean 'rooms'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,16 @@ def test_a_table_becomes_a_table(table, tmp_path):
   rich = [float(row["rich"]) for row in rows]
   np.testing.assert_allclose(rich, 1 / (1 + np.exp([-0.5, 0, 2])), rtol=1e-5)
   assert rows[2]["many x"] == "-2" and rows[2]["many y"] == "2"
+
+
+def test_help_and_page_say_what_categorical_columns_hold(capsys):
+  with pytest.raises(SystemExit):
+    predict.run(["--help"])
+  told = " ".join(capsys.readouterr().out.split())
+  assert "columns hold the texts that manifest.json lists, codes only where it lists none" in told
+  page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "export.md"
+  words = " ".join(page.read_text(encoding="utf-8").split())
+  assert "the texts that the manifest lists" in words and "codes only where it lists none" in words
 
 
 def test_texts_become_the_codes_of_training(table, tmp_path):

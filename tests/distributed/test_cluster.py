@@ -135,6 +135,18 @@ def test_a_place_that_makes_no_sense(place, message):
     cluster.check(cluster.Place(*place))
 
 
+@pytest.mark.parametrize(
+  ("processes", "devices", "text"),
+  [(1, 1, "1 process, 1 device (cpu), 4 "), (2, 8, "2 processes, 8 devices (cpu), 4 ")],
+)
+def test_one_is_told_in_the_singular(monkeypatch, processes, devices, text):
+  monkeypatch.setattr(jax, "process_count", lambda: processes)
+  monkeypatch.setattr(jax, "device_count", lambda: devices)
+  told = cluster.told(16)
+  assert told.startswith(text)
+  assert told.endswith(f" number 0, {16 // devices} of 16 examples a step on each")
+
+
 def test_nothing_told_is_one_process():
   assert not cluster.check(cluster.Place())
   assert not cluster.join(environment={})

@@ -13,6 +13,7 @@ import warnings
 from absl import logging as absl_logging
 import pytest
 
+from dynashare_jax.distributed import preemption
 from dynashare_jax.monitoring import process_log
 
 INSIDE = os.path.join(os.path.dirname(process_log.__file__), "loop.py")
@@ -133,6 +134,40 @@ def test_it_makes_no_work_directory_and_waits_for_it(tmp_path, terminal):
   with pytest.raises(ValueError), other:
     raise ValueError
   assert not (tmp_path / "never").exists()
+
+
+def test_a_folder_of_another_run_is_left_alone_until_it_is_the_own(tmp_path, terminal):
+  own = []
+  with process_log.ProcessLog(tmp_path, 0, "mine", lambda: bool(own)) as log:
+    assert list(tmp_path.iterdir()) == []
+    own.append(1)
+    _say("absl.info('accepted')", INSIDE)
+    own.clear()  # Once is enough.
+  lines = _lines(log)
+  assert lines[:1] + lines[2:] == [
+    "INFO process 0 start: mine",
+    "INFO process 0 accepted",
+    "INFO process 0 end",
+  ]
+  refused = process_log.ProcessLog(tmp_path / "logs", 0, "mine", lambda: False)
+  with pytest.raises(ValueError), refused:
+    raise ValueError
+  assert list((tmp_path / "logs").iterdir()) == [log.path]
+
+
+@pytest.mark.parametrize(
+  ("error", "line"),
+  [
+    (preemption.PreemptedError("told to end after step 3 of 26"), "SIGTERM: told to end after"),
+    (KeyboardInterrupt(), "Ctrl-C"),
+  ],
+)
+def test_an_end_that_was_asked_for_is_one_line_of_information(tmp_path, terminal, error, line):
+  log = process_log.ProcessLog(tmp_path, 0)
+  with pytest.raises(type(error)), log:
+    raise error
+  assert len(_lines(log)) == 3
+  assert _lines(log)[-1].startswith(f"INFO process 0 ended by {line}")
 
 
 @pytest.mark.parametrize("fault", ["no folder", "full"])

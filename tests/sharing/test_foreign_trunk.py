@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import time
 
@@ -20,6 +21,7 @@ from tiny import configs
 from dynashare_jax import methods
 from dynashare_jax import runs
 from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.cli import configs as command_configs
 from dynashare_jax.cli import cost as cost_command
 from dynashare_jax.cli import export as export_command
 from dynashare_jax.infer import artefact
@@ -50,6 +52,17 @@ def test_it_is_forty_lines_and_those_of_the_page():
   text = (FOLDER / "stitched.py").read_text()
   assert 20 <= text.count("\n") <= 42
   assert f"```python\n{text}```" in (ROOT / "docs" / "architecture.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_the_page_says_where_it_goes_and_its_command_runs_it(found):
+  page = (ROOT / "docs" / "architecture.md").read_text().partition("### A method in 40 lines")[2]
+  assert "`dynashare_jax/methods/stitched.py`" in page and "`pip install -e .`" in page
+  (command,) = re.findall(
+    r"^python -m dynashare_jax train --config=(\S+) --config\.(.+)$", page, re.M
+  )
+  config = command_configs.load(str(ROOT / command[0]), [command[1]])
+  assert "stitched on rooms" in runs.describe(config)
 
 
 def test_it_is_described(found):

@@ -372,8 +372,8 @@ def test_one_candidate_is_never_split_off(build):
 @pytest.mark.parametrize(
   "devices, groups, message",
   [
-    (4, 3, r"4 devices in 1 processes cannot make 3 groups.*\[1, 2, 4\]"),
-    (1, 2, r"1 devices .* cannot make 2 groups.*\[1\], or to 0"),
+    (4, 3, r"4 devices in 1 process cannot make 3 groups.*\[1, 2, 4\]"),
+    (1, 2, r"^1 device in 1 process cannot make 2 groups.*\[1\], or to 0"),
     (4, 4, "candidate_groups=4 is more than the 3 candidates"),
     (4, -1, "candidate_groups must be at least 0, but is -1"),
   ],

@@ -167,18 +167,18 @@ def metrics(run: workdir_lib.Run) -> Figure | None:
     return None
   fig, grid = style.panels(len(found), 3, (3.2, 2.4), (0.3, 0.2), lowest="step", sharex=True)
   parts = spans(rows)
+  dashed = {}
   for axes, (place, name, metric, key) in zip(grid, found, strict=True):
     shade(axes, parts, labels=False)
     _draw(axes, rows, "eval", key, place, run.chosen)
     axes.set_title(f"{name}: {tables.heading(tables.metric_column(metric))}")
     constant = workdir_lib.number(metric.get("constant"))
     if math.isfinite(constant):
-      axes.axhline(constant, color=style.SOFT, linewidth=0.9, linestyle="--")
-      under = constant > sum(axes.get_ylim()) / 2
-      side = {"xycoords": axes.get_yaxis_transform(), "va": "top" if under else "bottom"}
-      words = {"textcoords": "offset points", "ha": "right", "fontsize": 7.5, "color": style.SOFT}
-      axes.annotate("constant predictor", (1, constant), (-3, -4 if under else 3), **side, **words)
+      line = axes.axhline(constant, color=style.SOFT, linewidth=0.9, linestyle="--")
+      dashed["constant predictor"] = line
     axes.set_xlim(parts[0].first, parts[-1].last)
+  if dashed:  # Below the panels, where no curve can cross it.
+    fig.legend(dashed.values(), dashed.keys(), loc="outside lower right", labelcolor=style.SOFT)
   return fig
 
 

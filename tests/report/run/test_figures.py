@@ -170,6 +170,23 @@ def test_the_kept_candidate_is_bold_the_others_thin(run):
   assert texts(axes[1]) == ["candidate 1"]
 
 
+def test_the_constant_predictor_is_named_once_where_no_curve_is(run):
+  with style.look():
+    figure = curve_figures.metrics(run)
+    figure.canvas.draw()
+  assert [texts(axes) for axes in figure.axes] == [[]] * 3
+  (legend,) = figure.legends
+  assert [text.get_text() for text in legend.get_texts()] == ["constant predictor"]
+  box = legend.get_window_extent()
+  assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+  dashed = [line.get_ydata()[0] for axes in figure.axes for line in axes.lines if _flat(line)]
+  assert dashed == [8.0, 38.0, 1.1]
+
+
+def _flat(line):
+  return line.get_linestyle() == "--" and np.ptp(line.get_ydata()) == 0
+
+
 def test_an_early_run_with_one_row_has_no_curve(tmp_path, make, run):
   found = load(tmp_path, make, lines=run.lines[:1], results=run.results)
   assert curve_figures.losses(found) is None

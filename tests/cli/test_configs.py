@@ -1,0 +1,61 @@
+"""Tests of values of the configuration on the command line."""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+import pytest
+
+from dynashare_jax.cli import configs
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+FILE = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "rooms.py")
+
+
+@pytest.mark.parametrize(
+  ("name", "text", "wanted"),
+  [
+    ("data.tasks", "segmentation,depth", ("segmentation", "depth")),
+    ("data.tasks", "segmentation, depth,", ("segmentation", "depth")),
+    ("data.tasks", "depth", ("depth",)),
+    ("data.tasks", "('segmentation','depth')", ("segmentation", "depth")),
+    ("data.tasks", "['segmentation', 'depth']", ("segmentation", "depth")),
+    ("data.tasks", "(segmentation,depth)", ("segmentation", "depth")),
+    ("data.tasks", "13-class,a/b.c", ("13-class", "a/b.c")),
+    ("data.tasks", "'a,b'", ("a,b",)),
+    ("data.tasks", "", ()),
+    ("data.tasks", "()", ()),
+    ("model.blocks", "2,2,3,2", (2, 2, 3, 2)),
+    ("model.blocks", "(2,2,3,2)", (2, 2, 3, 2)),
+    ("model.blocks", "6", (6,)),
+    ("gates.target_rates", "1,0.5", (1, 0.5)),
+    ("gates.target_rates", "1e-1", (0.1,)),
+  ],
+)
+def test_tuples_are_lists_with_commas(name, text, wanted):
+  found = configs.load(FILE, [f"{name}={text}"])
+  for part in name.split("."):
+    found = found[part]
+  assert found == wanted
+  assert [type(value) for value in found] == [type(value) for value in wanted]
+
+
+def test_tuples_in_the_other_ways_of_a_flag():
+  line = ["", f"--config={FILE}", "--config.data.tasks", "segmentation,depth"]
+  line += ["--config.model.blocks=3", "--config.model.blocks=4"]
+  values = flags.FlagValues()
+  flag = configs.define(values, line)
+  assert configs.parse([*line, "rest"], values) == ["", "rest"]
+  assert flag.value.data.tasks == ("segmentation", "depth")
+  assert flag.value.model.blocks == (3, 4)
+
+
+def test_what_is_not_said_stays():
+  assert configs.load(FILE).data.tasks == configs.load(FILE, ["seed=3"]).data.tasks != ()
+
+
+@pytest.mark.parametrize("text", ["2,two", "two", "'2','2'", "2,,x", "(2,2"])
+def test_text_among_numbers_is_refused(text):
+  with pytest.raises(ValueError, match=r"config\.model\.blocks must be numbers \(tuple\), as 2,2"):
+    configs.load(FILE, [f"model.blocks={text}"])
