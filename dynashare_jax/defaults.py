@@ -9,7 +9,7 @@ import ml_collections
 
 # Dotted names of values that once did not exist: what folders without them meant,
 # where that is not the default.
-BEFORE: dict[str, Any] = {"compat.search": "papers"}
+BEFORE: dict[str, Any] = {"compat.search": "papers", "compat.sharing": "paper"}
 
 # What `compat.search=papers` puts in the place of the values of the same names.
 PAPERS: dict[str, Any] = {

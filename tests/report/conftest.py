@@ -186,6 +186,15 @@ def lines() -> list[dict[str, Any]]:
 
   for step in range(10, 201, 10):
     point(step, "warmup", 0, step)
+  agree = np.array([[1.0, 0.3, -0.1], [0.3, 1.0, 0.05], [-0.1, 0.05, 1.0]])
+  blocks = np.shape(ALPHA)[1]
+  measured = {
+    "cosine": np.tile(agree, (blocks, 1, 1)).tolist(),
+    "error": np.full((blocks, 3, 3), 0.03).tolist(),
+    "mean": agree.tolist(),
+    "mean_error": np.full((3, 3), 0.02).tolist(),
+  }
+  found.append(_line(200, "measure", 0, "conflict", batches=20, **measured))
   for cycle in range(4):
     for step in range(10, 101, 10):
       now = 200 + 100 * cycle + step

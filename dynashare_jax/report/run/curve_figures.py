@@ -52,6 +52,9 @@ class Span:
     return " / ".join(names) + f", {count} cycle{'s' * (count > 1)}" * (len(names) > 1)
 
 
+_ASIDE = ("measure", "trial")  # phases without a curve
+
+
 def _candidate(row: dict[str, Any]) -> int:
   """The candidate that a row belongs to, or -1."""
   return int(row.get("candidate", -1))
@@ -60,17 +63,23 @@ def _candidate(row: dict[str, Any]) -> int:
 def align(run: workdir_lib.Run) -> tuple[dict[str, Any], ...]:
   """Returns copies of the rows in which all candidates start at the step of the first one.
 
-  They are trained one after another; so their curves can be compared.
+  They are trained one after another; so their curves can be compared. Trials and what moves
+  nothing are left out.
   """
+  lines = [row for row in run.lines if row.get("phase") not in _ASIDE]
   starts: dict[int, int] = {}
-  for row in run.lines:
+  for row in lines:
     k, step = _candidate(row), int(row["step"])
     starts[k] = min(starts.get(k, step), step)
-  origin = min((s for k, s in starts.items() if k >= 0), default=0)
-  starts[-1] = origin
-  return tuple(
-    {**row, "step": int(row["step"]) - starts[_candidate(row)] + origin} for row in run.lines
-  )
+  first = min((s for k, s in starts.items() if k >= 0), default=0)
+  tried = [int(row["step"]) for row in run.lines if row.get("phase") == "trial"]
+  shared = [int(row["step"]) for row in lines if _candidate(row) < 0]
+  # The trials' place is closed.
+  moved = {k: s - first for k, s in starts.items()}
+  if tried and shared:
+    moved = {k: s + max(tried) - max(shared) for k, s in moved.items()}
+  moved[-1] = 0
+  return tuple({**row, "step": int(row["step"]) - moved[_candidate(row)]} for row in lines)
 
 
 def spans(rows: Sequence[dict[str, Any]]) -> tuple[Span, ...]:

@@ -56,7 +56,7 @@ def test_an_empty_run_has_no_figure_and_old_ones_are_removed(tmp_path):
   ("missing", "gone"),
   [
     ("policy", {"task_correlation"}),
-    ("lines", {"policy_evolution", "learning_curves", "validation_metrics"}),
+    ("lines", {"policy_evolution", "conflict", "learning_curves", "validation_metrics"}),
     ("pictures", {"predictions"}),
   ],
 )
@@ -240,3 +240,22 @@ def test_class_colours_are_distinct():
   apart = np.abs(colours[:, None] - colours[None, :]).sum(-1)
   apart[np.arange(40), np.arange(40)] = 1
   assert apart.min() > 0.02
+
+
+def test_trials_leave_no_gap_before_the_candidates(tmp_path, make):
+  row = lambda step, phase, k: {
+    "step": step,
+    "phase": phase,
+    "candidate": k,
+    "cycle": 0,
+    "kind": "train",
+    "values": {"a": 1.0},
+  }
+  lines = [row(10, "warmup", -1), row(20, "warmup", -1), row(22, "measure", -1)]
+  lines += [row(27, "trial", 0), row(32, "trial", 1), row(42, "retrain", 0), row(52, "retrain", 0)]
+  lines += [row(62, "retrain", 1), row(72, "retrain", 1)]
+  found = [
+    (r["step"], r["candidate"]) for r in curve_figures.align(load(tmp_path, make, lines=lines))
+  ]
+  # The re-trainings begin where the warm-up ends.
+  assert found == [(10, -1), (20, -1), (30, 0), (40, 0), (30, 1), (40, 1)]

@@ -34,7 +34,7 @@ def text(workdir, tmp_path_factory):
   assert path == target / "report.md"
   found = path.read_text(encoding="utf-8")
   links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", found)
-  assert len(links) == 8 and all((target / link).is_file() for link in links)
+  assert len(links) == 9 and all((target / link).is_file() for link in links)
   return found
 
 
