@@ -34,7 +34,8 @@ def get_config(problem: str = "conflict") -> ml_collections.ConfigDict:
   model.dropout = 0.0
 
   config.policy.serve = "apart"
-  config.policy.budget = 0.5
+  # Nothing to part: whether hard sharing is found must be free.
+  config.policy.budget = 1.0 if problem == "none" else 0.5
   config.policy.keep_first = False
   config.policy.temperature_decay = 0.8
 
