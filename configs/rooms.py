@@ -63,6 +63,8 @@ def get_config(setting: str = "geometry") -> ml_collections.ConfigDict:
   config.policy.curriculum_speed = 1
   config.policy.temperature_decay = 0.8
   config.policy.candidates = 2
+  config.policy.warmup = "all"  # random routes take three times as long a step
+  config.policy.measure = 10
 
   config.gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.7, 0.7)
   config.gates.init = "spread"

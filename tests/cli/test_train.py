@@ -188,7 +188,8 @@ def test_where_the_data_are_may_change(config, tmp_path):
 
 
 def test_a_run_that_an_older_version_began_goes_on(config, tmp_path):
-  """Values that its folder lacks count at their defaults, and only there."""
+  """Values that its folder lacks count as they were before there were any, and only there."""
+  config.compat.sharing = "paper"
   stored = config.to_dict()
   del stored["eval"]["flip"], stored["optimizers"]["retrain"]["gate_lr"], stored["compat"]
   main.workdir_lib.open_workdir(tmp_path, stored)

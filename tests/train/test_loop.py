@@ -242,9 +242,10 @@ def test_blocks_that_never_opened_are_never_skipped(build, whole):
   logits = jnp.full((2, 2, 2), 0.0).at[..., 1].set(50.0)
   seen = []
   sharing = dataclasses.replace(
-    experiment.sharing, routes=lambda key, alpha: seen.append(np.asarray(alpha)) or alpha[None]
+    experiment.sharing,
+    routes=lambda key, alpha, measured: seen.append(np.asarray(alpha)) or alpha[None],
   )
-  sharing.structures({"logits": logits}, jax.random.key(0))
+  sharing.structures({"logits": logits}, {}, jax.random.key(0))
   np.testing.assert_allclose(seen[0], [[1, 0], [1, 0]], atol=1e-6)
   loop = loop_lib.Loop(experiment, whole().folder)
   state = whole().state
@@ -252,7 +253,7 @@ def test_blocks_that_never_opened_are_never_skipped(build, whole):
   searching = next(p for p in experiment.method.phases if p.name == "policy")
   assert loop.structure(searching, state).route == ((1, 0), (1, 0))
   sharing = dataclasses.replace(build().sharing, routes=sharing.routes)
-  sharing.structures({"logits": logits}, jax.random.key(0))
+  sharing.structures({"logits": logits}, {}, jax.random.key(0))
   np.testing.assert_allclose(seen[1], policy.alpha(logits))
 
 

@@ -387,7 +387,7 @@ def test_errors_name_file_key_and_what_is_allowed(raw, change, message):
     ),
     (
       {"kind": "deep"},
-      "tasks.depth.kind: must be one of depth, normals, regression,"
+      "tasks.depth.kind: must be one of colour, depth, normals, regression,"
       " segmentation, but is 'deep'. Did you mean 'depth'[?]",
     ),
     ({"kind": "segmentation"}, "tasks.depth.scale is unknown for a segmentation task. Known are"),
