@@ -168,7 +168,7 @@ def facts(name: str) -> Facts:
   counts = results.parameters(experiment, state.params["network"], state.stats, {})
   one = jax.eval_shape(lambda: pictures(spec, 1, (height, width)).arrays("train"))
   phases = experiment.method.phases
-  retrain = [p.steps for p in phases if p.candidate >= 0]
+  retrain = [p.steps for p in phases if p.candidate >= 0 and not p.trial]
   network = jax.tree.leaves(state.params["network"])
   return Facts(
     name=name,

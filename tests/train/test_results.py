@@ -236,7 +236,7 @@ def test_baseline_reads_null_as_nan(tmp_path):
 
 
 def test_only_changed_switches_are_reported(config):
-  values = config(compat__selection="test")
+  values = config(compat__selection="test", compat__search="corrected")
   assert results._changed(values, {}) == {"selection": "test"}
 
 
