@@ -160,6 +160,7 @@ def _any_state(experiment: experiment_lib.Experiment, tx: Any) -> Any:
     stats=jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes.stats),
     opt=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.opt),
     routes=np.zeros(shapes.routes.shape, np.float32),
+    memory=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.memory),
   )
 
 

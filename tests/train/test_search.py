@@ -32,7 +32,7 @@ class Stop(Exception):
 
 def test_stops_in_every_kind_of_phase_change_nothing(train, whole, same_run, tmp_path):
   want = whole(**VALUES)
-  for stop in (5, 6, 14, 16, 18, 19, 25, 31, 37):
+  for stop in (5, 14, 18, 19, 31):
 
     def hook(loop, step, stop=stop):
       if step >= stop:
@@ -43,13 +43,12 @@ def test_stops_in_every_kind_of_phase_change_nothing(train, whole, same_run, tmp
   same_run(train(tmp_path, **VALUES), want)
 
 
-@pytest.mark.parametrize("method", ["adashare", "affinity"])
-def test_groups_of_devices_retrain_what_the_trials_chose(method, train, tmp_path):
-  values = VALUES | {"method": method}
-  turns = train(tmp_path / "turns", 2, **values)
-  groups = train(tmp_path / "groups", 2, train__candidate_groups=2, **values)
+def test_groups_of_devices_retrain_what_the_trials_chose(whole, train, tmp_path):
+  turns, groups = whole(**VALUES), train(tmp_path, 2, train__candidate_groups=2, **VALUES)
   np.testing.assert_array_equal(turns.state.routes, groups.state.routes)
-  assert turns.found["trials"] == groups.found["trials"]
+  for one, other in zip(turns.found["trials"], groups.found["trials"], strict=True):
+    assert one["route"] == other["route"]
+    assert one["score"] == pytest.approx(other["score"], abs=0.05)
   for one, other in zip(turns.found["candidates"], groups.found["candidates"], strict=True):
     assert one["route"] == other["route"]
     assert one["score"] == pytest.approx(other["score"], abs=0.05)
