@@ -47,6 +47,7 @@ SMALL = {
   "gates.target_rates": (0.7, 0.7),
   "policy.init": "all",
   "policy.candidates": 1,
+  "policy.halving": False,
   "train.warmup_steps": 8,
   "train.cycles": 1,
   "train.weight_steps": 2,

@@ -65,7 +65,7 @@ def test_phases_are_told_in_order():
   assert steps["weights"] == ["8", "x", "20"]
   assert steps["policy"] == ["8", "x", "10"]
   assert steps["retrain"] == ["2", "x", "240"]
-  assert "960 steps of 16 examples in all" in text
+  assert "970 steps of 16 examples in all" in text
   config.method = "single"
   assert "3 networks with heads" in main.describe(config)
 
@@ -87,5 +87,5 @@ def test_a_description_cannot_be_read():
 
 def test_a_config_of_another_data_set_is_refused():
   config = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]()
-  with pytest.raises(ValueError, match="config.data lacks height, noise"):
+  with pytest.raises(ValueError, match="config.data lacks height, kinds, noise"):
     main.describe(config)

@@ -87,6 +87,7 @@ def trained(tmp_path_factory):
     )
   )
   config.policy.candidates = 1
+  config.policy.halving = False
   config.eval.batch_size = 4
   printed = io.StringIO()
   with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
