@@ -48,6 +48,7 @@ SMALL = {
   "policy.init": "all",
   "policy.candidates": 1,
   "policy.halving": False,
+  "policy.measure": 2,
   "train.warmup_steps": 8,
   "train.cycles": 1,
   "train.weight_steps": 2,
@@ -57,7 +58,7 @@ SMALL = {
   "train.log_every": 2,
   "train.eval_every": 4,
 }
-STEPS = 20
+STEPS = 22
 TASKS = ("segmentation", "depth", "normals")
 # Cells that show a picture, and the figure of the run.
 PICTURES = {
