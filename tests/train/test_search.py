@@ -23,6 +23,7 @@ VALUES = {
   "policy__serve": "apart",
   "policy__budget": 0.7,
   "train__retrain_steps": 12,
+  "train__checkpoint_every": 8,
 }
 
 
@@ -32,7 +33,7 @@ class Stop(Exception):
 
 def test_stops_in_every_kind_of_phase_change_nothing(train, whole, same_run, tmp_path):
   want = whole(**VALUES)
-  for stop in (5, 14, 18, 19, 31):
+  for stop in (5, 18, 31):
 
     def hook(loop, step, stop=stop):
       if step >= stop:
