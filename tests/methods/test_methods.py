@@ -381,7 +381,7 @@ def test_defaults_of_the_base_config_reach_the_policy():
 
 def _corrected(**values: Any) -> ml_collections.ConfigDict:
   config = _config(compat__search="corrected", train__retrain_steps=24)
-  config.policy.update(candidates=4, measure=5, serve="apart", budget=0.5)
+  config.policy.update(candidates=4, warmup="random", measure=5, serve="apart", budget=0.5)
   for name, value in values.items():
     config.policy[name] = value
   return config
