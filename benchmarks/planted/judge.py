@@ -96,6 +96,7 @@ class Judge:
       return made.replace(opt=tx.init(made.params), balance=experiment.balancer.init(self.tasks))
 
     def run(keys: jax.Array, routes: jax.Array, rows: jax.Array, given: Any) -> jax.Array:
+      """Trains every route with the same examples, and scores each on test."""
       moving = step_lib.moving_of(sharing, phase, 0, 0, 0, routes[0])
 
       def one(states: state_lib.State, row: Any) -> Any:

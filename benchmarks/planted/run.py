@@ -6,8 +6,7 @@ Every method is trained by the package's own command, `dynashare_jax.main`, on e
 problem, and the route that it chose is re-trained twice from scratch beside random routes of the
 same work, the planted route and hard sharing, all for equally many steps. Its own final network
 stands beside hard sharing with as many steps as the method took in all, and single-task networks
-with as many parameters. Results go to
-one JSON file a run, which `benchmarks.planted.page` reads.
+with as many parameters. Results go to one JSON file a run, which `benchmarks.planted.page` reads.
 """
 
 from __future__ import annotations

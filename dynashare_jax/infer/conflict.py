@@ -52,6 +52,8 @@ def measure(
 
   @jax.jit
   def observed(sums: Any, params: Any, stats: Any, batch: types.Batch) -> Any:
+    """Adds the products of a batch's gradients."""
+
     def losses_of(part: Any) -> Any:
       logits, _ = network.apply(
         {"params": part["network"], "batch_stats": stats},

@@ -233,13 +233,8 @@ def _blocks(trained: trained_lib.Trained, inputs: Any) -> dict[Any, Call]:
   def executed(block: int, backbone: Any, x: Any, pass_: Any) -> Any:
     return backbone.merge(backbone.shortcut(block, x, pass_), backbone.branch(block, x, pass_))
 
-  def features(backbone: Any, inputs: Any, pass_: Any) -> list[Any]:
-    found = [backbone.stem(inputs, pass_)]
-    for block in range(backbone.num_blocks - 1):
-      found.append(executed(block, backbone, found[-1], pass_))
-    return found
-
   part = lambda run: functools.partial(applied, run)
+  features = lambda backbone, inputs, pass_: backbone.features(inputs, pass_)[:-1]
   stem = lambda variables, inputs: applied(features, variables, inputs, inputs)
   calls: dict[Any, Call] = {}
   for block, x in enumerate(jax.jit(stem)(variables, inputs)):

@@ -159,11 +159,7 @@ def retrain(
 
 
 def resolved(parts: contract.Parts) -> contract.Parts:
-  """Returns the parts with the values that `compat.search` stands for.
-
-  Raises:
-    ValueError: the gradients of one task are to be compared.
-  """
+  """Returns the parts with the values that `compat.search` stands for."""
   config = copy.deepcopy(parts.config)
   if config.compat.search == "papers":
     config.update_from_flattened_dict(defaults.PAPERS)
@@ -174,7 +170,7 @@ def resolved(parts: contract.Parts) -> contract.Parts:
   return parts._replace(config=config)
 
 
-def check_budget(parts: contract.Parts, costs: Sequence[float]) -> None:
+def _check_budget(parts: contract.Parts, costs: Sequence[float]) -> None:
   """Refuses a budget in which not every task can execute one block, and too many to plan for."""
   pol, tasks = parts.config.policy, len(parts.spec.tasks)
   route_lib.check_size(tasks, len(costs))
@@ -192,15 +188,28 @@ def routes(parts: contract.Parts) -> skip.Routes:
   pol, count = parts.config.policy, parts.config.policy.candidates
   if pol.routes == "sampled":
     return lambda key, alpha, measured: gumbel.sample_routes(key, alpha, count)
-  costs = parts.costs()
-  check_budget(parts, costs)
+  return within_budget(parts, count)
+
+
+def within_budget(parts: contract.Parts, count: int, learns: bool = True) -> skip.Routes:
+  """Returns what makes the best route within the budget, hard sharing, and others near the first.
+
+  Args:
+    count: of routes.
+    learns: whether there is a policy; else the measured agreement alone decides.
+
+  Raises:
+    ValueError: the budget is too small for one block a task, or there are too many of them.
+  """
+  pol, costs = parts.config.policy, parts.costs()
+  _check_budget(parts, costs)
 
   def made(key: jax.Array, alpha: jax.Array, measured: conflict.Conflict | None) -> np.ndarray:
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
     agreement = None if measured is None else measured.mean
-    policy_ = np.asarray(alpha, np.float64)
+    likes = np.asarray(alpha, np.float64) if learns else None
     return route_lib.candidates(
-      rng, policy_, agreement, costs, pol.budget, count, pol.serve, pol.keep_first
+      rng, likes, agreement, costs, pol.budget, count, pol.serve, pol.keep_first
     )
 
   return made

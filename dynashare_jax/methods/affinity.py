@@ -14,40 +14,25 @@ Source: ours. Related: grouping tasks by the effect or the cosine of their gradi
 
 from __future__ import annotations
 
-import jax
-import numpy as np
-
 from dynashare_jax.methods import _schedule
-from dynashare_jax.sharing import conflict
 from dynashare_jax.sharing import contract
-from dynashare_jax.sharing import routes
 from dynashare_jax.sharing import skip
 
 
 def build(parts: contract.Parts) -> contract.Method:
   """Warm-up, comparison of gradients, re-training of the route and of hard sharing."""
-  config, pol = parts.config, parts.config.policy
+  config = parts.config
   if len(parts.spec.tasks) < 2:
     raise ValueError(
       f"config.method='affinity' compares tasks, and there is only {parts.spec.tasks[0].name}:"
       " train more tasks, or use config.method='hard'."
     )
-  if pol.measure < 1:
+  if config.policy.measure < 1:
     raise ValueError(
       "config.method='affinity' needs batches to compare gradients on: set"
       " --config.policy.measure=20."
     )
-  costs = parts.costs()
-  _schedule.check_budget(parts, costs)
-
-  def found(key: jax.Array, alpha: jax.Array, measured: conflict.Conflict | None) -> np.ndarray:
-    del key, alpha
-    assert measured is not None  # The phase before has observed.
-    rng = np.random.default_rng(0)  # Nothing is drawn for two routes.
-    return routes.candidates(
-      rng, None, measured.mean, costs, pol.budget, 2, pol.serve, pol.keep_first
-    )
-
+  routes = _schedule.within_budget(parts, 2, learns=False)
   phases = _schedule.warmup(config) + _schedule.retrain(config, 2, gated=False, can_keep=True)
-  sharing = skip.make(parts, phases, found)
+  sharing = skip.make(parts, phases, routes)
   return contract.Method("affinity", phases, skip.trunk(parts), sharing)

@@ -243,11 +243,9 @@ class Sharing:
     """Returns for every unit a word that a description adds to its name; none adds none."""
     return ()
 
-  def record(
-    self, learnt: PyTree, memory: PyTree, structures: PyTree, chosen: int
-  ) -> dict[str, Any] | None:
+  def record(self, learnt: PyTree, structures: PyTree, chosen: int) -> dict[str, Any] | None:
     """Returns what `policy.json` holds; None writes none."""
-    del learnt, memory, structures, chosen
+    del learnt, structures, chosen
     return None
 
   def noted(self, structure: Any) -> dict[str, Any]:

@@ -221,8 +221,7 @@ class SkipSharing(contract.Sharing):
     elif told.routing == "random":
       modes = routing.own(self.blocks, tasks, self.kept)
     elif told.routing == "soft":
-      shared = max((p for p in self.prefixes if p <= closed), default=0)
-      shared = max(shared, self.kept)
+      shared = max(self.kept, *(p for p in self.prefixes if p <= closed), 0)
       modes = routing.own(self.blocks, tasks, shared)
     elif self.planned:
       gates = self.gated if told.gated else (False,) * self.blocks
@@ -242,9 +241,13 @@ class SkipSharing(contract.Sharing):
     begin = end - round(self.noise_fades * phase.steps)
     return {
       "temperature": jnp.asarray(told.temperature, jnp.float32),
-      "opened": policy.open_mask(self.blocks, min(told.open_blocks, self.blocks - self.kept)),
+      "opened": self._opened(told),
       "fade": jnp.asarray([begin, end], jnp.int32),
     }
+
+  def _opened(self, told: Stretch) -> jax.Array:
+    """Bool `[L]`, which blocks may be skipped: those of the curriculum, but for the kept ones."""
+    return policy.open_mask(self.blocks, min(told.open_blocks, self.blocks - self.kept))
 
   def everything(self) -> skip_trunk.Decisions:
     """Returns the decision that every task executes every block."""
@@ -346,10 +349,8 @@ class SkipSharing(contract.Sharing):
     if phase.candidate >= 0:
       route = np.asarray(structures[phase.candidate])
     elif told.routing == "soft":
-      opened = np.asarray(
-        policy.open_mask(self.blocks, min(told.open_blocks, self.blocks - self.kept))
-      )
-      route = (np.asarray(policy.alpha(learnt["logits"])) >= 0.5) | ~opened[None]
+      closed = ~np.asarray(self._opened(told))
+      route = (np.asarray(policy.alpha(learnt["logits"])) >= 0.5) | closed[None]
     else:
       route = np.ones((len(self.names), self.blocks))
     return self.of(route, told.gated)
@@ -434,11 +435,8 @@ class SkipSharing(contract.Sharing):
     """Returns which blocks have a gate."""
     return [" (gate)" if gated else "" for gated in self.gated]
 
-  def record(
-    self, learnt: PyTree, memory: PyTree, structures: PyTree, chosen: int
-  ) -> dict[str, Any]:
+  def record(self, learnt: PyTree, structures: PyTree, chosen: int) -> dict[str, Any]:
     """Returns alpha, all routes, which blocks have gates and their target rates."""
-    del memory
     return {
       "tasks": list(self.names),
       "alpha": np.asarray(policy.alpha(learnt["logits"])) if self.learns else None,

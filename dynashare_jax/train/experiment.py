@@ -298,15 +298,7 @@ def _block_costs(backbone: Any, spec: types.DatasetSpec) -> tuple[float, ...]:
   """Multiply-accumulates of every block on one example."""
   inputs = _sample_inputs(spec)
   pass_ = backbones.Pass(False, jnp.ones((1,)), series.steps_of(inputs))
-
-  def shown(network: Any, x: Any) -> list[Any]:
-    found = [network.stem(x, pass_)]
-    for block in range(network.num_blocks):
-      branch = network.branch(block, found[-1], pass_)
-      found.append(network.merge(network.shortcut(block, found[-1], pass_), branch))
-    return found
-
-  made = lambda key: backbone.init_with_output({"params": key}, inputs, method=shown)
+  made = lambda key: backbone.init_with_output({"params": key}, inputs, pass_, method="features")
   features, variables = jax.eval_shape(made, jax.random.key(0))
   one = lambda block: costs.macs(
     lambda v, x: backbone.apply(v, block, x, pass_, method="branch"), variables, features[block]

@@ -98,7 +98,7 @@ def finish(
     results["sections"] = sections
   found: dict[str, Any] = workdir_lib.plain(results)
   if jax.process_index() == 0:
-    record = sharing.record(state.params["policy"], state.memory, state.routes, chosen)
+    record = sharing.record(state.params["policy"], state.routes, chosen)
     if record is not None:
       workdir_lib.write_json(loop.workdir / "policy.json", record)
     _write_predictions(loop, best, structure)
@@ -157,11 +157,8 @@ def pieces(experiment: Any, params: Any, stats: Any, size: tuple[int, int] | Non
 
   def shown(network: Any, x: Any) -> list[jax.Array]:
     backbone = network.trunk.shown()
-    found = [backbone.stem(x, pass_)]
-    for block in range(backbone.num_blocks):
-      rest = backbone.shortcut(block, found[-1], pass_)
-      found.append(backbone.merge(rest, backbone.branch(block, found[-1], pass_)))
-    return [*found[:-1], backbone.final(found[-1])]
+    *found, last = backbone.features(x, pass_)
+    return [*found, backbone.final(last)]
 
   branches: list[int] = []
   if skips:

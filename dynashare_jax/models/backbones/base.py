@@ -137,6 +137,14 @@ class Backbone(nn.Module):
     """Returns the output of an executed block, from `shortcut` and `branch`."""
     return jax.tree.map(operator.add, residual, z) if self.skips else z
 
+  def features(self, inputs: Any, pass_: Pass) -> list[Features]:
+    """Returns the output of the stem, and of every block after it with all of them executed."""
+    found = [self.stem(inputs, pass_)]
+    for block in range(self.num_blocks):
+      rest = self.shortcut(block, found[-1], pass_)
+      found.append(self.merge(rest, self.branch(block, found[-1], pass_)))
+    return found
+
   def final(self, x: Features) -> Features:
     """Turns the last block's output into features for the heads."""
     return x
