@@ -9,7 +9,11 @@ import ml_collections
 
 # Dotted names of values that once did not exist: what folders without them meant,
 # where that is not the default.
-BEFORE: dict[str, Any] = {"compat.search": "papers", "compat.sharing": "paper"}
+BEFORE: dict[str, Any] = {
+  "compat.search": "papers",
+  "compat.sharing": "paper",
+  "policy.finalists": 2,
+}
 
 # What `compat.search=papers` puts in the place of the values of the same names.
 PAPERS: dict[str, Any] = {
@@ -80,7 +84,8 @@ def get_config() -> ml_collections.ConfigDict:
   policy.keep_first = True  # every task executes the first block
   policy.sparsity = 0.05  # weight of Eq. 3, where routes are sampled
   policy.candidates = 8  # routes that are trained and compared
-  policy.halving = True  # all train a little, then two in full; False: all in full, the papers
+  policy.halving = True  # all train a little first; False: all in full, the papers
+  policy.finalists = 1  # with halving: how many are then trained in full, 1 or 2
 
   config.gates = gates = ml_collections.ConfigDict()
   gates.target_rates = (1.0, 1.0, 1.0, 1.0, 0.55, 0.55, 0.55, 0.55)

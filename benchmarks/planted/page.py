@@ -6,6 +6,7 @@ python -m benchmarks.planted.page --out=runs/planted > docs/benchmarks/planted.m
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import json
 import pathlib
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 from dynashare_jax.data.planted import dataset as planted
 from dynashare_jax.report import tables
 
-_CONTROLS = ("random", "hard, all steps", "single, equal parameters", "planted", "hard")
+_AS_LONG = ("hard, all steps", "single, equal parameters, all steps")
+_CONTROLS = ("random", "planted", "hard", "single, equal parameters")
 
 
 def main() -> None:
@@ -32,7 +34,8 @@ def page(folder: pathlib.Path) -> str:
     found = _found(folder / problem)
     if found:
       parts.append(
-        f"## {problem}\n\n{told.answer.capitalize()}.\n\n{_table(found)}\n\n{_each(found)}"
+        f"## {problem}\n\n{told.answer.capitalize()}.\n\n"
+        f"{_table(found, told.poor)}\n\n{_each(found)}"
       )
   return "\n\n".join(parts)
 
@@ -46,53 +49,57 @@ def _found(folder: pathlib.Path) -> dict[str, dict[int, dict[str, Any]]]:
   return found
 
 
-def _mean(found: dict[str, Any], control: str) -> float:
+def _mean(found: dict[str, Any], control: str, tasks: Sequence[int] | None = None) -> float:
   """Mean loss of a control over its trainings and the tasks; NaN without it."""
-  return float(np.mean(found["controls"][control])) if control in found["controls"] else np.nan
+  if control not in found["controls"]:
+    return float("nan")
+  losses = np.asarray(found["controls"][control])
+  return float(losses.mean() if tasks is None else losses[:, list(tasks)].mean())
 
 
-def _table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
-  """A row a method, and one a control."""
+def _against(results: Sequence[dict[str, Any]], control: str, tasks: Sequence[int]) -> tables.Cell:
+  """Mean over the numbers of how much lower or higher the loss is than a control's, in percent."""
+  ratios = [np.mean([one["own"][t] for t in tasks]) / _mean(one, control, tasks) for one in results]
+  return tables.Cell(100 * (float(np.mean(ratios)) - 1), digits=0, signed=True)
+
+
+def _table(found: dict[str, dict[int, dict[str, Any]]], poor: Sequence[int]) -> str:
+  """A row a method with its controls of as many steps, and one a control of the routes."""
   cell = lambda values: tables.mean_std(list(values), 4)
+  whole = lambda number: tables.Cell(float(number), digits=0)
   rows: list[tuple[Any, ...]] = []
   for method, by_number in found.items():
     results = list(by_number.values())
-    own = np.array([np.mean(one["own"]) for one in results])
+    every = range(len(results[0]["own"]))
     percentiles = [one["percentile"] for one in results if one["percentile"] is not None]
+    nothing = float("nan")
     rows.append(
       (
         method,
-        cell(own),
-        tables.Cell(float(np.mean(percentiles)) if percentiles else np.nan, digits=0),
-        tables.Cell(float(np.min(percentiles)) if percentiles else np.nan, digits=0),
-        *(
-          tables.Cell(100 * float(np.mean(own / other - 1)), digits=0, signed=True)
-          for name in _CONTROLS[1:3]
-          for other in [np.array([_mean(one, name) for one in results])]
-        ),
-        tables.Cell(100 * float(np.mean([one["executed"] for one in results])), digits=0),
-        tables.Cell(100 * float(np.mean([one["work"]["together"] for one in results])), digits=0),
+        str(len(results)),
         str(results[0]["steps"]),
+        cell([np.mean(one["own"]) for one in results]),
+        whole(np.mean(percentiles) if percentiles else nothing),
+        whole(np.min(percentiles) if percentiles else nothing),
+        *(cell([_mean(one, name) for one in results]) for name in _AS_LONG),
+        *(_against(results, name, every) for name in _AS_LONG),
+        *(_against(results, name, poor) for name in _AS_LONG if poor),
+        whole(100 * np.mean([one["executed"] for one in results])),
+        whole(100 * np.mean([one["work"]["together"] for one in results])),
       )
     )
-  results = list(found[max(found, key=lambda name: len(found[name]))].values())
-  empty = (np.nan,) * 6
-  for control in _CONTROLS:
-    rows.append(
-      (f"{control} (control)", cell([_mean(one, control) for one in results]), *empty, "")
-    )
   titles = (
-    "method",
-    "loss",
-    "percentile, mean",
-    "least",
-    "to hard, %",
-    "to single, %",
-    "executed, %",
-    "work together, %",
-    "steps",
+    *("method", "numbers", "steps", "loss", "percentile, mean", "least"),
+    *("hard, as long", "single, as long", "to hard, %", "to single, %"),
+    *(("poor tasks to hard, %", "to single, %") if poor else ()),
+    *("executed, %", "work together, %"),
   )
-  return tables.markdown(tables.table(titles, rows), bold_best=False)
+  results = list(found[max(found, key=lambda name: len(found[name]))].values())
+  controls = [(name, cell([_mean(one, name) for one in results])) for name in _CONTROLS]
+  return "\n\n".join(
+    tables.markdown(tables.table(*both), bold_best=False)
+    for both in ((titles, rows), (("trained for 1,500 steps", "loss"), controls))
+  )
 
 
 def _each(found: dict[str, dict[int, dict[str, Any]]]) -> str:
@@ -101,11 +108,11 @@ def _each(found: dict[str, dict[int, dict[str, Any]]]) -> str:
   for method, by_number in found.items():
     each = "; ".join(
       f"{number}: {_percent(one['percentile'])}, {np.mean(one['own']):.4f}"
-      f" ({_mean(one, 'hard, all steps'):.4f}, {_mean(one, 'single, equal parameters'):.4f})"
+      f" ({', '.join(f'{_mean(one, name):.4f}' for name in _AS_LONG)})"
       for number, one in sorted(by_number.items())
     )
     lines.append(f"* {method}: {each}")
-  head = "Number: percentile, loss (hard with all steps, single with equal parameters)"
+  head = "Number: percentile, loss (hard, single with equal parameters, as long)"
   return "\n".join([f"{head}:", "", *lines])
 
 

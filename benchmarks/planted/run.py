@@ -28,6 +28,7 @@ from dynashare_jax.sharing import routes as route_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SEED = 500  # of random routes
+STEPS = 1500  # in which routes are compared with one another
 
 
 def main() -> None:
@@ -80,7 +81,7 @@ def judged(workdir: pathlib.Path, bank: pathlib.Path, randoms: int) -> dict[str,
   results = json.loads((workdir / "results.json").read_text())
   config = trained.experiment.config
   judge = judge_lib.Judge(config)
-  costs, steps = (1.0,) * judge.blocks, int(config.train.retrain_steps)
+  costs, steps = (1.0,) * judge.blocks, STEPS
   file = workdir / "policy.json"
   saved = json.loads(file.read_text()) if file.is_file() else {"routes": [], "chosen": 0}
   whole = np.ones((judge.tasks, judge.blocks), np.float32)
@@ -94,6 +95,7 @@ def judged(workdir: pathlib.Path, bank: pathlib.Path, randoms: int) -> dict[str,
     "hard, all steps": kept.get(whole, total, (1,), judge),
     "planted": kept.get(answer, steps, (1, 2), judge),
     "single, equal parameters": kept.single(config, judge.parameters, steps),
+    "single, equal parameters, all steps": kept.single(config, judge.parameters, total),
   }
   share = route_lib.work(route, costs, serve)
   if share < 1:
@@ -131,11 +133,12 @@ class Bank:
 
   def single(self, config: Any, parameters: int, steps: int) -> list[list[float]]:
     """Test losses of single-task networks with as many parameters, `[1][T]`."""
-    if "single" not in self.known:
+    name = "single" if steps == STEPS else f"single {steps}"
+    if name not in self.known:
       judge = judge_lib.Judge(judge_lib.equal_single(config, parameters), "single")
       whole = np.ones((1, judge.tasks, judge.blocks), np.float32)
-      self._keep("single", judge.losses(whole, steps).tolist())
-    return list(self.known["single"])
+      self._keep(name, judge.losses(whole, steps).tolist())
+    return list(self.known[name])
 
   def _of(self, routes: np.ndarray, steps: int, seed: int, judge: judge_lib.Judge) -> Any:
     names = [f"{_name(route)} {steps} {seed}" for route in routes]

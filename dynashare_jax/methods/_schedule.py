@@ -21,8 +21,7 @@ from dynashare_jax.sharing import routes as route_lib
 from dynashare_jax.sharing import skip
 
 STARTS = ("scratch", "policy")
-_SHORTER = 12  # as long as a re-training is a trial's
-_IN_FULL = 2  # candidates that are re-trained after the trials
+_SHORTER = 12, 4  # as long as a trial is a re-training: of all candidates, of two
 
 
 def plain(config: Any) -> tuple[contract.Phase, ...]:
@@ -118,11 +117,13 @@ def warmup(config: Any) -> tuple[contract.Phase, ...]:
 def retrain(
   config: Any, candidates: int, gated: bool, can_keep: bool, halving: bool = False
 ) -> tuple[contract.Phase, ...]:
-  """One re-training per candidate route (DynaShare Algorithm 2), or per route that does well.
+  """One re-training per candidate route (DynaShare Algorithm 2), or of the route that does best.
 
   Args:
-    halving: whether all routes are trained for a short time first, and then two in full; of 8
-      routes that takes a third of the steps of 8 re-trainings. Two routes have no trials.
+    halving: whether all routes are trained for a twelfth of the steps, the first and the best of
+      the others for a quarter, and then the better one in full; of 8 routes that takes 27% of the
+      steps of 8 re-trainings. With two `policy.finalists` there is no second round, and both are
+      trained in full: 33%.
     gated: whether instance gates take part.
     can_keep: whether there was a search whose weights can be kept.
   """
@@ -145,17 +146,28 @@ def retrain(
     optimizer="retrain",
     select=True,
   )
-  short = dataclasses.replace(
-    full, name="trial", steps=max(1, steps // _SHORTER), select=False, evaluate=True, trial=True
+  first, second = (
+    dataclasses.replace(
+      full, name="trial", steps=max(1, steps // n), select=False, evaluate=True, trial=number
+    )
+    for number, n in enumerate(_SHORTER, 1)
   )
   stretches = [(full, candidates)]
-  if halving and candidates > _IN_FULL:
-    stretches = [(short, candidates), (full, _IN_FULL)]
+  if halving:
+    stretches = [(first, candidates)] if candidates > 2 else []
+    stretches += [(full, 2)] if _finalists(config) > 1 else [(second, 2), (full, 1)]
   return tuple(
     dataclasses.replace(phase, candidate=index)
     for phase, count in stretches
     for index in range(count)
   )
+
+
+def _finalists(config: Any) -> int:
+  """How many candidates are trained in full after trials."""
+  if (count := config.policy.finalists) not in (1, 2):
+    raise ValueError(f"config.policy.finalists must be 1 or 2, but is {count}.")
+  return int(count)
 
 
 def resolved(parts: contract.Parts) -> contract.Parts:

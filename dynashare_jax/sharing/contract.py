@@ -36,8 +36,8 @@ class Phase:
     record: whether its end logs what is learnt (`Sharing.lines`).
     measure: whether its steps only measure the tasks' gradients (`Sharing.observe`); no parameter
       moves.
-    trial: whether it is a short training by which the structures are put in order, the best first,
-      before some of them are re-trained.
+    trial: the round of short trainings by which the structures are put in order, the best first,
+      before some of them are re-trained: 1 of all of them, 2 of those that are left; 0 for none.
     title: shown to the user; default the name, with the candidate's number.
   """
 
@@ -54,7 +54,7 @@ class Phase:
   evaluate: bool = False
   record: bool = False
   measure: bool = False
-  trial: bool = False
+  trial: int = 0
   title: str = ""
 
   def __str__(self) -> str:

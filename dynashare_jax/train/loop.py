@@ -182,14 +182,18 @@ class Loop:
     return state.replace(anchor=_copy({"params": state.params["network"], "stats": state.stats}))
 
   def _ordered(self, structures: Any) -> Any:
-    """The first structure, then the others by the scores of their trials, the best first.
+    """The structures by the scores of their trials, the best first.
 
-    A short training tells good routes from bad, not the best from the second best: it does not
-    overrule what the search found best.
+    A short training tells good routes from bad, not the best from the second best: the first round
+    does not overrule what the search found best. The second, of two, does.
     """
-    self.trials.sort(key=lambda trial: (trial["index"] > 0, -trial["score"]))
-    places = np.array([trial["index"] for trial in self.trials])
-    return jax.tree.map(lambda leaf: leaf[places], structures)
+    if "second" in self.trials[0]:
+      rank = lambda trial: -trial.get("second", -np.inf)
+    else:
+      rank = lambda trial: (trial["index"] > 0, -trial["score"])
+    places = sorted(range(len(self.trials)), key=lambda place: rank(self.trials[place]))
+    self.trials = [self.trials[place] for place in places]
+    return jax.tree.map(lambda leaf: leaf[np.array(places)], structures)
 
   def _next_stop(self, phase: contract.Phase, offset: int) -> int:
     """Where the host looks next; a function of the phase and offset alone."""
@@ -296,8 +300,7 @@ class Loop:
     values |= {"score": float(scores.mean()), "rate": float(result.rate.mean())}
     log.write(step, phase.name, phase.candidate, phase.cycle, "eval", values)
     if phase.trial:
-      noted = self.experiment.sharing.noted(structure)
-      self.trials.append({"index": phase.candidate, "score": values["score"], **noted})
+      self._note_trial(phase, values["score"], self.experiment.sharing.noted(structure))
     if not phase.select:
       return state
     old, score = self.candidates.get(phase.candidate), float(scores.mean())
@@ -309,6 +312,12 @@ class Loop:
         "validation": result.metrics,
       }
     return state.replace(best=self._better(state, scores, phase, step))
+
+  def _note_trial(self, phase: contract.Phase, score: float, noted: dict[str, Any]) -> None:
+    """Keeps the score of a trial; a second one joins the first of the same structure."""
+    if phase.trial == 1 or len(self.trials) <= phase.candidate:
+      self.trials.append({"index": phase.candidate, **noted})
+    self.trials[phase.candidate]["score" if phase.trial == 1 else "second"] = score
 
   def _better(
     self, state: state_lib.State, scores: np.ndarray, phase: contract.Phase, step: int

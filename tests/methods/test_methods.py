@@ -122,7 +122,7 @@ def test_groups_belong_to_the_method(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_are_numbered_and_have_routes(name):
   method = _build(name)
-  numbers = [p.candidate for p in method.phases if p.candidate >= 0]
+  numbers = sorted({p.candidate for p in method.phases if p.candidate >= 0})
   assert numbers == list(range(len(numbers))) and numbers
   alpha, key = jax.random.uniform(jax.random.key(1), (3, BLOCKS)), jax.random.key(0)
   routes = method.sharing.routes(key, alpha, MEASURED)
@@ -396,19 +396,27 @@ def test_gradients_are_compared_on_examples_that_the_warmup_did_not_see(name):
 
 
 @pytest.mark.parametrize("name", ["adashare", "dynashare"])
-def test_trials_are_short_and_two_routes_are_trained_in_full(name):
+def test_trials_are_short_and_one_route_is_trained_in_full(name):
   phases = [p for p in _build(name, _corrected()).phases if p.candidate >= 0]
+  short = [(1, number, 2) for number in range(4)]
   assert [(p.trial, p.candidate, p.steps) for p in phases] == [
-    *((True, number, 2) for number in range(4)),
-    *((False, number, 24) for number in range(2)),
-  ]
+    *short, (2, 0, 6), (2, 1, 6), (0, 0, 24)
+  ]  # fmt: skip
   many = [p for p in _build(name, _corrected(candidates=8)).phases if p.candidate >= 0]
-  assert sum(p.steps for p in many) == 8 * 24 / 3
+  assert sum(p.steps for p in many) == 16 + 12 + 24 < 8 * 24 / 3
+  two = [p for p in _build(name, _corrected(finalists=2)).phases if p.candidate >= 0]
+  assert [(p.trial, p.candidate, p.steps) for p in two] == [*short, (0, 0, 24), (0, 1, 24)]
+  assert [p.steps for p in _build("affinity", _corrected()).phases][-3:] == [6, 6, 24]
 
 
 def test_all_routes_are_trained_in_full_without_halving():
   phases = _build("adashare", _corrected(halving=False)).phases
   assert [p.steps for p in phases if p.candidate >= 0] == [24] * 4
+
+
+def test_three_finalists_are_refused():
+  with pytest.raises(ValueError, match="policy.finalists must be 1 or 2, but is 3"):
+    _build("adashare", _corrected(finalists=3))
 
 
 def test_halving_of_one_candidate_is_refused():

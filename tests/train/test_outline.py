@@ -59,12 +59,13 @@ def test_phases_are_told_in_order():
   rows = [line.split() for line in text.splitlines()]
   steps = {}
   for row in rows:
-    if row and row[0] in ("warmup", "weights", "policy", "retrain"):
+    if row and row[0] in ("warmup", "weights", "policy", "trial", "retrain"):
       steps.setdefault(row[0], row[1:4])
   assert steps["warmup"][0] == "240"
   assert steps["weights"] == ["8", "x", "20"]
   assert steps["policy"] == ["8", "x", "10"]
-  assert steps["retrain"] == ["2", "x", "240"]
+  assert steps["trial"] == ["2", "x", "80"]
+  assert steps["retrain"][0] == "320"
   assert "970 steps of 16 examples in all" in text
   config.method = "single"
   assert "3 networks with heads" in main.describe(config)

@@ -11,8 +11,8 @@ from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import routing
 from dynashare_jax.train import step as step_lib
 
-# Warm-up 0-4, comparison 4-6, cycles 6-11 and 11-16, trials 16-17, -18 and -19, re-trainings 19-31
-# and 31-43.
+# Warm-up 0-4, comparison 4-6, cycles 6-11 and 11-16, trials 16-17, -18 and -19, longer ones 19-22
+# and 22-25, re-training 25-37.
 VALUES = {
   "method": "adashare",
   "model__blocks": (3,),
@@ -33,7 +33,7 @@ class Stop(Exception):
 
 def test_stops_in_every_kind_of_phase_change_nothing(train, whole, same_run, tmp_path):
   want = whole(**VALUES)
-  for stop in (5, 18, 31):
+  for stop in (5, 18, 23, 30):
 
     def hook(loop, step, stop=stop):
       if step >= stop:
@@ -45,7 +45,8 @@ def test_stops_in_every_kind_of_phase_change_nothing(train, whole, same_run, tmp
 
 
 def test_groups_of_devices_retrain_what_the_trials_chose(whole, train, tmp_path):
-  turns, groups = whole(**VALUES), train(tmp_path, 2, train__candidate_groups=2, **VALUES)
+  values = VALUES | {"policy__finalists": 2}
+  turns, groups = whole(**values), train(tmp_path, 2, train__candidate_groups=2, **values)
   np.testing.assert_array_equal(turns.state.routes, groups.state.routes)
   for one, other in zip(turns.found["trials"], groups.found["trials"], strict=True):
     assert one["route"] == other["route"]
@@ -56,7 +57,7 @@ def test_groups_of_devices_retrain_what_the_trials_chose(whole, train, tmp_path)
 
 
 def test_the_first_route_stays_first_and_the_others_follow_their_trials(whole):
-  run = whole(**VALUES)
+  run = whole(**VALUES | {"policy__finalists": 2})
   trials = run.found["trials"]
   assert trials[0]["index"] == 0
   scores = [trial["score"] for trial in trials[1:]]
@@ -66,6 +67,17 @@ def test_the_first_route_stays_first_and_the_others_follow_their_trials(whole):
   assert [c["route"] for c in run.found["candidates"]] == [t["route"] for t in trials[:2]]
   hard = next(trial for trial in trials if trial["index"] == 1)
   assert np.all(hard["route"])
+
+
+def test_the_longer_trials_decide_between_the_first_and_the_best_of_the_others(whole):
+  run, former = whole(**VALUES), whole(**VALUES | {"policy__finalists": 2})
+  (kept,), trials = run.found["candidates"], run.found["trials"]
+  one, other, last = trials
+  assert {one["index"], other["index"]} == {t["index"] for t in former.found["trials"][:2]}
+  assert one["second"] >= other["second"] and "second" not in last
+  assert kept["route"] == one["route"] and kept["index"] == 0
+  assert sorted(trial["index"] for trial in trials) == [0, 1, 2]
+  np.testing.assert_array_equal(run.state.routes, [trial["route"] for trial in trials])
 
 
 def test_what_is_logged(whole):

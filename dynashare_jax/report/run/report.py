@@ -17,6 +17,7 @@ from dynashare_jax.report.run import figures
 from dynashare_jax.report.run import timing
 
 _LABELS = {"policy": "policy logits"}  # of groups of parameters; others have their own name
+_ROUNDS = {"score": "score of its trial", "second": "of the second, longer one"}
 _BUFFERS = "batch_stats"  # counted beside the parameters, but not trained
 
 
@@ -149,8 +150,8 @@ def _candidates(run: workdir_lib.Run) -> str:
   scores = {candidate["index"]: candidate["score"] for candidate in found}
   every = trials or found  # Trials stand in the order in which candidates are numbered.
   columns = [tables.Column("candidate", align="left"), tables.Column("validation score", True)]
-  if trials:
-    columns.append(tables.Column("score of its trial"))
+  rounds = [name for name in ("score", "second") if any(name in trial for trial in trials)]
+  columns += [tables.Column(_ROUNDS[name]) for name in rounds]
   routed = all(candidate.get("route") for candidate in every)
   if routed:
     columns.append(tables.Column("blocks executed"))
@@ -160,18 +161,15 @@ def _candidates(run: workdir_lib.Run) -> str:
     index = place if trials else candidate["index"]
     kept = " (kept)" if index == run.chosen else ""
     row: list[Any] = [f"{index}{kept}", workdir_lib.number(scores.get(index))]
-    if trials:
-      row.append(workdir_lib.number(candidate["score"]))
+    row += [workdir_lib.number(candidate.get(name)) for name in rounds]
     if routed:
       route = candidate["route"]
       row.append(f"{sum(map(sum, route))} of {sum(map(len, route))}")
       row.append(" / ".join("".join("■" if u else "□" for u in part) for part in route))
     rows.append(row)
-  tried = (
-    " All were trained for a short time; then the first and the best of the others in full."
-    if trials
-    else ""
-  )
+  told = {"score": "All were trained for a short time", "second": "two for longer"}
+  full = [told[name] for name in rounds] + [f"{len(found)} in full."]
+  tried = " " + "; then ".join(full) if rounds else ""
   return tables.section(
     "Candidates",
     f"{'Routes of the policy; v' if routed else 'V'}alidation chose.{tried} The score is the mean"
