@@ -88,3 +88,8 @@ def test_the_report_asks_whether_tasks_conflict(whole, tmp_path):
   assert "## Do these tasks conflict, and where?" in text
   assert "bit a decision" in text and "What moved it in the last cycle" in text
   assert (folder / "figures" / "conflict.png").is_file()
+  # Two cycles leave the policy undecided: what is drawn from it would be a coin.
+  assert "Alone it would draw nearly random routes" in text
+  config = configs.make(**VALUES | {"policy__routes": "sampled"}).to_dict()
+  workdir_lib.write_json(folder / "config.json", config)
+  assert "These routes are nearly random" in report.write_report(folder).read_text()

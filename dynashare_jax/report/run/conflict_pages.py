@@ -68,8 +68,14 @@ def _policy(run: workdir_lib.Run) -> str:
     f"The policy holds {bits:.2f} bit a decision (1 is a coin); its probabilities differ between"
     f" tasks by {spread:.2f} (standard deviation)."
   )
-  if bits > _NEARLY_RANDOM:
+  sampled = (run.config.get("policy") or {}).get("routes") == "sampled"
+  if bits > _NEARLY_RANDOM and (sampled or measured(run) is None):
     told += f" **These routes are nearly random ({bits:.2f} bit a decision).**"
+  elif bits > _NEARLY_RANDOM:
+    told += (
+      " **Alone it would draw nearly random routes**: the first route rests on the cosines above,"
+      " and on the policy where they leave a choice."
+    )
   moved = workdir_lib.select(run.lines, "train", "pull/tasks")
   if not moved:
     return told
