@@ -319,7 +319,7 @@ class Doubling:
       "doubling",
       lambda losses, gramian, key, state: (state * jnp.array([1.0, 3.0]), 2 * state),
       level,
-      lambda tasks: jnp.ones(()),
+      lambda tasks, epoch: jnp.ones(()),
     )
 
 
