@@ -68,7 +68,9 @@ def simplex(vector: Vector, present: Bool[jax.Array, " K"]) -> Vector:
 
   Source: Duchi et al. 2008, Figure 1.
   """
-  held = jnp.where(present, vector, -jnp.inf)
+  # A shift changes nothing but the rounding.
+  largest = jnp.where(present, vector, -jnp.inf).max()
+  held = jnp.where(present, vector - largest, -jnp.inf)
   ordered = jnp.sort(held)[::-1]
   sums = jnp.cumsum(jnp.where(jnp.isfinite(ordered), ordered, 0.0)) - 1.0
   counts = jnp.arange(1, len(vector) + 1)

@@ -400,3 +400,34 @@ def test_policy_steps_are_not_balanced(build):
   other, _ = plain(plain.start())
   assert "weight/a" not in parts and float(state.balance) == 1.0
   np.testing.assert_array_equal(state.params["policy"]["logits"], other.params["policy"]["logits"])
+
+
+EASY = {"method": "hard", "model__blocks": (1,), "gates__target_rates": (1.0,)}
+
+
+@pytest.mark.parametrize("name", ["famo", "graddrop", "nash", "uncertainty"])
+def test_a_balancer_trains(build, name):
+  """One step moves every leaf of the trunk and of the heads, to finite numbers."""
+  experiment = build(balance__name=name, **EASY)
+  stepper = Stepper(experiment, "retrain")
+  before = stepper.start()
+  held, balance = jax.device_get((before.params, before.balance))
+  after, parts = stepper(before)
+  kept = (after.params, after.opt, after.balance, parts)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), held["network"], after.params["network"])
+  assert all(jax.tree.leaves(moved)), moved
+  if balance:
+    assert (np.asarray(after.balance["algorithm"]["value"]) != balance["algorithm"]["value"]).all()
+  seen = experiment.balancer.level != "losses"
+  assert ("norm/a" in parts) == ("cosine/least" in parts) == seen and "weight/a" in parts
+
+
+def test_one_device_balances_as_two(build):
+  found = []
+  for devices in (1, 2):
+    stepper = Stepper(build(devices, balance__name="nash", **EASY), "retrain")
+    state, parts = stepper(stepper.start())
+    found.append(jax.device_get((parts, state.params)))
+  for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+    np.testing.assert_allclose(a, b, 1e-4, 1e-6)

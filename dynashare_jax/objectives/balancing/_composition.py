@@ -72,7 +72,8 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
     if mix is None:
       weights = _lengthened(weights, facts, gramian, length)
     # Where nothing pulls at what is shared, heads may still learn.
-    weights = jnp.where(facts.present.any(), weights, facts.prior)
+    idle = jnp.where(losses.labelled, facts.prior, 0.0)
+    weights = jnp.where(facts.present.any(), weights, idle)
     return weights, _frozen(new, state, facts.present)
 
   def combine(rows: Any, losses: balancing.Losses, weights: Any, key: Any) -> Any:
