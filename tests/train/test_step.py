@@ -17,6 +17,7 @@ from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
 from dynashare_jax.sharing import skip
+from dynashare_jax.train import finite
 from dynashare_jax.train import optim
 from dynashare_jax.train import step as step_lib
 
@@ -421,6 +422,15 @@ def test_a_balancer_trains(build, name):
     assert (np.asarray(after.balance["algorithm"]["value"]) != balance["algorithm"]["value"]).all()
   seen = experiment.balancer.level != "losses"
   assert ("norm/a" in parts) == ("cosine/least" in parts) == seen and "weight/a" in parts
+
+
+def test_a_weight_that_is_no_number_is_told_as_one():
+  good, bad = np.ones(2), np.array([1.0, np.nan])
+  parts = {"loss/total": good, "loss/a": good, "weight/a": bad, "norm/a": good}
+  with pytest.raises(finite.NonFiniteLossError, match=r"balancer's weight of a .* at step 12,"):
+    finite.check_losses("retrain", 10, parts, "")
+  with pytest.raises(finite.NonFiniteLossError, match="The loss of a is not finite"):
+    finite.check_losses("retrain", 10, {**parts, "loss/a": bad, "loss/total": bad}, "")
 
 
 def test_one_device_balances_as_two(build):
