@@ -157,7 +157,8 @@ def groups(
       raise ValueError(
         f"The balancer {balancer.name!r} asks for gradients of what tasks share, but"
         f" in the phase {phase} of the method {method.name!r} nothing that they share is trained."
-        " Use config.balance.name='fixed', or a balancer of losses."
+        " Use config.balance.name='fixed', or a balancer of losses; config.balance.normalise='unit'"
+        " and config.balance.length 'plain' or 'unit' ask for gradients, too."
       )
 
 

@@ -31,7 +31,7 @@ def build(settings: Any) -> balancing.Algorithm:
     # Corners of what is allowed, as mixtures of the rows.
     corners = share * jnp.eye(len(mask)) + least[:, None] * mask[None, :]
     product = gramian.product(corners.T, gramian.product(facts.gramian, corners))
-    mixed = corners @ gramian.shortest(product, facts.present)
+    mixed = gramian.times(corners, gramian.shortest(product, facts.present))
     return facts.tasks * mixed, state
 
   return balancing.Algorithm(weigh, "gramian", weights="result", length="plain")
