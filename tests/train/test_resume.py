@@ -165,4 +165,5 @@ def test_the_state_of_a_balancer_goes_on(train, same_run, tmp_path, name):
     train(tmp_path / "stopped", before_chunk=_stop_at(5), **values)
   same_run(train(tmp_path / "stopped", **values), want)
   assert set(want.state.balance) == {"algorithm", "smooth"}
+  assert all(np.all(leaf) for leaf in want.state.balance["algorithm"].values())
   assert not np.isclose(*want.state.balance["smooth"]["sum"])
