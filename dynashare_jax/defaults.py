@@ -101,8 +101,33 @@ def get_config() -> ml_collections.ConfigDict:
   # that the rates hold for the decisions at test too; 0.0: never, the papers.
   gates.noise_fades = 0.0
 
-  config.balance = ml_collections.ConfigDict()
-  config.balance.name = "fixed"  # a file of objectives/balancing
+  config.balance = balance = ml_collections.ConfigDict()  # see docs/balancing.md
+  balance.name = "fixed"  # a file of objectives/balancing
+  balance.normalise = "none"  # or log, unit: gradients over their loss, or their length
+  balance.smooth = 0.0  # share of the past in an average of the weights over steps
+  # Of the update: own, sum (weights sum to the number of tasks), plain (as fixed weights have),
+  # unit; empty: plain for methods that read gradients, else own.
+  balance.length = ""
+  balance.offset = 0.0  # lower bound of losses that can be negative, for methods with logarithms
+  balance.average = 0.9  # share of the past in averages of losses and lengths
+  balance.aligned_scale = "min"  # or rmse
+  balance.cagrad_c = 0.4
+  balance.dwa_temperature = 2.0
+  balance.fairgrad_alpha = 2.0
+  balance.famo_lr = 0.025
+  balance.famo_decay = 1e-3
+  balance.go4align_groups = 2
+  balance.go4align_beta = 1e-4
+  balance.graddrop_leak = 0.0
+  balance.gradnorm_alpha = 1.5
+  balance.gradnorm_lr = 0.025
+  balance.gradvac_beta = 0.5
+  balance.learned_lr = 0.025  # uncertainty, imtl_l
+  balance.modo_lr = 1e-3
+  balance.modo_decay = 0.1
+  balance.sdmgrad_lambda = 0.3
+  balance.stch_mu = 1.0
+  balance.stch_warmup = 4  # epochs
 
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated

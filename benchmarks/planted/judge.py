@@ -93,7 +93,8 @@ class Judge:
       fresh = experiment.network.init({"params": key}, inputs, sharing.everything(), False)
       params = fresh["params"] if given is None else given
       made = state_lib.start(params, {}, sharing.init(key), self.tasks, sharing.blank(1), False, {})
-      return made.replace(opt=tx.init(made.params), balance=experiment.balancer.init(self.tasks))
+      balance = experiment.balancer.init(self.tasks, steps)
+      return made.replace(opt=tx.init(made.params), balance=balance)
 
     def run(keys: jax.Array, routes: jax.Array, rows: jax.Array, given: Any) -> jax.Array:
       """Trains every route with the same examples, and scores each on test."""

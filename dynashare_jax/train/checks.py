@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -32,6 +33,10 @@ _CHOICES = {
   "policy.warmup": ("random", "all"),
   "policy.routes": ("budget", "sampled"),
   "policy.serve": routes.SERVES,
+  "balance.name": balancing.available(),
+  "balance.normalise": balancing.NORMALISE,
+  "balance.length": ("", *balancing.LENGTHS),
+  "balance.aligned_scale": ("min", "rmse"),
   "compat.search": ("corrected", "papers"),
   "compat.gates": ("argmax", "sampled"),
   "compat.selection": ("validation", "test"),
@@ -40,6 +45,7 @@ _CHOICES = {
 _POSITIVE = (lambda v: v > 0, "above 0")
 _ONE = (lambda v: v >= 1, "at least 1")
 _ZERO = (lambda v: v >= 0, "at least 0")
+_SHARE = (lambda v: 0 <= v < 1, "in [0, 1)")
 _RANGES = {
   "seed": (lambda v: 0 <= v < 2**31, "in 0 .. 2^31 - 1"),
   "policy.budget": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
@@ -54,6 +60,26 @@ _RANGES = {
     lambda v: len(v) == 2 and 0 < v[0] < v[1] <= 1,
     "(low, high) with 0 < low < high <= 1",
   ),
+  "balance.smooth": _SHARE,
+  "balance.offset": (lambda v: -math.inf < v <= 0, "a lower bound of losses, at most 0"),
+  "balance.average": _SHARE,
+  "balance.cagrad_c": _ZERO,
+  "balance.dwa_temperature": _POSITIVE,
+  "balance.fairgrad_alpha": _POSITIVE,
+  "balance.famo_lr": _POSITIVE,
+  "balance.famo_decay": _ZERO,
+  "balance.go4align_groups": _ONE,
+  "balance.go4align_beta": _ZERO,
+  "balance.graddrop_leak": (lambda v: 0 <= v <= 1, "in [0, 1]"),
+  "balance.gradnorm_alpha": _ZERO,
+  "balance.gradnorm_lr": _POSITIVE,
+  "balance.gradvac_beta": (lambda v: 0 <= v <= 1, "in [0, 1]"),
+  "balance.learned_lr": _POSITIVE,
+  "balance.modo_lr": _POSITIVE,
+  "balance.modo_decay": _ZERO,
+  "balance.sdmgrad_lambda": _ZERO,
+  "balance.stch_mu": _POSITIVE,
+  "balance.stch_warmup": _ZERO,
   "train.log_every": _ONE,
   "train.eval_every": _ONE,
   "train.checkpoint_every": _ONE,
@@ -131,7 +157,8 @@ def groups(
       raise ValueError(
         f"The balancer {balancer.name!r} asks for gradients of what tasks share, but"
         f" in the phase {phase} of the method {method.name!r} nothing that they share is trained."
-        " Use config.balance.name='fixed', or a balancer of losses."
+        " Use config.balance.name='fixed', or a balancer of losses; config.balance.normalise='unit'"
+        " and config.balance.length 'plain' or 'unit' ask for gradients, too."
       )
 
 

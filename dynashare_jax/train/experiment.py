@@ -179,7 +179,10 @@ class Experiment:
     """Returns a state with the optimiser and balancer of a phase at their beginnings."""
     phase = self.method.phases[index]
     tx = self.optimizer(phase.optimizer, self.optimizer_steps(index))
-    return state.replace(opt=tx.init(state.params), balance=self.balancer.init(len(self.tasks)))
+    size = checks.part_size(self.config, self.dataset.spec, phase.data)
+    epoch = -(-size // self.config.train.batch_size)
+    balance = self.balancer.init(len(self.tasks), epoch)
+    return state.replace(opt=tx.init(state.params), balance=balance)
 
   def optimizer(self, name: str, steps: int) -> Any:
     """Makes the optimiser of `config.optimizers[name]` that lives for some steps."""
@@ -258,7 +261,7 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   )
   mesh = mesh_lib.make_mesh(devices)
   checks.phases(config, spec, method, mesh)
-  balancer = balancing.find(config.balance.name, len(spec.tasks))
+  balancer = balancing.find(config.balance, spec.tasks)
   experiment = Experiment(config, dataset, method, network, mesh, balancer)
   # Traces every part of the network.
   state = jax.eval_shape(experiment.initial_state)

@@ -35,6 +35,7 @@ def check_losses(title: str, first: int, parts: dict[str, np.ndarray], advice: s
   }
   total = parts["loss/total"]
   if not bad and np.isfinite(total).all():
+    _check_balance(title, first, parts, advice)
     return
   where = min(int(np.argmin(np.isfinite(v))) for v in (bad or {"total": total}).values())
   names = [n.split("/")[1] for n, v in bad.items() if not np.isfinite(v[where])] or ["total"]
@@ -42,6 +43,18 @@ def check_losses(title: str, first: int, parts: dict[str, np.ndarray], advice: s
     f"The loss of {', '.join(names)} is not finite at step"
     f" {first + where + 1}, in phase {title}. {advice}"
   )
+
+
+def _check_balance(title: str, first: int, parts: dict[str, np.ndarray], advice: str) -> None:
+  """Stops on the first weight of a task or length of a gradient that is not finite."""
+  for part, what in (("norm/", "gradient's length"), ("weight/", "balancer's weight")):
+    for name, values in parts.items():
+      if name.startswith(part) and not np.isfinite(values).all():
+        where = int(np.argmin(np.isfinite(values)))
+        raise NonFiniteLossError(
+          f"The {what} of {name.removeprefix(part)} is not finite at step"
+          f" {first + where + 1}, in phase {title}, though the loss is. {advice}"
+        )
 
 
 def check_state(

@@ -71,12 +71,14 @@ class Aside(NamedTuple):
     stats: new batch statistics.
     memory: of the sharing.
     balance: state of the balancer.
+    losses: of the tasks.
   """
 
   parts: dict[str, jax.Array]
   stats: PyTree
   memory: PyTree
   balance: PyTree
+  losses: balancing.Losses
 
 
 def task_losses(
@@ -109,7 +111,7 @@ def forward(
   batch: types.Batch,
   moving: contract.Moving,
   step: jax.Array,
-) -> tuple[list[jax.Array], jax.Array, Aside, balancing.Losses]:
+) -> tuple[list[jax.Array], jax.Array, Aside]:
   """Computes a batch's mean loss per task, the sum of the penalties, and what comes beside."""
   sharing, tasks = objective.sharing, objective.tasks
   size = batch.present.shape[0]
@@ -138,7 +140,7 @@ def forward(
   held = jax.lax.stop_gradient((signals, losses))
   memory = sharing.remember(spec.sharing, state.memory, *held)
   stats = changed.get("batch_stats", state.stats)
-  return values, charge, Aside(parts, stats, memory, state.balance), losses
+  return values, charge, Aside(parts, stats, memory, state.balance, losses)
 
 
 def _dot(weights: Sequence[Any], values: Sequence[Any]) -> Any:
@@ -167,65 +169,89 @@ def gradients(
 
   def losses_of(part: PyTree) -> Any:
     params = optim.join(part, still)
-    values, charge, aside, losses = forward(objective, spec, params, state, batch, moving, step)
-    return (values, jnp.asarray(charge, jnp.float32)), (aside, losses)
+    values, charge, aside = forward(objective, spec, params, state, batch, moving, step)
+    return (values, jnp.asarray(charge, jnp.float32)), aside
 
   if not balanced or balancer.level == "losses":
 
     def total(part: PyTree) -> Any:
-      (values, charge), (aside, losses) = losses_of(part)
-      weights: Any = losses.prior
+      (values, charge), aside = losses_of(part)
+      weights: Any = aside.losses.prior
       if balanced:
-        held = losses._replace(value=jax.lax.stop_gradient(losses.value))
+        held = aside.losses._replace(value=jax.lax.stop_gradient(aside.losses.value))
         weights, balance = balancer.weigh(held, None, key, state.balance)
         aside = _noted(objective, aside, weights, balance)
       return _dot(weights, values) + charge, aside
 
     return jax.grad(total, has_aux=True)(trained)
 
-  (values, charge), pull, (aside, losses) = jax.vjp(losses_of, trained, has_aux=True)
+  (values, charge), pull, aside = jax.vjp(losses_of, trained, has_aux=True)
+  losses = aside.losses
   zeros, nothing = [jnp.zeros_like(v) for v in values], jnp.zeros_like(charge)
   one = lambda t: [*zeros[:t], jnp.ones_like(values[t]), *zeros[t + 1 :]]
   rows = [pull((one(t), nothing))[0] for t in range(len(values))]
   (extra,) = pull((zeros, jnp.ones_like(charge)))
-  shared = shared_leaves(trained, rules)
+  shared, owned = shared_leaves(trained, rules), owned_leaves(trained, rules)
   pick = lambda row: [leaf for leaf, own in zip(jax.tree.leaves(row), shared, strict=True) if own]
   stacks = [pick(row) for row in rows]
-  flat = [[leaf.astype(jnp.float32).ravel() for leaf in row] for row in stacks]
-  gramian = jnp.stack(
-    [
-      jnp.stack([sum(jnp.vdot(a, b) for a, b in zip(r, q, strict=True)) for q in flat])
-      for r in flat
-    ]
-  )
+  gramian = _products(stacks)
   weights, balance = balancer.weigh(losses, gramian, key, state.balance)
   together = [_dot(weights, column) for column in zip(*stacks, strict=True)]
   if balancer.combine is not None:
     together = balancer.combine(stacks, losses, weights, key)
-  plain = jax.tree.map(lambda *row: _dot(losses.prior, row), *rows)
-  leaves, structure = jax.tree.flatten(plain)
   moved = iter(together)
-  leaves = [next(moved) if own else leaf for leaf, own in zip(leaves, shared, strict=True)]
-  grads = jax.tree.map(jnp.add, jax.tree.unflatten(structure, leaves), extra)
-  return grads, _noted(objective, aside, weights, balance)
+  leaves = []
+  for number, column in enumerate(zip(*map(jax.tree.leaves, rows), strict=True)):
+    factors = weights if balancer.heads and owned[number] else losses.prior
+    leaves.append(next(moved) if shared[number] else _dot(factors, column))
+  grads = jax.tree.map(jnp.add, jax.tree.unflatten(jax.tree.structure(extra), leaves), extra)
+  return grads, _noted(objective, aside, weights, balance, gramian)
 
 
-def _noted(objective: Objective, aside: Aside, weights: Any, balance: PyTree) -> Aside:
-  """Adds the balancer's state, and its weights for the log where they are not constants."""
+def _products(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
+  """The inner products of rows of leaves, in full float32."""
+  found = jnp.zeros((len(rows), len(rows)))
+  for column in zip(*rows, strict=True):
+    flat = jnp.stack([leaf.astype(jnp.float32).ravel() for leaf in column])
+    found += jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+  return found
+
+
+def _noted(
+  objective: Objective, aside: Aside, weights: Any, balance: PyTree, gramian: Any = None
+) -> Aside:
+  """Adds the balancer's state; for the log its weights, if no constants, and what it saw."""
   parts = dict(aside.parts)
+  names = [task.name for task in objective.tasks]
   if isinstance(weights, jax.Array):
-    names = [task.name for task in objective.tasks]
     parts |= {f"weight/{name}": weights[t] for t, name in enumerate(names)}
+  if gramian is not None:
+    lengths = jnp.sqrt(jnp.diagonal(gramian))
+    parts |= {f"norm/{name}": lengths[t] for t, name in enumerate(names)}
+    size = jnp.maximum(lengths, 1e-18)
+    parts["cosine/least"] = jnp.min(gramian / size[:, None] / size[None, :], initial=1.0)
   return aside._replace(parts=parts, balance=balance)
 
 
 def shared_leaves(params: PyTree, rules: optim.Rules) -> list[bool]:
   """Returns for every leaf whether tasks share it and a balancer weighs its gradients."""
+  return [
+    leaf is not None and leaf.owner is None and leaf.group not in UNBALANCED
+    for leaf in _leaves(params, rules)
+  ]
+
+
+def owned_leaves(params: PyTree, rules: optim.Rules) -> list[bool]:
+  """Returns for every leaf whether it is one task's, such as a head's."""
+  return [leaf is not None and leaf.owner is not None for leaf in _leaves(params, rules)]
+
+
+def _leaves(params: PyTree, rules: optim.Rules) -> list[trunks.Leaf | None]:
+  """What the rules say of the network's leaves; None of others."""
   found = []
   for path, _ in jax.tree_util.tree_leaves_with_path(params):
     part, _, rest = optim.path_of(path).partition("/")
-    leaf = trunks.leaf_of(rules, rest) if part == "network" else None
-    found.append(leaf is not None and leaf.owner is None and leaf.group not in UNBALANCED)
+    found.append(trunks.leaf_of(rules, rest) if part == "network" else None)
   return found
 
 
@@ -251,9 +277,15 @@ def advance(
   groups = optim.groups(state.params, objective.network.leaves())
   free = objective.sharing.free(moving)
   params, opt = optim.update(tx, grads, state.opt, state.params, spec.trainable, groups, free)
-  stats = aside.stats if "backbone" in spec.trainable else state.stats
+  stats, balance = state.stats, aside.balance
+  if "backbone" in spec.trainable:
+    stats = aside.stats
+    if objective.balancer.after is not None:
+      # The step's own random draws; the statistics that move on the way are not kept.
+      now = forward(objective, spec, params, state, batch, moving, step)[-1].losses
+      balance = objective.balancer.after(aside.losses, now, balance)
   return state.replace(
-    params=params, stats=stats, opt=opt, balance=aside.balance, memory=aside.memory
+    params=params, stats=stats, opt=opt, balance=balance, memory=aside.memory
   ), parts
 
 
@@ -268,11 +300,11 @@ def measured(
   """Shows the sharing the products of the tasks' gradients, unit by unit; moves no parameter."""
 
   def losses_of(params: PyTree) -> Any:
-    values, _, aside, losses = forward(objective, spec, params, state, batch, moving, step)
-    return values, (aside, losses)
+    values, _, aside = forward(objective, spec, params, state, batch, moving, step)
+    return values, aside
 
-  found, (aside, losses) = gramians(objective.network, state.params, losses_of)
-  labelled = losses.labelled.astype(jnp.float32)
+  found, aside = gramians(objective.network, state.params, losses_of)
+  labelled = aside.losses.labelled.astype(jnp.float32)
   found = found * jnp.outer(labelled, labelled)[None]
   return state.replace(memory=objective.sharing.observe(state.memory, found)), aside.parts
 

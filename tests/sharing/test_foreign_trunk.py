@@ -218,7 +218,7 @@ def test_a_group_without_an_optimiser_is_refused():
 
 def test_gradients_of_a_frozen_phase_are_refused(monkeypatch):
   monkeypatch.setattr(
-    balancing, "find", lambda name, tasks: balancing.Balancer("steep", None, "gradients")
+    balancing, "find", lambda settings, tasks: balancing.Balancer("steep", None, "gradients")
   )
   frozen = lambda m: dataclasses.replace(
     m, phases=(dataclasses.replace(m.phases[0], trainable=("heads",)),)

@@ -148,3 +148,22 @@ def _wait_for(file, lines, process):
     assert process.poll() is None, process.stderr.read()
     time.sleep(0.02)
   raise AssertionError(f"{file} never had {lines} lines")
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "dwa", "famo"])
+def test_the_state_of_a_balancer_goes_on(train, same_run, tmp_path, name):
+  values = {
+    "method": "hard",
+    "model__blocks": (1,),
+    "gates__target_rates": (1.0,),
+    "balance__name": name,
+    "balance__smooth": 0.5,
+    "data__train": 16,
+  }
+  want = train(tmp_path / "whole", **values)
+  with pytest.raises(Stop):
+    train(tmp_path / "stopped", before_chunk=_stop_at(5), **values)
+  same_run(train(tmp_path / "stopped", **values), want)
+  assert set(want.state.balance) == {"algorithm", "smooth"}
+  assert all(np.all(leaf) for leaf in want.state.balance["algorithm"].values())
+  assert not np.isclose(*want.state.balance["smooth"]["sum"])

@@ -17,6 +17,7 @@ from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
 from dynashare_jax.sharing import skip
+from dynashare_jax.train import finite
 from dynashare_jax.train import optim
 from dynashare_jax.train import step as step_lib
 
@@ -319,7 +320,7 @@ class Doubling:
       "doubling",
       lambda losses, gramian, key, state: (state * jnp.array([1.0, 3.0]), 2 * state),
       level,
-      lambda tasks: jnp.ones(()),
+      lambda tasks, epoch: jnp.ones(()),
     )
 
 
@@ -400,3 +401,39 @@ def test_policy_steps_are_not_balanced(build):
   other, _ = plain(plain.start())
   assert "weight/a" not in parts and float(state.balance) == 1.0
   np.testing.assert_array_equal(state.params["policy"]["logits"], other.params["policy"]["logits"])
+
+
+EASY = {"method": "hard", "model__blocks": (1,), "gates__target_rates": (1.0,)}
+
+
+@pytest.mark.parametrize("name", ["graddrop", "nash"])
+def test_a_balancer_trains(build, name):
+  """One step moves every leaf of the trunk and of the heads, to finite numbers."""
+  stepper = Stepper(build(balance__name=name, **EASY), "retrain")
+  before = stepper.start()
+  held = jax.device_get(before.params)
+  after, parts = stepper(before)
+  kept = (after.params, after.opt, after.balance, parts)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), held["network"], after.params["network"])
+  assert all(jax.tree.leaves(moved)), moved
+  assert {"norm/a", "cosine/least", "weight/a"} <= set(parts)
+
+
+def test_a_weight_that_is_no_number_is_told_as_one():
+  good, bad = np.ones(2), np.array([1.0, np.nan])
+  parts = {"loss/total": good, "loss/a": good, "weight/a": bad, "norm/a": good}
+  with pytest.raises(finite.NonFiniteLossError, match=r"balancer's weight of a .* at step 12,"):
+    finite.check_losses("retrain", 10, parts, "")
+  with pytest.raises(finite.NonFiniteLossError, match="The loss of a is not finite"):
+    finite.check_losses("retrain", 10, {**parts, "loss/a": bad, "loss/total": bad}, "")
+
+
+def test_one_device_balances_as_two(build):
+  found = []
+  for devices in (1, 2):
+    stepper = Stepper(build(devices, balance__name="nash", **EASY), "retrain")
+    state, parts = stepper(stepper.start())
+    found.append(jax.device_get((parts, state.params)))
+  for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+    np.testing.assert_allclose(a, b, 1e-4, 1e-6)

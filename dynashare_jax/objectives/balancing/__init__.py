@@ -1,30 +1,37 @@
 """Balancers: how the losses of several tasks, or their gradients, become one update.
 
-A file `<name>.py` is a balancer: its `build(tasks)` returns a `Balancer`, functions and a state as
-in Optax. A balancer sees one of three things (its `level`):
+A file `<name>.py` is an algorithm: its `build(settings)` returns an `Algorithm`, pure functions and
+a state as in Optax. `find` puts `config.balance` around it, in this order: rows are normalised, the
+algorithm weighs them, weights are averaged over steps, and the update gets its length
+(`_composition`). What comes out, a `Balancer`, is what a training step asks. It sees one of three
+things (its `level`):
 
 * `losses`: the task losses alone; the step costs what it costs without a balancer,
 * `gramian`: beside them the inner products `[T, T]` of the tasks' gradients in what they share,
 * `gradients`: those gradients themselves.
 
-Only what tasks share (leaves without an owner, but for gates and policy) is moved by weighed
-gradients; a head moves by its own task's loss times the task's weight in the configuration, and
-penalties are added with weight 1.
+By gradients, only what tasks share (leaves without an owner, but for gates and policy) is moved by
+weighed gradients; a head moves by its own task's loss times the task's weight in the
+configuration, unless `heads` says otherwise. Penalties are added with weight 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import importlib
 import pkgutil
 from typing import Any, NamedTuple
 
 import jax
+from jax import numpy as jnp
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.objectives import kinds
 
 LEVELS = ("losses", "gramian", "gradients")
+NORMALISE = ("none", "log", "unit")
+LENGTHS = ("own", "sum", "plain", "unit")
 
 
 class Losses(NamedTuple):
@@ -42,37 +49,129 @@ class Losses(NamedTuple):
 
 
 class Balancer(NamedTuple):
-  """A way to balance tasks.
+  """A way to balance tasks, as a training step asks it.
 
   Attributes:
     name: of its file.
     weigh: `(losses, gramian, key, state) -> (weights, state)`: one weight per task, a sequence of
-      floats or `[T]`. `gramian` is float32 `[T, T]`, None at level `losses`; `key` is a function
-      of the seed and the step.
+      floats or `[T]`, of gradients and losses without the configuration's weights. `gramian` is
+      float32 `[T, T]`, None at level `losses`; `key` is a function of the seed and the step.
     level: what it sees, one of `LEVELS`.
-    init: `(T) -> state`, arrays that a checkpoint keeps; it starts anew where an optimiser does.
+    init: `(T, steps of an epoch) -> state`, arrays that a checkpoint keeps; it starts anew where
+      an optimiser does.
     combine: at level `gradients`: `(rows, losses, weights, key) -> gradient`, where `rows` has
-      one tree of shared gradients per task. None adds the weighed rows.
+      one list of shared gradients per task. None adds the weighed rows.
+    heads: whether the weights also multiply the gradients of the heads; at level `losses` always.
+    after: `(losses before, losses after the update, state) -> state`, of one batch and the same
+      random draws; None needs no second look.
   """
 
   name: str
   weigh: Callable[..., tuple[Any, types.PyTree]]
   level: str = "losses"
-  init: Callable[[int], types.PyTree] = lambda tasks: {}
+  init: Callable[[int, int], types.PyTree] = lambda tasks, epoch: {}
   combine: Callable[..., types.PyTree] | None = None
+  heads: bool = False
+  after: Callable[..., types.PyTree] | None = None
+
+
+class Facts(NamedTuple):
+  """What an algorithm sees of a step.
+
+  Attributes:
+    losses: `[K]` float32. Unless `Algorithm.weights` says otherwise, they and the rows of
+      `gramian` are already multiplied by the configuration's weights.
+    present: bool `[K]`; weights of the others are ignored and their state stays as it is.
+    prior: `[K]`, the configuration's weights.
+    gramian: `[K, K]`, None at level `losses`. Rows of absent tasks may hold anything finite.
+    key: of the step's random draws.
+  """
+
+  losses: jax.Array
+  present: jax.Array
+  prior: jax.Array
+  gramian: Any
+  key: Any
+
+  @property
+  def tasks(self) -> jax.Array:
+    """How many are present, at least 1, float32."""
+    return jnp.maximum(self.present.sum(), 1).astype(jnp.float32)
+
+  def softmax(self, logits: jax.Array) -> jax.Array:
+    """Softmax over the present tasks; 0 elsewhere."""
+    return jnp.where(self.present, jax.nn.softmax(jnp.where(self.present, logits, -1e30)), 0.0)
+
+  def sum(self, values: jax.Array) -> jax.Array:
+    """Sum over the present tasks."""
+    return jnp.where(self.present, values, 0.0).sum()
+
+
+class Algorithm(NamedTuple):
+  """What a file of this folder defines; `own` lengths are such that the plain sum is w = 1.
+
+  Attributes:
+    weigh: `(facts, state) -> (weights, state)`, weights of the rows that it sees.
+    level: as in `Balancer`.
+    init: as in `Balancer`; leaves `[K]` and `[K, K]` belong to tasks and pairs of tasks.
+    combine: at level `gradients`: `(rows, key) -> gradient`.
+    after: `(facts, losses after the update, state) -> state`.
+    heads: as in `Balancer`.
+    weights: where the configuration's weights enter: `rows` (losses and gradients come with
+      them), or, for algorithms to which a factor on a loss says nothing or the opposite, `result`
+      (they multiply the weights that the algorithm finds for rows without them) or `inside` (the
+      algorithm takes `Facts.prior` as a preference).
+    positive: whether losses must be above 0.
+    length: the default of `config.balance.length`, `own` or `plain`.
+  """
+
+  weigh: Callable[[Facts, Any], tuple[Any, Any]]
+  level: str = "losses"
+  init: Callable[[int, int], types.PyTree] = lambda tasks, epoch: {}
+  combine: Callable[..., types.PyTree] | None = None
+  after: Callable[..., types.PyTree] | None = None
+  heads: bool = False
+  weights: str = "rows"
+  positive: bool = False
+  length: str = "own"
 
 
 def available() -> tuple[str, ...]:
   """Returns the names of the balancers that a configuration can choose."""
-  return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
+  names = (module.name for module in pkgutil.iter_modules(__path__))
+  return tuple(sorted(name for name in names if not name.startswith("_")))
 
 
-def find(name: str, tasks: int) -> Balancer:
-  """Returns a balancer for a number of tasks.
+def find(settings: Any, tasks: Sequence[types.TaskSpec]) -> Balancer:
+  """Returns the balancer of some tasks.
+
+  Args:
+    settings: `config.balance`.
 
   Raises:
-    ValueError: there is none of this name; names the nearest.
+    ValueError: there is none of this name (names the nearest), or its settings or the tasks'
+      losses do not go together.
   """
-  lookup.one_of("config.balance.name", name, available())
-  made: Balancer = importlib.import_module(f"{__name__}.{name}").build(tasks)
-  return made
+  from dynashare_jax.objectives.balancing import _composition
+
+  name = lookup.one_of("config.balance.name", settings.name, available())
+  algorithm: Algorithm = importlib.import_module(f"{__name__}.{name}").build(settings)
+  if algorithm.positive and settings.normalise != "none":
+    raise ValueError(
+      f"The balancer {name!r} takes out the size of the losses itself: set"
+      f" config.balance.normalise='none', not {settings.normalise!r}."
+    )
+  if algorithm.combine is not None and settings.smooth:
+    raise ValueError(
+      f"The balancer {name!r} has no weights that could be averaged: set config.balance.smooth=0.0."
+    )
+  if algorithm.positive or settings.normalise == "log":
+    for task in tasks:
+      lowest = kinds.find(task.kind).lowest
+      if lowest < settings.offset:
+        raise ValueError(
+          f"The balancer {name!r} with config.balance.normalise={settings.normalise!r} needs losses"
+          f" above 0, but the loss of the task {task.name!r} (kind {task.kind!r}) can be {lowest}:"
+          " give a lower bound of it as config.balance.offset, or choose another balancer."
+        )
+  return _composition.compose(name, algorithm, settings)

@@ -51,9 +51,12 @@ class Kind(abc.ABC):
 
   Attributes:
     dense: whether its tasks have labels of pixels, as those of a `Dense`.
+    lowest: what no loss is below, -inf if there is no such bound; balancers that take logarithms
+      ask.
   """
 
   dense = False
+  lowest = 0.0
 
   def outputs(self, task: TaskSpec) -> int:
     """Returns O, the size of the last axis of the logits."""
