@@ -35,4 +35,6 @@ def build(parts: contract.Parts) -> contract.Method:
   routes = _schedule.within_budget(parts, 2, learns=False)
   phases = _schedule.warmup(config) + _schedule.retrain(config, 2, gated=False, can_keep=True)
   sharing = skip.make(parts, phases, routes)
-  return contract.Method("affinity", phases, skip.trunk(parts), sharing)
+  return contract.Method(
+    "affinity", phases, skip.trunk(parts), sharing, notes=_schedule.budget_notes(parts)
+  )
