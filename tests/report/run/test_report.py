@@ -91,6 +91,26 @@ def test_parameters_with_and_without_heads(text):
   assert rows["batch-norm buffers (not trained)"] == "9,600"
 
 
+def test_both_ways_to_serve(workdir, tmp_path):
+  served = {"together": {"work": 1.25, "ms": 3.0}, "apart": {"work": 0.75, "ms": 6.5}}
+  unmeasured = {serve: {"work": found["work"], "ms": None} for serve, found in served.items()}
+  text = report.write_report(copy(workdir, tmp_path, served=unmeasured)).read_text()
+  title = "Served together and apart"
+  assert table(text, title)[1:] == [["together", "125.0"], ["apart", "75.0"]]
+  assert "redicted:" not in text and "Measured:" not in text
+  (tmp_path / "cost.csv").write_text(
+    "scope,execution,batch,seconds_median\n"
+    "all tasks,planned,2,0.004\nsegmentation,planned,2,0.001\nnormals,planned,2,0.002\n"
+  )
+  served |= {"batch": 1, "device": "a CPU"}
+  text = report.write_report(copy(workdir, tmp_path, served=served)).read_text()
+  assert table(text, title)[1:] == [
+    ["together", "125.0", "3.000", "4.000"],
+    ["apart", "75.0", "6.500", "3.000"],
+  ]
+  assert "blocks timed on a CPU, batch 1." in text and "Measured: planned, batch 2" in text
+
+
 def test_selection_on_test_is_warned_of_before_any_number(workdir, tmp_path):
   plain = report.write_report(copy(workdir, tmp_path)).read_text()
   assert "test split" not in plain.split("## Metrics")[0]
@@ -104,7 +124,7 @@ def test_missing_parts_are_skipped(workdir, tmp_path):
     copy(workdir, tmp_path, delta=None, candidates=[], macs=None, notes=[])
   )
   text = found.read_text()
-  for title in ("Delta", "Candidates", "Notes", "Learning curves", "Predictions"):
+  for title in ("Delta", "Candidates", "Notes", "Learning curves", "Predictions", "Served"):
     assert f"## {title}" not in text
   assert "Multiply-accumulates" not in text
 
