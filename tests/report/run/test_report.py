@@ -7,7 +7,9 @@ import re
 
 import pytest
 
+from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.run import report
+from dynashare_jax.report.run import served as of_served
 
 
 def copy(workdir, target, **changes):
@@ -94,7 +96,8 @@ def test_parameters_with_and_without_heads(text):
 def test_both_ways_to_serve(workdir, tmp_path):
   served = {"together": {"work": 1.25, "ms": 3.0}, "apart": {"work": 0.75, "ms": 6.5}}
   unmeasured = {serve: {"work": found["work"], "ms": None} for serve, found in served.items()}
-  text = report.write_report(copy(workdir, tmp_path, served=unmeasured)).read_text()
+  shown = lambda told: of_served.section(workdir_lib.load(copy(workdir, tmp_path, served=told)))
+  text = shown(unmeasured)
   title = "Served together and apart"
   assert table(text, title)[1:] == [["together", "125.0"], ["apart", "75.0"]]
   assert "redicted:" not in text and "Measured:" not in text
@@ -103,7 +106,7 @@ def test_both_ways_to_serve(workdir, tmp_path):
     "all tasks,planned,2,0.004\nsegmentation,planned,2,0.001\nnormals,planned,2,0.002\n"
   )
   served |= {"batch": 1, "device": "a CPU"}
-  text = report.write_report(copy(workdir, tmp_path, served=served)).read_text()
+  text = shown(served)
   assert table(text, title)[1:] == [
     ["together", "125.0", "3.000", "4.000"],
     ["apart", "75.0", "6.500", "3.000"],
