@@ -79,6 +79,10 @@ def get_config() -> ml_collections.ConfigDict:
   # sampled: independent draws of every decision, the papers, with Eq. 3 for a budget.
   policy.routes = "budget"
   policy.budget = 0.75  # most work, as a share of hard sharing's
+  # Instead, the most milliseconds of a call, served as `serve` says; 0: none. They are predicted
+  # from a file that `python -m dynashare_jax cost --latency=FILE` measured for this network.
+  policy.budget_ms = 0.0
+  policy.latency = ""
   policy.budget_weight = 50.0  # of the square of the excess, in the search
   policy.serve = "together"  # all tasks for every input; or apart, one at a time
   policy.keep_first = True  # every task executes the first block

@@ -31,6 +31,7 @@ from dynashare_jax.train import stages
 
 # Values that may change between the starts of one run.
 _FREE = "threads workers resident candidate_groups shard_state"  # of `config.train`
+_LATENCY = "policy_latency.json"  # of a folder: what its run's budget in milliseconds goes by
 FREE = ("baseline", "data_dir", *(f"train.{name}" for name in _FREE.split()))
 
 
@@ -126,11 +127,16 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
     fixed = {name: value for name, value in values if name not in FREE}
     same = {"configuration": fixed, "code": cluster.code(), "version of jax": jax.__version__}
     cluster.check_equal(same)
-    experiment, corrected = build(config)
+    kept = folder / _LATENCY
+    known = bool(config.policy.latency) and kept.is_file() and _is_of(config, folder)
+    experiment, corrected = build(_timed_by(config, kept) if known else config)
     primary = jax.process_index() == 0
     cluster.check_shared(folder, lambda: open_workdir(config, folder))
     if primary:
       workdir_lib.write_spec(folder, experiment.dataset.spec)
+      if config.policy.latency and not known:
+        text = pathlib.Path(config.policy.latency).read_text(encoding="utf-8")
+        workdir_lib.write_text(kept, text)
     finished = folder / "results.json"
     if finished.is_file() and (folder / "report.md").is_file():
       logging.info("%s is finished; nothing to do.", folder)
@@ -151,6 +157,13 @@ def _is_of(config: ml_collections.ConfigDict, folder: pathlib.Path) -> bool:
     return (folder / "config.json").is_file() and bool(open_workdir(config, folder))
   except ValueError:
     return False
+
+
+def _timed_by(config: ml_collections.ConfigDict, file: pathlib.Path) -> ml_collections.ConfigDict:
+  """The configuration with the milliseconds of another file."""
+  found = ml_collections.ConfigDict(config.to_dict())
+  found.policy.latency = str(file)
+  return found
 
 
 def describe(config: ml_collections.ConfigDict, route: str | None = None) -> str:
@@ -206,6 +219,8 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
     )
     # What a run starts from, which its checkpoint does not need.
     config.model.weights = config.random.like = ""
+    if config.policy.latency:
+      config.policy.latency = str(pathlib.Path(workdir) / _LATENCY)
     if data_dir:
       config.data_dir = data_dir
     spec = workdir_lib.read_spec(workdir)

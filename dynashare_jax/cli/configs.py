@@ -21,6 +21,7 @@ from dynashare_jax.checkpoints import workdir
 OVERRIDE = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)
 _FILE = re.compile(r"--?config=(.*)", re.DOTALL)
 _ILLEGAL = re.compile(r"flag --([\w.]+)=")
+_EITHER = ("policy.budget", "policy.budget_ms")  # one of which decides
 _ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
 
 
@@ -87,6 +88,10 @@ def parse(argv: list[str], values: flags.FlagValues) -> list[str]:
         hint = lookup.hint(match[1], known)
         raise ValueError(f"There is no config.{match[1]} in {path}.{hint}")
       _check_numbers(match[1], match[2], known[match[1]])
+  given = {match[1]: match[2] for match in filter(None, map(OVERRIDE.fullmatch, argv[1:]))}
+  if all(given.get(name, "0") not in ("0", "0.0") for name in _EITHER):
+    told = " and ".join(f"--config.{name}={given[name]}" for name in _EITHER)
+    raise ValueError(f"{told} are two budgets: give one of them.")
   try:
     return list(values(argv))
   except flags.IllegalFlagValueError as error:

@@ -5,11 +5,14 @@
 Compares masked, planned and gated execution and separate single-task networks,
 for all tasks together and for every task alone, on this machine; and times every
 block alone, which predicts the milliseconds of any route. Writes `cost.md`,
-`cost.csv` and `figures/cost.png` into the run's folder.
+`cost.csv` and `figures/cost.png` into the run's folder, and its `report.md` anew, which shows what
+was measured.
 
   python -m dynashare_jax cost --config=configs/rooms.py --route=11110000,11111111,10101010
 
-predicts and measures a route of a network that is not trained yet; writes nothing.
+predicts and measures a route of a network that is not trained yet. With `--latency=FILE` either
+command keeps the milliseconds of the parts, by which `--config.policy.latency=FILE
+--config.policy.budget_ms=3.2` bounds the routes of a search.
 """
 
 from __future__ import annotations
@@ -28,13 +31,16 @@ import numpy as np
 
 from dynashare_jax import methods
 from dynashare_jax import runs as main_lib
+from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import loader
+from dynashare_jax.infer import clock
 from dynashare_jax.infer import cost as cost_lib
 from dynashare_jax.infer import latency
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.sharing import prices
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import outline
 from dynashare_jax.train import results as results_lib
@@ -56,6 +62,10 @@ _ARGUMENTS = {
   "route": ("", "with --config: a row of 0 and 1 a task, as in 1011,1111 (default: all 1)"),
   "batches": ("1,8,32", "batch sizes with commas; the first one's latency is shown"),
   "repeats": (20, "rounds"),
+  "latency": (
+    "",
+    "file to write the milliseconds of the network's parts to, at the first batch size",
+  ),
   "data_dir": ("", "where the data lie now (default: where they lay in training)"),
   "baseline": (
     "",
@@ -172,17 +182,35 @@ def _way(how: Any) -> str:
 
 
 def _before_training(
-  path: str, overrides: Sequence[str], route: str, batch: int, repeats: int
+  path: str, overrides: Sequence[str], route: str, batch: int, repeats: int, kept: str
 ) -> str:
-  """Predicts and measures a route of a configuration's network."""
-  trained = main_lib.untrained(configs.load(path, overrides))
+  """Predicts and measures a route of a configuration's network; perhaps keeps the parts."""
+  config = configs.load(path, overrides)
+  config.policy.update(latency="", budget_ms=0.0)  # That are to be measured.
+  trained = main_lib.untrained(config)
   rows = outline.read_route(route) if route else trained.route
   one = trained.experiment.one_example()
   inputs = jax.tree.map(lambda a: np.repeat(np.asarray(a), batch, 0), one)
   found = latency.check(trained, inputs, rows, _MORE * repeats)
+  _keep(kept, trained, found, _MORE * repeats)
   from dynashare_jax.report.cost import cost as report
 
   return "\n\n".join(report.latency_sections(found)) + "\n"
+
+
+def _keep(path: str, trained: trained_lib.Trained, found: latency.Checked, rounds: int) -> None:
+  """Writes the milliseconds of the parts to a file, if one is named."""
+  if not path:
+    return
+  device, experiment = jax.devices()[0], trained.experiment
+  timed = prices.Timed(found.latency, found.batch, f"{device.device_kind} ({device.platform})")
+  about = {
+    "clock": "processor time of one core" if clock.one_core() else "elapsed time",
+    "rounds": rounds,
+    "versions": {"python": platform.python_version(), "jax": jax.__version__},
+  }
+  network = experiment_lib.identity(experiment.config, experiment.dataset.spec)
+  workdir_lib.write_json(path, prices.to_dict(timed, network, about))
 
 
 def run(argv: Sequence[str] | None) -> str:
@@ -206,9 +234,12 @@ def run(argv: Sequence[str] | None) -> str:
   batches = read_batches(arguments.batches)
   if arguments.repeats < 1:
     raise ValueError(f"--repeats is {arguments.repeats}; it must be at least 1.")
+  kept = arguments.latency
+  if kept and not pathlib.Path(kept).absolute().parent.is_dir():
+    raise ValueError(f"--latency={kept}: there is no folder {pathlib.Path(kept).parent}.")
   if arguments.config:
     return _before_training(
-      arguments.config, overrides, arguments.route, batches[0], arguments.repeats
+      arguments.config, overrides, arguments.route, batches[0], arguments.repeats, kept
     )
   trained = main_lib.load(arguments.workdir, arguments.data_dir)
   baseline = _baseline(trained, arguments.baseline)
@@ -219,6 +250,8 @@ def run(argv: Sequence[str] | None) -> str:
   inputs, which = examples(trained, count, bool(arguments.data_dir))
   rate = np.asarray(found["execution"]["rate"], float)
   columns = trained.experiment.method.independent
+  if kept and (columns or trained.plan is None):
+    raise ValueError("--latency needs a model with routes: this one executes all for every task.")
   chosen = cost_lib.subjects(trained, rate, None if columns else separate(trained))
   tell = lambda text: print(text, file=sys.stderr, flush=True)
   costs = cost_lib.measure(chosen, inputs, batches, arguments.repeats, tell)
@@ -229,12 +262,18 @@ def run(argv: Sequence[str] | None) -> str:
     first = jax.tree.map(lambda a: a[: batches[0]], inputs)
     tell("timing every block alone")
     checked = latency.check(trained, first, trained.route, _MORE * arguments.repeats)
+    _keep(kept, trained, checked, _MORE * arguments.repeats)
   from dynashare_jax.report.cost import cost as report
 
   scores = report.scores_of(found, baseline)
   measured = f"{arguments.repeats} rounds; batch sizes {', '.join(map(str, batches))}; {which}"
   facts = _facts(trained, found, batches, measured)
-  return report.write(folder, costs, blocks, scores, facts, checked)
+  text = report.write(folder, costs, blocks, scores, facts, checked)
+  if (folder / "report.md").is_file():
+    from dynashare_jax.report.run import report as of_the_run
+
+    of_the_run.write_report(folder)
+  return text
 
 
 def cli(argv: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ docs/benchmarks/latency.md says how near.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import statistics
@@ -23,69 +23,15 @@ from dynashare_jax.infer import work
 from dynashare_jax.models import backbones
 from dynashare_jax.models import series
 from dynashare_jax.sharing import plan as plan_lib
-from dynashare_jax.sharing import routes
+from dynashare_jax.sharing import prices
 
-TOGETHER, APART = SERVES = routes.SERVES
+TOGETHER, APART = SERVES = prices.SERVES
+Latency = prices.Prices  # in milliseconds, for one batch size on one device
 
 Call = Callable[[], Any]
 
 _EXECUTION = trained_lib.Execution(gates=False)
 _WARM = 3  # calls before any that counts
-
-
-class Latency(NamedTuple):
-  """What the parts of a network take, in milliseconds, for one batch size on one device.
-
-  Attributes:
-    fixed: of every call: dispatch, stem, shortcuts and the last norm; of a network with one task
-      its head, too.
-    blocks: `[L]`, of the first computation of every block in a call.
-    further: `[L]`, of each further one in the same call, for another group of tasks.
-    groups: `[L]`, of each further group of tasks that comes to the block in the same call, whether
-      it computes the block or not: its shortcut and copies.
-    heads: `[T]`, of every task's head.
-  """
-
-  fixed: float
-  blocks: tuple[float, ...]
-  further: tuple[float, ...]
-  groups: tuple[float, ...]
-  heads: tuple[float, ...]
-
-  def predict(self, route: Any, serve: str = TOGETHER) -> float:
-    """Returns the milliseconds of a route.
-
-    Args:
-      route: `[T, L]` of 0 and 1.
-      serve: `together` is one call for all tasks, in which those with the same history share a
-        block's computation (`Plan.computations`); `apart` is one call a task, one after another.
-
-    Raises:
-      ValueError: a route of another shape or with other values, or another word.
-    """
-    if serve not in SERVES:
-      raise ValueError(f"serve is {serve!r}; it must be one of {', '.join(SERVES)}.")
-    plan = _plan(route, [str(t) for t in range(len(self.heads))], len(self.blocks))
-    if serve == APART:
-      spent = float(np.dot(np.sum(plan.route, 0), self.blocks))
-      return len(self.heads) * self.fixed + sum(self.heads) + spent
-    spent = self.fixed + sum(self.heads)
-    for block, split in enumerate(plan.splits):
-      spent += self.groups[block] * (len(set(split.parents)) - 1)
-      if split.running:
-        spent += self.blocks[block] + self.further[block] * (split.running - 1)
-    return spent
-
-
-def _plan(route: Any, tasks: Sequence[str], blocks: int) -> plan_lib.Plan:
-  """The plan of a route without gates, whose shape is checked."""
-  shape = np.shape(route)
-  if shape != (len(tasks), blocks):
-    raise ValueError(
-      f"The route has the shape {shape}, but there are {len(tasks)} tasks and {blocks} blocks:"
-      " give it a row a task and a column a block."
-    )
-  return plan_lib.make(tasks, route)
 
 
 class Measured(NamedTuple):
@@ -175,7 +121,7 @@ def check(trained: trained_lib.Trained, inputs: Any, route: Any, repeats: int = 
   Raises:
     ValueError: the model has no blocks that a route could leave out, or the route does not fit.
   """
-  plan = _plan(route, [task.name for task in trained.tasks], trained.experiment.units)
+  plan = prices.planned(route, [task.name for task in trained.tasks], trained.experiment.units)
   calls = {serve: call(trained, route, inputs, serve) for serve in SERVES}
   found, measured = measure(trained, inputs, repeats, calls)
   batch = jax.tree.leaves(inputs)[0].shape[0]
@@ -199,7 +145,7 @@ def call(trained: trained_lib.Trained, route: Any, inputs: Any, serve: str = TOG
   """
   if trained.plan is None or trained.experiment.method.independent:
     raise ValueError("This model executes everything for every task: it has no routes to price.")
-  plan = _plan(route, [task.name for task in trained.tasks], trained.experiment.units)
+  plan = prices.planned(route, [task.name for task in trained.tasks], trained.experiment.units)
   if serve == APART:
     alone = [call(trained.only([t]), [row], inputs) for t, row in enumerate(plan.route)]
     return lambda: [one() for one in alone]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import copy
 import dataclasses
 from typing import Any
@@ -17,6 +16,7 @@ from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import policy
 from dynashare_jax.sharing import conflict
 from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import prices
 from dynashare_jax.sharing import routes as route_lib
 from dynashare_jax.sharing import skip
 
@@ -182,16 +182,15 @@ def resolved(parts: contract.Parts) -> contract.Parts:
   return parts._replace(config=config)
 
 
-def _check_budget(parts: contract.Parts, costs: Sequence[float]) -> None:
-  """Refuses a budget in which not every task can execute one block, and too many to plan for."""
-  pol, tasks = parts.config.policy, len(parts.spec.tasks)
-  route_lib.check_size(tasks, len(costs))
-  one = np.zeros((tasks, len(costs)))
-  one[:, 0 if pol.keep_first else int(np.argmin(costs))] = 1
-  if (least := route_lib.work(one, costs, pol.serve)) > pol.budget:
+def _check_limit(limit: prices.Limit, keep_first: bool) -> None:
+  """Refuses a limit in which not every task can execute one block, and too many to plan for."""
+  tasks, blocks = len(limit.prices.heads), len(limit.prices.blocks)
+  route_lib.check_size(tasks, blocks)
+  one = np.tile(np.eye(blocks)[:, None], (1, tasks, 1))  # a block for all tasks
+  if (least := limit.totals(one[: 1 if keep_first else blocks]).min()) > limit.most:
     raise ValueError(
-      f"config.policy.budget={pol.budget:g} is too small for one block a task, which takes"
-      f" {least:.3g} of the work of hard sharing, served {pol.serve}: give more."
+      f"{limit.name} is too small for one block a task, which takes {limit.told(least)}, served"
+      f" {limit.serve}: give more."
     )
 
 
@@ -213,18 +212,28 @@ def within_budget(parts: contract.Parts, count: int, learns: bool = True) -> ski
   Raises:
     ValueError: the budget is too small for one block a task, or there are too many of them.
   """
-  pol, costs = parts.config.policy, parts.costs()
-  _check_budget(parts, costs)
+  limit, keep_first = skip.limit(parts), parts.config.policy.keep_first
+  _check_limit(limit, keep_first)
 
   def made(key: jax.Array, alpha: jax.Array, measured: conflict.Conflict | None) -> np.ndarray:
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
     agreement = None if measured is None else measured.mean
     likes = np.asarray(alpha, np.float64) if learns else None
-    return route_lib.candidates(
-      rng, likes, agreement, costs, pol.budget, count, pol.serve, pol.keep_first
-    )
+    return route_lib.candidates(rng, likes, agreement, limit, count, keep_first)
 
   return made
+
+
+def budget_notes(parts: contract.Parts) -> tuple[str, ...]:
+  """Returns what a report says of a budget in milliseconds, if there is one."""
+  if not parts.config.policy.budget_ms or parts.timed is None:
+    return ()
+  limit, (_, batch, device) = skip.limit(parts), parts.timed
+  return (
+    f"Routes take at most {limit.told(limit.most)} a call of {batch}"
+    f" example{'s' * (batch > 1)}, served {limit.serve}, as predicted from blocks timed on {device}"
+    f" ({limit.name}).",
+  )
 
 
 def needs_several(spec: types.DatasetSpec, config: Any) -> None:

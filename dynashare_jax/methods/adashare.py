@@ -19,4 +19,6 @@ def build(parts: contract.Parts) -> contract.Method:
     config, config.policy.candidates, False, can_keep=True, halving=config.policy.halving
   )
   sharing = skip.make(parts, phases, _schedule.routes(parts), learns=True)
-  return contract.Method("adashare", phases, skip.trunk(parts), sharing)
+  return contract.Method(
+    "adashare", phases, skip.trunk(parts), sharing, notes=_schedule.budget_notes(parts)
+  )

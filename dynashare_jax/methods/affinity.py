@@ -37,4 +37,6 @@ def build(parts: contract.Parts) -> contract.Method:
     config, 2, gated=False, can_keep=True, halving=config.policy.halving
   )
   sharing = skip.make(parts, phases, routes)
-  return contract.Method("affinity", phases, skip.trunk(parts), sharing)
+  return contract.Method(
+    "affinity", phases, skip.trunk(parts), sharing, notes=_schedule.budget_notes(parts)
+  )

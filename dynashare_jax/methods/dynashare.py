@@ -33,4 +33,4 @@ def build(parts: contract.Parts) -> contract.Method:
     config, config.policy.candidates, True, can_keep=True, halving=config.policy.halving
   )
   sharing = skip.make(parts, phases, _schedule.routes(parts), learns=True, target_rates=rates)
-  return contract.Method("dynashare", phases, trunk, sharing)
+  return contract.Method("dynashare", phases, trunk, sharing, notes=_schedule.budget_notes(parts))

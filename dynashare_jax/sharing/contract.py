@@ -12,6 +12,7 @@ from dynashare_jax import types
 from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.objectives import balancing
 from dynashare_jax.sharing import plan as plan_lib
+from dynashare_jax.sharing import prices
 from dynashare_jax.types import PyTree
 
 
@@ -72,6 +73,7 @@ class Parts(NamedTuple):
     blocks: residual blocks of it.
     dtype: compute type.
     costs: multiply-accumulates of every block on one example; asked for when they are needed.
+    timed: milliseconds of this network, where `config.policy.latency` names a file of them.
   """
 
   config: Any
@@ -80,6 +82,7 @@ class Parts(NamedTuple):
   blocks: int
   dtype: Any
   costs: Callable[[], tuple[float, ...]]
+  timed: prices.Timed | None = None
 
 
 class Moving(NamedTuple):

@@ -1,4 +1,4 @@
-"""Routes from evidence: which tasks execute which blocks, within a budget of work."""
+"""Routes from evidence: which tasks execute which blocks, within a budget."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-TOGETHER, APART = SERVES = ("together", "apart")  # how a network is served, see `work`
+from dynashare_jax.sharing import prices
+
+TOGETHER, APART = SERVES = prices.SERVES
 MOST_TASKS, MOST_BLOCKS = 8, 64  # that `best` is made for
 _LIKES = 0.1  # worth of an alpha of 1 against one of 0, in cosines
 _COLD = 0.3  # temperature of the logistic noise at which routes are drawn
 _SECONDS = 20.0  # that a search for the optimum may take
+_SLACK = 2e-6  # of a share, by which its constraints may be exceeded
 
 
 class Found(NamedTuple):
@@ -51,10 +54,9 @@ def work(route: Any, costs: Sequence[float], serve: str = TOGETHER) -> float:
     serve: `together`, all tasks for every input, where tasks with equal history share a
       computation (`plan.Plan`); or `apart`, a pass for each task, as the papers count.
   """
-  many, each = np.asarray(route, np.float64)[None], np.asarray(costs, np.float64)
-  if serve == APART:
-    return float((many[0] * each).sum() / (len(many[0]) * each.sum()))
-  return float(_together(many, each / each.sum())[0])
+  many = np.asarray(route)[None]
+  of = lambda routes: float(prices.of_work(costs, many.shape[1]).totals(routes, serve)[0])
+  return of(many) / of(np.ones_like(many))
 
 
 def value(route: Any, pairs: np.ndarray, singles: np.ndarray) -> float:
@@ -71,27 +73,25 @@ def value(route: Any, pairs: np.ndarray, singles: np.ndarray) -> float:
 def best(
   pairs: np.ndarray,
   singles: np.ndarray,
-  costs: Sequence[float],
-  budget: float,
-  serve: str = TOGETHER,
+  limit: prices.Limit,
   sizes: Sequence[int] | None = None,
   keep_first: bool = False,
+  shared: bool = False,
 ) -> Found | None:
-  """Finds the route of highest value within a budget.
+  """Finds the route of highest value within a limit.
 
   Chooses one set of tasks for every block, by an integer programme (HiGHS, in SciPy). Served
   apart, that is exact. Served together, each block counts at least once; where histories part and
   the found route needs more, blocks are exchanged until it fits, and `Found.bound` tells what that
-  may have lost.
+  may have lost. Where tasks share all blocks that they execute, it is exact either way.
 
   Args:
     pairs: see `value`.
     singles: see `value`.
-    costs: see `work`.
-    budget: the most that `work` may be, in (0, 1].
-    serve: see `work`.
+    limit: what a route may take.
     sizes: how many blocks each task executes; None leaves it open.
     keep_first: whether every task executes block 0.
+    shared: whether all tasks execute the same blocks.
 
   Returns:
     The route; None where none fits, or none was found.
@@ -102,35 +102,40 @@ def best(
   blocks, tasks = pairs.shape[:2]
   check_size(tasks, blocks)
   subsets = np.array(list(itertools.product((0, 1), repeat=tasks)), np.float64)
-  shared = np.einsum("st,su,ltu->ls", subsets, subsets, pairs)
-  shared = (shared - np.einsum("st,ltt->ls", subsets, pairs)) / 2
-  worth = shared + singles.T @ subsets.T
-  each = np.asarray(costs, np.float64) / np.sum(costs)
-  price = subsets.mean(1) if serve == APART else subsets.max(1)
-  found = _programme(worth, subsets, each[:, None] * price, budget, sizes, keep_first)
+  sums = np.einsum("st,su,ltu->ls", subsets, subsets, pairs)
+  sums = (sums - np.einsum("st,ltt->ls", subsets, pairs)) / 2
+  worth = sums + singles.T @ subsets.T
+  each = np.asarray(limit.prices.blocks, np.float64)
+  price = subsets.mean(1) if limit.serve == APART else subsets.max(1)
+  price = (each / each.sum())[:, None] * price
+
+  def solved(shared: bool) -> tuple[np.ndarray, float] | None:
+    found = _programme(worth, subsets, price, limit.share, sizes, keep_first, shared)
+    exact = shared or limit.serve == APART
+    if found is None or not exact or limit.fits(found[0]):
+      return found
+    return _programme(worth, subsets, price, limit.share - _SLACK, sizes, keep_first, shared)
+
+  found = solved(shared)
   if found is None:
     return None
   route, bound = found
-  if serve == TOGETHER and work(route, each) > budget + 1e-9:
-    route = _fitted(route, pairs, singles, each, budget, sizes is not None, int(keep_first))
-    if work(route, each) > budget + 1e-9:
+  if not limit.fits(route):
+    other = solved(True)
+    starts = [route] if other is None else [route, other[0]]
+    route = _fitted(starts, pairs, singles, limit, sizes is not None, int(keep_first))
+    if not limit.fits(route):
       return None
   return Found(route, value(route, pairs, singles), bound)
 
 
 def evened(
-  pairs: np.ndarray,
-  singles: np.ndarray,
-  costs: Sequence[float],
-  budget: float,
-  serve: str,
-  keep_first: bool,
+  pairs: np.ndarray, singles: np.ndarray, limit: prices.Limit, keep_first: bool
 ) -> Found | None:
   """Returns the best route on which all tasks execute equally many blocks, as many as pay."""
   blocks, tasks = pairs.shape[:2]
   found = [
-    best(pairs, singles, costs, budget, serve, (size,) * tasks, keep_first)
-    for size in range(1, blocks + 1)
+    best(pairs, singles, limit, (size,) * tasks, keep_first) for size in range(1, blocks + 1)
   ]
   fit = [one for one in found if one is not None]
   # Of equal values the larger route: it can do no less.
@@ -141,49 +146,48 @@ def candidates(
   rng: np.random.Generator,
   alpha: np.ndarray | None,
   agreement: np.ndarray | None,
-  costs: Sequence[float],
-  budget: float,
+  limit: prices.Limit,
   count: int,
-  serve: str = TOGETHER,
   keep_first: bool = False,
 ) -> np.ndarray:
   """Makes the routes to compare, `[N, T, L]`, all different but where there are too few.
 
-  Number 0 is the best route within the budget: of what is known, `value` with the measured
+  Number 0 is the best route within the limit: of what is known, `value` with the measured
   agreement and the policy's preferences; number 1 is hard sharing, so that validation can refuse
-  the others. Then come the policy's most probable blocks alone (its top K) where agreement decided
-  number 0, and in turn draws of the policy at a low temperature and exchanges from number 0.
+  the others; where milliseconds are limited, of as many blocks as fit. Then come the policy's most
+  probable blocks alone (its top K) where agreement decided number 0, and in turn draws of the
+  policy at a low temperature and exchanges from number 0. All but hard sharing keep the limit, and
+  it, too, keeps one of milliseconds.
 
   Args:
     rng: of draws and exchanges.
     alpha: `[T, L]`, the policy's probabilities; None without a policy.
     agreement: `[T, T]`, mean cosines of the tasks' gradients; None where they were not measured.
-    costs: see `work`.
-    budget: see `best`.
+    limit: what a route may take.
     count: N, at least 1.
-    serve: see `work`.
     keep_first: see `best`.
 
   Raises:
-    ValueError: no route was found within the budget.
+    ValueError: no route was found within the limit.
   """
   known = agreement if alpha is None else alpha
   assert known is not None, "routes need a policy or measured gradients"
-  tasks, blocks = len(known), len(costs)
+  tasks, blocks = len(known), len(limit.prices.blocks)
   nothing = np.zeros((blocks, tasks, tasks))
   likes = np.zeros((tasks, blocks)) if alpha is None else np.asarray(alpha, np.float64)
-  fit = lambda singles: best(nothing, singles, costs, budget, serve, None, keep_first)
+  fit = lambda singles: best(nothing, singles, limit, None, keep_first)
   if agreement is None:
     first = fit(likes)
   else:
     pairs = np.tile(np.nan_to_num(agreement), (blocks, 1, 1))
     # Agreement decides who shares; the policy, which block.
-    first = evened(pairs, _LIKES * (likes - likes.mean()), costs, budget, serve, keep_first)
+    first = evened(pairs, _LIKES * (likes - likes.mean()), limit, keep_first)
   if first is None:
-    raise ValueError(
-      f"No route was found within config.policy.budget={budget:g}, served {serve}: give more."
-    )
-  found = [first.route, np.ones((tasks, blocks))]
+    raise ValueError(f"No route was found within {limit.name}, served {limit.serve}: give more.")
+  hard = np.ones((tasks, blocks))
+  if limit.timed and not limit.fits(hard):
+    hard = _route(best(nothing, 1 + _LIKES * likes, limit, None, keep_first, True), first.route)
+  found = [first.route, hard]
   seen = {route.astype(int).tobytes() for route in found}
   for attempt in range(20 * count):
     if len(found) >= count:
@@ -196,7 +200,8 @@ def candidates(
       route = _route(fit(drawn), first.route)
     else:
       route = swaps(rng, first.route, 1 + attempt // 6, int(keep_first))
-    if route.any(1).all() and route.astype(int).tobytes() not in seen:
+    new = route.astype(int).tobytes() not in seen
+    if new and route.any(1).all() and limit.fits(route):
       seen.add(route.astype(int).tobytes())
       found.append(route)
   found += [first.route] * (count - len(found))
@@ -228,9 +233,10 @@ def _programme(
   worth: np.ndarray,
   subsets: np.ndarray,
   price: np.ndarray,
-  budget: float,
+  share: float,
   sizes: Sequence[int] | None,
   keep_first: bool,
+  shared: bool,
 ) -> tuple[np.ndarray, float] | None:
   """The best set of tasks for every block, and the optimum's upper bound; None: nothing fits."""
   from scipy import optimize  # Half a second, and only a search needs it.
@@ -241,7 +247,7 @@ def _programme(
   rows, low, high = [one], [np.ones(blocks)], [np.ones(blocks)]
   rows.append(sparse.csr_matrix(price.reshape(1, -1)))
   low.append(np.array([-np.inf]))
-  high.append(np.array([budget + 1e-9]))
+  high.append(np.array([share]))
   if sizes is not None:
     rows.append(sparse.csr_matrix(np.tile(subsets.T, (1, blocks))))
     low.append(np.asarray(sizes, np.float64))
@@ -249,6 +255,8 @@ def _programme(
   most = np.ones((blocks, count))
   if keep_first:
     most[0, subsets.min(1) == 0] = 0
+  if shared:
+    most[:, subsets.min(1) < subsets.max(1)] = 0
   solved = optimize.milp(
     -worth.ravel(),
     constraints=optimize.LinearConstraint(
@@ -265,16 +273,15 @@ def _programme(
 
 
 def _fitted(
-  route: np.ndarray,
+  starts: Sequence[np.ndarray],
   pairs: np.ndarray,
   singles: np.ndarray,
-  costs: np.ndarray,
-  budget: float,
+  limit: prices.Limit,
   sized: bool,
   first: int,
 ) -> np.ndarray:
-  """Climbs from a route that needs too much work, served together, to one that fits the budget."""
-  tasks, blocks = route.shape
+  """Climbs from routes, the first of which takes too much served together, to one that fits."""
+  tasks, blocks = starts[0].shape
   columns = list(itertools.combinations(range(first, blocks), 2))
   cells = [] if sized else list(itertools.product(range(tasks), range(first, blocks)))
   moves = len(columns) + len(cells)
@@ -288,13 +295,14 @@ def _fitted(
     return found
 
   def rank(many: np.ndarray) -> np.ndarray:
-    excess = np.maximum(_together(many, costs) - budget, 0)
-    return np.where(excess > 1e-9, -1e6 * (1 + excess), 0) + _values(many, pairs, singles)
+    excess = (limit.totals(many) - limit.most) / limit.hard
+    return np.where(excess > 0, -1e6 * (1 + excess), 0) + _values(many, pairs, singles)
 
   ends = []
   # As found, and with the blocks of equal sets of tasks side by side, the largest sets first.
-  order = np.lexsort([*route[:, first:], -route[:, first:].sum(0)])
-  for here in (route, np.concatenate([route[:, :first], route[:, first:][:, order]], 1)):
+  order = np.lexsort([*starts[0][:, first:], -starts[0][:, first:].sum(0)])
+  sorted_ = np.concatenate([starts[0][:, :first], starts[0][:, first:][:, order]], 1)
+  for here in (*starts, sorted_):
     score = rank(here[None])[0]
     while moves:
       around = neighbours(here)
@@ -304,20 +312,6 @@ def _fitted(
       here, score = around[ranks.argmax()], ranks.max()
     ends.append((score, here))
   return max(ends, key=lambda end: end[0])[1]
-
-
-def _together(many: np.ndarray, costs: np.ndarray) -> np.ndarray:
-  """`[N]`, the work of routes `[N, T, L]` served together: one computation per distinct history."""
-  after = np.zeros(many.shape[:2], np.int64)
-  total = np.zeros(len(many))
-  for l in range(many.shape[2]):
-    runs = np.where(many[:, :, l] > 0, after, -1)
-    ordered = np.sort(runs, 1)
-    new = np.diff(ordered, axis=1, prepend=-1) != 0
-    total += costs[l] * (new & (ordered >= 0)).sum(1)
-    after = 2 * after + many[:, :, l].astype(np.int64)
-    after = np.unique(after, return_inverse=True)[1].reshape(after.shape)  # Small, and as distinct.
-  return total
 
 
 def _values(many: np.ndarray, pairs: np.ndarray, singles: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from dynashare_jax.ops import streams
 from dynashare_jax.sharing import conflict as conflict_lib
 from dynashare_jax.sharing import contract
 from dynashare_jax.sharing import plan as plan_lib
+from dynashare_jax.sharing import prices
 from dynashare_jax.types import PyTree
 
 Routes = Callable[[jax.Array, jax.Array, conflict_lib.Conflict | None], Any]
@@ -87,13 +88,13 @@ class Execution(NamedTuple):
 
 
 class Budget(NamedTuple):
-  """How much work a route may need.
+  """How much a policy may be expected to take without a charge.
 
   Attributes:
-    share: of the work of hard sharing, in (0, 1].
-    serve: see `routes.work`.
-    costs: `[L]`, multiply-accumulates of every block.
-    weight: of the charge on expected work above the share.
+    share: of the blocks of hard sharing.
+    serve: see `prices.Prices.predict`.
+    costs: `[L]`, of every block: multiply-accumulates or milliseconds.
+    weight: of the charge on what is expected above the share.
   """
 
   share: float
@@ -128,8 +129,8 @@ class SkipSharing(contract.Sharing):
     noise_fades: last fraction of a phase in which the gates' noise falls from full to none.
     sampled_gates: seed of sampled gate decisions at test, as the authors evaluate; None takes the
       likelier decision.
-    budget: the share of the work of hard sharing above which the policy is charged, how it is
-      served, and the work of every block; None charges nothing.
+    budget: the share of the blocks of hard sharing above which the policy is charged, how it is
+      served, and what every block takes; None charges nothing.
     conflict: whether phases measure the tasks' gradients.
     weighs: weight of Eq. 4 with every pair weighed by its measured cosine.
     kept: how many first blocks every task always executes.
@@ -543,10 +544,20 @@ def uses_budget(config: Any) -> bool:
   return bool(config.policy.routes == "budget")
 
 
-def _budget(parts: contract.Parts) -> Budget:
-  """The budget of `config.policy`."""
+def limit(parts: contract.Parts) -> prices.Limit:
+  """Returns the most that a route may take: of milliseconds, or as a share of the work."""
   pol = parts.config.policy
-  return Budget(pol.budget, pol.serve, parts.costs(), pol.budget_weight)
+  if not pol.budget_ms:
+    return prices.within_share(parts.costs(), len(parts.spec.tasks), pol.budget, pol.serve)
+  assert parts.timed is not None, "milliseconds are read before the method is built"
+  name = f"config.policy.budget_ms={pol.budget_ms:g}"
+  return prices.Limit(parts.timed.prices, pol.budget_ms, pol.serve, name, timed=True)
+
+
+def _budget(parts: contract.Parts) -> Budget:
+  """What the policy is charged for, beside what every route takes."""
+  most = limit(parts)
+  return Budget(most.share, most.serve, most.prices.blocks, parts.config.policy.budget_weight)
 
 
 def samples_rates(config: Any) -> bool:

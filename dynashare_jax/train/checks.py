@@ -49,6 +49,7 @@ _SHARE = (lambda v: 0 <= v < 1, "in [0, 1)")
 _RANGES = {
   "seed": (lambda v: 0 <= v < 2**31, "in 0 .. 2^31 - 1"),
   "policy.budget": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+  "policy.budget_ms": _ZERO,
   "policy.budget_weight": _ZERO,
   "policy.measure": _ZERO,
   "policy.temperature": _POSITIVE,
@@ -96,12 +97,33 @@ def values(config: Any) -> None:
   for name, (fits, wanted) in _RANGES.items():
     if not fits(_at(config, name)):
       raise ValueError(f"config.{name} must be {wanted}, but is {_at(config, name)}.")
+  _milliseconds(config)
   views_lib.check_scales(tuple(config.eval.scales))
   if not config.train.resident and config.train.steps_per_dispatch > 1:
     raise ValueError(
       "config.train.steps_per_dispatch must be 1 when config.train.resident is False, but is"
       f" {config.train.steps_per_dispatch}."
     )
+
+
+def _milliseconds(config: Any) -> None:
+  """Refuses a budget in milliseconds that nothing measures, or that routes would not keep."""
+  pol = config.policy
+  if not pol.budget_ms:
+    return
+  name = f"config.policy.budget_ms={pol.budget_ms:g}"
+  if not pol.latency:
+    raise ValueError(
+      f"{name} needs the milliseconds of the network's parts: write them to a file with"
+      " python -m dynashare_jax cost --config=CONFIG --latency=FILE, and name it with"
+      " --config.policy.latency=FILE."
+    )
+  for other, value in (("compat.search", "papers"), ("policy.routes", "sampled")):
+    if _at(config, other) == value:
+      raise ValueError(
+        f"{name} bounds the routes, but with config.{other}={value!r} they are sampled without"
+        " a budget: leave one of them out."
+      )
 
 
 def _at(config: Any, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.ops import costs
 from dynashare_jax.ops import streams
 from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import prices
 from dynashare_jax.train import checks
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import optim
@@ -43,6 +45,7 @@ class Experiment:
     balancer: of the task losses.
     loaded: weights to start from, where `config.model.weights` names some; what
       they do not fill is a shape.
+    timed: milliseconds of the network's parts, where `config.policy.latency` names a file.
   """
 
   config: Any
@@ -52,6 +55,7 @@ class Experiment:
   mesh: jax.sharding.Mesh
   balancer: balancing.Balancer
   loaded: weights.Loaded | None = None
+  timed: prices.Timed | None = None
 
   @property
   def tasks(self) -> tuple[types.TaskSpec, ...]:
@@ -252,9 +256,12 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   dtype = _dtype(config.model.dtype)
   family = backbones.find(config.model.backbone)
   backbone = lambda: family.build(config.model, spec, dtype)
-  block_costs = lambda: _block_costs(backbone(), spec)
-  blocks = backbone().num_blocks
-  method = make_method(contract.Parts(config, spec, backbone, blocks, dtype, block_costs))
+  block_costs = functools.cache(lambda: _block_costs(backbone(), spec))
+  timed = (
+    prices.read(config.policy.latency, identity(config, spec)) if config.policy.latency else None
+  )
+  parts = contract.Parts(config, spec, backbone, backbone().num_blocks, dtype, block_costs, timed)
+  method = make_method(parts)
   checks.trunk(method)
   network = network_lib.Network(
     method.trunk, _heads(config, spec, dtype), tuple(t.name for t in spec.tasks)
@@ -262,7 +269,7 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   mesh = mesh_lib.make_mesh(devices)
   checks.phases(config, spec, method, mesh)
   balancer = balancing.find(config.balance, spec.tasks)
-  experiment = Experiment(config, dataset, method, network, mesh, balancer)
+  experiment = Experiment(config, dataset, method, network, mesh, balancer, timed=timed)
   # Traces every part of the network.
   state = jax.eval_shape(experiment.initial_state)
   checks.groups(experiment.network.leaves(), method, balancer, state)
@@ -278,6 +285,14 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
     )
   experiment.evaluator()
   return experiment
+
+
+def identity(config: Any, spec: types.DatasetSpec) -> prices.Network:
+  """Returns what tells the network of a configuration from others that take other times."""
+  dtype = _dtype(config.model.dtype)
+  backbone = backbones.find(config.model.backbone).build(config.model, spec, dtype)
+  names = tuple(task.name for task in spec.tasks)
+  return prices.Network(names, _block_costs(backbone, spec), jnp.dtype(dtype).name)
 
 
 def _sample_inputs(spec: types.DatasetSpec, cropped: bool = False) -> Any:

@@ -23,6 +23,7 @@ from dynashare_jax.objectives import alignment
 from dynashare_jax.objectives import delta
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import costs
+from dynashare_jax.sharing import routes
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import loop as loop_lib
@@ -74,6 +75,7 @@ def finish(
       experiment.config.eval.batch_size,
     ),
   )
+  counted = macs(experiment, best.params, best.stats)
   results = {
     "dataset": experiment.dataset.spec.name,
     "method": experiment.method.name,
@@ -82,7 +84,8 @@ def finish(
     "split": "test",
     "tasks": _tasks(experiment.tasks, test, validation, constant),
     "parameters": parameters(experiment, best.params, best.stats, state.params["policy"]),
-    "macs": macs(experiment, best.params, best.stats),
+    "macs": counted,
+    "served": _served(experiment, structure, counted),
     "execution": _execution(test),
     "candidates": [loop.candidates[k] for k in sorted(loop.candidates)],
     "trials": loop.trials,
@@ -212,6 +215,24 @@ def macs(
     "heads": found.heads,
     "total": found.trunk + heads,
   }
+
+
+def _served(experiment: Any, structure: Any, counted: dict[str, Any]) -> dict[str, Any] | None:
+  """Work as a share of hard sharing's, and predicted milliseconds, by the way to serve."""
+  plan = experiment.sharing.plan(structure)
+  if plan is None:
+    return None
+  if experiment.method.independent:  # Every task computes all of its own.
+    return {routes.TOGETHER: {"work": float(len(plan.tasks))}, routes.APART: {"work": 1.0}}
+  timed, blocks = experiment.timed, counted["per_example_all_blocks"][0]
+  found: dict[str, Any] = {
+    serve: {
+      "work": routes.work(plan.route, blocks, serve),
+      "ms": timed.prices.predict(plan.route, serve) if timed else None,
+    }
+    for serve in routes.SERVES
+  }
+  return found | ({"batch": timed.batch, "device": timed.device} if timed else {})
 
 
 def _tasks(

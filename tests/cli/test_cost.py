@@ -15,6 +15,9 @@ from dynashare_jax import runs as main
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.cli import cost
 from dynashare_jax.infer import latency
+from dynashare_jax.report.run import figures
+from dynashare_jax.sharing import prices
+from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
 from dynashare_jax.train import stages
@@ -132,6 +135,8 @@ def test_single_task_networks_are_their_own_baseline(single, tmp_path):
   folder = tmp_path / "run"
   shutil.copytree(single, folder)
   text = cost.run([f"--workdir={folder}", "--batches=1", "--repeats=1"])
+  with pytest.raises(ValueError, match="--latency needs a model with routes"):
+    cost.run([f"--workdir={folder}", "--batches=1", f"--latency={tmp_path / 'ms.json'}"])
   assert "## Blocks" not in text and "Masked:" not in text
   assert {row["execution"] for row in _rows(folder)} == {"single-task networks"}
   values = [row["metric_value"] for row in _rows(folder)]
@@ -145,8 +150,11 @@ def test_a_run_whose_data_are_gone_is_measured_on_zeros(run, monkeypatch):
     raise ValueError("The folder is gone")
 
   monkeypatch.setattr(main.find_dataset("stripes"), "build", gone)
+  monkeypatch.setattr(figures, "write_figures", lambda run: ())
+  (run / "report.md").write_text("A report is written anew.")
   text = cost.run([f"--workdir={run}", "--batches=1", "--repeats=1"])
   assert "cannot be opened (The folder is gone)." in text
+  assert "Measured: planned + gated, batch 1" in (run / "report.md").read_text()
   with pytest.raises(ValueError, match="The folder is gone"):
     cost.run([f"--workdir={run}", "--batches=1", "--repeats=1", "--data_dir=x"])
 
@@ -192,6 +200,12 @@ def test_a_route_before_training(run, tmp_path, capsys):
   assert sorted(tmp_path.rglob("*")) == here
   more = cost.run([f"--config={file}", "--config.model.width=4", "--repeats=1", "--batches=1"])
   assert "The route 11,11 at batch 1, without gates." in more
+  kept, like = tmp_path / "ms.json", ["--config.policy.budget_ms=1", "--config.policy.latency=none"]
+  cost.run([f"--config={file}", "--repeats=1", "--batches=3", f"--latency={kept}", *like])
+  config = configs.make()
+  found = prices.read(str(kept), experiment_lib.identity(config, main.open_dataset(config).spec))
+  assert found.batch == 3 and len(found.prices.blocks) == 2 and sum(found.prices.blocks) > 0
+  assert "there is no folder" in _error(capsys, f"--config={file}", f"--latency={tmp_path}/no/a")
   assert "but there are 2 tasks and 2 blocks" in _error(capsys, f"--config={file}", "--route=1,1")
   assert "Unexpected arguments: --bogus=1" in _error(capsys, f"--config={file}", "--bogus=1")
 

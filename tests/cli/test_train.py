@@ -21,6 +21,8 @@ from dynashare_jax import runs as main
 from dynashare_jax.cli import guard as command
 from dynashare_jax.cli import train
 from dynashare_jax.report import run as report_of_a_run
+from dynashare_jax.sharing import prices
+from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -61,6 +63,31 @@ _CASES = {
   "text for a fraction": (
     ["--config=configs/rooms.py", "--config.policy.budget=half"],
     "error: config.policy.budget must be a number (float), but is 'half'.",
+  ),
+  "two budgets": (
+    ["--config=configs/rooms.py", "--config.policy.budget=0.5", "--config.policy.budget_ms=3.2"],
+    "error: --config.policy.budget=0.5 and --config.policy.budget_ms=3.2 are two budgets: give one",
+  ),
+  "milliseconds of nothing": (
+    ["--config=configs/rooms.py", "--config.policy.budget_ms=3.2"],
+    "error: config.policy.budget_ms=3.2 needs the milliseconds of the network's parts",
+  ),
+  "milliseconds and samples": (
+    [
+      "--config=configs/rooms.py",
+      "--config.policy.budget_ms=3.2",
+      "--config.policy.latency=ms.json",
+      "--config.compat.search=papers",
+    ],
+    "config.compat.search='papers' they are sampled without a budget: leave one of them out.",
+  ),
+  "milliseconds that are not there": (
+    [
+      "--config=configs/rooms.py",
+      "--config.policy.budget_ms=3.2",
+      "--config.policy.latency=none.json",
+    ],
+    "error: config.policy.latency='none.json': there is no such file. Write it with: python",
   ),
   "text for a truth value": (
     ["--config=configs/rooms.py", "--config.policy.use=maybe"],
@@ -211,6 +238,42 @@ def test_a_finished_run_knows_its_data_set(config, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(stored))
   with pytest.raises(ValueError, match="another one than that of the run: its sizes"):
     main.load(str(tmp_path)).experiment.dataset.source("test")
+
+
+class Stop(Exception):
+  """Raised in the middle of a run."""
+
+
+def test_a_budget_in_milliseconds_outlives_its_file(config, tmp_path, monkeypatch):
+  """A run that is killed, and whose file has gone, keeps the budget, and can be loaded."""
+  config.method, config.compat.search = "affinity", "corrected"
+  config.train.warmup_steps = config.train.retrain_steps = config.policy.measure = 2
+  parts = prices.Prices(1.0, (1.0, 1.0), (0.5, 0.5), (0.0, 0.0), (0.0, 0.0))
+  network = experiment_lib.identity(config, main.open_dataset(config).spec)
+  file = tmp_path / "ms.json"
+  told = prices.to_dict(prices.Timed(parts, 8, "a clock"), network, {})
+  file.write_text(json.dumps(told))
+  config.policy.latency, config.policy.budget_ms = str(file), 2.5
+  folder = tmp_path / "run"
+  advance = loop_lib.Loop._advance
+
+  def stopped(self, index, offset, count, step, *rest):
+    if step >= 3:  # The warm-up is done, and gradients are being compared: no route is made yet.
+      raise Stop
+    return advance(self, index, offset, count, step, *rest)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop_lib.Loop, "_advance", stopped)
+    with pytest.raises(Stop):
+      main.run(config, str(folder))
+  file.unlink()
+  found = main.run(config, str(folder))
+  routes = json.loads((folder / "policy.json").read_text())["routes"]
+  assert all(parts.predict(route) <= 2.5 for route in routes)
+  assert found["served"]["together"]["ms"] == 2.0 and found["served"]["batch"] == 8
+  said = "at most 2.5 ms a call of 8 examples, served together, as predicted from blocks timed on a"
+  assert any(said in note for note in found["notes"])
+  assert main.load(str(folder)).route.tolist() == routes[found["chosen"]]
 
 
 def test_wrong_config_leaves_no_work_directory(config, tmp_path):

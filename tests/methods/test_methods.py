@@ -19,6 +19,7 @@ from dynashare_jax.models.backbones import mlp
 from dynashare_jax.ops import policy
 from dynashare_jax.sharing import conflict
 from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import prices
 from dynashare_jax.sharing import skip
 from dynashare_jax.train import optim
 
@@ -60,13 +61,13 @@ def _spec(count: int = 3) -> types.DatasetSpec:
 
 
 def _build(
-  method: str, config: Any = None, tasks: int = 3, blocks: int = BLOCKS
+  method: str, config: Any = None, tasks: int = 3, blocks: int = BLOCKS, timed: Any = None
 ) -> contract.Method:
   if config is None:
     config = _config()
-  backbone = lambda: mlp.ResidualMlp(blocks)
+  backbone, work = lambda: mlp.ResidualMlp(blocks), lambda: (1.0,) * blocks
   return methods.find(method).build(
-    contract.Parts(config, _spec(tasks), backbone, blocks, jnp.float32, lambda: (1.0,) * blocks)
+    contract.Parts(config, _spec(tasks), backbone, blocks, jnp.float32, work, timed)
   )
 
 
@@ -466,3 +467,26 @@ def test_gradients_without_a_warmup_are_refused():
 def test_a_budget_below_one_block_a_task_is_refused_before_training():
   with pytest.raises(ValueError, match="budget=0.05 is too small for one block a task"):
     _build("adashare", _corrected(budget=0.05))
+
+
+@pytest.mark.parametrize("name", ["adashare", "dynashare", "affinity"])
+def test_milliseconds_take_the_place_of_the_share(name):
+  """All blocks are equal in work, and block 1 is dear on the clock."""
+  each = (1.0, 9.0) + (1.0,) * (BLOCKS - 2)
+  nothing = (0.0,) * BLOCKS
+  parts = prices.Prices(3.0, each, each, nothing, (0.0,) * 3)
+  most = 3 * (3.0 + BLOCKS - 1)  # apart, all but the dear one
+  config = _corrected(budget=0.05, budget_ms=most, latency="ms.json")
+  timed = prices.Timed(parts, 1, "a clock")
+  sharing = _build(name, config, timed=timed).sharing
+  friends = MEASURED._replace(mean=jnp.ones((3, 3)))
+  routes = sharing.routes(jax.random.key(0), jnp.full((3, BLOCKS), 0.5), friends)
+  for route in np.asarray(routes[:2]):  # the best, and hard sharing cut to fit
+    np.testing.assert_array_equal(route, np.tile([1, 0] + [1] * (BLOCKS - 2), (3, 1)))
+  if name != "affinity":
+    assert sharing.budget.costs == each
+    assert sharing.budget.share == pytest.approx((BLOCKS - 1) / sum(each))
+  with pytest.raises(
+    ValueError, match="budget_ms=11 is too small .*, which takes 12 ms, served ap"
+  ):
+    _build(name, _corrected(budget_ms=11.0, latency="ms.json"), timed=timed)

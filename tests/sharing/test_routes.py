@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dynashare_jax.sharing import plan
+from dynashare_jax.sharing import prices
 from dynashare_jax.sharing import routes
 
 COSTS = (3.0, 1.0, 2.0)
@@ -62,7 +63,7 @@ def test_hard_sharing_is_the_unit_either_way():
 @pytest.mark.parametrize("budget", [0.4, 0.8, 1.0])
 def test_apart_no_route_is_better(seed, budget):
   pairs, singles = _random(seed, 3, 3)
-  found = routes.best(pairs, singles, COSTS, budget, "apart")
+  found = routes.best(pairs, singles, prices.within_share(COSTS, 3, budget, "apart"))
   assert found is not None
   assert routes.work(found.route, COSTS, "apart") <= budget + 1e-9
   fits = [r for r in _every(3, 3) if routes.work(r, COSTS, "apart") <= budget + 1e-9]
@@ -75,7 +76,7 @@ def test_apart_no_route_is_better(seed, budget):
 @pytest.mark.parametrize("budget", [0.5, 1.0])
 def test_together_the_bound_holds_and_most_routes_are_worse(seed, budget):
   pairs, singles = _random(seed, 3, 3)
-  found = routes.best(pairs, singles, COSTS, budget)
+  found = routes.best(pairs, singles, prices.within_share(COSTS, 3, budget, "together"))
   assert found is not None
   assert routes.work(found.route, COSTS) <= budget + 1e-9
   fits = [r for r in _every(3, 3) if routes.work(r, COSTS) <= budget + 1e-9]
@@ -87,11 +88,13 @@ def test_together_the_bound_holds_and_most_routes_are_worse(seed, budget):
 def test_sizes_and_the_first_block_are_kept():
   pairs, singles = _random(3, 4, 5)
   costs = np.ones(5)
-  found = routes.best(pairs, singles, costs, 1.0, "apart", (1, 2, 3, 4), keep_first=True)
+  limit = prices.within_share(costs, 4, 1.0, "apart")
+  found = routes.best(pairs, singles, limit, (1, 2, 3, 4), keep_first=True)
   assert found is not None
   np.testing.assert_array_equal(found.route.sum(1), [1, 2, 3, 4])
   assert found.route[:, 0].all()
-  assert routes.best(pairs, singles, costs, 0.1, "apart", (1, 2, 3, 4)) is None
+  little = prices.within_share(costs, 4, 0.1, "apart")
+  assert routes.best(pairs, singles, little, (1, 2, 3, 4)) is None
 
 
 def test_two_pairs_that_disagree_are_parted_and_friends_are_not():
@@ -99,32 +102,36 @@ def test_two_pairs_that_disagree_are_parted_and_friends_are_not():
   agree[:2, :2] = agree[2:, 2:] = 0.2
   rng = np.random.default_rng(0)
   for serve, budget in (("apart", 0.5), ("together", 1.0)):
-    route = routes.candidates(rng, None, agree, np.ones(6), budget, 1, serve)[0]
+    limit = prices.within_share(np.ones(6), 4, budget, serve)
+    route = routes.candidates(rng, None, agree, limit, 1)[0]
     np.testing.assert_array_equal(route[0], route[1])
     np.testing.assert_array_equal(route[2], route[3])
     np.testing.assert_array_equal(route[0] + route[2], np.ones(6))
     np.testing.assert_array_equal(route.sum(1), [3, 3, 3, 3])
-  friends = routes.candidates(rng, None, np.abs(agree), np.ones(6), 1.0, 1)[0]
+  friends = routes.candidates(rng, None, np.abs(agree), limit, 1)[0]
   assert friends.all()
 
 
 def test_without_agreement_the_first_route_is_the_top_of_alpha():
   alpha = np.random.default_rng(1).uniform(size=(3, 4))
-  route = routes.candidates(np.random.default_rng(0), alpha, None, np.ones(4), 0.5, 1, "apart")[0]
+  limit = prices.within_share(np.ones(4), 3, 0.5, "apart")
+  route = routes.candidates(np.random.default_rng(0), alpha, None, limit, 1)[0]
   np.testing.assert_array_equal(route, alpha >= np.sort(alpha.ravel())[-6])
 
 
 def test_candidates_differ_keep_the_budget_and_have_hard_sharing_second():
   rng = np.random.default_rng(0)
   alpha = rng.uniform(0.3, 0.7, (3, 6))
-  found = routes.candidates(rng, alpha, np.eye(3), np.ones(6), 0.5, 8, "apart")
+  limit = prices.within_share(np.ones(6), 3, 0.5, "apart")
+  found = routes.candidates(rng, alpha, np.eye(3), limit, 8)
   assert found.shape == (8, 3, 6) and len(np.unique(found, axis=0)) == 8
   assert found[1].all()
   assert all(routes.work(r, np.ones(6), "apart") <= 0.5 + 1e-9 for r in np.delete(found, 1, 0))
 
 
 def test_fewer_routes_than_candidates_repeat_the_first():
-  found = routes.candidates(np.random.default_rng(0), np.ones((2, 1)), None, [1.0], 1.0, 4)
+  limit = prices.within_share([1.0], 2, 1.0, "together")
+  found = routes.candidates(np.random.default_rng(0), np.ones((2, 1)), None, limit, 4)
   np.testing.assert_array_equal(found, np.ones((4, 2, 1)))
 
 
@@ -140,4 +147,50 @@ def test_swaps_keep_every_tasks_number_and_the_first_blocks():
 
 def test_too_many_tasks_are_refused():
   with pytest.raises(ValueError, match="at most 8 tasks and 64 blocks, not 9 and 4.*sampled"):
-    routes.best(np.zeros((4, 9, 9)), np.zeros((9, 4)), np.ones(4), 1.0)
+    limit = prices.within_share(np.ones(4), 9, 1.0, "together")
+    routes.best(np.zeros((4, 9, 9)), np.zeros((9, 4)), limit)
+
+
+MS = prices.Prices(2.0, (1.5, 0.5, 1.0), (0.75, 0.6, 1.1), (0.25, 0.0, 0.125), (0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize("serve", prices.SERVES)
+@pytest.mark.parametrize("seed", range(6))
+def test_routes_keep_their_milliseconds_and_few_are_better(seed, serve):
+  pairs, singles = _random(seed, 3, 3)
+  every = _every(3, 3)
+  ms = np.array([MS.predict(route, serve) for route in every])
+  np.testing.assert_array_equal(MS.totals(np.stack(every), serve), ms)  # to the last bit
+  values = np.array([_slow_value(route, pairs, singles) for route in every])
+  for most in np.quantile(ms, (0.05, 0.3, 0.6, 1.0)):
+    found = routes.best(pairs, singles, prices.Limit(MS, float(most), serve, "x", timed=True))
+    assert found is not None and MS.predict(found.route, serve) <= most
+    fits = values[ms <= most]
+    assert found.bound >= fits.max() - 1e-4
+    assert (fits > found.value + 1e-6).mean() <= (0.0 if serve == "apart" else 0.05)
+
+
+@pytest.mark.parametrize("serve", prices.SERVES)
+def test_candidates_keep_milliseconds_and_hard_sharing_is_cut_to_fit(serve):
+  alpha = np.random.default_rng(0).uniform(0.3, 0.7, (3, 3))
+  agree = np.array([[1.0, 0.2, -0.1], [0.2, 1.0, -0.2], [-0.1, -0.2, 1.0]])
+  whole = MS.predict(np.ones((3, 3)), serve)
+  for less, keep_first in ((0.0, False), (0.25, True), (1.4, False), (1.4, True)):
+    limit = prices.Limit(MS, whole - less, serve, "x", timed=True)
+    found = routes.candidates(np.random.default_rng(1), alpha, agree, limit, 4, keep_first)
+    assert max(MS.predict(route, serve) for route in found) <= limit.most
+    assert found[:, :, 0].all() or not keep_first
+    shared = [np.tile(row, (3, 1)) for row in _every(1, 3) if row[0, 0] or not keep_first]
+    most = max(route[0].sum() for route in shared if MS.predict(route, serve) <= limit.most)
+    assert (found[1] == found[1][0]).all() and found[1][0].sum() == most
+
+
+def test_a_limit_is_met_where_only_one_shared_block_fits():
+  """The best sets part the tasks, which takes too much; that they could agree is seen."""
+  pairs, singles = np.full((3, 2, 2), -1.0), np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+  parts = prices.Prices(1.0, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.0, 0.0))
+  limit = prices.Limit(parts, 2.0, "together", "x", timed=True)
+  found = routes.evened(pairs, singles, limit, keep_first=False)
+  assert found is not None
+  np.testing.assert_array_equal(found.route[0], found.route[1])
+  assert parts.predict(found.route) == 2.0

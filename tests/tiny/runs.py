@@ -91,7 +91,7 @@ def build() -> Callable[..., experiment_lib.Experiment]:
 # Of a configuration, what only the host reads, or what is in the key of a program already.
 _HOST = {
   "data": {"bad", "seed_b", "train", "validation", "test"},
-  "policy": {"candidates"},
+  "policy": {"candidates", "latency"},
   "train": {
     *("candidate_groups", "checkpoint_every", "cycles", "eval_every", "log_every", "policy_steps"),
     *("resident", "retrain_steps", "steps", "steps_per_dispatch", "threads", "warmup_steps"),

@@ -19,9 +19,11 @@ from dynashare_jax.report.compare import class_comparison
 from dynashare_jax.report.compare import comparison_figure
 from dynashare_jax.report.compare import example_figures
 from dynashare_jax.report.compare import gains
+from dynashare_jax.report.run import served
 
 DELTA = "Delta"
 COST = "cost"
+_WORK = "work, "  # in titles, before the way to serve
 # Figures of a task, `<name>-<task>.png`: how each is drawn, and its caption.
 _FIGURES: dict[str, tuple[Callable[[gains.Runs, str], Figure | None], str]] = {
   "classes": (
@@ -43,8 +45,8 @@ def compare(runs: gains.Runs) -> tables.Table:
     Columns: method; every metric of every task on test; Delta of every task and of all (only if one
     label's runs are of the method `single`); mean rank; trainable parameters (of `single`, all its
     columns); executed percentage of (task, block, example) triples; median seconds of a re-training
-    step. Numbers are means with the sample standard deviation over seeds. A column's `group` is its
-    task, `Delta` or `cost`.
+    step; where they are known, work and milliseconds of both ways to serve. Numbers are means with
+    the sample standard deviation over seeds. A column's `group` is its task, `Delta` or `cost`.
 
   Raises:
     ValueError: no run, an unfinished run, a seed twice under one label, or runs that differ in data
@@ -173,7 +175,38 @@ def _cost_columns(runs: gains.Runs) -> _Block:
         tables.mean_std(steps, digits=3),
       ]
     )
+  more, cells = _served_columns(runs)
+  return columns + more, [body + own for body, own in zip(bodies, cells, strict=True)]
+
+
+def _served_columns(runs: gains.Runs) -> _Block:
+  """Work, and what `cost` measured, for both ways to serve; nothing where it is not known."""
+  batch = _batch(runs)
+
+  def ms(run: workdir_lib.Run, serve: str) -> float:
+    found = served.measured(run)
+    return math.nan if found is None or found.batch != batch else found.ms[serve]
+
+  columns: list[tables.Column] = []
+  bodies: list[list[tables.Entry]] = [[] for _ in runs]
+  for title, unit, of, digits in ((_WORK, "%", served.work, 1), ("", "ms", ms, None)):
+    found = {
+      serve: [[of(run, serve) for run in several] for several in runs.values()]
+      for serve in served.SERVES
+    }
+    if not any(math.isfinite(v) for rows in found.values() for row in rows for v in row):
+      continue
+    for serve, rows in found.items():
+      columns.append(tables.Column(title + serve, unit=unit, group=COST))
+      for body, row in zip(bodies, rows, strict=True):
+        body.append(_steady(tables.mean_std(row, digits=digits)))
   return columns, bodies
+
+
+def _batch(runs: gains.Runs) -> int | None:
+  """The batch size of the first run that `cost` measured."""
+  found = (served.measured(run) for several in runs.values() for run in several)
+  return next((one.batch for one in found if one is not None), None)
 
 
 def _number(found: Any, *names: str) -> float:
@@ -269,6 +302,14 @@ def _legend(runs: gains.Runs) -> str:
     "Mean rank: over all metrics of all tasks, 1 is best. Parameters: trainable ones. Executed:"
     " share of (task, block, example) triples on test. Step: median of re-training."
   )
+  columns, _ = _served_columns(runs)
+  if any(column.title.startswith(_WORK) for column in columns):
+    text += (
+      " Work: of the blocks of the routes, without gates, against hard sharing served the same way:"
+      " together, all tasks at once, or apart, one after another."
+    )
+  if (batch := _batch(runs)) is not None:
+    text += f" Together, apart (ms): a call of each, by `cost`, batch {batch}."
   if gains.baseline(runs) is None:
     return text + " There are no single-task runs here, hence no Δ."
   return (

@@ -14,6 +14,7 @@ from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.run import classes
 from dynashare_jax.report.run import conflict_pages
 from dynashare_jax.report.run import figures
+from dynashare_jax.report.run import served
 from dynashare_jax.report.run import timing
 
 _LABELS = {"policy": "policy logits"}  # of groups of parameters; others have their own name
@@ -45,6 +46,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     conflict_pages.section(run),
     _candidates(run),
     _parameters(run),
+    served.section(run),
     timing.section(run),
     _notes(run),
     *(_figure(run, written) for written in drawn),

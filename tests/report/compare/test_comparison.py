@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import pathlib
 from typing import Any
@@ -133,6 +134,39 @@ def test_costs() -> None:
   assert executed.value == pytest.approx(55.0)
   assert executed.std == pytest.approx(10 / math.sqrt(2))
   assert cell(table, 0, "cost", "step").value == pytest.approx(0.2)
+
+
+def test_both_ways_to_serve_where_they_are_known(tmp_path: pathlib.Path) -> None:
+  work = lambda together, apart: {"together": {"work": together}, "apart": {"work": apart}}
+  runs = {
+    "hard": [made("hard", seed, 36.0, 0.5, served=work(1.0, 1.0)) for seed in (0, 1)],
+    "ours": [made("dynashare", seed, 44.0, 0.4, served=work(1.2 + seed, 0.8)) for seed in (0, 1)],
+  }
+  table = comparison.compare(runs)
+  assert [c.title for c in table.columns][-3:] == ["step", "work, together", "work, apart"]
+  assert cell(table, 0, "cost", "work, together") == tables.Cell(100.0, None, 1)
+  found = cell(table, 1, "cost", "work, together")
+  assert (found.value, found.std) == (pytest.approx(170), pytest.approx(100 / math.sqrt(2)))
+  assert cell(table, 1, "cost", "work, apart").value == pytest.approx(80)
+  head = "scope,execution,batch,seconds_median\n"
+  lines = "".join(
+    f"{scope},{way},{batch},{seconds}\n"
+    for batch in (4, 8)
+    for way, times in (
+      ("planned", (9.0, 9.0, 9.0)),
+      ("planned + gated", (0.002 * batch, 0.001, 0.0025)),
+      ("single-task networks", (7.0, 7.0, 7.0)),
+    )
+    for scope, seconds in zip(("all tasks", "seg", "depth"), times, strict=True)
+  )
+  (tmp_path / "cost.csv").write_text(head + lines)
+  runs["ours"][0] = dataclasses.replace(runs["ours"][0], path=tmp_path)
+  table = comparison.compare(runs)
+  assert cell(table, 1, "cost", "together").value == pytest.approx(8.0)
+  assert cell(table, 1, "cost", "apart").value == pytest.approx(3.5)
+  assert math.isnan(cell(table, 0, "cost", "apart").value)
+  text = comparison.write(runs, tmp_path / "out").read_text()
+  assert "by `cost`, batch 4" in text and "served the same way" in text
 
 
 def test_a_missing_seed_and_a_zero_are_left_out_and_told(tmp_path: pathlib.Path) -> None:

@@ -7,7 +7,9 @@ import re
 
 import pytest
 
+from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.run import report
+from dynashare_jax.report.run import served as of_served
 
 
 def copy(workdir, target, **changes):
@@ -91,6 +93,27 @@ def test_parameters_with_and_without_heads(text):
   assert rows["batch-norm buffers (not trained)"] == "9,600"
 
 
+def test_both_ways_to_serve(workdir, tmp_path):
+  served = {"together": {"work": 1.25, "ms": 3.0}, "apart": {"work": 0.75, "ms": 6.5}}
+  unmeasured = {serve: {"work": found["work"], "ms": None} for serve, found in served.items()}
+  shown = lambda told: of_served.section(workdir_lib.load(copy(workdir, tmp_path, served=told)))
+  text = shown(unmeasured)
+  title = "Served together and apart"
+  assert table(text, title)[1:] == [["together", "125.0"], ["apart", "75.0"]]
+  assert "redicted:" not in text and "Measured:" not in text
+  (tmp_path / "cost.csv").write_text(
+    "scope,execution,batch,seconds_median\n"
+    "all tasks,planned,2,0.004\nsegmentation,planned,2,0.001\nnormals,planned,2,0.002\n"
+  )
+  served |= {"batch": 1, "device": "a CPU"}
+  text = shown(served)
+  assert table(text, title)[1:] == [
+    ["together", "125.0", "3.000", "4.000"],
+    ["apart", "75.0", "6.500", "3.000"],
+  ]
+  assert "blocks timed on a CPU, batch 1." in text and "Measured: planned, batch 2" in text
+
+
 def test_selection_on_test_is_warned_of_before_any_number(workdir, tmp_path):
   plain = report.write_report(copy(workdir, tmp_path)).read_text()
   assert "test split" not in plain.split("## Metrics")[0]
@@ -104,7 +127,7 @@ def test_missing_parts_are_skipped(workdir, tmp_path):
     copy(workdir, tmp_path, delta=None, candidates=[], macs=None, notes=[])
   )
   text = found.read_text()
-  for title in ("Delta", "Candidates", "Notes", "Learning curves", "Predictions"):
+  for title in ("Delta", "Candidates", "Notes", "Learning curves", "Predictions", "Served"):
     assert f"## {title}" not in text
   assert "Multiply-accumulates" not in text
 
