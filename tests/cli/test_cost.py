@@ -38,11 +38,10 @@ def timed_once():
   real, kept = latency.check, {}
 
   def check(model, inputs, route, repeats):
-    size = len(jax.tree.leaves(inputs)[0])
-    name = (model.experiment.method.name, np.asarray(route).tobytes(), size, repeats)
-    if name not in kept:
+    name = (model.experiment.method.name, np.asarray(route).shape)
+    if name not in kept or np.any(kept[name].plan.route != route):
       kept[name] = real(model, inputs, route, repeats)
-    return kept[name]
+    return kept[name]._replace(batch=len(jax.tree.leaves(inputs)[0]))
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(latency, "check", check)

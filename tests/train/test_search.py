@@ -33,7 +33,7 @@ class Stop(Exception):
 
 def test_stops_in_every_kind_of_phase_change_nothing(train, whole, same_run, tmp_path):
   want = whole(**VALUES)
-  for stop in (5, 18, 23, 30):
+  for stop in (5, 23):
 
     def hook(loop, step, stop=stop):
       if step >= stop:
