@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import pathlib
+
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from dynashare_jax import runs
+from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.cli import configs
 from dynashare_jax.data.planted import dataset
+from dynashare_jax.train import loop as loop_lib
+from dynashare_jax.train import stages
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def _open(**values):
@@ -70,3 +79,18 @@ def test_the_planted_routes():
 def test_wrong_values_are_refused(values, message):
   with pytest.raises(ValueError, match=message):
     _open(**values)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_gradients_find_who_shares(tmp_path):
+  """A short warm-up tells the two pairs apart: the best route lets no block serve both."""
+  more = ["data.train=2048", "train.warmup_steps=300", "train.retrain_steps=8", "model.blocks=(4,)"]
+  more += ["method=affinity", "data.number=100"]
+  config = configs.load(str(ROOT / "configs" / "planted.py"), more)
+  folder = workdir_lib.open_workdir(tmp_path / "run", config.to_dict())
+  loop = loop_lib.Loop(runs.build(config)[0], folder)
+  stages.run(loop)
+  route = next(np.asarray(trial["route"]) for trial in loop.trials if trial["index"] == 0)
+  np.testing.assert_array_equal(route[0], route[1])
+  np.testing.assert_array_equal(route[2], 1 - route[0])
+  np.testing.assert_array_equal(route[3], route[2])
