@@ -116,10 +116,9 @@ def forward(
 ) -> tuple[list[jax.Array], jax.Array, Aside]:
   """Computes a batch's mean loss per task, the sum of the penalties, and what comes beside."""
   pass_ = _Pass(objective, spec, state, batch, moving, step)
-  (logits, signals), stats = pass_.apply(
-    params, state.stats, batch.inputs, pass_.control(params), True
-  )
-  return pass_.judge(params, logits, signals, stats)
+  control = pass_.control(params)
+  (logits, signals), stats = pass_.apply(params, state.stats, batch.inputs, control, True)
+  return pass_.judge(params, control, logits, signals, stats)
 
 
 class _Pass(NamedTuple):
@@ -149,7 +148,9 @@ class _Pass(NamedTuple):
     )
     return found, changed.get("batch_stats", stats)
 
-  def judge(self, params: PyTree, logits: Any, signals: trunks.Signals, stats: PyTree) -> Any:
+  def judge(
+    self, params: PyTree, control: PyTree, logits: Any, signals: trunks.Signals, stats: PyTree
+  ) -> tuple[list[jax.Array], jax.Array, Aside]:
     """Losses, penalties and what comes beside, as of `forward`."""
     (sharing, tasks), static = (self.objective.sharing, self.objective.tasks), self.spec.sharing
     learnt, memory = params["policy"], self.state.memory
@@ -158,7 +159,6 @@ class _Pass(NamedTuple):
     losses = balancing.Losses(
       jnp.stack(values), jnp.stack([s.count > 0 for s in sums]), tuple(t.weight for t in tasks)
     )
-    control = self.control(params)
     charges = sharing.charges(static, learnt, memory, self.moving, control, signals, losses)
     charge: Any = sum(charges.values())
     total = _dot(losses.prior, values) + charge
@@ -257,7 +257,8 @@ def _rows(pass_: _Pass, trained: PyTree, still: PyTree) -> Any:
   def heads(part: PyTree, features: Any, signals: trunks.Signals) -> Any:
     params = optim.join(part, still)
     logits, changed = pass_.apply(params, stats, features, batch.inputs, True, method="logits")
-    values, charge, aside = pass_.judge(params, logits, signals, changed)
+    control = pass_.control(params)
+    values, charge, aside = pass_.judge(params, control, logits, signals, changed)
     return (values, jnp.asarray(charge, jnp.float32)), aside
 
   (features, signals), pull_trunk, stats = jax.vjp(trunk, trained, has_aux=True)
