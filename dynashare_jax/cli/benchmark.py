@@ -4,6 +4,7 @@
       --methods=single,hard,adashare,dynashare --seeds=3
 
 Every run is a process of `dynashare_jax.main` with a folder of its own, `<workdir>/<label>-<seed>`.
+`--balances=fixed,unit,nash` trains each method with each balancer: `<label>-<balancer>-<seed>`.
 Finished runs are reused, interrupted ones resumed. `--jobs=4` trains four runs at once on this
 machine, `--shard=1/3` the first third of the runs, for three machines that share the folder.
 """
@@ -35,6 +36,10 @@ _ARGUMENTS = {
   "methods": (
     "single,hard,random_policy,adashare,dynashare",
     "with commas; label=method+name=value+name=value is a method with other settings",
+  ),
+  "balances": (
+    "",
+    "balancers with commas, each tried with every method but `single`; see docs/balancing.md",
   ),
   "seeds": (3, "how many"),
   "workdir": ("", "folder of all runs and of the table (default: runs/<data set>)"),
@@ -130,16 +135,17 @@ def _job(
   config = configs.load(path, settings)
 
   def read(name: str, given: str, wanted: bool, methods: Sequence[str]) -> str:
-    made_by = next((e for m in methods for e in entries if e.method == m), None)
+    alike = [e for e in entries if e.balance in ("", entry.balance)]
+    made_by = next((e for m in methods for e in alike if e.method == m), None)
     if given or not wanted or made_by is None:
       return given
-    settings.append(f"{name}={root / f'{made_by.label}-{seed}'}")
+    settings.append(f"{name}={root / f'{made_by.folder}-{seed}'}")
     return settings[-1].partition("=")[2]
 
   baseline = read("baseline", config.baseline, entry.method != _SINGLE, (_SINGLE,))
   random = entry.method == _RANDOM
   like = read("random.like", config.random.like if random else "", random, _LEARNT)
-  folder = root / f"{entry.label}-{seed}"
+  folder = root / f"{entry.folder}-{seed}"
   arguments = [f"--config={path}", *(f"--config.{o}" for o in settings), f"--workdir={folder}"]
   if (folder / "config.json").is_file():
     runs_lib.open_workdir(configs.load(path, settings), folder)
@@ -185,7 +191,9 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   )
   arguments, rest = parser.parse_known_args(argv)
   overrides = read_overrides(rest)
-  entries = _entries.parse(arguments.methods)
+  entries = _entries.cross(_entries.parse(arguments.methods), arguments.balances)
+  if arguments.balances:
+    _entries.refuse_balance(overrides)
   shares = places.shares(arguments.jobs, arguments.devices, os.environ)
   place = places.read_part(arguments.shard) if arguments.shard else (1, 1)
   environment = places.environment(bool(arguments.shard), os.environ)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import re
 
+from dynashare_jax import lookup
 from dynashare_jax import methods
+from dynashare_jax.objectives import balancing
 
 _RESERVED = {"method": "--methods", "seed": "--seeds"}
 
@@ -15,14 +18,21 @@ class Entry:
   """A row of the table: a method, perhaps with settings of its own.
 
   Attributes:
-    label: name of the row and of the folders.
+    label: name of the row.
     method: a file of `methods`.
     overrides: `name=value` of the configuration.
+    balance: the balancer that `--balances` crossed it with.
   """
 
   label: str
   method: str
   overrides: tuple[str, ...] = ()
+  balance: str = ""
+
+  @property
+  def folder(self) -> str:
+    """Name of its folders: a seed is added."""
+    return self.label.replace(" + ", "-")
 
 
 def parse(text: str) -> tuple[Entry, ...]:
@@ -47,6 +57,40 @@ def parse(text: str) -> tuple[Entry, ...]:
       " its own, as in other=adashare+policy.candidates=1."
     )
   return entries
+
+
+def cross(entries: Sequence[Entry], text: str) -> tuple[Entry, ...]:
+  """Crosses methods with the balancers of `--balances`: one row `method + balancer` each.
+
+  Separate networks have nothing to balance: they stay one row, with fixed weights.
+
+  Args:
+    text: names with commas between them; empty leaves the entries as they are.
+
+  Raises:
+    ValueError: an unknown balancer, one that comes twice, or an entry that sets one itself.
+  """
+  names = [name.strip() for name in text.split(",") if name.strip()]
+  if not text:
+    return tuple(entries)
+  if not names or len(set(names)) < len(names):
+    raise ValueError(f"--balances must name balancers, each once, but is {text!r}.")
+  for name in names:
+    lookup.one_of("A name in --balances", name, balancing.available())
+  crossed = []
+  for entry in entries:
+    refuse_balance(entry.overrides)
+    for name in [""] if entry.method == "single" else names:
+      setting = f"balance.name={name or 'fixed'}"
+      label = f"{entry.label} + {name}" if name else entry.label
+      crossed.append(Entry(label, entry.method, (*entry.overrides, setting), name))
+  return tuple(crossed)
+
+
+def refuse_balance(overrides: Sequence[str]) -> None:
+  """Raises ValueError where `name=value` are to set what `--balances` does."""
+  if any(override.partition("=")[0] == "balance.name" for override in overrides):
+    raise ValueError("Leave config.balance.name out: --balances sets it.")
 
 
 def _split(text: str) -> list[str]:

@@ -62,8 +62,23 @@ def _head(experiment: experiment_lib.Experiment) -> str:
   for task in spec.tasks:
     outputs = f", {task.outputs} outputs" if task.outputs > 1 else ""
     lines.append(f"  {task.name}: {task.kind}{outputs}, weight {task.weight:g}")
+  lines.append(f"  balancer {experiment.balancer.name}: {_balance(experiment)}")
   lines += [f"  note: {note}" for note in experiment.notes]
   return "\n".join(lines)
+
+
+def _balance(experiment: experiment_lib.Experiment) -> str:
+  """What the balancer reads, and the passes of a step that its reading adds."""
+  balancer, tasks = experiment.balancer, len(experiment.tasks)
+  if balancer.after is not None:
+    return "reads losses before and after the update, one more forward pass a step"
+  if balancer.level == "losses":
+    return "reads no more than losses, no further pass"
+  what = {"gramian": "inner products of gradients", "gradients": "gradients"}[balancer.level]
+  return (
+    f"reads {what}, {tasks} backward passes of the trunk a step where the backbone trains, in place"
+    " of 1"
+  )
 
 
 def _phases(experiment: experiment_lib.Experiment) -> str:

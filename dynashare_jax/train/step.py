@@ -72,6 +72,7 @@ class Aside(NamedTuple):
     memory: of the sharing.
     balance: state of the balancer.
     losses: of the tasks.
+    runs: bool `[T, U]`, whether a task executes a unit for any example.
   """
 
   parts: dict[str, jax.Array]
@@ -79,6 +80,7 @@ class Aside(NamedTuple):
   memory: PyTree
   balance: PyTree
   losses: balancing.Losses
+  runs: jax.Array
 
 
 def task_losses(
@@ -113,34 +115,61 @@ def forward(
   step: jax.Array,
 ) -> tuple[list[jax.Array], jax.Array, Aside]:
   """Computes a batch's mean loss per task, the sum of the penalties, and what comes beside."""
-  sharing, tasks = objective.sharing, objective.tasks
-  size = batch.present.shape[0]
-  learnt = params["policy"]
-  control = sharing.control(spec.sharing, learnt, moving, step, size)
-  (logits, signals), changed = objective.network.apply(
-    {"params": params["network"], "batch_stats": state.stats},
-    batch.inputs,
-    control,
-    True,
-    mutable=["batch_stats"],
-    rngs={"dropout": streams.stream_key(moving.seed, "dropout", step)},
-  )
-  sums = task_losses(tasks, logits, batch, objective.at_labels)
-  values = [jnp.asarray(s.total / jnp.maximum(s.count, 1.0)) for s in sums]
-  losses = balancing.Losses(
-    jnp.stack(values), jnp.stack([s.count > 0 for s in sums]), tuple(t.weight for t in tasks)
-  )
-  charges = sharing.charges(spec.sharing, learnt, state.memory, moving, control, signals, losses)
-  charge: Any = sum(charges.values())
-  total = _dot(losses.prior, values) + charge
-  parts = {f"loss/{task.name}": value for task, value in zip(tasks, values, strict=True)}
-  parts |= {f"penalty/{name}": value for name, value in charges.items()}
-  parts["loss/total"] = jnp.asarray(total)
-  parts["rate"] = signals.executed.mean()
-  held = jax.lax.stop_gradient((signals, losses))
-  memory = sharing.remember(spec.sharing, state.memory, *held)
-  stats = changed.get("batch_stats", state.stats)
-  return values, charge, Aside(parts, stats, memory, state.balance, losses)
+  pass_ = _Pass(objective, spec, state, batch, moving, step)
+  control = pass_.control(params)
+  (logits, signals), stats = pass_.apply(params, state.stats, batch.inputs, control, True)
+  return pass_.judge(params, control, logits, signals, stats)
+
+
+class _Pass(NamedTuple):
+  """A forward pass of a training step; arguments as of `forward`."""
+
+  objective: Objective
+  spec: Spec
+  state: state_lib.State
+  batch: types.Batch
+  moving: contract.Moving
+  step: jax.Array
+
+  def control(self, params: PyTree) -> PyTree:
+    """What the trunk is told."""
+    size = self.batch.present.shape[0]
+    sharing, static = self.objective.sharing, self.spec.sharing
+    return sharing.control(static, params["policy"], self.moving, self.step, size)
+
+  def apply(self, params: PyTree, stats: PyTree, *args: Any, method: str | None = None) -> Any:
+    """What the network, or a method of it, gives, and the new batch statistics."""
+    found, changed = self.objective.network.apply(
+      {"params": params["network"], "batch_stats": stats},
+      *args,
+      method=method,
+      mutable=["batch_stats"],
+      rngs={"dropout": streams.stream_key(self.moving.seed, "dropout", self.step)},
+    )
+    return found, changed.get("batch_stats", stats)
+
+  def judge(
+    self, params: PyTree, control: PyTree, logits: Any, signals: trunks.Signals, stats: PyTree
+  ) -> tuple[list[jax.Array], jax.Array, Aside]:
+    """Losses, penalties and what comes beside, as of `forward`."""
+    (sharing, tasks), static = (self.objective.sharing, self.objective.tasks), self.spec.sharing
+    learnt, memory = params["policy"], self.state.memory
+    sums = task_losses(tasks, logits, self.batch, self.objective.at_labels)
+    values = [jnp.asarray(s.total / jnp.maximum(s.count, 1.0)) for s in sums]
+    losses = balancing.Losses(
+      jnp.stack(values), jnp.stack([s.count > 0 for s in sums]), tuple(t.weight for t in tasks)
+    )
+    charges = sharing.charges(static, learnt, memory, self.moving, control, signals, losses)
+    charge: Any = sum(charges.values())
+    total = _dot(losses.prior, values) + charge
+    parts = {f"loss/{task.name}": value for task, value in zip(tasks, values, strict=True)}
+    parts |= {f"penalty/{name}": value for name, value in charges.items()}
+    parts["loss/total"] = jnp.asarray(total)
+    parts["rate"] = signals.executed.mean()
+    held = jax.lax.stop_gradient((signals, losses))
+    memory = sharing.remember(static, memory, *held)
+    runs = signals.executed.max(1) > 0
+    return values, charge, Aside(parts, stats, memory, self.state.balance, losses, runs)
 
 
 def _dot(weights: Sequence[Any], values: Sequence[Any]) -> Any:
@@ -158,8 +187,10 @@ def gradients(
 ) -> tuple[PyTree, Aside]:
   """Computes the gradients of the groups that move; None elsewhere.
 
-  At level `losses` by one backward pass of the weighed sum. At the others by one pass per task,
-  unrolled: a mapped convolution's gradient was measured 6 to 32 times slower on a CPU.
+  At level `losses` by one backward pass of the weighed sum. At the others by one pass of the trunk
+  per task, unrolled: a mapped convolution's gradient was measured 6 to 32 times slower on a CPU.
+  What is shared follows from the step's route: a unit that fewer than two tasks with labels execute
+  has no part in the inner products and moves by the plain sum of its gradients.
   """
   balancer, rules = objective.balancer, objective.network.leaves()
   balanced = "backbone" in spec.trainable
@@ -185,27 +216,84 @@ def gradients(
 
     return jax.grad(total, has_aux=True)(trained)
 
-  (values, charge), pull, aside = jax.vjp(losses_of, trained, has_aux=True)
-  losses = aside.losses
-  zeros, nothing = [jnp.zeros_like(v) for v in values], jnp.zeros_like(charge)
-  one = lambda t: [*zeros[:t], jnp.ones_like(values[t]), *zeros[t + 1 :]]
-  rows = [pull((one(t), nothing))[0] for t in range(len(values))]
-  (extra,) = pull((zeros, jnp.ones_like(charge)))
-  shared, owned = shared_leaves(trained, rules), owned_leaves(trained, rules)
-  pick = lambda row: [leaf for leaf, own in zip(jax.tree.leaves(row), shared, strict=True) if own]
-  stacks = [pick(row) for row in rows]
+  pass_ = _Pass(objective, spec, state, batch, moving, step)
+  rows, heads, extra, aside = _rows(pass_, trained, still)
+  losses, leaves = aside.losses, _leaves(trained, rules)
+  met = _met(objective.network, trained, aside)
+  shared = [n for n, found in enumerate(shared_leaves(trained, rules)) if found]
+  stacks = [[jnp.where(met[n], row[n], 0.0) for n in shared] for row in rows]
   gramian = _products(stacks)
   weights, balance = balancer.weigh(losses, gramian, key, state.balance)
   together = [_dot(weights, column) for column in zip(*stacks, strict=True)]
   if balancer.combine is not None:
     together = balancer.combine(stacks, losses, weights, key)
-  moved = iter(together)
-  leaves = []
-  for number, column in enumerate(zip(*map(jax.tree.leaves, rows), strict=True)):
-    factors = weights if balancer.heads and owned[number] else losses.prior
-    leaves.append(next(moved) if shared[number] else _dot(factors, column))
-  grads = jax.tree.map(jnp.add, jax.tree.unflatten(jax.tree.structure(extra), leaves), extra)
-  return grads, _noted(objective, aside, weights, balance, gramian)
+  grads = []
+  for column, leaf, head in zip(zip(*rows, strict=True), leaves, heads, strict=True):
+    owner = None if leaf is None else leaf.owner
+    factors = weights if balancer.heads and owner is not None else losses.prior
+    moved = _dot(factors, column)
+    grads.append(moved if owner is None else moved + factors[owner] * head)
+  for n, moved in zip(shared, together, strict=True):
+    grads[n] = jnp.where(met[n], moved, grads[n])
+  if extra is not None:
+    grads = [a + b for a, b in zip(grads, extra, strict=True)]
+  tree = jax.tree.unflatten(jax.tree.structure(trained), grads)
+  return tree, _noted(objective, aside, weights, balance, gramian)
+
+
+def _rows(pass_: _Pass, trained: PyTree, still: PyTree) -> Any:
+  """The tasks' gradients: the heads are pulled once, the trunk once a task.
+
+  Returns leaves: one list per task, of the trunk; those of the heads, each of its own loss; those
+  of the penalties, None where there are none; and what comes beside.
+  """
+  batch = pass_.batch
+
+  def trunk(part: PyTree) -> Any:
+    params = optim.join(part, still)
+    args = params, pass_.state.stats, batch.inputs, pass_.control(params), True
+    return pass_.apply(*args, method="features")
+
+  def heads(part: PyTree, features: Any, signals: trunks.Signals) -> Any:
+    params = optim.join(part, still)
+    logits, changed = pass_.apply(params, stats, features, batch.inputs, True, method="logits")
+    control = pass_.control(params)
+    values, charge, aside = pass_.judge(params, control, logits, signals, changed)
+    return (values, jnp.asarray(charge, jnp.float32)), aside
+
+  (features, signals), pull_trunk, stats = jax.vjp(trunk, trained, has_aux=True)
+  (values, charge), pull, aside = jax.vjp(heads, trained, features, signals, has_aux=True)
+  ones, zeros = ([fill(v) for v in values] for fill in (jnp.ones_like, jnp.zeros_like))
+  # A head reads its own features alone: what it asks of them is apart.
+  own, asked, none = pull((ones, jnp.zeros_like(charge)))
+  rows = []
+  for task in range(len(values)):
+    mine = [a if t == task else jax.tree.map(jnp.zeros_like, a) for t, a in enumerate(asked)]
+    rows.append(jax.tree.leaves(pull_trunk((mine, none))[0]))
+  extra = None
+  if any(name.startswith("penalty/") for name in aside.parts):
+    direct, *below = pull((zeros, jnp.ones_like(charge)))
+    through = pull_trunk(tuple(below))[0]
+    extra = jax.tree.leaves(jax.tree.map(jnp.add, direct, through))
+  return rows, jax.tree.leaves(own), extra, aside
+
+
+def _met(network: Any, params: PyTree, aside: Aside) -> list[jax.Array]:
+  """For every leaf whether two tasks with labels execute its unit; True of what no unit has."""
+  prior = jnp.asarray(aside.losses.prior)
+  runs = aside.runs & (aside.losses.labelled & (prior > 0))[:, None]
+  several = runs.sum(0) >= 2
+  prefixes = _prefixes(network)
+  found = []
+  for path, _ in jax.tree_util.tree_leaves_with_path(params):
+    prefix = trunks.longest(prefixes, optim.path_of(path))
+    found.append(jnp.asarray(True) if prefix is None else several[prefixes.index(prefix)])
+  return found
+
+
+def _prefixes(network: Any) -> list[str]:
+  """The beginning of the paths of every unit's weights; none where the trunk does not say."""
+  return [f"network/trunk/{prefix}" for prefix in network.trunk.weights_of()]
 
 
 def _products(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
@@ -239,11 +327,6 @@ def shared_leaves(params: PyTree, rules: optim.Rules) -> list[bool]:
     leaf is not None and leaf.owner is None and leaf.group not in UNBALANCED
     for leaf in _leaves(params, rules)
   ]
-
-
-def owned_leaves(params: PyTree, rules: optim.Rules) -> list[bool]:
-  """Returns for every leaf whether it is one task's, such as a head's."""
-  return [leaf is not None and leaf.owner is not None for leaf in _leaves(params, rules)]
 
 
 def _leaves(params: PyTree, rules: optim.Rules) -> list[trunks.Leaf | None]:
@@ -322,7 +405,7 @@ def gramians(
   Returns:
     `[U, T, T]` float32, and what else `losses_of` gave.
   """
-  prefixes = [f"network/trunk/{prefix}" for prefix in network.trunk.weights_of()]
+  prefixes = _prefixes(network)
   unit = lambda path, _: trunks.longest(prefixes, optim.path_of(path)) or ""
   units = jax.tree_util.tree_map_with_path(unit, params)
   inside, rest = optim.split(params, tuple(prefixes), units)

@@ -129,6 +129,22 @@ def test_an_ablation_overrides_the_command_line(
   assert "--config.policy.sparsity=0.3" in second
 
 
+def test_methods_and_balancers_are_crossed(
+  calls: fake_main.Program, start: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+  """Separate networks once; random routes are those of the same balancer."""
+  text = start("single,adashare,random_policy", "--balances=fixed,nash").read_text()
+  names = ["adashare-fixed", "adashare-nash", "random_policy-fixed", "random_policy-nash"]
+  assert calls.names() == ["single-0", *(f"{name}-0" for name in names)]
+  assert calls.options("config.balance.name") == ["fixed", *["fixed", "nash"] * 2]
+  runs = tmp_path / "runs"
+  like = [str(runs / f"adashare-{name}-0") for name in ("fixed", "nash")]
+  assert calls.options("config.random.like") == [None] * 3 + like
+  assert set(calls.options("config.baseline")) == {None, str(runs / "single-0")}
+  assert all(f"| {name.replace('-', ' + ')} " in text for name in names)
+  assert "single + " not in text and "adashare + nash," in (runs / "table.csv").read_text()
+
+
 def test_the_table_says_what_labels_stand_for(
   calls: fake_main.Program, start: Callable[..., Any]
 ) -> None:
@@ -152,6 +168,10 @@ def test_the_table_says_what_labels_stand_for(
     ("hard", ("--config.train.stps=3",), "mean 'train.steps'"),
     ("hard,a=hard+train.stps=3", (), "mean 'train.steps'"),
     ("hard,a=hard+train.steps=many", (), "config.train.steps must be an integer"),
+    ("hard", ("--balances=fixed,nsh",), "Did you mean 'nash'"),
+    ("hard", ("--balances=nash,nash",), "each once"),
+    ("hard", ("--balances=nash", "--config.balance.name=log"), "--balances sets it"),
+    ("a=hard+balance.name=log", ("--balances=nash",), "--balances sets it"),
     ("hard", ("--seeds=0",), "at least 1"),
     ("hard", (f"--config={CONFIG[:-4]}.py",), "Did you mean"),
     ("hard", ("--config.dataset=room",), "Did you mean 'rooms'"),

@@ -147,6 +147,19 @@ def _line(
   }
 
 
+def balanced(age: int) -> dict[str, float]:
+  """What a balancer logs: weights against the gradients' lengths, a conflict that goes away."""
+  return {
+    "weight__segmentation": 1.0,
+    "weight__normals": 0.5 + age / 1000,
+    "weight__depth": 40.0,
+    "norm__segmentation": 2.0,
+    "norm__normals": 4.0,
+    "norm__depth": 0.05,
+    "cosine__least": age / 400 - 0.525,
+  }
+
+
 def lines() -> list[dict[str, Any]]:
   """metrics.jsonl: warm-up, four cycles, three candidates of 200 steps."""
   rng = np.random.default_rng(3)
@@ -166,6 +179,7 @@ def lines() -> list[dict[str, Any]]:
         loss__normals=(0.15 + 0.4 * decay) * wobble[1],
         loss__depth=(0.03 + 0.09 * decay) * wobble[2],
         loss__total=1.0,
+        **({} if phase == "policy" else balanced(age)),
       )
     )
     if step % 50 == 0:
@@ -284,7 +298,7 @@ def full(path: pathlib.Path) -> pathlib.Path:
     policy=policy(),
     lines=lines(),
     pictures=pictures(),
-    config={"method": "dynashare", "seed": 0},
+    config={"method": "dynashare", "seed": 0, "balance": {"name": "nash"}},
   )
 
 

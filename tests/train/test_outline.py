@@ -55,6 +55,7 @@ def test_the_papers_counts_come_back(blocks, skipped, giga, backbone):
 
 def test_phases_are_told_in_order():
   config = runpy.run_path(str(ROOT / "configs" / "rooms.py"))["get_config"]()
+  config.balance.name = "nash"
   text = main.describe(config)
   rows = [line.split() for line in text.splitlines()]
   steps = {}
@@ -67,8 +68,12 @@ def test_phases_are_told_in_order():
   assert steps["trial"] == ["2", "x", "80"]
   assert steps["retrain"][0] == "320"
   assert "970 steps of 16 examples in all" in text
-  config.method = "single"
-  assert "3 networks with heads" in main.describe(config)
+  told = "balancer nash: reads inner products of gradients, 3 backward passes of the trunk a step"
+  assert told in text
+  config.method, config.balance.name = "single", "famo"
+  text = main.describe(config)
+  assert "3 networks with heads" in text
+  assert "balancer famo: reads losses before and after the update, one more forward" in text
 
 
 def test_routes_are_checked():

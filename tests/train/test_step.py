@@ -392,6 +392,51 @@ def test_a_gramian_is_that_of_the_tasks_gradients(hard):
   np.testing.assert_allclose(gramian / gramian[0, 0], wanted / wanted[0, 0], 1e-2)
 
 
+def test_what_is_shared_follows_from_the_route(build):
+  """Against the joint gradients: a block of one task, or of one with labels, is its own."""
+  weigh = lambda losses, gramian, key, state: (jnp.array([2.0, 3.0]), state)
+  balancer = balancing.Balancer("set", weigh, "gramian")
+  joint = {}
+  for execution in ("masked", "planned"):
+    experiment = build(train__execution=execution, **THREE)
+    stepper = Stepper(experiment, "retrain", ROUTE)
+    objective, state = experiment.objective._replace(balancer=balancer), stepper.start()
+    moving = step_lib.moving_of(experiment.sharing, stepper.phase, 0, 0, 0, stepper.route)
+    rest = objective, stepper.spec
+
+    def losses(params, batch, rest=rest, state=state, moving=moving):
+      values, charge, _ = step_lib.forward(*rest, params, state, batch, moving, jnp.int32(0))
+      return jnp.stack([*values, charge])
+
+    whole = jax.tree.map(lambda a: a[:8], experiment.dataset.arrays("train"))
+    no_b = whole._replace(valid={**whole.valid, "b": np.zeros_like(whole.valid["b"])})
+    rows_of = jax.jit(jax.jacrev(losses))
+    balanced = jax.jit(lambda *args, rest=rest: step_lib.gradients(*rest, *args))
+    for name, batch in (("whole", whole), ("no_b", no_b)):
+      if execution == "masked":
+        joint[name] = jax.device_get(rows_of(state.params, batch))
+      grads, aside = jax.device_get(balanced(state, batch, moving, jnp.int32(0)))
+      shared = "/block_0" if name == "whole" else "/none"
+      _check_weighed(grads, aside.parts, joint[name], [t.weight for t in experiment.tasks], shared)
+
+
+def _check_weighed(grads, parts, rows, prior, shared):
+  """The update and the inner products by hand; `shared` is the one block of two tasks."""
+  gramian, given = np.zeros((2, 2)), jax.tree_util.tree_leaves_with_path(grads["network"])
+  for (path, found), row in zip(given, jax.tree.leaves(rows["network"]), strict=True):
+    name, weights = optim.path_of(path), prior
+    if "backbone/" in name and ("/block_" not in name or shared in name):
+      weights = (2.0, 3.0)
+      flat = row[:2].reshape(2, -1).astype(np.float64)
+      gramian += flat @ flat.T
+    wanted = weights[0] * row[0] + weights[1] * row[1] + row[2]
+    np.testing.assert_allclose(found, wanted, 1e-5, 1e-6, err_msg=name)
+  lengths = np.sqrt(np.diagonal(gramian))
+  np.testing.assert_allclose([parts["norm/a"], parts["norm/b"]], lengths, 1e-5, 1e-7)
+  cosine = gramian[0, 1] / max(lengths.prod(), 1e-30)
+  np.testing.assert_allclose(parts["cosine/least"], cosine, 1e-5, 1e-6)
+
+
 def test_policy_steps_are_not_balanced(build):
   """Their penalties are tuned against the sum of the losses."""
   experiment = build(**THREE)

@@ -33,13 +33,7 @@ class Network(nn.Module):
   ) -> tuple[dict[str, jax.Array], contract.Signals]:
     """Computes every task's logits (float32) and the trunk's signals."""
     features, signals = self.features(inputs, control, train)
-    steps = series.steps_of(inputs)
-    more = () if steps is None else (steps,)
-    logits = {
-      name: head(x, train, *more)
-      for name, head, x in zip(self.names, self.heads, features, strict=True)
-    }
-    return logits, signals
+    return self.logits(features, inputs, train), signals
 
   def features(
     self, inputs: Any, control: Any, train: bool
@@ -47,6 +41,15 @@ class Network(nn.Module):
     """Computes what every head reads, and the trunk's signals."""
     features, signals = self.trunk(inputs, control, train)
     return [features[r] for r in self.rows] if self.rows else features, signals
+
+  def logits(self, features: Sequence[Any], inputs: Any, train: bool) -> dict[str, jax.Array]:
+    """Computes every task's logits (float32) from its features."""
+    steps = series.steps_of(inputs)
+    more = () if steps is None else (steps,)
+    return {
+      name: head(x, train, *more)
+      for name, head, x in zip(self.names, self.heads, features, strict=True)
+    }
 
   @nn.nowrap
   def leaves(self) -> Mapping[str, contract.Leaf]:

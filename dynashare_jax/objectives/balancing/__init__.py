@@ -12,7 +12,9 @@ things (its `level`):
 
 By gradients, only what tasks share (leaves without an owner, but for gates and policy) is moved by
 weighed gradients; a head moves by its own task's loss times the task's weight in the
-configuration, unless `heads` says otherwise. Penalties are added with weight 1.
+configuration, unless `heads` says otherwise. A unit of the trunk (`Trunk.weights_of`) is shared in
+the steps in which two tasks with labels execute it; in others it moves by the plain sum and is left
+out of the inner products. Penalties are added with weight 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Learning curves: training losses and validation scores, by phase."""
+"""Curves by phase: training losses, validation scores, and how the tasks were balanced."""
 
 from __future__ import annotations
 
@@ -188,6 +188,45 @@ def metrics(run: workdir_lib.Run) -> Figure | None:
     axes.set_xlim(parts[0].first, parts[-1].last)
   if dashed:  # Below the panels, where no curve can cross it.
     fig.legend(dashed.values(), dashed.keys(), loc="outside lower right", labelcolor=style.SOFT)
+  return fig
+
+
+def balance(run: workdir_lib.Run) -> Figure | None:
+  """Draws the tasks' weights, the lengths of their gradients and the smallest cosine, by step.
+
+  What a run did not log is left out. Returns None for a run with fewer than two weights, such as
+  one with fixed weights.
+  """
+  rows = align(run)
+  panels: list[tuple[str, list[tuple[str, str, int | None]]]] = []
+  for kind, title in (("weight", "weight"), ("norm", "length of gradient")):
+    found: list[tuple[str, str, int | None]] = []
+    for place, name in enumerate(run.tasks):
+      if len(_curve(rows, "train", f"{kind}/{name}")) > 1:
+        found.append((name, f"{kind}/{name}", place))
+    panels.append((title, found))
+  if not panels[0][1]:
+    return None
+  least = "cosine/least"
+  panels.append(("smallest cosine", [("", least, None)] * (len(_curve(rows, "train", least)) > 1)))
+  panels = [(title, keys) for title, keys in panels if keys]
+  fig = style.figure(8.2, 0.6 + 2.3 * len(panels))
+  grid = fig.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+  parts = spans(rows)
+  for axes, (title, keys) in zip(grid, panels, strict=True):
+    drawn = [
+      (n, _draw(axes, rows, "train", key, place, run.chosen), place) for n, key, place in keys
+    ]
+    if title == "smallest cosine":
+      axes.set_ylim(-1.0, 1.0)
+      axes.axhline(0, color=style.FAINT, linewidth=1)
+    else:
+      _scale(axes, [value for _, curve, _ in drawn for value in curve[:, 1]])
+    shade(axes, parts, labels=axes is grid[0])
+    _end_labels(axes, [end for end in drawn if len(end[1])])
+    axes.set_ylabel(title)
+  grid[-1].set_xlabel("step")
+  grid[0].set_xlim(parts[0].first, parts[-1].last)
   return fig
 
 

@@ -80,6 +80,14 @@ PLOTS = (
     curve_figures.losses,
   ),
   Plot(
+    "balance",
+    "Balance over time",
+    "What the balancer gave every task, and what it saw: weights with those of the configuration in"
+    " them, lengths of the tasks' gradients in what they share, and the smallest cosine between two"
+    " of them; below 0 they pull in opposite directions.",
+    curve_figures.balance,
+  ),
+  Plot(
     "validation_metrics",
     "Validation metrics",
     "First metric of every task; the arrow says which way is better. The"

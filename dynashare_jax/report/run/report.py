@@ -11,6 +11,7 @@ import numpy as np
 from dynashare_jax.checkpoints import workdir as files
 from dynashare_jax.report import tables
 from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.run import balance_pages
 from dynashare_jax.report.run import classes
 from dynashare_jax.report.run import conflict_pages
 from dynashare_jax.report.run import figures
@@ -44,6 +45,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     _execution(run),
     *(f"## {own['title']}\n\n{own['text']}" for own in run.results.get("sections") or ()),
     conflict_pages.section(run),
+    balance_pages.section(run),
     _candidates(run),
     _parameters(run),
     served.section(run),

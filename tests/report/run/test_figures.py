@@ -56,7 +56,7 @@ def test_an_empty_run_has_no_figure_and_old_ones_are_removed(tmp_path):
   ("missing", "gone"),
   [
     ("policy", {"task_correlation"}),
-    ("lines", {"policy_evolution", "conflict", "learning_curves", "validation_metrics"}),
+    ("lines", {"policy_evolution", "conflict", "learning_curves", "balance", "validation_metrics"}),
     ("pictures", {"predictions"}),
   ],
 )
@@ -70,6 +70,25 @@ def test_what_is_missing_is_left_out(workdir, tmp_path, missing, gone):
     drawn = {p.name for p in figures.PLOTS if p.draw(found) is not None}
   # The kept route is in results.json as well.
   assert drawn == set(NAMES) - gone
+
+
+def test_the_balance_is_drawn_as_it_was_logged(run, tmp_path, make):
+  with style.look():
+    weights, norms, cosines = curve_figures.balance(run).axes
+  assert [axes.get_ylabel() for axes in (weights, norms)] == ["weight", "length of gradient"]
+  assert {"segmentation", "normals", "depth"} <= set(texts(weights)) & set(texts(norms))
+  assert weights.get_yscale() == "log" and cosines.get_ylim() == (-1.0, 1.0)
+  bold = [line for line in norms.lines if line.get_linewidth() > 1.5]
+  assert {float(y) for line in bold for y in line.get_ydata()} == {2.0, 4.0, 0.05}
+  # Balancers of losses measure no gradient; fixed weights are not drawn.
+  for kept, wanted in (("weight/", 1), ("loss/", 0)):
+    lines = [dict(row) for row in run.lines]
+    for row in lines:
+      row["values"] = {k: v for k, v in row["values"].items() if k.startswith(("loss/", kept))}
+    found = load(tmp_path / kept, make, lines=lines, results=run.results)
+    with style.look():
+      figure = curve_figures.balance(found)
+    assert (0 if figure is None else len(figure.axes)) == wanted
 
 
 def test_methods_without_policy_or_gates_skip_those_figures(tmp_path, make):

@@ -30,13 +30,13 @@ def table(text, title):
 def text(workdir, tmp_path_factory):
   """The report of a run with every file."""
   target = copy(workdir, tmp_path_factory.mktemp("report"))
-  for name in ("policy.json", "metrics.jsonl", "predictions.npz"):
+  for name in ("policy.json", "metrics.jsonl", "predictions.npz", "config.json"):
     (target / name).write_bytes((workdir / name).read_bytes())
   path = report.write_report(target)
   assert path == target / "report.md"
   found = path.read_text(encoding="utf-8")
   links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", found)
-  assert len(links) == 9 and all((target / link).is_file() for link in links)
+  assert len(links) == 10 and all((target / link).is_file() for link in links)
   return found
 
 
@@ -52,6 +52,16 @@ def test_metrics_on_both_splits_beside_a_constant(text):
   assert ["normals", "mean ↓", "deg", "20.00", "20.20", "38.00"] in rows
   assert ["segmentation", "miou ↑", "%", "40.00", "40.40", "8.000"] in rows
   assert len(rows) == 1 + 5
+
+
+def test_the_balance_of_the_kept_retraining(text):
+  """Weights of `normals` run from 0.62 to 1 over ages of 120 to 500."""
+  rows = table(text, "Balance over time")
+  assert rows[1] == ["segmentation", "1.000", "1.000", "1.000", "2.000", "2.000"]
+  assert rows[2] == ["normals", "0.8100", "0.6200", "1.000", "4.000", "3.240"]
+  told = text.split("## Balance over time\n")[1]
+  assert "`nash`" in told and "phase `retrain`" in told
+  assert "two tasks: 0.25, below 0 in 25% of these steps" in told
 
 
 def test_losses_follow_the_metrics(workdir, tmp_path):
