@@ -19,7 +19,11 @@ from dynashare_jax.report.run import served
 from dynashare_jax.report.run import timing
 
 _LABELS = {"policy": "policy logits"}  # of groups of parameters; others have their own name
-_ROUNDS = {"score": "score of its trial", "second": "of the second, longer one"}
+# Rounds of trials: a column's title, and what happened.
+_ROUNDS = {
+  "score": ("score of its trial", "all for a twelfth of the steps"),
+  "second": ("of its longer trial", "two for a quarter of the steps"),
+}
 _BUFFERS = "batch_stats"  # counted beside the parameters, but not trained
 
 
@@ -155,7 +159,7 @@ def _candidates(run: workdir_lib.Run) -> str:
   every = trials or found  # Trials stand in the order in which candidates are numbered.
   columns = [tables.Column("candidate", align="left"), tables.Column("validation score", True)]
   rounds = [name for name in ("score", "second") if any(name in trial for trial in trials)]
-  columns += [tables.Column(_ROUNDS[name]) for name in rounds]
+  columns += [tables.Column(_ROUNDS[name][0]) for name in rounds]
   routed = all(candidate.get("route") for candidate in every)
   if routed:
     columns.append(tables.Column("blocks executed"))
@@ -171,9 +175,8 @@ def _candidates(run: workdir_lib.Run) -> str:
       row.append(f"{sum(map(sum, route))} of {sum(map(len, route))}")
       row.append(" / ".join("".join("■" if u else "□" for u in part) for part in route))
     rows.append(row)
-  told = {"score": "All were trained for a short time", "second": "two for longer"}
-  full = [told[name] for name in rounds] + [f"{len(found)} in full."]
-  tried = " " + "; then ".join(full) if rounds else ""
+  full = [_ROUNDS[name][1] for name in rounds] + [f"{len(found)} in full."]
+  tried = " Trained were " + ", then ".join(full) if rounds else ""
   return tables.section(
     "Candidates",
     f"{'Routes of the policy; v' if routed else 'V'}alidation chose.{tried} The score is the mean"
