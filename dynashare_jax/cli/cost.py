@@ -199,9 +199,14 @@ def _before_training(
 
 
 def _keep(path: str, trained: trained_lib.Trained, found: latency.Checked, rounds: int) -> None:
-  """Writes the milliseconds of the parts to a file, if one is named."""
+  """Writes the milliseconds of the parts to a file, if one is named; refuses none at all."""
   if not path:
     return
+  if not any(found.latency.blocks):
+    raise ValueError(
+      f"No block took time that {rounds} rounds could tell from noise, and --latency={path} was not"
+      " written: give more --repeats, or a larger batch (--batches)."
+    )
   device, experiment = jax.devices()[0], trained.experiment
   timed = prices.Timed(found.latency, found.batch, f"{device.device_kind} ({device.platform})")
   about = {
