@@ -55,8 +55,8 @@ def test_all_reduces_of_a_compiled_sum() -> None:
 def test_facts_of_rooms_by_hand() -> None:
   found = network.facts("small ResNet, Rooms")
   assert (found.crop, found.batch, found.candidates) == ((48, 64), 16, 2)
-  # Cycles of 20 + 10 steps, 8 of them, after 240 and a comparison of 10; 240 for each candidate.
-  assert (found.search_steps, found.retrain_steps) == (490, 240)
+  # Cycles of 20 + 10 steps, 8 of them, after 240 and a comparison of 10; 320 for each candidate.
+  assert (found.search_steps, found.retrain_steps) == (490, 320)
   # A picture, classes, depth, normals, three masks, and whether it is there.
   assert found.input_bytes == 48 * 64 * (12 + 4 + 4 + 12 + 3) + 1
   # Gates are re-trained, but do not train in the search.
