@@ -85,7 +85,7 @@ def test_wrong_values_are_refused(values, message):
 def test_gradients_find_who_shares(tmp_path):
   """A short warm-up tells the two pairs apart: the best route lets no block serve both."""
   more = ["data.train=2048", "train.warmup_steps=300", "train.retrain_steps=8", "model.blocks=(4,)"]
-  more += ["method=affinity", "data.number=100"]
+  more += ["method=affinity", "data.number=100", "policy.warmup=all"]
   config = configs.load(str(ROOT / "configs" / "planted.py"), more)
   folder = workdir_lib.open_workdir(tmp_path / "run", config.to_dict())
   loop = loop_lib.Loop(runs.build(config)[0], folder)
