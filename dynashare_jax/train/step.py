@@ -416,9 +416,7 @@ def gramians(
   rows = [jax.tree_util.tree_leaves_with_path(pull(one(t))[0]) for t in range(len(values))]
   found = []
   for prefix in prefixes:
-    flat = [[leaf.ravel() for path, leaf in row if unit(path, leaf) == prefix] for row in rows]
-    stacked = jnp.stack([jnp.concatenate(row).astype(jnp.float32) for row in flat])
-    found.append(stacked @ stacked.T)
+    found.append(_products([[a for path, a in row if unit(path, a) == prefix] for row in rows]))
   return jnp.stack(found), aside
 
 
