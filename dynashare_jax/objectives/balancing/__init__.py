@@ -138,6 +138,11 @@ class Algorithm(NamedTuple):
   length: str = "own"
 
 
+def divisor(losses: jax.Array) -> jax.Array:
+  """Returns losses by which others can be divided: at least 1e-8."""
+  return jnp.maximum(losses, 1e-8)
+
+
 def available() -> tuple[str, ...]:
   """Returns the names of the balancers that a configuration can choose."""
   names = (module.name for module in pkgutil.iter_modules(__path__))

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
+from dynashare_jax.objectives import balancing
+
 
 def init(tasks: int) -> dict[str, jax.Array]:
   """Makes an average of nothing yet."""
@@ -25,6 +27,17 @@ def move(state: Any, values: jax.Array, keep: float) -> tuple[jax.Array, Any]:
   total = keep * state["sum"] + (1.0 - keep) * values
   count = state["count"] + 1.0
   return total / (1.0 - keep**count), {"sum": total, "count": count}
+
+
+def move_lengths(state: Any, facts: balancing.Facts, keep: float) -> tuple[jax.Array, Any]:
+  """Adds a step to the average of the squared lengths of gradients.
+
+  Returns:
+    One over the length, and the new state.
+  """
+  squares = jnp.where(facts.present, jnp.diagonal(facts.gramian), 1.0)
+  mean, state = move(state, squares, keep)
+  return jax.lax.rsqrt(mean), state
 
 
 def init_epochs(tasks: int, epoch: int) -> dict[str, jax.Array]:

@@ -15,8 +15,6 @@ from dynashare_jax.objectives.balancing import _averages
 from dynashare_jax.ops import gramian as ops
 from dynashare_jax.types import PyTree
 
-SMALLEST = 1e-8  # a loss that is divided by, at least
-
 
 def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balancing.Balancer:
   """Returns an algorithm with the settings of `config.balance` around it."""
@@ -52,11 +50,9 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
     new = dict(state)
     scale = jnp.ones_like(facts.prior)
     if normalise == "log":
-      scale = 1.0 / jnp.maximum(facts.losses, SMALLEST)
+      scale = 1.0 / balancing.divisor(facts.losses)
     if normalise == "unit":
-      squares = jnp.where(facts.present, jnp.diagonal(facts.gramian), 1.0)
-      mean, new["squares"] = _averages.move(state["squares"], squares, settings.average)
-      scale = jax.lax.rsqrt(mean)
+      scale, new["squares"] = _averages.move_lengths(state["squares"], facts, settings.average)
     if gramian is not None:
       facts = facts._replace(gramian=facts.gramian * scale[:, None] * scale[None, :])
     found, own = algorithm.weigh(facts, state.get("algorithm", {}))

@@ -19,7 +19,6 @@ from jax import numpy as jnp
 
 from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives.balancing import _averages
-from dynashare_jax.objectives.balancing import _composition
 
 
 def build(settings: Any) -> balancing.Algorithm:
@@ -27,7 +26,7 @@ def build(settings: Any) -> balancing.Algorithm:
 
   def weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
     state = _averages.move_epochs(state, facts.losses)
-    ratio = state["last"] / jnp.maximum(state["before"], _composition.SMALLEST)
+    ratio = state["last"] / balancing.divisor(state["before"])
     ratio = jnp.where(state["done"] > 1, ratio, 1.0)
     return facts.tasks * facts.softmax(ratio / settings.dwa_temperature), state
 

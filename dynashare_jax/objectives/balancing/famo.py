@@ -20,7 +20,6 @@ import jax
 from jax import numpy as jnp
 
 from dynashare_jax.objectives import balancing
-from dynashare_jax.objectives.balancing import _composition
 from dynashare_jax.objectives.balancing import _learned
 
 
@@ -28,7 +27,7 @@ def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer of FAMO."""
 
   def after(facts: balancing.Facts, later: jax.Array, state: Any) -> Any:
-    log = lambda losses: jnp.log(jnp.maximum(losses, _composition.SMALLEST))
+    log = lambda losses: jnp.log(balancing.divisor(losses))
     delta = jnp.where(facts.present, log(facts.losses) - log(later), 0.0)
     share = facts.softmax(state["value"])
     pull = share * (delta - share @ delta) + settings.famo_decay * state["value"]
@@ -46,5 +45,5 @@ def build(settings: Any) -> balancing.Algorithm:
 
 def _weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
   """Shares of the logits, each divided by its loss."""
-  found = facts.softmax(state["value"]) / jnp.maximum(facts.losses, _composition.SMALLEST)
+  found = facts.softmax(state["value"]) / balancing.divisor(facts.losses)
   return facts.tasks * found / jnp.maximum(found.sum(), 1e-30), state

@@ -17,7 +17,6 @@ import jax
 from jax import numpy as jnp
 
 from dynashare_jax.objectives import balancing
-from dynashare_jax.objectives.balancing import _composition
 
 
 def build(settings: Any) -> balancing.Algorithm:
@@ -28,6 +27,6 @@ def build(settings: Any) -> balancing.Algorithm:
 
 def _weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
   """The mean by its logarithm."""
-  values = jnp.maximum(facts.losses, _composition.SMALLEST)
+  values = balancing.divisor(facts.losses)
   mean = jnp.exp(facts.sum(jnp.log(values)) / facts.tasks)
   return mean / values, state

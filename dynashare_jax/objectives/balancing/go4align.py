@@ -20,14 +20,13 @@ import jax
 from jax import numpy as jnp
 
 from dynashare_jax.objectives import balancing
-from dynashare_jax.objectives.balancing import _composition
 
 
 def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer of grouped weights."""
 
   def weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
-    values = jnp.where(facts.present, jnp.maximum(facts.losses, _composition.SMALLEST), 1.0)
+    values = jnp.where(facts.present, balancing.divisor(facts.losses), 1.0)
     moved = state["log"] - settings.go4align_beta * values
     found = facts.softmax(moved) * facts.sum(values) / values
     return _centres(found, facts, settings.go4align_groups), {"log": moved}

@@ -19,7 +19,6 @@ import jax
 from jax import numpy as jnp
 
 from dynashare_jax.objectives import balancing
-from dynashare_jax.objectives.balancing import _composition
 from dynashare_jax.objectives.balancing import _learned
 
 
@@ -27,13 +26,11 @@ def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer of GradNorm."""
 
   def weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
-    first = jnp.where(
-      state["first"] > 0, state["first"], jnp.maximum(facts.losses, _composition.SMALLEST)
-    )
+    first = jnp.where(state["first"] > 0, state["first"], balancing.divisor(facts.losses))
     weights = state["learned"]["value"]
     lengths = jnp.where(facts.present, jnp.sqrt(jnp.diagonal(facts.gramian)), 0.0)
     mean = lambda values: facts.sum(values) / facts.tasks
-    rates = jnp.maximum(facts.losses, _composition.SMALLEST) / first
+    rates = balancing.divisor(facts.losses) / first
     target = mean(weights * lengths) * (rates / mean(rates)) ** settings.gradnorm_alpha
     pull = lengths * jnp.sign(weights * lengths - target)
     learned = _learned.step(state["learned"], pull, settings.gradnorm_lr)

@@ -23,15 +23,10 @@ from dynashare_jax.objectives.balancing import _learned
 
 def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer of IMTL-L."""
+  return _learned.algorithm(_rule, settings.learned_lr)
 
-  def weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
-    found = jnp.exp(state["value"])
-    return found, _learned.step(state, found * facts.losses - 1.0, settings.learned_lr)
 
-  return balancing.Algorithm(
-    weigh,
-    init=lambda tasks, epoch: _learned.init(jnp.zeros(tasks)),
-    heads=True,
-    weights="result",
-    positive=True,
-  )
+def _rule(value: jax.Array, losses: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Factors, and the gradients of their logarithms."""
+  found = jnp.exp(value)
+  return found, found * losses - 1.0

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from jax import numpy as jnp
-
 from dynashare_jax.objectives import balancing
-from dynashare_jax.objectives.balancing import _composition
 
 
 def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer of logarithms."""
   del settings
-  weigh = lambda facts, state: (1.0 / jnp.maximum(facts.losses, _composition.SMALLEST), state)
+  weigh = lambda facts, state: (1.0 / balancing.divisor(facts.losses), state)
   return balancing.Algorithm(weigh, heads=True, weights="result", positive=True)

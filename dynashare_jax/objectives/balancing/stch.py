@@ -19,14 +19,13 @@ import jax
 from jax import numpy as jnp
 
 from dynashare_jax.objectives import balancing
-from dynashare_jax.objectives.balancing import _composition
 
 
 def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer of the authors' smooth Chebyshev scalarisation."""
 
   def weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
-    values = jnp.maximum(facts.losses, _composition.SMALLEST)
+    values = balancing.divisor(facts.losses)
     epoch = state["step"] // state["epoch"]
     reference = jnp.where(state["count"] > 0, state["sum"] / jnp.maximum(state["count"], 1), values)
     share = facts.softmax(jnp.log(values / reference) / settings.stch_mu)

@@ -23,16 +23,10 @@ from dynashare_jax.objectives.balancing import _learned
 
 def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer of learnt uncertainty."""
+  return _learned.algorithm(_rule, settings.learned_lr)
 
-  def weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
-    precision = jnp.exp(-state["value"])
-    pull = 0.5 - precision * facts.losses / 2
-    return precision / 2, _learned.step(state, pull, settings.learned_lr)
 
-  return balancing.Algorithm(
-    weigh,
-    init=lambda tasks, epoch: _learned.init(jnp.zeros(tasks)),
-    heads=True,
-    weights="result",
-    positive=True,
-  )
+def _rule(value: jax.Array, losses: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Half the precisions, and the gradients of the log-variances."""
+  precision = jnp.exp(-value)
+  return precision / 2, 0.5 - precision * losses / 2

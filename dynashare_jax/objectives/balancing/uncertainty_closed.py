@@ -14,11 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from jax import numpy as jnp
 
 from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives.balancing import _averages
-from dynashare_jax.objectives.balancing import _composition
 
 
 def build(settings: Any) -> balancing.Algorithm:
@@ -26,7 +24,7 @@ def build(settings: Any) -> balancing.Algorithm:
 
   def weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
     mean, state = _averages.move(state, facts.losses, settings.average)
-    return 0.5 / jnp.maximum(mean, _composition.SMALLEST), state
+    return 0.5 / balancing.divisor(mean), state
 
   return balancing.Algorithm(
     weigh,

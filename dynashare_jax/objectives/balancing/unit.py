@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from jax import numpy as jnp
 
 from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives.balancing import _averages
@@ -25,9 +24,7 @@ def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer of unit norms."""
 
   def weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
-    squares = jnp.where(facts.present, jnp.diagonal(facts.gramian), 1.0)
-    mean, state = _averages.move(state, squares, settings.average)
-    return jax.lax.rsqrt(mean), state
+    return _averages.move_lengths(state, facts, settings.average)
 
   return balancing.Algorithm(
     weigh,
