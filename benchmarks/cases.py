@@ -19,6 +19,7 @@ from dynashare_jax import methods  # noqa: E402
 from dynashare_jax import types  # noqa: E402
 from dynashare_jax.distributed import mesh as mesh_lib  # noqa: E402
 from dynashare_jax.train import experiment as experiment_lib  # noqa: E402
+from dynashare_jax.train import forward as forward_lib  # noqa: E402
 from dynashare_jax.train import step as step_lib  # noqa: E402
 
 # Codes of the 31 categorical and bin edges of the 8 numeric columns of Census.
@@ -146,12 +147,12 @@ def random_route(tasks: int, blocks: int, skip: float = 0.3) -> np.ndarray:
   return route
 
 
-def _any_state(experiment: experiment_lib.Experiment, tx: Any) -> Any:
+def _any_state(experiment: experiment_lib.Experiment, index: int) -> Any:
   """A state of the right shapes; quick, as nothing is initialised."""
 
   def make() -> Any:
-    state = experiment.initial_state()
-    return state.replace(opt=tx.init(state.params), best={}, anchor={})
+    state = experiment.with_optimizer(experiment.initial_state(), index)
+    return state.replace(best={}, anchor={})
 
   rng = np.random.default_rng(3)
   shapes = jax.eval_shape(make)
@@ -159,6 +160,7 @@ def _any_state(experiment: experiment_lib.Experiment, tx: Any) -> Any:
     params=jax.tree.map(lambda s: 0.05 * rng.standard_normal(s.shape, np.float32), shapes.params),
     stats=jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes.stats),
     opt=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.opt),
+    balance=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.balance),
     routes=np.zeros(shapes.routes.shape, np.float32),
     memory=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.memory),
   )
@@ -195,7 +197,9 @@ class Stepper:
       steps: a call.
     """
     experiment = experiment_lib.build(config, dataset, methods.find(config.method).build)
-    chosen = [p for p in experiment.method.phases if p.name == phase][-1]
+    phases = experiment.method.phases
+    index = [number for number, p in enumerate(phases) if p.name == phase][-1]
+    chosen = phases[index]
     sharing = dataclasses.replace(experiment.sharing, prefixes=(prefix,))
     if route is None:
       route = np.ones((len(experiment.tasks), experiment.units), int)
@@ -203,10 +207,10 @@ class Stepper:
       settings = chosen.settings._replace(open_blocks=experiment.units - prefix)
       chosen = dataclasses.replace(chosen, settings=settings)
     static = sharing.static(chosen, route)
-    spec = step_lib.Spec(static, chosen.trainable, chosen.optimizer, chosen.steps)
+    spec = forward_lib.Spec(static, chosen.trainable, chosen.optimizer, chosen.steps)
     tx = experiment.optimizer(spec.optimizer, spec.steps)
     run = step_lib.make(experiment.objective, tx, spec, mesh_lib.batch_sharding(experiment.mesh))
-    self._state = mesh_lib.place_replicated(_any_state(experiment, tx), experiment.mesh)
+    self._state = mesh_lib.place_replicated(_any_state(experiment, index), experiment.mesh)
     self._arrays = mesh_lib.place_replicated(dataset.arrays("train"), experiment.mesh)
     self.examples = steps * config.train.batch_size
     rows = dataset.spec.sizes["train"]

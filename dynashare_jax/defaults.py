@@ -113,10 +113,15 @@ def get_config() -> ml_collections.ConfigDict:
   # unit; empty: plain for methods that read gradients, else own.
   balance.length = ""
   balance.offset = 0.0  # lower bound of losses that can be negative, for methods with logarithms
+  balance.features = False  # gradients in shared features, not in parameters: one pass in all
+  balance.every = 1  # steps from one look at gradients to the next; weights stay in between
   balance.average = 0.9  # share of the past in averages of losses and lengths
   balance.aligned_scale = "min"  # or rmse
+  balance.autolambda_lr = 1e-4
+  balance.autolambda_step = 0.01
   balance.cagrad_c = 0.4
   balance.dwa_temperature = 2.0
+  balance.excess_lr = 0.01
   balance.fairgrad_alpha = 2.0
   balance.famo_lr = 0.025
   balance.famo_decay = 1e-3
@@ -127,6 +132,9 @@ def get_config() -> ml_collections.ConfigDict:
   balance.gradnorm_lr = 0.025
   balance.gradvac_beta = 0.5
   balance.learned_lr = 0.025  # uncertainty, imtl_l
+  balance.moco_beta = 0.5
+  balance.moco_lr = 1e-3
+  balance.moco_decay = 0.1
   balance.modo_lr = 1e-3
   balance.modo_decay = 0.1
   balance.sdmgrad_lambda = 0.3
@@ -140,6 +148,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.train = train = ml_collections.ConfigDict()
   train.batch_size = 16
+  train.sampling = "examples"  # or tasks: each has an equal share of every batch, of its labels
   train.steps = 20000  # of methods without a search
   train.warmup_steps = 4000
   train.cycles = 333

@@ -25,7 +25,7 @@ from dynashare_jax import runs
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.cli import guard
 from dynashare_jax.infer import trained as trained_lib
-from dynashare_jax.train import step as step_lib
+from dynashare_jax.train import forward as forward_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SURE = 1e6  # noise that decides for a gate
@@ -114,7 +114,7 @@ def _decided(
   def run(noise: Any) -> Any:
     control = trained.sharing.control_at_test(static, arrays)._replace(noise=noise)
     logits, signals = experiment.network.apply(trained.variables, batch.inputs, control, False)
-    sums = step_lib.task_losses(experiment.tasks, logits, batch)
+    sums = forward_lib.task_losses(experiment.tasks, logits, batch)
     return jnp.stack([s.total / s.count for s in sums]).mean(), signals.executed
 
   noise = None

@@ -17,6 +17,7 @@ from dynashare_jax.sharing import contract
 from dynashare_jax.sharing import routes as route_lib
 from dynashare_jax.sharing import skip
 from dynashare_jax.train import experiment as experiment_lib
+from dynashare_jax.train import forward as forward_lib
 from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import step as step_lib
 
@@ -86,7 +87,7 @@ class Judge:
     told = skip.Stretch("all" if self.experiment.method.independent else "route")
     phase = contract.Phase("retrain", steps, settings=told, candidate=0)
     static = sharing.static(phase, np.ones((self.tasks, self.blocks)))
-    spec = step_lib.Spec(static, phase.trainable, "retrain", steps)
+    spec = forward_lib.Spec(static, phase.trainable, "retrain", steps)
     inputs, train, test = experiment.sample_inputs(), self.parts["train"], self.parts["test"]
 
     def begin(key: jax.Array, given: Any) -> state_lib.State:
@@ -114,7 +115,7 @@ class Judge:
 
       def score(params: Any, route: jax.Array) -> jax.Array:
         logits, _ = experiment.network.apply({"params": params}, test.inputs, control(route), False)
-        sums = step_lib.task_losses(experiment.tasks, logits, test)
+        sums = forward_lib.task_losses(experiment.tasks, logits, test)
         return jnp.stack([s.total / jnp.maximum(s.count, 1) for s in sums])
 
       return jax.lax.map(lambda pair: score(*pair), (states.params["network"], routes))

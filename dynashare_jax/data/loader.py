@@ -81,6 +81,47 @@ class Order:
     return int(self._epoch(epoch)[place])
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskOrder:
+  """Endless batches in which every task has its share of the rows, in the tasks' order.
+
+  Attributes:
+    rows: for every task, by name, the examples that have its label.
+    batch_size: indices per step; shares differ by at most 1, the first are the larger.
+    seed: of the run.
+    stream: a name, see `Order`.
+  """
+
+  rows: dict[str, Int[np.ndarray, " n"]]
+  batch_size: int
+  seed: int
+  stream: str
+
+  @functools.cached_property
+  def _orders(self) -> list[tuple[np.ndarray, Order]]:
+    """Each task's examples, and their order."""
+    shares = map(len, np.array_split(np.arange(self.batch_size), len(self.rows)))
+    return [
+      (rows, Order(len(rows), share, self.seed, f"{self.stream}/{name}"))
+      for share, (name, rows) in zip(shares, self.rows.items(), strict=True)
+    ]
+
+  def check(self) -> None:
+    """Raises ValueError where a task's share is empty, or larger than its examples."""
+    for name, rows in self.rows.items():
+      if not len(rows):
+        raise ValueError(
+          f"The task {name!r} has no label in the training examples of {self.stream!r}: it can have"
+          " no share of each batch. Set config.train.sampling='examples', or leave the task out."
+        )
+    assert self._orders
+
+  def indices(self, start_step: int, count: int = 1) -> Int[np.ndarray, "count batch"]:
+    """Returns the indices of `count` steps, as `Order.indices`."""
+    parts = [rows[order.indices(start_step, count)] for rows, order in self._orders]
+    return np.concatenate(parts, 1)
+
+
 class Subset(Sequence[Any]):
   """Some examples of a random-access source: `Subset(dataset.source("train"), indices)`."""
 

@@ -12,7 +12,8 @@ from dynashare_jax import types
 from dynashare_jax.data import loader
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.sharing import conflict
-from dynashare_jax.train import step as step_lib
+from dynashare_jax.train import forward
+from dynashare_jax.train import gradients
 
 
 def measure(
@@ -61,10 +62,10 @@ def measure(
         sharing.control_at_test(static, arrays),
         False,
       )
-      found = step_lib.task_losses(tasks, logits, batch, at_labels)
+      found = forward.task_losses(tasks, logits, batch, at_labels)
       return [jnp.asarray(s.total / jnp.maximum(s.count, 1.0)) for s in found], None
 
-    found, _ = step_lib.gramians(network, {"network": params}, losses_of)
+    found, _ = gradients.gramians(network, {"network": params}, losses_of)
     return conflict.observe(sums, found)
 
   sums = conflict.blank(units, len(tasks))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -13,6 +15,7 @@ from dynashare_jax import lookup
 
 Dtype = DTypeLike
 NORMS = ("batch", "group")
+MOMENTUM = 0.9  # what one update keeps of a running average
 
 
 def layer(kind: str, dtype: Dtype, name: str) -> nn.Module:
@@ -75,7 +78,7 @@ class GroupedBatchNorm(nn.Module):
     updates, instead of n times in task order, so that the order of the tasks does not matter.
   """
 
-  momentum: float = 0.9
+  momentum: float = MOMENTUM
   epsilon: float = 1e-5
   dtype: Dtype = jnp.float32
 
@@ -126,6 +129,27 @@ class GroupedBatchNorm(nn.Module):
     for name, found in (("mean", mean), ("var", unbiased)):
       old: jax.Array = self.get_variable("batch_stats", name)
       self.put_variable("batch_stats", name, keep * old + (1 - keep) * (share * found).sum(0))
+
+
+def together(old: Any, alone: Sequence[Any]) -> Any:
+  """Returns running averages after one pass of several tasks, from those after a pass of each.
+
+  Args:
+    old: running averages before.
+    alone: after a pass of each task alone, from `old`; a task that does not execute a layer leaves
+      its averages as they are.
+
+  Returns:
+    What `GroupedBatchNorm` makes of all tasks at once, but for rounding.
+  """
+
+  def leaf(before: jax.Array, *after: jax.Array) -> jax.Array:
+    moves = [found - before for found in after]
+    count = sum(jnp.any(move != 0).astype(jnp.float32) for move in moves)
+    share = (1 - MOMENTUM ** (count / len(after))) / (1 - MOMENTUM) / jnp.maximum(count, 1)
+    return before + share * sum(moves)
+
+  return jax.tree.map(leaf, old, *alone)
 
 
 def _statistics(

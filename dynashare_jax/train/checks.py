@@ -19,8 +19,8 @@ from dynashare_jax.objectives import kinds
 from dynashare_jax.objectives import views as views_lib
 from dynashare_jax.sharing import contract
 from dynashare_jax.sharing import routes
+from dynashare_jax.train import gradients
 from dynashare_jax.train import optim
-from dynashare_jax.train import step as step_lib
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 AUTO = "auto"  # bfloat16 on accelerators, where it is fast; else float32
@@ -30,6 +30,7 @@ _CHOICES = {
   "gates.target_rate": ("fixed", "sampled"),
   "train.execution": ("planned", "masked"),
   "train.loss_at": ("logits", "labels"),
+  "train.sampling": ("examples", "tasks"),
   "policy.warmup": ("random", "all"),
   "policy.routes": ("budget", "sampled"),
   "policy.serve": routes.SERVES,
@@ -64,8 +65,12 @@ _RANGES = {
   "balance.smooth": _SHARE,
   "balance.offset": (lambda v: -math.inf < v <= 0, "a lower bound of losses, at most 0"),
   "balance.average": _SHARE,
+  "balance.every": _ONE,
+  "balance.autolambda_lr": _POSITIVE,
+  "balance.autolambda_step": _POSITIVE,
   "balance.cagrad_c": _ZERO,
   "balance.dwa_temperature": _POSITIVE,
+  "balance.excess_lr": _POSITIVE,
   "balance.fairgrad_alpha": _POSITIVE,
   "balance.famo_lr": _POSITIVE,
   "balance.famo_decay": _ZERO,
@@ -76,6 +81,9 @@ _RANGES = {
   "balance.gradnorm_lr": _POSITIVE,
   "balance.gradvac_beta": (lambda v: 0 <= v <= 1, "in [0, 1]"),
   "balance.learned_lr": _POSITIVE,
+  "balance.moco_beta": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+  "balance.moco_lr": _POSITIVE,
+  "balance.moco_decay": _ZERO,
   "balance.modo_lr": _POSITIVE,
   "balance.modo_decay": _ZERO,
   "balance.sdmgrad_lambda": _ZERO,
@@ -99,6 +107,11 @@ def values(config: Any) -> None:
       raise ValueError(f"config.{name} must be {wanted}, but is {_at(config, name)}.")
   _milliseconds(config)
   views_lib.check_scales(tuple(config.eval.scales))
+  if not config.train.resident and config.train.sampling == "tasks":
+    raise ValueError(
+      "config.train.sampling must be 'examples' when config.train.resident is False: which examples"
+      " have a task's label is known of resident data alone."
+    )
   if not config.train.resident and config.train.steps_per_dispatch > 1:
     raise ValueError(
       "config.train.steps_per_dispatch must be 1 when config.train.resident is False, but is"
@@ -173,14 +186,49 @@ def groups(
   for phase in method.phases:
     if set(phase.trainable) <= {"policy"}:
       continue
-    labels = optim.groups(state.params, rules)
-    trained, _ = optim.split(state.params, phase.trainable, labels)
-    if "backbone" not in phase.trainable or not any(step_lib.shared_leaves(trained, rules)):
+    shared = gradients.shared(state.params, phase.trainable, rules)
+    if "backbone" not in phase.trainable or not shared:
       raise ValueError(
         f"The balancer {balancer.name!r} asks for gradients of what tasks share, but"
         f" in the phase {phase} of the method {method.name!r} nothing that they share is trained."
         " Use config.balance.name='fixed', or a balancer of losses; config.balance.normalise='unit'"
         " and config.balance.length 'plain' or 'unit' ask for gradients, too."
+      )
+
+
+def balance(
+  balancer: balancing.Balancer, method: contract.Method, learnt: Any, batch_size: int
+) -> None:
+  """Refuses gradients of features where tasks read different ones, and halves of odd batches.
+
+  Args:
+    learnt: shapes of the parameters of group `policy`.
+  """
+  if balancer.ahead is not None and batch_size % 2:
+    raise ValueError(
+      f"The balancer {balancer.name!r} makes two halves of every batch, but"
+      f" config.train.batch_size={batch_size} is odd."
+    )
+  sharing, common = method.sharing, []
+  for phase in method.phases:
+    if not balancer.features or "backbone" not in phase.trainable:
+      continue
+    structure = jax.tree.map(lambda a: a[0], sharing.blank(1))
+    moving = contract.Moving(
+      jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), sharing.knobs(phase, 0, 0), structure
+    )
+
+    def told(part: Any, phase: Any = phase, moving: Any = moving) -> None:
+      static = sharing.static(phase, moving.structure)
+      common.append(method.trunk.common(sharing.control(static, part, moving, 0, 2)))
+
+    jax.eval_shape(told, learnt)
+    if phase.candidate >= 0 or not common[-1]:
+      raise ValueError(
+        f"The balancer {balancer.name!r} compares gradients in features that all tasks read, but in"
+        f" the phase {phase} of the method {method.name!r} tasks read different ones. Set"
+        " config.balance.features=False (for mgda_ub: config.balance.name='mgda'), or share all"
+        " blocks."
       )
 
 

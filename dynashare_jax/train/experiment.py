@@ -27,9 +27,10 @@ from dynashare_jax.sharing import contract
 from dynashare_jax.sharing import prices
 from dynashare_jax.train import checks
 from dynashare_jax.train import evaluate
+from dynashare_jax.train import forward
+from dynashare_jax.train import gradients
 from dynashare_jax.train import optim
 from dynashare_jax.train import state as state_lib
-from dynashare_jax.train import step as step_lib
 
 
 @dataclasses.dataclass
@@ -94,9 +95,9 @@ class Experiment:
     return int(self.network.trunk.units)
 
   @property
-  def objective(self) -> step_lib.Objective:
+  def objective(self) -> forward.Objective:
     """What a training step minimises."""
-    return step_lib.Objective(
+    return forward.Objective(
       self.network, self.tasks, self.sharing, self.balancer, self.config.train.loss_at == "labels"
     )
 
@@ -185,7 +186,8 @@ class Experiment:
     tx = self.optimizer(phase.optimizer, self.optimizer_steps(index))
     size = checks.part_size(self.config, self.dataset.spec, phase.data)
     epoch = -(-size // self.config.train.batch_size)
-    balance = self.balancer.init(len(self.tasks), epoch)
+    shared = gradients.shared(state.params, phase.trainable, self.network.leaves())
+    balance = self.balancer.init(len(self.tasks), epoch, shared)
     return state.replace(opt=tx.init(state.params), balance=balance)
 
   def optimizer(self, name: str, steps: int) -> Any:
@@ -193,12 +195,16 @@ class Experiment:
     rules = self.network.leaves()
     return optim.make(self.config, name, steps, rules, self.method.optimizers)
 
-  def spec(self, index: int, structure: Any) -> step_lib.Spec:
-    """Returns the compiled side of a phase with a structure; equal for phases of one program."""
+  def spec(self, index: int, structure: Any, held: bool = False) -> forward.Spec:
+    """Returns the compiled side of a phase with a structure; equal for phases of one program.
+
+    Args:
+      held: of steps that use the balancer's last weights.
+    """
     phase = self.method.phases[index]
     static = self.sharing.static(phase, structure)
     steps = self.optimizer_steps(index)
-    return step_lib.Spec(static, phase.trainable, phase.optimizer, steps, phase.measure)
+    return forward.Spec(static, phase.trainable, phase.optimizer, steps, phase.measure, held)
 
   def owner(self, path: str) -> int | None:
     """Returns the one task that a leaf of the network belongs to; `path` is `/`-joined."""
@@ -273,6 +279,7 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   # Traces every part of the network.
   state = jax.eval_shape(experiment.initial_state)
   checks.groups(experiment.network.leaves(), method, balancer, state)
+  checks.balance(balancer, method, state.params["policy"], config.train.batch_size)
   for index in range(len(method.phases)):
     experiment.optimizer(method.phases[index].optimizer, experiment.optimizer_steps(index))
   if config.model.weights:

@@ -30,15 +30,17 @@ class Feed:
     # Which part of a streamed batch this process loads, of how many.
     self._part = mesh_lib.rank(mesh), len(mesh_lib.processes(mesh))
     self._resident: dict[str, types.Batch] = {}
-    self._orders: dict[str, tuple[np.ndarray, loader.Order]] = {}
+    self._orders: dict[str, tuple[np.ndarray, loader.Order | loader.TaskOrder]] = {}
     self._streams: dict[int, tuple[int, Iterator[types.Batch]]] = {}
 
   def check(self) -> None:
     """Refuses labels that a task cannot have, in every resident split (see `labels.check`).
 
-    Streamed batches are checked when they are read.
+    Streamed batches are checked when they are read. Refuses also shares of a batch that cannot be.
     """
     dataset = self._experiment.dataset
+    for index in range(len(self._experiment.method.phases)):
+      self._order(index)
     if self._config.resident:
       for name in types.SPLITS:
         labels.check(dataset.spec.tasks, dataset.arrays(name), name)
@@ -54,17 +56,24 @@ class Feed:
     """Frees a resident split."""
     self._resident.pop(name, None)
 
-  def _order(self, index: int) -> tuple[np.ndarray, loader.Order]:
+  def _order(self, index: int) -> tuple[np.ndarray, loader.Order | loader.TaskOrder]:
     """Rows of a phase's part of the training data, and their order."""
     phase = self._experiment.method.phases[index]
     if phase.name not in self._orders:
       spec = self._experiment.dataset.spec
       rows = checks.part_indices(self._experiment.config, spec, phase.data)
       # Cycles of a search continue one order; every candidate sees the same.
-      self._orders[phase.name] = (
-        rows,
-        loader.Order(len(rows), self._config.batch_size, self._experiment.config.seed, phase.name),
-      )
+      told = self._config.batch_size, self._experiment.config.seed, phase.name
+      if self._config.sampling == "tasks":
+        labelled = self._experiment.dataset.arrays("train").valid
+        has = lambda task: np.asarray(labelled[task])[rows].reshape(len(rows), -1).any(1)
+        order = loader.TaskOrder(
+          {task.name: np.flatnonzero(has(task.name)) for task in self._experiment.tasks}, *told
+        )
+        order.check()
+        self._orders[phase.name] = rows, order
+      else:
+        self._orders[phase.name] = rows, loader.Order(len(rows), *told)
     return self._orders[phase.name]
 
   def first(self, index: int) -> int:
@@ -113,6 +122,7 @@ class Feed:
     at, stream = self._streams.get(index, (-1, iter(())))
     if at != position:
       rows, order = self._order(index)
+      assert isinstance(order, loader.Order)  # Shares are of resident data alone.
       source = loader.Subset(self._experiment.dataset.source("train"), rows)
       self._streams.clear()
       stream = loader.stream(

@@ -26,6 +26,7 @@ from dynashare_jax.train import evaluate
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import feed as feed_lib
 from dynashare_jax.train import finite
+from dynashare_jax.train import forward
 from dynashare_jax.train import part as part_lib
 from dynashare_jax.train import selection
 from dynashare_jax.train import state as state_lib
@@ -219,19 +220,26 @@ class Loop:
     phase = self.experiment.method.phases[index]
     place = max(phase.candidate, 0)
     structure = jax.tree.map(lambda leaf: np.asarray(leaf[place]), state.routes)
-    run = self.programs(self.experiment.spec(index, structure))
+    every = self.experiment.balancer.every if "backbone" in phase.trainable else 1
+    specs = [
+      self.experiment.spec(index, structure, held) for held in (False, True)[: min(every, 2)]
+    ]
     parts: list[dict[str, jax.Array]] = []
     began, timed = time.monotonic(), 0
     done = 0
     while done < count and not (parts and watch.reached(step + done)):
       if self.part is not None:
         self.part.check()
+      since = (offset + done) % every  # steps since the balancer last saw gradients
       size = min(self.config.train.steps_per_dispatch, count - done)
+      if every > 1:
+        size = min(size, every - since if since else 1)
       with self.monitor.input():
         arrays, rows, draws = self.feed.chunk(index, offset + done, size)
       moving = step_lib.moving_of(
         self.experiment.sharing, phase, self.config.seed, offset + done, step + done, structure
       )
+      run = self.programs(specs[bool(since)])
       state, found = run(state, arrays, rows, moving, draws)
       parts.append(found)
       done += size
@@ -245,7 +253,7 @@ class Loop:
     joined = {k: np.concatenate([p[k] for p in host]) for k in host[0]}
     return state, joined, seconds
 
-  def _compile(self, spec: step_lib.Spec) -> Any:
+  def _compile(self, spec: forward.Spec) -> Any:
     """The program of all phases with a spec."""
     experiment = self.experiment
     return step_lib.make(

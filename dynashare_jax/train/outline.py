@@ -72,12 +72,18 @@ def _balance(experiment: experiment_lib.Experiment) -> str:
   balancer, tasks = experiment.balancer, len(experiment.tasks)
   if balancer.after is not None:
     return "reads losses before and after the update, one more forward pass a step"
+  if balancer.ahead is not None:
+    return "reads losses after a step on half a batch: five passes of half a batch more"
   if balancer.level == "losses":
     return "reads no more than losses, no further pass"
   what = {"gramian": "inner products of gradients", "gradients": "gradients"}[balancer.level]
+  if balancer.features:
+    return f"reads {what} in shared features, no further pass of the trunk"
+  often = f" in every {balancer.every}th step" if balancer.every > 1 else ""
+  kept = "" if balancer.track is None else f", and keeps {tasks} gradients more"
   return (
     f"reads {what}, {tasks} backward passes of the trunk a step where the backbone trains, in place"
-    " of 1"
+    f" of 1{often}{kept}"
   )
 
 

@@ -17,7 +17,7 @@ from dynashare_jax.infer import conflict
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.report.run import report
-from dynashare_jax.train import step as step_lib
+from dynashare_jax.train import forward as forward_lib
 
 VALUES = {"method": "adashare", "compat__search": "corrected", "policy__measure": 2}
 VALUES |= {"policy__halving": False, "policy__serve": "apart"}
@@ -33,7 +33,7 @@ def _cosine(trained, batch, block):
 
   def loss(network, place):
     out, _ = trained.experiment.network.apply({"params": network}, batch.inputs, control, False)
-    sums = step_lib.task_losses(trained.tasks, out, batch)[place]
+    sums = forward_lib.task_losses(trained.tasks, out, batch)[place]
     return sums.total / sums.count
 
   flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])

@@ -356,8 +356,51 @@ def test_losses_by_hand():
   np.testing.assert_allclose(got[:, 0], [1.0, 0.5])
 
 
+def test_what_is_kept_of_gradients():
+  """By hand: one leaf of one element; the second task has no label in the second step."""
+  steps = [([3.0], [0.0]), ([4.0], [5.0]), ([4.0], [4.0])]
+  wanted = {
+    # 3, then 3 + (4 - 3) / 2, then 3.5 + (4 - 3.5) / 2; 0 stays, then 0 + (4 - 0) / 2.
+    "moco": ([[3.0], [3.5], [3.75]], [[0.0], [0.0], [2.0]], [0.0, 0.0]),
+    # 16 / sqrt(9 + 16 + 16), 16 / sqrt(16).
+    "excess": ([[3.0], [4.0], [4.0]], [[0.0], [0.0], [4.0]], [16 / np.sqrt(41.0), 4.0]),
+  }
+  for name, (first, second, told) in wanted.items():
+    balancer = find(name, 2, moco_beta=0.5, excess_lr=1.0, length="own")
+    state, run = balancer.init(2, 1, [jnp.zeros(1)]), jax.jit(balancer.track)
+    for n, rows in enumerate(steps):
+      losses = balancing.Losses(jnp.ones(2), jnp.array([True, n != 1]), (1.0, 1.0))
+      rows = [[jnp.array(row)] for row in rows]
+      found, state = run(rows, losses, [jnp.array(True)], state)
+      np.testing.assert_allclose([found[0][0], found[1][0]], [first[n], second[n]], 1e-6)
+    np.testing.assert_allclose(state["told"], told, 1e-6)
+  # v moves by E / E(0): 0 in the first step, then 16 / 5 / 3.
+  both = balancing.Losses(jnp.ones(2), jnp.ones(2, bool), (1.0, 1.0))
+  state = {**balancer.init(2, 1, [jnp.zeros(1)]), "told": jnp.array([3.0, 2.0])}
+  weights, state = balancer.weigh(both, jnp.eye(2), None, state)
+  np.testing.assert_allclose(weights, 1.0)
+  weights, _ = balancer.weigh(both, jnp.eye(2), None, {**state, "told": jnp.array([3.2, 2.0])})
+  np.testing.assert_allclose(weights[0] / weights[1], np.exp(16 / 15 - 1), 1e-5)
+
+
+def test_weights_that_look_ahead():
+  """Adam's first step is its rate, towards more of what makes losses smaller."""
+  balancer = find("autolambda", 2, autolambda_lr=0.01)
+  losses = balancing.Losses(jnp.ones(2), jnp.ones(2, bool), (1.0, 2.0))
+  state = balancer.init(2, 1)
+  weights, prior, rate = balancer.ahead(state, losses.prior)
+  np.testing.assert_allclose([*weights, *prior, rate], [1.0, 2.0, 1.0, 2.0, 0.01], 1e-6)
+  weights, _ = balancer.weigh(losses, jnp.array([-3.0, 0.1]), None, state)
+  np.testing.assert_allclose(weights, [1.1, 2 * 0.9], 1e-5)
+
+
 @pytest.mark.parametrize(
-  "name", [n for n in balancing.available() if find(n).level == "losses" and n != "fixed"]
+  "name",
+  [
+    n
+    for n in balancing.available()
+    if find(n).level == "losses" and n not in ("fixed", "autolambda")
+  ],
 )
 def test_an_absent_task_leaves_the_problem(name, same_bits):
   """The others' weights are those of the smaller problem, and its state stays."""
@@ -402,6 +445,15 @@ def test_what_cannot_run_is_refused(monkeypatch):
     find("log", normalise="unit")
   with pytest.raises(ValueError, match=r"'graddrop' has no weights .*smooth=0.0"):
     find("graddrop", smooth=0.5)
+  for name, values, message in (
+    ("autolambda", {"length": "plain"}, "'autolambda' weighs losses by what they are after a step"),
+    ("graddrop", {"features": True}, "'graddrop' needs every element .*features=False"),
+    ("log", {"features": True}, "'log' reads losses alone: set config.balance.features=False"),
+    ("moco", {"every": 2}, "'moco' makes a new update .*: set config.balance.every=1"),
+    ("log", {"every": 2}, "'log' reads losses alone: set config.balance.every=1"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      find(name, **values)
   monkeypatch.setattr(type(kinds.find("number")), "lowest", -1.0)
   for name, values in (("famo", {}), ("fixed", {"normalise": "log"}), ("log", {"offset": -0.5})):
     with pytest.raises(ValueError, match=rf"'{name}' .*task 't0' \(kind 'number'\) can be -1.0"):

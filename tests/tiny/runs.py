@@ -94,7 +94,15 @@ _HOST = {
   "policy": {"candidates", "latency"},
   "train": {
     *("candidate_groups", "checkpoint_every", "cycles", "eval_every", "log_every", "policy_steps"),
-    *("resident", "retrain_steps", "steps", "steps_per_dispatch", "threads", "warmup_steps"),
+    *(
+      "resident",
+      "retrain_steps",
+      "sampling",
+      "steps",
+      "steps_per_dispatch",
+      "threads",
+      "warmup_steps",
+    ),
     *("weight_steps", "workers"),
   },
 }

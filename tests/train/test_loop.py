@@ -159,6 +159,22 @@ def test_streamed_equals_resident(train, whole, tmp_path, same_run):
   same_run(run, whole(**HARD))
 
 
+def test_every_task_has_its_share_of_a_batch(build, monkeypatch):
+  """Of data of which every example has a label of one task alone."""
+  experiment = build(method="hard", train__sampling="tasks", train__batch_size=7)
+  valid = experiment.dataset.arrays("train").valid
+  valid["a"][:] = np.arange(64) % 8 == 0
+  valid["b"][:] = ~valid["a"]
+  batch, rows, _ = loop_lib.Loop(experiment, "unused").feed.chunk(0, 0, 30)
+  valid = jax.device_get(batch.valid)
+  assert valid["a"][rows][:, :4].all() and valid["b"][rows][:, 4:].all()
+  # Eight examples of four a step: each once in two steps.
+  np.testing.assert_array_equal(np.sort(rows[:2, :4].ravel()), np.arange(0, 64, 8))
+  experiment.dataset.arrays("train").valid["a"][:] = False
+  with pytest.raises(ValueError, match="task 'a' has no label in the training .* 'retrain'"):
+    loop_lib.Loop(experiment, "unused").feed.check()
+
+
 def test_streamed_batches_equal_resident_ones(build, same_bits):
   """In every phase, also when one starts in the middle."""
   resident, streamed = (
@@ -318,6 +334,7 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     (dict(train__warmup_steps=-3), "warmup.* -3"),
     (dict(train__batch_size=32), "larger than the 16 examples"),
     (dict(train__weights_share=1.0), "both parts need an example"),
+    (dict(train__sampling="tasks", train__resident=False), "must be 'examples' when"),
     (dict(train__execution="fast"), "must be one of planned, masked"),
     (dict(train__log_every=0), "log_every must be at least 1"),
     (
@@ -335,6 +352,12 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
     (dict(dataset="strips"), "Did you mean 'stripes'"),
     (dict(optimizers__retrain__kind="sgdd"), "Unknown optimiser 'sgdd'"),
     (dict(optimizers__alternate__schedule="cos"), "Unknown schedule 'cos'"),
+    (
+      dict(balance__name="mgda_ub"),
+      "phase weights 0 of the method 'dynashare' tasks read different",
+    ),
+    (dict(balance__name="autolambda", train__batch_size=7), "batch_size=7 is odd"),
+    (dict(balance__every=0), "balance.every must be at least 1"),
     (dict(seed=-1), "config.seed must be in"),
     (dict(compat__gates="x"), "compat.gates is 'x'"),
     (dict(baseline="/nowhere"), "there is no /nowhere/results.json"),

@@ -150,9 +150,12 @@ def _wait_for(file, lines, process):
   raise AssertionError(f"{file} never had {lines} lines")
 
 
-@pytest.mark.parametrize("name", ["uncertainty", "dwa", "famo"])
+@pytest.mark.parametrize("name", ["uncertainty", "dwa", "famo", "moco", "unit"])
 def test_the_state_of_a_balancer_goes_on(train, same_run, tmp_path, name):
+  """Told to end between two looks at the gradients, too."""
+  often = {"balance__every": 3, "train__steps_per_dispatch": 4} if name == "unit" else {}
   values = {
+    **often,
     "method": "hard",
     "model__blocks": (1,),
     "gates__target_rates": (1.0,),
@@ -164,6 +167,7 @@ def test_the_state_of_a_balancer_goes_on(train, same_run, tmp_path, name):
   with pytest.raises(Stop):
     train(tmp_path / "stopped", before_chunk=_stop_at(5), **values)
   same_run(train(tmp_path / "stopped", **values), want)
-  assert set(want.state.balance) == {"algorithm", "smooth"}
+  own = {"moco": {"kept", "told"}, "unit": {"last"}}
+  assert set(want.state.balance) == {"algorithm", "smooth"} | own.get(name, set())
   assert all(np.all(leaf) for leaf in want.state.balance["algorithm"].values())
   assert not np.isclose(*want.state.balance["smooth"]["sum"])

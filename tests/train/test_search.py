@@ -9,6 +9,7 @@ import pytest
 
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import routing
+from dynashare_jax.train import forward as forward_lib
 from dynashare_jax.train import step as step_lib
 
 # Warm-up 0-4, comparison 4-6, cycles 6-11 and 11-16, trials 16-17, -18 and -19, longer ones 19-22
@@ -103,7 +104,7 @@ def _gradients(experiment, state, batch):
     every = skip_trunk.Decisions(routing.all_run(3, 2))
     out, _ = experiment.network.apply({"params": network}, batch.inputs, every, True)
     place = [task.name for task in experiment.tasks].index(name)
-    sums = step_lib.task_losses(experiment.tasks, out, batch)[place]
+    sums = forward_lib.task_losses(experiment.tasks, out, batch)[place]
     return sums.total / sums.count
 
   found = [jax.grad(loss)(state.params["network"], task.name) for task in experiment.tasks]

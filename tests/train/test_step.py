@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.stepper import Stepper
 
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models.trunks import skip as skip_trunk
-from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import regularisers
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
@@ -19,45 +19,9 @@ from dynashare_jax.ops import streams
 from dynashare_jax.sharing import skip
 from dynashare_jax.train import finite
 from dynashare_jax.train import optim
-from dynashare_jax.train import step as step_lib
 
 ROUTE = [[1, 0, 1], [1, 1, 0]]
 THREE = {"model__blocks": (3,), "gates__target_rates": (1.0, 0.6, 0.6)}
-
-
-class Stepper:
-  """Runs steps of one phase from the initial state."""
-
-  def __init__(self, experiment, name, route=None, cycle=0):
-    self.experiment = experiment
-    phases = experiment.method.phases
-    self.index = next(i for i, p in enumerate(phases) if p.name == name and p.cycle == cycle)
-    self.phase = phases[self.index]
-    shape = (len(experiment.tasks), experiment.units)
-    self.route = np.ones(shape) if route is None else np.asarray(route, float)
-    self.spec = experiment.spec(self.index, self.route)
-    self.jitted = step_lib.make(
-      experiment.objective,
-      experiment.optimizer(self.spec.optimizer, self.spec.steps),
-      self.spec,
-      mesh_lib.batch_sharding(experiment.mesh),
-    )
-
-  def start(self):
-    state = self.experiment.initial_state()
-    state = self.experiment.with_optimizer(state, self.index)
-    return mesh_lib.place_replicated(state, self.experiment.mesh)
-
-  def __call__(self, state, first=0, count=1, batch=None, rows=None):
-    batch = batch or self.experiment.dataset.arrays("train")
-    size = self.experiment.config.train.batch_size
-    if rows is None:
-      rows = (np.arange(count * size).reshape(count, size) + first * size) % 64
-    experiment = self.experiment
-    moving = step_lib.moving_of(
-      experiment.sharing, self.phase, experiment.config.seed, first, first, self.route
-    )
-    return self.jitted(state, batch, jnp.asarray(rows, jnp.int32), moving)
 
 
 @pytest.fixture(scope="module")
@@ -309,160 +273,6 @@ def test_programs_of_a_run_are_as_few_as_documented(build):
 
 
 # Balancers: at every level the update is the one that the weights say.
-
-
-class Doubling:
-  """Weights that double with every step, from the state alone."""
-
-  @staticmethod
-  def balancer(level):
-    return balancing.Balancer(
-      "doubling",
-      lambda losses, gramian, key, state: (state * jnp.array([1.0, 3.0]), 2 * state),
-      level,
-      lambda tasks, epoch: jnp.ones(()),
-    )
-
-
-def _balanced(experiment, balancer, steps=2):
-  """The state after some steps of hard sharing."""
-  stepper = Stepper(dataclasses.replace(experiment, balancer=balancer), "retrain")
-  state, parts = stepper.start(), []
-  for first in range(steps):
-    state, found = stepper(state, first)
-    parts.append(found)
-  return jax.device_get(state), parts
-
-
-@pytest.fixture(scope="module")
-def hard(build):
-  return build(
-    method="hard",
-    optimizers__retrain__kind="sgd",
-    optimizers__retrain__momentum=0.0,
-    optimizers__retrain__weight_decay=0.0,
-  )
-
-
-def test_every_level_makes_the_weighed_update(hard):
-  """By losses heads are weighed, too; by gradients their own loss alone moves them."""
-  by_losses, parts = _balanced(hard, Doubling.balancer("losses"))
-  assert [float(p["weight/b"][0]) for p in parts] == [3.0, 6.0]
-  assert float(by_losses.balance) == 4.0
-  found = {level: _balanced(hard, Doubling.balancer(level), 1)[0] for level in balancing.LEVELS}
-  trunk = [s.params["network"]["trunk"] for s in found.values()]
-  for other in trunk[1:]:
-    for a, b in zip(jax.tree.leaves(trunk[0]), jax.tree.leaves(other), strict=True):
-      np.testing.assert_allclose(a, b, 1e-4, 1e-7)
-  plain = _balanced(hard, hard.balancer, 1)[0].params["network"]
-  same = lambda name, level: [
-    np.allclose(a, b, 1e-5, 1e-7)
-    for a, b in zip(
-      jax.tree.leaves(plain[name]),
-      jax.tree.leaves(found[level].params["network"][name]),
-      strict=True,
-    )
-  ]
-  assert all(same("heads_1", "gramian")) and not any(same("heads_1", "losses"))
-
-
-def test_a_gramian_is_that_of_the_tasks_gradients(hard):
-  """Against one gradient per task, and without a task that has no labels."""
-  seen = []
-
-  def weigh(losses, gramian, key, state):
-    jax.debug.callback(lambda *found: seen.append(found), losses.labelled, gramian)
-    return losses.prior, state
-
-  _balanced(hard, balancing.Balancer("seen", weigh, "gramian"), 1)
-  jax.effects_barrier()
-  rows = []
-  for task in range(2):
-    one = lambda losses, gramian, key, state, task=task: (jnp.eye(2)[task], state)
-    start, (after, _) = (
-      _balanced(hard, hard.balancer, 0)[0],
-      _balanced(hard, balancing.Balancer("one", one), 1),
-    )
-    move = lambda a, b: np.ravel(np.asarray(b) - np.asarray(a))
-    trunks = (s.params["network"]["trunk"] for s in (start, after))
-    rows.append(np.concatenate(jax.tree.leaves(jax.tree.map(move, *trunks))))
-  labelled, gramian = seen[0]
-  wanted = np.array(rows) @ np.array(rows).T
-  assert labelled.all()
-  np.testing.assert_allclose(gramian / gramian[0, 0], wanted / wanted[0, 0], 1e-2)
-
-
-def test_what_is_shared_follows_from_the_route(build):
-  """Against the joint gradients: a block of one task, or of one with labels, is its own."""
-  weigh = lambda losses, gramian, key, state: (jnp.array([2.0, 3.0]), state)
-  balancer = balancing.Balancer("set", weigh, "gramian")
-  joint = {}
-  for execution in ("masked", "planned"):
-    experiment = build(train__execution=execution, **THREE)
-    stepper = Stepper(experiment, "retrain", ROUTE)
-    objective, state = experiment.objective._replace(balancer=balancer), stepper.start()
-    moving = step_lib.moving_of(experiment.sharing, stepper.phase, 0, 0, 0, stepper.route)
-    rest = objective, stepper.spec
-
-    def losses(params, batch, rest=rest, state=state, moving=moving):
-      values, charge, _ = step_lib.forward(*rest, params, state, batch, moving, jnp.int32(0))
-      return jnp.stack([*values, charge])
-
-    whole = jax.tree.map(lambda a: a[:8], experiment.dataset.arrays("train"))
-    no_b = whole._replace(valid={**whole.valid, "b": np.zeros_like(whole.valid["b"])})
-    rows_of = jax.jit(jax.jacrev(losses))
-    balanced = jax.jit(lambda *args, rest=rest: step_lib.gradients(*rest, *args))
-    for name, batch in (("whole", whole), ("no_b", no_b)):
-      if execution == "masked":
-        joint[name] = jax.device_get(rows_of(state.params, batch))
-      grads, aside = jax.device_get(balanced(state, batch, moving, jnp.int32(0)))
-      shared = "/block_0" if name == "whole" else "/none"
-      _check_weighed(grads, aside.parts, joint[name], [t.weight for t in experiment.tasks], shared)
-
-
-def _check_weighed(grads, parts, rows, prior, shared):
-  """The update and the inner products by hand; `shared` is the one block of two tasks."""
-  gramian, given = np.zeros((2, 2)), jax.tree_util.tree_leaves_with_path(grads["network"])
-  for (path, found), row in zip(given, jax.tree.leaves(rows["network"]), strict=True):
-    name, weights = optim.path_of(path), prior
-    if "backbone/" in name and ("/block_" not in name or shared in name):
-      weights = (2.0, 3.0)
-      flat = row[:2].reshape(2, -1).astype(np.float64)
-      gramian += flat @ flat.T
-    wanted = weights[0] * row[0] + weights[1] * row[1] + row[2]
-    np.testing.assert_allclose(found, wanted, 1e-5, 1e-6, err_msg=name)
-  lengths = np.sqrt(np.diagonal(gramian))
-  np.testing.assert_allclose([parts["norm/a"], parts["norm/b"]], lengths, 1e-5, 1e-7)
-  cosine = gramian[0, 1] / max(lengths.prod(), 1e-30)
-  np.testing.assert_allclose(parts["cosine/least"], cosine, 1e-5, 1e-6)
-
-
-def test_policy_steps_are_not_balanced(build):
-  """Their penalties are tuned against the sum of the losses."""
-  experiment = build(**THREE)
-  stepper = Stepper(dataclasses.replace(experiment, balancer=Doubling.balancer("losses")), "policy")
-  plain = Stepper(experiment, "policy")
-  state, parts = stepper(stepper.start())
-  other, _ = plain(plain.start())
-  assert "weight/a" not in parts and float(state.balance) == 1.0
-  np.testing.assert_array_equal(state.params["policy"]["logits"], other.params["policy"]["logits"])
-
-
-EASY = {"method": "hard", "model__blocks": (1,), "gates__target_rates": (1.0,)}
-
-
-@pytest.mark.parametrize("name", ["graddrop", "nash"])
-def test_a_balancer_trains(build, name):
-  """One step moves every leaf of the trunk and of the heads, to finite numbers."""
-  stepper = Stepper(build(balance__name=name, **EASY), "retrain")
-  before = stepper.start()
-  held = jax.device_get(before.params)
-  after, parts = stepper(before)
-  kept = (after.params, after.opt, after.balance, parts)
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
-  moved = jax.tree.map(lambda a, b: bool((a != b).any()), held["network"], after.params["network"])
-  assert all(jax.tree.leaves(moved)), moved
-  assert {"norm/a", "cosine/least", "weight/a"} <= set(parts)
 
 
 def test_a_weight_that_is_no_number_is_told_as_one():

@@ -61,6 +61,23 @@ class Trunk(nn.Module):
     return None
 
   @nn.nowrap
+  def common(self, control: Any) -> bool:
+    """Returns whether under a control all tasks read the same features; traced."""
+    del control
+    return False
+
+  @nn.nowrap
+  def apart(self, control: Any) -> list[Any] | None:
+    """Returns what `only((t,))` is told of every task t, where that saves work; traced.
+
+    None (the default): the gradients of every task's features are to be taken through one pass of
+    all tasks. Else each task has a pass of its own. `only` keeps the trunk's names then, and every
+    leaf of the signals begins with the axis of the tasks.
+    """
+    del control
+    return None
+
+  @nn.nowrap
   def weights_of(self) -> tuple[str, ...]:
     """Returns the beginning of the paths of every unit's shared weights; none (the default): ()."""
     return ()

@@ -114,6 +114,23 @@ class SkipTrunk(contract.Trunk):
     return self.clone(tasks=len(tasks)), {name: name for name in self.leaves()}
 
   @nn.nowrap
+  def common(self, control: Decisions) -> bool:
+    """Returns whether no two tasks part anywhere."""
+    return len(routing.splits(control.modes)[-1].groups) == 1
+
+  @nn.nowrap
+  def apart(self, control: Decisions) -> list[Any] | None:
+    """Returns the decisions of every task, if its own passes cost less than its share of all's.
+
+    A pass back costs two passes forward; back through the blocks of all tasks goes every task.
+    """
+    alone = sum(mode != routing.SKIP for row in control.modes for mode in row)
+    shared = sum(split.running for split in routing.splits(control.modes))
+    if 3 * alone >= (1 + 2 * self.tasks) * shared:
+      return None
+    return [_of_task(control, task) for task in range(self.tasks)]
+
+  @nn.nowrap
   def shown(self) -> Any:
     """Returns the backbone."""
     return self.backbone
@@ -284,6 +301,16 @@ class SkipTrunk(contract.Trunk):
       # One draw for all steps of a series.
       noise = jnp.broadcast_to(noise.reshape(noise.shape + (1,) * (score.ndim - 2)), score.shape)
     return gumbel.hard_gate(score, noise, decisions.temperature)
+
+
+def _of_task(decisions: Decisions, task: int) -> Decisions:
+  """What decides for one task alone."""
+  policy, noise = decisions.policy, decisions.noise
+  return decisions._replace(
+    modes=tuple(row[task : task + 1] for row in decisions.modes),
+    policy=None if policy is None else policy[task : task + 1],
+    noise=None if noise is None else noise[:, task : task + 1],
+  )
 
 
 class _BlockSignals(NamedTuple):

@@ -59,22 +59,48 @@ class Balancer(NamedTuple):
       floats or `[T]`, of gradients and losses without the configuration's weights. `gramian` is
       float32 `[T, T]`, None at level `losses`; `key` is a function of the seed and the step.
     level: what it sees, one of `LEVELS`.
-    init: `(T, steps of an epoch) -> state`, arrays that a checkpoint keeps; it starts anew where
-      an optimiser does.
+    init: `(T, steps of an epoch, leaves that tasks share) -> state`, arrays that a checkpoint
+      keeps; it starts anew where an optimiser does.
     combine: at level `gradients`: `(rows, losses, weights, key) -> gradient`, where `rows` has
       one list of shared gradients per task. None adds the weighed rows.
     heads: whether the weights also multiply the gradients of the heads; at level `losses` always.
     after: `(losses before, losses after the update, state) -> state`, of one batch and the same
       random draws; None needs no second look.
+    ahead: `(state, prior) -> (weights [T], weights of the losses after a step [T], rate)`: then
+      `weigh` is given in place of the Gramian the slopes `[T]` of these losses in the weights; None
+      needs no look ahead.
+    track: at level `gradients`: `(rows, losses, where two tasks meet, state) -> (rows, state)`:
+      what takes the rows' place, made from those of earlier steps too. None takes them as they are.
+    features: whether the rows are gradients in features that all tasks share, not in parameters.
+    every: steps from one look at gradients to the next; in between `held` gives the weights.
+    held: `(losses, state) -> (weights, gramian)`, the last ones.
   """
 
   name: str
   weigh: Callable[..., tuple[Any, types.PyTree]]
   level: str = "losses"
-  init: Callable[[int, int], types.PyTree] = lambda tasks, epoch: {}
+  init: Callable[..., types.PyTree] = lambda tasks, epoch, leaves: {}
   combine: Callable[..., types.PyTree] | None = None
   heads: bool = False
   after: Callable[..., types.PyTree] | None = None
+  ahead: Callable[..., Any] | None = None
+  track: Callable[..., Any] | None = None
+  features: bool = False
+  every: int = 1
+  held: Callable[..., Any] | None = None
+
+
+class Track(NamedTuple):
+  """What an algorithm keeps of every task's gradients.
+
+  Attributes:
+    init: `row -> kept`; a row is a list of leaves.
+    move: `(row, kept) -> (row, kept, number)`: what takes the row's place; `Facts.told` has the
+      numbers of all tasks.
+  """
+
+  init: Callable[[Any], Any]
+  move: Callable[[Any, Any], Any]
 
 
 class Facts(NamedTuple):
@@ -87,6 +113,7 @@ class Facts(NamedTuple):
     prior: `[K]`, the configuration's weights.
     gramian: `[K, K]`, None at level `losses`. Rows of absent tasks may hold anything finite.
     key: of the step's random draws.
+    told: `[K]`, slopes or numbers that the algorithm asked for by `ahead` or `track`.
   """
 
   losses: jax.Array
@@ -94,6 +121,7 @@ class Facts(NamedTuple):
   prior: jax.Array
   gramian: Any
   key: Any
+  told: Any = None
 
   @property
   def tasks(self) -> jax.Array:
@@ -125,6 +153,10 @@ class Algorithm(NamedTuple):
       algorithm takes `Facts.prior` as a preference).
     positive: whether losses must be above 0.
     length: the default of `config.balance.length`, `own` or `plain`.
+    ahead: `state -> (weights, rate)` of a step whose effect `Facts.told` has: how the weighed sum
+      of the losses after it changes with each weight.
+    track: what is kept of every task's gradients.
+    features: the default of `config.balance.features`.
   """
 
   weigh: Callable[[Facts, Any], tuple[Any, Any]]
@@ -136,6 +168,9 @@ class Algorithm(NamedTuple):
   weights: str = "rows"
   positive: bool = False
   length: str = "own"
+  ahead: Callable[[Any], Any] | None = None
+  track: Track | None = None
+  features: bool = False
 
 
 def divisor(losses: jax.Array) -> jax.Array:
@@ -172,6 +207,7 @@ def find(settings: Any, tasks: Sequence[types.TaskSpec]) -> Balancer:
     raise ValueError(
       f"The balancer {name!r} has no weights that could be averaged: set config.balance.smooth=0.0."
     )
+  _check_gradients(name, algorithm, settings)
   if algorithm.positive or settings.normalise == "log":
     for task in tasks:
       lowest = kinds.find(task.kind).lowest
@@ -182,3 +218,24 @@ def find(settings: Any, tasks: Sequence[types.TaskSpec]) -> Balancer:
           " give a lower bound of it as config.balance.offset, or choose another balancer."
         )
   return _composition.compose(name, algorithm, settings)
+
+
+def _check_gradients(name: str, algorithm: Algorithm, settings: Any) -> None:
+  """Refuses ways to come by gradients that an algorithm cannot use."""
+  reads = (
+    algorithm.level != "losses"
+    or settings.normalise == "unit"
+    or (settings.length or algorithm.length) in ("plain", "unit")
+  )
+  if algorithm.ahead is not None and (reads or settings.normalise != "none"):
+    raise ValueError(
+      f"The balancer {name!r} weighs losses by what they are after a step:"
+      " config.balance.normalise must be 'none', and config.balance.length empty, 'own' or 'sum'."
+    )
+  whole = algorithm.combine is not None or algorithm.track is not None
+  if settings.features and (whole or not reads):
+    does = "needs every element of the parameters' gradients" if whole else "reads losses alone"
+    raise ValueError(f"The balancer {name!r} {does}: set config.balance.features=False.")
+  if settings.every > 1 and (whole or not reads):
+    does = "makes a new update of each step's gradients" if whole else "reads losses alone"
+    raise ValueError(f"The balancer {name!r} {does}: set config.balance.every=1.")

@@ -26,15 +26,23 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
     level = "gramian"
   mix: Any = algorithm.combine
   second: Any = algorithm.after
+  track: Any = algorithm.track
   constant = (normalise, smooth, length) == ("none", 0.0, "own")
 
-  def init(tasks: int, epoch: int = 1) -> PyTree:
+  def last(tasks: int) -> PyTree:
+    return {"weights": jnp.ones(tasks), "gramian": jnp.zeros((tasks, tasks))}
+
+  def init(tasks: int, epoch: int = 1, leaves: Any = ()) -> PyTree:
+    kept = track and [track.init([jnp.zeros(leaf.shape) for leaf in leaves]) for _ in range(tasks)]
     parts = {
+      "kept": kept,
+      "told": jnp.zeros(tasks) if track else None,
+      "last": last(tasks) if settings.every > 1 else None,
       "algorithm": algorithm.init(tasks, epoch),
       "squares": _averages.init(tasks) if normalise == "unit" else {},
       "smooth": _averages.init(tasks) if smooth else {},
     }
-    return {part: state for part, state in parts.items() if state}
+    return {part: state for part, state in parts.items() if jax.tree.leaves(state)}
 
   def facts_of(losses: balancing.Losses, gramian: Any, key: Any) -> balancing.Facts:
     prior = jnp.asarray(losses.prior, jnp.float32)
@@ -46,7 +54,10 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
     return balancing.Facts((losses.value - offset) * rows, present, prior, gramian, key)
 
   def weigh(losses: balancing.Losses, gramian: Any, key: Any, state: PyTree) -> tuple[Any, PyTree]:
-    facts = facts_of(losses, gramian, key)
+    slopes = None
+    if algorithm.ahead is not None:
+      gramian, slopes = None, gramian
+    facts = facts_of(losses, gramian, key)._replace(told=state.get("told", slopes))
     new = dict(state)
     scale = jnp.ones_like(facts.prior)
     if normalise == "log":
@@ -70,7 +81,29 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
     # Where nothing pulls at what is shared, heads may still learn.
     idle = jnp.where(losses.labelled, facts.prior, 0.0)
     weights = jnp.where(facts.present.any(), weights, idle)
+    if "last" in state:
+      share = weights / jnp.where(facts.prior > 0, facts.prior, 1.0)
+      new["last"] = {"weights": share, "gramian": gramian}
     return weights, _frozen(new, state, facts.present)
+
+  def held(losses: balancing.Losses, state: PyTree) -> tuple[jax.Array, jax.Array]:
+    weights = jnp.asarray(losses.prior, jnp.float32) * state["last"]["weights"]
+    return jnp.where(losses.labelled, weights, 0.0), state["last"]["gramian"]
+
+  def ahead(state: PyTree, prior: Any) -> tuple[jax.Array, jax.Array, float]:
+    prior = jnp.asarray(prior, jnp.float32)
+    weights, rate = algorithm.ahead(state["algorithm"])  # type: ignore[misc]
+    return prior * weights, prior, rate
+
+  def tracked(rows: Any, losses: balancing.Losses, met: Any, state: PyTree) -> tuple[Any, PyTree]:
+    found, kept, told = [], [], []
+    for task, (row, old) in enumerate(zip(rows, state["kept"], strict=True)):
+      there = losses.labelled[task]
+      new_row, new, number = track.move(row, old)
+      found.append([jnp.where(m & there, leaf, 0.0) for m, leaf in zip(met, new_row, strict=True)])
+      kept.append(jax.tree.map(lambda a, b, there=there: jnp.where(there, a, b), new, old))
+      told.append(number)
+    return found, {**state, "kept": kept, "told": jnp.stack(told)}
 
   def combine(rows: Any, losses: balancing.Losses, weights: Any, key: Any) -> Any:
     weighed = [[w * leaf for leaf in row] for w, row in zip(weights, rows, strict=True)]
@@ -92,7 +125,18 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
     return _frozen(new, state, facts.present)
 
   return balancing.Balancer(
-    name, weigh, level, init, combine if mix else None, algorithm.heads, after if second else None
+    name,
+    weigh,
+    level,
+    init,
+    combine if mix else None,
+    algorithm.heads,
+    after if second else None,
+    ahead if algorithm.ahead else None,
+    tracked if track else None,
+    settings.features or algorithm.features,
+    settings.every,
+    held,
   )
 
 

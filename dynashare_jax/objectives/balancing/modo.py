@@ -23,13 +23,18 @@ from dynashare_jax.ops import gramian
 
 def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer of MoDo."""
+  return algorithm(settings.modo_lr, settings.modo_decay)
+
+
+def algorithm(rate: float, decay: float) -> balancing.Algorithm:
+  """Returns the algorithm of weights that move on the simplex, a step of size `rate` at a time."""
 
   def weigh(facts: balancing.Facts, state: Any) -> tuple[jax.Array, Any]:
     weights = jnp.where(facts.present, state["weights"], 0.0)
     pull = gramian.times(
       jnp.where(jnp.outer(facts.present, facts.present), facts.gramian, 0.0), weights
     )
-    moved = weights - settings.modo_lr * (pull + settings.modo_decay * weights)
+    moved = weights - rate * (pull + decay * weights)
     moved = gramian.simplex(moved, facts.present)
     return facts.tasks * moved, {"weights": moved}
 

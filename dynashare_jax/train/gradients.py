@@ -1,0 +1,358 @@
+"""Gradients of a training step, weighed by the balancer of the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dynashare_jax import types
+from dynashare_jax.models import norm
+from dynashare_jax.models.trunks import contract as trunks
+from dynashare_jax.ops import streams
+from dynashare_jax.sharing import contract
+from dynashare_jax.train import forward as forward_lib
+from dynashare_jax.train import optim
+from dynashare_jax.train import state as state_lib
+from dynashare_jax.types import PyTree
+
+# Groups that move by the plain sum of the task losses, whatever the balancer.
+UNBALANCED = ("gates", "policy")
+
+
+def gradients(
+  objective: forward_lib.Objective,
+  spec: forward_lib.Spec,
+  state: state_lib.State,
+  batch: types.Batch,
+  moving: contract.Moving,
+  step: jax.Array,
+) -> tuple[PyTree, forward_lib.Aside]:
+  """Computes the gradients of the groups that move; None elsewhere.
+
+  Where the balancer reads losses, by one backward pass of the weighed sum. Else the network is cut
+  at the trunk's features: heads are pulled once, and the trunk once per task (unrolled: a mapped
+  convolution's gradient was measured 6 to 32 times slower on a CPU), or once in all, by weighed
+  gradients of the features, where weights are known before. What is shared follows from the step's
+  route: a unit that fewer than two tasks with labels execute has no part in the inner products and
+  moves by the plain sum of its gradients.
+  """
+  pass_ = forward_lib.Pass(objective, spec, state, batch, moving, step)
+  groups = optim.groups(state.params, objective.network.leaves())
+  trained, still = optim.split(state.params, spec.trainable, groups)
+  balanced = "backbone" in spec.trainable
+  if balanced and objective.balancer.level in ("gramian", "gradients"):
+    return _cut(pass_, trained, still)
+  return _whole(pass_, trained, still, balanced)
+
+
+def _key(pass_: forward_lib.Pass) -> jax.Array:
+  """Of the balancer's random draws."""
+  return streams.stream_key(pass_.moving.seed, "balance", pass_.step)
+
+
+def _whole(
+  pass_: forward_lib.Pass, trained: PyTree, still: PyTree, balanced: bool
+) -> tuple[PyTree, forward_lib.Aside]:
+  """By one backward pass of the weighed sum."""
+  balancer, state = pass_.objective.balancer, pass_.state
+  slopes = _slopes(pass_, trained, still) if balanced and balancer.ahead else None
+
+  def total(part: PyTree) -> Any:
+    values, charge, aside = pass_.losses(optim.join(part, still))
+    weights: Any = aside.losses.prior
+    if balanced:
+      held = aside.losses._replace(value=jax.lax.stop_gradient(aside.losses.value))
+      weights, balance = balancer.weigh(held, slopes, _key(pass_), state.balance)
+      aside = _noted(pass_.objective, aside, weights, balance)
+    return forward_lib.dot(weights, values) + jnp.asarray(charge, jnp.float32), aside
+
+  return jax.grad(total, has_aux=True)(trained)
+
+
+def _slopes(pass_: forward_lib.Pass, trained: PyTree, still: PyTree) -> jax.Array:
+  """What one more of each task's weight does to the losses after a step, `[T]`.
+
+  The step is made with one half of the batch, and judged by the other; a derivative of the losses
+  along one direction gives all tasks' slopes at once.
+  """
+  ahead = pass_.objective.balancer.ahead
+  assert ahead is not None
+  weights, wanted, rate = ahead(pass_.state.balance, [t.weight for t in pass_.objective.tasks])
+
+  def losses_of(half: int) -> Any:
+    one = lambda a: a.reshape(a.shape[0] // 2, 2, *a.shape[1:])[:, half]
+    here = pass_._replace(batch=jax.tree.map(one, pass_.batch))
+
+    def values_of(part: PyTree) -> Any:
+      values, _, aside = here.losses(optim.join(part, still))
+      return jnp.stack(values), aside.losses.labelled
+
+    return values_of
+
+  def pull(of: Any, factors: jax.Array, at: PyTree) -> Any:
+    weighed = lambda part: (lambda values, told: (values @ factors, told))(*of(part))
+    return jax.grad(weighed, has_aux=True)(at)
+
+  near, far = losses_of(0), losses_of(1)
+  first, there = pull(near, weights, trained)
+  second, also = pull(far, wanted, jax.tree.map(lambda p, g: p - rate * g, trained, first))
+  _, slopes = jax.jvp(lambda part: near(part)[0], (trained,), (second,))
+  return jnp.where(there & also, -rate * slopes, 0.0)
+
+
+def _cut(
+  pass_: forward_lib.Pass, trained: PyTree, still: PyTree
+) -> tuple[PyTree, forward_lib.Aside]:
+  """By the gradients of what tasks share, each task's apart."""
+  objective, key = pass_.objective, _key(pass_)
+  balancer, rules, balance = objective.balancer, objective.network.leaves(), pass_.state.balance
+  trunk = _trunk(pass_, trained, still)
+  heads = _heads(pass_, trained, still, trunk)
+  aside, asked = heads.aside, heads.asked
+  losses, prior = aside.losses, aside.losses.prior
+  met = _met(objective.network, trained, aside)
+  shared = [n for n, found in enumerate(_shared(trained, rules)) if found]
+  gramian: Any = None
+  if pass_.spec.held or balancer.features:
+    if pass_.spec.held:
+      assert balancer.held is not None
+      weights, gramian = balancer.held(losses, balance)
+    else:
+      gramian = _products([jax.tree.leaves(one) for one in asked])
+      weights, balance = balancer.weigh(losses, gramian, key, balance)
+    weighed = trunk.sum(weights, asked, heads.quiet)
+    plain = weighed if trunk.common else trunk.sum(prior, asked, heads.quiet)
+    moved = [weighed[n] for n in shared]
+  else:
+    rows = [trunk.pull(task, one, heads.quiet) for task, one in enumerate(asked)]
+    stacks = [[jnp.where(met[n], row[n], 0.0) for n in shared] for row in rows]
+    if balancer.track is not None:
+      stacks, balance = balancer.track(stacks, losses, [met[n] for n in shared], balance)
+    gramian = _products(stacks)
+    weights, balance = balancer.weigh(losses, gramian, key, balance)
+    add = lambda factors, of: [forward_lib.dot(factors, column) for column in zip(*of, strict=True)]
+    plain, weighed, moved = add(prior, rows), add(weights, rows), add(weights, stacks)
+    if balancer.combine is not None:
+      moved = balancer.combine(stacks, losses, weights, key)
+  grads = list(plain)
+  for n, (leaf, head) in enumerate(zip(_leaves(trained, rules), heads.own, strict=True)):
+    if leaf is not None and leaf.owner is not None:
+      of, factors = (weighed, weights) if balancer.heads else (plain, prior)
+      grads[n] = of[n] + factors[leaf.owner] * head
+  for n, found in zip(shared, moved, strict=True):
+    grads[n] = jnp.where(met[n], found, grads[n])
+  if heads.charged is not None:
+    direct, features, signals = heads.charged
+    through = trunk.sum([1.0] * len(asked), features, signals)
+    grads = [a + b + c for a, b, c in zip(grads, direct, through, strict=True)]
+  tree = jax.tree.unflatten(jax.tree.structure(trained), grads)
+  return tree, _noted(objective, aside, weights, balance, gramian)
+
+
+class _Trunk(NamedTuple):
+  """A forward pass of the trunk, and how to go back.
+
+  Attributes:
+    features: of every task.
+    signals: of the trunk.
+    stats: new batch statistics.
+    common: whether all tasks read the same features.
+    pull: `(task, its cotangent, cotangents of the signals) -> leaves`, the latter 0.
+    sum: `(factors, cotangents of the features, of the signals) -> leaves`.
+  """
+
+  features: list[Any]
+  signals: trunks.Signals
+  stats: PyTree
+  common: bool
+  pull: Callable[..., list[jax.Array]]
+  sum: Callable[..., list[jax.Array]]
+
+
+def _trunk(pass_: forward_lib.Pass, trained: PyTree, still: PyTree) -> _Trunk:
+  """One pass of all tasks, or, where their ways part early, one of each task alone."""
+  network = pass_.objective.network
+  control = pass_.control(optim.join(trained, still))
+  alone = network.trunk.apart(control)
+
+  def run(part: PyTree, of: Any = network, task: int = -1) -> Any:
+    params = optim.join(part, still)
+    told = pass_.control(params)
+    if task >= 0:
+      told = network.trunk.apart(told)[task]
+    args = params, pass_.state.stats, pass_.batch.inputs, told, True
+    return pass_.apply(*args, method="features", network=of)
+
+  scaled = lambda f, tree: jax.tree.map(lambda a: f * a, tree)
+  if alone is None:
+    (features, signals), pull, stats = jax.vjp(run, trained, has_aux=True)
+    back = lambda asked, told: jax.tree.leaves(pull((asked, told))[0])
+
+    def one(task: int, asked: Any, told: Any) -> list[jax.Array]:
+      others = [jax.tree.map(jnp.zeros_like, f) for f in features]
+      return back([asked if t == task else zero for t, zero in enumerate(others)], told)
+
+    add = lambda factors, asked, told: back(list(map(scaled, factors, asked)), told)
+    return _Trunk(features, signals, stats, network.trunk.common(control), one, add)
+
+  passes = [
+    jax.vjp(lambda part, t=t: run(part, network.only((t,))[0], t), trained, has_aux=True)
+    for t in range(len(alone))
+  ]
+  found = [out for out, _, _ in passes]
+  signals = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(told for _, told in found))
+  stats = norm.together(pass_.state.stats, [stats for _, _, stats in passes])
+
+  def one_alone(task: int, asked: Any, told: Any) -> list[jax.Array]:
+    mine = jax.tree.map(lambda a: a[task : task + 1], told)
+    return jax.tree.leaves(passes[task][1](([asked], mine))[0])
+
+  def add_alone(factors: Any, asked: Any, told: Any) -> list[jax.Array]:
+    rows = [one_alone(t, scaled(factors[t], a), told) for t, a in enumerate(asked)]
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+  return _Trunk([fs[0] for fs, _ in found], signals, stats, False, one_alone, add_alone)
+
+
+class _Heads(NamedTuple):
+  """What heads and penalties ask of the trunk.
+
+  Attributes:
+    own: leaves, of each head from its own loss.
+    asked: gradients of every task's loss in its features.
+    quiet: those in the signals: 0.
+    charged: of the penalties: leaves, and gradients in features and signals; None without any.
+    aside: what comes beside.
+  """
+
+  own: list[jax.Array]
+  asked: list[Any]
+  quiet: Any
+  charged: Any
+  aside: forward_lib.Aside
+
+
+def _heads(pass_: forward_lib.Pass, trained: PyTree, still: PyTree, trunk: _Trunk) -> _Heads:
+  """Pulls losses and penalties back to the features, once."""
+
+  def heads(part: PyTree, features: Any, signals: trunks.Signals) -> Any:
+    params = optim.join(part, still)
+    inputs = pass_.batch.inputs
+    logits, stats = pass_.apply(params, trunk.stats, features, inputs, True, method="logits")
+    control = pass_.control(params)
+    values, charge, aside = pass_.judge(params, control, logits, signals, stats)
+    return (values, jnp.asarray(charge, jnp.float32)), aside
+
+  (values, charge), pull, aside = jax.vjp(
+    heads, trained, trunk.features, trunk.signals, has_aux=True
+  )
+  ones, zeros = ([fill(v) for v in values] for fill in (jnp.ones_like, jnp.zeros_like))
+  # A head reads its own features alone: what it asks of them is apart.
+  own, asked, quiet = pull((ones, jnp.zeros_like(charge)))
+  charged = None
+  if any(name.startswith("penalty/") for name in aside.parts):
+    direct, *below = pull((zeros, jnp.ones_like(charge)))
+    charged = jax.tree.leaves(direct), *below
+  return _Heads(jax.tree.leaves(own), asked, quiet, charged, aside)
+
+
+def _met(network: Any, params: PyTree, aside: forward_lib.Aside) -> list[jax.Array]:
+  """For every leaf whether two tasks with labels execute its unit; True of what no unit has."""
+  prior = jnp.asarray(aside.losses.prior)
+  runs = aside.runs & (aside.losses.labelled & (prior > 0))[:, None]
+  several = runs.sum(0) >= 2
+  prefixes = _prefixes(network)
+  found = []
+  for path, _ in jax.tree_util.tree_leaves_with_path(params):
+    prefix = trunks.longest(prefixes, optim.path_of(path))
+    found.append(jnp.asarray(True) if prefix is None else several[prefixes.index(prefix)])
+  return found
+
+
+def _prefixes(network: Any) -> list[str]:
+  """The beginning of the paths of every unit's weights; none where the trunk does not say."""
+  return [f"network/trunk/{prefix}" for prefix in network.trunk.weights_of()]
+
+
+def _products(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
+  """The inner products of rows of leaves, in full float32."""
+  found = jnp.zeros((len(rows), len(rows)))
+  for column in zip(*rows, strict=True):
+    flat = jnp.stack([leaf.astype(jnp.float32).ravel() for leaf in column])
+    found += jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+  return found
+
+
+def _noted(
+  objective: forward_lib.Objective,
+  aside: forward_lib.Aside,
+  weights: Any,
+  balance: PyTree,
+  gramian: Any = None,
+) -> forward_lib.Aside:
+  """Adds the balancer's state; for the log its weights, if no constants, and what it saw."""
+  parts = dict(aside.parts)
+  names = [task.name for task in objective.tasks]
+  if isinstance(weights, jax.Array):
+    parts |= {f"weight/{name}": weights[t] for t, name in enumerate(names)}
+  if gramian is not None:
+    lengths = jnp.sqrt(jnp.diagonal(gramian))
+    parts |= {f"norm/{name}": lengths[t] for t, name in enumerate(names)}
+    size = jnp.maximum(lengths, 1e-18)
+    parts["cosine/least"] = jnp.min(gramian / size[:, None] / size[None, :], initial=1.0)
+  return aside._replace(parts=parts, balance=balance)
+
+
+def _shared(params: PyTree, rules: optim.Rules) -> list[bool]:
+  """For every leaf whether tasks share it and a balancer weighs its gradients."""
+  return [
+    leaf is not None and leaf.owner is None and leaf.group not in UNBALANCED
+    for leaf in _leaves(params, rules)
+  ]
+
+
+def shared(params: PyTree, trainable: tuple[str, ...], rules: optim.Rules) -> list[jax.Array]:
+  """Returns the leaves that tasks share among those that move."""
+  trained, _ = optim.split(params, trainable, optim.groups(params, rules))
+  leaves = jax.tree.leaves(trained)
+  return [a for a, found in zip(leaves, _shared(trained, rules), strict=True) if found]
+
+
+def _leaves(params: PyTree, rules: optim.Rules) -> list[trunks.Leaf | None]:
+  """What the rules say of the network's leaves; None of others."""
+  found = []
+  for path, _ in jax.tree_util.tree_leaves_with_path(params):
+    part, _, rest = optim.path_of(path).partition("/")
+    found.append(trunks.leaf_of(rules, rest) if part == "network" else None)
+  return found
+
+
+def gramians(
+  network: Any, params: PyTree, losses_of: Callable[[PyTree], Any]
+) -> tuple[jax.Array, Any]:
+  """Multiplies the gradients of the tasks with each other, for the weights of every unit.
+
+  Args:
+    network: a `models.trunks.network.Network` whose trunk has `weights_of`.
+    params: `{"network": ...}`, perhaps with more.
+    losses_of: `params -> (list of the tasks' losses, anything else)`.
+
+  Returns:
+    `[U, T, T]` float32, and what else `losses_of` gave.
+  """
+  prefixes = _prefixes(network)
+  unit = lambda path, _: trunks.longest(prefixes, optim.path_of(path)) or ""
+  units = jax.tree_util.tree_map_with_path(unit, params)
+  inside, rest = optim.split(params, tuple(prefixes), units)
+  values, pull, aside = jax.vjp(
+    lambda part: losses_of(optim.join(part, rest)), inside, has_aux=True
+  )
+  one = lambda t: [jnp.full_like(v, u == t) for u, v in enumerate(values)]
+  rows = [jax.tree_util.tree_leaves_with_path(pull(one(t))[0]) for t in range(len(values))]
+  found = []
+  for prefix in prefixes:
+    found.append(_products([[a for path, a in row if unit(path, a) == prefix] for row in rows]))
+  return jnp.stack(found), aside

@@ -1,0 +1,346 @@
+"""Gradients of a training step: how a balancer's weights become one update."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from train.stepper import Stepper
+
+from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.models.trunks import skip as skip_trunk
+from dynashare_jax.objectives import balancing
+from dynashare_jax.train import forward as forward_lib
+from dynashare_jax.train import gradients as gradients_lib
+from dynashare_jax.train import optim
+from dynashare_jax.train import step as step_lib
+
+ROUTE = [[1, 0, 1], [1, 1, 0]]
+THREE = {"model__blocks": (3,), "gates__target_rates": (1.0, 0.6, 0.6)}
+
+
+class Doubling:
+  """Weights that double with every step, from the state alone."""
+
+  @staticmethod
+  def balancer(level):
+    return balancing.Balancer(
+      "doubling",
+      lambda losses, gramian, key, state: (state * jnp.array([1.0, 3.0]), 2 * state),
+      level,
+      lambda tasks, epoch, leaves: jnp.ones(()),
+    )
+
+
+def _balanced(experiment, balancer, steps=2):
+  """The state after some steps of hard sharing."""
+  stepper = Stepper(dataclasses.replace(experiment, balancer=balancer), "retrain")
+  state, parts = stepper.start(), []
+  for first in range(steps):
+    state, found = stepper(state, first)
+    parts.append(found)
+  return jax.device_get(state), parts
+
+
+@pytest.fixture(scope="module")
+def hard(build):
+  return build(
+    method="hard",
+    optimizers__retrain__kind="sgd",
+    optimizers__retrain__momentum=0.0,
+    optimizers__retrain__weight_decay=0.0,
+  )
+
+
+def test_every_level_makes_the_weighed_update(hard):
+  """By losses heads are weighed, too; by gradients their own loss alone moves them."""
+  by_losses, parts = _balanced(hard, Doubling.balancer("losses"))
+  assert [float(p["weight/b"][0]) for p in parts] == [3.0, 6.0]
+  assert float(by_losses.balance) == 4.0
+  found = {level: _balanced(hard, Doubling.balancer(level), 1)[0] for level in balancing.LEVELS}
+  trunk = [s.params["network"]["trunk"] for s in found.values()]
+  for other in trunk[1:]:
+    for a, b in zip(jax.tree.leaves(trunk[0]), jax.tree.leaves(other), strict=True):
+      np.testing.assert_allclose(a, b, 1e-4, 1e-7)
+  plain = _balanced(hard, hard.balancer, 1)[0].params["network"]
+  same = lambda name, level: [
+    np.allclose(a, b, 1e-5, 1e-7)
+    for a, b in zip(
+      jax.tree.leaves(plain[name]),
+      jax.tree.leaves(found[level].params["network"][name]),
+      strict=True,
+    )
+  ]
+  assert all(same("heads_1", "gramian")) and not any(same("heads_1", "losses"))
+
+
+def test_a_gramian_is_that_of_the_tasks_gradients(hard):
+  """Against one gradient per task, and without a task that has no labels."""
+  seen = []
+
+  def weigh(losses, gramian, key, state):
+    jax.debug.callback(lambda *found: seen.append(found), losses.labelled, gramian)
+    return losses.prior, state
+
+  _balanced(hard, balancing.Balancer("seen", weigh, "gramian"), 1)
+  jax.effects_barrier()
+  rows = []
+  for task in range(2):
+    one = lambda losses, gramian, key, state, task=task: (jnp.eye(2)[task], state)
+    start, (after, _) = (
+      _balanced(hard, hard.balancer, 0)[0],
+      _balanced(hard, balancing.Balancer("one", one), 1),
+    )
+    move = lambda a, b: np.ravel(np.asarray(b) - np.asarray(a))
+    trunks = (s.params["network"]["trunk"] for s in (start, after))
+    rows.append(np.concatenate(jax.tree.leaves(jax.tree.map(move, *trunks))))
+  labelled, gramian = seen[0]
+  wanted = np.array(rows) @ np.array(rows).T
+  assert labelled.all()
+  np.testing.assert_allclose(gramian / gramian[0, 0], wanted / wanted[0, 0], 1e-2)
+
+
+def test_what_is_shared_follows_from_the_route(build):
+  """Against the joint gradients: a block of one task, or of one with labels, is its own."""
+  weigh = lambda losses, gramian, key, state: (jnp.array([2.0, 3.0]), state)
+  balancer = balancing.Balancer("set", weigh, "gramian")
+  joint = {}
+  for execution in ("masked", "planned"):
+    experiment = build(train__execution=execution, **THREE)
+    stepper = Stepper(experiment, "retrain", ROUTE)
+    objective, state = experiment.objective._replace(balancer=balancer), stepper.start()
+    moving = step_lib.moving_of(experiment.sharing, stepper.phase, 0, 0, 0, stepper.route)
+    rest = objective, stepper.spec
+
+    def losses(params, batch, rest=rest, state=state, moving=moving):
+      values, charge, _ = forward_lib.forward(*rest, params, state, batch, moving, jnp.int32(0))
+      return jnp.stack([*values, charge])
+
+    whole = jax.tree.map(lambda a: a[:8], experiment.dataset.arrays("train"))
+    no_b = whole._replace(valid={**whole.valid, "b": np.zeros_like(whole.valid["b"])})
+    rows_of = jax.jit(jax.jacrev(losses))
+    balanced = jax.jit(lambda *args, rest=rest: gradients_lib.gradients(*rest, *args))
+    for name, batch in (("whole", whole), ("no_b", no_b)):
+      if execution == "masked":
+        joint[name] = jax.device_get(rows_of(state.params, batch))
+      grads, aside = jax.device_get(balanced(state, batch, moving, jnp.int32(0)))
+      shared = "/block_0" if name == "whole" else "/none"
+      _check_weighed(grads, aside.parts, joint[name], [t.weight for t in experiment.tasks], shared)
+
+
+def _check_weighed(grads, parts, rows, prior, shared):
+  """The update and the inner products by hand; `shared` is the one block of two tasks."""
+  gramian, given = np.zeros((2, 2)), jax.tree_util.tree_leaves_with_path(grads["network"])
+  for (path, found), row in zip(given, jax.tree.leaves(rows["network"]), strict=True):
+    name, weights = optim.path_of(path), prior
+    if "backbone/" in name and ("/block_" not in name or shared in name):
+      weights = (2.0, 3.0)
+      flat = row[:2].reshape(2, -1).astype(np.float64)
+      gramian += flat @ flat.T
+    wanted = weights[0] * row[0] + weights[1] * row[1] + row[2]
+    np.testing.assert_allclose(found, wanted, 1e-5, 1e-6, err_msg=name)
+  lengths = np.sqrt(np.diagonal(gramian))
+  np.testing.assert_allclose([parts["norm/a"], parts["norm/b"]], lengths, 1e-5, 1e-7)
+  cosine = gramian[0, 1] / max(lengths.prod(), 1e-30)
+  np.testing.assert_allclose(parts["cosine/least"], cosine, 1e-5, 1e-6)
+
+
+def test_policy_steps_are_not_balanced(build):
+  """Their penalties are tuned against the sum of the losses."""
+  experiment = build(**THREE)
+  stepper = Stepper(dataclasses.replace(experiment, balancer=Doubling.balancer("losses")), "policy")
+  plain = Stepper(experiment, "policy")
+  state, parts = stepper(stepper.start())
+  other, _ = plain(plain.start())
+  assert "weight/a" not in parts and float(state.balance) == 1.0
+  np.testing.assert_array_equal(state.params["policy"]["logits"], other.params["policy"]["logits"])
+
+
+EASY = {"method": "hard", "model__blocks": (1,), "gates__target_rates": (1.0,)}
+
+
+def _rest(experiment, stepper):
+  """A batch, what moves, and the first step."""
+  batch = jax.tree.map(lambda a: a[:8], experiment.dataset.arrays("train"))
+  moving = step_lib.moving_of(experiment.sharing, stepper.phase, 0, 0, 0, stepper.route)
+  return batch, moving, jnp.int32(0)
+
+
+def _close(a, b, most):
+  """Whether trees differ by at most a share of their leaves' lengths."""
+  for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+    scale = np.linalg.norm(x) + 1e-3
+    assert np.linalg.norm(np.asarray(x) - y) <= most * scale, jax.tree_util.keystr(path)
+
+
+WAYS = {  # one of each way to come by weights and updates
+  "losses": {"name": "log"},
+  "gramian": {"name": "unit"},
+  "features": {"name": "unit", "features": True},
+  "elements": {"name": "graddrop"},
+  "kept": {"name": "excess"},
+  "ahead": {"name": "autolambda"},
+}
+
+
+def test_every_way_moves_everything_alike_on_four_devices(build):
+  found = {}
+  for devices in (1, 4):
+    experiment = build(devices=devices, **EASY)
+    stepper = Stepper(experiment, "retrain")
+    state, (batch, *rest) = stepper.start(), _rest(experiment, stepper)
+    shared = gradients_lib.shared(
+      state.params, stepper.phase.trainable, experiment.network.leaves()
+    )
+
+    def one(way, *rest, experiment=experiment, spec=stepper.spec, state=state, shared=shared):
+      settings = experiment.config.balance.copy_and_resolve_references()
+      settings.update(way)
+      balancer = balancing.find(settings, experiment.tasks)
+      own = state.replace(balance=balancer.init(2, 4, shared))
+      objective = experiment.objective._replace(balancer=balancer)
+      return gradients_lib.gradients(objective, spec, own, *rest)[0]["network"]
+
+    batch = mesh_lib.place_batch(batch, experiment.mesh)
+    every = jax.jit(lambda *a, one=one: {name: one(way, *a) for name, way in WAYS.items()})
+    found[devices] = jax.device_get(every(batch, *rest))
+  leaves = jax.tree_util.tree_leaves_with_path(found[1])
+  assert all(np.isfinite(leaf).all() and leaf.any() for _, leaf in leaves), leaves
+  _close(found[1], found[4], 1e-6)
+
+
+PICTURES = {
+  "data__images": True,
+  "model__backbone": "resnet",
+  "model__blocks": (2, 1),
+  "model__widths": (4, 8),
+  "model__strides": (1, 2),
+  "model__dilations": (1, 1),
+  "gates__target_rates": (1.0, 0.6, 0.6),
+}
+
+
+@pytest.mark.parametrize("phase", ["weights", "retrain"])
+def test_a_pass_of_each_task_equals_one_of_all(build, monkeypatch, phase):
+  """With soft decisions; and with a route and gates, where a task leaves a block's averages."""
+  experiment = build(**PICTURES)
+  stepper = Stepper(experiment, phase, ROUTE)
+  weigh = lambda losses, gramian, key, state: (jnp.array([2.0, 3.0]), state)
+  objective = experiment.objective._replace(balancer=balancing.Balancer("set", weigh, "gramian"))
+  state, rest = stepper.start(), _rest(experiment, stepper)
+  run = lambda: jax.device_get(
+    jax.jit(lambda *a: gradients_lib.gradients(objective, stepper.spec, state, *a))(*rest)
+  )
+  asked, apart = [], skip_trunk.SkipTrunk.apart
+  monkeypatch.setattr(
+    skip_trunk.SkipTrunk, "apart", lambda *a: asked.append(apart(*a)) or asked[-1]
+  )
+  (grads, aside) = run()
+  assert all(len(told) == 2 for told in asked)
+  monkeypatch.setattr(skip_trunk.SkipTrunk, "apart", lambda *a: None)
+  (joint, other) = run()
+  _close(grads, joint, 1e-5)
+  _close(aside.parts, other.parts, 1e-5)
+  _close(aside.stats, other.stats, 1e-6)
+  assert (aside.runs == other.runs).all()
+
+
+def test_gradients_of_features(hard):
+  """The weighed update of one pass, and inner products of what the heads ask."""
+  seen = []
+
+  def weigh(losses, gramian, key, state):
+    jax.debug.callback(lambda found: seen.append(found), gramian)
+    return jnp.array([2.0, 3.0]), state
+
+  whole = balancing.Balancer("whole", weigh, "gramian")
+  stepper = Stepper(hard, "retrain")
+  state, (batch, moving, step) = stepper.start(), _rest(hard, stepper)
+  found = []
+  for balancer in (whole, whole._replace(name="features", features=True)):
+    objective = hard.objective._replace(balancer=balancer)
+    run = jax.jit(
+      lambda *a, o=objective: gradients_lib.gradients(o, stepper.spec, state, *a)[0]["network"]
+    )
+    found.append(jax.device_get(run(batch, moving, step)))
+  jax.effects_barrier()
+  _close(*found, 1e-6)
+  variables = {"params": state.params["network"], "batch_stats": state.stats}
+  features, _ = hard.network.apply(
+    variables, batch.inputs, hard.sharing.everything(), False, method="features"
+  )
+
+  def losses(shared):
+    told = hard.network.apply(variables, [shared] * 2, batch.inputs, False, method="logits")
+    sums = forward_lib.task_losses(hard.tasks, told, batch)
+    return jnp.stack([s.total / s.count for s in sums])
+
+  rows = np.asarray(jax.jacrev(losses)(features[0])).reshape(2, -1)
+  np.testing.assert_allclose(seen[1], rows @ rows.T, 1e-5)
+
+
+def test_weights_that_are_held(hard, build):
+  """Those of the last look at gradients, where each task has a block of its own, too."""
+  for experiment, name, route in (
+    (hard, "retrain", None),
+    (build(train__execution="planned", **THREE), "retrain", ROUTE),
+  ):
+    stepper = Stepper(experiment, name, route)
+    settings = experiment.config.balance.copy_and_resolve_references()
+    settings.update(name="nash", every=3, length="own")
+    balancer = balancing.find(settings, experiment.tasks)
+    state, rest = stepper.start(), _rest(experiment, stepper)
+    state = state.replace(
+      balance={"last": {"weights": jnp.array([2.0, 3.0]), "gramian": jnp.eye(2)}}
+    )
+    prior = jnp.asarray([t.weight for t in experiment.tasks])
+    given = balancer._replace(weigh=lambda *a, prior=prior: (prior * jnp.array([2.0, 3.0]), a[-1]))
+    found = []
+    for chosen, held in ((given, False), (balancer, True)):
+      spec = dataclasses.replace(stepper.spec, held=held)
+      objective = experiment.objective._replace(balancer=chosen)
+      run = jax.jit(
+        lambda *a, o=objective, s=spec, state=state: gradients_lib.gradients(o, s, state, *a)
+      )
+      found.append(jax.device_get(run(*rest)))
+    _close(found[0][0], found[1][0], 1e-5)
+    assert set(found[0][1].parts) == set(found[1][1].parts)
+    assert found[1][1].parts["norm/a"] == 1.0 and found[1][1].parts["cosine/least"] == 0.0
+
+
+def test_slopes_are_derivatives_through_a_step(hard):
+  """Of the other half's losses after a step with one half, in the weights of that step."""
+  settings = hard.config.balance.copy_and_resolve_references()
+  settings.update(name="autolambda", autolambda_step=0.3)
+  seen = []
+  balancer = balancing.find(settings, hard.tasks)
+
+  def weigh(losses, slopes, key, state):
+    jax.debug.callback(lambda found: seen.append(found), slopes)
+    return balancer.weigh(losses, slopes, key, state)
+
+  stepper = Stepper(dataclasses.replace(hard, balancer=balancer), "retrain")
+  state, (batch, moving, step) = stepper.start(), _rest(hard, stepper)
+  objective = hard.objective._replace(balancer=balancer._replace(weigh=weigh))
+  jax.jit(lambda *a: gradients_lib.gradients(objective, stepper.spec, state, *a))(
+    batch, moving, step
+  )
+  jax.effects_barrier()
+
+  def losses(network, half):
+    params = {**state.params, "network": network}
+    rows = jax.tree.map(lambda a: a[half::2], batch)
+    told = forward_lib.forward(objective, stepper.spec, params, state, rows, moving, step)
+    return jnp.stack(told[0])
+
+  def after(weights):
+    start = state.params["network"]
+    pull = jax.grad(lambda p: weights @ losses(p, 0))(start)
+    moved = jax.tree.map(lambda p, g: p - 0.3 * g, start, pull)
+    return jnp.asarray([t.weight for t in hard.tasks]) @ losses(moved, 1)
+
+  weights = jnp.asarray([t.weight for t in hard.tasks])
+  np.testing.assert_allclose(seen[0], jax.grad(after)(weights), 1e-5)
