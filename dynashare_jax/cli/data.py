@@ -147,8 +147,7 @@ def draw(
   found: data_check.Check, dataset: types.Dataset, folder: pathlib.Path, seed: int
 ) -> list[str]:
   """Draws examples with all labels, plain and varied; returns the names of the files."""
-  pictures = found.pictures
-  if not any(np.ndim(pictures[0].valid[t.name]) == 2 for t in dataset.spec.tasks if pictures):
+  if not found.pictures:
     return []
   sheets = {"examples.png": found.pictures}
   if dataset.augment is not None:

@@ -1,4 +1,4 @@
-"""A picture of examples beside their dense labels, to look at a data set."""
+"""A picture of examples beside their labels, to look at a data set."""
 
 from __future__ import annotations
 
@@ -18,26 +18,31 @@ _PERCENTILES = (2, 95)  # where the colours of numbers end
 def contact_sheet(
   batch: types.Batch, spec: types.DatasetSpec, path: str | pathlib.Path, rows: int = 6
 ) -> pathlib.Path:
-  """Draws one row per example: its image, then every dense label, pale where there is none.
+  """Draws one row per example: its image, then its labels.
 
-  There are at most `rows` examples of `batch`, whose inputs are RGB in 0..1 `[B, H, W, 3]`. Makes
-  the folder of `path`, which it returns.
+  Dense labels are pictures, pale where there is none; a class of the whole picture stands in words;
+  other labels are left out. There are at most `rows` examples of `batch`, whose inputs are RGB or
+  grey in 0..1 `[B, H, W, 3 or 1]`. Makes the folder of `path`, which it returns.
 
   Raises:
-    ValueError: the inputs are not RGB pictures, no task is dense, or there is no example.
+    ValueError: the inputs are not such pictures, or there is no example.
   """
   tasks, chosen = _what(batch, spec, rows)
-  images = np.clip(np.asarray(batch.inputs, np.float32)[chosen], 0.0, 1.0)
+  images = label_pictures.rgb(np.clip(np.asarray(batch.inputs, np.float32)[chosen], 0.0, 1.0))
   with style.look():
     sheet = picture_sheet.Sheet.plan(images.shape[:3], (1,) * (len(tasks) + 1))
     sheet.pictures(0, label_pictures.mean(images, sheet.pixels))
     sheet.head(0, "image", ())
     for column, task in enumerate(tasks, 1):
       target, valid = (np.asarray(part[task.name])[chosen] for part in (batch.targets, batch.valid))
+      sheet.head(column, task.name, ())
+      if label_pictures.has_words(target):
+        named = label_pictures.words(task.classes, target, valid)
+        sheet.words(column, [[(name, style.INK)] for name in named])
+        continue
       first = kinds.dense(task.kind).pictures(task, target)[:1]
       (drawn,), key = label_pictures.coloured(first, valid, sheet.pixels, _PERCENTILES)
       sheet.pictures(column, drawn)
-      sheet.head(column, task.name, ())
       sheet.key(column, 1, key)
     return style.save(sheet.figure, pathlib.Path(path))
 
@@ -47,14 +52,17 @@ def _what(
 ) -> tuple[list[types.TaskSpec], np.ndarray]:
   """Returns the tasks and the examples that can be drawn."""
   shape = spec.input_shape
-  if spec.input_kind != "image" or len(shape) != 3 or shape[-1] != 3:
+  if spec.input_kind != "image" or len(shape) != 3 or shape[-1] not in (1, 3):
     raise ValueError(
       f"contact_sheet: {spec.name} has {spec.input_kind} inputs of shape"
-      f" {shape}; only RGB pictures [H, W, 3] can be drawn"
+      f" {shape}; only RGB [H, W, 3] and grey [H, W, 1] can be drawn"
     )
-  tasks = [t for t in spec.tasks if np.ndim(batch.valid[t.name]) == 3]
-  if not tasks:
-    raise ValueError(f"contact_sheet: {spec.name} has no dense task to draw")
+  tasks = [
+    task
+    for task in spec.tasks
+    if np.ndim(batch.valid[task.name]) == 3
+    or label_pictures.has_words(np.asarray(batch.targets[task.name]))
+  ]
   chosen = np.flatnonzero(np.asarray(batch.present))[:rows]
   if not chosen.size:
     raise ValueError(

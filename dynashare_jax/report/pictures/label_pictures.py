@@ -1,4 +1,4 @@
-"""Labels, predictions and errors of dense tasks as pictures."""
+"""Labels, predictions and errors of dense tasks as pictures; classes of whole pictures as words."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dynashare_jax.report import style
 from dynashare_jax.report import workdir as workdir_lib
 
 UNKNOWN = (0.93, 0.93, 0.93)  # pixels without a label
+NONE = "no label"
 _LEGEND = 20  # classes that a legend names at most
 
 
@@ -84,11 +85,11 @@ def inputs(run: workdir_lib.Run, pixels: int) -> np.ndarray | None:
   images = np.asarray(run.predictions["inputs"])
   if images.ndim != 4:
     return None
-  return mean(_rgb(images), pixels)
+  return mean(rgb(images), pixels)
 
 
-def _rgb(images: np.ndarray) -> np.ndarray:
-  """Inputs `[n, H, W, C]`, uint8 or in 0..1 (or 0..255), as RGB in 0..1."""
+def rgb(images: np.ndarray) -> np.ndarray:
+  """Returns inputs `[n, H, W, C]`, uint8 or in 0..1 (or 0..255), as RGB in 0..1."""
   scaled = images.dtype == np.uint8 or (images.size and images.max() > 1.5)
   images = images.astype(np.float32) / (255 if scaled else 1)
   if images.shape[-1] < 3:
@@ -167,12 +168,35 @@ def _palette(
   sizes = np.bincount(np.concatenate([ids.ravel() for ids in several]).clip(0), minlength=1)
   palette = style.class_colours(max(len(sizes), len(classes)))
   seen = [int(c) for c in np.argsort(-sizes, kind="stable") if sizes[c]]
-  names = [
-    (classes[c] if c < len(classes) else f"class {c}", palette[c]) for c in sorted(seen[:_LEGEND])
-  ]
-  names += [] if known else [("no label", np.asarray(UNKNOWN))]
+  names = [(_named(classes, c), palette[c]) for c in sorted(seen[:_LEGEND])]
+  names += [] if known else [(NONE, np.asarray(UNKNOWN))]
   more = len(seen) - _LEGEND
   return palette, Key(tuple(names), note=f"and {more} more classes" if more > 0 else "")
+
+
+def read_words(run: workdir_lib.Run, name: str) -> tuple[list[str], list[str]] | None:
+  """Returns labels and predictions of a task in words; None unless it has one class a picture."""
+  truth, guess = (run.predictions.get(f"{part}/{name}") for part in ("target", "prediction"))
+  if truth is None or guess is None or not has_words(truth):
+    return None
+  valid = run.predictions.get(f"valid/{name}", np.ones(len(truth), bool))
+  classes = tuple(run.task(name).get("classes") or ())
+  return words(classes, truth, valid), words(classes, guess, np.ones(len(guess), bool))
+
+
+def has_words(labels: np.ndarray) -> bool:
+  """Whether labels are one class for every example."""
+  return labels.ndim == 1 and labels.dtype.kind in "iu"
+
+
+def words(classes: Sequence[str], ids: np.ndarray, valid: np.ndarray) -> list[str]:
+  """Returns the names of classes `[n]`, `no label` where they are not valid."""
+  return [_named(classes, int(c)) if known else NONE for c, known in zip(ids, valid, strict=True)]
+
+
+def _named(classes: Sequence[str], place: int) -> str:
+  """The name of a class, `class 7` where it has none."""
+  return classes[place] if place < len(classes) else f"class {place}"
 
 
 def paint(dense: Dense, pixels: int) -> tuple[np.ndarray, tuple[np.ndarray, ...], Key]:
@@ -212,7 +236,7 @@ def mistakes(dense: Dense, pixels: int, images: np.ndarray | None = None) -> tup
     drawn = share * np.asarray(style.WRONG, np.float32) + (1 - share) * grey
     names = [("wrong", np.asarray(style.WRONG)), ("right", np.full(3, 0.6))]
     if not dense.valid.all():
-      names.append(("no label", np.asarray(UNKNOWN)))
+      names.append((NONE, np.asarray(UNKNOWN)))
     return np.where(valid, drawn, UNKNOWN), Key(tuple(names))
   known = sizes[dense.valid]
   high = float(np.nanpercentile(known, 98)) if known.size else 1.0

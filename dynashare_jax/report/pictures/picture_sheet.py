@@ -18,6 +18,7 @@ _GAP, _GROUP = 0.04, 0.16  # inches between pictures, and between groups
 _HEAD, _FOOT = 0.42, 1.1  # inches above and below the pictures
 _WIDTH = 14.0  # inches that pictures share
 _NARROWEST, _WIDEST = 1.2, 2.0  # inches of a picture
+_LINE = 0.19  # inches between words below one another
 _ENTRY = 1.05  # inches of a legend's entry
 _BAR = 4.0  # inches of a colour bar at most
 
@@ -82,6 +83,15 @@ class Sheet:
       style.bare(axes)
       axes.set(xticks=[], yticks=[])
       axes.imshow(rgb, interpolation="nearest", aspect="auto")
+
+  def words(self, column: int, several: Sequence[Sequence[tuple[str, str]]]) -> None:
+    """Writes lines, each with its colour, in the middle of the places of a column's pictures."""
+    left = self.left(column) + 0.08
+    for row, lines in enumerate(several):
+      middle = _HEAD + row * (self.tall + _GAP) + self.tall / 2
+      for place, (text, colour) in enumerate(lines):
+        down = (place - (len(lines) - 1) / 2) * _LINE
+        self.figure.text(*self.point(left, middle + down), text, va="center", color=colour)
 
   def point(self, left: float, top: float) -> tuple[float, float]:
     """Returns a place in inches from the top left corner as figure fractions."""

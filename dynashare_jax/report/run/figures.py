@@ -99,7 +99,8 @@ PLOTS = (
     "Predictions",
     "Test examples: input, then label and prediction of every task, on the"
     " same colours, and where the prediction is wrong. Light grey has no"
-    " label. A legend names the 20 largest classes of these examples.",
+    " label. A legend names the 20 largest classes of these examples. A class"
+    " of a whole picture stands in words, a wrong prediction in red.",
     prediction_figures.predictions,
   ),
   Plot(

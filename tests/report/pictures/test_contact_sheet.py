@@ -75,13 +75,29 @@ def test_padding_and_missing_labels(tmp_path: pathlib.Path) -> None:
   assert pale.mean() > 0.5
 
 
+def test_grey_pictures_and_classes_of_whole_pictures(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  figures = []
+  monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
+  tasks = (
+    types.TaskSpec("left", "multiclass", 2, classes=("bag", "coat")),
+    types.TaskSpec("bright", "number"),  # Neither drawn nor said.
+  )
+  spec = types.DatasetSpec("toy", tasks, "image", (12, 16, 1), {"test": 2})
+  targets = {"left": np.array([1, 0], np.int32), "bright": np.zeros((2, 1), np.float32)}
+  valid = {"left": np.array([True, False]), "bright": np.ones(2, bool)}
+  batch = types.Batch(np.full((2, 12, 16, 1), 0.5, np.float32), targets, valid, np.ones(2, bool))
+  contact_sheet.contact_sheet(batch, spec, tmp_path / "a.png")
+  assert [text.get_text() for text in figures[0].texts] == ["image", "left", "coat", "no label"]
+  assert len(figures[0].axes) == 2
+  np.testing.assert_allclose(figures[0].axes[0].images[0].get_array(), 0.5)
+
+
 def test_refuses_what_it_cannot_draw(tmp_path: pathlib.Path) -> None:
   batch, spec = example()
   series = dataclasses.replace(spec, input_kind="series", input_shape=(9, 1))
-  with pytest.raises(ValueError, match="only RGB pictures"):
+  with pytest.raises(ValueError, match="only RGB .* and grey"):
     contact_sheet.contact_sheet(batch, series, tmp_path / "a.png")
-  flat = batch._replace(valid={n: v[:, 0, 0] for n, v in batch.valid.items()})
-  with pytest.raises(ValueError, match="no dense task"):
-    contact_sheet.contact_sheet(flat, spec, tmp_path / "a.png")
   with pytest.raises(ValueError, match="no example of toy"):
     contact_sheet.contact_sheet(batch, spec, tmp_path / "a.png", rows=0)

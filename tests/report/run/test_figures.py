@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from matplotlib import colors
 from matplotlib import image as images
 import numpy as np
 import pytest
@@ -241,6 +242,33 @@ def test_predictions_do_without_inputs_or_masks(workdir, tmp_path, drop):
     figure = prediction_figures.predictions(workdir_lib.load(tmp_path))
   pictures = sum(bool(axes.images) for axes in figure.axes)
   assert pictures == (18 if drop == "inputs" else 20)
+
+
+def test_classes_of_whole_pictures_stand_in_words(tmp_path, make):
+  names = ["bag", "coat"]
+  arrays = {
+    "inputs": np.full((3, 36, 36, 1), 128, np.uint8),
+    "target/item": np.array([0, 1, -1], np.int16),
+    "prediction/item": np.array([0, 0, 1], np.int16),
+    "valid/item": np.array([True, True, False]),
+    "target/ratio": np.zeros(3, np.float16),  # Not a class: left out.
+    "prediction/ratio": np.zeros(3, np.float16),
+  }
+  tasks = [{"name": "item", "kind": "multiclass", "classes": names}, {"name": "ratio"}]
+  found = load(tmp_path, make, pictures=arrays, results={"tasks": tasks})
+  with style.look():
+    figure = prediction_figures.predictions(found)
+  assert sum(bool(axes.images) for axes in figure.axes) == 3
+  assert {text.get_text() for text in figure.texts} == {
+    *("input", "item", "label: bag", "label: coat", "label: no label"),
+    *("prediction: bag", "prediction: coat"),
+  }
+  guesses = [t for t in figure.texts if t.get_text().startswith("prediction")]
+  assert [t.get_text() for t in guesses] == [f"prediction: {n}" for n in ("bag", "bag", "coat")]
+  assert [colors.to_rgb(t.get_color()) != colors.to_rgb(style.INK) for t in guesses] == [0, 1, 0]
+  del arrays["inputs"]
+  found = load(tmp_path / "bare", make, pictures=arrays, results={"tasks": tasks})
+  assert prediction_figures.predictions(found) is None
 
 
 def test_labels_are_spread_without_leaving_the_room():
