@@ -76,7 +76,7 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
       f"--output is the folder of --input ({source}). Name another, so that"
       " pictures are not taken for input the next time."
     )
-  height, width = model.manifest["inputs"]["arrays"]["image"]["shape"][:2]
+  shape = model.manifest["inputs"]["arrays"]["image"]["shape"]
   tasks = model.manifest["tasks"]
   flat = [task for task in tasks if not prediction_pictures.is_dense(task)]
   stems = [file.stem for file in files]
@@ -85,7 +85,7 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
   rows: Rows = []
   for begin in range(0, len(files), size):
     part = files[begin : begin + size]
-    read = [_read_image(file, height, width) for file in part]
+    read = [_read_image(file, *shape) for file in part]
     found = _predict(model, {"image": np.stack(read)}, size)
     for place, (file, image) in enumerate(zip(part, read, strict=True)):
       if len(flat) < len(tasks):
@@ -109,11 +109,11 @@ def _images_in(source: pathlib.Path) -> list[pathlib.Path]:
   return files
 
 
-def _read_image(file: pathlib.Path, height: int, width: int) -> np.ndarray:
-  """An image as the model takes it, uint8 `[H, W, 3]`; prints a new size."""
+def _read_image(file: pathlib.Path, height: int, width: int, channels: int) -> np.ndarray:
+  """An image as the model takes it, uint8 `[H, W, 3]` or grey `[H, W, 1]`; prints a new size."""
   try:
     with Image.open(file) as opened:
-      image = ImageOps.exif_transpose(opened).convert("RGB")
+      image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
   except (OSError, SyntaxError) as error:  # of a broken PNG
     raise ValueError(f"{file} cannot be read as an image: {error}.") from error
   if image.size != (width, height):
@@ -122,7 +122,7 @@ def _read_image(file: pathlib.Path, height: int, width: int) -> np.ndarray:
       f" {width}x{height}, which the model reads"
     )
     image = image.resize((width, height), Image.Resampling.BILINEAR)
-  return np.asarray(image)
+  return np.asarray(image).reshape(height, width, channels)
 
 
 def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.ndarray]:

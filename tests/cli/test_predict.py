@@ -135,6 +135,18 @@ def test_one_image_is_drawn(dense, tmp_path):
   assert (drawn[..., :3] == (0, 0, 200)).all(-1).sum() > 10_000  # the input
 
 
+def test_grey_is_read_as_grey(tmp_path):
+  inputs = {"kind": "image", "arrays": {"image": {"shape": [4, 6, 1], "dtypes": ["uint8"]}}}
+  tasks = [{"name": "bright", "kind": "binary", "shape": ["batch"]}]
+  run = lambda arrays: {"bright": arrays["image"].astype(jnp.float32).mean((1, 2, 3)) / 255}
+  folder = _save(tmp_path / "grey", inputs, tasks, run)
+  _picture(tmp_path / "photo.png", (51, 51, 51))
+  predict.run([f"--artefact={folder}", f"--input={tmp_path / 'photo.png'}", f"--output={tmp_path}"])
+  with open(tmp_path / "predictions.csv", newline="") as file:
+    (row,) = csv.DictReader(file)
+  assert float(row["bright"]) == pytest.approx(0.2, rel=1e-5)
+
+
 def test_a_table_becomes_a_table(table, tmp_path):
   source = tmp_path / "in.csv"
   source.write_text("id,age, job,pay\n7,1.5,2,-1\n8,0,0,0\n9,-3,1,1.0\n")
