@@ -21,8 +21,8 @@ def get_config(kind: str = "mnist") -> ml_collections.ConfigDict:
   config.data = ml_collections.ConfigDict(
     dict(
       kind=kind,  # mnist, fashion, fashion_and_mnist
-      train=50000,
-      validation=10000,
+      train=55000,
+      validation=5000,
       test=10000,
       pair_seed=0,
       tasks=("left", "right"),
@@ -36,6 +36,7 @@ def get_config(kind: str = "mnist") -> ml_collections.ConfigDict:
   config.model.stem = "small"
 
   config.policy.temperature_decay = 0.8
+  config.policy.candidates = 2
   config.policy.warmup = "all"  # random routes take longer a step
   config.policy.measure = 10
 
@@ -45,17 +46,17 @@ def get_config(kind: str = "mnist") -> ml_collections.ConfigDict:
 
   train = config.train
   train.batch_size = 64
-  train.steps = 1200
-  train.warmup_steps = 400
+  train.steps = 800
+  train.warmup_steps = 200
   train.cycles = 8
   train.weight_steps = 20
   train.policy_steps = 10
-  train.retrain_steps = 600
+  train.retrain_steps = 400
   train.retrain_from = "policy"
   train.execution = "masked"
   train.log_every = 20
   train.eval_every = 200
-  train.checkpoint_every = 400
+  train.checkpoint_every = 200
   config.eval.batch_size = 500
   config.eval.pictures = 6
 

@@ -48,8 +48,8 @@ def defaults() -> dict[str, Any]:
   """
   return {
     "kind": "mnist",
-    "train": 50_000,
-    "validation": 10_000,
+    "train": 55_000,
+    "validation": 5_000,
     "test": 10_000,
     "pair_seed": 0,
     "tasks": TASKS,
