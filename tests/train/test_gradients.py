@@ -282,6 +282,10 @@ def test_gradients_of_features(hard):
   np.testing.assert_allclose(seen[1], rows @ rows.T, 1e-5)
 
 
+def test_features_where_all_is_shared(build):
+  assert build(balance__name="mgda_ub", **EASY).balancer.features
+
+
 def test_weights_that_are_held(hard, build):
   """Those of the last look at gradients, where each task has a block of its own, too."""
   for experiment, name, route in (

@@ -356,6 +356,7 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
       dict(balance__name="mgda_ub"),
       "phase weights 0 of the method 'dynashare' tasks read different",
     ),
+    (dict(method="random_policy", balance__name="mgda_ub"), "phase retrain 0 .* read different"),
     (dict(balance__name="autolambda", train__batch_size=7), "batch_size=7 is odd"),
     (dict(balance__every=0), "balance.every must be at least 1"),
     (dict(seed=-1), "config.seed must be in"),
