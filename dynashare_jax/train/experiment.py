@@ -97,8 +97,9 @@ class Experiment:
   @property
   def objective(self) -> forward.Objective:
     """What a training step minimises."""
+    at_labels = self.config.train.loss_at == "labels"
     return forward.Objective(
-      self.network, self.tasks, self.sharing, self.balancer, self.config.train.loss_at == "labels"
+      self.network, self.tasks, self.sharing, self.balancer, at_labels, self.mesh
     )
 
   def locate(self, step: int) -> tuple[int, int]:

@@ -51,6 +51,7 @@ class Objective(NamedTuple):
     balancer: of the task losses; in phases that do not train the backbone it is not asked.
     at_labels: whether dense losses are taken at the size of the labels, from enlarged logits;
       else at that of the logits, from reduced labels.
+    mesh: devices, of which each keeps a part of every task's gradients; None splits nothing.
   """
 
   network: Any
@@ -58,6 +59,7 @@ class Objective(NamedTuple):
   sharing: contract.Sharing
   balancer: balancing.Balancer
   at_labels: bool = False
+  mesh: Any = None
 
 
 class Aside(NamedTuple):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dynashare_jax import types
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import norm
 from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.ops import streams
@@ -128,6 +129,9 @@ def _cut(
     moved = [weighed[n] for n in shared]
   else:
     rows = [trunk.pull(task, one, heads.quiet) for task, one in enumerate(asked)]
+    if objective.mesh is not None and objective.mesh.devices.size > 1:
+      parts = mesh_lib.state_shardings(rows, objective.mesh, True)
+      rows = jax.lax.with_sharding_constraint(rows, parts)
     stacks = [[jnp.where(met[n], row[n], 0.0) for n in shared] for row in rows]
     if balancer.track is not None:
       stacks, balance = balancer.track(stacks, losses, [met[n] for n in shared], balance)
@@ -281,8 +285,9 @@ def _products(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
   """The inner products of rows of leaves, in full float32."""
   found = jnp.zeros((len(rows), len(rows)))
   for column in zip(*rows, strict=True):
-    flat = jnp.stack([leaf.astype(jnp.float32).ravel() for leaf in column])
-    found += jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+    row = jnp.stack([leaf.astype(jnp.float32) for leaf in column])
+    axes = list(range(1, row.ndim))  # as they are: each device has a part of one
+    found += jnp.tensordot(row, row, (axes, axes), precision=jax.lax.Precision.HIGHEST)
   return found
 
 
