@@ -282,13 +282,3 @@ def test_a_weight_that_is_no_number_is_told_as_one():
     finite.check_losses("retrain", 10, parts, "")
   with pytest.raises(finite.NonFiniteLossError, match="The loss of a is not finite"):
     finite.check_losses("retrain", 10, {**parts, "loss/a": bad, "loss/total": bad}, "")
-
-
-def test_one_device_balances_as_two(build):
-  found = []
-  for devices in (1, 2):
-    stepper = Stepper(build(devices, balance__name="nash", **EASY), "retrain")
-    state, parts = stepper(stepper.start())
-    found.append(jax.device_get((parts, state.params)))
-  for a, b in zip(*map(jax.tree.leaves, found), strict=True):
-    np.testing.assert_allclose(a, b, 1e-4, 1e-6)
