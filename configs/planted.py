@@ -24,6 +24,7 @@ def get_config(problem: str = "conflict") -> ml_collections.ConfigDict:
       test=2048,
       labels=512,  # of a task with few
       tasks=(),
+      scales=(),  # factors on the tasks' targets; losses get their squares
     )
   )
   model = config.model

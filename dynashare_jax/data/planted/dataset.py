@@ -9,6 +9,7 @@ the width.
 from __future__ import annotations
 
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -70,7 +71,8 @@ def defaults() -> dict[str, Any]:
 
   problem: a name in `PROBLEMS`. number: which random instance of it (the training seed does not
   change it). train, validation, test: examples. labels: of a poor task, in training. tasks: the
-  tasks' names, in order; empty is all of the problem.
+  tasks' names, in order; empty is all of the problem. scales: a factor above 0 on the targets of
+  each of `tasks`, noise included, so that squared errors and losses have its square; empty is 1.
   """
   return {
     "problem": "conflict",
@@ -80,6 +82,7 @@ def defaults() -> dict[str, Any]:
     "test": 2048,
     "labels": 512,
     "tasks": (),
+    "scales": (),
   }
 
 
@@ -122,6 +125,12 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   for field in (*types.SPLITS, "labels"):
     options.check_range(field, config[field], 1)
   options.check_range("number", config.number, 0)
+  scales = tuple(config.scales) or (1.0,) * len(names)
+  if len(scales) != len(names) or not all(0 < scale < math.inf for scale in scales):
+    raise ValueError(
+      f"config.data.scales is {scales}; give one number above 0 for each of {', '.join(names)},"
+      " or none at all."
+    )
   sizes = {split: int(config[split]) for split in types.SPLITS}
   spec = types.DatasetSpec(
     name="planted",
@@ -131,7 +140,8 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     sizes=sizes,
     notes=(f"planted problem {config.problem!r}: {planted.answer}",),
   )
-  whole = memory.Rows(lambda: _draw(planted, int(config.number), sizes, int(config.labels), names))
+  draw = lambda: _draw(planted, int(config.number), sizes, int(config.labels))
+  whole = memory.Rows(lambda: _scaled(draw(), dict(zip(names, scales, strict=True))))
   ends = np.cumsum([0, *sizes.values()])
   sources = {
     split: memory.Rows(_part(whole, ends[i], ends[i + 1])) for i, split in enumerate(types.SPLITS)
@@ -144,10 +154,15 @@ def _part(whole: memory.Rows, first: int, last: int) -> Callable[[], types.Batch
   return lambda: whole[int(first) : int(last)].batch
 
 
-def _draw(
-  planted: Problem, number: int, sizes: dict[str, int], labels: int, names: tuple[str, ...]
-) -> types.Batch:
-  """All splits behind one another."""
+def _scaled(batch: types.Batch, scales: dict[str, float]) -> types.Batch:
+  """The tasks that have a scale, their targets times it."""
+  targets = {name: np.float32(scale) * batch.targets[name] for name, scale in scales.items()}
+  valid = {name: batch.valid[name] for name in scales}
+  return batch._replace(targets=targets, valid=valid)
+
+
+def _draw(planted: Problem, number: int, sizes: dict[str, int], labels: int) -> types.Batch:
+  """All splits of all tasks behind one another."""
   rng = np.random.default_rng(_FIRST + number)
   count = sum(sizes.values())
   x = rng.standard_normal((count, INPUTS)).astype(np.float32)
@@ -163,8 +178,7 @@ def _draw(
     known = np.ones(count, bool)
     known[labels if task in planted.poor else count : sizes["train"]] = False
     valid[f"t{task}"] = known
-  pick = lambda found: {name: found[name] for name in names}
-  return types.Batch(x[:, None], pick(targets), pick(valid), np.ones(count, bool))
+  return types.Batch(x[:, None], targets, valid, np.ones(count, bool))
 
 
 def _read(rng: np.random.Generator, features: np.ndarray) -> np.ndarray:

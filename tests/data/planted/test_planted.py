@@ -48,6 +48,16 @@ def test_only_the_training_labels_of_poor_tasks_are_few():
   assert all(v.all() for v in data.arrays("test").valid.values())
 
 
+def test_scales_multiply_targets_of_the_chosen_tasks_and_nothing_else():
+  plain, scaled = (
+    _open(tasks=("t2", "t0"), scales=scales).arrays("test") for scales in ((), (10.0, 0.1))
+  )
+  np.testing.assert_allclose(scaled.targets["t2"], 10 * plain.targets["t2"], 1e-6)
+  np.testing.assert_allclose(scaled.targets["t0"], 0.1 * plain.targets["t0"], 1e-6)
+  np.testing.assert_array_equal(scaled.inputs, plain.inputs)
+  assert set(scaled.targets) == set(scaled.valid) == {"t2", "t0"}
+
+
 def test_half_of_the_instance_problem_is_linear():
   data = _open(problem="instance", train=4000).arrays("train")
   x = data.inputs[:, 0]
@@ -74,6 +84,8 @@ def test_the_planted_routes():
     ({"tasks": ("t9",)}, "t9"),
     ({"labels": 0}, "labels"),
     ({"number": -1}, "number"),
+    ({"scales": (1.0, 2.0)}, "t0, t1, t2, t3"),
+    ({"scales": (1.0, 2.0, 0.0, 1.0)}, "above 0"),
   ],
 )
 def test_wrong_values_are_refused(values, message):
