@@ -140,8 +140,9 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     sizes=sizes,
     notes=(f"planted problem {config.problem!r}: {planted.answer}",),
   )
-  draw = lambda: _draw(planted, int(config.number), sizes, int(config.labels))
-  whole = memory.Rows(lambda: _scaled(draw(), dict(zip(names, scales, strict=True))))
+  factors = dict(zip(names, scales, strict=True))
+  numbers = int(config.number), int(config.labels)
+  whole = memory.Rows(lambda: _draw(planted, *numbers, sizes, factors))
   ends = np.cumsum([0, *sizes.values()])
   sources = {
     split: memory.Rows(_part(whole, ends[i], ends[i + 1])) for i, split in enumerate(types.SPLITS)
@@ -154,15 +155,10 @@ def _part(whole: memory.Rows, first: int, last: int) -> Callable[[], types.Batch
   return lambda: whole[int(first) : int(last)].batch
 
 
-def _scaled(batch: types.Batch, scales: dict[str, float]) -> types.Batch:
-  """The tasks that have a scale, their targets times it."""
-  targets = {name: np.float32(scale) * batch.targets[name] for name, scale in scales.items()}
-  valid = {name: batch.valid[name] for name in scales}
-  return batch._replace(targets=targets, valid=valid)
-
-
-def _draw(planted: Problem, number: int, sizes: dict[str, int], labels: int) -> types.Batch:
-  """All splits of all tasks behind one another."""
+def _draw(
+  planted: Problem, number: int, labels: int, sizes: dict[str, int], scales: dict[str, float]
+) -> types.Batch:
+  """All splits behind one another, of the tasks that have a scale."""
   rng = np.random.default_rng(_FIRST + number)
   count = sum(sizes.values())
   x = rng.standard_normal((count, INPUTS)).astype(np.float32)
@@ -178,7 +174,12 @@ def _draw(planted: Problem, number: int, sizes: dict[str, int], labels: int) -> 
     known = np.ones(count, bool)
     known[labels if task in planted.poor else count : sizes["train"]] = False
     valid[f"t{task}"] = known
-  return types.Batch(x[:, None], targets, valid, np.ones(count, bool))
+  return types.Batch(
+    x[:, None],
+    {name: np.float32(scale) * targets[name] for name, scale in scales.items()},
+    {name: valid[name] for name in scales},
+    np.ones(count, bool),
+  )
 
 
 def _read(rng: np.random.Generator, features: np.ndarray) -> np.ndarray:
