@@ -61,7 +61,7 @@ def _forward(trunk: Any, heads: Any, x: jax.Array) -> list[jax.Array]:
 
 def _layer(key: jax.Array, rows: int, columns: int) -> tuple[jax.Array, jax.Array]:
   """Random weights and no bias."""
-  return jax.random.normal(key, (rows, columns)) * np.sqrt(2 / rows), jnp.zeros(columns)
+  return jax.random.normal(key, (rows, columns)) * np.sqrt(2 / rows), jnp.zeros((1, columns))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -5,8 +5,8 @@
 The planted problem `conflict` (two pairs of tasks), with targets as they are (`even`) or times 10,
 1, 0.1, 1 (`uneven`: losses 100, 1, 0.01, 1). Separate networks, hard sharing and `affinity`, which
 learns who shares, are trained by the package's own loop, equally long, under balancers by name.
-Every row chooses its learning rate of `RATES` on validation, for each problem, on a number that is
-not reported. Results go to one JSON file a training, which `benchmarks.balancing.page` reads; what
+Every row chooses its learning rate on validation, for each problem, on a number that is not
+reported. Results go to one JSON file a training, which `benchmarks.balancing.page` reads; what
 is there is not trained again.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import tempfile
 import time
@@ -38,7 +39,7 @@ from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import stages
 
 PROBLEMS = {"uneven": (10.0, 1.0, 0.1, 1.0), "even": ()}
-RATES = (1.5e-2, 4.5e-2, 1.35e-1)
+RATES = (1.5e-2, 4.5e-2, 1.35e-1)  # and on, by factors of 3, until the best is between two others
 CHOICE = 100  # number on which the rate is chosen
 # Affinity: 400 steps of warm-up, 20 of comparison, two trials of 200 and 800 of re-training.
 STEPS = 1600
@@ -103,7 +104,9 @@ def main() -> None:
     for problem in args.problems.split(","):
       folder = pathlib.Path(args.out) / problem / name.replace(" ", "_")
       tried = {rate: kept(trainer, problem, CHOICE, rate, folder) for rate in RATES}
-      best = chosen(tried)
+      while (best := chosen(tried)) in (min(tried), max(tried)):
+        rate = float(f"{best * (3 if best == max(tried) else 1 / 3):.3g}")
+        tried[rate] = kept(trainer, problem, CHOICE, rate, folder)
       for number in map(int, args.numbers.split(",")):
         found = kept(trainer, problem, number, best, folder)
         print(f"{problem} {name} {number} rate {best:g}: {np.mean(found['test']):.4f}", flush=True)
@@ -160,7 +163,8 @@ class Trainer:
 
     Returns:
       `test` and `validation`: squared error of every task over the square of its scale, of the
-      network that validation chose; the `route`, `seconds` and `parameters`.
+      network that validation chose, infinite where the rate was too high; the `route`, `seconds`
+      and `parameters`.
     """
     began = time.monotonic()
     scales = PROBLEMS[problem]
@@ -170,7 +174,10 @@ class Trainer:
       loop = loop_lib.Loop(experiment, pathlib.Path(folder))
       first = self._first.setdefault(tuple(t.weight for t in experiment.tasks), loop)
       loop.programs, loop.evaluator = first.programs, first.evaluator
-      state = stages.run(loop)
+      try:
+        state = stages.run(loop)
+      except loop_lib.NonFiniteLossError:
+        return {"test": [math.inf], "validation": [math.inf]}
       structure = experiment.sharing.chosen(state.routes, int(state.best.candidate[0]))
       found: dict[str, Any] = {}
       for split in ("validation", "test"):
@@ -218,8 +225,8 @@ def results(folder: pathlib.Path, problem: str) -> Iterator[tuple[str, float, di
     for file in files:
       number, _, rate = file.stem.partition("-")
       found.setdefault(int(number), {})[float(rate)] = json.loads(file.read_text())
-    if set(found.get(CHOICE, ())) == set(RATES):
-      best = chosen(found.pop(CHOICE))
+    tried = found.pop(CHOICE, {})
+    if tried and min(tried) < (best := chosen(tried)) < max(tried):
       yield name, best, {number: tried[best] for number, tried in found.items() if best in tried}
 
 

@@ -38,10 +38,12 @@ def page(folder: pathlib.Path) -> str:
     found = list(factorial.results(folder, problem))
     if found:
       parts.append(_factorial(problem, found))
-  for name, section in (("toy", _toy), ("digits", _digits)):
-    file = folder / f"{name}.json"
-    if file.is_file():
-      parts.append(section(json.loads(file.read_text())))
+  kept = {file.stem: toy.Found(**np.load(file)) for file in sorted(folder.glob("toy/*.npz"))}
+  if kept:
+    parts.append(_toy(kept))
+  file = folder / "digits.json"
+  if file.is_file():
+    parts.append(_digits(json.loads(file.read_text())))
   return "\n\n".join(parts)
 
 
@@ -109,18 +111,16 @@ def _targets(errors: Errors) -> str:
   return tables.markdown(tables.table(titles, rows, words=2), bold_best=False)
 
 
-def _toy(told: Mapping[str, Any]) -> str:
+def _toy(found: Mapping[str, toy.Found]) -> str:
   """A row a balancer, a pair of columns a scale."""
   rows = []
-  for name, one in told["found"].items():
-    worse = np.asarray(one["worse"])
-    pairs = zip(one["reached"], worse.mean(1), worse.std(1, ddof=1), strict=True)
-    cells = [cell for n, mean, std in pairs for cell in (n, tables.Cell(mean, std, 1))]
+  for name, one in found.items():
+    spread = zip(one.reached.sum(1), one.worse.mean(1), one.worse.std(1, ddof=1), strict=True)
+    cells = [e for n, mean, std in spread for e in (int(n), tables.Cell(mean, std, 1))]
     rows.append((name, *cells))
   titles = [t for s in toy.SCALES for t in (f"reach it, times {s:g}", f"worse loss, times {s:g}")]
-  return "## Two losses of two numbers\n\n" + tables.markdown(
-    tables.table(("balancer", *titles), rows), bold_best=False
-  )
+  table = tables.markdown(tables.table(("balancer", *titles), rows), bold_best=False)
+  return f"## Two losses of two numbers\n\n{table}"
 
 
 def _digits(told: Mapping[str, Any]) -> str:

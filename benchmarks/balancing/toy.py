@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 import functools
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -38,6 +37,15 @@ SCALES = (1.0, 0.1)  # of loss 1
 LOWEST = -21.0  # below both losses; subtracted, so that logarithms of losses can be taken
 NEAR = 0.35  # of the front, in the distance that `distance` gives
 BEST = -15.1  # the worse loss where both are equal on the front
+_MORE = {
+  "famo, decay 1e-5": "name=famo famo_decay=1e-5",
+  "unit, length plain": "name=unit length=plain",
+}
+# Settings of `config.balance`; lengths as in the methods' sources.
+ROWS = {
+  name: ("length=own", *settings.split())
+  for name, settings in sorted(({n: f"name={n}" for n in balancing.available()} | _MORE).items())
+}
 _EPOCH = 100  # steps, for methods that have epochs
 _KEPT = 400  # points of a path
 
@@ -86,7 +94,7 @@ def balancer(settings: Sequence[str]) -> balancing.Balancer:
   config = defaults.get_config().balance
   for setting in settings:
     name, value = setting.split("=")
-    config[name] = value
+    config[name] = value if isinstance(config[name], str) else float(value)
   return balancing.find(config, [types.TaskSpec(name, "number") for name in ("1", "2")])
 
 
@@ -143,14 +151,16 @@ def descend(settings: Sequence[str], steps: int, rate: float) -> Found:
 
 
 def figure(found: Mapping[str, Found]) -> Figure:
-  """Draws a panel a balancer: its paths at both scales, and the front."""
-  across = min(len(found), 6)
-  fig, grid = style.panels(len(found), across, (1.75, 1.75), (0.4, 0.7), sharex=True, sharey=True)
+  """Draws a panel a balancer: its paths at both scales, how many reach the front, and that."""
+  across = style.balanced(len(found), 7)
+  fig, grid = style.panels(len(found), across, (1.65, 1.75), (0.4, 0.7), sharex=True, sharey=True)
   side = np.linspace(-11, 11, 201, dtype=np.float32)
   places = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
   total = np.asarray(jax.vmap(losses)(places).sum(-1)).reshape(len(side), len(side))
   for axes, (name, one) in zip(grid, found.items(), strict=True):
-    axes.contour(side, side, total, levels=14, colors=style.FAINT, linewidths=0.5, zorder=0)
+    axes.contour(
+      side, side, total, levels=14, colors=style.FAINT, linewidths=0.5, linestyles="solid"
+    )
     _paths(axes, one)
     axes.set_title(name)
     axes.set(xlim=(-11, 11), ylim=(-11, 11), xticks=(-7, 0, 7), yticks=(-8, 0, 8), aspect="equal")
@@ -163,7 +173,9 @@ def _paths(axes: Axes, found: Found) -> None:
   """The paths of one balancer in its panel."""
   axes.plot((-7, 7), (-8, -8), color=style.INK, linewidth=3.0, alpha=0.35, label="front", zorder=1)
   looks = (style.colour(0), 2.2, "losses as they are"), (style.colour(1), 1.0, "loss 1 times 0.1")
-  for paths, (colour, width, name) in zip(found.paths, looks, strict=True):
+  for row, (paths, (colour, width, name)) in enumerate(zip(found.paths, looks, strict=True)):
+    count = f"{found.reached[row].sum()} of {len(paths)}"
+    style.text(axes, 0, 9.5 - 2.6 * row, count, colour=colour, ha="center")
     for n, path in enumerate(paths):
       label = name if n == 0 else "_"
       axes.plot(*path.T, color=colour, linewidth=width, label=label, zorder=2)
@@ -182,16 +194,13 @@ def main() -> None:
   args = parser.parse_args()
   guard.use_compilation_cache()
   found = {}
-  for name in balancing.available():
-    found[name] = descend([f"name={name}", "length=own"], args.steps, args.rate)
+  for name, settings in ROWS.items():
+    file = pathlib.Path(args.out) / "toy" / f"{name}.npz"
+    if not file.is_file():
+      file.parent.mkdir(parents=True, exist_ok=True)
+      np.savez(file, **descend(settings, args.steps, args.rate)._asdict())
+    found[name] = Found(**np.load(file))
     print(name, found[name].reached.sum(1), found[name].worse.mean(1).round(1), flush=True)
-  told = {
-    name: {"reached": one.reached.sum(1).tolist(), "worse": one.worse.tolist()}
-    for name, one in found.items()
-  }
-  file = pathlib.Path(args.out) / "toy.json"
-  file.parent.mkdir(parents=True, exist_ok=True)
-  file.write_text(json.dumps({"steps": args.steps, "rate": args.rate, "found": told}, indent=1))
   style.draw(lambda: figure(found), timing.ROOT / "docs" / "images" / "balancing_toy.png")
 
 

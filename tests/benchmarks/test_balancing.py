@@ -8,16 +8,18 @@ import pytest
 from benchmarks.balancing import digits
 from benchmarks.balancing import page
 from benchmarks.balancing import toy
+from dynashare_jax.report import style
 
 FAR = toy.STARTS.index((9.0, 9.0))
+FIRM = [n for n, start in enumerate(toy.STARTS) if start != (0.0, 0.0)]  # there, rounding decides
 
 
 def test_the_front_of_the_toy():
   """Parabolas around -7 and 7, both -15.1 where they are equal."""
   np.testing.assert_allclose(toy.losses(np.array([0.0, -8.0])), toy.BEST, 1e-3)
   on = np.stack([toy.losses(np.array([x, -8.0])) for x in (-6.5, 0.0, 3.0)])
-  assert (toy.distance(on) < 0.01).all()
-  off = np.stack([toy.losses(np.array(p)) for p in ((0.0, -4.0), (9.0, -8.0), (9.0, 9.0))])
+  assert (toy.distance(on) < toy.NEAR).all()
+  off = np.stack([toy.losses(np.array(p)) for p in ((0.0, 0.0), (9.0, -8.0), (9.0, 9.0))])
   assert (toy.distance(off) > toy.NEAR).all()
 
 
@@ -30,11 +32,12 @@ def descents():
 
 def test_scale_free_balancers_do_not_see_the_scale_of_a_loss(descents):
   for name in ("log", "unit"):
-    plain, scaled = descents[name].worse
+    plain, scaled = descents[name].worse[:, FIRM]
     assert abs(plain.mean() - scaled.mean()) < 0.6, name
-    np.testing.assert_array_equal(*descents[name].reached)
-  plain, scaled = descents["fixed"].worse
-  assert scaled.mean() - plain.mean() > 2.0
+    np.testing.assert_array_equal(*descents[name].reached[:, FIRM])
+  # From below, the sum finds the middle of the front, or an end.
+  plain, scaled = descents["fixed"].worse[:, -2:]
+  assert (plain < toy.BEST + 0.5).all() and (scaled > toy.BEST + 3).all()
 
 
 def test_the_sum_does_not_leave_the_valley_and_equal_gradients_do(descents):
@@ -43,13 +46,14 @@ def test_the_sum_does_not_leave_the_valley_and_equal_gradients_do(descents):
 
 
 def test_balancers_are_drawn(descents):
-  axes = toy.figure(descents).axes
+  with style.look():
+    axes = toy.figure(descents).axes
   assert [a.get_title("left") for a in axes] == ["fixed", "log", "unit"]
 
 
 @pytest.fixture(scope="module")
 def accuracies():
-  return {name: digits.accuracies([f"name={name}"], 500, 2) for name in ("fixed", "log", "unit")}
+  return {name: digits.accuracies([f"name={name}"], 400, 2) for name in ("fixed", "log", "unit")}
 
 
 def test_nothing_differs_where_losses_have_one_scale(accuracies):
