@@ -43,13 +43,12 @@ def _data() -> tuple[np.ndarray, np.ndarray]:
   return np.asarray(found.images[order] / 16, np.float32), found.target[order].astype(np.int32)
 
 
-def _pairs(key: jax.Array, first: int, last: int, count: int) -> tuple[jax.Array, jax.Array]:
-  """Pictures `[count, 121]` of two random digits each, and what those are, `[2, count]`."""
+def _pairs(chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Pictures `[count, 121]` of pairs of digits `[2, count]`, and what those are."""
   images, names = map(jnp.asarray, _data())
-  chosen = jax.random.randint(key, (2, count), first, last)
   put = lambda digits, around: jnp.pad(digits, ((0, 0), around, around))
   upper, lower = put(images[chosen[0]], (0, _APART)), put(images[chosen[1]], (_APART, 0))
-  return jnp.maximum(upper, lower).reshape(count, -1), names[chosen]
+  return jnp.maximum(upper, lower).reshape(chosen.shape[1], -1), names[chosen]
 
 
 def _forward(trunk: Any, heads: Any, x: jax.Array) -> list[jax.Array]:
@@ -84,10 +83,9 @@ def _train(method: balancing.Balancer, steps: int, scale: jax.Array, key: jax.Ar
   def told(trunk: Any, heads: Any, batch: Any) -> balancing.Losses:
     return balancing.Losses(values(trunk, heads, batch), jnp.ones(2, bool), (1.0, 1.0))
 
-  def step(carry: Any, key: jax.Array) -> Any:
-    params, opt, state = carry
-    drawn, own = jax.random.split(key)
-    batch = _pairs(drawn, 0, _TRAIN, _BATCH)
+  def step(carry: Any, drawn: Any) -> Any:
+    (params, opt, state), (own, chosen) = carry, drawn
+    batch = _pairs(chosen)
     before = told(*params, batch)
     rows, of_heads = jax.jacrev(values, (0, 1))(*params, batch)
     leaves, tree = jax.tree.flatten(rows)
@@ -109,8 +107,10 @@ def _train(method: balancing.Balancer, steps: int, scale: jax.Array, key: jax.Ar
 
   params = (trunk, heads)
   first = params, tx.init(params), method.init(2, _TRAIN // _BATCH)
-  (params, _, _), _ = jax.lax.scan(step, first, jax.random.split(keys[4], steps))
-  x, names = _pairs(keys[5], _TRAIN, len(_data()[1]), _PAIRS)
+  chosen = jax.random.randint(keys[4], (steps, 2, _BATCH), 0, _TRAIN)
+  own = jax.random.split(jax.random.fold_in(key, 1), steps)
+  (params, _, _), _ = jax.lax.scan(step, first, (own, chosen))
+  x, names = _pairs(jax.random.randint(keys[5], (2, _PAIRS), _TRAIN, len(_data()[1])))
   logits = jnp.stack(_forward(*params, x))
   return (logits.argmax(2) == names).mean(1)
 

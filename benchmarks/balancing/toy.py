@@ -46,6 +46,7 @@ ROWS = {
   name: ("length=own", *settings.split())
   for name, settings in sorted(({n: f"name={n}" for n in balancing.available()} | _MORE).items())
 }
+_LOW = -8.35  # of the front in the picture; it is nearly a straight line
 _EPOCH = 100  # steps, for methods that have epochs
 _KEPT = 400  # points of a path
 
@@ -171,7 +172,7 @@ def figure(found: Mapping[str, Found]) -> Figure:
 
 def _paths(axes: Axes, found: Found) -> None:
   """The paths of one balancer in its panel."""
-  axes.plot((-7, 7), (-8, -8), color=style.INK, linewidth=3.0, alpha=0.35, label="front", zorder=1)
+  axes.plot((-7, 7), (_LOW, _LOW), color=style.INK, linewidth=3, alpha=0.35, label="front", zorder=1)
   looks = (style.colour(0), 2.2, "losses as they are"), (style.colour(1), 1.0, "loss 1 times 0.1")
   for row, (paths, (colour, width, name)) in enumerate(zip(found.paths, looks, strict=True)):
     count = f"{found.reached[row].sum()} of {len(paths)}"
@@ -182,7 +183,7 @@ def _paths(axes: Axes, found: Found) -> None:
       axes.plot(*path[-1], "o", color=colour, markersize=2.0 + 2 * width, zorder=4)
   starts = np.array(STARTS).T
   axes.plot(*starts, "x", color=style.INK, markersize=4, label="start", zorder=5, linestyle="none")
-  axes.plot(0, -8, "|", color=style.INK, markersize=11, label="equal losses", zorder=6)
+  axes.plot(0, _LOW, "|", color=style.INK, markersize=11, label="equal losses", zorder=6)
 
 
 def main() -> None:
