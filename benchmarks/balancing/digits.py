@@ -19,6 +19,7 @@ import pathlib
 from typing import Any
 
 import jax
+from jax import flatten_util
 from jax import numpy as jnp
 import numpy as np
 import optax
@@ -70,48 +71,44 @@ def _train(method: balancing.Balancer, steps: int, scale: jax.Array, key: jax.Ar
   pixels = (_SIDE + _APART) ** 2
   trunk = [_layer(keys[0], pixels, _WIDTH), _layer(keys[1], _WIDTH, _WIDTH)]
   heads = [_layer(k, _WIDTH, 10) for k in keys[2:4]]
+  shared = flatten_util.ravel_pytree(trunk)[0].size
+  start, unravel = flatten_util.ravel_pytree((trunk, heads))
   factors = jnp.stack([jnp.ones_like(scale), scale])
   tx = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
 
-  def values(trunk: Any, heads: Any, batch: Any) -> jax.Array:
+  def values(params: jax.Array, batch: Any) -> jax.Array:
     x, names = batch
     entropy = optax.softmax_cross_entropy_with_integer_labels
-    logits = _forward(trunk, heads, x)
-    found = [entropy(z, y).mean() for z, y in zip(logits, names, strict=True)]
-    return factors * jnp.stack(found)
+    logits = _forward(*unravel(params), x)
+    return factors * entropy(jnp.stack(logits), names).mean(1)
 
-  def told(trunk: Any, heads: Any, batch: Any) -> balancing.Losses:
-    return balancing.Losses(values(trunk, heads, batch), jnp.ones(2, bool), (1.0, 1.0))
+  def told(params: jax.Array, batch: Any) -> balancing.Losses:
+    return balancing.Losses(values(params, batch), jnp.ones(2, bool), (1.0, 1.0))
 
   def step(carry: Any, drawn: Any) -> Any:
     (params, opt, state), (own, chosen) = carry, drawn
     batch = _pairs(chosen)
-    before = told(*params, batch)
-    rows, of_heads = jax.jacrev(values, (0, 1))(*params, batch)
-    leaves, tree = jax.tree.flatten(rows)
+    before, rows = told(params, batch), jax.jacrev(values)(params, batch)
+    trunks = rows[:, :shared]
     gramian = None
     if method.level != "losses":
-      flat = jnp.concatenate([leaf.reshape(2, -1) for leaf in leaves], 1)
-      gramian = jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
-    weights, state = method.weigh(before, gramian, own, state)
-    weights = jnp.asarray(weights)
-    moved = [jnp.tensordot(weights, leaf, 1) for leaf in leaves]
+      gramian = jnp.matmul(trunks, trunks.T, precision=jax.lax.Precision.HIGHEST)
+    found, state = method.weigh(before, gramian, own, state)
+    weights = jnp.asarray(found)
     whole = method.heads or method.level == "losses"
-    factor = weights if whole else jnp.ones(2)
-    pulled = jax.tree.map(lambda leaf: jnp.tensordot(factor, leaf, 1), of_heads)
-    move, opt = tx.update((jax.tree.unflatten(tree, moved), pulled), opt)
-    params = optax.apply_updates(params, move)
+    pulled = (weights if whole else jnp.ones(2)) @ rows[:, shared:]
+    move, opt = tx.update(jnp.concatenate([weights @ trunks, pulled]), opt)
+    params = params + move
     if method.after is not None:
-      state = method.after(before, told(*params, batch), state)
+      state = method.after(before, told(params, batch), state)
     return (params, opt, state), None
 
-  params = (trunk, heads)
-  first = params, tx.init(params), method.init(2, _TRAIN // _BATCH)
+  first = start, tx.init(start), method.init(2, _TRAIN // _BATCH)
   chosen = jax.random.randint(keys[4], (steps, 2, _BATCH), 0, _TRAIN)
   own = jax.random.split(jax.random.fold_in(key, 1), steps)
   (params, _, _), _ = jax.lax.scan(step, first, (own, chosen))
   x, names = _pairs(jax.random.randint(keys[5], (2, _PAIRS), _TRAIN, len(_data()[1])))
-  logits = jnp.stack(_forward(*params, x))
+  logits = jnp.stack(_forward(*unravel(params), x))
   return (logits.argmax(2) == names).mean(1)
 
 

@@ -172,7 +172,9 @@ def figure(found: Mapping[str, Found]) -> Figure:
 
 def _paths(axes: Axes, found: Found) -> None:
   """The paths of one balancer in its panel."""
-  axes.plot((-7, 7), (_LOW, _LOW), color=style.INK, linewidth=3, alpha=0.35, label="front", zorder=1)
+  axes.plot(
+    (-7, 7), (_LOW, _LOW), color=style.INK, linewidth=3, alpha=0.35, label="front", zorder=1
+  )
   looks = (style.colour(0), 2.2, "losses as they are"), (style.colour(1), 1.0, "loss 1 times 0.1")
   for row, (paths, (colour, width, name)) in enumerate(zip(found.paths, looks, strict=True)):
     count = f"{found.reached[row].sum()} of {len(paths)}"
