@@ -84,16 +84,22 @@ def _factorial(problem: str, found: Sequence[tuple[str, float, Mapping[int, Any]
     spread = tables.mean_std(values, 1, signed=True)
     error = math.nan if spread.std is None else spread.std / math.sqrt(len(values))
     mean = tables.mean_std([float(np.mean(one["test"])) for one in results.values()], 4)
-    inside = "" if min(factorial.RATES) < rate < max(factorial.RATES) else " (end of the grid)"
-    rows.append(
-      (name, len(results), f"{rate:g}{inside}", mean, spread, tables.Cell(error, None, 1))
-    )
-  titles = ("trained", "numbers", "rate", "error", "to separate networks, %", "standard error")
+    pairs = sum(_parted(np.asarray(one["route"])) for one in results.values())
+    told = f"{pairs} of {len(results)}" if name.startswith("affinity") else tables.MISSING
+    cells = mean, spread, tables.Cell(error, None, 1), told
+    rows.append((name, len(results), f"{rate:g}", *cells))
+  titles = ("trained", "numbers", "rate", "error", "to single, %", "standard error", "pairs found")
   table = tables.markdown(tables.table(titles, rows), bold_best=False)
   parts = [f"### {problem.capitalize()} scales", table]
   if problem == "uneven":
     parts.append(_targets(errors))
   return "\n\n".join(parts)
+
+
+def _parted(route: np.ndarray) -> bool:
+  """Whether the two pairs of tasks share all blocks within and none across."""
+  first, second, third, fourth = route
+  return bool((first == second).all() and (third == fourth).all() and not (first & third).any())
 
 
 def _targets(errors: Errors) -> str:
