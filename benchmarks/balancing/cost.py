@@ -4,10 +4,10 @@
 
 Training steps with fixed weights and with UPGrad, in all ways to come by its gradients: one pull
 of the trunk per task (hard sharing), features (hard sharing), a pass of each task (the search of
-AdaShare, in which every task has its own decisions). Cases alternate in one process. Networks: a
+AdaShare, in which every task has its own decisions at every block). Cases alternate in one process. Networks: a
 small ResNet (32x32 pictures, linear heads) with 3 and 8 tasks, and Deeplab-ResNet-18 (128x128,
-ASPP heads) with 3; there TorchJD (`pip install torchjd`) makes the same step in PyTorch. Writes
-docs/benchmarks/balancing-cost.md.
+ASPP heads) with 3; there TorchJD (`pip install torchjd[quadprog_projector]`) makes the same step in
+PyTorch. Writes docs/benchmarks/balancing-cost.md.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def stepper(load: Load, case: str) -> Any:
   config.gates.target_rates = (1.0,) * load.blocks
   config.train.batch_size = load.batch
   config.train.cycles = 2
+  config.policy.keep_first = False  # every task decides at every block
   config.balance.update(balance)
   data = cases.scenes(6 * load.batch, load.tasks, load.size, load.size)
   return cases.Stepper(config, data, phase)
@@ -190,7 +191,7 @@ def main() -> None:
 {timing.machine(arguments.threads, ("jax", "flax", "torch", "torchjd"))}
 - Training steps on random pictures, losses and SGD included; medians of {arguments.rounds} rounds
   with (minimum–maximum), cases in turn in one process; ratios in processor time, round by round.
-  "search" is the weight step of AdaShare with soft decisions of every task.""",
+  "search" is the weight step of AdaShare with soft decisions of every task at every block.""",
       "",
       timing.table(head, lines),
       "",

@@ -45,6 +45,7 @@ _MORE = {
 ROWS = {
   name: ("length=own", *settings.split())
   for name, settings in sorted(({n: f"name={n}" for n in balancing.available()} | _MORE).items())
+  if name not in ("autolambda", "mgda_ub")  # There are no two batches here, and no features.
 }
 _LOW = -8.35  # of the front in the picture; it is nearly a straight line
 _EPOCH = 100  # steps, for methods that have epochs
@@ -116,6 +117,9 @@ def _descend(
     before = told(place)
     rows = factors[:, None] * jax.jacrev(losses)(place)
     gramian = None
+    if method.track is not None:
+      tracked, state = method.track([[row] for row in rows], before, [jnp.array(True)], state)
+      rows = jnp.concatenate(list(map(jnp.stack, tracked)))
     if method.level != "losses":
       gramian = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
     weights, state = method.weigh(before, gramian, key, state)
@@ -133,7 +137,7 @@ def _descend(
     return jax.lax.scan(step, carry, keys)[0], carry[0]
 
   keys = jax.random.split(jax.random.key(0), (_KEPT, steps // _KEPT))
-  first = start, tx.init(start), method.init(2, _EPOCH)
+  first = start, tx.init(start), method.init(2, _EPOCH, [start])
   (end, _, _), path = jax.lax.scan(stretch, first, keys)
   return jnp.concatenate([path, end[None]]), losses(end)
 

@@ -23,12 +23,12 @@ def unit(gramian: Matrix, present: Bool[jax.Array, " K"]) -> tuple[Vector, Matri
 
   Args:
     gramian: G = J J', inner products of the rows of J `[K, P]`.
-    present: rows that take part; their lengths are above 0.
+    present: rows that take part; their lengths are above 0, but for rounding.
 
   Returns:
     The lengths d (1 of absent rows), and the cosines C (an identity's row of absent rows).
   """
-  lengths = jnp.where(present, jnp.sqrt(jnp.diagonal(gramian)), 1.0)
+  lengths = jnp.where(present, jnp.sqrt(jnp.maximum(jnp.diagonal(gramian), _TINY)), 1.0)
   cosines = jnp.clip(gramian / lengths[:, None] / lengths[None, :], -1.0, 1.0)
   both = present[:, None] & present[None, :] & ~jnp.eye(len(lengths), dtype=bool)
   return lengths, jnp.where(both, cosines, jnp.eye(len(lengths)))

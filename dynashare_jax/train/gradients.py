@@ -122,32 +122,46 @@ def _cut(
       assert balancer.held is not None
       weights, gramian = balancer.held(losses, balance)
     else:
-      gramian = _products([jax.tree.leaves(one) for one in asked])
+      gramian = _products(list(zip(*map(jax.tree.leaves, asked), strict=True)))
       weights, balance = balancer.weigh(losses, gramian, key, balance)
     weighed = trunk.sum(weights, asked, heads.quiet)
     plain = weighed if trunk.common else trunk.sum(prior, asked, heads.quiet)
-    moved = [weighed[n] for n in shared]
+    moved = [jnp.where(met[n], weighed[n], plain[n]) for n in shared]
   else:
     rows = [trunk.pull(task, one, heads.quiet) for task, one in enumerate(asked)]
     if objective.mesh is not None and objective.mesh.devices.size > 1:
       parts = mesh_lib.state_shardings(rows, objective.mesh, True)
       rows = jax.lax.with_sharding_constraint(rows, parts)
-    stacks = [[jnp.where(met[n], row[n], 0.0) for n in shared] for row in rows]
-    if balancer.track is not None:
-      stacks, balance = balancer.track(stacks, losses, [met[n] for n in shared], balance)
-    gramian = _products(stacks)
-    weights, balance = balancer.weigh(losses, gramian, key, balance)
-    add = lambda factors, of: [forward_lib.dot(factors, column) for column in zip(*of, strict=True)]
-    plain, weighed, moved = add(prior, rows), add(weights, rows), add(weights, stacks)
-    if balancer.combine is not None:
-      moved = balancer.combine(stacks, losses, weights, key)
+    columns = list(zip(*rows, strict=True))
+    if balancer.track is None and balancer.combine is None:
+      gramian = _products([columns[n] for n in shared], [met[n] for n in shared])
+      weights, balance = balancer.weigh(losses, gramian, key, balance)
+      pairs = list(zip(weights, prior, strict=True))
+      moved = [
+        forward_lib.dot([jnp.where(met[n], w, p) for w, p in pairs], columns[n]) for n in shared
+      ]
+    else:
+      elements = [[jnp.where(met[n], row[n], 0.0) for n in shared] for row in rows]
+      if balancer.track is not None:
+        elements, balance = balancer.track(elements, losses, [met[n] for n in shared], balance)
+      gramian = _products(list(zip(*elements, strict=True)))
+      weights, balance = balancer.weigh(losses, gramian, key, balance)
+      if balancer.combine is not None:
+        moved = balancer.combine(elements, losses, weights, key)
+      else:
+        moved = [forward_lib.dot(weights, column) for column in zip(*elements, strict=True)]
+      mine = (forward_lib.dot(prior, columns[n]) for n in shared)
+      moved = [jnp.where(met[n], a, b) for n, a, b in zip(shared, moved, mine, strict=True)]
+    plain, weighed = (
+      [forward_lib.dot(factors, column) for column in columns] for factors in (prior, weights)
+    )
   grads = list(plain)
   for n, (leaf, head) in enumerate(zip(_leaves(trained, rules), heads.own, strict=True)):
     if leaf is not None and leaf.owner is not None:
       of, factors = (weighed, weights) if balancer.heads else (plain, prior)
       grads[n] = of[n] + factors[leaf.owner] * head
   for n, found in zip(shared, moved, strict=True):
-    grads[n] = jnp.where(met[n], found, grads[n])
+    grads[n] = found
   if heads.charged is not None:
     direct, features, signals = heads.charged
     through = trunk.sum([1.0] * len(asked), features, signals)
@@ -281,13 +295,20 @@ def _prefixes(network: Any) -> list[str]:
   return [f"network/trunk/{prefix}" for prefix in network.trunk.weights_of()]
 
 
-def _products(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
-  """The inner products of rows of leaves, in full float32."""
-  found = jnp.zeros((len(rows), len(rows)))
-  for column in zip(*rows, strict=True):
+def _products(columns: Sequence[Sequence[jax.Array]], counted: Any = None) -> jax.Array:
+  """The inner products of the tasks' gradients, in full float32.
+
+  Args:
+    columns: for every leaf, those of the tasks.
+    counted: for every leaf whether it counts; default all do.
+  """
+  tasks = len(columns[0])
+  found = jnp.zeros((tasks, tasks))
+  for n, column in enumerate(columns):
     row = jnp.stack([leaf.astype(jnp.float32) for leaf in column])
     axes = list(range(1, row.ndim))  # as they are: each device has a part of one
-    found += jnp.tensordot(row, row, (axes, axes), precision=jax.lax.Precision.HIGHEST)
+    product = jnp.tensordot(row, row, (axes, axes), precision=jax.lax.Precision.HIGHEST)
+    found += product if counted is None else jnp.where(counted[n], product, 0.0)
   return found
 
 
@@ -359,5 +380,6 @@ def gramians(
   rows = [jax.tree_util.tree_leaves_with_path(pull(one(t))[0]) for t in range(len(values))]
   found = []
   for prefix in prefixes:
-    found.append(_products([[a for path, a in row if unit(path, a) == prefix] for row in rows]))
+    of = [[a for path, a in row if unit(path, a) == prefix] for row in rows]
+    found.append(_products(list(zip(*of, strict=True))))
   return jnp.stack(found), aside

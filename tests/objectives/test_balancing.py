@@ -238,6 +238,21 @@ def test_hard_gradients_give_numbers(hard):
     np.testing.assert_array_equal(hard[name][5], 1.0)
 
 
+def test_a_mixture_whose_length_rounds_to_nothing():
+  """Opposed gradients of such lengths that a corner of SDMGrad's mixtures is zero."""
+  balancer = find("sdmgrad", 2)
+  least = 0.15 / 1.3  # 0.3 / (2 * 1.3)
+  long = np.linspace(0.99, 1.01, 400) * (1 - least) / least
+  rows = np.stack([np.stack([long, -np.ones_like(long)]), np.zeros((2, 400))], 1).T  # [N, P, K]
+  rows = (rows * np.float32(0.37)).astype(np.float32)
+  told = balancing.Losses(jnp.ones(2), jnp.ones(2, bool), (1.0, 1.0))
+  weigh = lambda row: balancer.weigh(told, row.T @ row, None, {})[0]
+  found = jax.jit(jax.vmap(weigh))(jnp.asarray(rows))
+  share = found / found.sum(1, keepdims=True)
+  wanted = np.clip(1 / (1 + long), least, None)
+  np.testing.assert_allclose(share[:, 0], wanted, 2e-3)
+
+
 def test_forty_tasks():
   jacobian = np.random.default_rng(3).normal(size=(40, 60)) * 10 ** np.linspace(-3, 3, 40)[:, None]
   gramian = jnp.asarray(jacobian @ jacobian.T, jnp.float32)
