@@ -6,8 +6,8 @@ Training steps with fixed weights and with UPGrad, in all ways to come by its gr
 of the trunk per task (hard sharing), features (hard sharing), a pass of each task (the search of
 AdaShare, in which every task has its own decisions at every block). Cases alternate in one process.
 Networks: a small ResNet (32x32 pictures, linear heads) with 3 and 8 tasks, and Deeplab-ResNet-18
-(128x128, ASPP heads) with 3; there TorchJD (`pip install torchjd[quadprog_projector]`) makes the same step in
-PyTorch. Writes docs/benchmarks/balancing-cost.md.
+(128x128, ASPP heads) with 3; there TorchJD (`pip install torchjd[quadprog_projector]`) makes the
+same step in PyTorch. Writes docs/benchmarks/balancing-cost.md.
 """
 
 from __future__ import annotations
