@@ -33,20 +33,26 @@ def gradients(
 ) -> tuple[PyTree, forward_lib.Aside]:
   """Computes the gradients of the groups that move; None elsewhere.
 
-  Where the balancer reads losses, by one backward pass of the weighed sum. Else the network is cut
-  at the trunk's features: heads are pulled once, and the trunk once per task (unrolled: a mapped
-  convolution's gradient was measured 6 to 32 times slower on a CPU), or once in all, by weighed
-  gradients of the features, where weights are known before. What is shared follows from the step's
-  route: a unit that fewer than two tasks with labels execute has no part in the inner products and
-  moves by the plain sum of its gradients.
+  Where the balancer reads losses, by one backward pass of the weighed sum. Else, and where gates
+  are trained, which move by the plain sum, the network is cut at the trunk's features: heads are
+  pulled once, and the trunk once per task (unrolled: a mapped convolution's gradient was measured 6
+  to 32 times slower on a CPU), or, where weights are known before, once in all by weighed gradients
+  of the features. What is shared follows from the step's route: a unit that fewer than two tasks
+  with labels execute has no part in the inner products and moves by the plain sum of its gradients.
   """
   pass_ = forward_lib.Pass(objective, spec, state, batch, moving, step)
   groups = optim.groups(state.params, objective.network.leaves())
   trained, still = optim.split(state.params, spec.trainable, groups)
   balanced = "backbone" in spec.trainable
-  if balanced and objective.balancer.level in ("gramian", "gradients"):
+  apart = objective.balancer.level != "losses" or _gates(pass_)
+  if balanced and apart:
     return _cut(pass_, trained, still)
   return _whole(pass_, trained, still, balanced)
+
+
+def _gates(pass_: forward_lib.Pass) -> bool:
+  """Whether gates, which move by the plain sum, are trained beside what is weighed."""
+  return "gates" in pass_.spec.trainable and not pass_.objective.balancer.constant
 
 
 def _key(pass_: forward_lib.Pass) -> jax.Array:
@@ -117,7 +123,12 @@ def _cut(
   met = _met(objective.network, trained, aside)
   shared = [n for n, found in enumerate(_shared(trained, rules)) if found]
   gramian: Any = None
-  if pass_.spec.held or balancer.features:
+  if balancer.level == "losses":
+    slopes = _slopes(pass_, trained, still) if balancer.ahead else None
+    weights, balance = balancer.weigh(losses, slopes, key, balance)
+    weighed, plain = (trunk.sum(f, asked, heads.quiet) for f in (weights, prior))
+    moved = [weighed[n] for n in shared]
+  elif pass_.spec.held or balancer.features:
     if pass_.spec.held:
       assert balancer.held is not None
       weights, gramian = balancer.held(losses, balance)
@@ -158,7 +169,8 @@ def _cut(
   grads = list(plain)
   for n, (leaf, head) in enumerate(zip(_leaves(trained, rules), heads.own, strict=True)):
     if leaf is not None and leaf.owner is not None:
-      of, factors = (weighed, weights) if balancer.heads else (plain, prior)
+      whole = balancer.heads or balancer.level == "losses"
+      of, factors = (weighed, weights) if whole else (plain, prior)
       grads[n] = of[n] + factors[leaf.owner] * head
   for n, found in zip(shared, moved, strict=True):
     grads[n] = found

@@ -148,6 +148,35 @@ def _check_weighed(grads, parts, rows, prior, shared):
   np.testing.assert_allclose(parts["cosine/least"], cosine, 1e-5, 1e-6)
 
 
+def test_gates_move_by_the_plain_sum(build):
+  """Beside whole losses that are weighed."""
+  experiment = build(**THREE)
+  stepper = Stepper(experiment, "retrain", ROUTE)
+  weigh = lambda losses, slopes, key, state: (jnp.array([2.0, 3.0]), state)
+  objective = experiment.objective._replace(balancer=balancing.Balancer("set", weigh))
+  state, (batch, moving, step) = stepper.start(), _rest(experiment, stepper)
+
+  def losses(params):
+    values, charge, _ = forward_lib.forward(
+      objective, stepper.spec, params, state, batch, moving, step
+    )
+    return jnp.stack([*values, charge])
+
+  rows = jax.jit(jax.jacrev(losses))(state.params)["network"]
+  run = jax.jit(lambda *a: gradients_lib.gradients(objective, stepper.spec, state, *a)[0])
+  found = run(batch, moving, step)["network"]
+  prior, seen = [t.weight for t in experiment.tasks], set()
+  for (path, got), row in zip(
+    jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(rows), strict=True
+  ):
+    gate = "gate_" in optim.path_of(path)
+    weights = prior if gate else (2.0, 3.0)
+    wanted = weights[0] * row[0] + weights[1] * row[1] + row[2]
+    np.testing.assert_allclose(got, wanted, 1e-5, 1e-6, err_msg=optim.path_of(path))
+    seen.add((gate, bool(np.any(row[:2]))))
+  assert (True, True) in seen
+
+
 def test_policy_steps_are_not_balanced(build):
   """Their penalties are tuned against the sum of the losses."""
   experiment = build(**THREE)

@@ -10,11 +10,12 @@ things (its `level`):
 * `gramian`: beside them the inner products `[T, T]` of the tasks' gradients in what they share,
 * `gradients`: those gradients themselves.
 
-By gradients, only what tasks share (leaves without an owner, but for gates and policy) is moved by
-weighed gradients; a head moves by its own task's loss times the task's weight in the
-configuration, unless `heads` says otherwise. A unit of the trunk (`Trunk.weights_of`) is shared in
-the steps in which two tasks with labels execute it; in others it moves by the plain sum and is left
-out of the inner products. Penalties are added with weight 1.
+Gates and policy move by the plain sum of the task losses, whatever the balancer. By gradients, only
+what tasks share (leaves without an owner) is moved by weighed gradients; a head moves by its own
+task's loss times the task's weight in the configuration, unless `heads` says otherwise. A unit of
+the trunk (`Trunk.weights_of`) is shared in the steps in which two tasks with labels execute it; in
+others it moves by the plain sum and is left out of the inner products. Penalties are added with
+weight 1.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Balancer(NamedTuple):
     features: whether the rows are gradients in features that all tasks share, not in parameters.
     every: steps from one look at gradients to the next; in between `held` gives the weights.
     held: `(losses, state) -> (weights, gramian)`, the last ones.
+    constant: whether the weights are those of the configuration.
   """
 
   name: str
@@ -88,6 +90,7 @@ class Balancer(NamedTuple):
   features: bool = False
   every: int = 1
   held: Callable[..., Any] | None = None
+  constant: bool = False
 
 
 class Track(NamedTuple):

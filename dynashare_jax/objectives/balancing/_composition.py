@@ -137,6 +137,7 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
     settings.features or algorithm.features,
     settings.every,
     held,
+    constant and name == "fixed",
   )
 
 
