@@ -159,7 +159,7 @@ _GOOD = _idx(_PICTURES)
   [
     (0, b"", "starts with the number 0, an IDX file of 3 axes with 2051"),
     (0, _idx(_LABELS), "starts with the number 2049, an IDX file of 3 axes with 2051"),
-    (0, gzip.compress(_GOOD), "starts with the number 529205248"),
+    (0, gzip.compress(_GOOD, mtime=0), "starts with the number 529205248"),
     (0, _GOOD[:11], "has 11 bytes, but 16 are expected for 20 x 0 x 0: it is cut off"),
     (0, _GOOD[:-1], "has 15695 bytes, but 15696 are expected for 20 x 28 x 28: it is cut off"),
     (0, _GOOD + b"\0", "has 15697 bytes, but 15696 are expected"),
@@ -168,6 +168,7 @@ _GOOD = _idx(_PICTURES)
     (1, _idx(_LABELS[1:]), "-images-idx3-ubyte has 20 pictures, but .* has 19 labels"),
     (1, _idx(np.arange(20)), "label 10 is 10; labels are 0 to 9"),
   ],
+  ids=range(10),
 )
 def test_damaged_files_are_named(
   folder: pathlib.Path, file: int, content: bytes, message: str
