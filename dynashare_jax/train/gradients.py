@@ -113,73 +113,111 @@ def _slopes(pass_: forward_lib.Pass, trained: PyTree, still: PyTree) -> jax.Arra
 def _cut(
   pass_: forward_lib.Pass, trained: PyTree, still: PyTree
 ) -> tuple[PyTree, forward_lib.Aside]:
-  """By the gradients of what tasks share, each task's apart."""
-  objective, key = pass_.objective, _key(pass_)
-  balancer, rules, balance = objective.balancer, objective.network.leaves(), pass_.state.balance
+  """By the gradients of the features, and through the trunk by what the balancer makes of them."""
+  objective, rules = pass_.objective, pass_.objective.network.leaves()
+  balancer = objective.balancer
   trunk = _trunk(pass_, trained, still)
   heads = _heads(pass_, trained, still, trunk)
-  aside, asked = heads.aside, heads.asked
-  losses, prior = aside.losses, aside.losses.prior
-  met = _met(objective.network, trained, aside)
+  met = _met(objective.network, trained, heads.aside)
   shared = [n for n, found in enumerate(_shared(trained, rules)) if found]
-  gramian: Any = None
   if balancer.level == "losses":
     slopes = _slopes(pass_, trained, still) if balancer.ahead else None
-    weights, balance = balancer.weigh(losses, slopes, key, balance)
-    weighed, plain = (trunk.sum(f, asked, heads.quiet) for f in (weights, prior))
-    moved = [weighed[n] for n in shared]
+    found = _by_sums(pass_, trunk, heads, met, slopes)
   elif pass_.spec.held or balancer.features:
-    if pass_.spec.held:
-      assert balancer.held is not None
-      weights, gramian = balancer.held(losses, balance)
-    else:
-      gramian = _products(list(zip(*map(jax.tree.leaves, asked), strict=True)))
-      weights, balance = balancer.weigh(losses, gramian, key, balance)
-    weighed = trunk.sum(weights, asked, heads.quiet)
-    plain = weighed if trunk.common else trunk.sum(prior, asked, heads.quiet)
-    moved = [jnp.where(met[n], weighed[n], plain[n]) for n in shared]
+    found = _by_sums(pass_, trunk, heads, met)
   else:
-    rows = [trunk.pull(task, one, heads.quiet) for task, one in enumerate(asked)]
-    if objective.mesh is not None and objective.mesh.devices.size > 1:
-      parts = mesh_lib.state_shardings(rows, objective.mesh, True)
-      rows = jax.lax.with_sharding_constraint(rows, parts)
-    columns = list(zip(*rows, strict=True))
-    if balancer.track is None and balancer.combine is None:
-      gramian = _products([columns[n] for n in shared], [met[n] for n in shared])
-      weights, balance = balancer.weigh(losses, gramian, key, balance)
-      pairs = list(zip(weights, prior, strict=True))
-      moved = [
-        forward_lib.dot([jnp.where(met[n], w, p) for w, p in pairs], columns[n]) for n in shared
-      ]
-    else:
-      elements = [[jnp.where(met[n], row[n], 0.0) for n in shared] for row in rows]
-      if balancer.track is not None:
-        elements, balance = balancer.track(elements, losses, [met[n] for n in shared], balance)
-      gramian = _products(list(zip(*elements, strict=True)))
-      weights, balance = balancer.weigh(losses, gramian, key, balance)
-      if balancer.combine is not None:
-        moved = balancer.combine(elements, losses, weights, key)
-      else:
-        moved = [forward_lib.dot(weights, column) for column in zip(*elements, strict=True)]
-      mine = (forward_lib.dot(prior, columns[n]) for n in shared)
-      moved = [jnp.where(met[n], a, b) for n, a, b in zip(shared, moved, mine, strict=True)]
-    plain, weighed = (
-      [forward_lib.dot(factors, column) for column in columns] for factors in (prior, weights)
-    )
-  grads = list(plain)
+    found = _by_rows(pass_, trunk, heads, met, shared)
+  grads, prior = list(found.plain), heads.aside.losses.prior
   for n, (leaf, head) in enumerate(zip(_leaves(trained, rules), heads.own, strict=True)):
     if leaf is not None and leaf.owner is not None:
       whole = balancer.heads or balancer.level == "losses"
-      of, factors = (weighed, weights) if whole else (plain, prior)
+      of, factors = (found.weighed, found.weights) if whole else (found.plain, prior)
       grads[n] = of[n] + factors[leaf.owner] * head
-  for n, found in zip(shared, moved, strict=True):
-    grads[n] = found
+  for n in shared:
+    grads[n] = found.shared[n]
   if heads.charged is not None:
     direct, features, signals = heads.charged
-    through = trunk.sum([1.0] * len(asked), features, signals)
+    through = trunk.sum([1.0] * len(heads.asked), features, signals)
     grads = [a + b + c for a, b, c in zip(grads, direct, through, strict=True)]
   tree = jax.tree.unflatten(jax.tree.structure(trained), grads)
-  return tree, _noted(objective, aside, weights, balance, gramian)
+  return tree, _noted(objective, heads.aside, found.weights, found.balance, found.gramian)
+
+
+class _Sums(NamedTuple):
+  """Sums of the tasks' gradients, leaf by leaf.
+
+  Attributes:
+    plain: with the weights of the configuration.
+    weighed: with those of the balancer.
+    shared: what a leaf that tasks share moves by.
+    weights: of the balancer.
+    balance: its new state.
+    gramian: what it saw; None where it saw none.
+  """
+
+  plain: list[Any]
+  weighed: list[Any]
+  shared: Any
+  weights: Any
+  balance: PyTree
+  gramian: Any
+
+
+def _by_sums(
+  pass_: forward_lib.Pass, trunk: _Trunk, heads: _Heads, met: list[jax.Array], slopes: Any = None
+) -> _Sums:
+  """Of weights that are known before the trunk: one pull with them, and one with the others."""
+  balancer, balance, gramian = pass_.objective.balancer, pass_.state.balance, None
+  losses = heads.aside.losses
+  if pass_.spec.held:
+    assert balancer.held is not None
+    weights, gramian = balancer.held(losses, balance)
+  else:
+    if balancer.features:
+      gramian = _products(list(zip(*map(jax.tree.leaves, heads.asked), strict=True)))
+    seen = gramian if slopes is None else slopes
+    weights, balance = balancer.weigh(losses, seen, _key(pass_), balance)
+  add = lambda factors: trunk.sum(factors, heads.asked, heads.quiet)
+  weighed = add(weights)
+  plain = weighed if trunk.common else add(losses.prior)
+  shared = weighed
+  if balancer.level != "losses":
+    shared = [jnp.where(m, a, b) for m, a, b in zip(met, weighed, plain, strict=True)]
+  return _Sums(plain, weighed, shared, weights, balance, gramian)
+
+
+def _by_rows(
+  pass_: forward_lib.Pass, trunk: _Trunk, heads: _Heads, met: list[jax.Array], shared: list[int]
+) -> _Sums:
+  """Of every task's gradients in the trunk's parameters: one pull per task."""
+  objective, losses, balance = pass_.objective, heads.aside.losses, pass_.state.balance
+  balancer, prior, key = objective.balancer, losses.prior, _key(pass_)
+  rows = [trunk.pull(task, one, heads.quiet) for task, one in enumerate(heads.asked)]
+  if objective.mesh is not None and objective.mesh.devices.size > 1:
+    parts = mesh_lib.state_shardings(rows, objective.mesh, True)
+    rows = jax.lax.with_sharding_constraint(rows, parts)
+  columns = list(zip(*rows, strict=True))
+  add = lambda factors, of: [forward_lib.dot(factors, column) for column in of]
+  if balancer.track is None and balancer.combine is None:
+    gramian = _products([columns[n] for n in shared], [met[n] for n in shared])
+    weights, balance = balancer.weigh(losses, gramian, key, balance)
+    factors = lambda n: [jnp.where(met[n], w, p) for w, p in zip(weights, prior, strict=True)]
+    moved = {n: forward_lib.dot(factors(n), columns[n]) for n in shared}
+  else:
+    there = [met[n] for n in shared]
+    elements = [[jnp.where(met[n], row[n], 0.0) for n in shared] for row in rows]
+    if balancer.track is not None:
+      elements, balance = balancer.track(elements, losses, there, balance)
+    gramian = _products(list(zip(*elements, strict=True)))
+    weights, balance = balancer.weigh(losses, gramian, key, balance)
+    made = add(weights, list(zip(*elements, strict=True)))
+    if balancer.combine is not None:
+      made = balancer.combine(elements, losses, weights, key)
+    moved = {
+      n: jnp.where(met[n], a, forward_lib.dot(prior, columns[n]))
+      for n, a in zip(shared, made, strict=True)
+    }
+  return _Sums(add(prior, columns), add(weights, columns), moved, weights, balance, gramian)
 
 
 class _Trunk(NamedTuple):
