@@ -6,8 +6,9 @@ Training steps with fixed weights and with UPGrad, in all ways to come by its gr
 of the trunk per task (hard sharing), features (hard sharing), a pass of each task (the search of
 AdaShare, in which every task has its own decisions at every block). Cases alternate in one process.
 Networks: a small ResNet (32x32 pictures, linear heads) with 3 and 8 tasks, and Deeplab-ResNet-18
-(128x128, ASPP heads) with 3; there TorchJD (`pip install torchjd[quadprog_projector]`) makes the
-same step in PyTorch. Writes docs/benchmarks/balancing-cost.md.
+(128x128, linear and ASPP heads) with 3; there TorchJD (`pip install
+torchjd[quadprog_projector]`) makes the same step in PyTorch. Writes
+docs/benchmarks/balancing-cost.md.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ SMALL = {
 LOADS = (
   Load("small ResNet", 3, 16, 32, SMALL, 6),
   Load("small ResNet", 8, 8, 32, SMALL, 6),
-  Load("Deeplab-ResNet-18", 3, 4, 128, {"head": "aspp"}, 8),
+  Load("Deeplab-ResNet-18, linear heads", 3, 4, 128, {"head": "linear"}, 8),
+  Load("Deeplab-ResNet-18, ASPP heads", 3, 4, 128, {"head": "aspp"}, 8),
 )
 # Name of a case: method, phase, settings of the balancer.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -104,7 +106,8 @@ def torch_stepper(load: Load, balanced: bool) -> Any:
 
   kinds = [("segmentation", 8), ("depth", 1), ("normals", 3)]
   size = (load.size, load.size)
-  made = torch_deeplab.Trainer([kinds[t % 3] for t in range(load.tasks)], load.batch, size)
+  tasks, dilated = [kinds[t % 3] for t in range(load.tasks)], load.model["head"] == "aspp"
+  made = torch_deeplab.Trainer(tasks, load.batch, size, dilated=dilated)
   network, aggregator = made.network, aggregation.UPGrad()
   shared = [*network.stem.parameters(), *network.blocks.parameters()]
   run = torch.ones(())
