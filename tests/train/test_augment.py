@@ -15,9 +15,9 @@ from dynashare_jax.data.pictures import augment as transforms
 from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import feed
+from dynashare_jax.train import forward
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import stages
-from dynashare_jax.train import step
 
 TASKS = (types.TaskSpec("depth", "depth", unit="m"),)
 
@@ -135,7 +135,7 @@ def test_the_loss_may_be_taken_at_the_labels(make):
   logits = {"depth": np.float32([1, 3]).reshape(1, 1, 2, 1)}
   losses = {}
   for at in (False, True):
-    ((total, count),) = step.task_losses(TASKS, logits, batch, at)
+    ((total, count),) = forward.task_losses(TASKS, logits, batch, at)
     losses[at] = float(total / count)
   assert losses == {False: 0.0, True: pytest.approx((0.5 + 0.5) / 4)}
   assert make(**{"train.loss_at": "labels"}).objective.at_labels
