@@ -90,11 +90,7 @@ def _train(method: balancing.Balancer, steps: int, scale: jax.Array, key: jax.Ar
     batch = _pairs(chosen)
     before, rows = told(params, batch), jax.jacrev(values)(params, batch)
     trunks = rows[:, :shared]
-    gramian = None
-    if method.level != "losses":
-      gramian = jnp.matmul(trunks, trunks.T, precision=jax.lax.Precision.HIGHEST)
-    found, state = method.weigh(before, gramian, own, state)
-    weights = jnp.asarray(found)
+    weights, state = toy.weigh(method, before, trunks, own, state)
     whole = method.heads or method.level == "losses"
     pulled = (weights if whole else jnp.ones(2)) @ rows[:, shared:]
     move, opt = tx.update(jnp.concatenate([weights @ trunks, pulled]), opt)

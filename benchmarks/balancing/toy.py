@@ -4,7 +4,8 @@
 
 Two valleys end at the front, a straight line between the minima of two parabolas. All balancers by
 name descend by Adam from five starts, once with the losses as they are and once with loss 1 times
-0.1. Writes toy.json into --out, which `benchmarks.balancing.page` reads, and draws the paths.
+0.1. Writes one file per balancer into the folder toy of --out, which `benchmarks.balancing.page`
+reads, and draws the paths.
 
 Source: Liu et al. 2021 (CAGrad), appendix, as its authors' code has it; starts and the factor 0.1:
   Navon et al. 2022 (Nash-MTL).
@@ -100,6 +101,17 @@ def balancer(settings: Sequence[str]) -> balancing.Balancer:
   return balancing.find(config, [types.TaskSpec(name, "number") for name in ("1", "2")])
 
 
+def weigh(
+  method: balancing.Balancer, before: balancing.Losses, rows: jax.Array, key: jax.Array, state: Any
+) -> tuple[jax.Array, Any]:
+  """Returns a balancer's weights of gradients `[2, P]`, and its new state."""
+  gramian = None
+  if method.level != "losses":
+    gramian = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
+  weights, state = method.weigh(before, gramian, key, state)
+  return jnp.asarray(weights), state
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _descend(
   method: balancing.Balancer, steps: int, rate: float, start: jax.Array, scale: jax.Array
@@ -116,13 +128,10 @@ def _descend(
     place, opt, state = carry
     before = told(place)
     rows = factors[:, None] * jax.jacrev(losses)(place)
-    gramian = None
     if method.track is not None:
       tracked, state = method.track([[row] for row in rows], before, [jnp.array(True)], state)
       rows = jnp.concatenate(list(map(jnp.stack, tracked)))
-    if method.level != "losses":
-      gramian = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
-    weights, state = method.weigh(before, gramian, key, state)
+    weights, state = weigh(method, before, rows, key, state)
     if method.combine is None:
       grad = weights[0] * rows[0] + weights[1] * rows[1]
     else:

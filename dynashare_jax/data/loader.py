@@ -106,8 +106,12 @@ class TaskOrder:
       for share, (name, rows) in zip(shares, self.rows.items(), strict=True)
     ]
 
-  def check(self) -> None:
-    """Raises ValueError where a task's share is empty, or larger than its examples."""
+  def __post_init__(self) -> None:
+    """Checks the shares.
+
+    Raises:
+      ValueError: a task's share is empty, or larger than its examples.
+    """
     for name, rows in self.rows.items():
       if not len(rows):
         raise ValueError(

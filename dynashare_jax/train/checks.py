@@ -209,12 +209,14 @@ def balance(
       f"The balancer {balancer.name!r} makes two halves of every batch, but"
       f" config.train.batch_size={batch_size} is odd."
     )
+  if not balancer.features:
+    return
   sharing, common = method.sharing, []
   # A structure in which tasks differ, in case they may.
   rows = lambda a: jnp.arange(len(a)).reshape(-1, *[1] * (a.ndim - 1)) % 2.0
   structure = jax.tree.map(lambda a: a[0] + rows(a[0]) if a.ndim > 1 else a[0], sharing.blank(1))
   for phase in method.phases:
-    if not balancer.features or "backbone" not in phase.trainable:
+    if "backbone" not in phase.trainable:
       continue
     moving = contract.Moving(
       jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), sharing.knobs(phase, 0, 0), structure

@@ -67,11 +67,8 @@ class Feed:
       if self._config.sampling == "tasks":
         labelled = self._experiment.dataset.arrays("train").valid
         has = lambda task: np.asarray(labelled[task])[rows].reshape(len(rows), -1).any(1)
-        order = loader.TaskOrder(
-          {task.name: np.flatnonzero(has(task.name)) for task in self._experiment.tasks}, *told
-        )
-        order.check()
-        self._orders[phase.name] = rows, order
+        places = {task.name: np.flatnonzero(has(task.name)) for task in self._experiment.tasks}
+        self._orders[phase.name] = rows, loader.TaskOrder(places, *told)
       else:
         self._orders[phase.name] = rows, loader.Order(len(rows), *told)
     return self._orders[phase.name]

@@ -221,9 +221,8 @@ class Loop:
     place = max(phase.candidate, 0)
     structure = jax.tree.map(lambda leaf: np.asarray(leaf[place]), state.routes)
     every = self.experiment.balancer.every if "backbone" in phase.trainable else 1
-    specs = [
-      self.experiment.spec(index, structure, held) for held in (False, True)[: min(every, 2)]
-    ]
+    ways = (False, True) if every > 1 else (False,)
+    programs = [self.programs(self.experiment.spec(index, structure, held)) for held in ways]
     parts: list[dict[str, jax.Array]] = []
     began, timed = time.monotonic(), 0
     done = 0
@@ -239,8 +238,7 @@ class Loop:
       moving = step_lib.moving_of(
         self.experiment.sharing, phase, self.config.seed, offset + done, step + done, structure
       )
-      run = self.programs(specs[bool(since)])
-      state, found = run(state, arrays, rows, moving, draws)
+      state, found = programs[since > 0](state, arrays, rows, moving, draws)
       parts.append(found)
       done += size
       self.monitor.dispatched(parts, size)

@@ -160,6 +160,7 @@ class Algorithm(NamedTuple):
       of the losses after it changes with each weight.
     track: what is kept of every task's gradients.
     features: the default of `config.balance.features`.
+    constant: whether the weights are a tuple of numbers, constants of the compiled step.
   """
 
   weigh: Callable[[Facts, Any], tuple[Any, Any]]
@@ -174,6 +175,7 @@ class Algorithm(NamedTuple):
   ahead: Callable[[Any], Any] | None = None
   track: Track | None = None
   features: bool = False
+  constant: bool = False
 
 
 def divisor(losses: jax.Array) -> jax.Array:

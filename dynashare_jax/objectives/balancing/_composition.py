@@ -27,21 +27,20 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
   mix: Any = algorithm.combine
   second: Any = algorithm.after
   track: Any = algorithm.track
-  constant = (normalise, smooth, length) == ("none", 0.0, "own")
-
-  def last(tasks: int) -> PyTree:
-    return {"weights": jnp.ones(tasks), "gramian": jnp.zeros((tasks, tasks))}
+  constant = algorithm.constant and (normalise, smooth, length) == ("none", 0.0, "own")
 
   def init(tasks: int, epoch: int = 1, leaves: Any = ()) -> PyTree:
     kept = track and [track.init([jnp.zeros(leaf.shape) for leaf in leaves]) for _ in range(tasks)]
     parts = {
       "kept": kept,
       "told": jnp.zeros(tasks) if track else None,
-      "last": last(tasks) if settings.every > 1 else None,
+      "last": {"weights": jnp.ones(tasks), "gramian": jnp.zeros((tasks, tasks))},
       "algorithm": algorithm.init(tasks, epoch),
       "squares": _averages.init(tasks) if normalise == "unit" else {},
       "smooth": _averages.init(tasks) if smooth else {},
     }
+    if settings.every == 1:
+      del parts["last"]
     return {part: state for part, state in parts.items() if jax.tree.leaves(state)}
 
   def facts_of(losses: balancing.Losses, gramian: Any, key: Any) -> balancing.Facts:
@@ -69,7 +68,7 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
     found, own = algorithm.weigh(facts, state.get("algorithm", {}))
     if own:
       new["algorithm"] = own
-    if isinstance(found, tuple) and constant:  # Constants of the compiled step.
+    if constant:
       return tuple(p * w for p, w in zip(losses.prior, found, strict=True)), state
     found = jnp.asarray(found, jnp.float32)
     if smooth:
@@ -137,7 +136,7 @@ def compose(name: str, algorithm: balancing.Algorithm, settings: Any) -> balanci
     settings.features or algorithm.features,
     settings.every,
     held,
-    constant and name == "fixed",
+    constant,
   )
 
 

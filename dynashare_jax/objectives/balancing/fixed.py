@@ -17,7 +17,7 @@ from dynashare_jax.objectives import balancing
 def build(settings: Any) -> balancing.Algorithm:
   """Returns the balancer that leaves the configured weights as they are."""
   del settings
-  return balancing.Algorithm(_weigh, heads=True)
+  return balancing.Algorithm(_weigh, heads=True, constant=True)
 
 
 def _weigh(facts: balancing.Facts, state: Any) -> tuple[tuple[float, ...], Any]:
