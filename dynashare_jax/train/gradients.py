@@ -65,7 +65,7 @@ def _whole(
 ) -> tuple[PyTree, forward_lib.Aside]:
   """By one backward pass of the weighed sum."""
   balancer, state = pass_.objective.balancer, pass_.state
-  slopes = _slopes(pass_, trained, still) if balanced and balancer.ahead else None
+  slopes = _slopes(pass_, trained, still) if balanced else None
 
   def total(part: PyTree) -> Any:
     values, charge, aside = pass_.losses(optim.join(part, still))
@@ -79,14 +79,15 @@ def _whole(
   return jax.grad(total, has_aux=True)(trained)
 
 
-def _slopes(pass_: forward_lib.Pass, trained: PyTree, still: PyTree) -> jax.Array:
-  """What one more of each task's weight does to the losses after a step, `[T]`.
+def _slopes(pass_: forward_lib.Pass, trained: PyTree, still: PyTree) -> jax.Array | None:
+  """What one more of each task's weight does to the losses after a step, `[T]`; None if not asked.
 
   The step is made with one half of the batch, and judged by the other; a derivative of the losses
   along one direction gives all tasks' slopes at once.
   """
   ahead = pass_.objective.balancer.ahead
-  assert ahead is not None
+  if ahead is None:
+    return None
   weights, wanted, rate = ahead(pass_.state.balance, [t.weight for t in pass_.objective.tasks])
 
   def losses_of(half: int) -> Any:
@@ -119,22 +120,17 @@ def _cut(
   trunk = _trunk(pass_, trained, still)
   heads = _heads(pass_, trained, still, trunk)
   met = _met(objective.network, trained, heads.aside)
-  shared = [n for n, found in enumerate(_shared(trained, rules)) if found]
-  if balancer.level == "losses":
-    slopes = _slopes(pass_, trained, still) if balancer.ahead else None
-    found = _by_sums(pass_, trunk, heads, met, slopes)
-  elif pass_.spec.held or balancer.features:
-    found = _by_sums(pass_, trunk, heads, met)
+  shared = _shared(trained, rules)
+  if balancer.level == "losses" or pass_.spec.held or balancer.features:
+    found = _by_sums(pass_, trunk, heads, met, shared, _slopes(pass_, trained, still))
   else:
     found = _by_rows(pass_, trunk, heads, met, shared)
-  grads, prior = list(found.plain), heads.aside.losses.prior
+  grads, prior = list(found.moved), heads.aside.losses.prior
   for n, (leaf, head) in enumerate(zip(_leaves(trained, rules), heads.own, strict=True)):
     if leaf is not None and leaf.owner is not None:
       whole = balancer.heads or balancer.level == "losses"
       of, factors = (found.weighed, found.weights) if whole else (found.plain, prior)
       grads[n] = of[n] + factors[leaf.owner] * head
-  for n in shared:
-    grads[n] = found.shared[n]
   if heads.charged is not None:
     direct, features, signals = heads.charged
     through = trunk.sum([1.0] * len(heads.asked), features, signals)
@@ -149,7 +145,7 @@ class _Sums(NamedTuple):
   Attributes:
     plain: with the weights of the configuration.
     weighed: with those of the balancer.
-    shared: what a leaf that tasks share moves by.
+    moved: what leaves move by that no task owns: weighed where tasks share them, else plain.
     weights: of the balancer.
     balance: its new state.
     gramian: what it saw; None where it saw none.
@@ -157,14 +153,19 @@ class _Sums(NamedTuple):
 
   plain: list[Any]
   weighed: list[Any]
-  shared: Any
+  moved: list[Any]
   weights: Any
   balance: PyTree
   gramian: Any
 
 
 def _by_sums(
-  pass_: forward_lib.Pass, trunk: _Trunk, heads: _Heads, met: list[jax.Array], slopes: Any = None
+  pass_: forward_lib.Pass,
+  trunk: _Trunk,
+  heads: _Heads,
+  met: list[jax.Array],
+  shared: list[bool],
+  slopes: jax.Array | None,
 ) -> _Sums:
   """Of weights that are known before the trunk: one pull with them, and one with the others."""
   balancer, balance, gramian = pass_.objective.balancer, pass_.state.balance, None
@@ -180,14 +181,16 @@ def _by_sums(
   add = lambda factors: trunk.sum(factors, heads.asked, heads.quiet)
   weighed = add(weights)
   plain = weighed if trunk.common else add(losses.prior)
-  shared = weighed
-  if balancer.level != "losses":
-    shared = [jnp.where(m, a, b) for m, a, b in zip(met, weighed, plain, strict=True)]
-  return _Sums(plain, weighed, shared, weights, balance, gramian)
+  moved = list(plain)
+  for n, mine in enumerate(shared):
+    if mine:
+      all_of = balancer.level == "losses"
+      moved[n] = weighed[n] if all_of else jnp.where(met[n], weighed[n], plain[n])
+  return _Sums(plain, weighed, moved, weights, balance, gramian)
 
 
 def _by_rows(
-  pass_: forward_lib.Pass, trunk: _Trunk, heads: _Heads, met: list[jax.Array], shared: list[int]
+  pass_: forward_lib.Pass, trunk: _Trunk, heads: _Heads, met: list[jax.Array], shared: list[bool]
 ) -> _Sums:
   """Of every task's gradients in the trunk's parameters: one pull per task."""
   objective, losses, balance = pass_.objective, heads.aside.losses, pass_.state.balance
@@ -197,27 +200,31 @@ def _by_rows(
     parts = mesh_lib.state_shardings(rows, objective.mesh, True)
     rows = jax.lax.with_sharding_constraint(rows, parts)
   columns = list(zip(*rows, strict=True))
+  places = [n for n, mine in enumerate(shared) if mine]
+  there = [met[n] for n in places]
   add = lambda factors, of: [forward_lib.dot(factors, column) for column in of]
+  plain = add(prior, columns)
   if balancer.track is None and balancer.combine is None:
-    gramian = _products([columns[n] for n in shared], [met[n] for n in shared])
+    gramian = _products([columns[n] for n in places], there)
     weights, balance = balancer.weigh(losses, gramian, key, balance)
-    factors = lambda n: [jnp.where(met[n], w, p) for w, p in zip(weights, prior, strict=True)]
-    moved = {n: forward_lib.dot(factors(n), columns[n]) for n in shared}
+    factors = lambda m: [jnp.where(m, w, p) for w, p in zip(weights, prior, strict=True)]
+    found = [forward_lib.dot(factors(m), columns[n]) for n, m in zip(places, there, strict=True)]
   else:
-    there = [met[n] for n in shared]
-    elements = [[jnp.where(met[n], row[n], 0.0) for n in shared] for row in rows]
+    elements = [
+      [jnp.where(m, row[n], 0.0) for n, m in zip(places, there, strict=True)] for row in rows
+    ]
     if balancer.track is not None:
       elements, balance = balancer.track(elements, losses, there, balance)
-    gramian = _products(list(zip(*elements, strict=True)))
+    of_leaf = list(zip(*elements, strict=True))
+    gramian = _products(of_leaf)
     weights, balance = balancer.weigh(losses, gramian, key, balance)
-    made = add(weights, list(zip(*elements, strict=True)))
-    if balancer.combine is not None:
-      made = balancer.combine(elements, losses, weights, key)
-    moved = {
-      n: jnp.where(met[n], a, forward_lib.dot(prior, columns[n]))
-      for n, a in zip(shared, made, strict=True)
-    }
-  return _Sums(add(prior, columns), add(weights, columns), moved, weights, balance, gramian)
+    combine = balancer.combine
+    made = combine(elements, losses, weights, key) if combine else add(weights, of_leaf)
+    found = [jnp.where(m, a, plain[n]) for n, m, a in zip(places, there, made, strict=True)]
+  moved = list(plain)
+  for n, one in zip(places, found, strict=True):
+    moved[n] = one
+  return _Sums(plain, add(weights, columns), moved, weights, balance, gramian)
 
 
 class _Trunk(NamedTuple):

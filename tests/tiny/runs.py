@@ -94,16 +94,8 @@ _HOST = {
   "policy": {"candidates", "latency"},
   "train": {
     *("candidate_groups", "checkpoint_every", "cycles", "eval_every", "log_every", "policy_steps"),
-    *(
-      "resident",
-      "retrain_steps",
-      "sampling",
-      "steps",
-      "steps_per_dispatch",
-      "threads",
-      "warmup_steps",
-    ),
-    *("weight_steps", "workers"),
+    *("resident", "retrain_steps", "sampling", "steps", "steps_per_dispatch", "threads"),
+    *("warmup_steps", "weight_steps", "workers"),
   },
 }
 
