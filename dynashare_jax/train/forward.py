@@ -104,21 +104,17 @@ def task_losses(
   return found
 
 
-def forward(
-  objective: Objective,
-  spec: Spec,
-  params: PyTree,
-  state: state_lib.State,
-  batch: types.Batch,
-  moving: contract.Moving,
-  step: jax.Array,
-) -> tuple[list[jax.Array], jax.Array, Aside]:
-  """Computes a batch's mean loss per task, the sum of the penalties, and what comes beside."""
-  return Pass(objective, spec, state, batch, moving, step).losses(params)
-
-
 class Pass(NamedTuple):
-  """A forward pass of a training step; arguments as of `forward`."""
+  """A forward pass of a training step.
+
+  Attributes:
+    objective: what the step minimises.
+    spec: of the phase.
+    state: before the step.
+    batch: of the step.
+    moving: see `Moving`.
+    step: global number.
+  """
 
   objective: Objective
   spec: Spec
@@ -128,7 +124,7 @@ class Pass(NamedTuple):
   step: jax.Array
 
   def losses(self, params: PyTree) -> tuple[list[jax.Array], jax.Array, Aside]:
-    """What `forward` returns."""
+    """Computes a batch's mean loss per task, the sum of the penalties, and what comes beside."""
     control = self.control(params)
     inputs = self.batch.inputs
     (logits, signals), stats = self.apply(params, self.state.stats, inputs, control, True)
@@ -156,7 +152,7 @@ class Pass(NamedTuple):
   def judge(
     self, params: PyTree, control: PyTree, logits: Any, signals: trunks.Signals, stats: PyTree
   ) -> tuple[list[jax.Array], jax.Array, Aside]:
-    """Losses, penalties and what comes beside, as of `forward`."""
+    """Losses, penalties and what comes beside, as of `losses`."""
     (sharing, tasks), static = (self.objective.sharing, self.objective.tasks), self.spec.sharing
     learnt, memory = params["policy"], self.state.memory
     sums = task_losses(tasks, logits, self.batch, self.objective.at_labels)

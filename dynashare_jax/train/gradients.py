@@ -8,29 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dynashare_jax import types
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import norm
 from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.ops import streams
-from dynashare_jax.sharing import contract
 from dynashare_jax.train import forward as forward_lib
 from dynashare_jax.train import optim
-from dynashare_jax.train import state as state_lib
 from dynashare_jax.types import PyTree
 
 # Groups that move by the plain sum of the task losses, whatever the balancer.
 UNBALANCED = ("gates", "policy")
 
 
-def gradients(
-  objective: forward_lib.Objective,
-  spec: forward_lib.Spec,
-  state: state_lib.State,
-  batch: types.Batch,
-  moving: contract.Moving,
-  step: jax.Array,
-) -> tuple[PyTree, forward_lib.Aside]:
+def gradients(pass_: forward_lib.Pass) -> tuple[PyTree, forward_lib.Aside]:
   """Computes the gradients of the groups that move; None elsewhere.
 
   Where the balancer reads losses, by one backward pass of the weighed sum. Else, and where gates
@@ -40,7 +30,7 @@ def gradients(
   of the features. What is shared follows from the step's route: a unit that fewer than two tasks
   with labels execute has no part in the inner products and moves by the plain sum of its gradients.
   """
-  pass_ = forward_lib.Pass(objective, spec, state, batch, moving, step)
+  objective, spec, state = pass_.objective, pass_.spec, pass_.state
   groups = optim.groups(state.params, objective.network.leaves())
   trained, still = optim.split(state.params, spec.trainable, groups)
   balanced = "backbone" in spec.trainable

@@ -32,9 +32,10 @@ def advance(
 
   Differs: in the authors' code running statistics also move in policy steps.
   """
+  pass_ = forward_lib.Pass(objective, spec, state, batch, moving, step)
   if spec.measure:
-    return measured(objective, spec, state, batch, moving, step)
-  grads, aside = gradients_lib.gradients(objective, spec, state, batch, moving, step)
+    return measured(pass_)
+  grads, aside = gradients_lib.gradients(pass_)
   parts = aside.parts | _pulled(objective.sharing, spec, grads, state, moving)
   groups = optim.groups(state.params, objective.network.leaves())
   free = objective.sharing.free(moving)
@@ -44,25 +45,19 @@ def advance(
     stats = aside.stats
     if objective.balancer.after is not None:
       # The step's own random draws; the statistics that move on the way are not kept.
-      now = forward_lib.forward(objective, spec, params, state, batch, moving, step)[-1].losses
+      now = pass_.losses(params)[-1].losses
       balance = objective.balancer.after(aside.losses, now, balance)
   return state.replace(
     params=params, stats=stats, opt=opt, balance=balance, memory=aside.memory
   ), parts
 
 
-def measured(
-  objective: forward_lib.Objective,
-  spec: forward_lib.Spec,
-  state: state_lib.State,
-  batch: types.Batch,
-  moving: contract.Moving,
-  step: jax.Array,
-) -> tuple[state_lib.State, dict[str, jax.Array]]:
+def measured(pass_: forward_lib.Pass) -> tuple[state_lib.State, dict[str, jax.Array]]:
   """Shows the sharing the products of the tasks' gradients, unit by unit; moves no parameter."""
+  objective, state = pass_.objective, pass_.state
 
   def losses_of(params: PyTree) -> Any:
-    values, _, aside = forward_lib.forward(objective, spec, params, state, batch, moving, step)
+    values, _, aside = pass_.losses(params)
     return values, aside
 
   found, aside = gradients_lib.gramians(objective.network, state.params, losses_of)

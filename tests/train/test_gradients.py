@@ -116,13 +116,15 @@ def test_what_is_shared_follows_from_the_route(build):
     rest = objective, stepper.spec
 
     def losses(params, batch, rest=rest, state=state, moving=moving):
-      values, charge, _ = forward_lib.forward(*rest, params, state, batch, moving, jnp.int32(0))
+      values, charge, _ = forward_lib.Pass(*rest, state, batch, moving, jnp.int32(0)).losses(params)
       return jnp.stack([*values, charge])
 
     whole = jax.tree.map(lambda a: a[:8], experiment.dataset.arrays("train"))
     no_b = whole._replace(valid={**whole.valid, "b": np.zeros_like(whole.valid["b"])})
     rows_of = jax.jit(jax.jacrev(losses))
-    balanced = jax.jit(lambda *args, rest=rest: gradients_lib.gradients(*rest, *args))
+    balanced = jax.jit(
+      lambda *args, rest=rest: gradients_lib.gradients(forward_lib.Pass(*rest, *args))
+    )
     for name, batch in (("whole", whole), ("no_b", no_b)):
       if execution == "masked":
         joint[name] = jax.device_get(rows_of(state.params, batch))
@@ -157,13 +159,15 @@ def test_gates_move_by_the_plain_sum(build):
   state, (batch, moving, step) = stepper.start(), _rest(experiment, stepper)
 
   def losses(params):
-    values, charge, _ = forward_lib.forward(
-      objective, stepper.spec, params, state, batch, moving, step
-    )
+    values, charge, _ = forward_lib.Pass(
+      objective, stepper.spec, state, batch, moving, step
+    ).losses(params)
     return jnp.stack([*values, charge])
 
   rows = jax.jit(jax.jacrev(losses))(state.params)["network"]
-  run = jax.jit(lambda *a: gradients_lib.gradients(objective, stepper.spec, state, *a)[0])
+  run = jax.jit(
+    lambda *a: gradients_lib.gradients(forward_lib.Pass(objective, stepper.spec, state, *a))[0]
+  )
   found = run(batch, moving, step)["network"]
   prior, seen = [t.weight for t in experiment.tasks], set()
   for (path, got), row in zip(
@@ -233,7 +237,7 @@ def test_every_way_moves_everything_alike_on_four_devices(build, monkeypatch):
       balancer = balancing.find(settings, experiment.tasks)
       own = state.replace(balance=balancer.init(2, 4, shared))
       objective = experiment.objective._replace(balancer=balancer)
-      return gradients_lib.gradients(objective, spec, own, *rest)[0]["network"]
+      return gradients_lib.gradients(forward_lib.Pass(objective, spec, own, *rest))[0]["network"]
 
     batch = mesh_lib.place_batch(batch, experiment.mesh)
     every = jax.jit(lambda *a, one=one: {name: one(way, *a) for name, way in WAYS.items()})
@@ -263,7 +267,9 @@ def test_a_pass_of_each_task_equals_one_of_all(build, monkeypatch, phase):
   objective = experiment.objective._replace(balancer=balancing.Balancer("set", weigh, "gramian"))
   state, rest = stepper.start(), _rest(experiment, stepper)
   run = lambda: jax.device_get(
-    jax.jit(lambda *a: gradients_lib.gradients(objective, stepper.spec, state, *a))(*rest)
+    jax.jit(
+      lambda *a: gradients_lib.gradients(forward_lib.Pass(objective, stepper.spec, state, *a))
+    )(*rest)
   )
   asked, apart = [], skip_trunk.SkipTrunk.apart
   monkeypatch.setattr(
@@ -294,7 +300,9 @@ def test_gradients_of_features(hard):
   for balancer in (whole, whole._replace(name="features", features=True)):
     objective = hard.objective._replace(balancer=balancer)
     run = jax.jit(
-      lambda *a, o=objective: gradients_lib.gradients(o, stepper.spec, state, *a)[0]["network"]
+      lambda *a, o=objective: gradients_lib.gradients(forward_lib.Pass(o, stepper.spec, state, *a))[
+        0
+      ]["network"]
     )
     found.append(jax.device_get(run(batch, moving, step)))
   jax.effects_barrier()
@@ -338,7 +346,9 @@ def test_weights_that_are_held(hard, build):
       spec = dataclasses.replace(stepper.spec, held=held)
       objective = experiment.objective._replace(balancer=chosen)
       run = jax.jit(
-        lambda *a, o=objective, s=spec, state=state: gradients_lib.gradients(o, s, state, *a)
+        lambda *a, o=objective, s=spec, state=state: gradients_lib.gradients(
+          forward_lib.Pass(o, s, state, *a)
+        )
       )
       found.append(jax.device_get(run(*rest)))
     _close(found[0][0], found[1][0], 1e-5)
@@ -360,7 +370,7 @@ def test_slopes_are_derivatives_through_a_step(hard):
   stepper = Stepper(dataclasses.replace(hard, balancer=balancer), "retrain")
   state, (batch, moving, step) = stepper.start(), _rest(hard, stepper)
   objective = hard.objective._replace(balancer=balancer._replace(weigh=weigh))
-  jax.jit(lambda *a: gradients_lib.gradients(objective, stepper.spec, state, *a))(
+  jax.jit(lambda *a: gradients_lib.gradients(forward_lib.Pass(objective, stepper.spec, state, *a)))(
     batch, moving, step
   )
   jax.effects_barrier()
@@ -368,7 +378,7 @@ def test_slopes_are_derivatives_through_a_step(hard):
   def losses(network, half):
     params = {**state.params, "network": network}
     rows = jax.tree.map(lambda a: a[half::2], batch)
-    told = forward_lib.forward(objective, stepper.spec, params, state, rows, moving, step)
+    told = forward_lib.Pass(objective, stepper.spec, state, rows, moving, step).losses(params)
     return jnp.stack(told[0])
 
   def after(weights):
