@@ -78,8 +78,8 @@ def limit(case: str, tasks: int) -> float:
   return (1 + 2 * tasks) / 3 * 0.95
 
 
-def stepper(load: Load, case: str) -> Any:
-  """One of our steps, compiled."""
+def stepper(load: Load, case: str, keep_first: bool) -> Any:
+  """One of our steps, compiled; with `keep_first` all tasks share the first block."""
   from benchmarks import cases
 
   method, phase, balance = CASES[case]
@@ -90,7 +90,7 @@ def stepper(load: Load, case: str) -> Any:
   config.gates.target_rates = (1.0,) * load.blocks
   config.train.batch_size = load.batch
   config.train.cycles = 2
-  config.policy.keep_first = False  # every task decides at every block
+  config.policy.keep_first = keep_first
   config.balance.update(balance)
   data = cases.scenes(6 * load.batch, load.tasks, load.size, load.size)
   return cases.Stepper(config, data, phase)
@@ -113,6 +113,7 @@ def torch_stepper(load: Load, balanced: bool) -> Any:
   run = torch.ones(())
 
   def step() -> None:
+    """Trains for one step."""
     made._optimizer.zero_grad(set_to_none=True)
     x = network.stem(made._x)
     for block in network.blocks:
@@ -131,9 +132,11 @@ def torch_stepper(load: Load, balanced: bool) -> Any:
   return step
 
 
-def measure(load: Load, rounds: int, theirs: bool) -> tuple[dict[str, timing.Timing], Any]:
+def measure(
+  load: Load, rounds: int, theirs: bool, keep_first: bool
+) -> tuple[dict[str, timing.Timing], Any]:
   """Times every case of a network; gives also what compiling took of our processor time."""
-  ours = {case: stepper(load, case) for case in CASES}
+  ours = {case: stepper(load, case, keep_first) for case in CASES}
   every: dict[str, Any] = dict(ours)
   if theirs:
     every["PyTorch, fixed"] = torch_stepper(load, False)
@@ -174,6 +177,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=7)
   parser.add_argument("--threads", type=int, default=1)
   parser.add_argument("--loads", type=int, nargs="*", default=list(range(len(LOADS))))
+  parser.add_argument("--keep_first", action="store_true", help="as by default in training")
   parser.add_argument("--dry", action="store_true", help="write no page")
   arguments = parser.parse_args()
   timing.pin(arguments.threads)
@@ -181,7 +185,8 @@ def main() -> None:
   lines: list[list[str]] = []
   for number in arguments.loads:
     load = LOADS[number]
-    lines += rows(load, *measure(load, arguments.rounds, known and load.size == 128))
+    theirs = known and load.size == 128
+    lines += rows(load, *measure(load, arguments.rounds, theirs, arguments.keep_first))
     print("\n".join(" | ".join(line) for line in lines[-7:]), file=sys.stderr, flush=True)
   head = ["network", "case", "step, s", "times fixed weights", "limit", "compile, processor s"]
   text = "\n".join(
