@@ -141,6 +141,15 @@ def get_config() -> ml_collections.ConfigDict:
   balance.stch_mu = 1.0
   balance.stch_warmup = 4  # epochs
 
+  config.fusion = fusion = ml_collections.ConfigDict()  # cross_stitch, sluice, nddr
+  fusion.places = ""  # blocks, segments, stem_and_segments; empty: as the method's authors
+  fusion.channels = False  # mixtures for every channel apart; nddr always has them
+  fusion.own = 0.9  # initial share of a column in what it reads
+  fusion.aligned = True  # all columns start with the same weights
+  fusion.lr = 1.0  # multiplies the learning rate of the backbone
+  fusion.orthogonal = 0.1  # sluice: weight of what the subspaces have in common
+  fusion.layers = False  # sluice: heads read mixtures of the last segment's blocks
+
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.models.trunks import contract as trunks
@@ -99,6 +100,36 @@ class Moving(NamedTuple):
   step: jax.Array
   knobs: Mapping[str, jax.Array]
   structure: PyTree
+
+
+class Panel(NamedTuple):
+  """A table of numbers that is drawn as a map of shades.
+
+  Attributes:
+    title: stands above it.
+    values: `[R, C]`.
+    rows: names of the rows.
+    columns: names of the columns.
+  """
+
+  title: str
+  values: np.ndarray
+  rows: Sequence[str]
+  columns: Sequence[str]
+
+
+class Panels(NamedTuple):
+  """What a method learned, as the report draws it.
+
+  Attributes:
+    title: of the figure.
+    caption: says how to read it.
+    panels: from left to right.
+  """
+
+  title: str
+  caption: str
+  panels: Sequence[Panel]
 
 
 class Sharing:
@@ -261,6 +292,11 @@ class Sharing:
     del learnt, params
     return []
 
+  def panels(self, learnt: PyTree, memory: PyTree, params: PyTree) -> Panels | None:
+    """Returns what was learned as tables of numbers, which the report draws; None: nothing."""
+    del learnt, memory, params
+    return None
+
   def lines(self, phase: Phase, learnt: PyTree, memory: PyTree) -> dict[str, dict[str, Any]]:
     """Returns lines for `metrics.jsonl`, kind -> values, where a phase is recorded."""
     del phase, learnt, memory
@@ -277,8 +313,9 @@ class Sharing:
     return "all"
 
 
-# A phase's optimiser settings, and a maker of the weights' optimiser at a learning rate.
-Optimizer = Callable[[Any, Callable[[float], Any]], Any]
+# A phase's optimiser settings, and a maker of the weights' optimiser at a learning rate; with
+# False beside the rate it has no weight decay.
+Optimizer = Callable[[Any, Callable[..., Any]], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +330,7 @@ class Method:
     independent: whether tasks share nothing, so that every task keeps its own best step.
     optimizers: for every parameter group of the trunk beside `backbone` and `gates`:
       `(settings, weights) -> optax transformation`, where `settings` are those of the phase in
-      `config.optimizers` and `weights(rate)` makes the optimiser of the weights.
+      `config.optimizers` and `weights(rate, decays=True)` makes the optimiser of the weights.
     notes: what a report should say of it.
   """
 

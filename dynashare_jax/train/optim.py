@@ -99,8 +99,8 @@ def make(
     coupled weight decay of the authors' Adam is kept for `adam`, `adamw` decouples it.
   """
   settings = config.optimizers[name]
-  weights = _weights(settings, settings.lr, steps)
-  heads = _weights(settings, settings.head_lr or settings.lr, steps)
+  weights = _weights(settings, settings.lr, steps=steps)
+  heads = _weights(settings, settings.head_lr or settings.lr, steps=steps)
   gates = weights
   if settings.gate_lr:
     gates = optax.adam(settings.gate_lr, settings.b1, settings.b2)
@@ -112,23 +112,25 @@ def make(
   )
   movers = {"backbone": weights, "gates": gates, "heads": heads, "policy": logits}
   for group, maker in (more or {}).items():
-    movers[group] = maker(settings, lambda rate: _weights(settings, rate, steps))
+    movers[group] = maker(settings, functools.partial(_weights, settings, steps=steps))
   return optax.multi_transform(movers, functools.partial(groups, rules=rules))
 
 
-def _weights(settings: Any, rate: float, steps: int) -> optax.GradientTransformation:
-  """The optimiser of network weights."""
-  rates = schedule(settings, rate, steps)
+def _weights(
+  settings: Any, rate: float, decays: bool = True, *, steps: int
+) -> optax.GradientTransformation:
+  """The optimiser of network weights; without weight decay where it does not suit them."""
+  rates, decay = schedule(settings, rate, steps), settings.weight_decay if decays else 0.0
   if settings.kind == "sgd":
     return optax.chain(
-      optax.add_decayed_weights(settings.weight_decay), optax.sgd(rates, momentum=settings.momentum)
+      optax.add_decayed_weights(decay), optax.sgd(rates, momentum=settings.momentum)
     )
   if settings.kind == "adam":
     return optax.chain(
-      optax.add_decayed_weights(settings.weight_decay), optax.adam(rates, settings.b1, settings.b2)
+      optax.add_decayed_weights(decay), optax.adam(rates, settings.b1, settings.b2)
     )
   if settings.kind == "adamw":
-    return optax.adamw(rates, settings.b1, settings.b2, weight_decay=settings.weight_decay)
+    return optax.adamw(rates, settings.b1, settings.b2, weight_decay=decay)
   raise ValueError(
     f"Unknown optimiser {settings.kind!r} in config.optimizers; it must be one of {KINDS}."
   )

@@ -99,14 +99,17 @@ def finish(
   }
   if sections := sharing.sections(state.params["policy"], best.params):
     results["sections"] = sections
-  found: dict[str, Any] = workdir_lib.plain(results)
+  if found := sharing.panels(state.params["policy"], state.memory, best.params):
+    panels = [panel._asdict() for panel in found.panels]
+    results["learned"] = found._asdict() | {"panels": panels}
+  written: dict[str, Any] = workdir_lib.plain(results)
   if jax.process_index() == 0:
     record = sharing.record(state.params["policy"], state.routes, chosen)
     if record is not None:
       workdir_lib.write_json(loop.workdir / "policy.json", record)
     _write_predictions(loop, best, structure)
-    workdir_lib.write_json(loop.workdir / "results.json", found)
-  return found
+    workdir_lib.write_json(loop.workdir / "results.json", written)
+  return written
 
 
 def parameters(experiment: Any, params: Any, stats: Any, learnt: Any) -> dict[str, int]:

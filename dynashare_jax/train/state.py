@@ -60,10 +60,14 @@ def init_network(network: Any, inputs: Any, control: Any, key: jax.Array) -> tup
     inputs: a small batch of inputs.
     control: under which all of the trunk runs.
   """
+
   # Compiled, the forward pass that only gives shapes is left out.
-  make = jax.jit(lambda k: network.init({"params": k}, inputs, control, False))
-  variables = make(key)
-  return variables["params"], variables.get("batch_stats", {})
+  def make(key: jax.Array) -> tuple[Any, Any]:
+    variables = network.init({"params": key}, inputs, control, False)
+    return network.begin(variables["params"]), variables.get("batch_stats", {})
+
+  made: tuple[Any, Any] = jax.jit(make)(key)
+  return made
 
 
 def start(

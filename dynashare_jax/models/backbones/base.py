@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import itertools
 import operator
 from typing import Any, NamedTuple
 
@@ -93,9 +94,11 @@ class Backbone(nn.Module):
 
   Attributes:
     skips: whether a block can be left out; False for networks without shortcuts.
+    rectified: whether blocks end in a ReLU; else their outputs have both signs.
   """
 
   skips = True
+  rectified = False
 
   def stem(self, inputs: Any, pass_: Pass) -> Features:
     """Turns inputs `[B, ...]` into features `[1, B, ..., C]`."""
@@ -110,6 +113,13 @@ class Backbone(nn.Module):
   def layers(self, block: int) -> tuple[Layer, ...]:
     """Describes the layers of a block, in their order."""
     raise NotImplementedError
+
+  @nn.nowrap
+  def segments(self) -> tuple[int, ...]:
+    """Returns how many blocks every segment has; by default four, as equal as can be."""
+    count = min(4, self.num_blocks)
+    ends = [-(-self.num_blocks * place // count) for place in range(count + 1)]
+    return tuple(end - start for start, end in itertools.pairwise(ends))
 
   @nn.nowrap
   def describe(self) -> tuple[Layer, ...]:

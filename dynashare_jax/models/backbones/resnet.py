@@ -73,6 +73,7 @@ class ResNet(base.Backbone):
   mean: tuple[float, ...] = (0.0, 0.0, 0.0)
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
   causal: bool = False
+  rectified = True
 
   @property
   def num_blocks(self) -> int:
@@ -112,6 +113,11 @@ class ResNet(base.Backbone):
       for count, width, stride, dilation in segments
       for place in range(count)
     ]
+
+  @nn.nowrap
+  def segments(self) -> tuple[int, ...]:
+    """Returns how many blocks every segment has."""
+    return tuple(self.blocks)
 
   @nn.nowrap
   def stem_layer(self) -> base.Layer:

@@ -41,6 +41,7 @@ class Tcn(base.Backbone):
   kernel: int = 3
   norm_kind: str = "batch"
   dtype: norm.Dtype = jnp.float32
+  rectified = True
 
   def setup(self) -> None:
     """Creates the layers; their names are the parameter tree's."""

@@ -52,6 +52,11 @@ class Trunk(nn.Module):
   """
 
   @nn.nowrap
+  def begin(self, params: Any) -> Any:
+    """Returns fresh parameters as training begins with them; by default as they are."""
+    return params
+
+  @nn.nowrap
   def only(self, tasks: Sequence[int]) -> tuple[Trunk, Mapping[str, str]] | None:
     """Returns the trunk of some tasks, and the new name of every prefix of `leaves` it keeps.
 

@@ -52,6 +52,11 @@ class Network(nn.Module):
     }
 
   @nn.nowrap
+  def begin(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fresh parameters as training begins with them."""
+    return {**params, "trunk": self.trunk.begin(params["trunk"])}
+
+  @nn.nowrap
   def leaves(self) -> Mapping[str, contract.Leaf]:
     """Returns the rules of the trunk, and those of the heads."""
     rules = {f"trunk/{prefix}": leaf for prefix, leaf in self.trunk.leaves().items()}

@@ -15,6 +15,7 @@ from dynashare_jax.report.run import classes
 from dynashare_jax.report.run import conflict_pages
 from dynashare_jax.report.run import curve_figures
 from dynashare_jax.report.run import execution_figures
+from dynashare_jax.report.run import learned_figure
 from dynashare_jax.report.run import policy_figures
 from dynashare_jax.report.run import prediction_figures
 
@@ -26,12 +27,14 @@ class Plot:
   Attributes:
     caption: says how to read it.
     draw: makes it from a run, or returns None where data are missing.
+    told: title and caption of a run, where they depend on its method.
   """
 
   name: str
   title: str
   caption: str
   draw: Callable[[workdir_lib.Run], Drawing | None]
+  told: Callable[[workdir_lib.Run], tuple[str, str]] | None = None
 
 
 PLOTS = (
@@ -64,6 +67,13 @@ PLOTS = (
     " pairs pull in opposite directions. Right: in every block, with a band of one standard error;"
     " bold pairs conflict.",
     conflict_pages.figure,
+  ),
+  Plot(
+    "learned",
+    "What was learned",
+    "What the method learned of sharing.",
+    learned_figure.figure,
+    learned_figure.told,
   ),
   Plot(
     "execution",
@@ -133,5 +143,6 @@ def write_figures(run: workdir_lib.Run, folder: str | pathlib.Path | None = None
   for plot in PLOTS:
     path = style.draw(functools.partial(plot.draw, run), target / f"{plot.name}.png")
     if path is not None:
-      written.append(Written(plot, path))
+      title, caption = plot.told(run) if plot.told else (plot.title, plot.caption)
+      written.append(Written(dataclasses.replace(plot, title=title, caption=caption), path))
   return written
