@@ -150,6 +150,9 @@ def get_config() -> ml_collections.ConfigDict:
   fusion.orthogonal = 0.1  # sluice: weight of what the subspaces have in common
   fusion.layers = False  # sluice: heads read mixtures of the last segment's blocks
 
+  config.attention = ml_collections.ConfigDict()  # mtan
+  config.attention.design = "block"  # masks after every block; or stage: after every segment
+
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped

@@ -72,10 +72,7 @@ def build(
   at = _places(settings.places or places, columns[0].segments())
   fuse = tuple(fusion() if place in at else None for place in range(parts.blocks + 1))
   trunk = fused.FusedColumnTrunk(columns, fuse, aligned=settings.aligned, **more)
-  phases = tuple(
-    dataclasses.replace(phase, trainable=("backbone", "fusion", "heads"))
-    for phase in _schedule.plain(parts.config)
-  )
+  phases = _schedule.plain(parts.config, "fusion")
   moved = lambda train, weights: weights(settings.lr * train.lr, False)
   sharing = FusedSharing(tuple(task.name for task in spec.tasks), at, among)
   return contract.Method(name, phases, trunk, sharing, optimizers={"fusion": moved})

@@ -24,12 +24,17 @@ STARTS = ("scratch", "policy")
 _SHORTER = 12, 4  # as long as a trial is a re-training: of all candidates, of two
 
 
-def plain(config: Any) -> tuple[contract.Phase, ...]:
-  """One stretch of ordinary training of everything."""
-  steps = positive(config.train.steps, "train.steps")
-  return (
-    contract.Phase("retrain", steps, candidate=0, optimizer="retrain", start="keep", select=True),
+def plain(config: Any, *more: str) -> tuple[contract.Phase, ...]:
+  """One stretch of ordinary training of everything; `more` are groups beside backbone and heads."""
+  phase = contract.Phase(
+    "retrain",
+    positive(config.train.steps, "train.steps"),
+    trainable=("backbone", *more, "heads"),
+    candidate=0,
+    optimizer="retrain",
+    select=True,
   )
+  return (phase,)
 
 
 def search(config: Any, blocks: int) -> tuple[contract.Phase, ...]:

@@ -1,0 +1,79 @@
+"""MTAN: one shared backbone; masks of every task choose among its features.
+
+Source: Liu et al. 2019, in the two designs that tables used: `config.attention.design` is `block`
+  (after every block, with a 3-wide extractor of each task: the parameters of AdaShare's tables) or
+  `stage` (after every segment, with one shared extractor: Vandenhende et al. 2021, GatedMTL).
+  Differs: see `models.trunks.attention`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynashare_jax import lookup
+from dynashare_jax.methods import _schedule
+from dynashare_jax.models.trunks import attention
+from dynashare_jax.sharing import contract
+
+DESIGNS = ("block", "stage")
+_KEPT = 0.99  # of the past, in the masks' averages
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSharing(contract.Sharing):
+  """Keeps the average of every task's masks.
+
+  Attributes:
+    tasks: names, in order.
+    places: of the masks, by name.
+  """
+
+  tasks: tuple[str, ...]
+  places: tuple[str, ...]
+
+  def memory(self) -> Any:
+    """Returns averages that have seen nothing."""
+    return {"mask": jnp.zeros((len(self.tasks), len(self.places))), "seen": jnp.zeros(())}
+
+  def remember(self, static: Any, memory: Any, signals: Any, losses: Any) -> Any:
+    """Returns the averages after a training step."""
+    del static, losses
+    now = {"mask": signals.own, "seen": jnp.ones(())}
+    return jax.tree.map(lambda old, new: _KEPT * old + (1 - _KEPT) * new, memory, now)
+
+  def panels(self, learnt: Any, memory: Any, params: Any) -> contract.Panels:
+    """Returns how open every task's masks are."""
+    del learnt, params
+    mask = np.asarray(memory["mask"]) / max(float(memory["seen"]), 1e-9)
+    return contract.Panels(
+      "How open the tasks' masks are",
+      "Mean over channels, positions and examples of the last steps: 1 lets all shared features"
+      " through, 0 none.",
+      (contract.Panel("Mean of the mask", mask, self.tasks, self.places),),
+    )
+
+
+def build(parts: contract.Parts) -> contract.Method:
+  """One plain training of the backbone and all masks."""
+  design, backbone, model = parts.config.attention.design, parts.backbone(), parts.config.model
+  lookup.one_of("config.attention.design", design, DESIGNS)
+  for described in backbone.describe()[1:]:
+    if design == "stage" and described.channels < 4:
+      raise ValueError(
+        f"config.attention.design='stage' needs a quarter of every block's channels, but"
+        f" {described.name} has {described.channels}: choose wider blocks, or 'block'."
+      )
+  names = tuple(task.name for task in parts.spec.tasks)
+  layer = attention.Layer(
+    model.norm if backbone.rectified else "", getattr(backbone, "causal", True), parts.dtype
+  )
+  trunk = attention.AttentionTrunk(backbone, len(names), design == "stage", layer)
+  phases = _schedule.plain(parts.config, "attention")
+  sharing = MaskSharing(names, tuple(f"block {place.block}" for place in trunk.places()))
+  moved = lambda settings, weights: weights(settings.lr)
+  return contract.Method("mtan", phases, trunk, sharing, optimizers={"attention": moved})

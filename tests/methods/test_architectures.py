@@ -1,0 +1,58 @@
+"""Methods that do not skip blocks, found and trained unasked: from a configuration to a report."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from dynashare_jax import methods
+from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.report.run import report
+from dynashare_jax.sharing import skip
+
+SKIPPING = ("adashare", "affinity", "dynashare", "hard", "random_policy", "single")
+NAMES = [name for name in methods.available() if name not in SKIPPING]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def run(request, whole):
+  return whole(method=request.param, train__steps=8, train__eval_every=8)
+
+
+def test_the_list_is_of_those_that_do_not_skip(build):
+  assert not any(isinstance(build(method=name).sharing, skip.SkipSharing) for name in NAMES)
+
+
+def test_it_trains_to_a_report_that_shows_what_it_learned(run):
+  found = run.results
+  for task in found["tasks"]:
+    assert task["metrics"][0]["test"] is not None
+  assert found["macs"]["total"] > 0 and len(found["candidates"]) == 1
+  for panel in found["learned"]["panels"]:
+    shape = len(panel["rows"]), len(panel["columns"])
+    assert np.shape(panel["values"]) == shape and np.isfinite(panel["values"]).all()
+  report.write_report(run.folder)
+  text = (run.folder / "report.md").read_text()
+  title, caption = (found["learned"][name] for name in ("title", "caption"))
+  assert f"## {title}\n\n![{title}](figures/learned.png)\n\n{caption}" in text
+  assert (run.folder / "figures" / "learned.png").stat().st_size > 1000
+
+
+def test_it_starts_with_the_loss_that_its_parts_add_up_to(run):
+  first = next(line["values"] for line in run.lines if line["kind"] == "train")
+  parts = [t.weight * first[f"loss/{t.name}"] for t in run.experiment.tasks]
+  parts += [value for name, value in first.items() if name.startswith("penalty/")]
+  assert first["loss/total"] == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_a_task_alone_finds_what_it_finds_among_others(run):
+  trained = trained_lib.Trained(
+    run.experiment, run.state.best.params, run.state.best.stats, (), run.folder, 8
+  )
+  inputs = np.asarray(run.experiment.dataset.arrays("test").inputs)[:4]
+  logits, _ = jax.jit(trained.forward())(trained.variables, inputs)
+  alone = trained.only((1,))
+  found, _ = jax.jit(alone.forward())(alone.variables, inputs)
+  assert set(found) == {"b"}
+  np.testing.assert_allclose(found["b"], logits["b"], rtol=1e-5, atol=1e-6)
