@@ -22,6 +22,7 @@ from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.distributed import cluster
 from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.models import weights
 from dynashare_jax.monitoring import process_log
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
@@ -89,8 +90,7 @@ def build(
   Returns:
     The experiment, and the data set's compat switches at their corrected values.
   """
-  method = methods.find(config.method)
-  experiment = experiment_lib.build(config, open_dataset(config), method.build, devices)
+  experiment = _experiment(config, open_dataset(config), devices)
   if config.baseline:
     results.load_baseline(config.baseline, experiment.tasks)
   return experiment, dataset_module(config).compat()
@@ -193,7 +193,21 @@ def _outlined(config: ml_collections.ConfigDict) -> experiment_lib.Experiment:
     dataset = outline.without_data(module.outline(config.data, config.compat))
   else:
     dataset = open_dataset(config)
-  return experiment_lib.build(config, dataset, methods.find(config.method).build)
+  return _experiment(config, dataset)
+
+
+def _experiment(
+  config: ml_collections.ConfigDict, dataset: types.Dataset, devices: Any = None
+) -> experiment_lib.Experiment:
+  """A run's parts; it may start from the weights of a finished run."""
+  make, start = methods.find(config.method).build, None
+  if config.model.weights and pathlib.Path(config.model.weights).is_dir():
+    other = load(config.model.weights)
+    network = other.experiment.network
+    start = weights.Source(
+      config.model.weights, other.params, other.stats, network.leaves(), network.names
+    )
+  return experiment_lib.build(config, dataset, make, devices, start)
 
 
 def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:

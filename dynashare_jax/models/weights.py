@@ -15,6 +15,7 @@ from dynashare_jax.models import backbones
 from dynashare_jax.models import weight_files
 from dynashare_jax.models import weight_tables
 from dynashare_jax.models.backbones import base
+from dynashare_jax.models.trunks import contract
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -34,6 +35,24 @@ class Loaded(NamedTuple):
   stats: Any
   logits: np.ndarray | None
   notes: tuple[str, ...]
+
+
+class Source(NamedTuple):
+  """A trained network of this package, whose weights another one starts from.
+
+  Attributes:
+    name: of its folder.
+    params: of the network.
+    stats: its running averages.
+    leaves: the rules of its network, see `Trunk.leaves`.
+    tasks: their names, in order.
+  """
+
+  name: str
+  params: Any
+  stats: Any
+  leaves: Mapping[str, contract.Leaf]
+  tasks: tuple[str, ...]
 
 
 class _Leaf(NamedTuple):
@@ -103,6 +122,68 @@ def load(path: str | os.PathLike[str], family: str, params: Any, stats: Any, mod
     np.stack([tensors[n].astype(np.float32) for n in logits]) if logits else None,
     _notes(file, family, filled + policy, kept, ignored),
   )
+
+
+def take(
+  source: Source,
+  params: Any,
+  stats: Any,
+  leaves: Mapping[str, contract.Leaf],
+  tasks: tuple[str, ...],
+) -> Loaded:
+  """Fills a network's parameters and running averages from those of a finished run.
+
+  A group (backbone, heads, gates and others) is filled whole, or keeps its values where the run has
+  none of its leaves. What belongs to one task there is used only if both have the same tasks.
+
+  Args:
+    params: of a `Network`, arrays or their shapes.
+    leaves: of that network.
+
+  Raises:
+    ValueError: the backbone is not filled, or a group in part, or a leaf has another shape.
+  """
+  theirs = {"params": source.params, "batch_stats": source.stats}
+  same = source.tasks == tasks
+  found = {
+    (part, path): leaf
+    for part, tree in theirs.items()
+    for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()
+    if same or (rule := contract.leaf_of(source.leaves, path)) is None or rule.owner is None
+  }
+  trees = {
+    "params": traverse_util.flatten_dict(params, sep="/"),
+    "batch_stats": traverse_util.flatten_dict(stats, sep="/"),
+  }
+  groups: dict[str, list[tuple[str, str]]] = {}
+  for part, tree in trees.items():
+    for path in tree:
+      rule = contract.leaf_of(leaves, path)
+      groups.setdefault(rule.group if rule else path, []).append((part, path))
+  filled = [group for group, names in groups.items() if any(name in found for name in names)]
+  if "backbone" not in filled:
+    of = (
+      "" if same else f" Its tasks are {', '.join(source.tasks)}; here they are {', '.join(tasks)}."
+    )
+    raise ValueError(
+      f"config.model.weights={source.name!r} is a run whose backbone has other names than this"
+      f" method's: there is no {groups['backbone'][0][1]}.{of}"
+    )
+  for group in filled:
+    for part, path in groups[group]:
+      shape, leaf = tuple(trees[part][path].shape), found.get((part, path))
+      if leaf is None or leaf.shape != shape:
+        has = "none" if leaf is None else f"shape {list(leaf.shape)}"
+        raise ValueError(
+          f"config.model.weights={source.name!r} does not fit: {path} has the shape {list(shape)},"
+          f" that run has {has}. Use a run of the same config.model, data and tasks."
+        )
+      trees[part][path] = np.asarray(leaf)
+  kept = sorted(set(groups) - set(filled))
+  notes = [f"weights: {', '.join(sorted(filled))} of {source.name}"]
+  notes += [f"weights: {' and '.join(kept)} keep their initial values"] if kept else []
+  unflat = lambda part: traverse_util.unflatten_dict(trees[part], sep="/")
+  return Loaded(unflat("params"), unflat("batch_stats"), None, tuple(notes))
 
 
 def _pretrained(params: Any, model: Any) -> base.Pretrained:

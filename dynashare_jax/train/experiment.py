@@ -247,12 +247,19 @@ class Experiment:
     )
 
 
-def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = None) -> Experiment:
+def build(
+  config: Any,
+  dataset: types.Dataset,
+  make_method: Any,
+  devices: Any = None,
+  start: weights.Source | None = None,
+) -> Experiment:
   """Puts an experiment together.
 
   Args:
     make_method: `build` of `methods/<name>.py`.
     devices: to run on; default all.
+    start: the run whose folder `config.model.weights` names, if it is one.
 
   Raises:
     ValueError: anything in the configuration that cannot run.
@@ -283,13 +290,12 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   checks.balance(balancer, method, state.params["policy"], config.train.batch_size)
   for index in range(len(method.phases)):
     experiment.optimizer(method.phases[index].optimizer, experiment.optimizer_steps(index))
-  if config.model.weights:
+  now = state.params["network"], state.stats
+  if start is not None:
+    experiment.loaded = weights.take(start, *now, network.leaves(), network.names)
+  elif config.model.weights:
     experiment.loaded = weights.load(
-      config.model.weights,
-      config.model.weights_family,
-      state.params["network"],
-      state.stats,
-      config.model,
+      config.model.weights, config.model.weights_family, *now, config.model
     )
   experiment.evaluator()
   return experiment

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dynashare_jax import methods
+from dynashare_jax import runs
 from dynashare_jax import types
 from dynashare_jax.data import loader
 from dynashare_jax.data.pictures import dataset as dense
@@ -105,3 +106,55 @@ def test_a_file_that_does_not_fit_stops_before_any_compute(make, file):
     make(**{"model.weights": "gone.safetensors"})
   with pytest.raises(ValueError, match="layer1.0.conv1.weight"):
     make(**{"model.weights": str(file[0]), "model.widths": (4, 4, 5, 6)})
+
+
+# Weights of a finished run.
+
+
+@pytest.fixture(scope="module")
+def finished(whole, config):
+  """A work directory of single-task networks, and its parameters."""
+  run = whole(method="single", train__steps=8, train__eval_every=8)
+  runs.open_workdir(config(method="single", train__steps=8, train__eval_every=8), run.folder)
+  return run
+
+
+def _built(config, folder, **values):
+  return runs.build(config(model__weights=str(folder), **values), jax.devices()[:1])[0]
+
+
+@pytest.mark.parametrize("method", ["nddr", "single"])
+def test_columns_start_from_single_task_networks(finished, config, same_bits, method):
+  experiment = _built(config, finished.folder, method=method)
+  params, _ = experiment.fresh("init")
+  theirs = jax.tree.map(np.asarray, finished.state.best.params)
+  for name, tree in theirs["trunk"].items():
+    same_bits(jax.tree.map(np.asarray, params["trunk"][name]), tree)
+  same_bits(jax.tree.map(np.asarray, params["heads_1"]), theirs["heads_1"])
+  notes = "\n".join(experiment.notes)
+  assert f"weights: backbone, heads of {finished.folder}" in notes
+  assert ("fusion keep their initial values" in notes) == (method == "nddr")
+
+
+@pytest.mark.parametrize(
+  "values, message",
+  [
+    ({"method": "hard"}, "backbone has other names than this method's: there is no trunk/backbone"),
+    ({"method": "nddr", "data__tasks": ("b", "a")}, "Its tasks are a, b; here they are b, a"),
+    ({"method": "nddr", "model__width": 10}, r"has the shape \[.*\], that run has shape"),
+    ({"method": "nddr", "model__blocks": (3,)}, "block_2.*that run has none"),
+  ],
+)
+def test_a_run_that_does_not_fit_is_refused(finished, config, values, message):
+  with pytest.raises(ValueError, match=message):
+    _built(config, finished.folder, **values)
+
+
+def test_gates_are_added_to_a_finished_network(whole, config, same_bits):
+  run = whole(method="hard", train__steps=8, train__eval_every=8)
+  runs.open_workdir(config(method="hard", train__steps=8, train__eval_every=8), run.folder)
+  experiment = _built(config, run.folder, method="dynashare")
+  params, _ = experiment.fresh("init")
+  theirs = jax.tree.map(np.asarray, run.state.best.params["trunk"]["backbone"])
+  same_bits(jax.tree.map(np.asarray, params["trunk"]["backbone"]), theirs)
+  assert "gates keep their initial values" in "\n".join(experiment.notes)
