@@ -150,6 +150,10 @@ def get_config() -> ml_collections.ConfigDict:
   fusion.orthogonal = 0.1  # sluice: weight of what the subspaces have in common
   fusion.layers = False  # sluice: heads read mixtures of the last segment's blocks
 
+  config.branch = branch = ml_collections.ConfigDict()  # branch
+  branch.cost = 0.05  # weight of the expected share of all columns' work, in the search
+  branch.aligned = True  # all columns start with the same weights
+
   config.attention = ml_collections.ConfigDict()  # mtan
   config.attention.design = "block"  # masks after every block; or stage: after every segment
 

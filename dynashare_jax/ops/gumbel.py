@@ -82,6 +82,24 @@ def soft_decisions(
   return jax.nn.sigmoid(score / temperature)
 
 
+def soft_choices(
+  key: jax.Array, logits: Float[Array, "... K"], temperature: float | int | Float[Array, ""]
+) -> Float[jax.Array, "... K"]:
+  """Samples relaxed choices among K, for a whole batch; rows sum to 1.
+
+  Args:
+    key: of this step and stream.
+    logits: of the choices, in the last axis.
+    temperature: above 0. Towards 0 choices become hard samples of softmax(logits); towards infinity
+      they become 1 / K.
+
+  Source: Jang et al. 2017, Eq. 2.
+  """
+  _check_temperature(temperature)
+  noise = jax.random.gumbel(key, jnp.shape(logits), jnp.float32)
+  return jax.nn.softmax((jnp.asarray(logits) + noise) / temperature)
+
+
 @jax.custom_jvp
 def _binary(score: jax.Array, temperature: jax.Array) -> jax.Array:
   """Forward a step function, backward the sigmoid at this temperature."""

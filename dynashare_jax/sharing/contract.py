@@ -110,12 +110,14 @@ class Panel(NamedTuple):
     values: `[R, C]`.
     rows: names of the rows.
     columns: names of the columns.
+    form: of the numbers.
   """
 
   title: str
   values: np.ndarray
   rows: Sequence[str]
   columns: Sequence[str]
+  form: str = "{:.2f}"
 
 
 class Panels(NamedTuple):

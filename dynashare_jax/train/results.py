@@ -75,7 +75,7 @@ def finish(
       experiment.config.eval.batch_size,
     ),
   )
-  counted = macs(experiment, best.params, best.stats)
+  counted = macs(experiment, best.params, best.stats, structure=structure)
   results = {
     "dataset": experiment.dataset.spec.name,
     "method": experiment.method.name,
@@ -149,11 +149,20 @@ class Pieces(NamedTuple):
   logits: dict[str, Any]
 
 
-def pieces(experiment: Any, params: Any, stats: Any, size: tuple[int, int] | None = None) -> Pieces:
+def pieces(
+  experiment: Any,
+  params: Any,
+  stats: Any,
+  size: tuple[int, int] | None = None,
+  structure: Any = None,
+) -> Pieces:
   """Traces the parts of a network one by one; see `macs`."""
   inputs = experiment.one_example(size)
   network, variables = experiment.network, {"params": params, "batch_stats": stats}
-  control = experiment.sharing.everything()
+  sharing = experiment.sharing
+  control = sharing.everything()
+  if structure is not None:
+    control = sharing.control_at_test(*sharing.at_test(structure))
   pass_ = backbones.Pass(False, jnp.ones((1,)), series.steps_of(inputs))
   more = () if pass_.steps is None else (pass_.steps,)
   tasks, skips = len(experiment.tasks), experiment.sharing.skips
@@ -196,7 +205,11 @@ def pieces(experiment: Any, params: Any, stats: Any, size: tuple[int, int] | Non
 
 
 def macs(
-  experiment: Any, params: Any, stats: Any, size: tuple[int, int] | None = None
+  experiment: Any,
+  params: Any,
+  stats: Any,
+  size: tuple[int, int] | None = None,
+  structure: Any = None,
 ) -> dict[str, Any]:
   """Counts analytic multiply-accumulates of one example: stem, blocks, heads.
 
@@ -206,8 +219,9 @@ def macs(
 
   Args:
     size: height and width, for pictures of another size than the data's.
+    structure: what is executed, of a trunk that skips no blocks; default all of it.
   """
-  found = pieces(experiment, params, stats, size)
+  found = pieces(experiment, params, stats, size, structure)
   heads, tasks = sum(found.heads.values()), len(experiment.tasks)
   if not found.branches:
     total = found.trunk + heads

@@ -100,15 +100,20 @@ def test_phases_are_valid(name):
     assert phase.data in ("train", "weights", "policy")
     assert bool(phase.trainable) != phase.measure
     assert set(phase.trainable) <= groups
-    assert _told(phase).routing in ("all", "soft", "random", "route")
     assert phase.start in ("keep", "scratch", "policy")
     assert phase.optimizer in ("warmup", "alternate", "retrain")
     assert phase.optimizer in config.optimizers
+    assert phase.select == (phase.candidate >= 0 and not phase.trial)
+
+
+@pytest.mark.parametrize("name", _skipping())
+def test_what_skips_blocks_is_told_how(name):
+  for phase in _build(name).phases:
+    assert _told(phase).routing in ("all", "soft", "random", "route")
     assert _told(phase).temperature > 0
     assert 0 <= _told(phase).open_blocks <= BLOCKS
     assert not _told(phase).penalties or "policy" in phase.trainable
     assert _told(phase).gated == ("gates" in phase.trainable)
-    assert phase.select == (phase.candidate >= 0 and not phase.trial)
     assert _told(phase).routing != "route" or phase.candidate >= 0
 
 
@@ -240,7 +245,7 @@ def test_dynashare_without_policy_takes_one_task():
   assert method.sharing.routes(jax.random.key(0), jnp.zeros((1, 8)), None).shape == (1, 1, 8)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "affinity"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("affinity", "branch")])
 def test_one_task_needs_no_sharing_loss(name):
   assert _build(name, _config(policy__sharing=0.0), tasks=1).phases
 
@@ -461,6 +466,11 @@ def test_affinity_needs_tasks_and_batches():
     _build("affinity", _corrected(), tasks=1)
   with pytest.raises(ValueError, match="policy.measure=20"):
     _build("affinity", _corrected(measure=0))
+
+
+def test_a_tree_needs_tasks():
+  with pytest.raises(ValueError, match="'branch' parts tasks, and there is only task_0"):
+    _build("branch", tasks=1)
 
 
 def test_gradients_without_a_warmup_are_refused():

@@ -93,6 +93,13 @@ class Trunk(nn.Module):
     return None
 
 
+def alike(params: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Returns parameters in which all parts `name_0`, `name_1`, ... have the values of the first."""
+  return {
+    k: params[f"{name}_0"] if re.fullmatch(rf"{name}_\d+", k) else v for k, v in params.items()
+  }
+
+
 def leaf_of(rules: Mapping[str, Leaf], path: str) -> Leaf | None:
   """Returns what the longest fitting prefix says of a `/`-joined path; None where none fits."""
   prefix = longest(rules, path)

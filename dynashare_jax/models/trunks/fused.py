@@ -54,10 +54,7 @@ class FusedColumnTrunk(contract.Trunk):
   @nn.nowrap
   def begin(self, params: Any) -> Any:
     """Returns parameters in which all columns are alike, if they are to be."""
-    if not self.aligned:
-      return params
-    names = [f"columns_{k}" for k in range(len(self.columns))]
-    return {**params, **dict.fromkeys(names, params[names[0]])}
+    return contract.alike(params, "columns") if self.aligned else params
 
   def __call__(
     self, inputs: Any, control: Any, train: bool

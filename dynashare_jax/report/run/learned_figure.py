@@ -35,7 +35,7 @@ def figure(run: workdir_lib.Run) -> Figure | None:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     colours = style.DIVERGING if low < 0 else style.SEQUENTIAL
     limit = max(high, -low, 1e-9)
-    policy_figures.heat(ax, values, colours, (-limit if low < 0 else 0.0, limit))
+    policy_figures.heat(ax, values, colours, (-limit if low < 0 else 0.0, limit), panel["form"])
     ax.set_title(panel["title"])
     ax.set_xticks(range(len(panel["columns"])), panel["columns"], **turned)
     style.row_names(ax, panel["rows"])
