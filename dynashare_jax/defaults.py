@@ -157,6 +157,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.attention = ml_collections.ConfigDict()  # mtan
   config.attention.design = "block"  # masks after every block; or stage: after every segment
 
+  config.experts = experts = ml_collections.ConfigDict()  # each a backbone of config.model
+  experts.count = 4  # mmoe, mmoeex
+  experts.exclusive = 0.5  # mmoeex: share of experts with closed links, drawn from the seed
+  experts.links = "exclusivity"  # then: each serves one task alone; or exclusion: all but one
+  experts.own = 1  # ple: of every task
+  experts.shared = 1  # ple: of all tasks
+  experts.levels = 1  # ple: parts of the segments with mixtures after each; 1: CGC
+
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped
