@@ -333,7 +333,9 @@ def _block_costs(backbone: Any, spec: types.DatasetSpec) -> tuple[float, ...]:
   made = lambda key: backbone.init_with_output({"params": key}, inputs, pass_, method="features")
   features, variables = jax.eval_shape(made, jax.random.key(0))
   one = lambda block: costs.macs(
-    lambda v, x: backbone.apply(v, block, x, pass_, method="branch"), variables, features[block]
+    lambda v, x: backbone.apply(v, block, x, pass_, method=type(backbone).branch),
+    variables,
+    features[block],
   )
   return tuple(one(block) / 2 for block in range(backbone.num_blocks))
 
