@@ -47,9 +47,9 @@ def test_it_starts_with_the_loss_that_its_parts_add_up_to(run):
 
 
 def test_a_task_alone_finds_what_it_finds_among_others(run):
-  trained = trained_lib.Trained(
-    run.experiment, run.state.best.params, run.state.best.stats, (), run.folder, 8
-  )
+  structure = run.experiment.sharing.chosen(run.state.routes, 0)
+  best = run.state.best
+  trained = trained_lib.Trained(run.experiment, best.params, best.stats, structure, run.folder, 8)
   inputs = np.asarray(run.experiment.dataset.arrays("test").inputs)[:4]
   logits, _ = jax.jit(trained.forward())(trained.variables, inputs)
   alone = trained.only((1,))
