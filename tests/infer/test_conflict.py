@@ -37,8 +37,9 @@ def _cosine(trained, batch, block):
     return sums.total / sums.count
 
   flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+  slope = jax.jit(jax.grad(loss), static_argnums=1)
   one, other = (
-    flat(jax.grad(loss)(trained.params, t)["trunk"]["backbone"][f"block_{block}"]) for t in range(2)
+    flat(slope(trained.params, t)["trunk"]["backbone"][f"block_{block}"]) for t in range(2)
   )
   return one @ other / np.linalg.norm(one) / np.linalg.norm(other)
 

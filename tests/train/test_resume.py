@@ -148,7 +148,7 @@ def _wait_for(file, lines, process):
   raise AssertionError(f"{file} never had {lines} lines")
 
 
-@pytest.mark.parametrize("name", ["uncertainty", "dwa", "famo", "moco", "unit"])
+@pytest.mark.parametrize("name", ["dwa", "moco", "unit"])
 def test_the_state_of_a_balancer_goes_on(train, same_run, tmp_path, name):
   """Told to end between two looks at the gradients, too."""
   often = {"balance__every": 3, "train__steps_per_dispatch": 4} if name == "unit" else {}

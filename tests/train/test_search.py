@@ -107,7 +107,8 @@ def _gradients(experiment, state, batch):
     sums = forward_lib.task_losses(experiment.tasks, out, batch)[place]
     return sums.total / sums.count
 
-  found = [jax.grad(loss)(state.params["network"], task.name) for task in experiment.tasks]
+  slope = jax.jit(jax.grad(loss), static_argnums=1)
+  found = [slope(state.params["network"], task.name) for task in experiment.tasks]
   blocks = [[f["trunk"]["backbone"][f"block_{l}"] for f in found] for l in range(3)]
   flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
   return [[flat(tree).astype(np.float64) for tree in row] for row in blocks]
@@ -122,7 +123,8 @@ def test_a_measuring_step_multiplies_gradients_and_moves_nothing(build, same_bit
   moving = step_lib.moving_of(experiment.sharing, phase, 0, 0, 0, np.ones((2, 3)))
   spec = experiment.spec(index, np.ones((2, 3)))
   tx = experiment.optimizer(phase.optimizer, 4)
-  after, _ = step_lib.advance(experiment.objective, tx, spec, state, arrays, moving, 0)
+  step = jax.jit(lambda *a: step_lib.advance(experiment.objective, tx, spec, *a, 0))
+  after, _ = step(state, arrays, moving)
   same_bits((after.params, after.stats, after.opt), (state.params, state.stats, state.opt))
   for l, row in enumerate(_gradients(experiment, state, arrays)):
     cosine = row[0] @ row[1] / np.linalg.norm(row[0]) / np.linalg.norm(row[1])
@@ -142,7 +144,8 @@ def test_a_policy_is_pulled_by_what_is_logged(build):
   arrays = jax.tree.map(lambda a: jnp.asarray(a[:16]), experiment.dataset.arrays("train"))
   spec = experiment.spec(index, np.ones((2, 3)))
   tx = experiment.optimizer(phase.optimizer, 4)
-  _, parts = step_lib.advance(experiment.objective, tx, spec, state, arrays, moving, 0)
+  step = jax.jit(lambda *a: step_lib.advance(experiment.objective, tx, spec, *a, 0))
+  _, parts = step(state, arrays, moving)
   logits = np.asarray(state.params["policy"]["logits"], np.float64)
   alpha = 1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))
   # Of -0.5 * mean over 3 blocks of -0.4 * a * a', the first block counting, too.
