@@ -150,6 +150,12 @@ def get_config() -> ml_collections.ConfigDict:
   fusion.orthogonal = 0.1  # sluice: weight of what the subspaces have in common
   fusion.layers = False  # sluice: heads read mixtures of the last segment's blocks
 
+  config.sparse = sparse = ml_collections.ConfigDict()  # disparse
+  sparse.density = 0.3  # share of the shared kernels' weights that is kept
+  # Kept is what any task keeps (union), all tasks (intersection) or more than half (majority).
+  sparse.rule = "union"
+  sparse.batches = 50  # on which weights are scored, before any training
+
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped

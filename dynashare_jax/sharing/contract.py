@@ -36,8 +36,8 @@ class Phase:
     cycle: how many weight and policy stretches went before.
     evaluate: whether its end is evaluated even if it does not select.
     record: whether its end logs what is learnt (`Sharing.lines`).
-    measure: whether its steps only measure the tasks' gradients (`Sharing.observe`); no parameter
-      moves.
+    measure: whether its steps only measure the tasks' gradients (`Sharing.observe`, `score`); no
+      parameter moves.
     trial: the round of short trainings by which the structures are put in order, the best first,
       before some of them are re-trained: 1 of all of them, 2 of those that are left; 0 for none.
     title: shown to the user; default the name, with the candidate's number.
@@ -143,18 +143,31 @@ class Sharing:
   Attributes:
     skips: whether the units are blocks of the backbone that the trunk shows, and are left out one
       by one; then the work of each is counted.
+    saliences: whether phases that measure show every single weight (`score`), instead of products
+      of gradients (`observe`).
   """
 
   skips = False
+  saliences = False
 
   def init(self, key: jax.Array, given: Any = None) -> PyTree:
     """Returns the parameters of group `policy`, or those that a file of weights gives."""
     del key, given
     return {}
 
-  def memory(self) -> PyTree:
-    """Returns the memory before the first step, arrays."""
+  def memory(self, params: PyTree) -> PyTree:
+    """Returns the memory before the first step, arrays; of the network's parameters, shapes."""
+    del params
     return {}
+
+  def used(self, params: PyTree, memory: PyTree) -> PyTree:
+    """Returns the network's parameters as training computes with them; traced.
+
+    Those of a model that is evaluated and kept come out of this, too: with masks in the memory, for
+    example, they are 0 where they are pruned.
+    """
+    del memory
+    return params
 
   def blank(self, count: int) -> PyTree:
     """Returns zeros in the shape of `structures`: `count` of them along the leading axis."""
@@ -223,6 +236,17 @@ class Sharing:
         unit; a task without labels has 0.
     """
     del gramians
+    return memory
+
+  def score(self, memory: PyTree, saliences: PyTree, labelled: jax.Array) -> PyTree:
+    """Returns the memory after a step of a phase that measures single weights; traced.
+
+    Args:
+      saliences: of every leaf of the trunk `[T, ...]`, how much each task's loss, without its
+        weight in the configuration, hangs on each number: |w dL/dw|.
+      labelled: bool `[T]`, whether a task has any label; one without has 0.
+    """
+    del saliences, labelled
     return memory
 
   def remember(

@@ -152,7 +152,7 @@ class Experiment:
       len(self.tasks),
       self.sharing.blank(self.method.candidates),
       keep,
-      self.sharing.memory(),
+      self.sharing.memory(params),
     )
 
   def template(self, step: int) -> Any:

@@ -140,8 +140,9 @@ class Pass(NamedTuple):
     self, params: PyTree, stats: PyTree, *args: Any, method: str | None = None, network: Any = None
   ) -> Any:
     """What the network (default all of it), or a method of it, gives, and new batch statistics."""
+    used = self.objective.sharing.used(params["network"], self.state.memory)
     found, changed = (network or self.objective.network).apply(
-      {"params": params["network"], "batch_stats": stats},
+      {"params": used, "batch_stats": stats},
       *args,
       method=method,
       mutable=["batch_stats"],
