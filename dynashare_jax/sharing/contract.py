@@ -70,7 +70,7 @@ class Parts(NamedTuple):
   Attributes:
     config: the run's.
     spec: of the data set.
-    backbone: makes one more backbone of `config.model`.
+    backbone: makes one more backbone of `config.model`, with the values of it that are given.
     blocks: residual blocks of it.
     dtype: compute type.
     costs: multiply-accumulates of every block on one example; asked for when they are needed.
@@ -79,7 +79,7 @@ class Parts(NamedTuple):
 
   config: Any
   spec: types.DatasetSpec
-  backbone: Callable[[], Any]
+  backbone: Callable[..., Any]
   blocks: int
   dtype: Any
   costs: Callable[[], tuple[float, ...]]
@@ -145,10 +145,12 @@ class Sharing:
       by one; then the work of each is counted.
     saliences: whether phases that measure show every single weight (`score`), instead of products
       of gradients (`observe`).
+    each_example: whether `Losses.each` is wanted.
   """
 
   skips = False
   saliences = False
+  each_example = False
 
   def init(self, key: jax.Array, given: Any = None) -> PyTree:
     """Returns the parameters of group `policy`, or those that a file of weights gives."""

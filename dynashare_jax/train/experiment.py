@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -262,7 +263,12 @@ def build(config: Any, dataset: types.Dataset, make_method: Any, devices: Any = 
   spec = dataset.spec
   dtype = _dtype(config.model.dtype)
   family = backbones.find(config.model.backbone)
-  backbone = lambda: family.build(config.model, spec, dtype)
+
+  def backbone(**changes: Any) -> Any:
+    model = copy.deepcopy(config.model)
+    model.update(changes)
+    return family.build(model, spec, dtype)
+
   block_costs = functools.cache(lambda: _block_costs(backbone(), spec))
   timed = (
     prices.read(config.policy.latency, identity(config, spec)) if config.policy.latency else None
