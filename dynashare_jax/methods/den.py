@@ -70,8 +70,8 @@ class ElasticSharing(contract.Sharing):
     return str(phase.settings)
 
   def everything(self) -> elastic.Levels:
-    """Returns full widths."""
-    return elastic.Levels()
+    """Returns that the selector chooses, so that it is counted, and every task's own pass."""
+    return elastic.Levels(chosen=True)
 
   def control(
     self, static: str, learnt: PyTree, moving: contract.Moving, step: Any, batch: int
@@ -91,7 +91,7 @@ class ElasticSharing(contract.Sharing):
   def control_at_test(self, static: Any, arrays: PyTree, places: Any = None) -> elastic.Levels:
     """Returns that the selector's likeliest choices count."""
     del static, arrays, places
-    return elastic.Levels(chosen=True)
+    return self.everything()
 
   def charges(
     self,

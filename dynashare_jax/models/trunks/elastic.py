@@ -107,11 +107,9 @@ class ElasticTrunk(contract.Trunk):
     x = self.backbone.stem(inputs, base.Pass(train, jnp.ones((1,)), steps))
     tasks, batch = len(self.rows), x.shape[1]
     levels, logs = None if control.given is None else control.given[None], None
-    if control.chosen or self.is_initializing():
-      logits = self.selector(inputs)[jnp.asarray(self.rows)]
-      if control.chosen:
-        levels, logs = _choice(logits, control.noise)
-        x = jnp.broadcast_to(x, (tasks, *x.shape[1:]))
+    if control.chosen:
+      levels, logs = _choice(self.selector(inputs)[jnp.asarray(self.rows)], control.noise)
+      x = jnp.broadcast_to(x, (tasks, *x.shape[1:]))
     pass_ = base.Pass(train, jnp.full((len(x),), 1 / len(x)), steps)
     for block in range(self.units):
       if levels is not None:
