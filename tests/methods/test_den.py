@@ -185,6 +185,23 @@ def test_the_selector_learns_from_rewards_alone(build):
   np.testing.assert_array_equal(aside.memory["steps"], [4, 1])
 
 
+@pytest.mark.parametrize("at_labels", [False, True])
+def test_losses_of_single_pictures_add_up_to_the_batch(images, at_labels):
+  """Of unlabelled pictures, too; every one as if it were alone."""
+  experiment, batch = images[0], _batch(images[0], 5)
+  rng = np.random.default_rng(0)
+  logits = {"a": rng.normal(size=(5, 4, 4, 3)), "b": rng.normal(size=(5, 4, 4, 1))}
+  logits = {name: jnp.asarray(values, jnp.float32) for name, values in logits.items()}
+  valid = {name: known.at[2].set(False) for name, known in batch.valid.items()}
+  batch = batch._replace(valid=valid)
+  each = forward_lib.each_loss(experiment.tasks, logits, batch, at_labels)
+  assert each.total.shape == each.count.shape == (2, 5)
+  np.testing.assert_array_equal(each.count[:, 2], 0)
+  for t, whole_ in enumerate(forward_lib.task_losses(experiment.tasks, logits, batch, at_labels)):
+    np.testing.assert_allclose(each.total[t].sum(), whole_.total, rtol=1e-5)
+    np.testing.assert_array_equal(each.count[t].sum(), whole_.count)
+
+
 def test_without_labels_a_task_moves_neither_selector_nor_its_mean(build):
   experiment = build(**VALUES)
   state, batch = experiment.initial_state(), _batch(experiment)
