@@ -165,6 +165,19 @@ def get_config() -> ml_collections.ConfigDict:
   experts.shared = 1  # ple: of all tasks
   experts.levels = 1  # ple: parts of the segments with mixtures after each; 1: CGC
 
+  config.sparse = sparse = ml_collections.ConfigDict()  # disparse
+  sparse.density = 0.3  # share of the shared kernels' weights that is kept
+  # Kept is what any task keeps (union), all tasks (intersection) or more than half (majority).
+  sparse.rule = "union"
+  sparse.batches = 50  # on which weights are scored, before any training
+
+  config.elastic = elastic = ml_collections.ConfigDict()  # den
+  elastic.random = 0.25  # share of a batch with random widths, in the warm-up
+  elastic.rho = 10.0  # the less narrow blocks earn: (1 - d^2) / rho at the mean width d
+  elastic.average = 0.9  # share of the past in each task's mean reward
+  elastic.size = 0.25  # of the selector: its width over the backbone's
+  elastic.lr = 1e-3  # of the selector, constant, with Adam
+
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped

@@ -32,8 +32,9 @@ class ExpertSharing(contract.Sharing):
   experts: tuple[str, ...]
   streams: tuple[tuple[str, ...], ...]
 
-  def memory(self) -> PyTree:
+  def memory(self, params: PyTree) -> PyTree:
     """Returns the number of steps and the mean mixture of every level, `[streams, experts]`."""
+    del params
     zeros = [jnp.zeros((len(names), len(self.experts))) for names in self.streams]
     return {"steps": jnp.zeros((), jnp.int32), "mixtures": tuple(zeros)}
 

@@ -36,8 +36,9 @@ class MaskSharing(contract.Sharing):
   tasks: tuple[str, ...]
   places: tuple[str, ...]
 
-  def memory(self) -> Any:
+  def memory(self, params: Any) -> Any:
     """Returns averages that have seen nothing."""
+    del params
     return {"mask": jnp.zeros((len(self.tasks), len(self.places))), "seen": jnp.zeros(())}
 
   def remember(self, static: Any, memory: Any, signals: Any, losses: Any) -> Any:

@@ -36,8 +36,8 @@ class Phase:
     cycle: how many weight and policy stretches went before.
     evaluate: whether its end is evaluated even if it does not select.
     record: whether its end logs what is learnt (`Sharing.lines`).
-    measure: whether its steps only measure the tasks' gradients (`Sharing.observe`); no parameter
-      moves.
+    measure: whether its steps only measure the tasks' gradients (`Sharing.observe`, `score`); no
+      parameter moves.
     trial: the round of short trainings by which the structures are put in order, the best first,
       before some of them are re-trained: 1 of all of them, 2 of those that are left; 0 for none.
     title: shown to the user; default the name, with the candidate's number.
@@ -70,7 +70,7 @@ class Parts(NamedTuple):
   Attributes:
     config: the run's.
     spec: of the data set.
-    backbone: makes one more backbone of `config.model`.
+    backbone: makes one more backbone of `config.model`, with the values of it that are given.
     blocks: residual blocks of it.
     dtype: compute type.
     costs: multiply-accumulates of every block on one example; asked for when they are needed.
@@ -79,7 +79,7 @@ class Parts(NamedTuple):
 
   config: Any
   spec: types.DatasetSpec
-  backbone: Callable[[], Any]
+  backbone: Callable[..., Any]
   blocks: int
   dtype: Any
   costs: Callable[[], tuple[float, ...]]
@@ -145,18 +145,33 @@ class Sharing:
   Attributes:
     skips: whether the units are blocks of the backbone that the trunk shows, and are left out one
       by one; then the work of each is counted.
+    saliences: whether phases that measure show every single weight (`score`), instead of products
+      of gradients (`observe`).
+    each_example: whether `Losses.each` is wanted.
   """
 
   skips = False
+  saliences = False
+  each_example = False
 
   def init(self, key: jax.Array, given: Any = None) -> PyTree:
     """Returns the parameters of group `policy`, or those that a file of weights gives."""
     del key, given
     return {}
 
-  def memory(self) -> PyTree:
-    """Returns the memory before the first step, arrays."""
+  def memory(self, params: PyTree) -> PyTree:
+    """Returns the memory before the first step, arrays; of the network's parameters, shapes."""
+    del params
     return {}
+
+  def used(self, params: PyTree, memory: PyTree) -> PyTree:
+    """Returns the network's parameters as training computes with them; traced.
+
+    Those of a model that is evaluated and kept come out of this, too: with masks in the memory, for
+    example, they are 0 where they are pruned.
+    """
+    del memory
+    return params
 
   def blank(self, count: int) -> PyTree:
     """Returns zeros in the shape of `structures`: `count` of them along the leading axis."""
@@ -225,6 +240,17 @@ class Sharing:
         unit; a task without labels has 0.
     """
     del gramians
+    return memory
+
+  def score(self, memory: PyTree, saliences: PyTree, labelled: jax.Array) -> PyTree:
+    """Returns the memory after a step of a phase that measures single weights; traced.
+
+    Args:
+      saliences: of every leaf of the trunk `[T, ...]`, how much each task's loss, without its
+        weight in the configuration, hangs on each number: |w dL/dw|.
+      labelled: bool `[T]`, whether a task has any label; one without has 0.
+    """
+    del saliences, labelled
     return memory
 
   def remember(

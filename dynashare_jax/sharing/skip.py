@@ -190,8 +190,9 @@ class SkipSharing(contract.Sharing):
     """Returns `[N, T, L]` zeros."""
     return jnp.zeros((count, len(self.names), self.blocks))
 
-  def memory(self) -> PyTree:
+  def memory(self, params: PyTree) -> PyTree:
     """Returns the sums of what measuring phases observe; nothing without such a phase."""
+    del params
     return conflict_lib.blank(self.blocks, len(self.names)) if self.conflict else {}
 
   def observe(self, memory: PyTree, gramians: jax.Array) -> PyTree:

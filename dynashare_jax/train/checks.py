@@ -184,7 +184,7 @@ def groups(
   if balancer.level == "losses":
     return
   for phase in method.phases:
-    if set(phase.trainable) <= {"policy"}:
+    if set(phase.trainable) <= {"policy", *method.optimizers}:  # what no balancer weighs
       continue
     shared = gradients.shared(state.params, phase.trainable, rules)
     if "backbone" not in phase.trainable or not shared:

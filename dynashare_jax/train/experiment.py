@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -152,7 +153,7 @@ class Experiment:
       len(self.tasks),
       self.sharing.blank(self.method.candidates),
       keep,
-      self.sharing.memory(),
+      self.sharing.memory(params),
     )
 
   def template(self, step: int) -> Any:
@@ -269,7 +270,12 @@ def build(
   spec = dataset.spec
   dtype = _dtype(config.model.dtype)
   family = backbones.find(config.model.backbone)
-  backbone = lambda: family.build(config.model, spec, dtype)
+
+  def backbone(**changes: Any) -> Any:
+    model = copy.deepcopy(config.model)
+    model.update(changes)
+    return family.build(model, spec, dtype)
+
   block_costs = functools.cache(lambda: _block_costs(backbone(), spec))
   timed = (
     prices.read(config.policy.latency, identity(config, spec)) if config.policy.latency else None

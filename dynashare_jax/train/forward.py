@@ -104,6 +104,22 @@ def task_losses(
   return found
 
 
+def each_loss(
+  tasks: Sequence[types.TaskSpec],
+  logits: dict[str, jax.Array],
+  batch: types.Batch,
+  at_labels: bool = False,
+) -> types.Sums:
+  """Sums every task's loss over the valid labels of every example, `[T, B]`; see `task_losses`."""
+
+  def alone(logits: dict[str, jax.Array], batch: types.Batch) -> list[types.Sums]:
+    of_one, one = jax.tree.map(lambda a: a[None], (logits, batch))
+    return task_losses(tasks, of_one, one, at_labels)
+
+  found = jax.vmap(alone)(logits, batch)
+  return types.Sums(*(jnp.stack(parts) for parts in zip(*found, strict=True)))
+
+
 class Pass(NamedTuple):
   """A forward pass of a training step.
 
@@ -140,8 +156,9 @@ class Pass(NamedTuple):
     self, params: PyTree, stats: PyTree, *args: Any, method: str | None = None, network: Any = None
   ) -> Any:
     """What the network (default all of it), or a method of it, gives, and new batch statistics."""
+    used = self.objective.sharing.used(params["network"], self.state.memory)
     found, changed = (network or self.objective.network).apply(
-      {"params": params["network"], "batch_stats": stats},
+      {"params": used, "batch_stats": stats},
       *args,
       method=method,
       mutable=["batch_stats"],
@@ -155,10 +172,14 @@ class Pass(NamedTuple):
     """Losses, penalties and what comes beside, as of `losses`."""
     (sharing, tasks), static = (self.objective.sharing, self.objective.tasks), self.spec.sharing
     learnt, memory = params["policy"], self.state.memory
-    sums = task_losses(tasks, logits, self.batch, self.objective.at_labels)
+    at_labels = self.objective.at_labels
+    sums = task_losses(tasks, logits, self.batch, at_labels)
     values = [jnp.asarray(s.total / jnp.maximum(s.count, 1.0)) for s in sums]
     losses = balancing.Losses(
-      jnp.stack(values), jnp.stack([s.count > 0 for s in sums]), tuple(t.weight for t in tasks)
+      jnp.stack(values),
+      jnp.stack([s.count > 0 for s in sums]),
+      tuple(t.weight for t in tasks),
+      each_loss(tasks, logits, self.batch, at_labels) if sharing.each_example else None,
     )
     charges = sharing.charges(static, learnt, memory, self.moving, control, signals, losses)
     charge: Any = sum(charges.values())

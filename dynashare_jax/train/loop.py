@@ -295,7 +295,9 @@ class Loop:
   ) -> state_lib.State:
     """Validates, and keeps the model if it is the best so far."""
     structure, split = self.structure(phase, state), self.feed.evaluation(self.selection)
-    result = self.evaluator.run(state.params["network"], state.stats, split, structure)
+    params = self.experiment.sharing.used(state.params["network"], state.memory)
+    result = self.evaluator.run(params, state.stats, split, structure)
+    kept = state.replace(params={**state.params, "network": params})
     scores = evaluate.score(self.experiment.tasks, result.metrics, self.constant())
     values = {
       f"{task}/{name}": value
@@ -317,7 +319,7 @@ class Loop:
         **self.experiment.sharing.noted(structure),
         "validation": result.metrics,
       }
-    return state.replace(best=self._better(state, scores, phase, step))
+    return state.replace(best=self._better(kept, scores, phase, step))
 
   def _note_trial(self, phase: contract.Phase, score: float, noted: dict[str, Any]) -> None:
     """Keeps the score of a trial; a second one joins the first of the same structure."""

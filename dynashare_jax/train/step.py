@@ -53,17 +53,25 @@ def advance(
 
 
 def measured(pass_: forward_lib.Pass) -> tuple[state_lib.State, dict[str, jax.Array]]:
-  """Shows the sharing the products of the tasks' gradients, unit by unit; moves no parameter."""
+  """Shows the sharing what the tasks' gradients are like; moves no parameter.
+
+  These are their products, unit by unit, or what each task's loss hangs on, weight by weight.
+  """
   objective, state = pass_.objective, pass_.state
+  sharing = objective.sharing
 
   def losses_of(params: PyTree) -> Any:
     values, _, aside = pass_.losses(params)
     return values, aside
 
+  if sharing.saliences:
+    saliences, aside = gradients_lib.saliences(state.params, losses_of)
+    memory = sharing.score(state.memory, saliences, aside.losses.labelled)
+    return state.replace(memory=memory), aside.parts
   found, aside = gradients_lib.gramians(objective.network, state.params, losses_of)
   labelled = aside.losses.labelled.astype(jnp.float32)
   found = found * jnp.outer(labelled, labelled)[None]
-  return state.replace(memory=objective.sharing.observe(state.memory, found)), aside.parts
+  return state.replace(memory=sharing.observe(state.memory, found)), aside.parts
 
 
 def _pulled(

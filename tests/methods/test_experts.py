@@ -150,7 +150,7 @@ def test_a_whole_run_learns_and_tells_its_mixtures(whole, method, values, rows, 
 
 def test_the_mean_mixture_is_that_of_all_first_steps():
   sharing = _build("mmoe", 2, experts__count=2).sharing
-  memory, seen = sharing.memory(), []
+  memory, seen = sharing.memory({}), []
   for step in range(3):
     now = jnp.asarray([[step / 4, 1 - step / 4], [0.5, 0.5]])
     signals = type("Signals", (), {"own": (now,)})

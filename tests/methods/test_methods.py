@@ -65,7 +65,7 @@ def _build(
 ) -> contract.Method:
   if config is None:
     config = _config()
-  backbone, work = lambda: mlp.ResidualMlp(blocks), lambda: (1.0,) * blocks
+  backbone, work = lambda **_: mlp.ResidualMlp(blocks), lambda: (1.0,) * blocks
   return methods.find(method).build(
     contract.Parts(config, _spec(tasks), backbone, blocks, jnp.float32, work, timed)
   )
@@ -77,7 +77,7 @@ def _skipping() -> list[str]:
 
 
 def _told(phase: contract.Phase) -> skip.Stretch:
-  return phase.settings or skip.Stretch()
+  return phase.settings if isinstance(phase.settings, skip.Stretch) else skip.Stretch()
 
 
 # What every method promises, and what those promise that skip blocks.

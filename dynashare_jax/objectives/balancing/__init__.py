@@ -44,11 +44,13 @@ class Losses(NamedTuple):
     value: `[T]` float32, mean over the valid labels of a task; 0 where it has none.
     labelled: bool `[T]`, whether a task has any label in the batch. One without takes no part.
     prior: the tasks' weights in the configuration (lambda_k of Eq. 6), T floats.
+    each: of every example `[T, B]`, summed over its labels; None where nothing asks for it.
   """
 
   value: jax.Array
   labelled: jax.Array
   prior: tuple[float, ...]
+  each: types.Sums | None = None
 
 
 class Balancer(NamedTuple):
