@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -113,10 +114,67 @@ def mean_rank(
       _value(tasks.get(task, {}), metric.name, f"task {task!r} of method {method!r}")
       for method, tasks in methods.items()
     ]
-    costs = np.array(column) * (-1 if metric.higher_is_better else 1)
-    costs = np.where(np.isnan(costs), np.inf, costs)
-    better = np.sum(costs[None, :] < costs[:, None], axis=1)
-    equal = np.sum(costs[None, :] == costs[:, None], axis=1)
-    ranks.append(better + (equal + 1) / 2)
+    ranks.append(_ranks(np.array(column) * (-1 if metric.higher_is_better else 1)))
   means = np.mean(ranks, axis=0)
   return {name: float(rank) for name, rank in zip(methods, means, strict=True)}
+
+
+def _ranks(costs: np.ndarray) -> np.ndarray:
+  """Ranks of numbers of which the smallest is best; NaN is last."""
+  costs = np.where(np.isnan(costs), np.inf, costs)
+  better = np.sum(costs[None, :] < costs[:, None], axis=1)
+  equal = np.sum(costs[None, :] == costs[:, None], axis=1)
+  return np.asarray(better + (equal + 1) / 2)
+
+
+class RankTest(NamedTuple):
+  """Whether mean ranks differ by more than chance.
+
+  Attributes:
+    ranks: method -> mean rank over all cases; 1 is best.
+    difference: from which on two mean ranks differ at the 5% level.
+    p: of all methods being alike; NaN for fewer than three.
+    cases: how many there are.
+  """
+
+  ranks: dict[str, float]
+  difference: float
+  p: float
+  cases: int
+
+
+def rank_test(
+  metrics: Mapping[str, Sequence[Metric]], methods: Mapping[str, Sequence[Mapping[str, Values]]]
+) -> RankTest:
+  """Tests whether methods rank alike over runs and tasks.
+
+  A case is a task of one run of every method; a method's rank in it is that of its mean rank over
+  the task's metrics.
+
+  Args:
+    metrics: task -> its metrics.
+    methods: method -> its runs, in the same order (such as by seed) -> task -> metric values.
+
+  Raises:
+    ValueError: fewer than two methods, no run, or methods with different numbers of runs.
+
+  Source: Friedman's test and Nemenyi's critical difference, as Demsar 2006 has them. Tasks of one
+    run are not independent, as the tests suppose.
+  """
+  from scipy import stats  # Takes most of a second.
+
+  counts = {len(runs) for runs in methods.values()}
+  if len(methods) < 2 or len(counts) != 1 or not min(counts):
+    raise ValueError("a test of ranks needs two methods or more, each with as many runs.")
+  cases = []
+  for run in range(counts.pop()):
+    for task, names in metrics.items():
+      values = {method: {task: runs[run][task]} for method, runs in methods.items()}
+      cases.append(_ranks(np.array(list(mean_rank({task: names}, values).values()))))
+  count, ranks = len(methods), np.array(cases)
+  spread = stats.studentized_range.ppf(0.95, count, np.inf) / 2**0.5
+  difference = spread * (count * (count + 1) / (6 * len(cases))) ** 0.5
+  differs = count > 2 and len(cases) > 1 and np.ptp(ranks)
+  p = stats.friedmanchisquare(*ranks.T).pvalue if differs else float("nan")
+  means = {name: float(rank) for name, rank in zip(methods, ranks.mean(0), strict=True)}
+  return RankTest(means, float(difference), float(p), len(cases))

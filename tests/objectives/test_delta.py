@@ -117,3 +117,21 @@ def test_an_auc_is_not_mixed_with_a_kappa():
   before = {"accuracy": 40.0, "kappa": 20.0, "kappa_linear": 30.0, "auc_ovo": 80.0}
   after = before | {"kappa": 80.0, "kappa_linear": 0.0, "auc_ovo": 84.0}
   assert delta.delta_task(metrics, after, before) == pytest.approx(5.0)
+
+
+def test_the_critical_difference_is_that_of_the_book():
+  """Demsar 2006, table 5: q is 2.569 for four methods; 14 cases have a difference of 1.25."""
+  metrics = {"a": (Metric("auc", True, ""),)}
+  runs = lambda shift: [{"a": {"auc": float(run + shift)}} for run in range(14)]
+  found = delta.rank_test(metrics, {f"m{shift}": runs(shift) for shift in range(4)})
+  assert found.ranks == {"m0": 4.0, "m1": 3.0, "m2": 2.0, "m3": 1.0} and found.cases == 14
+  assert found.difference == pytest.approx(2.569 * (4 * 5 / (6 * 14)) ** 0.5, abs=1e-3)
+  # All 14 agree: the statistic is 14 * 3 = 42 with 3 degrees of freedom.
+  assert found.p == pytest.approx(4.0e-9, rel=0.1)
+
+
+def test_ranks_of_methods_with_unequal_runs_are_refused():
+  metrics = {"a": (Metric("auc", True, ""),)}
+  run = {"a": {"auc": 1.0}}
+  with pytest.raises(ValueError, match="each with as many runs"):
+    delta.rank_test(metrics, {"one": [run], "two": [run, run]})

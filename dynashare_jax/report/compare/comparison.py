@@ -44,8 +44,12 @@ def compare(runs: gains.Runs) -> tables.Table:
   Returns:
     Columns: method; every metric of every task on test; Delta of every task and of all (only if one
     label's runs are of the method `single`); mean rank; trainable parameters (of `single`, all its
-    columns); executed percentage of (task, block, example) triples; median seconds of a re-training
-    step; where they are known, work and milliseconds of both ways to serve. Numbers are means with
+    columns), and those without heads and with batch statistics as a multiple of one single-task
+    backbone (the papers' count, if there is `single`); executed percentage of (task, block,
+    example) triples; multiply-accumulates of all tasks of an example; median seconds of a
+    re-training step; minutes and memory of the whole run; where they are known, work and
+    milliseconds of both ways to serve. Columns without any number are left out. Numbers are means
+    with
     the sample standard deviation over seeds. A column's `group` is its task, `Delta` or `cost`.
 
   Raises:
@@ -175,8 +179,46 @@ def _cost_columns(runs: gains.Runs) -> _Block:
         tables.mean_std(steps, digits=3),
       ]
     )
+  for title, unit, of, digits in (
+    ("parameters", "backbones", _backbones(runs), 2),
+    ("multiply-accumulates", "M", _macs, 2),
+    ("training", "min", lambda r: _number(r, "timing", "seconds") / 60, 1),
+    ("memory", "GB", lambda r: _number(r, "timing", "peak_memory_gb"), 1),
+  ):
+    found = [[of(run.results) for run in several] for several in runs.values()]
+    if any(math.isfinite(value) for row in found for value in row):
+      columns.append(tables.Column(title, unit=unit, group=COST))
+      for body, row in zip(bodies, found, strict=True):
+        body.append(_steady(tables.mean_std(row, digits=digits)))
   more, cells = _served_columns(runs)
   return columns + more, [body + own for body, own in zip(bodies, cells, strict=True)]
+
+
+def _backbones(runs: gains.Runs) -> Callable[[workdir_lib.Json], float]:
+  """Counts parameters as the papers do: without heads, with buffers, over one backbone's."""
+
+  def counted(results: workdir_lib.Json) -> float:
+    counts = results.get("parameters") or {}
+    return float(sum(n or 0 for group, n in counts.items() if group != "heads")) or math.nan
+
+  reference = gains.baseline(runs)
+  if reference is None:
+    return lambda results: math.nan
+  one = runs[reference][0]
+  unit = counted(one.results) / len(one.tasks)
+  return lambda results: counted(results) / unit
+
+
+def _macs(results: workdir_lib.Json) -> float:
+  """Millions of multiply-accumulates of all tasks of one example; of a plan what it executes."""
+  macs = results.get("macs") or {}
+  blocks, share = workdir_lib.matrix(macs.get("per_example_all_blocks")), math.nan
+  if blocks is not None:
+    share = _number(results, "served", "together", "work")
+  if blocks is None or math.isnan(share):
+    return _number(macs, "total") / 1e6
+  heads = sum(workdir_lib.number(n) for n in (macs.get("heads") or {}).values())
+  return float(_number(macs, "stem") + share * blocks[0].sum() + heads) / 1e6
 
 
 def _served_columns(runs: gains.Runs) -> _Block:
@@ -281,6 +323,7 @@ def _markdown(
     f"```\n{command}\n```" if command else "",
     tables.markdown(_part(table, (DELTA, COST))),
     _legend(runs),
+    _rank_test(runs),
     "![Delta of every method](delta.png)" if bars else "",
   ]
   for task in gains.metrics(gains.first(runs)):
@@ -296,11 +339,33 @@ def _markdown(
   return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _rank_test(runs: gains.Runs) -> str:
+  """Which methods rank apart, over seeds and tasks."""
+  found = gains.ranked(runs)
+  if found is None:
+    return ""
+  order = sorted(found.ranks, key=lambda label: found.ranks[label])
+  ranks = ", ".join(f"{label} {found.ranks[label]:.2f}" for label in order)
+  near = [
+    label for label in order[1:] if found.ranks[label] - found.ranks[order[0]] < found.difference
+  ]
+  among = f" Not told apart from {order[0]}: {', '.join(near)}." if near else ""
+  alike = "" if math.isnan(found.p) else f" All alike: p = {found.p:.2g} (Friedman)."
+  return (
+    f"Mean ranks over {found.cases} cases, a seed and a task each: {ranks}. From a difference of"
+    f" {found.difference:.2f} on two of them differ at the 5% level (Nemenyi).{among}{alike} Both"
+    " suppose that tasks of one seed are independent, which they are not."
+  )
+
+
 def _legend(runs: gains.Runs) -> str:
   """The meaning of the overview's columns."""
   text = (
-    "Mean rank: over all metrics of all tasks, 1 is best. Parameters: trainable ones. Executed:"
-    " share of (task, block, example) triples on test. Step: median of re-training."
+    "Mean rank: over all metrics of all tasks, 1 is best. Parameters: trainable ones; in"
+    " backbones: without heads and with batch statistics, over those of one single-task backbone,"
+    " as the papers count. Executed: share of (task, block, example) triples on test."
+    " Multiply-accumulates: of all tasks of one example, without gates. Step: median of"
+    " re-training."
   )
   columns, _ = _served_columns(runs)
   if any(column.title.startswith(_WORK) for column in columns):

@@ -76,6 +76,18 @@ def values(run: workdir_lib.Run) -> dict[str, dict[str, float]]:
   }
 
 
+def ranked(runs: Runs) -> delta.RankTest | None:
+  """Tests the methods' ranks over the seeds that all of them have; None for fewer than two."""
+  seeds = set.intersection(*({seed(run) for run in several} for several in runs.values()))
+  if len(runs) < 2 or not seeds:
+    return None
+  found = {
+    label: [values(run) for run in sorted(several, key=seed) if seed(run) in seeds]
+    for label, several in runs.items()
+  }
+  return delta.rank_test(metrics(first(runs)), found)
+
+
 def check(runs: Runs) -> None:
   """Raises ValueError unless the runs can stand in one table."""
   if not runs or not all(runs.values()):

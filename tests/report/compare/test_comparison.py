@@ -80,6 +80,7 @@ def test_rows_and_columns_keep_their_order() -> None:
     ("cost", "parameters"),
     ("cost", "executed"),
     ("cost", "step"),
+    ("cost", "parameters"),
   ]
 
 
@@ -134,6 +135,32 @@ def test_costs() -> None:
   assert executed.value == pytest.approx(55.0)
   assert executed.std == pytest.approx(10 / math.sqrt(2))
   assert cell(table, 0, "cost", "step").value == pytest.approx(0.2)
+
+
+def test_what_a_network_takes() -> None:
+  """In backbones: 1124 without heads of 562 each; of a plan the work that it executes."""
+  blocks = {"per_example_all_blocks": [[3e6, 5e6]] * 2, "stem": 1e6, "heads": {"seg": 2e6}}
+  served = {"together": {"work": 1.5}, "apart": {"work": 0.75}}
+  timing = {"seconds": 90.0, "peak_memory_gb": 1.25}
+  runs = {
+    "single": [made("single", 0, 40.0, 0.5, macs={"total": 30e6}, timing=timing)],
+    "ours": [made("dynashare", 0, 44.0, 0.4, macs=blocks, served=served, timing=timing)],
+  }
+  table = comparison.compare(runs)
+  columns = [(c.title, c.unit) for c in table.columns]
+  value = lambda row, title, unit: table.rows[row][columns.index((title, unit))].value
+  assert value(0, "parameters", "backbones") == pytest.approx(2.0)
+  assert value(0, "multiply-accumulates", "M") == pytest.approx(30)
+  assert value(1, "multiply-accumulates", "M") == pytest.approx(1 + 1.5 * 8 + 2)
+  assert value(1, "training", "min") == pytest.approx(1.5)
+  assert value(1, "memory", "GB") == pytest.approx(1.25)
+
+
+def test_ranks_are_tested_over_seeds_and_tasks(tmp_path: pathlib.Path) -> None:
+  """Seeds 0 and 1, two tasks each; k = 3: 2.343 * sqrt(3 * 4 / (6 * 4))."""
+  text = comparison.write(three(), tmp_path).read_text()
+  assert "Mean ranks over 4 cases, a seed and a task each: ours 1." in text
+  assert "From a difference of 1.66 on" in text
 
 
 def test_both_ways_to_serve_where_they_are_known(tmp_path: pathlib.Path) -> None:
