@@ -161,7 +161,7 @@ def _any_state(experiment: experiment_lib.Experiment, index: int) -> Any:
     stats=jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes.stats),
     opt=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.opt),
     balance=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.balance),
-    routes=np.zeros(shapes.routes.shape, np.float32),
+    routes=jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes.routes),
     memory=jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.memory),
   )
 
@@ -173,6 +173,7 @@ class Stepper:
     compile_cpu_seconds: processor time of tracing and compiling.
     temporary_bytes: scratch memory of the compiled program, without its
       arguments and results.
+    state: after the last step.
     examples: that one call trains on.
   """
 
@@ -200,7 +201,9 @@ class Stepper:
     phases = experiment.method.phases
     index = [number for number, p in enumerate(phases) if p.name == phase][-1]
     chosen = phases[index]
-    sharing = dataclasses.replace(experiment.sharing, prefixes=(prefix,))
+    sharing = experiment.sharing
+    if sharing.skips:
+      sharing = dataclasses.replace(sharing, prefixes=(prefix,))
     if route is None:
       route = np.ones((len(experiment.tasks), experiment.units), int)
     if phase == "weights":
@@ -210,7 +213,7 @@ class Stepper:
     spec = forward_lib.Spec(static, chosen.trainable, chosen.optimizer, chosen.steps)
     tx = experiment.optimizer(spec.optimizer, spec.steps)
     run = step_lib.make(experiment.objective, tx, spec, mesh_lib.batch_sharding(experiment.mesh))
-    self._state = mesh_lib.place_replicated(_any_state(experiment, index), experiment.mesh)
+    self.state = mesh_lib.place_replicated(_any_state(experiment, index), experiment.mesh)
     self._arrays = mesh_lib.place_replicated(dataset.arrays("train"), experiment.mesh)
     self.examples = steps * config.train.batch_size
     rows = dataset.spec.sizes["train"]
@@ -218,12 +221,12 @@ class Stepper:
     self._rows = jnp.asarray(order.reshape(steps, -1))
     self._inputs = step_lib.moving_of(sharing, chosen, config.seed, 0, 0, route)
     began = time.process_time()
-    self._run = run.lower(self._state, self._arrays, self._rows, self._inputs).compile()
+    self._run = run.lower(self.state, self._arrays, self._rows, self._inputs).compile()
     self.compile_cpu_seconds = time.process_time() - began
     memory = self._run.memory_analysis()
     self.temporary_bytes = int(memory.temp_size_in_bytes) if memory else 0
 
   def __call__(self) -> None:
     """Trains for the compiled number of steps and waits for the end."""
-    self._state, parts = self._run(self._state, self._arrays, self._rows, self._inputs)
-    jax.block_until_ready((self._state, parts))
+    self.state, parts = self._run(self.state, self._arrays, self._rows, self._inputs)
+    jax.block_until_ready((self.state, parts))

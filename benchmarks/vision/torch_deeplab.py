@@ -116,9 +116,25 @@ class Network(nn.Module):
       found.append(head(h))
     return found
 
+  def plain(self, x: torch.Tensor) -> torch.Tensor:
+    """Features after all blocks, none of them mixed."""
+    x = self.stem(x)
+    for block in self.blocks:
+      x = F.relu(block.shortcut(x) + block.branch(x))
+    return x
+
   def parameter_count(self) -> int:
     """All trainable numbers."""
     return sum(p.numel() for p in self.parameters())
+
+
+class Hard(Network):
+  """Hard sharing: one pass of the backbone for all heads."""
+
+  def forward(self, x: torch.Tensor, decisions: torch.Tensor) -> list[torch.Tensor]:
+    """Predictions of all tasks; `decisions` are not used."""
+    features = self.plain(x)
+    return [head(features) for head in self.heads]
 
 
 class Runner:
@@ -164,6 +180,7 @@ class Trainer:
     dilated: see `Network`.
     device: to run on.
     dtype: of the automatic mixed precision; None computes in float32.
+    network: another one, called with pictures and decisions; default `Network`.
   """
 
   def __init__(
@@ -175,10 +192,11 @@ class Trainer:
     dilated: bool = True,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
+    network: nn.Module | None = None,
   ) -> None:
     self._kinds = [kind for kind, _ in tasks]
     self._device, self._dtype = device, dtype
-    self.network = Network([n for _, n in tasks], blocks, dilated)
+    self.network = network or Network([n for _, n in tasks], blocks, dilated)
     self.network.train().to(device)
     self._logits = torch.zeros(len(tasks), sum(blocks), 2, device=device)
     self._optimizer = torch.optim.SGD(
