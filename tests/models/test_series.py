@@ -45,8 +45,10 @@ def _model(backbone, **more):
       stem="hourly",
       head="temporal",
       head_width=7,
-      widths=(4, 4, 6, 6),
-      blocks=(1, 1, 1, 1) if backbone == "resnet" else (3,),
+      widths=(4, 6),
+      strides=(1, 2),
+      dilations=(1, 2),
+      blocks=(1, 1) if backbone == "resnet" else (2,),
     )
     | more
   )
@@ -253,7 +255,7 @@ def test_the_authors_form_sees_everything():
   [
     (dict(head="aspp"), "must be one of temporal, linear"),
     (dict(stem="deeplab"), "looks ahead"),
-    (dict(blocks=(0, 0, 0, 0)), "at least one block"),
+    (dict(blocks=(0, 0)), "at least one block"),
   ],
 )
 def test_what_does_not_fit_series_is_refused(change, message):

@@ -129,6 +129,19 @@ def results(method: str = "dynashare", seed: int = 0, factor: float = 1.0) -> di
     },
     "compat": {},
     "versions": {"jax": "0.10.2", "python": "3.11"},
+    "learned": {
+      "title": "What the columns read",
+      "caption": "A row sums to 1.",
+      "panels": [
+        {
+          "title": "Shares",
+          "values": [[0.9, 0.1], [0.3, 0.7]],
+          "rows": ["segmentation", "depth"],
+          "columns": ["one", "other"],
+          "form": "{:.2f}",
+        }
+      ],
+    },
     "notes": ["12 images have no depth."],
   }
 

@@ -14,6 +14,7 @@ from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.run import curve_figures
 from dynashare_jax.report.run import execution_figures
 from dynashare_jax.report.run import figures
+from dynashare_jax.report.run import learned_figure
 from dynashare_jax.report.run import policy_figures
 from dynashare_jax.report.run import prediction_figures
 
@@ -90,6 +91,14 @@ def test_the_balance_is_drawn_as_it_was_logged(run, tmp_path, make):
     with style.look():
       figure = curve_figures.balance(found)
     assert (0 if figure is None else len(figure.axes)) == wanted
+
+
+def test_what_a_method_learned_has_its_own_title(run):
+  assert learned_figure.told(run) == ("What the columns read", "A row sums to 1.")
+  with style.look():
+    (axes,) = learned_figure.figure(run).axes
+  assert texts(axes) == [".90", ".10", ".30", ".70"]
+  assert [label.get_text() for label in axes.get_xticklabels()] == ["one", "other"]
 
 
 def test_methods_without_policy_or_gates_skip_those_figures(tmp_path, make):

@@ -36,7 +36,7 @@ def text(workdir, tmp_path_factory):
   assert path == target / "report.md"
   found = path.read_text(encoding="utf-8")
   links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", found)
-  assert len(links) == 10 and all((target / link).is_file() for link in links)
+  assert len(links) == 11 and all((target / link).is_file() for link in links)
   return found
 
 
