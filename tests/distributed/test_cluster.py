@@ -69,11 +69,10 @@ def _lines(folder):
 
 
 def test_two_processes_train_as_one(train, tmp_path):
-  """Under SLURM's variables: what one process with two devices finds, products of gradients too."""
-  train(tmp_path / "one", devices=2, balance__name="nash")
+  """Under SLURM's variables: what one process with two devices finds."""
+  train(tmp_path / "one", devices=2)
   job = _port(61440) - 61440  # jax makes the port of the job's number
-  told = {"TINY_CONFIG": json.dumps({"balance.name": "nash"})}
-  two = [_start(tmp_path / "two", 0, 2, i, **_slurm(job, i), **told) for i in range(2)]
+  two = [_start(tmp_path / "two", 0, 2, i, **_slurm(job, i)) for i in range(2)]
   codes, texts = _end(*two)
   assert codes == [0, 0], texts
   for number, text in enumerate(texts):

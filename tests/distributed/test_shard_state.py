@@ -28,6 +28,7 @@ SHORT = {
 }
 PICTURES = {
   "method": "hard",
+  "balance__name": "nash",
   "data__images": True,
   "train__steps": 4,
   "model__backbone": "resnet",
@@ -137,7 +138,7 @@ def test_a_flipped_bit_is_found(both, tmp_path):
 
 
 def test_two_processes(train, tmp_path):
-  """Each has a half; results and pictures are those of a whole state."""
+  """Each has a half; results are those of a whole state, balanced by products of gradients."""
   want = train(tmp_path / "one", 2, **PICTURES)
   with socket.socket() as free:
     free.bind(("localhost", 0))

@@ -110,9 +110,10 @@ def test_it_equals_a_slow_twin():
 
 def test_it_finds_the_exact_normals_of_rooms():
   key = jax.random.key(0)
-  scene = room_scenes.sample(jax.random.split(key)[0])
-  example = rooms.render(key, 120, 160, noise=0.0, tasks=("depth", "normals"))
-  focal = 80 / float(scene.geometry.camera.slope)
+  slope = lambda key: room_scenes.sample(jax.random.split(key)[0]).geometry.camera.slope
+  draw = lambda key: rooms.render(key, 120, 160, noise=0.0, tasks=("depth", "normals"))
+  slope, example = jax.jit(lambda key: (slope(key), draw(key)))(key)
+  focal = 80 / float(slope)
   camera = surface_normals.Camera(focal, focal, 80, 60)
   normals, valid = surface_normals.fit(
     np.asarray(example.targets["depth"]), camera, 2, roughest=0.002
