@@ -32,11 +32,9 @@ os.environ.setdefault(
   "XLA_FLAGS",
   _known("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"),
 )
-_PROGRAMS = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-if "PYTEST_XDIST_WORKER" in os.environ:  # jax writes entries that another may read half done.
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
-    _PROGRAMS, os.environ["PYTEST_XDIST_WORKER"]
-  )
+# Of all workers and of the processes that they start: a program is compiled once. An entry that one
+# reads while another writes it cannot be decompressed; jax warns, and compiles (setup.cfg).
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 
 from absl import flags  # noqa: E402
 from absl import logging  # noqa: E402
