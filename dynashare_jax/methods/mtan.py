@@ -26,7 +26,7 @@ _KEPT = 0.99  # of the past, in the masks' averages
 
 @dataclasses.dataclass(frozen=True)
 class MaskSharing(contract.Sharing):
-  """Keeps the average of every task's masks.
+  """Keeps averages of how far every task's masks are from those of the others.
 
   Attributes:
     tasks: names, in order.
@@ -39,23 +39,23 @@ class MaskSharing(contract.Sharing):
   def memory(self, params: Any) -> Any:
     """Returns averages that have seen nothing."""
     del params
-    return {"mask": jnp.zeros((len(self.tasks), len(self.places))), "seen": jnp.zeros(())}
+    return {"apart": jnp.zeros((len(self.tasks), len(self.places))), "seen": jnp.zeros(())}
 
   def remember(self, static: Any, memory: Any, signals: Any, losses: Any) -> Any:
     """Returns the averages after a training step."""
     del static, losses
-    now = {"mask": signals.own, "seen": jnp.ones(())}
+    now = {"apart": signals.own, "seen": jnp.ones(())}
     return jax.tree.map(lambda old, new: _KEPT * old + (1 - _KEPT) * new, memory, now)
 
   def panels(self, learnt: Any, memory: Any, params: Any) -> contract.Panels:
-    """Returns how open every task's masks are."""
+    """Returns how far every task's masks are from those of the others."""
     del learnt, params
-    mask = np.asarray(memory["mask"]) / max(float(memory["seen"]), 1e-9)
+    apart = np.asarray(memory["apart"]) / max(float(memory["seen"]), 1e-9)
     return contract.Panels(
-      "How open the tasks' masks are",
-      "Mean over channels, positions and examples of the last steps: 1 lets all shared features"
-      " through, 0 none.",
-      (contract.Panel("Mean of the mask", mask, self.tasks, self.places),),
+      "How far the tasks' masks part",
+      "Distance of a task's mask from the mean of all tasks' masks, which are between 0 and 1;"
+      " means over channels, positions and examples of the last steps. At 0 all see the same.",
+      (contract.Panel("Distance of the masks", apart, self.tasks, self.places),),
     )
 
 

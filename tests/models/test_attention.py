@@ -79,7 +79,7 @@ def test_masks_of_ones_equal_hard_sharing(stages, pictures):
   wanted = PICTURES.apply(own, pictures, pass_, method="features")[-1][0]
   for found in features:
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
-  np.testing.assert_array_equal(signals.own, np.ones((2, 2 if stages else 3)))
+  np.testing.assert_array_equal(signals.own, np.zeros((2, 2 if stages else 3)))
 
 
 def test_masks_of_ones_leave_the_shared_gradients_as_they_are(pictures):
@@ -106,6 +106,16 @@ def test_masks_of_zero_leave_nothing(pictures):
   trunk = _trunk(PICTURES, True)
   features, _ = _features(trunk, _saturated(_made(trunk, pictures), -40.0), pictures)
   assert all(float(jnp.abs(f).max()) < 1e-15 for f in features)
+
+
+def test_how_far_masks_part(pictures):
+  """One task's are 1 and the other's 0: each is a half from their mean."""
+  trunk = _trunk(PICTURES, True)
+  variables = _made(trunk, pictures)
+  ones, zeros = (_saturated(variables, bias)["params"] for bias in (40.0, -40.0))
+  mixed = {name: (zeros if name.startswith("mask_1") else ones)[name] for name in ones}
+  _, signals = _features(trunk, {**variables, "params": mixed}, pictures)
+  np.testing.assert_allclose(signals.own, np.full((2, 2), 0.5), rtol=1e-6)
 
 
 @pytest.mark.parametrize("backbone, stages", [(PICTURES, True), (PICTURES, False), (VECTORS, True)])

@@ -65,12 +65,12 @@ class Mask(nn.Module):
   def __call__(
     self, early: jax.Array, before: jax.Array | None, features: jax.Array, pass_: base.Pass
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns the weighed features `[1, B, ..., C]`, and the mask's mean."""
+    """Returns the weighed features `[1, B, ..., C]`, and the mask."""
     x = early if before is None else jnp.concatenate([early, before], -1)
     dense = lambda width, name: nn.Dense(width, dtype=self.layer.dtype, name=name)
     x = nn.relu(_normed(dense(self.middle, "reduce")(x), "norm_0", self.layer, pass_))
     mask = nn.sigmoid(_normed(dense(self.width, "widen")(x), "norm_1", self.layer, pass_))
-    return mask * features, mask.astype(jnp.float32).mean()
+    return mask * features, mask
 
 
 class Extract(nn.Module):
@@ -214,11 +214,15 @@ class AttentionTrunk(contract.Trunk):
   def __call__(
     self, inputs: Any, control: Any, train: bool
   ) -> tuple[list[jax.Array], contract.Signals]:
-    """Runs the backbone once, and the layers of every task beside it."""
+    """Runs the backbone once, and the layers of every task beside it.
+
+    `Signals.own` is `[T, places]`: how far a task's mask is from the mean of all tasks' masks, as a
+    mean over examples, positions and channels.
+    """
     del control
     pass_ = base.Pass(train, jnp.ones((1,)), series.steps_of(inputs))
     places = {place.block: p for p, place in enumerate(self.places())}
-    x, means = self.backbone.stem(inputs, pass_), []
+    x, apart = self.backbone.stem(inputs, pass_), []
     own: list[Any] = [None] * self.tasks
     for block in range(self.units):
       before, x, first = x, *self._block(block, x, pass_)
@@ -229,11 +233,13 @@ class AttentionTrunk(contract.Trunk):
       inside = self.stages and block and block - 1 not in places
       early = before if inside else first
       masked = [self.masks[t, p](early, own[t], x, pass_) for t in range(self.tasks)]
-      means.append(jnp.stack([mean for _, mean in masked]))
+      masks = jnp.concatenate([mask for _, mask in masked]).astype(jnp.float32)
+      parted = jnp.abs(masks - masks.mean(0, keepdims=True))
+      apart.append(parted.mean(tuple(range(1, parted.ndim))))
       own = self._extracted(p, [a for a, _ in masked], pass_)
     features = [self.backbone.final(a)[0] for a in own]
     executed = jnp.ones((self.tasks, features[0].shape[0], self.units))
-    return features, contract.Signals(executed, own=jnp.stack(means, -1))
+    return features, contract.Signals(executed, own=jnp.stack(apart, -1))
 
   def _block(self, block: int, x: Any, pass_: base.Pass) -> tuple[Any, Any]:
     """The output of a block and of its first layer."""
