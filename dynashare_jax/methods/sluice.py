@@ -28,6 +28,8 @@ def build(parts: contract.Parts) -> contract.Method:
         f"config.method='sluice' halves the channels of every layer, but {layer.name} has"
         f" {layer.channels}: choose even widths."
       )
+  if not settings.orthogonal >= 0:
+    raise ValueError(f"config.fusion.orthogonal must be at least 0, but is {settings.orthogonal}.")
   if settings.orthogonal and parts.config.model.backbone == "channel_lstm":
     raise ValueError(
       "config.fusion.orthogonal needs blocks that end in one kernel, which those of"

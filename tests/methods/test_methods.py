@@ -362,6 +362,11 @@ def test_private_files_are_no_methods():
     ("adashare", "policy__temperature", 0.0, "temperature needs initial > 0"),
     ("adashare", "policy__temperature_decay", 1.5, "decay <= 1"),
     ("adashare", "policy__curriculum_speed", -1, "speed"),
+    ("cross_stitch", "fusion__own", 1.5, r"fusion.own must be in \[0, 1\], but is 1.5"),
+    ("nddr", "fusion__places", "segment", "fusion.places is 'segment'.*Did you mean 'segments'"),
+    ("sluice", "fusion__orthogonal", float("nan"), "orthogonal must be at least 0, but is nan"),
+    ("mtan", "attention__design", "blocks", "attention.design is 'blocks'.*Did you mean 'block'"),
+    ("branch", "branch__cost", -0.1, "branch.cost must be at least 0, but is -0.1"),
     ("dynashare", "gates__target_rates", (0.5,) * 7, "7.*for 8 blocks"),
     ("dynashare", "gates__target_rates", (1.0,) * 7 + (0.0,), "block 7 is 0.0"),
     ("dynashare", "gates__target_rates", (1.0,) * 7 + (1.1,), "block 7 is 1.1"),
@@ -466,6 +471,13 @@ def test_affinity_needs_tasks_and_batches():
     _build("affinity", _corrected(), tasks=1)
   with pytest.raises(ValueError, match="policy.measure=20"):
     _build("affinity", _corrected(measure=0))
+
+
+def test_subspaces_need_even_widths():
+  backbone, work = lambda: mlp.ResidualMlp(2, width=7), lambda: (1.0,) * 2
+  parts = contract.Parts(_config(), _spec(2), backbone, 2, jnp.float32, work)
+  with pytest.raises(ValueError, match="halves the channels .* project has 7: choose even widths"):
+    methods.find("sluice").build(parts)
 
 
 def test_a_tree_needs_tasks():
