@@ -173,7 +173,7 @@ class Stepper:
     compile_cpu_seconds: processor time of tracing and compiling.
     temporary_bytes: scratch memory of the compiled program, without its
       arguments and results.
-    state: after the last step.
+    state: after the last step; the next call gives its memory away.
     examples: that one call trains on.
   """
 

@@ -206,12 +206,7 @@ def reduced(text: str) -> list[list[int]]:
 
 
 class Step(cases.Stepper):
-  """A training step whose program and state can be looked at."""
-
-  @property
-  def state(self) -> Any:
-    """The state; the next call gives its memory away."""
-    return self._state
+  """A training step whose program can be looked at."""
 
   @property
   def text(self) -> str:
