@@ -5,7 +5,7 @@
 Deeplab-ResNet-18, two dense tasks, batch 4, 128x128, float32, on one core, with linear and with
 ASPP heads. The same network in PyTorch runs column after column. Both have equally many parameters,
 which is checked, and take turns in one process. Writes docs/benchmarks/sharing-step-cpu.md. Needs
-PyTorch (`pip install -e .[bench]`); takes about 15 minutes of one core.
+PyTorch (`pip install -e .[bench]`); takes about half an hour of one core.
 """
 
 from __future__ import annotations
