@@ -49,8 +49,8 @@ def compare(runs: gains.Runs) -> tables.Table:
     example) triples; multiply-accumulates of all tasks of an example; median seconds of a
     re-training step; minutes and memory of the whole run; where they are known, work and
     milliseconds of both ways to serve. Columns without any number are left out. Numbers are means
-    with
-    the sample standard deviation over seeds. A column's `group` is its task, `Delta` or `cost`.
+    with the sample standard deviation over seeds. A column's `group` is its task, `Delta` or
+    `cost`.
 
   Raises:
     ValueError: no run, an unfinished run, a seed twice under one label, or runs that differ in data
