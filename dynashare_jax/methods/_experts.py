@@ -11,17 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax.methods import _schedule
-from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.models.trunks import experts as expert_trunk
-from dynashare_jax.objectives import balancing
 from dynashare_jax.sharing import contract
 from dynashare_jax.types import PyTree
 
-_SHARE = 0.01  # of a step in the running mean of the mixtures
-
 
 @dataclasses.dataclass(frozen=True)
-class ExpertSharing(contract.Sharing):
+class ExpertSharing(contract.AveragingSharing):
   """Shows how much every task uses every expert.
 
   Attributes:
@@ -32,26 +28,14 @@ class ExpertSharing(contract.Sharing):
   experts: tuple[str, ...]
   streams: tuple[tuple[str, ...], ...]
 
-  def memory(self, params: PyTree) -> PyTree:
-    """Returns the number of steps and the mean mixture of every level, `[streams, experts]`."""
-    del params
-    zeros = [jnp.zeros((len(names), len(self.experts))) for names in self.streams]
-    return {"steps": jnp.zeros((), jnp.int32), "mixtures": tuple(zeros)}
-
-  def remember(
-    self, static: Any, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
-  ) -> PyTree:
-    """Returns means that a step's mixture has moved: of all first steps, then of about the last."""
-    del static, losses
-    steps = memory["steps"] + 1
-    share = jnp.maximum(1 / steps, _SHARE)
-    pairs = zip(memory["mixtures"], signals.own, strict=True)
-    return {"steps": steps, "mixtures": tuple(old + share * (new - old) for old, new in pairs)}
+  def unseen(self) -> PyTree:
+    """Returns zeros for the mean mixture of every level, `[streams, experts]`."""
+    return tuple(jnp.zeros((len(names), len(self.experts))) for names in self.streams)
 
   def panels(self, learnt: Any, memory: Any, params: Any) -> contract.Panels:
     """Returns what every task takes of every expert, level by level."""
     del learnt, params
-    levels = zip(self.streams, memory["mixtures"], strict=True)
+    levels = zip(self.streams, memory["mean"], strict=True)
     several = len(self.streams) > 1
     panels = [
       contract.Panel(

@@ -95,8 +95,9 @@ class TreeSharing(contract.Sharing):
   def static(self, phase: contract.Phase, structure: Any) -> Static:
     """Returns the tree; None where samples mix the columns."""
     told = phase.settings
-    tree = {"own": self._own, "soft": None}.get(told.read, ())
-    return Static(_tupled(structure) if tree == () else tree, told.charged)
+    if told.read == "soft":
+      return Static(None, told.charged)
+    return Static(_tupled(structure) if told.read == "tree" else self._own, told.charged)
 
   def knobs(self, phase: contract.Phase, offset: int, step: int) -> Mapping[str, jax.Array]:
     """Returns the temperature."""
@@ -210,9 +211,8 @@ def build(parts: contract.Parts) -> contract.Method:
       told = Stretch("soft", phase.settings.temperature, phase.name == "policy")
     data = "weights" if phase.name == "warmup" else phase.data
     phases.append(dataclasses.replace(phase, settings=told, data=data))
-  start = config.train.retrain_from
   (last,) = _schedule.retrain(config, 1, gated=False, can_keep=True)
-  phases.append(dataclasses.replace(last, settings=Stretch("tree"), start=start))
+  phases.append(dataclasses.replace(last, settings=Stretch("tree")))
   columns = tuple(parts.backbone() for _ in names)
   trunk = branched.BranchedTrunk(columns, tuple(range(len(names))), config.branch.aligned)
   sharing = TreeSharing(names, tuple(parts.costs()), config.branch.cost)

@@ -21,11 +21,10 @@ from dynashare_jax.models.trunks import attention
 from dynashare_jax.sharing import contract
 
 DESIGNS = ("block", "stage")
-_KEPT = 0.99  # of the past, in the masks' averages
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskSharing(contract.Sharing):
+class MaskSharing(contract.AveragingSharing):
   """Keeps averages of how far every task's masks are from those of the others.
 
   Attributes:
@@ -36,26 +35,21 @@ class MaskSharing(contract.Sharing):
   tasks: tuple[str, ...]
   places: tuple[str, ...]
 
-  def memory(self, params: Any) -> Any:
-    """Returns averages that have seen nothing."""
-    del params
-    return {"apart": jnp.zeros((len(self.tasks), len(self.places))), "seen": jnp.zeros(())}
-
-  def remember(self, static: Any, memory: Any, signals: Any, losses: Any) -> Any:
-    """Returns the averages after a training step."""
-    del static, losses
-    now = {"apart": signals.own, "seen": jnp.ones(())}
-    return jax.tree.map(lambda old, new: _KEPT * old + (1 - _KEPT) * new, memory, now)
+  def unseen(self) -> jax.Array:
+    """Returns zeros `[T, places]`."""
+    return jnp.zeros((len(self.tasks), len(self.places)))
 
   def panels(self, learnt: Any, memory: Any, params: Any) -> contract.Panels:
     """Returns how far every task's masks are from those of the others."""
     del learnt, params
-    apart = np.asarray(memory["apart"]) / max(float(memory["seen"]), 1e-9)
+    panel = contract.Panel(
+      "Distance of the masks", np.asarray(memory["mean"]), self.tasks, self.places
+    )
     return contract.Panels(
       "How far the tasks' masks part",
       "Distance of a task's mask from the mean of all tasks' masks, which are between 0 and 1;"
       " means over channels, positions and examples of the last steps. At 0 all see the same.",
-      (contract.Panel("Distance of the masks", apart, self.tasks, self.places),),
+      (panel,),
     )
 
 
@@ -70,9 +64,7 @@ def build(parts: contract.Parts) -> contract.Method:
         f" {described.name} has {described.channels}: choose wider blocks, or 'block'."
       )
   names = tuple(task.name for task in parts.spec.tasks)
-  layer = attention.Layer(
-    model.norm if backbone.rectified else "", getattr(backbone, "causal", True), parts.dtype
-  )
+  layer = attention.Style(model.norm if backbone.rectified else "", backbone.causal, parts.dtype)
   trunk = attention.AttentionTrunk(backbone, len(names), design == "stage", layer)
   phases = _schedule.plain(parts.config, "attention")
   sharing = MaskSharing(names, tuple(f"block {place.block}" for place in trunk.places()))

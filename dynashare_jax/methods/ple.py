@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 
 from dynashare_jax.methods import _experts
+from dynashare_jax.models.backbones import base
 from dynashare_jax.sharing import contract
 
 
@@ -46,5 +47,5 @@ def _levels(parts: contract.Parts) -> tuple[int, ...]:
       f"config.experts.levels must be in 1 .. {len(segments)}, the segments of"
       f" config.model.backbone={parts.config.model.backbone!r}, but is {count}."
     )
-  ends = [-(-len(segments) * place // count) for place in range(count + 1)]
+  ends = (0, *itertools.accumulate(base.evenly(len(segments), count)))
   return tuple(sum(segments[start:end]) for start, end in itertools.pairwise(ends))

@@ -81,14 +81,12 @@ class Reduction(nn.Module):
     kernel = self.param("kernel", self._start, count, width)
     matrix = kernel.reshape(count * width, count * width).astype(self.dtype)
     joined = jnp.concatenate([a.astype(self.dtype) for a in x], -1) @ matrix
-    return [self._normed(k, z, pass_) for k, z in enumerate(jnp.split(joined, count, -1))]
-
-  def _normed(self, column: int, z: jax.Array, pass_: base.Pass) -> jax.Array:
-    """The norm of a column, and its ReLU."""
-    if not self.rectified:
-      return nn.LayerNorm(dtype=self.dtype, name=f"norm_{column}")(z)
-    layer = norm.layer(self.norm_kind, self.dtype, f"norm_{column}")
-    return nn.relu(pass_.normalise(layer, z))
+    kind = self.norm_kind if self.rectified else ""
+    reduced = [
+      normed(kind, self.dtype, f"norm_{k}", z, pass_)
+      for k, z in enumerate(jnp.split(joined, count, -1))
+    ]
+    return [nn.relu(z) for z in reduced] if self.rectified else reduced
 
   def _start(self, key: jax.Array, count: int, width: int) -> jax.Array:
     """Of every column the same channel, `own` of its own column's."""
@@ -112,6 +110,17 @@ class LayerMix(nn.Module):
     beta = self.param("beta", last)
     mixed = [sum(beta[k, i] * x[i][k] for i in range(places)) for k in range(count)]
     return [m.astype(a.dtype) for m, a in zip(mixed, x[-1], strict=True)]
+
+
+def normed(kind: str, dtype: norm.Dtype, name: str, x: jax.Array, pass_: base.Pass) -> jax.Array:
+  """Normalises the output `[G, B, ..., C]` of a layer beside a backbone, within a compact module.
+
+  Args:
+    kind: see `models.norm.layer`; empty: a layer norm, for features of both signs.
+  """
+  if not kind:
+    return nn.LayerNorm(dtype=dtype, name=name)(x)
+  return pass_.normalise(norm.layer(kind, dtype, name), x)
 
 
 def start(count: int, own: float) -> jax.Array:

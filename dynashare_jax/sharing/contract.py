@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
@@ -339,6 +340,32 @@ class Sharing:
     """Returns in a few words what the trunk executes in a phase."""
     del phase
     return "all"
+
+
+class AveragingSharing(Sharing):
+  """Keeps the mean of `Signals.own`: of all first steps, then of about the last hundred.
+
+  A class of this one defines `unseen`.
+  """
+
+  def unseen(self) -> PyTree:
+    """Returns zeros in the shape of `Signals.own`."""
+    raise NotImplementedError
+
+  def memory(self, params: PyTree) -> PyTree:
+    """Returns the number of steps, and a mean of nothing."""
+    del params
+    return {"steps": jnp.zeros((), jnp.int32), "mean": self.unseen()}
+
+  def remember(
+    self, static: Any, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
+  ) -> PyTree:
+    """Returns the mean that a step has moved."""
+    del static, losses
+    steps = memory["steps"] + 1
+    share = jnp.maximum(1 / steps, 0.01)
+    moved = lambda old, new: old + share * (new - old)
+    return {"steps": steps, "mean": jax.tree.map(moved, memory["mean"], signals.own)}
 
 
 # A phase's optimiser settings, and a maker of the weights' optimiser at a learning rate; with

@@ -8,6 +8,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
+from tiny import configs
 
 from dynashare_jax import methods
 from dynashare_jax.infer import trained as trained_lib
@@ -22,14 +23,6 @@ from dynashare_jax.train import step as step_lib
 
 QUICK = {"xla_backend_optimization_level": 0}
 VALUES = {"method": "den", "train__retrain_steps": 6, "elastic__lr": 0.05}
-IMAGES = {
-  "data__images": True,
-  "model__backbone": "resnet",
-  "model__blocks": (1, 1),
-  "model__widths": (4, 8),
-  "model__strides": (1, 2),
-  "model__dilations": (1, 1),
-}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +33,7 @@ def run(whole):
 @pytest.fixture(scope="module")
 def images(build):
   """A residual network with parameters that are nowhere 0, and its inputs."""
-  experiment = build(method="den", **IMAGES)
+  experiment = build(method="den", **configs.PICTURES)
   params, stats = experiment.fresh("init")
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda a: a + rng.normal(0, 0.3, a.shape).astype(np.float32), params)
@@ -61,7 +54,7 @@ def _forward(experiment, levels=None, train=True, chosen=False):
 
 def test_full_widths_are_hard_sharing_bit_for_bit(images, build, same_bits):
   experiment, params, stats, inputs = images
-  hard = build(method="hard", **IMAGES)
+  hard = build(method="hard", **configs.PICTURES)
   begun = [e.fresh("init")[0]["trunk"]["backbone"] for e in (experiment, hard)]
   same_bits(*begun)
   trunk = {"backbone": params["trunk"]["backbone"]}

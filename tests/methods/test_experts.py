@@ -156,4 +156,4 @@ def test_the_mean_mixture_is_that_of_all_first_steps():
     signals = type("Signals", (), {"own": (now,)})
     memory = sharing.remember((), memory, signals, None)
     seen.append(now)
-  np.testing.assert_allclose(memory["mixtures"][0], np.mean(seen, 0), rtol=1e-6)
+  np.testing.assert_allclose(memory["mean"][0], np.mean(seen, 0), rtol=1e-6)

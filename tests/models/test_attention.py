@@ -22,9 +22,7 @@ VECTORS = mlp.ResidualMlp(3, width=8, hidden=6, dropout=0.0)
 
 
 def _trunk(backbone: Any, stages: bool, tasks: int = 2) -> attention.AttentionTrunk:
-  layer = attention.Layer(
-    "batch" if backbone.rectified else "", getattr(backbone, "causal", True), jnp.float32
-  )
+  layer = attention.Style("batch" if backbone.rectified else "", backbone.causal, jnp.float32)
   return attention.AttentionTrunk(backbone, tasks, stages, layer)
 
 

@@ -22,7 +22,7 @@ from dynashare_jax.models.trunks import fused  # noqa: E402
 
 NET = torch_sharing.Net((1, 1, 2), (1, 1, 1), (2, 1))
 BACKBONE = resnet.ResNet(2, (2, 1), (8, 16), (1, 2), (1, 1), "small")
-LAYER = attention.Layer("batch", False, jnp.float32)
+LAYER = attention.Style("batch", False, jnp.float32)
 
 
 def _fused(*fuse: Any) -> Any:

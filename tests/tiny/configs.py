@@ -66,6 +66,17 @@ _VALUES = {
 }
 
 
+# Values of `make` for a small network of pictures, of two blocks.
+PICTURES = {
+  "data__images": True,
+  "model__backbone": "resnet",
+  "model__blocks": (1, 1),
+  "model__widths": (4, 8),
+  "model__strides": (1, 2),
+  "model__dilations": (1, 1),
+}
+
+
 def find_stripes() -> None:
   """Adds the tiny data set to those that `--config.dataset` can name."""
   if DATA not in data.__path__:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import configs
 from train.stepper import Stepper
 
 from dynashare_jax.distributed import mesh as mesh_lib
@@ -246,20 +247,10 @@ def test_every_way_moves_everything_alike_on_four_devices(build, monkeypatch):
   _close(found[1], found[4], 1e-6)
 
 
-PICTURES = {
-  "data__images": True,
-  "model__backbone": "resnet",
-  "model__blocks": (1, 1),
-  "model__widths": (4, 8),
-  "model__strides": (1, 2),
-  "model__dilations": (1, 1),
-}
-
-
 @pytest.mark.parametrize("phase", ["weights", "retrain"])
 def test_a_pass_of_each_task_equals_one_of_all(build, monkeypatch, phase):
   """With soft decisions; and with a route and gates, where a task leaves a block's averages."""
-  experiment = build(**PICTURES)
+  experiment = build(**configs.PICTURES)
   stepper = Stepper(experiment, phase, ROUTE)
   weigh = lambda losses, gramian, key, state: (jnp.array([2.0, 3.0]), state)
   objective = experiment.objective._replace(balancer=balancing.Balancer("set", weigh, "gramian"))

@@ -95,10 +95,12 @@ class Backbone(nn.Module):
   Attributes:
     skips: whether a block can be left out; False for networks without shortcuts.
     rectified: whether blocks end in a ReLU; else their outputs have both signs.
+    causal: whether features of a series depend on no later step.
   """
 
   skips = True
   rectified = False
+  causal = True
 
   def stem(self, inputs: Any, pass_: Pass) -> Features:
     """Turns inputs `[B, ...]` into features `[1, B, ..., C]`."""
@@ -117,9 +119,7 @@ class Backbone(nn.Module):
   @nn.nowrap
   def segments(self) -> tuple[int, ...]:
     """Returns how many blocks every segment has; by default four, as equal as can be."""
-    count = min(4, self.num_blocks)
-    ends = [-(-self.num_blocks * place // count) for place in range(count + 1)]
-    return tuple(end - start for start, end in itertools.pairwise(ends))
+    return evenly(self.num_blocks, min(4, self.num_blocks))
 
   @nn.nowrap
   def describe(self) -> tuple[Layer, ...]:
@@ -158,6 +158,12 @@ class Backbone(nn.Module):
   def final(self, x: Features) -> Features:
     """Turns the last block's output into features for the heads."""
     return x
+
+
+def evenly(total: int, count: int) -> tuple[int, ...]:
+  """Returns the sizes of `count` parts of a row of `total`, as equal as can be."""
+  ends = [-(-total * place // count) for place in range(count + 1)]
+  return tuple(end - start for start, end in itertools.pairwise(ends))
 
 
 def each_group(layer: Callable[[Features], Features], x: Features) -> Features:

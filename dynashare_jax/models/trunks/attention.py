@@ -10,7 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynashare_jax.models import norm
+from dynashare_jax.models import fusions
 from dynashare_jax.models import series
 from dynashare_jax.models.backbones import base
 from dynashare_jax.models.trunks import contract
@@ -32,7 +32,7 @@ class Place(NamedTuple):
   pool: int
 
 
-class Layer(NamedTuple):
+class Style(NamedTuple):
   """What the layers beside a backbone take over from it.
 
   Attributes:
@@ -45,6 +45,10 @@ class Layer(NamedTuple):
   causal: bool
   dtype: Any
 
+  def normed(self, name: str, x: jax.Array, pass_: base.Pass) -> jax.Array:
+    """Normalises the output of a layer, within a compact module."""
+    return fusions.normed(self.norm, self.dtype, name, x, pass_)
+
 
 class Mask(nn.Module):
   """Weighs features by a mask in [0, 1], which is computed from an early map and what came before.
@@ -52,14 +56,14 @@ class Mask(nn.Module):
   Attributes:
     width: channels of the features.
     middle: channels between the two 1-wide layers.
-    layer: see `Layer`.
+    style: see `Style`.
 
   Source: Liu et al. 2019, Eqs. 2 and 3.
   """
 
   width: int
   middle: int
-  layer: Layer
+  style: Style
 
   @nn.compact
   def __call__(
@@ -67,9 +71,9 @@ class Mask(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """Returns the weighed features `[1, B, ..., C]`, and the mask."""
     x = early if before is None else jnp.concatenate([early, before], -1)
-    dense = lambda width, name: nn.Dense(width, dtype=self.layer.dtype, name=name)
-    x = nn.relu(_normed(dense(self.middle, "reduce")(x), "norm_0", self.layer, pass_))
-    mask = nn.sigmoid(_normed(dense(self.width, "widen")(x), "norm_1", self.layer, pass_))
+    dense = lambda width, name: nn.Dense(width, dtype=self.style.dtype, name=name)
+    x = nn.relu(self.style.normed("norm_0", dense(self.middle, "reduce")(x), pass_))
+    mask = nn.sigmoid(self.style.normed("norm_1", dense(self.width, "widen")(x), pass_))
     return mask * features, mask
 
 
@@ -81,40 +85,40 @@ class Extract(nn.Module):
     bottleneck: whether it is a bottleneck with a projection, a quarter as wide in between; else one
       3-wide layer.
     pool: see `Place`.
-    layer: see `Layer`.
+    style: see `Style`.
   """
 
   width: int
   bottleneck: bool
   pool: int
-  layer: Layer
+  style: Style
 
   @nn.compact
   def __call__(self, x: jax.Array, pass_: base.Pass) -> jax.Array:
     """Maps `[G, B, ..., C]` to `[G, B, ..., width]`."""
     if not self.bottleneck:
       x = self._convolved(x, self.width, 3, 0, pass_, bias=True)
-      return pooled(nn.relu(x), self.pool, self.layer.causal)
+      return pooled(nn.relu(x), self.pool, self.style.causal)
     z, inner = x, self.width // 4
     for index, (width, kernel) in enumerate(((inner, 1), (inner, 3), (self.width, 1))):
       z = self._convolved(nn.relu(z) if index else z, width, kernel, index, pass_)
     z = nn.relu(z + self._convolved(x, self.width, 1, 3, pass_))
-    return pooled(z, self.pool, self.layer.causal)
+    return pooled(z, self.pool, self.style.causal)
 
   def _convolved(
     self, x: jax.Array, width: int, kernel: int, index: int, pass_: base.Pass, bias: bool = False
   ) -> jax.Array:
     """After a convolution (of vectors a linear layer) and its norm."""
     dims = x.ndim - 3
-    made = {"use_bias": bias, "dtype": self.layer.dtype, "name": f"conv_{index}"}
+    made = {"use_bias": bias, "dtype": self.style.dtype, "name": f"conv_{index}"}
     layer: nn.Module
     if dims:
       side = (kernel - 1) // 2
-      ends = (kernel - 1, 0) if self.layer.causal and dims == 1 else (side, side)
+      ends = (kernel - 1, 0) if self.style.causal and dims == 1 else (side, side)
       layer = nn.Conv(width, (kernel,) * dims, padding=(ends,) * dims, **made)
     else:
       layer = nn.Dense(width, **made)
-    return _normed(base.each_group(layer, x), f"norm_{index}", self.layer, pass_)
+    return self.style.normed(f"norm_{index}", base.each_group(layer, x), pass_)
 
 
 class AttentionTrunk(contract.Trunk):
@@ -127,7 +131,7 @@ class AttentionTrunk(contract.Trunk):
     tasks: how many.
     stages: whether places are the segments, with a shared extractor between them, else all blocks,
       with one of each task after every one.
-    layer: see `Layer`.
+    style: see `Style`.
 
   Source: Liu et al. 2019 (MTAN). By blocks as the parameters in AdaShare's tables have it; by
     stages as Vandenhende et al. 2021 have it for ResNets.
@@ -138,7 +142,7 @@ class AttentionTrunk(contract.Trunk):
   backbone: Any
   tasks: int
   stages: bool
-  layer: Layer
+  style: Style
 
   @property
   def units(self) -> int:
@@ -198,13 +202,13 @@ class AttentionTrunk(contract.Trunk):
       (t, p): Mask(
         places[p].width,
         places[p].width // (4 if self.stages else 1),
-        self.layer,
+        self.style,
         name=f"mask_{t}_{p}",
       )
       for t, p in every
     }
     extract = lambda p, name: Extract(
-      places[p].following, self.stages, places[p].pool, self.layer, name=name
+      places[p].following, self.stages, places[p].pool, self.style, name=name
     )
     if self.stages:
       self.between = [extract(p, f"between_{p}") for p in range(len(places) - 1)]
@@ -279,10 +283,3 @@ def pooled(x: jax.Array, size: int, causal: bool) -> jax.Array:
     pads.append((front, out * size - front - x.shape[axis]))
   window = (size,) * len(pads)
   return base.each_group(lambda a: nn.max_pool(a, window, window, pads), x)
-
-
-def _normed(x: jax.Array, name: str, layer: Layer, pass_: base.Pass) -> jax.Array:
-  """After a norm."""
-  if not layer.norm:
-    return nn.LayerNorm(dtype=layer.dtype, name=name)(x)
-  return pass_.normalise(norm.layer(layer.norm, layer.dtype, name), x)

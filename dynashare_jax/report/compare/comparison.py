@@ -174,7 +174,7 @@ def _cost_columns(runs: gains.Runs) -> _Block:
     bodies.append(
       [
         tables.Cell(ranks[label], digits=2),
-        _steady(tables.mean_std([_parameters(r) for r in results], digits=0)),
+        _steady(tables.mean_std([_parameters(r, "batch_stats") for r in results], digits=0)),
         _steady(tables.mean_std(executed, digits=1)),
         tables.mean_std(steps, digits=3),
       ]
@@ -196,11 +196,7 @@ def _cost_columns(runs: gains.Runs) -> _Block:
 
 def _backbones(runs: gains.Runs) -> Callable[[workdir_lib.Json], float]:
   """Counts parameters as the papers do: without heads, with buffers, over one backbone's."""
-
-  def counted(results: workdir_lib.Json) -> float:
-    counts = results.get("parameters") or {}
-    return float(sum(n or 0 for group, n in counts.items() if group != "heads")) or math.nan
-
+  counted = functools.partial(_parameters, without="heads")
   reference = gains.baseline(runs)
   if reference is None:
     return lambda results: math.nan
@@ -275,12 +271,12 @@ def _means(runs: gains.Runs) -> dict[str, dict[str, dict[str, float]]]:
   return found
 
 
-def _parameters(results: workdir_lib.Json) -> float:
-  """Trainable parameters; NaN where the results have no counts."""
+def _parameters(results: workdir_lib.Json, without: str) -> float:
+  """Numbers in all groups but one; NaN where the results have no counts."""
   counts = results.get("parameters") or {}
   if not counts:
     return math.nan
-  return float(sum(count or 0 for group, count in counts.items() if group != "batch_stats"))
+  return float(sum(count or 0 for group, count in counts.items() if group != without))
 
 
 def _part(table: tables.Table, groups: Sequence[str]) -> tables.Table:
