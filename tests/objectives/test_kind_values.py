@@ -135,6 +135,43 @@ def test_colour_averages_the_errors_of_its_three_channels():
   assert inside(np.array([-0.1, 0.0, 1.0, 1.1])).tolist() == [False, True, True, False]
 
 
+def _log_odds(probabilities):
+  """Logits `[n, 1, W, 1]` of probabilities `[n, W]`."""
+  share = np.asarray(probabilities)[:, None, :, None]
+  return np.log(share) - np.log1p(-share)
+
+
+def test_saliency_by_hand():
+  task = TaskSpec("saliency", "saliency")
+  told = [[0.95, 0.57, 0.27, 0.1], [0.32, 0.77, 0.1, 0.1], [0.9] * 4]
+  target = np.array([[[1, 1, 0, 0]], [[1, 0, 0, 255]], [[255] * 4]])
+  logits, valid = _log_odds(told), target != 255
+  # Best at 0.3: overlaps 2 of 2 and 1 of 2, precisions 1 and 1/2, all is found. At 0.2 the
+  # first has an overlap of 2 of 3, from 0.35 on the second has none. The third has no label.
+  got = _finish(task, logits, target, valid)
+  assert got == pytest.approx({"max_iou": 75.0, "max_f": 100 * 2 * 0.75 / 1.75})
+  right = -np.log([0.95, 0.57, 0.73, 0.9, 0.32, 0.23, 0.9])
+  assert _mean(task, logits, target, valid) == pytest.approx(right.mean(), rel=1e-5)
+  # Nothing salient and nothing said is right; there is no precision to speak of.
+  nothing = np.zeros((1, 1, 4), int)
+  empty = _finish(task, _log_odds([[0.1] * 4]), nothing, nothing == 0)
+  assert empty == {"max_iou": 100.0, "max_f": 0.0}
+
+
+def test_edges_by_hand():
+  task = TaskSpec("edges", "edges")
+  target = np.array([[[1, 0, 1, 0, 7]]])
+  logits, valid = _log_odds([[0.905, 0.605, 0.305, 0.105, 0.5]]), target != 7
+  got = _finish(task, logits, target, valid)
+  # From 0.11 to 0.3 three are said, two are right, two are edges.
+  assert got["pixel_f"] == pytest.approx(100 * 2 * 2 / (3 + 2))
+  wrong = -0.95 * np.log([0.905, 0.305]).sum() - 0.05 * np.log([0.395, 0.895]).sum()
+  assert got["loss"] == pytest.approx(wrong / 4, rel=1e-5)
+  assert _mean(task, logits, target, valid) == pytest.approx(wrong / 4, rel=1e-5)
+  none = _finish(task, logits, 0 * target, valid)
+  assert np.isnan(none["pixel_f"]) and none["loss"] > 0
+
+
 @pytest.mark.parametrize("shape", [(60,), (60, 1)])
 def test_binary_against_sklearn(shape):
   task = TaskSpec("income", "binary", positive_weight=5.0)
@@ -147,6 +184,7 @@ def test_binary_against_sklearn(shape):
     {
       "auc": 100 * metrics.roc_auc_score(truth, score),
       "average_precision": 100 * metrics.average_precision_score(truth, score),
+      "accuracy": 100 * metrics.accuracy_score(truth, score > 0),
     }
   )
   share = 1 / (1 + np.exp(-score))
@@ -187,6 +225,7 @@ def test_multilabel_against_sklearn(single):
       "auc_macro": 100 * metrics.roc_auc_score(truth, score),
       "auc_micro": 100 * metrics.roc_auc_score(truth, score, average="micro"),
       "average_precision": 100 * metrics.average_precision_score(truth, score),
+      "accuracy": 100 * np.mean((score > 0) == truth),
     }
   )
 
@@ -198,6 +237,7 @@ def test_multilabel_with_single_labels_missing():
   logits = np.array([[-1.0, 9.0], [2, 1], [9, 0], [0, 2]])
   got = _finish(task, logits, target, valid)
   assert got["auc_macro"] == pytest.approx(100 * (1.0 + 0.5) / 2)
+  assert got["accuracy"] == pytest.approx(100 * 5 / 6)
   assert np.isfinite(_mean(task, logits, target, valid))
   constant = kinds.find("multilabel").constant(task, target, valid)
   np.testing.assert_allclose(constant, np.log([0.5, 0.5]), rtol=1e-5)

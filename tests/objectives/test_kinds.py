@@ -33,6 +33,7 @@ def _examples():
   colours = np.abs(np.tanh(normals))
   numbers = RNG.normal(size=(BATCH, 2)).astype(np.float32)
   yes, labels = _classes((BATCH,), 2), _classes((BATCH, 3), 2)
+  pixels = _classes(dense, 2)
   spec = TaskSpec
   return {
     "segmentation": (spec("s", "segmentation", 5), seg, 4 * np.eye(5)[seg]),
@@ -40,6 +41,8 @@ def _examples():
     "normals": (spec("n", "normals", 3), normals, 3 * normals),
     "colour": (spec("a", "colour", 3), colours, colours),
     "regression": (spec("r", "regression", 2), maps, maps),
+    "saliency": (spec("y", "saliency", positive_weight=2.0), pixels, 8.0 * pixels[..., None] - 4),
+    "edges": (spec("e", "edges"), pixels, 8.0 * pixels[..., None] - 4),
     "number": (spec("x", "number", 2, unit="kg"), numbers, numbers),
     "binary": (spec("b", "binary", positive_weight=2.0), yes, 8.0 * yes[:, None] - 4),
     "multilabel": (spec("m", "multilabel", 3), labels, 8.0 * labels - 4),

@@ -159,6 +159,18 @@ class Classes(Kind):
     return row.reshape((1,) * (target.ndim - 1) + (-1,))
 
 
+class YesNo(Kind):
+  """A kind whose labels are yes (1) and no (0)."""
+
+  def allowed(self, task: TaskSpec) -> Rule:
+    """Returns that 0 and 1 are allowed."""
+    return "0 and 1", lambda labels: (labels == 0) | (labels == 1)
+
+  def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
+    """Counts no and yes."""
+    return class_counts(target[valid], 2)
+
+
 def class_counts(labels: np.ndarray, classes: int) -> tuple[np.ndarray, int]:
   """Counts the labels of every class, `[classes]`, and all that are class ids."""
   ids = labels[np.isfinite(labels)].astype(np.int64)

@@ -13,12 +13,13 @@ from dynashare_jax.ops import ranking
 from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 
-class Binary(base.Kind):
+class Binary(base.YesNo):
   """Yes (1) or no (0); logits are log-odds, `[B, 1]` or `[B]`, or `[B, time]` as the targets."""
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
-    """Returns area under the ROC curve and average precision."""
-    return (Metric("auc", True, "%"), Metric("average_precision", True, "%"))
+    """Returns area under the ROC curve, average precision, and accuracy at a half."""
+    ranked = (Metric("auc", True, "%"), Metric("average_precision", True, "%"))
+    return (*ranked, Metric("accuracy", True, "%", in_delta=False))
 
   def loss(self, task: TaskSpec, logits: Array, target: Array, valid: Array) -> Sums:
     """Returns the cross-entropy in nats; `positive_weight` multiplies that of a yes.
@@ -48,6 +49,7 @@ class Binary(base.Kind):
     return {
       "auc": 100.0 * ranking.roc_auc(logit, target),
       "average_precision": 100.0 * ranking.average_precision(logit, target),
+      "accuracy": accuracy(logit, target),
     }
 
   def predict(self, task: TaskSpec, logits: Array) -> Array:
@@ -60,20 +62,17 @@ class Binary(base.Kind):
     """Returns the log-odds of the training base rate, within +-20."""
     return log_odds(np.asarray(target)[np.asarray(valid, bool)].reshape(-1, 1))
 
-  def allowed(self, task: TaskSpec) -> base.Rule:
-    """Returns that 0 and 1 are allowed."""
-    return "0 and 1", lambda labels: (labels == 0) | (labels == 1)
-
-  def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
-    """Counts no and yes."""
-    return base.class_counts(target[valid], 2)
-
 
 def _flat(logits: Array, shape: tuple[int, ...]) -> Array:
   """Brings logits `[B, 1]`, `[B]` or `[B, time]` to the targets' shape."""
   if logits.ndim == len(shape) + 1:
     logits = alignment.one_channel(logits, len(shape))
   return alignment.like(logits, shape)
+
+
+def accuracy(logit: np.ndarray, target: np.ndarray) -> float:
+  """Returns the share of labels that log-odds above 0 tell, percent; nan without a label."""
+  return alignment.ratio(np.sum((logit > 0) == (target > 0)), target.size, 100.0)
 
 
 def log_odds(labels: np.ndarray) -> np.ndarray:

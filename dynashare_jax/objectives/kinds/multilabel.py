@@ -16,18 +16,19 @@ class Multilabel(binary.Binary):
   """Labels `[B, K]`; `valid` is `[B]`, or `[B, K]` when single labels are missing."""
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
-    """Returns macro and micro AUC, and macro average precision."""
+    """Returns macro and micro AUC, macro average precision, and mean accuracy at a half."""
     return (
       Metric("auc_macro", True, "%"),
       Metric("auc_micro", True, "%"),
       Metric("average_precision", True, "%"),
+      Metric("accuracy", True, "%", in_delta=False),
     )
 
   def finish(self, task: TaskSpec, sums: base.Leaves, scores: base.Leaves) -> dict[str, float]:
     """Ranks all examples at once; percent.
 
     Macro averages the labels for which both classes occur; micro ranks the
-    labels of all examples together.
+    labels of all examples together. Accuracy is the mean over all labels of all examples.
     """
     logit = np.asarray(scores["logit"]).reshape(-1, task.outputs)
     target = np.asarray(scores["target"]).reshape(-1, task.outputs)
@@ -39,6 +40,7 @@ class Multilabel(binary.Binary):
       "auc_macro": 100.0 * macro,
       "auc_micro": 100.0 * micro,
       "average_precision": 100.0 * precision,
+      "accuracy": binary.accuracy(logit[valid], target[valid]),
     }
 
   def predict(self, task: TaskSpec, logits: Array) -> Array:
