@@ -8,6 +8,7 @@ processes, workers or devices, and data in memory or streamed all see the same e
 from __future__ import annotations
 
 import dataclasses
+import functools
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Augmentation:
       inverse ones), as coming nearer would; the authors leave them.
     normals_negated: whether mirroring negates the x component of normals; the
       authors leave it on NYU v2.
+    padding: black pixels on every side of the scaled picture, before the crop.
 
   Source: AdaShare's data loaders (scale 0.5 to 1.5, mirror, centre pad, random
     crop); the picture bilinear, labels nearest.
@@ -68,13 +70,14 @@ class Augmentation:
   jitter: float = 0.0
   depth_scaled: bool = True
   normals_negated: bool = True
+  padding: int = 0
 
   def __post_init__(self) -> None:
     """Checks the ranges.
 
     Raises:
-      ValueError: a crop below 1 pixel, scales that are not 0 < low <= high, or
-        a jitter outside [0, 1].
+      ValueError: a crop below 1 pixel, scales that are not 0 < low <= high, a jitter
+        outside [0, 1], or a padding below 0.
     """
     if min(self.crop) < 1:
       raise ValueError(f"The crop {self.crop} must be a height and a width of at least 1 pixel.")
@@ -82,6 +85,8 @@ class Augmentation:
       raise ValueError(f"The scales {self.scales} must be (low, high) with 0 < low <= high.")
     if not 0 <= self.jitter <= 1:
       raise ValueError(f"The jitter must be in [0, 1], but is {self.jitter}.")
+    if self.padding < 0:
+      raise ValueError(f"The padding must be at least 0 pixels, but is {self.padding}.")
 
   def draw(self, seed: int, stream: str, positions: Int[np.ndarray, "..."]) -> Draw:
     """Draws for places in the order of training.
@@ -129,8 +134,9 @@ class Augmentation:
 
   def _apply(self, example: types.Batch, draw: Draw, xp: ModuleType) -> types.Batch:
     height, width = example.inputs.shape[:2]
-    rows = _axis(xp, height, self.crop[0], draw.scale, draw.row, False)
-    columns = _axis(xp, width, self.crop[1], draw.scale, draw.column, draw.mirror)
+    axis = functools.partial(_axis, xp, self.padding, draw.scale)
+    rows = axis(height, self.crop[0], draw.row, False)
+    columns = axis(width, self.crop[1], draw.column, draw.mirror)
     inside = rows.inside[:, None] & columns.inside[None, :]
     picture = _bilinear(xp, example.inputs, rows, columns)
     if self.jitter:
@@ -164,10 +170,12 @@ class _Axis(NamedTuple):
   weight: Any  # float32 [crop], of the other neighbour
 
 
-def _axis(xp: ModuleType, size: int, crop: int, scale: Any, place: Any, mirror: Any) -> _Axis:
-  """Scales an axis, pads both its ends to the crop, and cuts the crop out."""
+def _axis(
+  xp: ModuleType, padding: int, scale: Any, size: int, crop: int, place: Any, mirror: Any
+) -> _Axis:
+  """Scales an axis, pads both its ends, at least to the crop, and cuts the crop out."""
   scaled = xp.maximum(xp.floor(xp.float32(size) * scale + xp.float32(0.5)), xp.float32(1))
-  padded = xp.maximum(scaled, xp.float32(crop))
+  padded = xp.maximum(scaled + xp.float32(2 * padding), xp.float32(crop))
   before = xp.floor((padded - scaled) / 2)
   offset = xp.floor(place * (padded - xp.float32(crop) + 1))
   at = xp.arange(crop, dtype=xp.float32) + offset - before

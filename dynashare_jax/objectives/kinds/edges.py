@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 from jax import numpy as jnp
 import numpy as np
 
@@ -65,7 +64,7 @@ class Edges(saliency.Saliency):
     return super().constant(task, target, valid) + np.log(np.float32(WEIGHT / (1 - WEIGHT)))
 
 
-def _balanced(logits: Array, target: Array) -> jax.Array:
+def _balanced(logits: Array, target: Array) -> Array:
   """The loss of every pixel."""
   plain = losses.binary_cross_entropy(logits[..., 0], target, WEIGHT / (1 - WEIGHT))
   return (1 - WEIGHT) * plain

@@ -50,7 +50,7 @@ class Saliency(base.YesNo, base.Dense):
     yes = ((target > 0) & valid)[..., None]
     pixels = lambda of: jnp.sum(of, (1, 2), dtype=jnp.int32)
     hits, said, yes = pixels(said & yes), pixels(said), pixels(yes)
-    either, known = said + yes - hits, valid.any((1, 2))
+    either, known = said + yes - hits, jnp.any(valid, (1, 2))
     share = lambda count: hits / jnp.maximum(count, 1).astype(jnp.float32)
     mean = lambda of: jnp.sum(jnp.where(known[:, None], of, 0.0), 0)
     return {

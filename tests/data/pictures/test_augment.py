@@ -66,6 +66,18 @@ def test_nothing_drawn_changes_nothing():
   _equal(augment.example(example, _draw()), example)
 
 
+def test_padding_moves_the_crop_over_the_picture_and_black_around_it():
+  example = _example()
+  augment = transforms.Augmentation(TASKS, (12, 16), (1.0, 1.0), padding=4)
+  wide = np.pad(example.inputs, ((4, 4), (4, 4), (0, 0)))
+  for place, (top, left) in ((0.0, (0, 0)), (0.5, (4, 4)), (0.999, (8, 8))):
+    for mirror in (False, True):
+      found = augment.example(example, _draw(mirror=mirror, row=place, column=place))
+      whole = wide[:, ::-1] if mirror else wide
+      np.testing.assert_array_equal(found.inputs, whole[top : top + 12, left : left + 16])
+  assert not found.valid["depth"][8:].any() and not found.valid["depth"][:, 12:].any()
+
+
 def test_mirroring_exchanges_left_and_right_and_turns_normals():
   example = _example()
   augment = transforms.Augmentation(TASKS, (12, 16))
@@ -195,6 +207,8 @@ def test_wrong_values_are_refused():
     transforms.Augmentation(TASKS, (0, 4))
   with pytest.raises(ValueError, match="in \\[0, 1\\], but is 1.5"):
     transforms.Augmentation(TASKS, (4, 4), jitter=1.5)
+  with pytest.raises(ValueError, match="padding must be at least 0 pixels, but is -1"):
+    transforms.Augmentation(TASKS, (8, 8), padding=-1)
 
 
 def _mirrored(geometry: render.Geometry) -> render.Geometry:
