@@ -3,8 +3,9 @@
   python -m dynashare_jax.main --config=configs/multimnist.py --config.data_dir=DIR
 
 DIR holds a folder `mnist` with the four files of MNIST; `:fashion` (two items) needs
-`fashion_mnist`, `:fashion_and_mnist` (a digit on the left, an item on the right) both. See
-docs/data.md.
+`fashion_mnist`, `:fashion_and_mnist` (a digit on the left, an item on the right) both.
+`:disjoint5` and `:disjoint2` are no overlays: single Fashion items, whose classes 5 tasks of 2 or
+2 tasks of 5 share out, so that each picture has a label of one task. See docs/data.md.
 """
 
 import os
@@ -13,6 +14,10 @@ import runpy
 import ml_collections
 
 _BASE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "base.py")
+DISJOINT = {
+  "disjoint5": ("classes_01", "classes_23", "classes_45", "classes_67", "classes_89"),
+  "disjoint2": ("classes_01234", "classes_56789"),
+}
 
 
 def get_config(kind: str = "mnist") -> ml_collections.ConfigDict:
@@ -29,6 +34,19 @@ def get_config(kind: str = "mnist") -> ml_collections.ConfigDict:
       weights=dict(left=1.0, right=1.0),
     )
   )
+
+  if kind in DISJOINT:
+    every = sum(DISJOINT.values(), ())
+    config.dataset = "split_fashion"
+    config.data = ml_collections.ConfigDict(
+      dict(
+        tasks=DISJOINT[kind],
+        weights=dict.fromkeys(every, 1.0),
+        validation_share=0.1,  # of the training pictures of every class
+        split_seed=0,
+      )
+    )
+    config.train.sampling = "tasks"  # each has its share of every batch
 
   config.model.widths = (16, 32, 48, 64)
   config.model.strides = (1, 2, 2, 1)
