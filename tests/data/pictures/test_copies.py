@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from data.celeba import test_dataset as test_celeba
 from data.cityscapes import test_dataset as test_cityscapes
 from data.nyuv2 import test_dataset as test_nyuv2
 from data.taskonomy import test_dataset as test_taskonomy
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from dynashare_jax import types
+from dynashare_jax.data.celeba import dataset as celeba
 from dynashare_jax.data.cityscapes import dataset as cityscapes
 from dynashare_jax.data.nyuv2 import dataset as nyuv2
 from dynashare_jax.data.pictures import store_writer
@@ -20,6 +22,12 @@ pytest.importorskip("tensorflow_datasets")
 
 ALL = ("segmentation", "normals", "depth")
 CASES = {
+  "celeba-official": (
+    celeba,
+    test_celeba,
+    lambda path: test_celeba._write(path),
+    {"tasks": ("clothes", "Bald", "gender")},
+  ),
   "nyuv2-adashare": (
     nyuv2,
     test_nyuv2,
