@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import functools
 import importlib
 import os
@@ -48,7 +47,7 @@ def read(path: str, field: str) -> np.ndarray:
   if path.endswith(".npy"):
     array = files.read_array(path)
   elif path.endswith(".mat"):
-    array = variable(read_mat(path), field, path)
+    array = files.read_mat(path, field)
   else:
     array = files.read_picture(path) if field == "segmentation" else files.read_colour(path)
   return _checked(field, array)
@@ -91,27 +90,3 @@ def open_labeled(path: str, process: int) -> Any:
     arrays.close()
     raise ValueError(f"{path} has no {' and no '.join(lacking)}.")
   return arrays
-
-
-def read_mat(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Reads a MATLAB file of version 5.
-
-  Raises:
-    ValueError: it is missing or damaged.
-  """
-  scipy_io = importlib.import_module("scipy.io")
-  try:
-    return dict(scipy_io.loadmat(path))
-  except (OSError, ValueError, TypeError, NotImplementedError) as error:
-    raise ValueError(f"Cannot read {os.fspath(path)} ({type(error).__name__}: {error}).") from error
-
-
-def variable(arrays: Mapping[str, Any], name: str, path: str | os.PathLike[str]) -> np.ndarray:
-  """Returns an array of what `read_mat` read.
-
-  Raises:
-    ValueError: it is not there.
-  """
-  if name not in arrays:
-    raise ValueError(f"{os.fspath(path)} holds no {name!r}.")
-  return np.asarray(arrays[name])

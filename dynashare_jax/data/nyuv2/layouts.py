@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from dynashare_jax.data.nyuv2 import classes as nyuv2_classes
 from dynashare_jax.data.nyuv2 import files as nyuv2_files
 from dynashare_jax.data.pictures import dataset as dense
+from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
 from dynashare_jax.data.pictures import store
 
@@ -92,10 +93,9 @@ def _official(folder: pathlib.Path) -> _Form:
   path, splits = folder / LABELED, folder / SPLITS
   count = nyuv2_files.open_labeled(str(path), os.getpid())["images"].shape[0]
   if splits.is_file():
-    split = nyuv2_files.read_mat(splits)
     keys = {}
     for name in ("train", "test"):
-      frames = nyuv2_files.variable(split, f"{name}Ndxs", splits).ravel()
+      frames = files.read_mat(splits, f"{name}Ndxs").ravel()
       if frames.size and not 1 <= frames.min() <= frames.max() <= count:
         raise ValueError(
           f"{splits} names frames {frames.min()} to {frames.max()}, but {path} has {count}."
@@ -131,8 +131,8 @@ def _adashare(folder: pathlib.Path) -> _Form:
 
 def _mtan(folder: pathlib.Path) -> _Form:
   """Arrays of MTAN, whose validation is the published test split."""
-  files = ("image/{}.npy", "label/{}.npy", "normal/{}.npy", "depth/{}.npy")
-  patterns = dict(zip(("image", *TASKS), files, strict=True))
+  names = ("image/{}.npy", "label/{}.npy", "normal/{}.npy", "depth/{}.npy")
+  patterns = dict(zip(("image", *TASKS), names, strict=True))
   train, test = (dense_layouts.numbered(folder, part, patterns) for part in ("train", "val"))
   return _Form({"train": tuple(train), "test": tuple(test)}, {**train, **test}, 13, 0, [-1])
 

@@ -62,6 +62,25 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
+def read_mat(path: str | os.PathLike[str], name: str, simple: bool = False) -> Any:
+  """Reads a variable of a MATLAB file of version 5.
+
+  Args:
+    simple: return structures as dictionaries, lists of them as arrays or lists, and drop axes of
+      length 1; else the variable is an array.
+
+  Raises:
+    ValueError: the file is missing or damaged, or has no such variable.
+  """
+  from scipy import io  # Takes a while, and few data sets need it.
+
+  with _named(path):
+    found = io.loadmat(path, variable_names=[name], simplify_cells=simple)
+  if name not in found:
+    raise ValueError(f"{os.fspath(path)} holds no {name!r}.")
+  return found[name]
+
+
 def resize_colour(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes a photograph, uint8 `[H, W, 3]`, or a float channel; bilinear, of all pixels."""
   if image.shape[:2] == tuple(size):

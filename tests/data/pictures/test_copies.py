@@ -5,6 +5,7 @@ from __future__ import annotations
 from data.celeba import test_dataset as test_celeba
 from data.cityscapes import test_dataset as test_cityscapes
 from data.nyuv2 import test_dataset as test_nyuv2
+from data.pascal_context import test_dataset as test_pascal
 from data.taskonomy import test_dataset as test_taskonomy
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from dynashare_jax import types
 from dynashare_jax.data.celeba import dataset as celeba
 from dynashare_jax.data.cityscapes import dataset as cityscapes
 from dynashare_jax.data.nyuv2 import dataset as nyuv2
+from dynashare_jax.data.pascal_context import dataset as pascal_context
 from dynashare_jax.data.pictures import store_writer
 from dynashare_jax.data.taskonomy import dataset as taskonomy
 
@@ -28,6 +30,7 @@ CASES = {
     lambda path: test_celeba._write(path),
     {"tasks": ("clothes", "Bald", "gender")},
   ),
+  "pascal_context-astmt": (pascal_context, test_pascal, lambda path: test_pascal._write(path), {}),
   "nyuv2-adashare": (
     nyuv2,
     test_nyuv2,
