@@ -91,5 +91,6 @@ class Saliency(base.YesNo, base.Dense):
     return jnp.log(mean) - jnp.log1p(-mean)
 
   def pictures(self, task: TaskSpec, values: np.ndarray) -> tuple[base.Picture, ...]:
-    """Returns labels as the probabilities that predictions are."""
-    return super().pictures(task, values.astype(np.float32))
+    """Returns labels, or probabilities, as grey from no to yes."""
+    grey = np.repeat(values.astype(np.float32)[..., None], 3, -1)
+    return (base.Picture(task.name, grey, "black no, white yes"),)

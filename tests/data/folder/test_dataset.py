@@ -242,6 +242,18 @@ def test_regression_has_channels_scale_and_offset(raw):
   assert example.valid["flow"].sum() == 23
 
 
+def test_yes_and_no_are_mapped_as_classes_are(raw):
+  for name in NAMES:
+    _save(raw / "masks" / f"{name}.png", np.uint8([[0, 0, 255, 255, 7, 0]] * SIZE[0]))
+  task = {"labels": "masks", "classes": 2, "map": {0: 0, 255: 1}, "ignore": 7}
+  tasks = {kind: {"kind": kind, **task} for kind in ("saliency", "edges")}
+  _write(raw, _description(tasks=tasks))
+  example = _build(raw).source("test")[0]
+  for kind in tasks:
+    assert example.targets[kind][1].tolist() == [0, 0, 1, 1, 0, 0]
+    assert example.valid[kind][1].tolist() == [True] * 4 + [False, True]
+
+
 def test_everything_is_resized_alike(raw):
   dataset = _build(raw, height=2, width=3)
   example = dataset.source("train")[0]
@@ -387,7 +399,7 @@ def test_errors_name_file_key_and_what_is_allowed(raw, change, message):
     ),
     (
       {"kind": "deep"},
-      "tasks.depth.kind: must be one of colour, depth, normals, regression,"
+      "tasks.depth.kind: must be one of colour, depth, edges, normals, regression, saliency,"
       " segmentation, but is 'deep'. Did you mean 'depth'[?]",
     ),
     ({"kind": "segmentation"}, "tasks.depth.scale is unknown for a segmentation task. Known are"),
