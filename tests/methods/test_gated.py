@@ -11,7 +11,9 @@ from dynashare_jax import infer
 from dynashare_jax.infer import cost
 from dynashare_jax.infer import export
 from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import channel_gates
+from dynashare_jax.train import step as step_lib
 
 VALUES = {
   "method": "gated",
@@ -69,30 +71,22 @@ def test_an_artefact_holds_what_is_kept(run, trained, tmp_path):
   assert about["weights"] < sum(leaf.size for leaf in jax.tree.leaves(trained.lean().variables))
   inputs = np.asarray(run.experiment.dataset.arrays("test").inputs[:3])
   logits, _ = jax.jit(trained.forward())(trained.variables, jnp.asarray(inputs))
-  kind = model({"vector": inputs})
+  found = model(inputs)
   task = run.experiment.tasks[1]
-  from dynashare_jax.objectives import kinds
-
   wanted = kinds.find(task.kind).predict(task, logits["b"])
-  np.testing.assert_allclose(kind["b"], wanted, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(found["b"], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_warm_up_gives_every_task_one_column_or_the_other(run):
   experiment = run.experiment
   sharing, seen = experiment.sharing, set()
-  for step in range(12):
-    moving = sharing_moving(experiment, step)
+  for step in range(24):
+    moving = step_lib.moving_of(sharing, experiment.method.phases[0], 0, step, step, {})
     gates = sharing.control("own or shared columns", {}, moving, step, 8)
     rows = np.concatenate([np.asarray(g) for g in gates.values()], 1)
     assert (rows == rows[:, :1]).all()
     seen.add(tuple(rows[:, 0]))
   assert seen == {(0, 0), (0, 1), (1, 0), (1, 1)}
-
-
-def sharing_moving(experiment, step):
-  from dynashare_jax.train import step as step_lib
-
-  return step_lib.moving_of(experiment.sharing, experiment.method.phases[0], 0, step, step, {})
 
 
 def test_one_task_has_all_to_itself(build):
