@@ -178,6 +178,15 @@ def get_config() -> ml_collections.ConfigDict:
   elastic.size = 0.25  # of the selector: its width over the backbone's
   elastic.lr = 1e-3  # of the selector, constant, with Adam
 
+  config.gated = gated = ml_collections.ConfigDict()  # gated
+  gated.inner = False  # gates of the layers within blocks, too
+  gated.targets = (0.5,)  # most use of own channels: of all tasks, or one a task
+  gated.use = "channels"  # mean over places; or work: weighed by it, so that targets are budgets
+  gated.weight = 0.05  # of Eq. 4, times the mean number of channels of a place
+  gated.start = "scratch"  # or single: after train.warmup_steps of own columns and a shared one
+  gated.lr = 0.01  # of gates and mixtures, constant, with Adam
+  gated.fixed = 0.25  # last share of train.steps, in which gates are fixed
+
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped
@@ -232,6 +241,7 @@ def get_config() -> ml_collections.ConfigDict:
   compat.sparsity = "code"  # -log(1 - alpha); or paper: Eq. 3
   compat.instance = "code"  # or paper: Eq. 5
   compat.gates = "argmax"  # at test; or sampled
+  compat.mix = "after"  # the gates; or before: Eq. 3 of GatedMTL, which nothing can be cut out of
   compat.selection = "validation"  # or test
   compat.metrics = "pooled"  # over all pixels; or authors
   return config

@@ -24,7 +24,8 @@ PLANNED = "planned"
 GATED = "planned + gated"
 SEPARATE = "single-task networks"
 WHOLE = "whole network"
-WAYS = (MASKED, PLANNED, GATED, WHOLE, SEPARATE)
+LEAN = "closed channels cut out"
+WAYS = (MASKED, PLANNED, GATED, WHOLE, LEAN, SEPARATE)
 
 
 # Numbers that an execution reads, by parameter group; `batch_stats` are running averages of batch
@@ -118,7 +119,7 @@ def subjects(
   if columns:
     separate = trained
   every = tuple(range(len(trained.tasks)))
-  scopes = {ALL: every}
+  scopes, lean = {ALL: every}, trained.lean()
   if len(every) > 1:
     scopes |= {task.name: (t,) for t, task in enumerate(trained.tasks)}
   found: list[Subject] = []
@@ -126,6 +127,7 @@ def subjects(
     cut = lambda model, tasks=tasks: model if tasks == every else model.only(tasks)
     if not columns:
       found += _shared(scope, cut(trained), None if rate is None else rate[list(tasks)])
+      found += [] if lean is trained else [_subject(scope, LEAN, cut(lean))]
     if separate is not None:
       found.append(_subject(scope, SEPARATE, cut(separate)))
   return tuple(found)

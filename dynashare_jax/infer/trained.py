@@ -93,6 +93,16 @@ class Trained:
       experiment.network, experiment.sharing, self.structure, execution=execution, **options
     )
 
+  def lean(self) -> Trained:
+    """Returns the model that computes the same in a smaller network, or the model itself."""
+    found = self.experiment.lean(self.params, self.stats, self.structure)
+    if found is None:
+      return self
+    experiment, params, stats = found
+    return dataclasses.replace(
+      self, experiment=experiment, params=params, stats=stats, structure=()
+    )
+
   def only(self, tasks: Sequence[int]) -> Trained:
     """Returns the model with some of its tasks: what of the trunk they need, and their heads."""
     tasks, experiment = tuple(tasks), self.experiment

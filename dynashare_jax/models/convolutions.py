@@ -44,6 +44,12 @@ def conv(
   )
 
 
+def outputs(place: str, last: int) -> tuple[str, str]:
+  """Returns the paths of convolution and norm of a place; of a block, of its last layer's."""
+  conv = place.replace(".", "/") if "." in place else f"{place}/conv_{last}"
+  return conv, conv.replace("/conv_", "/norm_")
+
+
 class Stack(nn.Module):
   """Convolutions in turn: each with a norm, then a ReLU and dropout.
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from typing import Any
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,6 +140,25 @@ class Experiment:
       (self.loaded.params, self.loaded.stats),
       made,
     )
+
+  def lean(self, params: Any, stats: Any, structure: Any) -> tuple[Experiment, Any, Any] | None:
+    """Returns what computes the same in a smaller network, and its parameters and statistics.
+
+    None: the trunk cannot be smaller, see `Trunk.lean`.
+    """
+    if (found := self.network.lean(structure)) is None:
+      return None
+    network, cut = found
+    make = lambda key: state_lib.init_network(network, self.one_example(), (), key)
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    trees = []
+    for tree, kept in zip((params, stats), shapes, strict=True):
+      flat = traverse_util.flatten_dict(tree, sep="/")
+      names = traverse_util.flatten_dict(kept, sep="/")
+      cut_ = {name: cut(name, flat[name]) for name in names}
+      trees.append(traverse_util.unflatten_dict(cut_, sep="/"))
+    method = dataclasses.replace(self.method, trunk=network.trunk, sharing=contract.Sharing())
+    return dataclasses.replace(self, method=method, network=network), *trees
 
   def initial_state(self) -> state_lib.State:
     """Makes the state before step 0."""

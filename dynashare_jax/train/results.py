@@ -75,7 +75,11 @@ def finish(
       experiment.config.eval.batch_size,
     ),
   )
-  counted = macs(experiment, best.params, best.stats, structure=structure)
+  lean = experiment.lean(jax.device_get(best.params), jax.device_get(best.stats), structure)
+  served = lean or (experiment, best.params, best.stats)
+  fixed = () if lean else structure
+  counted = macs(*served, structure=fixed)
+  learnt = {} if lean else state.params["policy"]
   results = {
     "dataset": experiment.dataset.spec.name,
     "method": experiment.method.name,
@@ -83,7 +87,7 @@ def finish(
     "finished": True,
     "split": "test",
     "tasks": _tasks(experiment.tasks, test, validation, constant),
-    "parameters": parameters(experiment, best.params, best.stats, state.params["policy"]),
+    "parameters": parameters(*served, learnt),
     "macs": counted,
     "served": _served(experiment, structure, counted),
     "execution": _execution(test),

@@ -96,11 +96,14 @@ class Backbone(nn.Module):
     skips: whether a block can be left out; False for networks without shortcuts.
     rectified: whether blocks end in a ReLU; else their outputs have both signs.
     causal: whether features of a series depend on no later step.
+    cuts: whether outputs can be left out. Such a family has `outputs`, and a field `kept`: how many
+      outputs of a place (`stem`, `block_3`, or a layer: `block_3.conv_0`) there are, if not all.
   """
 
   skips = True
   rectified = False
   causal = True
+  cuts = False
 
   def stem(self, inputs: Any, pass_: Pass) -> Features:
     """Turns inputs `[B, ...]` into features `[1, B, ..., C]`."""
@@ -115,6 +118,16 @@ class Backbone(nn.Module):
   def layers(self, block: int) -> tuple[Layer, ...]:
     """Describes the layers of a block, in their order."""
     raise NotImplementedError
+
+  @nn.nowrap
+  def outputs(self, place: str) -> tuple[str, ...]:
+    """Returns the beginnings of the paths of leaves whose last axis are a place's outputs."""
+    raise NotImplementedError
+
+  @nn.nowrap
+  def width_at(self, place: str, channels: int) -> int:
+    """Returns how many of a place's outputs are computed."""
+    return int(dict(getattr(self, "kept", ())).get(place, channels))
 
   @nn.nowrap
   def segments(self) -> tuple[int, ...]:

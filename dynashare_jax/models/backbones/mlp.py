@@ -25,6 +25,7 @@ class ResidualMlp(base.Backbone):
     table_spec: columns of a table input; None for plain vectors.
     embedding: length of a categorical column's vector.
     dtype: compute type.
+    kept: see `base.Backbone`.
 
   Source: Gorishniy et al. 2021, Revisiting deep learning models for tabular
     data (the block); DynaShare section 3.4 (when it is executed).
@@ -39,14 +40,23 @@ class ResidualMlp(base.Backbone):
   table_spec: types.TableSpec | None = None
   embedding: int = 8
   dtype: norm.Dtype = jnp.float32
+  kept: tuple[tuple[str, int], ...] = ()
+  cuts = True
 
   def setup(self) -> None:
     """Creates the layers; their names are the parameter tree's."""
     if self.table_spec is not None:
       self.columns = table.ColumnVector(self.table_spec, self.embedding, name="columns")
-    self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
+    width = self.width_at("stem", self.width)
+    self.project = nn.Dense(width, dtype=self.dtype, name="project")
     self.bodies = [
-      MlpBlock(self.width, self.hidden, self.dropout, self.dtype, name=f"block_{b}")
+      MlpBlock(
+        self.width_at(f"block_{b}", self.width),
+        self.width_at(f"block_{b}.widen", self.hidden),
+        self.dropout,
+        self.dtype,
+        name=f"block_{b}",
+      )
       for b in range(self.num_blocks)
     ]
     self.last_norm = nn.LayerNorm(dtype=self.dtype, name="last_norm")
@@ -65,6 +75,13 @@ class ResidualMlp(base.Backbone):
     """Describes the two linear layers of a block."""
     widths = {"widen": self.hidden, "narrow": self.width}
     return tuple(base.Layer(f"block_{block}/{name}", width) for name, width in widths.items())
+
+  @nn.nowrap
+  def outputs(self, place: str) -> tuple[str, ...]:
+    """Returns the linear layer of a place."""
+    if place == "stem":
+      return ("project",)
+    return (place.replace(".", "/") if "." in place else f"{place}/narrow",)
 
   def final(self, x: jax.Array) -> jax.Array:
     """Normalises the features for the heads."""

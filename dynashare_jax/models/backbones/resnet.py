@@ -55,6 +55,7 @@ class ResNet(base.Backbone):
     std: then divided into them.
     causal: whether features of a series depend on no later step; then padding
       does not count in batch statistics either.
+    kept: see `base.Backbone`.
 
   Source: reference semantics of AdaShare's Deeplab-ResNet.
   Differs: the authors' 1-D networks see the future and the padding.
@@ -73,6 +74,8 @@ class ResNet(base.Backbone):
   mean: tuple[float, ...] = (0.0, 0.0, 0.0)
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
   causal: bool = False
+  kept: tuple[tuple[str, int], ...] = ()
+  cuts = True
   rectified = True
 
   @property
@@ -85,14 +88,16 @@ class ResNet(base.Backbone):
     if self.table_spec is not None:
       self.columns = table.ColumnTokens(self.table_spec, name="columns")
     kernel, stride, _ = STEMS[self.stem_kind]
-    shape = convolutions.Shape(self.widths[0], kernel, stride)
+    shape = convolutions.Shape(self.width_at("stem", self.widths[0]), kernel, stride)
     self.stem_conv = convolutions.conv(self.dims, shape, self.dtype, "stem_conv", self.causal)
     self.stem_norm = norm.layer(self.norm_kind, self.dtype, "stem_norm")
     stack = functools.partial(
       convolutions.Stack, self.dims, dtype=self.dtype, norm_kind=self.norm_kind, causal=self.causal
     )
     blocks = self._blocks()
-    self.bodies = [stack(shapes, name=f"block_{b}") for b, shapes in enumerate(blocks)]
+    self.bodies = [
+      stack(self._kept(b, shapes), name=f"block_{b}") for b, shapes in enumerate(blocks)
+    ]
     projections: list[nn.Module | None] = []
     channels = self.widths[0]
     firsts = set(itertools.accumulate(self.blocks[:-1], initial=0))
@@ -100,8 +105,9 @@ class ResNet(base.Backbone):
       out = convolutions.Shape(shapes[-1].channels, 1, shapes[0].stride)
       dilated = block in firsts and shapes[1].dilation in (2, 4)
       needs = dilated or out.stride != 1 or channels != out.channels
-      projections.append(stack((out,), name=f"shortcut_{block}") if needs else None)
       channels = out.channels
+      out = out._replace(channels=self.width_at(f"block_{block}", channels))
+      projections.append(stack((out,), name=f"shortcut_{block}") if needs else None)
     self.projections = projections
 
   @nn.nowrap
@@ -113,6 +119,25 @@ class ResNet(base.Backbone):
       for count, width, stride, dilation in segments
       for place in range(count)
     ]
+
+  @nn.nowrap
+  def _kept(
+    self, block: int, shapes: tuple[convolutions.Shape, ...]
+  ) -> tuple[convolutions.Shape, ...]:
+    """The convolutions of a block with those outputs that are computed."""
+    named = [f"block_{block}.conv_{i}" for i in range(len(shapes) - 1)] + [f"block_{block}"]
+    return tuple(
+      shape._replace(channels=self.width_at(place, shape.channels))
+      for place, shape in zip(named, shapes, strict=True)
+    )
+
+  @nn.nowrap
+  def outputs(self, place: str) -> tuple[str, ...]:
+    """Returns convolutions with their norms; of a block the last one's and the shortcut's."""
+    if place == "stem":
+      return "stem_conv", "stem_norm"
+    found = convolutions.outputs(place, len(self._blocks()[0]) - 1)
+    return found if "." in place else (*found, place.replace("block", "shortcut"))
 
   @nn.nowrap
   def segments(self) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ class Tcn(base.Backbone):
     kernel: taps of a convolution.
     norm_kind: see `models.norm.layer`.
     dtype: compute type; parameters stay float32.
+    kept: see `base.Backbone`.
 
   Source: Bai et al. 2018, An empirical evaluation of generic convolutional and recurrent networks
     for sequence modeling.
@@ -41,15 +42,21 @@ class Tcn(base.Backbone):
   kernel: int = 3
   norm_kind: str = "batch"
   dtype: norm.Dtype = jnp.float32
+  kept: tuple[tuple[str, int], ...] = ()
+  cuts = True
   rectified = True
 
   def setup(self) -> None:
     """Creates the layers; their names are the parameter tree's."""
-    self.project = nn.Dense(self.width, dtype=self.dtype, name="project")
+    width = self.width_at("stem", self.width)
+    self.project = nn.Dense(width, dtype=self.dtype, name="project")
+    shape = lambda b, place: convolutions.Shape(
+      self.width_at(place, self.width), self.kernel, dilation=2**b
+    )
     self.bodies = [
       convolutions.Stack(
         1,
-        (convolutions.Shape(self.width, self.kernel, dilation=2**b),) * 2,
+        (shape(b, f"block_{b}.conv_0"), shape(b, f"block_{b}")),
         self.dtype,
         self.norm_kind,
         causal=True,
@@ -70,6 +77,13 @@ class Tcn(base.Backbone):
   def layers(self, block: int) -> tuple[base.Layer, ...]:
     """Describes the two convolutions of a block."""
     return tuple(base.Layer(f"block_{block}/conv_{i}", self.width) for i in range(2))
+
+  @nn.nowrap
+  def outputs(self, place: str) -> tuple[str, ...]:
+    """Returns a convolution with its norm, or the projection of the inputs."""
+    if place == "stem":
+      return ("project",)
+    return convolutions.outputs(place, last=1)
 
   def merge(self, residual: jax.Array, z: jax.Array) -> jax.Array:
     """Returns the output of an executed block."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import re
 from typing import Any, NamedTuple
 
@@ -63,6 +63,16 @@ class Trunk(nn.Module):
     None (the default) means that every task needs the whole trunk.
     """
     del tasks
+    return None
+
+  @nn.nowrap
+  def lean(self, structure: Any) -> tuple[Trunk, Callable[[str, Any], Any]] | None:
+    """Returns a smaller trunk that computes what this one does with a finished structure.
+
+    It is told nothing more. Beside it, what it keeps of a leaf that both have: `(path in the trunk,
+    array) -> array`. None (the default): there is none.
+    """
+    del structure
     return None
 
   @nn.nowrap

@@ -63,6 +63,19 @@ class Network(nn.Module):
     return rules | {f"heads_{t}": contract.Leaf("heads", t) for t in range(len(self.heads))}
 
   @nn.nowrap
+  def lean(self, structure: Any) -> tuple[Network, Callable[[str, Any], Any]] | None:
+    """Returns a smaller network for a finished structure, and what it keeps of a leaf, if any."""
+    if (found := self.trunk.lean(structure)) is None:
+      return None
+    trunk, cut = found
+
+    def kept(path: str, leaf: Any) -> Any:
+      part, _, rest = path.partition("/")
+      return cut(rest, leaf) if part == "trunk" else leaf
+
+    return self.clone(trunk=trunk), kept
+
+  @nn.nowrap
   def only(self, tasks: Sequence[int]) -> tuple[Network, Callable[[str], str | None]]:
     """Returns the network of some tasks, and the new `/`-joined path of a leaf it keeps.
 
