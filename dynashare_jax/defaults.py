@@ -12,6 +12,7 @@ import ml_collections
 BEFORE: dict[str, Any] = {
   "compat.search": "papers",
   "compat.sharing": "paper",
+  "experts.inner": 0.0,
   "policy.finalists": 2,
 }
 
@@ -161,6 +162,9 @@ def get_config() -> ml_collections.ConfigDict:
   experts.count = 4  # mmoe, mmoeex
   experts.exclusive = 0.5  # mmoeex: share of experts with closed links, drawn from the seed
   experts.links = "exclusivity"  # then: each serves one task alone; or exclusion: all but one
+  # mmoeex: rate of every task's inner step, over that of the optimiser; 0: none.
+  experts.inner = 1.0
+  experts.inner_share = 0.8  # of each batch, on which inner steps are taken
   experts.own = 1  # ple: of every task
   experts.shared = 1  # ple: of all tasks
   experts.levels = 1  # ple: parts of the segments with mixtures after each; 1: CGC

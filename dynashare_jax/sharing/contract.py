@@ -18,6 +18,26 @@ from dynashare_jax.sharing import prices
 from dynashare_jax.types import PyTree
 
 
+class Inner(NamedTuple):
+  """Makes every task's loss count where one step of its own, on other examples, takes the weights.
+
+  A batch has two parts. From the weights that all tasks have, each goes one step down its own
+  unweighted loss on the inner part; there the gradient of its loss on the outer part is taken. The
+  weighed sum of these gradients moves the weights. It is of first order: the step's own derivative
+  is left out. Logged losses, penalties, batch statistics and memory are those of the inner part, at
+  the weights before the steps.
+
+  Attributes:
+    rate: of the inner step, at least 0; with 0 the update is that of the outer part alone.
+    share: of each batch that is its inner part, in (0, 1); outer examples are evenly spaced.
+
+  Source: Finn et al. 2017 (first order); Aoki et al. 2021, Algorithm 1.
+  """
+
+  rate: float
+  share: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Phase:
   """A stretch of training with its own groups, optimisers, data and losses.
@@ -41,6 +61,7 @@ class Phase:
       parameter moves.
     trial: the round of short trainings by which the structures are put in order, the best first,
       before some of them are re-trained: 1 of all of them, 2 of those that are left; 0 for none.
+    inner: an inner step of every task; None for none.
     title: shown to the user; default the name, with the candidate's number.
   """
 
@@ -58,6 +79,7 @@ class Phase:
   record: bool = False
   measure: bool = False
   trial: int = 0
+  inner: Inner | None = None
   title: str = ""
 
   def __str__(self) -> str:

@@ -236,6 +236,26 @@ def balance(
       )
 
 
+def inner(balancer: balancing.Balancer, method: contract.Method, batch_size: int) -> None:
+  """Refuses inner steps of batches without two parts, and beside a balancer that looks further."""
+  for phase in method.phases:
+    if phase.inner is None:
+      continue
+    if not 0 < (count := len(gradients.inner_rows(batch_size, phase.inner.share)[0])) < batch_size:
+      raise ValueError(
+        f"The method {method.name!r} takes inner steps on a share of {phase.inner.share:g} of each"
+        f" batch, but of config.train.batch_size={batch_size} that is {count}: both parts need an"
+        " example."
+      )
+    if balancer.level != "losses" or balancer.ahead is not None or balancer.after is not None:
+      raise ValueError(
+        f"The balancer {balancer.name!r} needs more than the tasks' losses before a step, but in"
+        f" the phase {phase} of the method {method.name!r} every task takes an inner step of its"
+        " own. Use config.balance.name='fixed' or another balancer of losses, with"
+        " config.balance.normalise and config.balance.length as they are, or no inner step."
+      )
+
+
 def phases(config: Any, spec: types.DatasetSpec, method: contract.Method, mesh: Any) -> None:
   """Refuses phases and batches that cannot run."""
   processes = len(mesh_lib.processes(mesh))

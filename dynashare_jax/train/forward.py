@@ -31,6 +31,7 @@ class Spec:
     steps: how long the optimiser lives, for schedules.
     measure: whether steps only measure gradients, see `Phase.measure`.
     held: whether steps use the weights that the balancer last gave.
+    inner: see `Phase.inner`.
   """
 
   sharing: Hashable
@@ -39,6 +40,7 @@ class Spec:
   steps: int
   measure: bool = False
   held: bool = False
+  inner: contract.Inner | None = None
 
 
 class Objective(NamedTuple):
