@@ -170,10 +170,15 @@ def get_config() -> ml_collections.ConfigDict:
   experts.levels = 1  # ple: parts of the segments with mixtures after each; 1: CGC
 
   config.sparse = sparse = ml_collections.ConfigDict()  # disparse
-  sparse.density = 0.3  # share of the shared kernels' weights that is kept
+  sparse.density = 0.3  # share of the kernels' weights that is kept
   # Kept is what any task keeps (union), all tasks (intersection) or more than half (majority).
   sparse.rule = "union"
   sparse.batches = 50  # on which weights are scored, before any training
+  sparse.scores = "saliency"  # |w dL/dw|; or magnitude: |w|; product: of both
+  sparse.heads = False  # whether heads are pruned, too, each by its own task
+  # Weights are replaced while they train: train.cycles times, after train.weight_steps each.
+  sparse.dynamic = False
+  sparse.replaced = 0.5  # then: share of each layer that is replaced first; falls by a cosine
 
   config.elastic = elastic = ml_collections.ConfigDict()  # den
   elastic.random = 0.25  # share of a batch with random widths, in the warm-up

@@ -168,13 +168,13 @@ class Sharing:
   Attributes:
     skips: whether the units are blocks of the backbone that the trunk shows, and are left out one
       by one; then the work of each is counted.
-    saliences: whether phases that measure show every single weight (`score`), instead of products
-      of gradients (`observe`).
+    magnitudes: whether phases that measure show the gradients' every number (`score`), instead of
+      their products (`observe`).
     each_example: whether `Losses.each` is wanted.
   """
 
   skips = False
-  saliences = False
+  magnitudes = False
   each_example = False
 
   def init(self, key: jax.Array, given: Any = None) -> PyTree:
@@ -201,10 +201,15 @@ class Sharing:
     del count
     return ()
 
-  def begin(self, phase: Phase, learnt: PyTree, memory: PyTree, key: jax.Array) -> Any:
-    """Returns `learnt` and `memory` as a phase begins with them."""
+  def begin(self, phase: Phase, params: PyTree, memory: PyTree, key: jax.Array) -> Any:
+    """Returns `params` and `memory` as a phase begins with them.
+
+    Args:
+      params: of the `network`, and what is learnt, `policy`. What `Phase.start` asks for takes the
+        network's place after this.
+    """
     del phase, key
-    return learnt, memory
+    return params, memory
 
   def structures(self, learnt: PyTree, memory: PyTree, key: jax.Array) -> PyTree:
     """Returns the structures to re-train, asked once, before the first of them is trained."""
@@ -265,15 +270,16 @@ class Sharing:
     del gramians
     return memory
 
-  def score(self, memory: PyTree, saliences: PyTree, labelled: jax.Array) -> PyTree:
+  def score(self, memory: PyTree, magnitudes: PyTree, labelled: jax.Array) -> PyTree:
     """Returns the memory after a step of a phase that measures single weights; traced.
 
     Args:
-      saliences: of every leaf of the trunk `[T, ...]`, how much each task's loss, without its
-        weight in the configuration, hangs on each number: |w dL/dw|.
+      magnitudes: of every leaf of the network `[T, ...]`, |dL/dw| of each task's loss without its
+        weight in the configuration; the weights are those of `used`, so that pruned ones have
+        gradients, too.
       labelled: bool `[T]`, whether a task has any label; one without has 0.
     """
-    del saliences, labelled
+    del magnitudes, labelled
     return memory
 
   def remember(

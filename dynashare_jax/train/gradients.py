@@ -494,22 +494,18 @@ def gramians(
   return jnp.stack(found), aside
 
 
-def saliences(params: PyTree, losses_of: Callable[[PyTree], Any]) -> tuple[PyTree, Any]:
-  """Computes how much each task's loss hangs on each number of the trunk, |w dL/dw|.
+def magnitudes(params: PyTree, losses_of: Callable[[PyTree], Any]) -> tuple[PyTree, Any]:
+  """Computes the magnitudes of each task's gradient in each number of the network, |dL/dw|.
 
   Args:
-    params: `{"network": {"trunk": ...}}`, with more.
+    params: `{"network": ...}`, with more.
     losses_of: `params -> (list of the tasks' losses, anything else)`.
 
   Returns:
-    Leaves `[T, ...]` as of the trunk, and what else `losses_of` gave.
-
-  Source: Lee et al. 2019 (SNIP), Eq. 5, not normalised.
+    Leaves `[T, ...]` as of the network, and what else `losses_of` gave.
   """
-  trunk = params["network"]["trunk"]
-  inside = lambda part: losses_of({**params, "network": {**params["network"], "trunk": part}})
-  values, pull, aside = jax.vjp(inside, trunk, has_aux=True)
+  inside = lambda part: losses_of({**params, "network": part})
+  values, pull, aside = jax.vjp(inside, params["network"], has_aux=True)
   one = lambda t: [jnp.full_like(v, u == t) for u, v in enumerate(values)]
   rows = [pull(one(t))[0] for t in range(len(values))]
-  hangs = lambda weight, *slopes: jnp.stack([jnp.abs(weight * slope) for slope in slopes])
-  return jax.tree.map(hangs, trunk, *rows), aside
+  return jax.tree.map(lambda *slopes: jnp.abs(jnp.stack(slopes)), *rows), aside
