@@ -55,14 +55,14 @@ def get_config() -> ml_collections.ConfigDict:
   model.width = 128  # mlp, tcn, channel_lstm: of the residual vector
   model.hidden = 256  # mlp: inside a block; channel_lstm: a channel's state
   model.embedding = 8  # mlp: of a categorical column
-  model.dropout = 0.1  # mlp, tcn, channel_lstm, temporal heads
+  model.dropout = 0.1  # mlp, tcn, channel_lstm, lenet; temporal and mlp heads
   # Subtracted from and then divided into RGB pictures in 0 .. 1.
   model.mean = (0.0, 0.0, 0.0)
   model.std = (1.0, 1.0, 1.0)
   model.weights = ""  # file to start from, see docs/weights.md
   model.weights_family = "auto"  # or torchvision, timm, adashare, dynashare
-  model.head = "linear"  # or aspp; temporal: of series with lengths
-  model.head_width = 1024  # of an aspp or temporal head
+  model.head = "linear"  # or mlp, aspp; temporal: of series with lengths
+  model.head_width = 1024  # of an mlp, aspp or temporal head
 
   config.policy = policy = ml_collections.ConfigDict()
   policy.use = True  # dynashare only: False leaves instance gates alone

@@ -13,7 +13,7 @@ from dynashare_jax import types
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
 
-HEADS = ("linear", "aspp")  # of `build`
+HEADS = ("linear", "mlp", "aspp")  # of `build`
 TEMPORAL = "temporal"  # of series with lengths
 
 
@@ -34,6 +34,35 @@ class LinearHead(nn.Module):
     del train
     if not self.dense and x.ndim > 2:
       x = x.mean(tuple(range(1, x.ndim - 1)))
+    return nn.Dense(self.outputs, dtype=jnp.float32, name="linear")(x.astype(jnp.float32))
+
+
+class MlpHead(nn.Module):
+  """A hidden layer with ReLU and dropout, then one as of a `LinearHead`.
+
+  Attributes:
+    outputs: channels of the prediction.
+    dense: whether every position has a prediction.
+    width: of the hidden layer.
+    dropout: after it, in training.
+    dtype: compute type; the last layer computes in float32.
+
+  Source: Sener and Koltun 2018, their code for MultiMNIST.
+  """
+
+  outputs: int
+  dense: bool
+  width: int
+  dropout: float = 0.0
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps `[B, ..., C]` to `[B, ..., outputs]`, or `[B, outputs]`."""
+    if not self.dense and x.ndim > 2:
+      x = x.mean(tuple(range(1, x.ndim - 1)))
+    x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return nn.Dense(self.outputs, dtype=jnp.float32, name="linear")(x.astype(jnp.float32))
 
 
@@ -178,10 +207,18 @@ class FlatHead(nn.Module):
 
 
 def build(
-  kind: str, outputs: int, dense: bool, width: int, dtype: norm.Dtype, name: str | None
+  kind: str,
+  outputs: int,
+  dense: bool,
+  width: int,
+  dtype: norm.Dtype,
+  name: str | None,
+  dropout: float = 0.0,
 ) -> nn.Module:
-  """Makes a head of pictures or vectors: `aspp` for dense predictions, else `linear`."""
+  """Makes a head of pictures or vectors: `mlp`; `aspp` for dense predictions; else `linear`."""
   lookup.one_of("config.model.head", kind, HEADS)
+  if kind == "mlp":
+    return MlpHead(outputs, dense, width, dropout, dtype, name=name)
   if kind == "aspp" and dense:
     return AsppHead(outputs, width=width, dtype=dtype, name=name)
   return LinearHead(outputs, dense, name=name)
@@ -216,4 +253,4 @@ def of_task(
       f"config.model.head={kind!r} cannot predict every step of a series"
       f" without lengths, as {task.name} needs; use 'aspp'."
     )
-  return build(kind, outputs, dense, width, dtype, None)
+  return build(kind, outputs, dense, width, dtype, None, config.dropout)

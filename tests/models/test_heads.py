@@ -129,5 +129,5 @@ def test_vectors_get_a_linear_head():
 
 
 def test_an_unknown_head_is_refused():
-  with pytest.raises(ValueError, match="head is 'asp'.*linear, aspp"):
+  with pytest.raises(ValueError, match="head is 'asp'.*linear, mlp, aspp"):
     heads.build("asp", 2, True, 8, jnp.float32, None)
