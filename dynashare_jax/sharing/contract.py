@@ -370,6 +370,11 @@ class Sharing:
     return "all"
 
 
+def weight_of(step: jax.Array) -> jax.Array:
+  """Returns what a step, from 1 on, weighs in a mean of all first, then about a hundred steps."""
+  return jnp.maximum(1 / step, 0.01)
+
+
 class AveragingSharing(Sharing):
   """Keeps the mean of `Signals.own`: of all first steps, then of about the last hundred.
 
@@ -391,8 +396,7 @@ class AveragingSharing(Sharing):
     """Returns the mean that a step has moved."""
     del static, losses
     steps = memory["steps"] + 1
-    share = jnp.maximum(1 / steps, 0.01)
-    moved = lambda old, new: old + share * (new - old)
+    moved = lambda old, new: old + weight_of(steps) * (new - old)
     return {"steps": steps, "mean": jax.tree.map(moved, memory["mean"], signals.own)}
 
 
