@@ -61,8 +61,10 @@ def get_config() -> ml_collections.ConfigDict:
   model.std = (1.0, 1.0, 1.0)
   model.weights = ""  # file to start from, see docs/weights.md
   model.weights_family = "auto"  # or torchvision, timm, adashare, dynashare
-  model.head = "linear"  # or mlp, aspp; temporal: of series with lengths
-  model.head_width = 1024  # of an mlp, aspp or temporal head
+  # Or mlp, aspp; pixels: dense predictions at the size of the picture; temporal: of series with
+  # lengths.
+  model.head = "linear"
+  model.head_width = 1024  # of all but a linear head
 
   config.policy = policy = ml_collections.ConfigDict()
   policy.use = True  # dynashare only: False leaves instance gates alone

@@ -13,6 +13,7 @@ from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.models import heads
 from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import kinds
@@ -107,6 +108,11 @@ def values(config: Any) -> None:
       raise ValueError(f"config.{name} must be {wanted}, but is {_at(config, name)}.")
   _milliseconds(config)
   views_lib.check_scales(tuple(config.eval.scales))
+  if config.model.head == heads.PIXELS and tuple(config.eval.scales) != (1.0,):
+    raise ValueError(
+      "config.model.head='pixels' predicts pictures of one size: config.eval.scales must be (1.0,),"
+      f" but is {tuple(config.eval.scales)}."
+    )
   if not config.train.resident and config.train.sampling == "tasks":
     raise ValueError(
       "config.train.sampling must be 'examples' when config.train.resident is False: which examples"
