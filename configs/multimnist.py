@@ -31,7 +31,7 @@ def get_config(kind: str = "mnist") -> ml_collections.ConfigDict:
       test=10000,
       pair_seed=0,
       tasks=("left", "right"),
-      weights=dict(left=1.0, right=1.0),
+      weights=dict(left=1.0, right=1.0, reconstruction=1.0),
     )
   )
 

@@ -12,6 +12,7 @@ import ml_collections
 BEFORE: dict[str, Any] = {
   "compat.search": "papers",
   "compat.sharing": "paper",
+  "experts.inner": 0.0,
   "policy.finalists": 2,
 }
 
@@ -54,14 +55,16 @@ def get_config() -> ml_collections.ConfigDict:
   model.width = 128  # mlp, tcn, channel_lstm: of the residual vector
   model.hidden = 256  # mlp: inside a block; channel_lstm: a channel's state
   model.embedding = 8  # mlp: of a categorical column
-  model.dropout = 0.1  # mlp, tcn, channel_lstm, temporal heads
+  model.dropout = 0.1  # mlp, tcn, channel_lstm, lenet; temporal and mlp heads
   # Subtracted from and then divided into RGB pictures in 0 .. 1.
   model.mean = (0.0, 0.0, 0.0)
   model.std = (1.0, 1.0, 1.0)
   model.weights = ""  # file to start from, see docs/weights.md
   model.weights_family = "auto"  # or torchvision, timm, adashare, dynashare
-  model.head = "linear"  # or aspp; temporal: of series with lengths
-  model.head_width = 1024  # of an aspp or temporal head
+  # Or mlp, aspp; pixels: dense predictions at the size of the picture; temporal: of series with
+  # lengths.
+  model.head = "linear"
+  model.head_width = 1024  # of all but a linear head
 
   config.policy = policy = ml_collections.ConfigDict()
   policy.use = True  # dynashare only: False leaves instance gates alone
@@ -161,15 +164,23 @@ def get_config() -> ml_collections.ConfigDict:
   experts.count = 4  # mmoe, mmoeex
   experts.exclusive = 0.5  # mmoeex: share of experts with closed links, drawn from the seed
   experts.links = "exclusivity"  # then: each serves one task alone; or exclusion: all but one
+  # mmoeex: rate of every task's inner step, over that of the optimiser; 0: none.
+  experts.inner = 1.0
+  experts.inner_share = 0.8  # of each batch, on which inner steps are taken
   experts.own = 1  # ple: of every task
   experts.shared = 1  # ple: of all tasks
   experts.levels = 1  # ple: parts of the segments with mixtures after each; 1: CGC
 
   config.sparse = sparse = ml_collections.ConfigDict()  # disparse
-  sparse.density = 0.3  # share of the shared kernels' weights that is kept
+  sparse.density = 0.3  # share of the kernels' weights that is kept
   # Kept is what any task keeps (union), all tasks (intersection) or more than half (majority).
   sparse.rule = "union"
   sparse.batches = 50  # on which weights are scored, before any training
+  sparse.scores = "saliency"  # |w dL/dw|; or magnitude: |w|; product: of both
+  sparse.heads = False  # whether heads are pruned, too, each by its own task
+  # Weights are replaced while they train: train.cycles times, after train.weight_steps each.
+  sparse.dynamic = False
+  sparse.replaced = 0.5  # then: share of each layer that is replaced first; falls by a cosine
 
   config.elastic = elastic = ml_collections.ConfigDict()  # den
   elastic.random = 0.25  # share of a batch with random widths, in the warm-up

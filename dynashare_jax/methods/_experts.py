@@ -62,6 +62,7 @@ def build(
   levels: tuple[int, ...] = (),
   streams: Sequence[int] = (),
   notes: tuple[str, ...] = (),
+  inner: contract.Inner | None = None,
 ) -> contract.Method:
   """Returns a method of experts, trained plainly with their gates.
 
@@ -69,6 +70,7 @@ def build(
     experts: names.
     reads: see `ExpertTrunk`, and `streams` and `levels` too; no level is one of all blocks.
     notes: of the method.
+    inner: see `Phase.inner`.
 
   Raises:
     ValueError: all experts would start with the weights of one file.
@@ -85,7 +87,8 @@ def build(
   )
   tasks = tuple(task.name for task in parts.spec.tasks)
   rows = [(*tasks, "shared")[: len(trunk.mixed(level))] for level in range(len(trunk.levels))]
-  phases = _schedule.plain(parts.config, "fusion")
+  (phase,) = _schedule.plain(parts.config, "fusion")
+  phases = (dataclasses.replace(phase, inner=inner),)
   moved = lambda settings, weights: weights(settings.lr)
   sharing = ExpertSharing(tuple(experts), tuple(rows))
   return contract.Method(name, phases, trunk, sharing, optimizers={"fusion": moved}, notes=notes)

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dynashare_jax.methods import _schedule
@@ -41,10 +42,11 @@ class ElasticSharing(contract.Sharing):
   """Draws widths, and rewards the selector.
 
   The memory holds the running mean of each task's reward, `mean` `[T]`, and in how many steps it
-  had one, `steps` `[T]`.
+  had one, `steps` `[T]`; and the share of examples at each level, `levels` `[T, L, levels]`, a mean
+  over the last of `chosen` steps with the selector's likeliest widths.
 
   Attributes:
-    tasks: T.
+    names: of the tasks.
     blocks: L.
     share: of each batch that has random widths, in the first stretch.
     rho: see `ops.widths.rewards`.
@@ -53,7 +55,7 @@ class ElasticSharing(contract.Sharing):
 
   each_example = True
 
-  tasks: int
+  names: tuple[str, ...]
   blocks: int
   share: float = 0.25
   rho: float = 10.0
@@ -62,7 +64,13 @@ class ElasticSharing(contract.Sharing):
   def memory(self, params: PyTree) -> PyTree:
     """Returns means of nothing."""
     del params
-    return {"mean": jnp.zeros((self.tasks,)), "steps": jnp.zeros((self.tasks,))}
+    tasks = len(self.names)
+    return {
+      "mean": jnp.zeros((tasks,)),
+      "steps": jnp.zeros((tasks,)),
+      "levels": jnp.zeros((tasks, self.blocks, widths.LEVELS)),
+      "chosen": jnp.zeros((), jnp.int32),
+    }
 
   def static(self, phase: contract.Phase, structure: PyTree) -> str:
     """Returns who decides about widths."""
@@ -82,7 +90,7 @@ class ElasticSharing(contract.Sharing):
       return elastic.Levels(chosen=True)
     key = streams.stream_key(moving.seed, "widths", step)
     if static == SAMPLED:
-      shape = (self.tasks, batch, self.blocks, widths.LEVELS)
+      shape = (len(self.names), batch, self.blocks, widths.LEVELS)
       return elastic.Levels(chosen=True, noise=jax.random.gumbel(key, shape))
     drawn = jax.random.randint(key, (batch, self.blocks), 0, widths.LEVELS)
     random = jnp.arange(batch) < round(self.share * batch)
@@ -114,15 +122,20 @@ class ElasticSharing(contract.Sharing):
   def remember(
     self, static: str, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
   ) -> PyTree:
-    """Moves the mean reward of the tasks that have labels."""
-    if static != SAMPLED:
+    """Moves the mean reward of the tasks that have labels, or the share of each level."""
+    if static == RANDOM:
       return memory
+    if static == LIKELIEST:
+      steps = memory["chosen"] + 1
+      found = widths.shares(signals.executed)
+      moved = memory["levels"] + contract.weight_of(steps) * (found - memory["levels"])
+      return {**memory, "levels": moved, "chosen": steps}
     rewards, known = self._rewards(signals, losses)
     mean, steps = memory["mean"], memory["steps"]
     past = jnp.where(steps > 0, self.average, 0.0)
     moved = past * mean + (1 - past) * _means(rewards, known)
     there = known.any(1)
-    return {"mean": jnp.where(there, moved, mean), "steps": steps + there}
+    return {**memory, "mean": jnp.where(there, moved, mean), "steps": steps + there}
 
   def _rewards(
     self, signals: trunks.Signals, losses: balancing.Losses
@@ -133,6 +146,22 @@ class ElasticSharing(contract.Sharing):
     each = losses.each.total / jnp.where(known, losses.each.count, 1.0)
     weighed = jnp.asarray(losses.prior)[:, None] * each
     return widths.rewards(signals.executed, weighed, self.rho), known
+
+  def panels(self, learnt: PyTree, memory: PyTree, params: PyTree) -> contract.Panels:
+    """Returns how many examples use how much of every block, task by task."""
+    del learnt, params
+    levels = [f"{part:.0%}" for part in widths.FRACTIONS]
+    blocks = [f"block {block}" for block in range(self.blocks)]
+    return contract.Panels(
+      "How wide the blocks are",
+      "Share of the examples for which a task uses so many of a block's inner channels: the"
+      " selector's likeliest widths, as means over about the last hundred steps of training. A"
+      " column sums to 1.",
+      [
+        contract.Panel(name, np.asarray(shares).T[::-1], levels[::-1], blocks)
+        for name, shares in zip(self.names, memory["levels"], strict=True)
+      ],
+    )
 
   def describe(self, phase: contract.Phase) -> str:
     """Returns who decides about widths."""
@@ -158,7 +187,8 @@ def build(parts: contract.Parts) -> contract.Method:
   )
   selector = elastic.Selector(small, tasks, parts.blocks)
   trunk = elastic.ElasticTrunk(parts.backbone(), selector, tuple(range(tasks)))
-  sharing = ElasticSharing(tasks, parts.blocks, settings.random, settings.rho, settings.average)
+  names = tuple(task.name for task in parts.spec.tasks)
+  sharing = ElasticSharing(names, parts.blocks, settings.random, settings.rho, settings.average)
   adam = lambda train, weights: optax.adam(settings.lr)
   return contract.Method(
     "den", _phases(parts.config), trunk, sharing, optimizers={"selector": adam}, notes=NOTES

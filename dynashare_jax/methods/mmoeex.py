@@ -1,13 +1,15 @@
 """MMoE with exclusivity: some links between experts and tasks, drawn once, are closed.
 
+Every task's loss is that after an inner step of its own, on another part of the batch
+(`contract.Inner`); `config.experts.inner=0` trains as MMoE does.
+
 The first experts each draw a task: with `config.experts.links='exclusivity'` the expert serves that
 task alone, with 'exclusion' all but that one. The other experts serve all tasks. The draw is a
 function of the seed, so that a resumed run has the same links.
 
-Source: Aoki et al. 2021, for the links. Differs: their optimisation (an inner step of every task on
-  one part of the batch, as in MAML, and an outer one on the rest) is absent: this is their ablation
-  with links alone, trained as MMoE is. In the released code a closed link has the logit 0, and thus
-  still weight; here it has none, and the open ones sum to 1.
+Source: Aoki et al. 2021; of first order, as their released code is. Differs: the rate of the inner
+  step does not fall with that of the optimiser. In the released code a closed link has the logit 0,
+  and thus still weight; here it has none, and the open ones sum to 1.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ LINKS = ("exclusivity", "exclusion")
 
 
 def build(parts: contract.Parts) -> contract.Method:
-  """One plain training of all experts and gates."""
+  """One training of all experts and gates."""
   settings, tasks = parts.config.experts, parts.spec.tasks
   lookup.one_of("config.experts.links", settings.links, LINKS)
   if settings.count < 2:
@@ -36,6 +38,14 @@ def build(parts: contract.Parts) -> contract.Method:
     raise ValueError(
       "config.experts.exclusive must be in [0, 1), so that one expert serves all tasks, but is"
       f" {settings.exclusive}."
+    )
+  if not 0 <= settings.inner < np.inf:
+    raise ValueError(
+      f"config.experts.inner must be at least 0 and finite, but is {settings.inner}."
+    )
+  if not 0 < settings.inner_share < 1:
+    raise ValueError(
+      f"config.experts.inner_share must be in (0, 1), but is {settings.inner_share}."
     )
   exclusion = settings.links == "exclusion"
   if exclusion and len(tasks) < 2:
@@ -52,4 +62,10 @@ def build(parts: contract.Parts) -> contract.Method:
   names = [f"expert {e}" for e in range(settings.count)]
   how = "all tasks but" if exclusion else "only"
   notes = tuple(f"Expert {e} serves {how} {tasks[t].name}." for e, t in enumerate(drawn))
-  return _experts.build("mmoeex", parts, names, reads, notes=notes)
+  inner = None
+  if settings.inner:
+    rate = settings.inner * parts.config.optimizers.retrain.lr
+    inner = contract.Inner(rate, settings.inner_share)
+    share = f"{100 * settings.inner_share:g}%"
+    notes += (f"Every task takes an inner step of rate {rate:g} on {share} of each batch.",)
+  return _experts.build("mmoeex", parts, names, reads, notes=notes, inner=inner)

@@ -9,6 +9,7 @@ Source: Liu et al. 2019, in the two designs that tables used: `config.attention.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -62,6 +63,12 @@ def build(parts: contract.Parts) -> contract.Method:
       raise ValueError(
         f"config.attention.design='stage' needs a quarter of every block's channels, but"
         f" {described.name} has {described.channels}: choose wider blocks, or 'block'."
+      )
+  for before, after in itertools.pairwise(backbone.describe()):
+    if after.stride < before.stride:
+      raise ValueError(
+        f"config.method='mtan' hands attended maps from block to block, but {after.name} of"
+        f" {type(backbone).__name__} has no map: choose another config.model.backbone."
       )
   names = tuple(task.name for task in parts.spec.tasks)
   layer = attention.Style(model.norm if backbone.rectified else "", backbone.causal, parts.dtype)

@@ -13,8 +13,9 @@ from dynashare_jax import types
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
 
-HEADS = ("linear", "aspp")  # of `build`
+HEADS = ("linear", "mlp", "aspp")  # of `build`
 TEMPORAL = "temporal"  # of series with lengths
+PIXELS = "pixels"  # of pictures of one size
 
 
 class LinearHead(nn.Module):
@@ -35,6 +36,65 @@ class LinearHead(nn.Module):
     if not self.dense and x.ndim > 2:
       x = x.mean(tuple(range(1, x.ndim - 1)))
     return nn.Dense(self.outputs, dtype=jnp.float32, name="linear")(x.astype(jnp.float32))
+
+
+class MlpHead(nn.Module):
+  """A hidden layer with ReLU and dropout, then one as of a `LinearHead`.
+
+  Attributes:
+    outputs: channels of the prediction.
+    dense: whether every position has a prediction.
+    width: of the hidden layer.
+    dropout: after it, in training.
+    dtype: compute type; the last layer computes in float32.
+
+  Source: Sener and Koltun 2018, their code for MultiMNIST.
+  """
+
+  outputs: int
+  dense: bool
+  width: int
+  dropout: float = 0.0
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps `[B, ..., C]` to `[B, ..., outputs]`, or `[B, outputs]`."""
+    if not self.dense and x.ndim > 2:
+      x = x.mean(tuple(range(1, x.ndim - 1)))
+    x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return nn.Dense(self.outputs, dtype=jnp.float32, name="linear")(x.astype(jnp.float32))
+
+
+class PixelHead(nn.Module):
+  """A prediction of every pixel: each position of the map predicts a square of them.
+
+  Attributes:
+    outputs: channels of the prediction.
+    size: height and width of the pictures, of which the map is a reduction.
+    width: of the hidden layer, of every position.
+    dtype: compute type; the last layer computes in float32.
+
+  Source: Shi et al. 2016 for the squares (sub-pixel convolution).
+  """
+
+  outputs: int
+  size: tuple[int, int]
+  width: int
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps `[B, h, w, C]` to `[B, *size, outputs]`."""
+    del train
+    batch, rows, columns = x.shape[:3]
+    high, wide = -(-self.size[0] // rows), -(-self.size[1] // columns)
+    x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x)).astype(jnp.float32)
+    x = nn.Dense(high * wide * self.outputs, dtype=jnp.float32, name="linear")(x)
+    x = x.reshape(batch, rows, columns, high, wide, self.outputs).swapaxes(2, 3)
+    x = x.reshape(batch, rows * high, columns * wide, self.outputs)
+    return x[:, : self.size[0], : self.size[1]]
 
 
 class DilatedConv(nn.Module):
@@ -178,10 +238,18 @@ class FlatHead(nn.Module):
 
 
 def build(
-  kind: str, outputs: int, dense: bool, width: int, dtype: norm.Dtype, name: str | None
+  kind: str,
+  outputs: int,
+  dense: bool,
+  width: int,
+  dtype: norm.Dtype,
+  name: str | None,
+  dropout: float = 0.0,
 ) -> nn.Module:
-  """Makes a head of pictures or vectors: `aspp` for dense predictions, else `linear`."""
-  lookup.one_of("config.model.head", kind, HEADS)
+  """Makes a head of pictures or vectors: `mlp`; `aspp` for dense predictions; else `linear`."""
+  lookup.one_of("config.model.head", kind, (*HEADS, PIXELS))
+  if kind == "mlp":
+    return MlpHead(outputs, dense, width, dropout, dtype, name=name)
   if kind == "aspp" and dense:
     return AsppHead(outputs, width=width, dtype=dtype, name=name)
   return LinearHead(outputs, dense, name=name)
@@ -198,7 +266,7 @@ def of_task(
   """Makes a task's head from `config.model`.
 
   Series with lengths get a `TemporalHead` (of `linear`, one without a hidden
-  layer); other series with `aspp` get a `FlatHead`.
+  layer); other series with `aspp` get a `FlatHead`. Dense tasks with `pixels` get a `PixelHead`.
 
   Raises:
     ValueError: an unknown kind, or one that does not fit the data.
@@ -211,9 +279,17 @@ def of_task(
   if kind == "aspp" and spec.input_kind == "series":
     steps = spec.input_shape[0] if task.every_step else 0
     return FlatHead(outputs, steps, width, dtype)
+  if kind == PIXELS and dense:
+    size = (spec.input_shape[0], spec.input_shape[1])
+    if spec.crop is not None and tuple(spec.crop) != size:
+      raise ValueError(
+        f"config.model.head='pixels' predicts pictures of one size, but {spec.name} trains on parts"
+        f" of {' x '.join(map(str, spec.crop))} pixels; use 'linear' or 'aspp'."
+      )
+    return PixelHead(outputs, size, width, dtype)
   if task.every_step:
     raise ValueError(
       f"config.model.head={kind!r} cannot predict every step of a series"
       f" without lengths, as {task.name} needs; use 'aspp'."
     )
-  return build(kind, outputs, dense, width, dtype, None)
+  return build(kind, outputs, dense, width, dtype, None, config.dropout)

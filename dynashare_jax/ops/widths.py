@@ -18,6 +18,12 @@ def used(levels: Integer[Array, "*shape"]) -> Float[jax.Array, "*shape"]:
   return jnp.asarray(FRACTIONS)[levels]
 
 
+def shares(used: Float[Array, "T B L"]) -> Float[jax.Array, "T L levels"]:
+  """Returns the share of the examples at every level, from the fractions that they use."""
+  at = jnp.asarray(used)[..., None] == jnp.asarray(FRACTIONS).reshape(1, 1, 1, -1)
+  return at.astype(jnp.float32).mean(1)
+
+
 def kept(levels: Integer[Array, "*shape"], channels: int) -> Bool[jax.Array, "*shape C"]:
   """Returns which of a layer's channels a level keeps; they must be a multiple of 4."""
   count = jnp.asarray([int(channels * part) for part in FRACTIONS])[levels]

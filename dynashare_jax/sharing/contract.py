@@ -18,6 +18,26 @@ from dynashare_jax.sharing import prices
 from dynashare_jax.types import PyTree
 
 
+class Inner(NamedTuple):
+  """Makes every task's loss count where one step of its own, on other examples, takes the weights.
+
+  A batch has two parts. From the weights that all tasks have, each goes one step down its own
+  unweighted loss on the inner part; there the gradient of its loss on the outer part is taken. The
+  weighed sum of these gradients moves the weights. It is of first order: the step's own derivative
+  is left out. Logged losses, penalties, batch statistics and memory are those of the inner part, at
+  the weights before the steps.
+
+  Attributes:
+    rate: of the inner step, at least 0; with 0 the update is that of the outer part alone.
+    share: of each batch that is its inner part, in (0, 1); outer examples are evenly spaced.
+
+  Source: Finn et al. 2017 (first order); Aoki et al. 2021, Algorithm 1.
+  """
+
+  rate: float
+  share: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Phase:
   """A stretch of training with its own groups, optimisers, data and losses.
@@ -41,6 +61,7 @@ class Phase:
       parameter moves.
     trial: the round of short trainings by which the structures are put in order, the best first,
       before some of them are re-trained: 1 of all of them, 2 of those that are left; 0 for none.
+    inner: an inner step of every task; None for none.
     title: shown to the user; default the name, with the candidate's number.
   """
 
@@ -58,6 +79,7 @@ class Phase:
   record: bool = False
   measure: bool = False
   trial: int = 0
+  inner: Inner | None = None
   title: str = ""
 
   def __str__(self) -> str:
@@ -146,13 +168,13 @@ class Sharing:
   Attributes:
     skips: whether the units are blocks of the backbone that the trunk shows, and are left out one
       by one; then the work of each is counted.
-    saliences: whether phases that measure show every single weight (`score`), instead of products
-      of gradients (`observe`).
+    magnitudes: whether phases that measure show the gradients' every number (`score`), instead of
+      their products (`observe`).
     each_example: whether `Losses.each` is wanted.
   """
 
   skips = False
-  saliences = False
+  magnitudes = False
   each_example = False
 
   def init(self, key: jax.Array, given: Any = None) -> PyTree:
@@ -179,10 +201,15 @@ class Sharing:
     del count
     return ()
 
-  def begin(self, phase: Phase, learnt: PyTree, memory: PyTree, key: jax.Array) -> Any:
-    """Returns `learnt` and `memory` as a phase begins with them."""
+  def begin(self, phase: Phase, params: PyTree, memory: PyTree, key: jax.Array) -> Any:
+    """Returns `params` and `memory` as a phase begins with them.
+
+    Args:
+      params: of the `network`, and what is learnt, `policy`. What `Phase.start` asks for takes the
+        network's place after this.
+    """
     del phase, key
-    return learnt, memory
+    return params, memory
 
   def structures(self, learnt: PyTree, memory: PyTree, key: jax.Array) -> PyTree:
     """Returns the structures to re-train, asked once, before the first of them is trained."""
@@ -243,15 +270,16 @@ class Sharing:
     del gramians
     return memory
 
-  def score(self, memory: PyTree, saliences: PyTree, labelled: jax.Array) -> PyTree:
+  def score(self, memory: PyTree, magnitudes: PyTree, labelled: jax.Array) -> PyTree:
     """Returns the memory after a step of a phase that measures single weights; traced.
 
     Args:
-      saliences: of every leaf of the trunk `[T, ...]`, how much each task's loss, without its
-        weight in the configuration, hangs on each number: |w dL/dw|.
+      magnitudes: of every leaf of the network `[T, ...]`, |dL/dw| of each task's loss without its
+        weight in the configuration; the weights are those of `used`, so that pruned ones have
+        gradients, too.
       labelled: bool `[T]`, whether a task has any label; one without has 0.
     """
-    del saliences, labelled
+    del magnitudes, labelled
     return memory
 
   def remember(
@@ -342,6 +370,11 @@ class Sharing:
     return "all"
 
 
+def weight_of(step: jax.Array) -> jax.Array:
+  """Returns what a step, from 1 on, weighs in a mean of all first, then about a hundred steps."""
+  return jnp.maximum(1 / step, 0.01)
+
+
 class AveragingSharing(Sharing):
   """Keeps the mean of `Signals.own`: of all first steps, then of about the last hundred.
 
@@ -363,8 +396,7 @@ class AveragingSharing(Sharing):
     """Returns the mean that a step has moved."""
     del static, losses
     steps = memory["steps"] + 1
-    share = jnp.maximum(1 / steps, 0.01)
-    moved = lambda old, new: old + share * (new - old)
+    moved = lambda old, new: old + weight_of(steps) * (new - old)
     return {"steps": steps, "mean": jax.tree.map(moved, memory["mean"], signals.own)}
 
 

@@ -494,9 +494,16 @@ def _noise_scale(fade: jax.Array, step: Any) -> jax.Array:
   return jnp.where(span > 0, jnp.clip(left, 0.0, 1.0), 1.0)
 
 
-def every_block(tasks: int, blocks: int) -> Routes:
-  """Returns the one route `[1, T, L]` on which every task executes every block."""
-  return lambda key, alpha, measured: jnp.ones((1, tasks, blocks))
+@dataclasses.dataclass(frozen=True)
+class EveryBlock:
+  """Makes the one route `[1, T, L]` on which every task executes every block."""
+
+  tasks: int
+  blocks: int
+
+  def __call__(self, key: jax.Array, alpha: jax.Array, measured: Any) -> jax.Array:
+    """Returns ones."""
+    return jnp.ones((1, self.tasks, self.blocks))
 
 
 def make(
@@ -513,8 +520,17 @@ def make(
     routes: see `SkipSharing`.
     learns: see `SkipSharing`.
     target_rates: see `SkipSharing`.
+
+  Raises:
+    ValueError: the backbone has no blocks that can be left out.
   """
   config = parts.config
+  runs = isinstance(routes, EveryBlock) and target_rates is None
+  if not runs and not (backbone := parts.backbone()).skips:
+    raise ValueError(
+      f"{type(backbone).__name__} has no shortcuts: its blocks cannot be skipped. Choose another"
+      f" config.model.backbone, or a config.method that skips none, not {config.method!r}."
+    )
   opened = [p.settings.open_blocks for p in phases if _settings(p).routing == "soft"]
   return SkipSharing(
     names=tuple(task.name for task in parts.spec.tasks),

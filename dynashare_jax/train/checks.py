@@ -13,6 +13,7 @@ from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.models import heads
 from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import kinds
@@ -107,6 +108,11 @@ def values(config: Any) -> None:
       raise ValueError(f"config.{name} must be {wanted}, but is {_at(config, name)}.")
   _milliseconds(config)
   views_lib.check_scales(tuple(config.eval.scales))
+  if config.model.head == heads.PIXELS and tuple(config.eval.scales) != (1.0,):
+    raise ValueError(
+      "config.model.head='pixels' predicts pictures of one size: config.eval.scales must be (1.0,),"
+      f" but is {tuple(config.eval.scales)}."
+    )
   if not config.train.resident and config.train.sampling == "tasks":
     raise ValueError(
       "config.train.sampling must be 'examples' when config.train.resident is False: which examples"
@@ -233,6 +239,26 @@ def balance(
         f" the phase {phase} of the method {method.name!r} tasks read different ones. Set"
         " config.balance.features=False (for mgda_ub: config.balance.name='mgda'), or share all"
         " blocks."
+      )
+
+
+def inner(balancer: balancing.Balancer, method: contract.Method, batch_size: int) -> None:
+  """Refuses inner steps of batches without two parts, and beside a balancer that looks further."""
+  for phase in method.phases:
+    if phase.inner is None:
+      continue
+    if not 0 < (count := len(gradients.inner_rows(batch_size, phase.inner.share)[0])) < batch_size:
+      raise ValueError(
+        f"The method {method.name!r} takes inner steps on a share of {phase.inner.share:g} of each"
+        f" batch, but of config.train.batch_size={batch_size} that is {count}: both parts need an"
+        " example."
+      )
+    if balancer.level != "losses" or balancer.ahead is not None or balancer.after is not None:
+      raise ValueError(
+        f"The balancer {balancer.name!r} needs more than the tasks' losses before a step, but in"
+        f" the phase {phase} of the method {method.name!r} every task takes an inner step of its"
+        " own. Use config.balance.name='fixed' or another balancer of losses, with"
+        " config.balance.normalise and config.balance.length as they are, or no inner step."
       )
 
 

@@ -226,7 +226,8 @@ class Experiment:
     phase = self.method.phases[index]
     static = self.sharing.static(phase, structure)
     steps = self.optimizer_steps(index)
-    return forward.Spec(static, phase.trainable, phase.optimizer, steps, phase.measure, held)
+    names = phase.trainable, phase.optimizer
+    return forward.Spec(static, *names, steps, phase.measure, held, phase.inner)
 
   def owner(self, path: str) -> int | None:
     """Returns the one task that a leaf of the network belongs to; `path` is `/`-joined."""
@@ -314,6 +315,7 @@ def build(
   state = jax.eval_shape(experiment.initial_state)
   checks.groups(experiment.network.leaves(), method, balancer, state)
   checks.balance(balancer, method, state.params["policy"], config.train.batch_size)
+  checks.inner(balancer, method, config.train.batch_size)
   for index in range(len(method.phases)):
     experiment.optimizer(method.phases[index].optimizer, experiment.optimizer_steps(index))
   now = state.params["network"], state.stats

@@ -31,6 +31,7 @@ class Spec:
     steps: how long the optimiser lives, for schedules.
     measure: whether steps only measure gradients, see `Phase.measure`.
     held: whether steps use the weights that the balancer last gave.
+    inner: see `Phase.inner`.
   """
 
   sharing: Hashable
@@ -39,6 +40,7 @@ class Spec:
   steps: int
   measure: bool = False
   held: bool = False
+  inner: contract.Inner | None = None
 
 
 class Objective(NamedTuple):
@@ -130,6 +132,7 @@ class Pass(NamedTuple):
     batch: of the step.
     moving: see `Moving`.
     step: global number.
+    plain: whether the network's parameters are taken as they are, not as `Sharing.used` makes them.
   """
 
   objective: Objective
@@ -138,6 +141,7 @@ class Pass(NamedTuple):
   batch: types.Batch
   moving: contract.Moving
   step: jax.Array
+  plain: bool = False
 
   def losses(self, params: PyTree) -> tuple[list[jax.Array], jax.Array, Aside]:
     """Computes a batch's mean loss per task, the sum of the penalties, and what comes beside."""
@@ -156,7 +160,9 @@ class Pass(NamedTuple):
     self, params: PyTree, stats: PyTree, *args: Any, method: str | None = None, network: Any = None
   ) -> Any:
     """What the network (default all of it), or a method of it, gives, and new batch statistics."""
-    used = self.objective.sharing.used(params["network"], self.state.memory)
+    used = params["network"]
+    if not self.plain:
+      used = self.objective.sharing.used(used, self.state.memory)
     found, changed = (network or self.objective.network).apply(
       {"params": used, "batch_stats": stats},
       *args,

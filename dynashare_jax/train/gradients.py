@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import norm
 from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.ops import streams
+from dynashare_jax.sharing import contract
 from dynashare_jax.train import forward as forward_lib
 from dynashare_jax.train import optim
 from dynashare_jax.types import PyTree
@@ -29,11 +31,15 @@ def gradients(pass_: forward_lib.Pass) -> tuple[PyTree, forward_lib.Aside]:
   to 32 times slower on a CPU), or, where weights are known before, once in all by weighed gradients
   of the features. What is shared follows from the step's route: a unit that fewer than two tasks
   with labels execute has no part in the inner products and moves by the plain sum of its gradients.
+
+  Where tasks take an inner step (`Phase.inner`), by one backward pass for each of both steps.
   """
   objective, spec, state = pass_.objective, pass_.spec, pass_.state
   groups = optim.groups(state.params, objective.network.leaves())
   trained, still = optim.split(state.params, spec.trainable, groups)
   balanced = "backbone" in spec.trainable
+  if spec.inner is not None:
+    return _after_steps(pass_, trained, still, spec.inner, balanced)
   apart = objective.balancer.level != "losses" or _gates(pass_)
   if balanced and apart:
     return _cut(pass_, trained, still)
@@ -99,6 +105,62 @@ def _slopes(pass_: forward_lib.Pass, trained: PyTree, still: PyTree) -> jax.Arra
   second, also = pull(far, wanted, jax.tree.map(lambda p, g: p - rate * g, trained, first))
   _, slopes = jax.jvp(lambda part: near(part)[0], (trained,), (second,))
   return jnp.where(there & also, -rate * slopes, 0.0)
+
+
+def inner_rows(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+  """Returns which rows of a batch are its inner part, and which its outer part; see `Inner`."""
+  outer = count - round(count * share)
+  places = ((np.arange(outer) + 0.5) * count / max(outer, 1)).astype(np.int32)
+  return np.setdiff1d(np.arange(count, dtype=np.int32), places), places
+
+
+def _after_steps(
+  pass_: forward_lib.Pass, trained: PyTree, still: PyTree, inner: contract.Inner, balanced: bool
+) -> tuple[PyTree, forward_lib.Aside]:
+  """Of every task's outer loss where its inner step has taken the weights."""
+  objective, state = pass_.objective, pass_.state
+  rows = inner_rows(pass_.batch.present.shape[0], inner.share)
+  near, far = (
+    pass_._replace(batch=jax.tree.map(lambda a, places=places: a[places], pass_.batch))
+    for places in rows
+  )
+
+  def losses(part: PyTree) -> Any:
+    values, charge, aside = near.losses(optim.join(part, still))
+    return (values, jnp.asarray(charge, jnp.float32)), aside
+
+  (values, charge), pull, aside = jax.vjp(losses, trained, has_aux=True)
+  zeros = [jnp.zeros_like(value) for value in values]
+  outer, labelled, pulled = [], [], []
+  for task, value in enumerate(values):
+    asked = [*zeros[:task], jnp.ones_like(value), *zeros[task + 1 :]]
+    (steps,) = pull((asked, jnp.zeros_like(charge)))
+    there = jax.tree.map(lambda p, g: p - inner.rate * g, trained, steps)
+
+    def one(part: PyTree, task: int = task) -> Any:
+      found, _, told = far.losses(optim.join(part, still))
+      return found[task], told.losses.labelled[task]
+
+    (value, known), slopes = jax.value_and_grad(one, has_aux=True)(there)
+    outer.append(value)
+    labelled.append(known)
+    pulled.append(jax.tree.leaves(slopes))
+  told = aside.losses._replace(value=jnp.stack(outer), labelled=jnp.stack(labelled))
+  weights, balance = told.prior, state.balance
+  if balanced:
+    weights, balance = objective.balancer.weigh(told, None, _key(pass_), balance)
+  plain = jax.tree.leaves(optim.groups(trained, objective.network.leaves()))
+  grads = [
+    forward_lib.dot(told.prior if group in UNBALANCED else weights, column)
+    for group, column in zip(plain, zip(*pulled, strict=True), strict=True)
+  ]
+  if any(name.startswith("penalty/") for name in aside.parts):
+    (charged,) = pull((zeros, jnp.ones_like(charge)))
+    grads = [a + b for a, b in zip(grads, jax.tree.leaves(charged), strict=True)]
+  names = (f"outer/{task.name}" for task in objective.tasks)
+  aside = aside._replace(parts=aside.parts | dict(zip(names, outer, strict=True)))
+  aside = _noted(objective, aside, weights, balance)
+  return jax.tree.unflatten(jax.tree.structure(trained), grads), aside
 
 
 def _cut(
@@ -432,22 +494,18 @@ def gramians(
   return jnp.stack(found), aside
 
 
-def saliences(params: PyTree, losses_of: Callable[[PyTree], Any]) -> tuple[PyTree, Any]:
-  """Computes how much each task's loss hangs on each number of the trunk, |w dL/dw|.
+def magnitudes(params: PyTree, losses_of: Callable[[PyTree], Any]) -> tuple[PyTree, Any]:
+  """Computes the magnitudes of each task's gradient in each number of the network, |dL/dw|.
 
   Args:
-    params: `{"network": {"trunk": ...}}`, with more.
+    params: `{"network": ...}`, with more.
     losses_of: `params -> (list of the tasks' losses, anything else)`.
 
   Returns:
-    Leaves `[T, ...]` as of the trunk, and what else `losses_of` gave.
-
-  Source: Lee et al. 2019 (SNIP), Eq. 5, not normalised.
+    Leaves `[T, ...]` as of the network, and what else `losses_of` gave.
   """
-  trunk = params["network"]["trunk"]
-  inside = lambda part: losses_of({**params, "network": {**params["network"], "trunk": part}})
-  values, pull, aside = jax.vjp(inside, trunk, has_aux=True)
+  inside = lambda part: losses_of({**params, "network": part})
+  values, pull, aside = jax.vjp(inside, params["network"], has_aux=True)
   one = lambda t: [jnp.full_like(v, u == t) for u, v in enumerate(values)]
   rows = [pull(one(t))[0] for t in range(len(values))]
-  hangs = lambda weight, *slopes: jnp.stack([jnp.abs(weight * slope) for slope in slopes])
-  return jax.tree.map(hangs, trunk, *rows), aside
+  return jax.tree.map(lambda *slopes: jnp.abs(jnp.stack(slopes)), *rows), aside

@@ -157,8 +157,8 @@ class Loop:
     if phase.candidate == 0 and self.part is None:
       state = self.searched(state)
     key = streams.stream_key(self.config.seed, "begin", index)
-    learnt, memory = experiment.sharing.begin(phase, state.params["policy"], state.memory, key)
-    state = state.replace(params={**state.params, "policy": learnt}, memory=memory)
+    params, memory = experiment.sharing.begin(phase, state.params, state.memory, key)
+    state = state.replace(params=params, memory=memory)
     if phase.start == "scratch":
       params, stats = experiment.fresh("retrain")
       state = state.replace(params={**state.params, "network": params}, stats=stats)

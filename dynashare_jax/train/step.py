@@ -55,18 +55,19 @@ def advance(
 def measured(pass_: forward_lib.Pass) -> tuple[state_lib.State, dict[str, jax.Array]]:
   """Shows the sharing what the tasks' gradients are like; moves no parameter.
 
-  These are their products, unit by unit, or what each task's loss hangs on, weight by weight.
+  These are their products, unit by unit, or their magnitudes, weight by weight.
   """
   objective, state = pass_.objective, pass_.state
   sharing = objective.sharing
 
   def losses_of(params: PyTree) -> Any:
-    values, _, aside = pass_.losses(params)
+    values, _, aside = pass_._replace(plain=sharing.magnitudes).losses(params)
     return values, aside
 
-  if sharing.saliences:
-    saliences, aside = gradients_lib.saliences(state.params, losses_of)
-    memory = sharing.score(state.memory, saliences, aside.losses.labelled)
+  if sharing.magnitudes:
+    used = {**state.params, "network": sharing.used(state.params["network"], state.memory)}
+    magnitudes, aside = gradients_lib.magnitudes(used, losses_of)
+    memory = sharing.score(state.memory, magnitudes, aside.losses.labelled)
     return state.replace(memory=memory), aside.parts
   found, aside = gradients_lib.gramians(objective.network, state.params, losses_of)
   labelled = aside.losses.labelled.astype(jnp.float32)

@@ -136,7 +136,8 @@ def test_the_selector_learns_from_rewards_alone(build):
   """Its gradient is that of the score function, summed by hand; task losses have none in it."""
   experiment = build(**VALUES)
   state, batch = experiment.initial_state(), _batch(experiment)
-  state = state.replace(memory={"mean": jnp.asarray([0.2, 0.0]), "steps": jnp.asarray([3.0, 0.0])})
+  rewarded = {"mean": jnp.asarray([0.2, 0.0]), "steps": jnp.asarray([3.0, 0.0])}
+  state = state.replace(memory={**state.memory, **rewarded})
   pass_ = _pass(experiment, state, "policy", batch)
 
   @jax.jit
@@ -233,6 +234,25 @@ def test_stretches_take_turns(run):
   rate = np.asarray(run.results["execution"]["rate"])
   assert rate.shape == (2, 2) and (rate >= 0).all() and (rate <= 1).all()
   assert run.results["parameters"]["selector"] > 0
+
+
+def test_the_report_tells_how_many_examples_use_each_width(run):
+  """By hand from the mean of the last steps; of all examples, so that columns sum to 1."""
+  sharing, memory = run.experiment.sharing, run.experiment.initial_state().memory
+  used = np.asarray([[[0, 1], [0.5, 1]], [[0.25, 0.25], [0.25, 1]]], np.float32)
+  signals = type("Signals", (), {"executed": jnp.asarray(used)})
+  once = sharing.remember(den.LIKELIEST, memory, signals, None)
+  signals.executed = jnp.asarray(used[::-1])
+  twice = sharing.remember(den.LIKELIEST, once, signals, None)
+  assert sharing.remember(den.RANDOM, twice, signals, None) is twice
+  found = sharing.panels({}, twice, {}).panels
+  assert [p.title for p in found] == ["a", "b"] and found[0].rows == ["100%", "50%", "25%", "0%"]
+  for panel in found:  # blocks 0 and 1, half of each task's examples
+    np.testing.assert_allclose(panel.values, [[0, 0.75], [0.25, 0], [0.5, 0.25], [0.25, 0]])
+  panels = run.results["learned"]["panels"]
+  for panel, rate in zip(panels, np.asarray(run.state.memory["levels"]), strict=True):
+    np.testing.assert_allclose(np.sum(panel["values"], 0), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.transpose(panel["values"])[:, ::-1], rate, atol=1e-6)
 
 
 def test_a_stopped_run_goes_on(run, train, tmp_path, same_bits):

@@ -66,7 +66,9 @@ def test_the_share_of_closed_experts_is_rounded_down(share, closed):
 
 
 def test_notes_say_which_links_are_closed():
-  method = _build("mmoeex", experts__count=4, experts__links="exclusion")
+  values = {"experts__count": 4, "experts__links": "exclusion", "experts__inner": 0.0}
+  method = _build("mmoeex", **values)
+  assert method.phases[0].inner is None
   for e in range(2):
     (out,) = (t for t in range(3) if e not in method.trunk.reads[t])
     assert method.notes[e] == f"Expert {e} serves all tasks but t{out}."
@@ -92,6 +94,9 @@ def test_levels_part_the_segments(levels, blocks):
     ("mmoeex", {"exclusive": 1.0}, r"config.experts.exclusive must be in \[0, 1\)"),
     ("mmoeex", {"exclusive": -0.1}, r"config.experts.exclusive must be in \[0, 1\)"),
     ("mmoeex", {"exclusive": float("nan")}, r"config.experts.exclusive must be in \[0, 1\)"),
+    ("mmoeex", {"inner": -1.0}, "config.experts.inner must be at least 0 and finite, but is -1"),
+    ("mmoeex", {"inner": float("inf")}, "config.experts.inner must be at least 0 and finite"),
+    ("mmoeex", {"inner_share": 1.0}, r"config.experts.inner_share must be in \(0, 1\)"),
     ("mmoeex", {"links": "exclusiv"}, "config.experts.links is 'exclusiv'.*'exclusivity'"),
     ("ple", {"own": 0, "shared": 0}, "config.experts.own and config.experts.shared are 0"),
     ("ple", {"own": -1, "shared": 3}, "config.experts.own must be at least 0, but is -1"),
@@ -146,6 +151,22 @@ def test_a_whole_run_learns_and_tells_its_mixtures(whole, method, values, rows, 
   # Of every open link the 8 channels that a gate reads, and a bias.
   assert run.results["parameters"]["fusion"] == 9 * open_links
   assert run.results["execution"]["rate"] == [[1.0] * run.experiment.units] * 2
+
+
+def test_a_stopped_run_with_inner_steps_goes_on(whole, train, tmp_path, same_bits):
+  values = {"method": "mmoeex", "experts__count": 2, "train__steps": 4, "model__blocks": (1,)}
+  want = whole(**values)
+
+  def stop(loop, step):
+    if step >= 2:
+      raise InterruptedError
+
+  with pytest.raises(InterruptedError):
+    train(tmp_path, before_chunk=stop, train__checkpoint_every=1, **values)
+  got = train(tmp_path, **values)
+  same_bits(got.state, want.state)
+  assert got.lines == want.lines
+  assert {"outer/a", "outer/b"} < set(want.lines[0]["values"])
 
 
 def test_the_mean_mixture_is_that_of_all_first_steps():

@@ -266,11 +266,11 @@ def test_trees_of_features_go_through_the_trunk_that_skips():
   assert np.abs(whole - none).max() > 0.1 and np.abs(half - none).max() > 0.01
 
 
-def test_a_backbone_without_shortcuts_is_refused():
+def test_a_backbone_without_shortcuts_is_not_skipped():
   class Plain(TwoResolutions):
     skips = False
 
-  decisions = skip_trunk.Decisions(routing.all_run(2, 1))
+  decisions = skip_trunk.Decisions(routing.fixed([[1, 0]], (False, False), False))
   with pytest.raises(ValueError, match="Plain has no shortcuts: its blocks cannot be skipped"):
     skip_trunk.SkipTrunk(Plain(), 1, (False, False)).init(
       jax.random.key(0), PICTURES, decisions, False

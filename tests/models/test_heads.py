@@ -124,10 +124,23 @@ def test_the_last_layer_is_float32(kind):
     np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
+def test_every_position_predicts_a_square_of_pixels():
+  """A map of 2 x 3 positions of a picture of 5 x 8: squares of 3 x 3, cut at the far sides."""
+  head = heads.PixelHead(2, (5, 8), 4)
+  x = jnp.asarray(RNG.normal(size=(1, 2, 3, 3)), jnp.float32)
+  found, variables = _start(head, x)
+  assert found.shape == (1, 5, 8, 2)
+  hidden, last = (variables["params"][k] for k in ("hidden", "linear"))
+  at = lambda r, c: np.maximum(x[0, r, c] @ hidden["kernel"] + hidden["bias"], 0) @ last["kernel"]
+  for row, column in ((0, 0), (2, 2), (3, 7), (4, 5)):
+    square = (at(row // 3, column // 3) + last["bias"]).reshape(3, 3, 2)
+    np.testing.assert_allclose(found[0, row, column], square[row % 3, column % 3], atol=1e-5)
+
+
 def test_vectors_get_a_linear_head():
   assert isinstance(heads.build("aspp", 2, False, 8, jnp.float32, None), heads.LinearHead)
 
 
 def test_an_unknown_head_is_refused():
-  with pytest.raises(ValueError, match="head is 'asp'.*linear, aspp"):
+  with pytest.raises(ValueError, match="head is 'asp'.*linear, mlp, aspp, pixels"):
     heads.build("asp", 2, True, 8, jnp.float32, None)

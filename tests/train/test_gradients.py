@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +12,17 @@ import pytest
 from tiny import configs
 from train.stepper import Stepper
 
+from dynashare_jax import types
 from dynashare_jax.distributed import mesh as mesh_lib
+from dynashare_jax.models.trunks import contract as trunks
+from dynashare_jax.models.trunks import network as network_lib
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.objectives import balancing
+from dynashare_jax.sharing import contract
 from dynashare_jax.train import forward as forward_lib
 from dynashare_jax.train import gradients as gradients_lib
 from dynashare_jax.train import optim
+from dynashare_jax.train import state as state_lib
 from dynashare_jax.train import step as step_lib
 
 ROUTE = [[1, 0], [1, 1]]  # a block that both share, and one of task b alone
@@ -378,3 +384,113 @@ def test_slopes_are_derivatives_through_a_step(hard):
 
   weights = jnp.asarray([t.weight for t in hard.tasks])
   np.testing.assert_allclose(seen[0], jax.jit(jax.grad(after))(weights), 1e-5)
+
+
+class Point(trunks.Trunk):
+  """One number, which every task predicts for every example; it is charged with its square."""
+
+  units: int = 1
+
+  @nn.nowrap
+  def leaves(self):
+    return {"point": trunks.Leaf("backbone")}
+
+  @nn.compact
+  def __call__(self, inputs, control, train):
+    point = self.param("point", nn.initializers.ones, ())
+    seen = self.variable("batch_stats", "seen", jnp.zeros, ())
+    seen.value = inputs.mean()
+    features = [jnp.full((len(inputs), 1), point)] * 2
+    return features, trunks.Signals(jnp.ones((2, len(inputs), 1)), {"square": jnp.square(point)})
+
+
+class Alone(nn.Module):
+  """A head without parameters."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    return x
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_an_inner_step_of_every_task_by_hand(rate):
+  """Losses (p - y)^2: where its step takes it, a task pulls with 2 (p - 2 rate (p - a) - b)."""
+  near, far = gradients_lib.inner_rows(10, 0.8)
+  np.testing.assert_array_equal(far, [2, 7])
+  rng = np.random.default_rng(0)
+  labels = {name: rng.normal(size=10).astype(np.float32) for name in "ab"}
+  known = {"a": np.ones(10, bool), "b": np.arange(10) != 2}
+  tasks = [types.TaskSpec(name, "number", 1, w) for name, w in (("a", 2.0), ("b", 0.5))]
+  tasks = tuple(dataclasses.replace(task, loss="l2") for task in tasks)
+  network = network_lib.Network(Point(), (Alone(), Alone()), ("a", "b"))
+  weigh = lambda losses, slopes, key, state: (losses.value, losses.labelled)
+  objective = forward_lib.Objective(
+    network, tasks, contract.Sharing(), balancing.Balancer("own", weigh)
+  )
+  inputs = rng.normal(size=(10, 3)).astype(np.float32)
+  batch = types.Batch(inputs, labels, known, np.ones(10, bool))
+  params, stats = state_lib.init_network(network, inputs, (), jax.random.key(0))
+  state = state_lib.start(params, stats, {}, 2, (), False, {})
+  moving = contract.Moving(jnp.int32(0), jnp.int32(0), {}, ())
+
+  @jax.jit
+  def run(known):
+    spec = forward_lib.Spec((), ("backbone",), "retrain", 1, inner=contract.Inner(rate, 0.8))
+    pass_ = forward_lib.Pass(
+      objective, spec, state, batch._replace(valid=known), moving, jnp.int32(0)
+    )
+    return gradients_lib.gradients(pass_)
+
+  def wanted(known):
+    values, slopes = [], []
+    for name in "ab":
+      mean = lambda rows, name=name: labels[name][[r for r in rows if known[name][r]]].mean()
+      there = 1.0 - rate * 2 * (1.0 - mean(near)) if known[name][near].any() else 1.0
+      errors = there - labels[name][[r for r in far if known[name][r]]]
+      values.append(np.square(errors).mean() if len(errors) else 0.0)
+      slopes.append(2 * errors.mean() if len(errors) else 0.0)
+    return values, np.dot(values, slopes) + 2  # the weights are the outer losses here
+
+  without = lambda rows: {**known, "b": known["b"] & ~np.isin(np.arange(10), rows)}
+  for some, there in ((known, True), (without(near), True), (without(far), False)):
+    grads, aside = run(some)
+    values, slope = wanted(some)
+    np.testing.assert_allclose(grads["network"]["trunk"]["point"], slope, rtol=1e-5)
+    np.testing.assert_allclose([aside.parts["outer/a"], aside.parts["outer/b"]], values, 1e-5)
+    np.testing.assert_array_equal(aside.balance, [True, there])
+  # What is logged and kept beside is of the inner part, before the steps.
+  np.testing.assert_allclose(aside.stats["trunk"]["seen"], inputs[near].mean(), rtol=1e-5)
+  np.testing.assert_allclose(aside.parts["loss/a"], np.square(1 - labels["a"][near]).mean(), 1e-5)
+
+
+def test_an_inner_step_of_rate_0_is_the_step_of_the_outer_part(build):
+  """Of every leaf: experts, gates and heads."""
+  experiment = build(method="mmoeex", experts__count=2, model__blocks=(1,))
+  stepper = Stepper(experiment, "retrain")
+  state, (batch, moving, step) = experiment.initial_state(), _rest(experiment, stepper)
+  assert stepper.spec.inner == contract.Inner(0.01, 0.8)
+  outer = gradients_lib.inner_rows(8, 0.8)[1]
+
+  def run(inner, batch):
+    spec = dataclasses.replace(stepper.spec, inner=inner)
+    pass_ = forward_lib.Pass(experiment.objective, spec, state, batch, moving, step)
+    return gradients_lib.gradients(pass_)[0]["network"]
+
+  inner = contract.Inner(0.0, 0.8)
+  both = lambda batch, part: (run(inner, batch), run(None, part))
+  _close(*jax.jit(both)(batch, jax.tree.map(lambda a: a[outer], batch)), 1e-6)
+
+
+@pytest.mark.parametrize(
+  "values, message",
+  [
+    ({"experts__inner_share": 0.01}, "a share of 0.01 of each batch, but .*batch_size=8 that is 0"),
+    ({"experts__inner_share": 0.99}, "batch_size=8 that is 8: both parts need an example"),
+    ({"balance__name": "pcgrad"}, "The balancer 'pcgrad' needs more than .* or no inner step"),
+    ({"balance__name": "famo"}, "The balancer 'famo' needs more than the tasks' losses before"),
+    ({"balance__name": "autolambda"}, "The balancer 'autolambda' needs more than"),
+  ],
+)
+def test_inner_steps_that_cannot_be_are_refused(build, values, message):
+  with pytest.raises(ValueError, match=message):
+    build(method="mmoeex", **values)

@@ -5,6 +5,9 @@ both are, the brighter pixel counts. Task `left` is the class of the first, `rig
 second. The sisters take Fashion-MNIST for both, or a digit on the left and a Fashion item on the
 right.
 
+A third task, `reconstruction`, predicts the picture itself, pixel by pixel; it is not among the
+default ones.
+
 Source: Sabour et al. 2017 for the problem; Sener and Koltun 2018 for the two tasks and the overlay
 by maximum; Lin et al. 2019 for the sisters.
 Differs: corner to corner, 20 x 20 pixels in common (Sener: 22 x 22, then every picture is reduced
@@ -30,6 +33,7 @@ from dynashare_jax.data.multimnist import originals
 
 SIDE = 36  # pixels of a picture
 TASKS = ("left", "right")
+RECONSTRUCTION = "reconstruction"
 # Which originals lie on the left and on the right.
 KINDS = {
   "mnist": ("mnist", "mnist"),
@@ -43,8 +47,8 @@ def defaults() -> dict[str, Any]:
 
   kind: one of `KINDS`. train, validation, test: examples; train and validation are made of the
   60,000 original training pictures, test of the 10,000 test pictures, each at most once a side.
-  pair_seed: chooses what is overlaid (the training seed does not). tasks: any of `TASKS`, in the
-  wanted order. weights: of the tasks in the total loss.
+  pair_seed: chooses what is overlaid (the training seed does not). tasks: any of `TASKS` and
+  `RECONSTRUCTION`, in the wanted order. weights: of the tasks in the total loss.
   """
   return {
     "kind": "mnist",
@@ -53,7 +57,7 @@ def defaults() -> dict[str, Any]:
     "test": 10_000,
     "pair_seed": 0,
     "tasks": TASKS,
-    "weights": {"left": 1.0, "right": 1.0},
+    "weights": {"left": 1.0, "right": 1.0, RECONSTRUCTION: 1.0},
   }
 
 
@@ -74,12 +78,16 @@ def outline(config: ConfigDict, compat: ConfigDict) -> types.DatasetSpec:
     options.check_range(split, config[split], 1)
   options.check_range("pair_seed", config.pair_seed, 0)
   classes = {side: originals.CLASSES[name] for side, name in zip(TASKS, names, strict=True)}
+
+  def task(name: str) -> types.TaskSpec:
+    weight = options.weight(config, name)
+    if name == RECONSTRUCTION:
+      return types.TaskSpec(name, "regression", 1, weight)
+    return types.TaskSpec(name, "multiclass", 10, weight, classes[name])
+
   return types.DatasetSpec(
     name="multimnist",
-    tasks=tuple(
-      types.TaskSpec(side, "multiclass", 10, options.weight(config, side), classes[side])
-      for side in options.tasks("multimnist", config.tasks, TASKS)
-    ),
+    tasks=tuple(map(task, options.tasks("multimnist", config.tasks, (*TASKS, RECONSTRUCTION)))),
     input_kind="image",
     input_shape=(SIDE, SIDE, 1),
     sizes={split: int(config[split]) for split in types.SPLITS},
@@ -96,7 +104,8 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     seed: not used: the examples depend on `config.pair_seed` alone.
 
   Returns:
-    The data set. Inputs are float32 `[N, 36, 36, 1]` in 0..1, targets int32 `[N]`.
+    The data set. Inputs are float32 `[N, 36, 36, 1]` in 0..1, targets int32 `[N]`, and of
+    `reconstruction` float32 `[N, 36, 36]`.
 
   Raises:
     FileNotFoundError: files are missing.
@@ -141,14 +150,15 @@ def _pools(
 
 def _batch(sides: Mapping[str, originals.Originals], names: Sequence[str]) -> types.Batch:
   """The examples of a split."""
-  pictures = overlay(*(sides[side].pictures for side in TASKS))
+  pictures = overlay(*(sides[side].pictures for side in TASKS)) / np.float32(255)
   present = np.ones(len(pictures), bool)
-  return types.Batch(
-    pictures[..., None] / np.float32(255),
-    {name: sides[name].labels.astype(np.int32) for name in names},
-    dict.fromkeys(names, present),
-    present,
-  )
+  targets: dict[str, types.Array] = {}
+  valid: dict[str, types.Array] = {}
+  for name in names:
+    whole = name == RECONSTRUCTION
+    targets[name] = pictures if whole else sides[name].labels.astype(np.int32)
+    valid[name] = np.ones(pictures.shape, bool) if whole else present
+  return types.Batch(pictures[..., None], targets, valid, present)
 
 
 def overlay(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -158,10 +158,11 @@ class SkipTrunk(contract.Trunk):
       For every task its features `[B, ..., C]`, and the signals.
 
     Raises:
-      ValueError: the routing names other numbers of tasks or blocks, or the backbone has no
-        blocks that can be left out.
+      ValueError: the routing names other numbers of tasks or blocks, or leaves out blocks of a
+        backbone that has no shortcuts.
     """
-    if not self.backbone.skips:
+    runs = all(mode == routing.RUN for row in decisions.modes for mode in row)
+    if not self.backbone.skips and not runs:
       raise ValueError(
         f"{type(self.backbone).__name__} has no shortcuts: its blocks cannot be skipped. Choose"
         " another config.model.backbone, or a method that does not skip."

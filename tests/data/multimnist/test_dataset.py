@@ -126,6 +126,20 @@ def test_the_order_of_the_tasks_changes_no_picture_and_no_label(folder: pathlib.
       np.testing.assert_array_equal(labels, turned.arrays(split).targets[name])
 
 
+def test_a_third_task_is_the_picture_itself(folder: pathlib.Path) -> None:
+  data = _open(folder, tasks=("left", "reconstruction"))
+  assert [(task.name, task.kind) for task in data.spec.tasks] == [
+    ("left", "multiclass"),
+    ("reconstruction", "regression"),
+  ]
+  for split in SIZES:
+    batch = data.arrays(split)
+    np.testing.assert_array_equal(batch.targets["reconstruction"], batch.inputs[..., 0])
+    assert batch.valid["reconstruction"].all()
+    assert batch.valid["reconstruction"].shape == batch.inputs.shape[:3]
+    assert list(batch.targets) == ["left", "reconstruction"]
+
+
 def test_compressed_files_are_the_same_and_only_the_folders_of_the_kind_are_read(
   folder: pathlib.Path,
 ) -> None:
