@@ -60,8 +60,11 @@ def get_config() -> ml_collections.ConfigDict:
   model.std = (1.0, 1.0, 1.0)
   model.weights = ""  # file to start from, see docs/weights.md
   model.weights_family = "auto"  # or torchvision, timm, adashare, dynashare
-  model.head = "linear"  # or aspp; temporal: of series with lengths
+  # Or aspp: branches of four dilations, summed; deeplab: branches side by side and the map's mean;
+  # temporal: of series with lengths.
+  model.head = "linear"
   model.head_width = 1024  # of an aspp or temporal head
+  model.decoder_width = 256  # of a deeplab head
 
   config.policy = policy = ml_collections.ConfigDict()
   policy.use = True  # dynashare only: False leaves instance gates alone
