@@ -50,7 +50,9 @@ def get_config() -> ml_collections.ConfigDict:
   model.width_factor = 1.0  # multiplies all widths
   model.strides = (1, 2, 1, 1)
   model.dilations = (1, 1, 2, 4)
-  model.stem = "deeplab"  # or small, series, hourly
+  model.stem = "deeplab"  # or small, cifar, series, hourly
+  # Where a resnet has strides and dilations, and how pooling rounds; or torchvision.
+  model.variant = "adashare"
   model.width = 128  # mlp, tcn, channel_lstm: of the residual vector
   model.hidden = 256  # mlp: inside a block; channel_lstm: a channel's state
   model.embedding = 8  # mlp: of a categorical column

@@ -86,8 +86,8 @@ def load(path: str | os.PathLike[str], family: str, params: Any, stats: Any, mod
   Args:
     family: a key of `weight_tables.FAMILIES`, or `auto`: by the names in the file.
     params: of a `Network`, arrays or their shapes.
-    model: `config.model`: its `backbone`, `stem`, `norm`, `block`, `blocks`, `mean` and `std` are
-      read.
+    model: `config.model`: its `backbone`, `stem`, `norm`, `block`, `blocks`, `variant`, `mean` and
+      `std` are read.
 
   Raises:
     ValueError: the file cannot be read, another family's names, a network that such files are not
@@ -378,10 +378,10 @@ def _notes(
   lines += [f"ignored {count} tensors: {why}" for why, count in sorted(ignored.items())]
   if kept:
     lines.append(f"{' and '.join(kept)} keep their initial values")
-  if table.middle_stride and model.block == "bottleneck":
+  if table.middle_stride and (model.block, model.variant) == ("bottleneck", "adashare"):
     lines.append(
       "a bottleneck's stride is its first convolution's here, and was its 3-wide"
-      " one's where they were trained"
+      " one's where they were trained, as with config.model.variant='torchvision'"
     )
   if not (
     np.allclose(tuple(model.mean), table.mean, atol=1e-4)

@@ -37,6 +37,7 @@ def _model(**values: Any) -> Any:
       stem="deeplab",
       norm="batch",
       block="basic",
+      variant="adashare",
       blocks=R18,
       mean=(0.485, 0.456, 0.406),
       std=(0.229, 0.224, 0.225),
@@ -132,13 +133,9 @@ def test_torchvision_layout_by_hand(tmp_path):
 
 def test_a_bottleneck_is_projected_in_its_first_segment_too(tmp_path):
   state = layouts.imagenet((1, 2, 1, 1), kind="bottleneck")
-  loaded = _load(
-    tmp_path,
-    state,
-    model=_model(block="bottleneck", blocks=(1, 2, 1, 1)),
-    blocks=(1, 2, 1, 1),
-    kind="bottleneck",
-  )
+  values = dict(block="bottleneck", blocks=(1, 2, 1, 1))
+  network = dict(blocks=(1, 2, 1, 1), kind="bottleneck")
+  loaded = _load(tmp_path, state, model=_model(**values), **network)
   net = loaded.params["trunk"]["backbone"]
   np.testing.assert_array_equal(
     net["shortcut_0"]["conv"]["kernel"][0, 0], state["layer1.0.downsample.0.weight"][:, :, 0, 0].T
@@ -146,7 +143,10 @@ def test_a_bottleneck_is_projected_in_its_first_segment_too(tmp_path):
   np.testing.assert_array_equal(
     net["block_2"]["conv_2"]["kernel"][0, 0], state["layer2.1.conv3.weight"][:, :, 0, 0].T
   )
-  assert any("a bottleneck's stride is its first" in n for n in loaded.notes)
+  first = "a bottleneck's stride is its first"
+  assert any(first in n for n in loaded.notes)
+  same = _load(tmp_path, state, model=_model(**values, variant="torchvision"), **network)
+  assert not any(first in n for n in same.notes)
 
 
 def test_every_column_is_filled(tmp_path):
