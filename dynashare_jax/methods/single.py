@@ -19,5 +19,5 @@ def build(parts: contract.Parts) -> contract.Method:
   tasks, phases = len(parts.spec.tasks), _schedule.plain(parts.config)
   trunk = columns.ColumnTrunk(tuple(parts.backbone() for _ in range(tasks)))
   sharing = skip.make(parts, phases, skip.every_block(tasks, parts.blocks))
-  sharing = dataclasses.replace(sharing, columns=True)
+  sharing = dataclasses.replace(sharing, whole=True)
   return contract.Method("single", phases, trunk, sharing, independent=True)

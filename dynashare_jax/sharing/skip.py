@@ -134,7 +134,8 @@ class SkipSharing(contract.Sharing):
     conflict: whether phases measure the tasks' gradients.
     weighs: weight of Eq. 4 with every pair weighed by its measured cosine.
     kept: how many first blocks every task always executes.
-    columns: whether the trunk is one network per task, which every task executes whole.
+    whole: whether every task executes all blocks, and nothing else can be asked: of one network
+      per task, or of blocks without shortcuts.
   """
 
   skips = True
@@ -159,7 +160,7 @@ class SkipSharing(contract.Sharing):
   conflict: bool = False
   weighs: float = 0.0
   kept: int = 0
-  columns: bool = False
+  whole: bool = False
 
   @property
   def rates(self) -> tuple[float, ...]:
@@ -384,7 +385,7 @@ class SkipSharing(contract.Sharing):
     how = execution or Execution(self.planned)
     tasks, gated = len(structure.tasks), how.gates and any(structure.gated)
     route = np.asarray(structure.route)
-    if route.all() and not gated and (execution is None or self.columns):
+    if route.all() and not gated and (execution is None or self.whole):
       modes = routing.all_run(self.blocks, tasks)
     elif not how.planned:
       modes = routing.own(self.blocks, tasks)
@@ -513,8 +514,16 @@ def make(
     routes: see `SkipSharing`.
     learns: see `SkipSharing`.
     target_rates: see `SkipSharing`.
+
+  Raises:
+    ValueError: a phase may skip blocks of a backbone without shortcuts.
   """
-  config = parts.config
+  config, backbone = parts.config, parts.backbone()
+  if not backbone.skips and any(_settings(p).routing != "all" for p in phases):
+    raise ValueError(
+      f"config.model.backbone={config.model.backbone!r} has no shortcuts: its blocks cannot be"
+      f" skipped, as config.method={config.method!r} does. Choose another of either."
+    )
   opened = [p.settings.open_blocks for p in phases if _settings(p).routing == "soft"]
   return SkipSharing(
     names=tuple(task.name for task in parts.spec.tasks),
@@ -537,6 +546,7 @@ def make(
     sampled_range=tuple(config.gates.sampled_range) if samples_rates(config) else None,
     noise_fades=config.gates.noise_fades,
     sampled_gates=config.seed if config.compat.gates == "sampled" else None,
+    whole=not backbone.skips,
   )
 
 

@@ -20,6 +20,7 @@ from dynashare_jax.models.backbones import channel_lstm
 from dynashare_jax.models.backbones import mlp
 from dynashare_jax.models.backbones import resnet
 from dynashare_jax.models.backbones import tcn
+from dynashare_jax.models.backbones import vgg
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import routing
 
@@ -51,9 +52,11 @@ CASES: Any = {
     PADDED,
   ),
   "lstm": (channel_lstm.ChannelLstm(2, width=6), PADDED),
+  "vgg": (vgg.Vgg((1, 2), (4, 6)), PICTURES),
 }
-# Of commit e77596f: how many leaves there were, a checksum of their paths and shapes, and
-# the sum of the features for the heads: of fresh networks in training, two groups of tasks.
+# Of commit e77596f, or of the first with the backbone: how many leaves there were, a checksum of
+# their paths and shapes, and the sum of the features for the heads: of fresh networks in training,
+# two groups of tasks.
 RECORDED = {
   "pictures": (45, 1038978974, 242.579),
   "bottleneck": (36, 329007071, 2997.89),
@@ -65,6 +68,7 @@ RECORDED = {
   "tcn": (32, 2150725211, 619.119),
   "channels": (11, 2245078685, -2.03394),
   "lstm": (8, 1697134674, 2.62257),
+  "vgg": (24, 1422488592, 1144.87),
 }
 
 
@@ -270,7 +274,7 @@ def test_a_backbone_without_shortcuts_is_refused():
   class Plain(TwoResolutions):
     skips = False
 
-  decisions = skip_trunk.Decisions(routing.all_run(2, 1))
+  decisions = skip_trunk.Decisions(routing.own(2, 1))
   with pytest.raises(ValueError, match="Plain has no shortcuts: its blocks cannot be skipped"):
     skip_trunk.SkipTrunk(Plain(), 1, (False, False)).init(
       jax.random.key(0), PICTURES, decisions, False

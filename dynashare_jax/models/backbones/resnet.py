@@ -163,9 +163,8 @@ class ResNet(base.Backbone):
   def stem(self, inputs: Any, pass_: base.Pass) -> jax.Array:
     """Turns inputs `[B, ...]` into features `[1, B, ..., C]`."""
     x = series.values_of(inputs) if self.table_spec is None else self.columns(inputs)
-    if self.dims == 2 and (any(self.mean) or set(self.std) != {1.0}):
-      shape = (1,) * (x.ndim - 1) + (-1,)
-      x = (x - jnp.asarray(self.mean).reshape(shape)) / jnp.asarray(self.std).reshape(shape)
+    if self.dims == 2:
+      x = base.whitened(x, self.mean, self.std)
     x = self.stem_conv(x.astype(self.dtype))[None]
     x = nn.relu(pass_.normalise(self.stem_norm, x))
     if self.stem_kind == "deeplab":
@@ -235,17 +234,7 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
     ValueError: lists of segments that differ in length, no block, an unknown stem, block, norm or
       variant, a stem that does not fit the data, or a width factor that is not above 0.
   """
-  names = ("blocks", "widths", "strides", "dilations")
-  lists: dict[str, Any] = {name: tuple(config[name]) for name in names}
-  if len({len(v) for v in lists.values()}) != 1:
-    raise ValueError(
-      "config.model.blocks, widths, strides and dilations must name the same"
-      f" number of segments; they are {lists}."
-    )
-  if sum(lists["blocks"]) < 1 or min(lists["blocks"]) < 1:
-    raise ValueError(
-      f"config.model.blocks must have at least one block per segment, but is {lists['blocks']}."
-    )
+  lists: dict[str, Any] = base.segments_of(config, ("blocks", "widths", "strides", "dilations"))
   choices = {"stem": STEMS, "block": BLOCKS, "norm": norm.NORMS, "variant": VARIANTS}
   for name, known in choices.items():
     lookup.one_of(f"config.model.{name}", config[name], known)
@@ -259,15 +248,7 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
       "config.model.stem='deeplab' looks ahead; series of"
       " different lengths need 'hourly', 'small' or 'series'."
     )
-  if not config.width_factor > 0:
-    raise ValueError(f"config.model.width_factor must be above 0, but is {config.width_factor}.")
-  mean, std = tuple(config.mean), tuple(config.std)
-  if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-    raise ValueError(
-      "config.model.mean and std must be three numbers, for red, green and blue, and"
-      f" std above 0; they are {mean} and {std}."
-    )
-  lists["widths"] = tuple(max(round(w * config.width_factor), 1) for w in lists["widths"])
+  mean, std = base.colours(config)
   kinds = {"stem_kind": config.stem, "block_kind": config.block, "norm_kind": config.norm}
   lists |= {"table_spec": spec.table, "causal": spec.lengths, "mean": mean, "std": std}
   lists["variant"] = config.variant

@@ -158,10 +158,10 @@ class SkipTrunk(contract.Trunk):
       For every task its features `[B, ..., C]`, and the signals.
 
     Raises:
-      ValueError: the routing names other numbers of tasks or blocks, or the backbone has no
-        blocks that can be left out.
+      ValueError: the routing names other numbers of tasks or blocks, or may leave out a
+        block of a backbone without shortcuts.
     """
-    if not self.backbone.skips:
+    if not self.backbone.skips and any(k != routing.RUN for row in decisions.modes for k in row):
       raise ValueError(
         f"{type(self.backbone).__name__} has no shortcuts: its blocks cannot be skipped. Choose"
         " another config.model.backbone, or a method that does not skip."
