@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.models import dpt
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
 
-HEADS = ("linear", "aspp", "deeplab")  # of `build`
+HEADS = ("linear", "aspp", "deeplab", "dpt")  # of `build`
 TEMPORAL = "temporal"  # of series with lengths
 
 
@@ -250,6 +251,8 @@ def build(
     return AsppHead(outputs, width=width, dtype=dtype, name=name)
   if kind == "deeplab" and dense:
     return DeeplabHead(outputs, width, norm_kind=norm_kind, dtype=dtype, name=name)
+  if kind == "dpt" and dense:
+    return dpt.DptHead(outputs, width, norm_kind=norm_kind, dtype=dtype, name=name)
   return LinearHead(outputs, dense, name=name)
 
 
@@ -282,7 +285,13 @@ def of_task(
       f"config.model.head={kind!r} cannot predict every step of a series"
       f" without lengths, as {task.name} needs; use 'aspp'."
     )
-  if kind == "deeplab":
+  if kind == "dpt" and not (dense and config.backbone == "vit"):
+    raise ValueError(
+      f"config.model.head='dpt' predicts maps from four depths of config.model.backbone='vit'; here"
+      f" the backbone is {config.backbone!r}, and {task.name} has"
+      f" {'a map' if dense else 'one prediction for a picture'}: use another head."
+    )
+  if kind in ("deeplab", "dpt"):
     if spec.input_kind != "image":
       raise ValueError(
         f"config.model.head={kind!r} reads maps of pictures, not the {spec.input_kind} inputs of"

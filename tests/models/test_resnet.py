@@ -373,7 +373,7 @@ def test_a_config_without_sense_is_refused(values, message):
 def test_an_unknown_backbone_names_the_nearest():
   with pytest.raises(ValueError, match=r"'resnt'.*Did you mean 'resnet'\?"):
     backbones.find("resnt")
-  assert backbones.available() == ("channel_lstm", "mlp", "resnet", "tcn", "vgg")
+  assert backbones.available() == ("channel_lstm", "mlp", "resnet", "tcn", "vgg", "vit")
   for name in backbones.available():
     assert callable(backbones.find(name).build)
 
