@@ -44,27 +44,34 @@ def get_config() -> ml_collections.ConfigDict:
   model.backbone = "resnet"  # a file of models/backbones
   # Of the computation; parameters stay float32. auto: bfloat16 on accelerators.
   model.dtype = "float32"  # or bfloat16, auto
-  model.blocks = (2, 2, 2, 2)  # of every segment
+  model.blocks = (2, 2, 2, 2)  # of every segment; vit: two of every layer
   model.block = "basic"  # or bottleneck: 4 times as many channels come out
   model.norm = "batch"  # or group: for small batches
   model.widths = (64, 128, 256, 512)
   model.width_factor = 1.0  # multiplies all widths
   model.strides = (1, 2, 1, 1)
   model.dilations = (1, 1, 2, 4)
-  model.stem = "deeplab"  # or small, series, hourly
-  model.width = 128  # mlp, tcn, channel_lstm: of the residual vector
-  model.hidden = 256  # mlp: inside a block; channel_lstm: a channel's state
+  model.stem = "deeplab"  # or small, cifar, series, hourly
+  # Where a resnet has strides and dilations, and how pooling rounds; or torchvision.
+  model.variant = "adashare"
+  model.width = 128  # mlp, tcn, channel_lstm, vit: of the residual vector
+  model.hidden = 256  # mlp, vit: inside a block; channel_lstm: a channel's state
+  model.attention_heads = 6  # vit: they divide the width
+  model.patch = 16  # vit: rows and columns of pixels that become one position
+  model.positions = 14  # vit: rows and columns of positions with an embedding, which is resized
   model.embedding = 8  # mlp: of a categorical column
   model.dropout = 0.1  # mlp, tcn, channel_lstm, lenet; temporal and mlp heads
   # Subtracted from and then divided into RGB pictures in 0 .. 1.
   model.mean = (0.0, 0.0, 0.0)
   model.std = (1.0, 1.0, 1.0)
   model.weights = ""  # file to start from, see docs/weights.md
-  model.weights_family = "auto"  # or torchvision, timm, adashare, dynashare
-  # Or mlp, aspp; pixels: dense predictions at the size of the picture; temporal: of series with
-  # lengths.
+  model.weights_family = "auto"  # or torchvision, timm, timm_vit, adashare, dynashare
+  # Or mlp; aspp: branches of four dilations, summed; deeplab: branches side by side and the map's
+  # mean; dpt: from four depths of a vit; pixels: dense predictions at the size of the picture;
+  # temporal: of series with lengths.
   model.head = "linear"
-  model.head_width = 1024  # of all but a linear head
+  model.head_width = 1024  # of an mlp, aspp, pixels or temporal head
+  model.decoder_width = 256  # of a deeplab or dpt head
 
   config.policy = policy = ml_collections.ConfigDict()
   policy.use = True  # dynashare only: False leaves instance gates alone

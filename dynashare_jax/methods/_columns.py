@@ -66,6 +66,7 @@ def build(
     **more: of the trunk.
   """
   settings, spec = parts.config.fusion, parts.spec
+  _schedule.needs_arrays(parts)
   if not 0 <= settings.own <= 1:
     raise ValueError(f"config.fusion.own must be in [0, 1], but is {settings.own}.")
   columns = tuple(parts.backbone() for _ in spec.tasks)

@@ -241,6 +241,16 @@ def budget_notes(parts: contract.Parts) -> tuple[str, ...]:
   )
 
 
+def needs_arrays(parts: contract.Parts) -> None:
+  """Refuses a backbone whose features are trees, where single arrays are mixed or weighed."""
+  if parts.backbone().trees:
+    config = parts.config
+    raise ValueError(
+      f"config.method={config.method!r} mixes features that are one array, but those of"
+      f" config.model.backbone={config.model.backbone!r} are several: choose another of either."
+    )
+
+
 def needs_several(spec: types.DatasetSpec, config: Any) -> None:
   """Refuses a sharing loss with one task."""
   if len(spec.tasks) < 2 and config.policy.sharing > 0:

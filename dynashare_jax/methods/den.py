@@ -207,6 +207,12 @@ def _check(parts: contract.Parts) -> None:
   ):
     if not fits:
       raise ValueError(f"config.elastic.{name} must be {wanted}, but is {settings[name]}.")
+  if not backbone.skips:
+    raise ValueError(
+      f"config.method='den' can leave out all channels of a block, but"
+      f" config.model.backbone={parts.config.model.backbone!r} has no shortcuts: choose another of"
+      " either."
+    )
   if parts.spec.lengths:
     raise ValueError(
       "config.method='den' chooses widths from the whole input, so that what it says of a step of a"

@@ -330,7 +330,7 @@ def build(parts: contract.Parts) -> contract.Method:
     phases = [*_search(train), dataclasses.replace(last, steps=steps, cycle=updates)]
   elif settings.scores != "magnitude":
     phases = [contract.Phase("measure", batches, trainable=(), measure=True), last]
-  plain = skip.make(parts, phases, skip.EveryBlock(tasks, parts.blocks))
+  plain = skip.make(parts, phases, skip.every_block(tasks, parts.blocks))
   same = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
   how = Pruning(
     settings.density, settings.rule, settings.heads, settings.scores, updates, settings.replaced

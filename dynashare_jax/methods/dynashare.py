@@ -24,7 +24,7 @@ def build(parts: contract.Parts) -> contract.Method:
     keeps = config.train.retrain_from == "policy" and config.compat.search == "corrected"
     warm = _schedule.plain_warmup(config) if keeps else ()
     phases = warm + _schedule.retrain(config, 1, gated=True, can_keep=bool(warm))
-    routes = skip.EveryBlock(len(parts.spec.tasks), blocks)
+    routes = skip.every_block(len(parts.spec.tasks), blocks)
     sharing = skip.make(parts, phases, routes, target_rates=rates)
     notes = ("Task policy switched off: instance gates only.",)
     return contract.Method("dynashare", phases, trunk, sharing, notes=notes)

@@ -10,5 +10,5 @@ from dynashare_jax.sharing import skip
 def build(parts: contract.Parts) -> contract.Method:
   """One plain training of the shared network."""
   phases = _schedule.plain(parts.config)
-  sharing = skip.make(parts, phases, skip.EveryBlock(len(parts.spec.tasks), parts.blocks))
+  sharing = skip.make(parts, phases, skip.every_block(len(parts.spec.tasks), parts.blocks))
   return contract.Method("hard", phases, skip.trunk(parts), sharing)

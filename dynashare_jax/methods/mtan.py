@@ -58,6 +58,7 @@ def build(parts: contract.Parts) -> contract.Method:
   """One plain training of the backbone and all masks."""
   design, backbone, model = parts.config.attention.design, parts.backbone(), parts.config.model
   lookup.one_of("config.attention.design", design, DESIGNS)
+  _schedule.needs_arrays(parts)
   for described in backbone.describe()[1:]:
     if design == "stage" and described.channels < 4:
       raise ValueError(

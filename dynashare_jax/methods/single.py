@@ -18,6 +18,6 @@ def build(parts: contract.Parts) -> contract.Method:
   """One plain training of one column per task."""
   tasks, phases = len(parts.spec.tasks), _schedule.plain(parts.config)
   trunk = columns.ColumnTrunk(tuple(parts.backbone() for _ in range(tasks)))
-  sharing = skip.make(parts, phases, skip.EveryBlock(tasks, parts.blocks))
-  sharing = dataclasses.replace(sharing, columns=True)
+  sharing = skip.make(parts, phases, skip.every_block(tasks, parts.blocks))
+  sharing = dataclasses.replace(sharing, whole=True)
   return contract.Method("single", phases, trunk, sharing, independent=True)

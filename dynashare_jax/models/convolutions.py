@@ -23,9 +23,15 @@ class Shape(NamedTuple):
 
 
 def conv(
-  dims: int, shape: Shape, dtype: norm.Dtype, name: str | None, causal: bool, init: Any = SMALL
+  dims: int,
+  shape: Shape,
+  dtype: norm.Dtype,
+  name: str | None,
+  causal: bool,
+  init: Any = SMALL,
+  use_bias: bool = False,
 ) -> nn.Conv:
-  """Makes a convolution without bias over `dims` axes.
+  """Makes a convolution over `dims` axes.
 
   A causal one has all its padding in front: its last tap is the step itself.
   """
@@ -37,7 +43,7 @@ def conv(
     strides=(shape.stride,) * dims,
     kernel_dilation=(shape.dilation,) * dims,
     padding=((reach, 0) if causal else (side, side),) * dims,
-    use_bias=False,
+    use_bias=use_bias,
     dtype=dtype,
     kernel_init=init,
     name=name,
@@ -62,6 +68,7 @@ class Stack(nn.Module):
     bare_end: whether the last one has neither ReLU nor dropout.
     dropout: rate, in training.
     kernel_init: of the kernels.
+    use_bias: whether convolutions have a bias, before their norm.
   """
 
   dims: int
@@ -72,13 +79,14 @@ class Stack(nn.Module):
   bare_end: bool = True
   dropout: float = 0.0
   kernel_init: Any = SMALL
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
     """Runs one convolution on `[G, B, ..., C]`."""
     end = f"_{index}" if len(self.shapes) > 1 else ""
-    shape, init = self.shapes[index], self.kernel_init
-    x = base.each_group(conv(self.dims, shape, self.dtype, f"conv{end}", self.causal, init), x)
+    made = self.dtype, f"conv{end}", self.causal, self.kernel_init, self.use_bias
+    x = base.each_group(conv(self.dims, self.shapes[index], *made), x)
     x = pass_.normalise(norm.layer(self.norm_kind, self.dtype, "norm" + end), x)
     if self.bare_end and index + 1 == len(self.shapes):
       return x

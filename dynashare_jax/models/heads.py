@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.models import dpt
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
 
-HEADS = ("linear", "mlp", "aspp")  # of `build`
+HEADS = ("linear", "mlp", "aspp", "deeplab", "dpt")  # of `build`
 TEMPORAL = "temporal"  # of series with lengths
 PIXELS = "pixels"  # of pictures of one size
 
@@ -108,11 +109,13 @@ class DilatedConv(nn.Module):
     features: channels of the output.
     rate: dilation, and the padding on every side.
     dtype: compute type.
+    use_bias: whether a bias is added.
   """
 
   features: int
   rate: int
   dtype: norm.Dtype = jnp.float32
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -121,7 +124,6 @@ class DilatedConv(nn.Module):
     dims = len(sizes)
     shape = (3,) * dims + (x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
     reach = [self.rate < size for size in sizes]
     taps = kernel[tuple(slice(None) if far else slice(1, 2) for far in reach)]
     spatial = "HW"[:dims]
@@ -133,6 +135,9 @@ class DilatedConv(nn.Module):
       rhs_dilation=(self.rate,) * dims,
       dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
     )
+    if not self.use_bias:
+      return out
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
     return out + bias.astype(self.dtype).reshape((1,) * (dims + 1) + (-1,))
 
 
@@ -167,6 +172,60 @@ class AsppHead(nn.Module):
       h = nn.Dense(self.outputs, dtype=jnp.float32, name=f"output_{index}")(h.astype(jnp.float32))
       total = h if total is None else total + h
     return total
+
+
+class DeeplabHead(nn.Module):
+  """Branches of several dilations and the map's mean, side by side, projected and refined.
+
+  A 1-wide branch, 3-wide ones of every rate and the mean over the map, joined to 5 times `width`
+  channels; then a 1-wide and a 3-wide layer and, with a bias, the 1-wide last one. Every layer but
+  the last has a norm and a ReLU.
+
+  Attributes:
+    outputs: channels of the prediction.
+    width: channels of every layer.
+    rates: dilation of the 3-wide branches.
+    dropout: after the joined branches are projected, in training.
+    norm_kind: see `models.norm.layer`.
+    dtype: compute type; the last layer computes in float32.
+
+  Source: Chen et al. 2017, Rethinking Atrous Convolution for Semantic Image Segmentation (DeepLab
+    v3); layers, counts and rates as multi-task papers use it at 8 pixels a feature.
+  """
+
+  outputs: int
+  width: int = 256
+  rates: tuple[int, ...] = (12, 24, 36)
+  dropout: float = 0.5
+  norm_kind: str = "batch"
+  dtype: norm.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps `[B, H, W, C]` to `[B, H, W, outputs]`."""
+
+    def normed(name: str, h: jax.Array) -> jax.Array:
+      layer = norm.layer(self.norm_kind, self.dtype, f"{name}_norm")
+      return nn.relu(layer(h[None], jnp.ones((1,)), not train)[0])
+
+    def wide(name: str, h: jax.Array, rate: int) -> jax.Array:
+      return normed(name, DilatedConv(self.width, rate, self.dtype, False, name=name)(h))
+
+    def point(name: str, h: jax.Array) -> jax.Array:
+      return normed(name, nn.Dense(self.width, use_bias=False, dtype=self.dtype, name=name)(h))
+
+    mean = point("mean", x.mean((1, 2), keepdims=True))
+    h = jnp.concatenate(
+      [
+        point("point", x),
+        *(wide(f"dilated_{index}", x, rate) for index, rate in enumerate(self.rates)),
+        jnp.broadcast_to(mean, (*x.shape[:-1], self.width)),
+      ],
+      -1,
+    )
+    h = nn.Dropout(self.dropout, deterministic=not train)(point("project", h))
+    h = wide("refine", h, 1).astype(jnp.float32)
+    return nn.Dense(self.outputs, dtype=jnp.float32, name="output")(h)
 
 
 class TemporalHead(nn.Module):
@@ -245,13 +304,18 @@ def build(
   dtype: norm.Dtype,
   name: str | None,
   dropout: float = 0.0,
+  norm_kind: str = "batch",
 ) -> nn.Module:
-  """Makes a head of pictures or vectors: `mlp`; `aspp` for dense predictions; else `linear`."""
+  """Makes a head of pictures or vectors: of the kind for dense predictions, `mlp`, or `linear`."""
   lookup.one_of("config.model.head", kind, (*HEADS, PIXELS))
   if kind == "mlp":
     return MlpHead(outputs, dense, width, dropout, dtype, name=name)
   if kind == "aspp" and dense:
     return AsppHead(outputs, width=width, dtype=dtype, name=name)
+  if kind == "deeplab" and dense:
+    return DeeplabHead(outputs, width, norm_kind=norm_kind, dtype=dtype, name=name)
+  if kind == "dpt" and dense:
+    return dpt.DptHead(outputs, width, norm_kind=norm_kind, dtype=dtype, name=name)
   return LinearHead(outputs, dense, name=name)
 
 
@@ -292,4 +356,19 @@ def of_task(
       f"config.model.head={kind!r} cannot predict every step of a series"
       f" without lengths, as {task.name} needs; use 'aspp'."
     )
-  return build(kind, outputs, dense, width, dtype, None, config.dropout)
+  if kind == "dpt" and not (dense and config.backbone == "vit"):
+    raise ValueError(
+      f"config.model.head='dpt' predicts maps from four depths of config.model.backbone='vit'; here"
+      f" the backbone is {config.backbone!r}, and {task.name} has"
+      f" {'a map' if dense else 'one prediction for a picture'}: use another head."
+    )
+  if kind in ("deeplab", "dpt"):
+    if spec.input_kind != "image":
+      raise ValueError(
+        f"config.model.head={kind!r} reads maps of pictures, not the {spec.input_kind} inputs of"
+        f" {spec.name}; use 'linear' or 'aspp'."
+      )
+    width = config.decoder_width
+    if width < 1:
+      raise ValueError(f"config.model.decoder_width must be at least 1, but is {width}.")
+  return build(kind, outputs, dense, width, dtype, None, config.dropout, config.norm)

@@ -1,4 +1,4 @@
-"""How other programs name the tensors of a ResNet: one table per family."""
+"""How other programs name the tensors of a network: one table per family."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ _LAYERS = (
   (r"heads_(?P<task>\d+)/(?P<part>dilated|hidden|output)_(?P<index>\d+)", "head"),
 )
 _BACKBONE = r"trunk/(?:backbone|columns_\d+)/"
-_KINDS = dict(kernel="weight", scale="weight", bias="bias", mean="running_mean", var="running_var")
+_KINDS = dict(
+  kernel="weight",
+  scale="weight",
+  bias="bias",
+  mean="running_mean",
+  var="running_var",
+  class_token="cls_token",
+  position="pos_embed",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +41,11 @@ class Family:
 
   Attributes:
     name: what `config.model.weights_family` says.
-    names: "group part" of ours to the program's layer. `{s}` is the segment
-      from 0 and `{s1}` from 1, `{b}` the block in it from 0, `{i}` and `{i1}`
-      the layer in it (of a head, its branch), `{t1}` the task from 1.
+    names: "group part" of ours to the program's layer; empty where the tensor's
+      own name is all. `{s}` is the segment from 0 and `{s1}` from 1, `{b}` the
+      block in it from 0, `{pair}` which pair of blocks of the network it is in,
+      `{i}` and `{i1}` the layer in it (of a head, its branch), `{t1}` the task
+      from 1.
     logits: name of a task's policy logits, or empty.
     ignored: what a file may hold beside, as (pattern of the whole name, what
       it is). Nothing else is left out.
@@ -73,10 +83,12 @@ class Family:
       template = self.names.get(f"{group} {part['part']}")
       if template is None or leaf not in _KINDS:
         return None
-      segment, place = _locate(int(part.get("block") or 0), blocks)
+      block = int(part.get("block") or 0)
+      segment, place = _locate(block, blocks)
       index, task = int(part.get("index") or 0), int(part.get("task") or 0)
       places = dict(s=segment, s1=segment + 1, b=place, i=index, i1=index + 1, t1=task + 1)
-      return f"{template.format(**places)}.{_KINDS[leaf]}"
+      name = template.format(**places, pair=block // 2)
+      return f"{name}.{_KINDS[leaf]}".removeprefix(".")
     return None
 
   def has(self, group: str) -> bool:
@@ -136,6 +148,22 @@ _GATES = {
   "gate norm": "backbone.blocks.{s}.{b}.fc1bn",
   "gate score": "backbone.blocks.{s}.{b}.fc2",
 }
+_VIT = {
+  "vit patch": "patch_embed.proj",
+  "vit tokens": "",
+  "vit last_norm": "norm",
+  "attention norm": "blocks.{pair}.norm1",
+  "attention qkv": "blocks.{pair}.attn.qkv",
+  "attention project": "blocks.{pair}.attn.proj",
+  "feed norm": "blocks.{pair}.norm2",
+  "feed widen": "blocks.{pair}.mlp.fc1",
+  "feed narrow": "blocks.{pair}.mlp.fc2",
+}
+_VIT_REST = (
+  (r"(head|pre_logits\.fc)\.(weight|bias)", "the classifier of ImageNet"),
+  # Read where the network has it.
+  (r"norm\.(weight|bias)", "the last norm, which heads of several depths do not read"),
+)
 _IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _AUTHORS_COLOURS = (
   (122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
@@ -160,7 +188,8 @@ _DYNASHARE = dataclasses.replace(
   ),
 )
 _TIMM = dataclasses.replace(_TORCHVISION, name="timm")
-FAMILIES = {f.name: f for f in (_TORCHVISION, _TIMM, _ADASHARE, _DYNASHARE)}
+_TIMM_VIT = Family("timm_vit", _VIT, "", _VIT_REST, False, (0.5,) * 3, (0.5,) * 3)
+FAMILIES = {f.name: f for f in (_TORCHVISION, _TIMM, _TIMM_VIT, _ADASHARE, _DYNASHARE)}
 
 
 def find(name: str) -> Family:
@@ -183,6 +212,8 @@ def detect(names: Iterable[str]) -> Family | None:
     return FAMILIES["dynashare" if gated else "adashare"]
   if any(n.startswith("conv1.") for n in names) and any(n.startswith("layer1.0.") for n in names):
     return FAMILIES["torchvision"]
+  if {"patch_embed.proj.weight", "pos_embed"} <= set(names):
+    return FAMILIES["timm_vit"]
   return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import math
 import os
 import pathlib
 import re
@@ -86,8 +87,8 @@ def load(path: str | os.PathLike[str], family: str, params: Any, stats: Any, mod
   Args:
     family: a key of `weight_tables.FAMILIES`, or `auto`: by the names in the file.
     params: of a `Network`, arrays or their shapes.
-    model: `config.model`: its `backbone`, `stem`, `norm`, `block`, `blocks`, `mean` and `std` are
-      read.
+    model: `config.model`: its `backbone`, `stem`, `norm`, `block`, `blocks`, `variant`, `mean` and
+      `std` are read.
 
   Raises:
     ValueError: the file cannot be read, another family's names, a network that such files are not
@@ -206,7 +207,7 @@ def _pretrained(params: Any, model: Any) -> base.Pretrained:
   if not stems or any(len(s) != 4 or s[2] != 3 for s in stems):
     raise ValueError(
       "config.model.weights needs a network that reads colour images; the kernel of the first layer"
-      f" is {list(stems[0]) if stems else None}, not [7, 7, 3, channels]."
+      f" is {list(stems[0]) if stems else None}, not [rows, columns, 3, channels]."
     )
   return fits
 
@@ -286,7 +287,7 @@ def _logit_names(file: _File, params: Mapping[str, Any]) -> list[str]:
 def _needed(leaf: _Leaf) -> tuple[tuple[int, ...], ...]:
   """Shapes of a tensor that can fill a leaf."""
   s = leaf.shape
-  if leaf.collection == "policy" or len(s) == 1:
+  if leaf.collection == "policy" or len(s) in (1, 3):
     return (s,)
   if len(s) == 2:
     return ((s[1], s[0], 1, 1), (s[1], s[0]))
@@ -295,8 +296,8 @@ def _needed(leaf: _Leaf) -> tuple[tuple[int, ...], ...]:
 
 def _value(file: _File, leaf: _Leaf) -> np.ndarray:
   """The tensor of a leaf in its layout."""
-  tensor = file.tensors[leaf.source]
-  if len(leaf.shape) == 1:
+  tensor = file.fits.arranged(leaf.path, file.tensors[leaf.source], file.model)
+  if len(leaf.shape) in (1, 3):
     return tensor
   if len(leaf.shape) == 2:
     return np.ascontiguousarray(tensor.reshape(leaf.shape[::-1]).T)
@@ -339,6 +340,14 @@ def _check(file: _File, leaves: list[_Leaf]) -> dict[str, int]:
 
 def _suggestion(file: _File, leaves: list[_Leaf]) -> str:
   """What may be meant instead, from the file's names and shapes."""
+  if not file.table.has("block"):
+    layers = {m[1] for m in (re.match(r"blocks\.(\d+)\.", name) for name in file.tensors) if m}
+    positions = file.tensors["pos_embed"].shape
+    return (
+      f" The file has {len(layers)} layers, each two blocks of config.model.blocks, of"
+      f" config.model.width={positions[-1]}, and positions for"
+      f" config.model.positions={math.isqrt(positions[1] - 1)}; see config.model.hidden and patch."
+    )
   block, blocks = file.table.layout(file.tensors)
   ours = (file.model.block, tuple(file.model.blocks))
   if (block, blocks) != ours:
@@ -378,10 +387,10 @@ def _notes(
   lines += [f"ignored {count} tensors: {why}" for why, count in sorted(ignored.items())]
   if kept:
     lines.append(f"{' and '.join(kept)} keep their initial values")
-  if table.middle_stride and model.block == "bottleneck":
+  if table.middle_stride and (model.block, model.variant) == ("bottleneck", "adashare"):
     lines.append(
       "a bottleneck's stride is its first convolution's here, and was its 3-wide"
-      " one's where they were trained"
+      " one's where they were trained, as with config.model.variant='torchvision'"
     )
   if not (
     np.allclose(tuple(model.mean), table.mean, atol=1e-4)

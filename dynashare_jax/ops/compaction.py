@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from dynashare_jax import lookup
 
@@ -15,7 +15,8 @@ ROWS = "rows"
 BUCKETS = "buckets"
 HOWS = (ROWS, BUCKETS)
 
-Function = Callable[[jax.Array, jax.Array], jax.Array]
+# Of rows of features, which are arrays `[N, ...]` or trees of such.
+Function = Callable[[Any, Any], Any]
 
 
 class Compaction(NamedTuple):
@@ -47,11 +48,11 @@ def sizes(rows: Any, buckets: int) -> tuple[Any, ...]:
 
 def run(
   function: Function,
-  x: Float[Array, "N *features"],
-  other: Float[Array, "N *others"],
+  x: PyTree[Float[Array, "N ..."]],
+  other: PyTree[Float[Array, "N ..."]],
   keep: Bool[Array, " N"],
   compaction: Compaction,
-) -> Float[Array, "N *others"]:
+) -> PyTree[Float[Array, "N ..."]]:
   """Computes rows of `function(x, other)` where `keep`; those of `other` elsewhere.
 
   The same numbers as `where(keep, function(x, other), other)`, up to the order of
@@ -70,43 +71,47 @@ def run(
   return _buckets(function, x, other, keep, compaction.buckets)
 
 
-def _rows(function: Function, x: jax.Array, other: jax.Array, keep: jax.Array) -> jax.Array:
+def _rows(function: Function, x: Any, other: Any, keep: jax.Array) -> Any:
   """One conditional per row: what is left out costs nothing."""
+  first = lambda tree: jax.tree.map(lambda a: a[0], tree)
+  alone = lambda tree: jax.tree.map(lambda a: a[None], tree)
 
-  def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+  def one(row: tuple[Any, Any, jax.Array]) -> Any:
     features, rest, wanted = row
-    return jax.lax.cond(wanted, lambda: function(features[None], rest[None])[0], lambda: rest)
+    done = lambda: first(function(alone(features), alone(rest)))
+    return jax.lax.cond(wanted, done, lambda: rest)
 
-  if x.shape[0] == 1:
-    return one((x[0], other[0], keep[0]))[None]
+  if keep.shape[0] == 1:
+    return alone(one(first((x, other, keep))))
   return jax.lax.map(one, (x, other, keep))
 
 
-def _buckets(
-  function: Function, x: jax.Array, other: jax.Array, keep: jax.Array, buckets: int
-) -> jax.Array:
+def _buckets(function: Function, x: Any, other: Any, keep: jax.Array, buckets: int) -> Any:
   """Gathers, computes, scatters; the first size that holds all kept rows."""
-  offered = sizes(x.shape[0], buckets)
+  offered = sizes(keep.shape[0], buckets)
   order = jnp.argsort(~keep, stable=True)  # kept rows first, in their order
 
   def of_size(size: Any) -> Callable[[], jax.Array]:
     """The computation of one bucket: nothing, some rows, or all."""
 
-    def where(wanted: jax.Array, done: jax.Array, rest: jax.Array) -> jax.Array:
-      return jnp.where(wanted.reshape(wanted.shape + (1,) * (done.ndim - 1)), done, rest)
+    def where(wanted: jax.Array, done: Any, rest: Any) -> Any:
+      wide = lambda a: wanted.reshape(wanted.shape + (1,) * (a.ndim - 1))
+      return jax.tree.map(lambda a, b: jnp.where(wide(a), a, b), done, rest)
 
-    def whole() -> jax.Array:
+    def whole() -> Any:
       return where(keep, function(x, other), other)
 
-    def part() -> jax.Array:
+    def part() -> Any:
       chosen = order[:size]
-      rest = jnp.take(other, chosen, axis=0, unique_indices=True)
-      done = function(jnp.take(x, chosen, axis=0, unique_indices=True), rest)
-      return other.at[chosen].set(where(keep[chosen], done, rest), unique_indices=True)
+      taken = lambda a: jnp.take(a, chosen, axis=0, unique_indices=True)
+      rest = jax.tree.map(taken, other)
+      done = where(keep[chosen], function(jax.tree.map(taken, x), rest), rest)
+      put = lambda a, b: a.at[chosen].set(b, unique_indices=True)
+      return jax.tree.map(put, other, done)
 
     if size == 0:
       return lambda: other
-    return whole if size == x.shape[0] else part
+    return whole if size == keep.shape[0] else part
 
   index = jnp.searchsorted(jnp.asarray(offered), keep.sum())
   return jax.lax.switch(index, [of_size(size) for size in offered])

@@ -134,7 +134,8 @@ class SkipSharing(contract.Sharing):
     conflict: whether phases measure the tasks' gradients.
     weighs: weight of Eq. 4 with every pair weighed by its measured cosine.
     kept: how many first blocks every task always executes.
-    columns: whether the trunk is one network per task, which every task executes whole.
+    whole: whether every task executes all blocks, and nothing else can be asked: of one network
+      per task, or of blocks without shortcuts.
   """
 
   skips = True
@@ -159,7 +160,7 @@ class SkipSharing(contract.Sharing):
   conflict: bool = False
   weighs: float = 0.0
   kept: int = 0
-  columns: bool = False
+  whole: bool = False
 
   @property
   def rates(self) -> tuple[float, ...]:
@@ -384,7 +385,7 @@ class SkipSharing(contract.Sharing):
     how = execution or Execution(self.planned)
     tasks, gated = len(structure.tasks), how.gates and any(structure.gated)
     route = np.asarray(structure.route)
-    if route.all() and not gated and (execution is None or self.columns):
+    if route.all() and not gated and (execution is None or self.whole):
       modes = routing.all_run(self.blocks, tasks)
     elif not how.planned:
       modes = routing.own(self.blocks, tasks)
@@ -494,16 +495,9 @@ def _noise_scale(fade: jax.Array, step: Any) -> jax.Array:
   return jnp.where(span > 0, jnp.clip(left, 0.0, 1.0), 1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class EveryBlock:
-  """Makes the one route `[1, T, L]` on which every task executes every block."""
-
-  tasks: int
-  blocks: int
-
-  def __call__(self, key: jax.Array, alpha: jax.Array, measured: Any) -> jax.Array:
-    """Returns ones."""
-    return jnp.ones((1, self.tasks, self.blocks))
+def every_block(tasks: int, blocks: int) -> Routes:
+  """Returns the one route `[1, T, L]` on which every task executes every block."""
+  return lambda key, alpha, measured: jnp.ones((1, tasks, blocks))
 
 
 def make(
@@ -522,14 +516,13 @@ def make(
     target_rates: see `SkipSharing`.
 
   Raises:
-    ValueError: the backbone has no blocks that can be left out.
+    ValueError: a phase may skip blocks of a backbone without shortcuts.
   """
-  config = parts.config
-  runs = isinstance(routes, EveryBlock) and target_rates is None
-  if not runs and not (backbone := parts.backbone()).skips:
+  config, backbone = parts.config, parts.backbone()
+  if not backbone.skips and any(_settings(p).routing != "all" for p in phases):
     raise ValueError(
-      f"{type(backbone).__name__} has no shortcuts: its blocks cannot be skipped. Choose another"
-      f" config.model.backbone, or a config.method that skips none, not {config.method!r}."
+      f"config.model.backbone={config.model.backbone!r} has no shortcuts: its blocks cannot be"
+      f" skipped, as config.method={config.method!r} does. Choose another of either."
     )
   opened = [p.settings.open_blocks for p in phases if _settings(p).routing == "soft"]
   return SkipSharing(
@@ -553,6 +546,7 @@ def make(
     sampled_range=tuple(config.gates.sampled_range) if samples_rates(config) else None,
     noise_fades=config.gates.noise_fades,
     sampled_gates=config.seed if config.compat.gates == "sampled" else None,
+    whole=not backbone.skips,
   )
 
 

@@ -107,7 +107,8 @@ def _shapes(experiment: experiment_lib.Experiment, pieces: results.Pieces) -> st
   marks = experiment.sharing.marks() or [""] * experiment.units
   names = ["stem", *(f"block {block}{mark}" for block, mark in enumerate(marks))]
   rows = [["features", "shape"]]
-  rows += [[n, _size(x.shape[2:])] for n, x in zip(names, pieces.features, strict=False)]
+  shape = lambda x: " and ".join(_size(a.shape[2:]) for a in jax.tree.leaves(x))
+  rows += [[n, shape(x)] for n, x in zip(names, pieces.features, strict=False)]
   rows += [[name, _size(found.shape[1:])] for name, found in sorted(pieces.logits.items())]
   return "Shapes of one example\n" + _table(rows)
 

@@ -141,8 +141,8 @@ class Pieces(NamedTuple):
     trunk: of all of the trunk; of skipped blocks with each executed once.
     branches: of every block's branch; empty for a trunk that leaves no block out.
     heads: task -> of its head.
-    features: what every block and, last, the heads read, shapes `[1, 1, ...]`; empty for a trunk
-      that shows no backbone.
+    features: what every block and, last, the heads read, shapes `[1, 1, ...]` or trees of such;
+      empty for a trunk that shows no backbone.
     logits: task -> shape `[1, ...]`.
   """
 
@@ -174,7 +174,7 @@ def pieces(
   def count(method: Any, *args: Any) -> tuple[int, Any]:
     return costs.traced(lambda v, *a: network.apply(v, *a, method=method), variables, *args)
 
-  def shown(network: Any, x: Any) -> list[jax.Array]:
+  def shown(network: Any, x: Any) -> list[Any]:
     backbone = network.trunk.shown()
     *found, last = backbone.features(x, pass_)
     return [*found, backbone.final(last)]
@@ -195,8 +195,9 @@ def pieces(
     whole, of_tasks = count(every, inputs)
     lead = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
     read, features = [jax.tree.map(lead, x) for x in of_tasks], []
+  first = lambda x: jax.tree.map(lambda a: a[0], x)
   heads = {
-    name: count(lambda network, x, t=t: network.heads[t](x[0], False, *more), read[t])
+    name: count(lambda network, x, t=t: network.heads[t](first(x), False, *more), read[t])
     for t, name in enumerate(network.names)
   }
   return Pieces(

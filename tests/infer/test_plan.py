@@ -28,7 +28,7 @@ GATE_WIDTH = 3
 NAMES = ("a", "b", "c")
 GATED = (False, True, False, True)
 PLAIN = (False,) * BLOCKS
-SHARING = skip.SkipSharing(NAMES, BLOCKS, skip.EveryBlock(TASKS, BLOCKS))
+SHARING = skip.SkipSharing(NAMES, BLOCKS, skip.every_block(TASKS, BLOCKS))
 # Multiply-accumulates of one example.
 STEM, BRANCH, HEAD = INPUTS * WIDTH, 2 * WIDTH * HIDDEN, 2 * WIDTH
 GATE = WIDTH * GATE_WIDTH + 2 * GATE_WIDTH

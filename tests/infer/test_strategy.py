@@ -43,7 +43,7 @@ def trained():
     dataset=python_types.SimpleNamespace(spec=types.DatasetSpec("toy", (), "table", (5,), {})),
     tasks=(types.TaskSpec("a", "binary"), types.TaskSpec("b", "binary")),
     sharing=skip.SkipSharing(
-      ("a", "b"), 3, skip.EveryBlock(2, 3), target_rates=tuple(0.5 if g else 1.0 for g in gated)
+      ("a", "b"), 3, skip.every_block(2, 3), target_rates=tuple(0.5 if g else 1.0 for g in gated)
     ),
   )
   return trained_lib.Trained(

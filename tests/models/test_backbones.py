@@ -20,6 +20,8 @@ from dynashare_jax.models.backbones import channel_lstm
 from dynashare_jax.models.backbones import mlp
 from dynashare_jax.models.backbones import resnet
 from dynashare_jax.models.backbones import tcn
+from dynashare_jax.models.backbones import vgg
+from dynashare_jax.models.backbones import vit
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import routing
 
@@ -51,9 +53,12 @@ CASES: Any = {
     PADDED,
   ),
   "lstm": (channel_lstm.ChannelLstm(2, width=6), PADDED),
+  "vgg": (vgg.Vgg((1, 2), (4, 6)), PICTURES),
+  "vit": (vit.Vit(4, width=6, hidden=8, heads=2, patch=4, grid=3), PICTURES[:, :20, :24]),
 }
-# Of commit e77596f: how many leaves there were, a checksum of their paths and shapes, and
-# the sum of the features for the heads: of fresh networks in training, two groups of tasks.
+# Of commit e77596f, or of the first with the backbone: how many leaves there were, a checksum of
+# their paths and shapes, and the sum of the features for the heads: of fresh networks in training,
+# two groups of tasks.
 RECORDED = {
   "pictures": (45, 1038978974, 242.579),
   "bottleneck": (36, 329007071, 2997.89),
@@ -65,6 +70,8 @@ RECORDED = {
   "tcn": (32, 2150725211, 619.119),
   "channels": (11, 2245078685, -2.03394),
   "lstm": (8, 1697134674, 2.62257),
+  "vgg": (24, 1422488592, 1144.87),
+  "vit": (30, 64189666, -0.765794),
 }
 
 
@@ -116,7 +123,10 @@ def _run(case: str, train: bool = False, tap: Any = None) -> list[Any]:
 def _record(case: str) -> tuple[int, int, float]:
   leaves = _leaves(case)
   lines = "".join(f"{path} {shape}\n" for path, shape in sorted(leaves.items()))
-  return len(leaves), zlib.crc32(lines.encode()), float(_run(case, train=True)[-1].sum())
+  # The sum of what a plain layer norm gives is 0: before it.
+  features = _run(case, train=True)[-2 if case == "vit" else -1]
+  total = sum(float(leaf.sum()) for leaf in jax.tree.leaves(features))
+  return len(leaves), zlib.crc32(lines.encode()), total
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -131,11 +141,12 @@ def test_parameters_and_features_are_what_they_always_were(case):
 @pytest.mark.parametrize("case", CASES)
 def test_a_tap_sees_every_layer_as_described(case):
   backbone, inputs = CASES[case]
+  first = lambda x: jax.tree.leaves(x)[0].shape
   seen: dict[str, tuple[int, ...]] = {}
 
   def tap(name: str, x: jax.Array) -> jax.Array:
     assert name not in seen
-    seen[name] = x.shape
+    seen[name] = first(x)
     return x
 
   found = jax.eval_shape(
@@ -145,7 +156,7 @@ def test_a_tap_sees_every_layer_as_described(case):
   layers = [layer for b in range(backbone.num_blocks) for layer in backbone.layers(b)]
   assert [layer.name for layer in layers] == list(seen)
   assert [block.name for block in blocks] == [f"block_{b}" for b in range(backbone.num_blocks)]
-  shapes = [*seen.values(), *(x.shape for x in found[:-1])]
+  shapes = [*seen.values(), *map(first, found[:-1])]
   sizes = _sizes(inputs)
   for layer, shape in zip([*layers, stem, *blocks], shapes, strict=True):
     assert any(path.startswith(f"params/{layer.name}/") for path in _leaves(case))
@@ -270,7 +281,7 @@ def test_a_backbone_without_shortcuts_is_not_skipped():
   class Plain(TwoResolutions):
     skips = False
 
-  decisions = skip_trunk.Decisions(routing.fixed([[1, 0]], (False, False), False))
+  decisions = skip_trunk.Decisions(routing.own(2, 1))
   with pytest.raises(ValueError, match="Plain has no shortcuts: its blocks cannot be skipped"):
     skip_trunk.SkipTrunk(Plain(), 1, (False, False)).init(
       jax.random.key(0), PICTURES, decisions, False

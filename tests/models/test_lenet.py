@@ -88,10 +88,14 @@ SKIP = {"adashare", "affinity", "dynashare", "random_policy"}
 def test_methods_share_it_or_say_that_its_blocks_cannot_be_skipped(name):
   parts = _parts(name)
   if name in SKIP:
-    with pytest.raises(ValueError, match=f"LeNet has no shortcuts.* skips none, not '{name}'"):
+    with pytest.raises(ValueError, match=f"'lenet' has no shortcuts.*config.method='{name}' does"):
       methods.find(name).build(parts)
     return
-  told = {"den": "block_1/dense has 50: choose widths", "mtan": "block_1 of LeNet has no map"}
+  told = {
+    "den": "'lenet' has no shortcuts",
+    "gated": "'lenet' cannot be cut to",
+    "mtan": "block_1 of LeNet has no map",
+  }
   if name in told:
     with pytest.raises(ValueError, match=told[name]):
       methods.find(name).build(parts)

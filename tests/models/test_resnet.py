@@ -33,9 +33,18 @@ def _net(
   stem: str = "deeplab",
   kind: str = "basic",
   norm_kind: str = "batch",
+  variant: str = "adashare",
 ) -> resnet.ResNet:
   return resnet.ResNet(
-    dims, blocks, WIDTHS, STRIDES, DILATIONS, stem, block_kind=kind, norm_kind=norm_kind
+    dims,
+    blocks,
+    WIDTHS,
+    STRIDES,
+    DILATIONS,
+    stem,
+    block_kind=kind,
+    norm_kind=norm_kind,
+    variant=variant,
   )
 
 
@@ -167,7 +176,7 @@ def test_only_blocks_that_change_something_have_a_shortcut():
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 9, 112, 161])
 def test_max_pool_rounds_up_as_torch_does(size):
   x = np.random.default_rng(size).normal(size=(2, size, 3)).astype(np.float32)
-  found = resnet.max_pool_ceil(jnp.asarray(x), 1)
+  found = resnet.max_pool(jnp.asarray(x), 1, up=True)
   wanted, start = [], -1
   while start < size:  # a window begins in the input or the padding before
     wanted.append(x[:, max(start, 0) : start + 3].max(1))
@@ -175,12 +184,14 @@ def test_max_pool_rounds_up_as_torch_does(size):
       break
     start += 2
   np.testing.assert_array_equal(found, np.stack(wanted, 1))
+  down = resnet.max_pool(jnp.asarray(x), 1, up=False)
+  np.testing.assert_array_equal(down, np.stack(wanted, 1)[:, : (size - 1) // 2 + 1])
 
 
 def test_max_pool_in_two_dimensions_has_no_empty_window():
   for height, width in [(4, 5), (5, 4), (6, 6)]:
     x = jnp.full((1, height, width, 1), -5.0)
-    found = resnet.max_pool_ceil(x, 2)
+    found = resnet.max_pool(x, 2, up=True)
     assert found.shape == (1, height // 2 + 1, width // 2 + 1, 1)
     assert (found == -5).all()
 
@@ -243,6 +254,94 @@ def test_a_bottleneck_equals_its_layers_by_hand():
   np.testing.assert_allclose(found[0], y, rtol=1e-4)
 
 
+def _counts(net: resnet.ResNet, size: tuple[int, int]) -> tuple[int, int]:
+  """Parameters and multiply-accumulates of a picture."""
+  pass_ = backbones.Pass(False, jnp.ones((1,)))
+  x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  run = lambda v, x: net.apply(v, x, pass_, method="features")[-1]
+  variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, pass_, method="features"), x)
+  return _size(variables["params"]), costs.macs(run, variables, x)
+
+
+@pytest.mark.parametrize(
+  "blocks, kind, size, parameters, work, head, shared, alone",
+  [
+    (R18, "basic", (288, 384), 11_176_512, 20_304_691_200, 4_722_176, 25_347_409, 47_700_433),
+    (R34, "basic", (288, 384), 21_284_672, 38_140_968_960, 4_722_176, 35_455_569, 78_024_913),
+    (
+      R34,
+      "bottleneck",
+      (288, 384),
+      23_508_032,
+      42_047_963_136,
+      16_125_440,
+      71_888_721,
+      118_904_785,
+    ),
+    (
+      R34,
+      "bottleneck",
+      (480, 640),
+      23_508_032,
+      116_799_897_600,
+      16_125_440,
+      71_888_721,
+      118_904_785,
+    ),
+    (R18, "basic", (512, 512), 11_176_512, 48_129_638_400, 4_722_176, 25_347_409, 47_700_433),
+  ],
+)
+def test_torchvisions_variant_as_mpps_and_gatedmtl_have_it(
+  blocks, kind, size, parameters, work, head, shared, alone
+):
+  """Totals are with three DeepLab heads (see test_heads) of 13, 1 and 3 outputs."""
+  found = _counts(_net(blocks, kind=kind, variant="torchvision"), size)
+  assert found == (parameters, work)
+  heads = 3 * head + 257 * (13 + 1 + 3)
+  assert (found[0] + heads, 3 * found[0] + heads) == (shared, alone)
+
+
+def test_the_variants_differ_in_strides_and_dilations_alone():
+  numbers = lambda *values: [
+    [(shape.kernel, shape.stride, shape.dilation) for shape in shapes]
+    for shapes in _net((2, 1, 1, 2), kind="bottleneck", variant=values[0])._blocks()
+  ]
+  plain, dilated = [(1, 1, 1), (3, 1, 1), (1, 1, 1)], [(1, 1, 1), (3, 1, 4), (1, 1, 1)]
+  assert numbers("torchvision") == [
+    plain,
+    plain,
+    [(1, 1, 1), (3, 2, 1), (1, 1, 1)],
+    plain,
+    [(1, 1, 1), (3, 1, 2), (1, 1, 1)],
+    dilated,
+  ]
+  assert numbers("adashare")[2:] == [
+    [(1, 2, 1), (3, 1, 1), (1, 1, 1)],
+    [(1, 1, 1), (3, 1, 2), (1, 1, 1)],
+    dilated,
+    dilated,
+  ]
+  strides = [
+    layer.stride for layer in _net(R34, variant="torchvision", kind="bottleneck").layers(3)
+  ]
+  assert strides == [4, 8, 8]
+  basic = resnet.shapes_of("basic", 2, 1, 4, "torchvision", first=2)
+  assert [shape.dilation for shape in basic] == [2, 4]
+
+
+def test_the_resnet_20_of_cifar():
+  """He's numbers at 32 x 32, and a quarter of the width by `width_factor`."""
+  values = dict(
+    blocks=(3, 3, 3), widths=(16, 32, 64), strides=(1, 2, 2), dilations=(1, 1, 1), stem="cifar"
+  )
+  make = lambda factor: resnet.build(
+    _config(**values, width_factor=factor), _spec("image", (32, 32, 3)), jnp.float32
+  )
+  assert _counts(make(1.0), (32, 32)) == (271_824, 40_812_544)
+  assert make(0.5).widths == (8, 16, 32) and make(0.25).widths == (4, 8, 16)
+  assert make(1.0).describe()[-1].stride == 4
+
+
 def test_series_and_tables_are_one_dimensional():
   for kind in ("series", "table"):
     found = resnet.build(_config(stem="series"), _spec(kind, (9, 3)), jnp.float32)
@@ -259,6 +358,10 @@ def test_series_and_tables_are_one_dimensional():
     ({"stem": "series"}, "cannot read images"),
     ({"block": "wide"}, "config.model.block is 'wide'; it must be one of"),
     ({"norm": "layer"}, "config.model.norm is 'layer'; it must be one of"),
+    (
+      {"variant": "torch"},
+      "config.model.variant is 'torch'; it must be one of adashare, torchvision",
+    ),
     ({"width_factor": 0.0}, "config.model.width_factor must be above 0"),
   ],
 )
@@ -270,7 +373,8 @@ def test_a_config_without_sense_is_refused(values, message):
 def test_an_unknown_backbone_names_the_nearest():
   with pytest.raises(ValueError, match=r"'resnt'.*Did you mean 'resnet'\?"):
     backbones.find("resnt")
-  assert backbones.available() == ("channel_lstm", "lenet", "mlp", "resnet", "tcn")
+  known = ("channel_lstm", "lenet", "mlp", "resnet", "tcn", "vgg", "vit")
+  assert backbones.available() == known
   for name in backbones.available():
     assert callable(backbones.find(name).build)
 

@@ -38,6 +38,7 @@ def _model(blocks: Any, kind: str) -> Any:
       stem="deeplab",
       norm="batch",
       block=kind,
+      variant="adashare",
       blocks=blocks,
       mean=COLOURS.mean,
       std=COLOURS.std,

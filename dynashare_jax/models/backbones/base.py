@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import itertools
 import operator
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.models import series
@@ -69,6 +70,12 @@ class Pass(NamedTuple):
     return nn.Dropout(rate, deterministic=not self.train, name=name)
 
 
+def as_it_is(path: str, tensor: np.ndarray, model: Any) -> np.ndarray:
+  """Returns a tensor of a file as it is."""
+  del path, model
+  return tensor
+
+
 class Pretrained(NamedTuple):
   """Which files of weights fit a backbone; a file of a family has it as `PRETRAINED`.
 
@@ -77,11 +84,14 @@ class Pretrained(NamedTuple):
     first: path of the kernel that reads colours.
     layers: pattern of a layer's path below the backbone, and its group in
       `weight_tables.Family.names`. A pattern names `part`, and may name `block` and `index`.
+    arranged: `(path of a leaf, tensor of the file, config.model) -> tensor`, with its outputs in
+      this network's order.
   """
 
   needs: dict[str, str]
   first: str
   layers: tuple[tuple[str, str], ...]
+  arranged: Callable[[str, np.ndarray, Any], np.ndarray] = as_it_is
 
 
 class Backbone(nn.Module):
@@ -98,12 +108,14 @@ class Backbone(nn.Module):
     causal: whether features of a series depend on no later step.
     cuts: whether outputs can be left out. Such a family has `outputs`, and a field `kept`: how many
       outputs of a place (`stem`, `block_3`, or a layer: `block_3.conv_0`) there are, if not all.
+    trees: whether features between blocks are trees of several arrays.
   """
 
   skips = True
   rectified = False
   causal = True
   cuts = False
+  trees = False
 
   def stem(self, inputs: Any, pass_: Pass) -> Features:
     """Turns inputs `[B, ...]` into features `[1, B, ..., C]`."""
@@ -215,3 +227,59 @@ def count_blocks(config: Any, spec: types.DatasetSpec, only_series: bool = False
       f" inputs of {spec.name}."
     )
   return count
+
+
+def only_pictures(config: Any, spec: types.DatasetSpec) -> None:
+  """Refuses data that a backbone of pictures alone cannot read."""
+  if spec.input_kind != "image":
+    raise ValueError(
+      f"config.model.backbone={config.backbone!r} reads pictures, not the {spec.input_kind} inputs"
+      f" of {spec.name}; use 'resnet' or 'mlp'."
+    )
+
+
+def segments_of(config: Any, names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+  """Returns lists of `config.model`, an entry a segment; `widths` times the width factor.
+
+  Raises:
+    ValueError: they differ in length, a segment has no block, or the width factor is not above 0.
+  """
+  lists = {name: tuple(config[name]) for name in names}
+  if len({len(v) for v in lists.values()}) != 1:
+    raise ValueError(
+      f"config.model.{', '.join(names[:-1])} and {names[-1]} must name the same number of segments;"
+      f" they are {lists}."
+    )
+  if min(lists["blocks"], default=0) < 1:
+    raise ValueError(
+      f"config.model.blocks must have at least one block per segment, but is {lists['blocks']}."
+    )
+  if not config.width_factor > 0:
+    raise ValueError(f"config.model.width_factor must be above 0, but is {config.width_factor}.")
+  lists["widths"] = tuple(max(round(w * config.width_factor), 1) for w in lists["widths"])
+  return lists
+
+
+def picture_size(spec: types.DatasetSpec) -> tuple[int, int]:
+  """Returns the height and width of the pictures that training sees."""
+  height, width = spec.crop or spec.input_shape[:2]
+  return height, width
+
+
+def colours(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Returns `config.model.mean` and `std`, which must be of three colours."""
+  mean, std = tuple(config.mean), tuple(config.std)
+  if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    raise ValueError(
+      "config.model.mean and std must be three numbers, for red, green and blue, and"
+      f" std above 0; they are {mean} and {std}."
+    )
+  return mean, std
+
+
+def whitened(x: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+  """Returns pictures `[B, H, W, C]` in 0..1 less the mean, divided by the standard deviation."""
+  if not any(mean) and set(std) == {1.0}:
+    return x
+  shape = (1,) * (x.ndim - 1) + (-1,)
+  return (x - jnp.asarray(mean).reshape(shape)) / jnp.asarray(std).reshape(shape)

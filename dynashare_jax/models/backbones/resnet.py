@@ -21,8 +21,15 @@ from dynashare_jax.models import table
 from dynashare_jax.models.backbones import base
 
 # Width and stride of the first convolution, and the stride of the whole stem.
-STEMS = {"deeplab": (7, 2, 4), "small": (3, 2, 2), "series": (2, 2, 4), "hourly": (3, 1, 1)}
+STEMS = {
+  "deeplab": (7, 2, 4),
+  "small": (3, 2, 2),
+  "cifar": (3, 1, 1),
+  "series": (2, 2, 4),
+  "hourly": (3, 1, 1),
+}
 BLOCKS = ("basic", "bottleneck")
+VARIANTS = ("adashare", "torchvision")
 EXPANSION = 4  # of a bottleneck's output over its width
 PRETRAINED = base.Pretrained(
   {"stem": "deeplab", "norm": "batch"},
@@ -45,8 +52,9 @@ class ResNet(base.Backbone):
     strides: stride of every segment's first block.
     dilations: dilation of every 3-wide convolution of a segment.
     stem_kind: `deeplab` (7-wide, stride 2, then 3-wide max pooling with
-      stride 2, ceil mode), `small` (3-wide, stride 2), `series` (2-wide,
-      stride 2, then every second step) or `hourly` (3-wide, every step).
+      stride 2), `small` (3-wide, stride 2), `cifar` (3-wide, every pixel),
+      `series` (2-wide, stride 2, then every second step) or `hourly` (3-wide,
+      every step).
     table_spec: columns, if the input is a table: every column becomes a step.
     dtype: compute type; parameters stay float32.
     block_kind: `basic` (ResNet-18 and 34) or `bottleneck` (50 and 101).
@@ -55,9 +63,15 @@ class ResNet(base.Backbone):
     std: then divided into them.
     causal: whether features of a series depend on no later step; then padding
       does not count in batch statistics either.
+    variant: `adashare`: pooling rounds sizes up, a bottleneck's first convolution
+      has the stride, and all blocks of a segment the dilation. `torchvision`:
+      pooling rounds down, the 3-wide one has the stride, and the first 3-wide one
+      of a segment the dilation of the segment before (in networks that are
+      dilated in the place of strides, one half). As many parameters.
     kept: see `base.Backbone`.
 
-  Source: reference semantics of AdaShare's Deeplab-ResNet.
+  Source: reference semantics of AdaShare's Deeplab-ResNet; torchvision's ResNet with
+    `replace_stride_with_dilation`, for basic blocks too.
   Differs: the authors' 1-D networks see the future and the padding.
   """
 
@@ -74,6 +88,7 @@ class ResNet(base.Backbone):
   mean: tuple[float, ...] = (0.0, 0.0, 0.0)
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
   causal: bool = False
+  variant: str = "adashare"
   kept: tuple[tuple[str, int], ...] = ()
   cuts = True
   rectified = True
@@ -102,8 +117,9 @@ class ResNet(base.Backbone):
     channels = self.widths[0]
     firsts = set(itertools.accumulate(self.blocks[:-1], initial=0))
     for block, shapes in enumerate(blocks):
-      out = convolutions.Shape(shapes[-1].channels, 1, shapes[0].stride)
-      dilated = block in firsts and shapes[1].dilation in (2, 4)
+      stride = math.prod(shape.stride for shape in shapes)
+      out = convolutions.Shape(shapes[-1].channels, 1, stride)
+      dilated = self.variant == "adashare" and block in firsts and shapes[1].dilation in (2, 4)
       needs = dilated or out.stride != 1 or channels != out.channels
       channels = out.channels
       out = out._replace(channels=self.width_at(f"block_{block}", channels))
@@ -113,10 +129,19 @@ class ResNet(base.Backbone):
   @nn.nowrap
   def _blocks(self) -> list[tuple[convolutions.Shape, ...]]:
     """The convolutions of every block."""
-    segments = zip(self.blocks, self.widths, self.strides, self.dilations, strict=True)
+    same = self.variant == "adashare"
+    before = self.dilations if same else (1, *self.dilations[:-1])
+    segments = zip(self.blocks, self.widths, self.strides, self.dilations, before, strict=True)
     return [
-      shapes_of(self.block_kind, width, 1 if place else stride, dilation)
-      for count, width, stride, dilation in segments
+      shapes_of(
+        self.block_kind,
+        width,
+        1 if place else stride,
+        dilation,
+        self.variant,
+        None if place else first,
+      )
+      for count, width, stride, dilation, first in segments
       for place in range(count)
     ]
 
@@ -151,24 +176,24 @@ class ResNet(base.Backbone):
 
   @nn.nowrap
   def layers(self, block: int) -> tuple[base.Layer, ...]:
-    """Describes the convolutions of a block, whose first one has the stride."""
+    """Describes the convolutions of a block, one of which may have a stride."""
     blocks = self._blocks()
-    stride = math.prod((s[0].stride for s in blocks[: block + 1]), start=self.stem_layer().stride)
-    return tuple(
-      base.Layer(f"block_{block}/conv_{i}", shape.channels, stride)
-      for i, shape in enumerate(blocks[block])
-    )
+    before = (shape.stride for shapes in blocks[:block] for shape in shapes)
+    stride, found = math.prod(before, start=self.stem_layer().stride), []
+    for i, shape in enumerate(blocks[block]):
+      stride *= shape.stride
+      found.append(base.Layer(f"block_{block}/conv_{i}", shape.channels, stride))
+    return tuple(found)
 
   def stem(self, inputs: Any, pass_: base.Pass) -> jax.Array:
     """Turns inputs `[B, ...]` into features `[1, B, ..., C]`."""
     x = series.values_of(inputs) if self.table_spec is None else self.columns(inputs)
-    if self.dims == 2 and (any(self.mean) or set(self.std) != {1.0}):
-      shape = (1,) * (x.ndim - 1) + (-1,)
-      x = (x - jnp.asarray(self.mean).reshape(shape)) / jnp.asarray(self.std).reshape(shape)
+    if self.dims == 2:
+      x = base.whitened(x, self.mean, self.std)
     x = self.stem_conv(x.astype(self.dtype))[None]
     x = nn.relu(pass_.normalise(self.stem_norm, x))
     if self.stem_kind == "deeplab":
-      return max_pool_ceil(x[0], self.dims)[None]
+      return max_pool(x[0], self.dims, self.variant == "adashare")[None]
     if self.stem_kind == "series":
       return x[:, :, ::2]
     return x
@@ -183,30 +208,46 @@ class ResNet(base.Backbone):
     return nn.relu(residual + z)
 
 
-def shapes_of(kind: str, width: int, stride: int, dilation: int) -> tuple[convolutions.Shape, ...]:
+def shapes_of(
+  kind: str,
+  width: int,
+  stride: int,
+  dilation: int,
+  variant: str = "adashare",
+  first: int | None = None,
+) -> tuple[convolutions.Shape, ...]:
   """Returns the convolutions of a block.
 
-  A `basic` one has two 3-wide ones, both dilated. A `bottleneck` has a 1-wide, a
-  3-wide and a 1-wide one; the 3-wide one alone is dilated, and 4 times `width` come
-  out. The first one has the stride, as in AdaShare's Deeplab-ResNet-101.
+  A `basic` one has two 3-wide ones, both dilated, and the first has the stride. A
+  `bottleneck` has a 1-wide, a 3-wide and a 1-wide one; the 3-wide one alone is dilated,
+  and 4 times `width` come out. The first one has the stride as in AdaShare's
+  Deeplab-ResNet-101, or with `torchvision` the 3-wide one.
+
+  Args:
+    first: dilation of the first 3-wide one; None is `dilation`.
   """
-  shape = convolutions.Shape
+  shape, first = convolutions.Shape, first or dilation
   if kind == "basic":
-    return shape(width, 3, stride, dilation), shape(width, 3, 1, dilation)
-  return shape(width, 1, stride), shape(width, 3, 1, dilation), shape(width * EXPANSION, 1)
+    return shape(width, 3, stride, first), shape(width, 3, 1, dilation)
+  ends = (stride, 1) if variant == "adashare" else (1, stride)
+  return shape(width, 1, ends[0]), shape(width, 3, ends[1], first), shape(width * EXPANSION, 1)
 
 
-def max_pool_ceil(x: jax.Array, dims: int) -> jax.Array:
+def max_pool(x: jax.Array, dims: int, up: bool) -> jax.Array:
   """Pools `[B, ..., C]` over `dims` axes: 3-wide maximum, stride 2, padding 1.
 
-  Sizes n become ceil((n - 1) / 2) + 1, without a window of padding alone.
+  Args:
+    up: sizes n become ceil((n - 1) / 2) + 1, without a window of padding alone; else
+      floor((n - 1) / 2) + 1.
 
-  Source: torch max_pool with ceil_mode.
+  Source: torch max_pool, with and without ceil_mode.
   """
   pads = []
   for size in x.shape[1 : 1 + dims]:
-    out = -(-(size - 1) // 2) + 1
-    out -= (out - 1) * 2 >= size + 1
+    out = (size - 1) // 2 + 1
+    if up:
+      out = -(-(size - 1) // 2) + 1
+      out -= (out - 1) * 2 >= size + 1
     pads.append((1, (out - 1) * 2 + 3 - size - 1))
   return nn.max_pool(x, (3,) * dims, strides=(2,) * dims, padding=pads)
 
@@ -215,41 +256,25 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ResNet:
   """Makes the network of `config.model` for a data set.
 
   Raises:
-    ValueError: lists of segments that differ in length, no block, an unknown stem, block or norm, a
-      stem that does not fit the data, or a width factor that is not above 0.
+    ValueError: lists of segments that differ in length, no block, an unknown stem, block, norm or
+      variant, a stem that does not fit the data, or a width factor that is not above 0.
   """
-  names = ("blocks", "widths", "strides", "dilations")
-  lists: dict[str, Any] = {name: tuple(config[name]) for name in names}
-  if len({len(v) for v in lists.values()}) != 1:
-    raise ValueError(
-      "config.model.blocks, widths, strides and dilations must name the same"
-      f" number of segments; they are {lists}."
-    )
-  if sum(lists["blocks"]) < 1 or min(lists["blocks"]) < 1:
-    raise ValueError(
-      f"config.model.blocks must have at least one block per segment, but is {lists['blocks']}."
-    )
-  for name, known in (("stem", STEMS), ("block", BLOCKS), ("norm", norm.NORMS)):
+  lists: dict[str, Any] = base.segments_of(config, ("blocks", "widths", "strides", "dilations"))
+  choices = {"stem": STEMS, "block": BLOCKS, "norm": norm.NORMS, "variant": VARIANTS}
+  for name, known in choices.items():
     lookup.one_of(f"config.model.{name}", config[name], known)
   dims = 2 if spec.input_kind == "image" else 1
   if dims == 2 and config.stem in ("series", "hourly"):
     raise ValueError(
-      f"config.model.stem={config.stem!r} cannot read images; use 'deeplab' or 'small'."
+      f"config.model.stem={config.stem!r} cannot read images; use 'deeplab', 'small' or 'cifar'."
     )
   if spec.lengths and config.stem == "deeplab":
     raise ValueError(
       "config.model.stem='deeplab' looks ahead; series of"
       " different lengths need 'hourly', 'small' or 'series'."
     )
-  if not config.width_factor > 0:
-    raise ValueError(f"config.model.width_factor must be above 0, but is {config.width_factor}.")
-  mean, std = tuple(config.mean), tuple(config.std)
-  if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-    raise ValueError(
-      "config.model.mean and std must be three numbers, for red, green and blue, and"
-      f" std above 0; they are {mean} and {std}."
-    )
-  lists["widths"] = tuple(max(round(w * config.width_factor), 1) for w in lists["widths"])
+  mean, std = base.colours(config)
   kinds = {"stem_kind": config.stem, "block_kind": config.block, "norm_kind": config.norm}
   lists |= {"table_spec": spec.table, "causal": spec.lengths, "mean": mean, "std": std}
+  lists["variant"] = config.variant
   return ResNet(dims, dtype=dtype, **lists, **kinds)

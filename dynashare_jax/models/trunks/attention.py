@@ -246,7 +246,7 @@ class AttentionTrunk(contract.Trunk):
     return features, contract.Signals(executed, own=jnp.stack(apart, -1))
 
   def _block(self, block: int, x: Any, pass_: base.Pass) -> tuple[Any, Any]:
-    """The output of a block and of its first layer."""
+    """The output of a block, and of its first layer that is as large."""
     kept = {}
 
     def tap(name: str, z: Any) -> Any:
@@ -255,7 +255,8 @@ class AttentionTrunk(contract.Trunk):
 
     z = self.backbone.branch(block, x, pass_._replace(tap=tap))
     done = self.backbone.merge(self.backbone.shortcut(block, x, pass_), z)
-    return done, kept[self.backbone.layers(block)[0].name]
+    layers = self.backbone.layers(block)
+    return done, kept[next(of.name for of in layers if of.stride == layers[-1].stride)]
 
   def _extracted(self, p: int, own: list[jax.Array], pass_: base.Pass) -> list[jax.Array]:
     """What every task's next place, or its head, reads."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import operator
 from typing import Any
 
 from flax import linen as nn
@@ -58,7 +59,6 @@ class ColumnTrunk(contract.Trunk):
       for block in range(column.num_blocks):
         residual = column.shortcut(block, x, pass_)
         x = column.merge(residual, column.branch(block, x, pass_))
-      features.append(column.final(x)[0])
-    return features, contract.Signals(
-      jnp.ones((len(self.columns), features[0].shape[0], self.units))
-    )
+      features.append(jax.tree.map(operator.itemgetter(0), column.final(x)))
+    batch = jax.tree.leaves(features)[0].shape[0]
+    return features, contract.Signals(jnp.ones((len(self.columns), batch, self.units)))

@@ -46,9 +46,10 @@ class Selector(nn.Module):
   def __call__(self, inputs: Any) -> jax.Array:
     """Returns logits `[T, B, L, levels]`, float32."""
     pass_ = base.Pass(False, jnp.ones((1,)), series.steps_of(inputs))
-    x = self.backbone.final(self.backbone.features(inputs, pass_)[-1])[0].astype(jnp.float32)
-    x = x.mean(tuple(range(1, x.ndim - 1))) if x.ndim > 2 else x
-    logits = nn.Dense(self.tasks * self.blocks * widths.LEVELS, name="levels")(x)
+    x = self.backbone.final(self.backbone.features(inputs, pass_)[-1])
+    flat = [a[0].reshape(a.shape[1], -1, a.shape[-1]) for a in jax.tree.leaves(x)]
+    means = jnp.concatenate([a.astype(jnp.float32).mean(1) for a in flat], -1)
+    logits = nn.Dense(self.tasks * self.blocks * widths.LEVELS, name="levels")(means)
     return logits.reshape(-1, self.tasks, self.blocks, widths.LEVELS).swapaxes(0, 1)
 
 
@@ -105,23 +106,24 @@ class ElasticTrunk(contract.Trunk):
     """Runs all blocks, in one group of tasks or, where the selector chooses, one a task."""
     steps = series.steps_of(inputs)
     x = self.backbone.stem(inputs, base.Pass(train, jnp.ones((1,)), steps))
-    tasks, batch = len(self.rows), x.shape[1]
+    tasks, batch, count = len(self.rows), jax.tree.leaves(x)[0].shape[1], 1
     levels, logs = None if control.given is None else control.given[None], None
     if control.chosen:
       levels, logs = _choice(self.selector(inputs)[jnp.asarray(self.rows)], control.noise)
-      x = jnp.broadcast_to(x, (tasks, *x.shape[1:]))
-    pass_ = base.Pass(train, jnp.full((len(x),), 1 / len(x)), steps)
+      x, count = jax.tree.map(lambda a: jnp.broadcast_to(a, (tasks, *a.shape[1:])), x), tasks
+    pass_ = base.Pass(train, jnp.full((count,), 1 / count), steps)
     for block in range(self.units):
       if levels is not None:
         first = self.backbone.layers(block)[0].name
         pass_ = pass_._replace(tap=_narrowed(first, levels[:, :, block]))
       residual = self.backbone.shortcut(block, x, pass_)
       x = self.backbone.merge(residual, self.backbone.branch(block, x, pass_))
-    x = self.backbone.final(x)
-    groups = [part[0] for part in jax.lax.split(x, [1] * len(x))]
+    arrays, tree = jax.tree.flatten(self.backbone.final(x))
+    parts = zip(*(jax.lax.split(array, [1] * count) for array in arrays), strict=True)
+    groups = [jax.tree.unflatten(tree, [array[0] for array in part]) for part in parts]
     executed = jnp.ones((1, batch, self.units)) if levels is None else widths.used(levels)
     executed = jnp.broadcast_to(executed, (tasks, batch, self.units))
-    features = groups if len(groups) == tasks else groups * tasks
+    features = groups if count == tasks else groups * tasks
     return features, contract.Signals(executed, own=() if logs is None else logs)
 
 
@@ -133,13 +135,11 @@ def _choice(logits: jax.Array, noise: jax.Array | None) -> tuple[jax.Array, jax.
   return levels, of.sum((-1, -2))
 
 
-def _narrowed(first: str, levels: jax.Array) -> Callable[[str, jax.Array], jax.Array]:
+def _narrowed(first: str, levels: jax.Array) -> Callable[[str, base.Features], base.Features]:
   """What makes zeros of the channels that levels `[G, B]` leave out of a block's first layer."""
 
-  def tap(name: str, x: jax.Array) -> jax.Array:
-    if name != first:
-      return x
+  def narrowed(x: jax.Array) -> jax.Array:
     kept = widths.kept(levels, x.shape[-1])
     return jnp.where(kept.reshape(*kept.shape[:2], *[1] * (x.ndim - 3), -1), x, jnp.zeros_like(x))
 
-  return tap
+  return lambda name, x: jax.tree.map(narrowed, x) if name == first else x

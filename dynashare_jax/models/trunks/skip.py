@@ -158,11 +158,10 @@ class SkipTrunk(contract.Trunk):
       For every task its features `[B, ..., C]`, and the signals.
 
     Raises:
-      ValueError: the routing names other numbers of tasks or blocks, or leaves out blocks of a
-        backbone that has no shortcuts.
+      ValueError: the routing names other numbers of tasks or blocks, or may leave out a
+        block of a backbone without shortcuts.
     """
-    runs = all(mode == routing.RUN for row in decisions.modes for mode in row)
-    if not self.backbone.skips and not runs:
+    if not self.backbone.skips and any(k != routing.RUN for row in decisions.modes for k in row):
       raise ValueError(
         f"{type(self.backbone).__name__} has no shortcuts: its blocks cannot be skipped. Choose"
         " another config.model.backbone, or a method that does not skip."
@@ -228,8 +227,7 @@ class SkipTrunk(contract.Trunk):
     every = jnp.ones((split.running, batch))
     signals.note(split, executed=every if weight is None else _over_steps(weight, steps))
     here = jax.tree.map(lambda a: a[: split.running], residual)
-    leaves_out = decisions.discrete and not train and len(jax.tree.leaves(head)) == 1
-    how = decisions.compaction if leaves_out else None
+    how = decisions.compaction if decisions.discrete and not train else None
     if weight is None or how is None:
       z = self.backbone.branch(block, head, backbones.Pass(train, moves, steps))
       done = _pick(self.backbone.merge(_pick(below, parents), z), place)
@@ -261,22 +259,21 @@ class SkipTrunk(contract.Trunk):
     """
     backbone, variables = self.backbone.unbind()
 
-    def executed(rows: jax.Array, rest: jax.Array) -> jax.Array:
+    def executed(rows: Features, rest: Features) -> Features:
       z = backbone.apply(
         variables,
         block,
-        rows[None],
+        jax.tree.map(lambda a: a[None], rows),
         # At test nothing depends on the lengths, but on there being some.
         backbones.Pass(False, jnp.ones((1,)), steps),
         method="branch",
       )
-      done: Any = backbone.apply(variables, rest, z[0], method="merge")
-      return done
+      z = jax.tree.map(lambda a: a[0], z)
+      return backbone.apply(variables, rest, z, method="merge")
 
-    flat = lambda a: a.reshape((-1,) + a.shape[2:])
-    leaf = lambda tree: flat(jax.tree.leaves(tree)[0])
-    done = compaction.run(executed, leaf(x), leaf(residual), flat(weight) > 0, how)
-    return jax.tree.map(lambda a: done.reshape(a.shape), residual)
+    flat = lambda tree: jax.tree.map(lambda a: a.reshape((-1,) + a.shape[2:]), tree)
+    done = compaction.run(executed, flat(x), flat(residual), flat(weight) > 0, how)
+    return jax.tree.map(lambda a, whole: a.reshape(whole.shape), done, residual)
 
   def _policy(self, block: int, split: routing.Split, decisions: Decisions) -> jax.Array | None:
     """`[running]` decisions of the groups, or None where all execute."""
