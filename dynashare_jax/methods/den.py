@@ -112,9 +112,16 @@ class ElasticSharing(contract.Sharing):
     return {"selector": widths.reinforce(signals.own, rewards - expected[:, None], known)}
 
   def remember(
-    self, static: str, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
+    self,
+    static: str,
+    learnt: PyTree,
+    memory: PyTree,
+    control: elastic.Levels,
+    signals: trunks.Signals,
+    losses: balancing.Losses,
   ) -> PyTree:
     """Moves the mean reward of the tasks that have labels."""
+    del learnt, control
     if static != SAMPLED:
       return memory
     rewards, known = self._rewards(signals, losses)

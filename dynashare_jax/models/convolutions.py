@@ -73,7 +73,7 @@ class Stack(nn.Module):
     end = f"_{index}" if len(self.shapes) > 1 else ""
     shape, init = self.shapes[index], self.kernel_init
     x = base.each_group(conv(self.dims, shape, self.dtype, f"conv{end}", self.causal, init), x)
-    x = pass_.normalise(norm.layer(self.norm_kind, self.dtype, "norm" + end), x)
+    x = pass_.linear(x, norm.layer(self.norm_kind, self.dtype, "norm" + end))
     if self.bare_end and index + 1 == len(self.shapes):
       return x
     return pass_.dropout(self.dropout, f"Dropout_{index}")(nn.relu(x))

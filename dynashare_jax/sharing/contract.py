@@ -149,11 +149,14 @@ class Sharing:
     saliences: whether phases that measure show every single weight (`score`), instead of products
       of gradients (`observe`).
     each_example: whether `Losses.each` is wanted.
+    pathwise: whether task losses have gradients in `learnt`, through the trunk; a balancer's weights
+      are kept from them where weights train, too.
   """
 
   skips = False
   saliences = False
   each_example = False
+  pathwise: bool = True
 
   def init(self, key: jax.Array, given: Any = None) -> PyTree:
     """Returns the parameters of group `policy`, or those that a file of weights gives."""
@@ -255,11 +258,24 @@ class Sharing:
     return memory
 
   def remember(
-    self, static: Any, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
+    self,
+    static: Any,
+    learnt: PyTree,
+    memory: PyTree,
+    control: PyTree,
+    signals: trunks.Signals,
+    losses: balancing.Losses,
   ) -> PyTree:
-    """Returns the memory after a training step; traced, without gradient."""
-    del static, signals, losses
+    """Returns the memory after a training step, of what it began with; traced, no gradient."""
+    del static, learnt, control, signals, losses
     return memory
+
+  def gauges(
+    self, static: Any, learnt: PyTree, memory: PyTree, control: PyTree
+  ) -> dict[str, jax.Array]:
+    """Returns numbers of a training step by name, which are logged beside the losses; traced."""
+    del static, learnt, memory, control
+    return {}
 
   def free(self, moving: Moving) -> jax.Array | None:
     """Returns which numbers of `learnt` may move, as a mask that broadcasts; None: all."""
@@ -358,10 +374,16 @@ class AveragingSharing(Sharing):
     return {"steps": jnp.zeros((), jnp.int32), "mean": self.unseen()}
 
   def remember(
-    self, static: Any, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
+    self,
+    static: Any,
+    learnt: PyTree,
+    memory: PyTree,
+    control: PyTree,
+    signals: trunks.Signals,
+    losses: balancing.Losses,
   ) -> PyTree:
     """Returns the mean that a step has moved."""
-    del static, losses
+    del static, learnt, control, losses
     steps = memory["steps"] + 1
     share = jnp.maximum(1 / steps, 0.01)
     moved = lambda old, new: old + share * (new - old)
