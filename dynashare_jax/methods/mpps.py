@@ -342,6 +342,12 @@ def build(parts: contract.Parts) -> contract.Method:
   (phase,) = _schedule.plain(parts.config, "policy")
   phase = dataclasses.replace(phase, record=True)
   starts = _starts(parts, phase.steps)
+  if len(starts) < 2 and settings.schedule not in exclusive.CONSTANT:
+    raise ValueError(
+      f"config.exclusive.schedule={settings.schedule!r} changes between epochs, but the run has"
+      f" {len(starts)} epoch: give config.train.steps more, or cut the run into several by"
+      " config.exclusive.epochs."
+    )
   wanted = exclusive.schedule(settings.schedule, len(starts), _frozen(settings, len(starts)))
   first = _first_block(settings.blocks, backbone)
   layers = tuple(

@@ -66,7 +66,7 @@ def schedule(name: str, epochs: int, frozen: int) -> Float[np.ndarray, " E"]:
   if name in CONSTANT:
     return np.full(epochs, CONSTANT[name])
   epoch, changing = np.arange(epochs), epochs - 2 * frozen
-  last = max(_STEPS.get(name, changing), 2) - 1  # the number of the last course
+  last = max(min(_STEPS.get(name, changing), changing), 2) - 1  # the number of the last course
   if changing:
     course = np.clip((last + 1) * (epoch - frozen) // changing, 0, last)
   else:

@@ -149,8 +149,8 @@ class Sharing:
     saliences: whether phases that measure show every single weight (`score`), instead of products
       of gradients (`observe`).
     each_example: whether `Losses.each` is wanted.
-    pathwise: whether task losses have gradients in `learnt`, through the trunk; a balancer's weights
-      are kept from them where weights train, too.
+    pathwise: whether task losses have gradients in `learnt`, through the trunk; where both train, a
+      balancer weighs none of them.
   """
 
   skips = False
