@@ -88,7 +88,7 @@ def measure(name: str, head: str, batch: int, size: int, repeats: int) -> list[s
   ]
 
 
-def measure_masks(network: str, stride: int, head: str, size: int, repeats: int) -> list[str]:
+def measure_masks(network: str, stride: int, size: int, repeats: int) -> list[str]:
   """Times a step with masks beside one of hard sharing; a line of the table."""
   from benchmarks import cases
 
@@ -97,7 +97,7 @@ def measure_masks(network: str, stride: int, head: str, size: int, repeats: int)
     config = cases.load_config("base")
     strides, dilations = _STRIDES[stride]
     config.update_from_flattened_dict(NETWORKS[network])
-    config.model.update(strides=strides, dilations=dilations, head=head)
+    config.model.update(strides=strides, dilations=dilations, head="aspp")
     config.method = method
     config.train.batch_size = 2
     config.optimizers.retrain.update(kind="sgd", schedule="constant")
@@ -107,8 +107,8 @@ def measure_masks(network: str, stride: int, head: str, size: int, repeats: int)
   hard, masks = timed["hard"], timed["mpps"]
   found = timing.ratios(masks.cpu, hard.cpu)
   ratio = statistics.median(found)
-  return [
-    f"{network}, stride {stride}, {head}",
+  row = [
+    f"{network}, output stride {stride}",
     timing.spread(hard.wall),
     timing.spread(masks.wall),
     timing.spread(found),
@@ -116,16 +116,15 @@ def measure_masks(network: str, stride: int, head: str, size: int, repeats: int)
     f"{steppers['mpps'].flops / steppers['hard'].flops:.2f}",
     f"{steppers['mpps'].temporary_bytes / steppers['hard'].temporary_bytes:.2f}",
   ]
+  print(row, flush=True)
+  return row
 
 
 def masks_page(size: int, repeats: int) -> str:
   """The page of masks beside hard sharing."""
   titles = ["network", "hard, s", "masks, s", "masks / hard", "limit", "operations", "scratch"]
   rows = [
-    measure_masks(network, stride, head, size, repeats)
-    for head in ("linear", "aspp")
-    for network in NETWORKS
-    for stride in _STRIDES
+    measure_masks(network, stride, size, repeats) for stride in _STRIDES for network in NETWORKS
   ]
   head = f"""\
 # A training step with masks (MPPS) beside hard sharing
@@ -133,7 +132,8 @@ def masks_page(size: int, repeats: int) -> str:
 - Command: `python -m benchmarks.vision.sharing --masks --repeats={repeats}`
 {timing.machine(1, ("jax", "flax", "optax"))}
 - Segmentation, depth and normals, batch 2, {size}x{size} pixels, float32, Bernoulli masks on the
-  last six convolutions: two bottleneck or three basic blocks; losses and SGD included; random data.
+  last six convolutions: two bottleneck or three basic blocks; ASPP heads, losses and SGD included;
+  random data.
 - Cases alternate in one process; medians of {repeats} rounds with (minimum–maximum); ratios of
   processor time, round by round. Operations and scratch memory are those of the compiled step,
   as a multiple of hard sharing's."""
