@@ -245,7 +245,7 @@ def test_dynashare_without_policy_takes_one_task():
   assert method.sharing.routes(jax.random.key(0), jnp.zeros((1, 8)), None).shape == (1, 1, 8)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("affinity", "branch")])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("affinity", "branch", "mpps")])
 def test_one_task_needs_no_sharing_loss(name):
   assert _build(name, _config(policy__sharing=0.0), tasks=1).phases
 
