@@ -173,6 +173,7 @@ class Stepper:
     compile_cpu_seconds: processor time of tracing and compiling.
     temporary_bytes: scratch memory of the compiled program, without its
       arguments and results.
+    flops: of a call, as the compiler counts them.
     state: after the last step; the next call gives its memory away.
     examples: that one call trains on.
   """
@@ -225,6 +226,7 @@ class Stepper:
     self.compile_cpu_seconds = time.process_time() - began
     memory = self._run.memory_analysis()
     self.temporary_bytes = int(memory.temp_size_in_bytes) if memory else 0
+    self.flops = float((self._run.cost_analysis() or {}).get("flops", float("nan")))
 
   def __call__(self) -> None:
     """Trains for the compiled number of steps and waits for the end."""

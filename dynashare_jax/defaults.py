@@ -205,6 +205,21 @@ def get_config() -> ml_collections.ConfigDict:
   gated.lr = 0.01  # of gates and mixtures, constant, with Adam
   gated.fixed = 0.25  # last share of train.steps, in which gates are fixed
 
+  config.exclusive = exclusive = ml_collections.ConfigDict()  # mpps
+  # How exclusive capacity falls from 1 to 0: linear, quad (fast at first) or quad_slow (fast at
+  # last), by a course an epoch; in step5, step10 or step20 courses; separ or fullshare: never.
+  exclusive.schedule = "linear"
+  exclusive.family = "bernoulli"  # of masks; or gaussian
+  exclusive.blocks = 0  # last ones with masks; 0: as few as have six layers
+  exclusive.epsilon = 0.01  # probabilities start at it and at 1 minus it
+  exclusive.epochs = 200  # equal parts of the run, after each new targets; 0: passes over the data
+  exclusive.frozen = 0.125  # of the run, at either end, in which targets stay; from 1 on: epochs
+  exclusive.updating = True  # targets keep what the tasks learnt; False: equal for all guests
+  exclusive.average = 0.99  # share of the past in the mean losses of REINFORCE; 0: none, the paper
+  exclusive.weight = 1.0  # of the divergence from the targets, a sum over channels
+  # Of the probabilities' logits, constant, with Adam; 0: 0.01, or more in runs too short for it.
+  exclusive.lr = 0.0
+
   config.random = random = ml_collections.ConfigDict()
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped
@@ -262,6 +277,7 @@ def get_config() -> ml_collections.ConfigDict:
   compat.mix = "after"  # the gates; or before: Eq. 3 of GatedMTL, which nothing can be cut out of
   compat.selection = "validation"  # or test
   compat.metrics = "pooled"  # over all pixels; or authors
+  compat.mask_at = "norm"  # mpps: behind the norm; or conv: before it
   return config
 
 

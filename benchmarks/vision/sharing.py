@@ -1,11 +1,16 @@
-"""A training step of fused columns, experts and attention: against PyTorch.
+"""A training step of fused columns, experts and attention: against PyTorch; of masks: against hard.
 
   python -m benchmarks.vision.sharing
+  python -m benchmarks.vision.sharing --masks
 
 Deeplab-ResNet-18, two dense tasks, batch 4, 128x128, float32, on one core, with linear and with
 ASPP heads. The same network in PyTorch runs column after column. Both have equally many parameters,
 which is checked, and take turns in one process. Writes docs/benchmarks/sharing-step-cpu.md. Needs
 PyTorch (`pip install -e .[bench]`); takes about half an hour of one core.
+
+With --masks instead MPPS beside hard sharing, three dense tasks, batch 2, 96x96, with masks on the
+last two bottleneck or three basic blocks. Writes docs/benchmarks/masks-step-cpu.md; takes about ten
+minutes of one core.
 """
 
 from __future__ import annotations
@@ -24,6 +29,12 @@ CASES: dict[str, dict[str, Any]] = {
   "mtan, every block": {"method": "mtan"},
   "mtan, every segment": {"method": "mtan", "attention.design": "stage"},
   "mmoe, 2 experts": {"method": "mmoe", "experts.count": 2},
+}
+MASKS_LIMIT = 1.3
+_STRIDES = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 2))}
+NETWORKS = {
+  "ResNet-50": {"model.block": "bottleneck", "model.blocks": (3, 4, 6, 3)},
+  "ResNet-18": {"model.block": "basic", "model.blocks": (2, 2, 2, 2)},
 }
 
 
@@ -77,6 +88,58 @@ def measure(name: str, head: str, batch: int, size: int, repeats: int) -> list[s
   ]
 
 
+def measure_masks(network: str, stride: int, size: int, repeats: int) -> list[str]:
+  """Times a step with masks beside one of hard sharing; a line of the table."""
+  from benchmarks import cases
+
+  steppers = {}
+  for method in ("hard", "mpps"):
+    config = cases.load_config("base")
+    strides, dilations = _STRIDES[stride]
+    config.update_from_flattened_dict(NETWORKS[network])
+    config.model.update(strides=strides, dilations=dilations, head="aspp")
+    config.method = method
+    config.train.batch_size = 2
+    config.optimizers.retrain.update(kind="sgd", schedule="constant")
+    steppers[method] = cases.Stepper(config, cases.scenes(8, 3, size, size), "retrain")
+    steppers[method]()
+  timed = timing.alternate(steppers, repeats)
+  hard, masks = timed["hard"], timed["mpps"]
+  found = timing.ratios(masks.cpu, hard.cpu)
+  ratio = statistics.median(found)
+  row = [
+    f"{network}, output stride {stride}",
+    timing.spread(hard.wall),
+    timing.spread(masks.wall),
+    timing.spread(found),
+    f"{MASKS_LIMIT:g}: {'met' if ratio <= MASKS_LIMIT else 'missed'}",
+    f"{steppers['mpps'].flops / steppers['hard'].flops:.2f}",
+    f"{steppers['mpps'].temporary_bytes / steppers['hard'].temporary_bytes:.2f}",
+  ]
+  print(row, flush=True)
+  return row
+
+
+def masks_page(size: int, repeats: int) -> str:
+  """The page of masks beside hard sharing."""
+  titles = ["network", "hard, s", "masks, s", "masks / hard", "limit", "operations", "scratch"]
+  rows = [
+    measure_masks(network, stride, size, repeats) for stride in _STRIDES for network in NETWORKS
+  ]
+  head = f"""\
+# A training step with masks (MPPS) beside hard sharing
+
+- Command: `python -m benchmarks.vision.sharing --masks --repeats={repeats}`
+{timing.machine(1, ("jax", "flax", "optax"))}
+- Segmentation, depth and normals, batch 2, {size}x{size} pixels, float32, Bernoulli masks on the
+  last six convolutions: two bottleneck or three basic blocks; ASPP heads, losses and SGD included;
+  random data.
+- Cases alternate in one process; medians of {repeats} rounds with (minimum–maximum); ratios of
+  processor time, round by round. Operations and scratch memory are those of the compiled step,
+  as a multiple of hard sharing's."""
+  return f"{head}\n\n{timing.table(titles, rows)}\n"
+
+
 def main() -> None:
   """Measures and writes the page."""
   parser = argparse.ArgumentParser(
@@ -86,8 +149,15 @@ def main() -> None:
   parser.add_argument(
     "--quick", action="store_true", help="tiny pictures, 2 rounds; writes nothing"
   )
+  parser.add_argument("--masks", action="store_true", help="masks beside hard sharing instead")
   arguments = parser.parse_args()
   timing.pin(1)
+  if arguments.masks:
+    if arguments.quick:
+      print(masks_page(40, 2))
+    else:
+      timing.write("masks-step-cpu.md", masks_page(96, arguments.repeats))
+    return
   import torch
 
   torch.set_num_threads(1)

@@ -120,9 +120,16 @@ class ElasticSharing(contract.Sharing):
     return {"selector": widths.reinforce(signals.own, rewards - expected[:, None], known)}
 
   def remember(
-    self, static: str, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
+    self,
+    static: str,
+    learnt: PyTree,
+    memory: PyTree,
+    control: elastic.Levels,
+    signals: trunks.Signals,
+    losses: balancing.Losses,
   ) -> PyTree:
     """Moves the mean reward of the tasks that have labels, or the share of each level."""
+    del learnt, control
     if static == RANDOM:
       return memory
     if static == LIKELIEST:

@@ -87,7 +87,7 @@ class Stack(nn.Module):
     end = f"_{index}" if len(self.shapes) > 1 else ""
     made = self.dtype, f"conv{end}", self.causal, self.kernel_init, self.use_bias
     x = base.each_group(conv(self.dims, self.shapes[index], *made), x)
-    x = pass_.normalise(norm.layer(self.norm_kind, self.dtype, "norm" + end), x)
+    x = pass_.linear(x, norm.layer(self.norm_kind, self.dtype, "norm" + end))
     if self.bare_end and index + 1 == len(self.shapes):
       return x
     return pass_.dropout(self.dropout, f"Dropout_{index}")(nn.relu(x))

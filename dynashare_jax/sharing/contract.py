@@ -171,11 +171,14 @@ class Sharing:
     magnitudes: whether phases that measure show the gradients' every number (`score`), instead of
       their products (`observe`).
     each_example: whether `Losses.each` is wanted.
+    pathwise: whether task losses have gradients in `learnt`, through the trunk; where both train, a
+      balancer weighs none of them.
   """
 
   skips = False
   magnitudes = False
   each_example = False
+  pathwise: bool = True
 
   def init(self, key: jax.Array, given: Any = None) -> PyTree:
     """Returns the parameters of group `policy`, or those that a file of weights gives."""
@@ -283,11 +286,24 @@ class Sharing:
     return memory
 
   def remember(
-    self, static: Any, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
+    self,
+    static: Any,
+    learnt: PyTree,
+    memory: PyTree,
+    control: PyTree,
+    signals: trunks.Signals,
+    losses: balancing.Losses,
   ) -> PyTree:
-    """Returns the memory after a training step; traced, without gradient."""
-    del static, signals, losses
+    """Returns the memory after a training step, of what it began with; traced, no gradient."""
+    del static, learnt, control, signals, losses
     return memory
+
+  def gauges(
+    self, static: Any, learnt: PyTree, memory: PyTree, control: PyTree
+  ) -> dict[str, jax.Array]:
+    """Returns numbers of a training step by name, which are logged beside the losses; traced."""
+    del static, learnt, memory, control
+    return {}
 
   def free(self, moving: Moving) -> jax.Array | None:
     """Returns which numbers of `learnt` may move, as a mask that broadcasts; None: all."""
@@ -391,10 +407,16 @@ class AveragingSharing(Sharing):
     return {"steps": jnp.zeros((), jnp.int32), "mean": self.unseen()}
 
   def remember(
-    self, static: Any, memory: PyTree, signals: trunks.Signals, losses: balancing.Losses
+    self,
+    static: Any,
+    learnt: PyTree,
+    memory: PyTree,
+    control: PyTree,
+    signals: trunks.Signals,
+    losses: balancing.Losses,
   ) -> PyTree:
     """Returns the mean that a step has moved."""
-    del static, losses
+    del static, learnt, control, losses
     steps = memory["steps"] + 1
     moved = lambda old, new: old + weight_of(steps) * (new - old)
     return {"steps": steps, "mean": jax.tree.map(moved, memory["mean"], signals.own)}

@@ -43,6 +43,7 @@ _CHOICES = {
   "compat.gates": ("argmax", "sampled"),
   "compat.selection": ("validation", "test"),
   "compat.metrics": kinds.METRICS,
+  "compat.mask_at": ("norm", "conv"),
 }
 _POSITIVE = (lambda v: v > 0, "above 0")
 _ONE = (lambda v: v >= 1, "at least 1")

@@ -194,8 +194,9 @@ class Pass(NamedTuple):
     parts |= {f"penalty/{name}": value for name, value in charges.items()}
     parts["loss/total"] = jnp.asarray(total)
     parts["rate"] = signals.executed.mean()
-    held = jax.lax.stop_gradient((signals, losses))
-    memory = sharing.remember(static, memory, *held)
+    parts |= sharing.gauges(static, learnt, memory, control)
+    held = jax.lax.stop_gradient((learnt, memory, control, signals, losses))
+    memory = sharing.remember(static, *held)
     runs = signals.executed.max(1) > 0
     return values, charge, Aside(parts, stats, memory, self.state.balance, losses, runs)
 

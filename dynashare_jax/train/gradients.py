@@ -25,12 +25,13 @@ UNBALANCED = ("gates", "policy")
 def gradients(pass_: forward_lib.Pass) -> tuple[PyTree, forward_lib.Aside]:
   """Computes the gradients of the groups that move; None elsewhere.
 
-  Where the balancer reads losses, by one backward pass of the weighed sum. Else, and where gates
-  are trained, which move by the plain sum, the network is cut at the trunk's features: heads are
-  pulled once, and the trunk once per task (unrolled: a mapped convolution's gradient was measured 6
-  to 32 times slower on a CPU), or, where weights are known before, once in all by weighed gradients
-  of the features. What is shared follows from the step's route: a unit that fewer than two tasks
-  with labels execute has no part in the inner products and moves by the plain sum of its gradients.
+  Where the balancer reads losses, by one backward pass of the weighed sum. Else, and where gates or
+  the policy, which move by the plain sum, are trained beside, the network is cut at the trunk's
+  features: heads are pulled once, and the trunk once per task (unrolled: a mapped convolution's
+  gradient was measured 6 to 32 times slower on a CPU), or, where weights are known before, once in
+  all by weighed gradients of the features. What is shared follows from the step's route: a unit
+  that fewer than two tasks with labels execute has no part in the inner products and moves by the
+  plain sum of its gradients.
 
   Where tasks take an inner step (`Phase.inner`), by one backward pass for each of both steps.
   """
@@ -40,15 +41,17 @@ def gradients(pass_: forward_lib.Pass) -> tuple[PyTree, forward_lib.Aside]:
   balanced = "backbone" in spec.trainable
   if spec.inner is not None:
     return _after_steps(pass_, trained, still, spec.inner, balanced)
-  apart = objective.balancer.level != "losses" or _gates(pass_)
+  apart = objective.balancer.level != "losses" or _unbalanced(pass_)
   if balanced and apart:
     return _cut(pass_, trained, still)
   return _whole(pass_, trained, still, balanced)
 
 
-def _gates(pass_: forward_lib.Pass) -> bool:
-  """Whether gates, which move by the plain sum, are trained beside what is weighed."""
-  return "gates" in pass_.spec.trainable and not pass_.objective.balancer.constant
+def _unbalanced(pass_: forward_lib.Pass) -> bool:
+  """Whether what moves by the plain sum is trained beside what is weighed."""
+  groups, objective = pass_.spec.trainable, pass_.objective
+  beside = "gates" in groups or ("policy" in groups and objective.sharing.pathwise)
+  return beside and not objective.balancer.constant
 
 
 def _key(pass_: forward_lib.Pass) -> jax.Array:

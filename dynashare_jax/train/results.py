@@ -39,6 +39,7 @@ CORRECTED = {
   "gates": "argmax",
   "selection": "validation",
   "metrics": "pooled",
+  "mask_at": "norm",
 }
 
 

@@ -22,8 +22,7 @@ BLOCKS = {"r18": (2, 2, 2, 2), "r34": (3, 4, 6, 3), "r50": (3, 4, 6, 3)}
 BACKBONES = {"r18": (11_176_512, 9_600), "r34": (21_284_672, 17_024)}
 
 
-def _counted(method: str, network: str, tasks: int, **settings: Any) -> Counter[str]:
-  """Numbers by group, and `batch_stats` of all; of the group `attention` those of a task apart."""
+def _built(method: str, network: str, tasks: int, **settings: Any) -> contract.Method:
   config = defaults.get_config()
   config.update_from_flattened_dict(settings)
   spec = types.DatasetSpec(
@@ -39,7 +38,12 @@ def _counted(method: str, network: str, tasks: int, **settings: Any) -> Counter[
   )
   count = sum(BLOCKS[network])
   parts = contract.Parts(config, spec, backbone, count, jnp.float32, lambda: (1.0,) * count)
-  trunk = methods.find(method).build(parts).trunk
+  return methods.find(method).build(parts)
+
+
+def _counted(method: str, network: str, tasks: int, **settings: Any) -> Counter[str]:
+  """Numbers by group, and `batch_stats` of all; of the group `attention` those of a task apart."""
+  trunk = _built(method, network, tasks, **settings).trunk
   made = jax.eval_shape(
     lambda k: trunk.init(k, jnp.zeros((1, 33, 33, 3)), (), False), jax.random.key(0)
   )
@@ -94,3 +98,16 @@ def test_attention_after_every_block(network, tasks, of_a_task, printed):
 def test_attention_after_every_segment(network, of_a_task, shared):
   found = _counted("mtan", network, 3, **{"attention.design": "stage"})
   assert found["attention of a task"] == of_a_task and found["attention"] == shared + 3 * of_a_task
+
+
+@pytest.mark.parametrize(
+  "network, channels, numbers",
+  [("r18", 2_560, 11_176_512), ("r34", 3_072, 21_284_672), ("r50", 6_144, 23_508_032)],
+)
+def test_masks_of_the_last_six_layers(network, channels, numbers):
+  """Beside the parameters of hard sharing."""
+  sharing = _built("mpps", network, 3).sharing
+  learnt = jax.eval_shape(sharing.init, jax.random.key(0))
+  assert len(learnt) == 6
+  assert sum(leaf.size for leaf in learnt.values()) == 3 * channels
+  assert _counted("mpps", network, 3)["backbone"] == numbers

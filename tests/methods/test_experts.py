@@ -175,6 +175,6 @@ def test_the_mean_mixture_is_that_of_all_first_steps():
   for step in range(3):
     now = jnp.asarray([[step / 4, 1 - step / 4], [0.5, 0.5]])
     signals = type("Signals", (), {"own": (now,)})
-    memory = sharing.remember((), memory, signals, None)
+    memory = sharing.remember((), {}, memory, (), signals, None)
     seen.append(now)
   np.testing.assert_allclose(memory["mean"][0], np.mean(seen, 0), rtol=1e-6)

@@ -57,6 +57,21 @@ def test_reproduces_rows_of_table_3(row, published):
   assert got == pytest.approx(published, abs=0.2)
 
 
+@pytest.mark.parametrize(
+  "row, published",
+  [((0.407, 0.469, 26.384), 4.82), ((0.405, 0.470, 25.533), 5.72), ((0.417, 0.466, 25.965), 6.45)],
+)
+def test_reproduces_table_1_of_progressive_sharing(row, published):
+  """Of Shi et al. 2023, Eq. 5: one metric a task."""
+  names = ("mIoU", "abs_err", "mean_angle")
+  metrics = {name: [Metric(name, higher_is_better=name == "mIoU")] for name in names}
+  values, single = (
+    {name: {name: value} for name, value in zip(names, found, strict=True)}
+    for found in (row, (0.3768, 0.5323, 25.0227))
+  )
+  assert delta.delta(delta.deltas(metrics, values, single)) == pytest.approx(published, abs=0.01)
+
+
 def test_reproduces_the_clinical_table():
   single = {"pheno": 77.0, "los": 45.0, "decomp": 91.0, "ihm": 86.0}
   run = {"pheno": 76.5, "los": 71.86, "decomp": 84.98, "ihm": 94.25}

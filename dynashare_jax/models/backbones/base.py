@@ -50,12 +50,15 @@ class Pass(NamedTuple):
     steps: of series of different lengths; else None.
     tap: called with the name and output of every layer of a block; what it returns
       takes the output's place. It may record, mask or mix.
+    inner: called within every layer of a block, with `weights` and what its weights give, then
+      with `norm` and what its activation reads; what it returns takes the place of either.
   """
 
   train: bool
   updates: jax.Array
   steps: series.Steps | None = None
   tap: Callable[[str, Features], Features] = untapped
+  inner: Callable[[str, jax.Array], jax.Array] = untapped
 
   def mask(self, x: jax.Array) -> jax.Array | None:
     """Returns which steps of features `[G, B, time, C]` count; None: all."""
@@ -64,6 +67,14 @@ class Pass(NamedTuple):
   def normalise(self, layer: nn.Module, x: jax.Array) -> jax.Array:
     """Applies a layer of `models.norm` to features `[G, B, ..., C]`."""
     return layer(x, self.updates, not self.train, self.mask(x))
+
+  def linear(self, x: jax.Array, norm: nn.Module | None = None) -> jax.Array:
+    """Returns what a layer's weights gave as its activation reads it: normalised, if it has a norm.
+
+    Every layer of a block calls it once.
+    """
+    x = self.inner("weights", x)
+    return self.inner("norm", x if norm is None else self.normalise(norm, x))
 
   def dropout(self, rate: float, name: str) -> nn.Dropout:
     """Makes a dropout layer that is on in training."""

@@ -120,7 +120,7 @@ class LstmBlock(nn.Module):
     del index
     x = pass_.dropout(self.dropout, "Dropout_0")(x)
     out = Lstm(self.width, self.dtype, name="lstm")(x.reshape((-1,) + x.shape[2:]))
-    return out.reshape(x.shape[:3] + (self.width,))
+    return pass_.linear(out.reshape(x.shape[:3] + (self.width,)))
 
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> ChannelLstm:

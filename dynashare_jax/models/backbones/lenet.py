@@ -84,7 +84,7 @@ class ConvLayer(nn.Module):
   def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
     """Runs the layer on `[G, B, H, W, C]`."""
     del index
-    x = base.each_group(_conv(self.width, self.dtype, "conv"), x)
+    x = pass_.linear(base.each_group(_conv(self.width, self.dtype, "conv"), x))
     drop = nn.Dropout(self.dropout, (2, 3), deterministic=not pass_.train, name="Dropout_0")
     return _pooled(drop(x))
 
@@ -98,9 +98,9 @@ class DenseLayer(nn.Module):
   @nn.compact
   def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
     """Runs the layer on `[G, B, H, W, C]`; gives `[G, B, width]`."""
-    del index, pass_
+    del index
     flat = x.reshape(*x.shape[:2], -1)
-    return nn.relu(nn.Dense(self.width, dtype=self.dtype, name="dense")(flat))
+    return nn.relu(pass_.linear(nn.Dense(self.width, dtype=self.dtype, name="dense")(flat)))
 
 
 def _conv(width: int, dtype: norm.Dtype, name: str) -> nn.Conv:

@@ -100,9 +100,9 @@ class MlpBlock(nn.Module):
   def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
     """Runs one linear layer on `[G, B, ..., C]`."""
     if index:
-      return nn.Dense(self.width, dtype=self.dtype, name="narrow")(x)
+      return pass_.linear(nn.Dense(self.width, dtype=self.dtype, name="narrow")(x))
     h = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-    h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="widen")(h))
+    h = nn.relu(pass_.linear(nn.Dense(self.hidden, dtype=self.dtype, name="widen")(h)))
     return pass_.dropout(self.dropout, "Dropout_0")(h)
 
 

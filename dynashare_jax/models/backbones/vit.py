@@ -127,7 +127,7 @@ class Vit(base.Backbone):
     """Runs one linear layer of a block, with the norm or what mixes before it."""
     tokens = jnp.concatenate([x["token"], _flat(x["map"])], 2)
     done = self.bodies[block](index, tokens, pass_)
-    like = (*x["map"].shape[:-1], done.shape[-1])
+    like = (len(done), *x["map"].shape[1:-1], done.shape[-1])  # Masks may part the groups here.
     return {"map": done[:, :, 1:].reshape(like), "token": done[:, :, :1]}
 
   @nn.nowrap
@@ -207,14 +207,13 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
     """Runs one linear layer on `[G, B, tokens, C]`."""
-    del pass_
     dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=SMALL, name=name)
     if not index:
-      return dense(3 * self.width, "qkv")(_norm(self.dtype, "norm")(x))
+      return pass_.linear(dense(3 * self.width, "qkv")(_norm(self.dtype, "norm")(x)))
     by_head = x.reshape(*x.shape[:3], self.heads, 3, self.width // self.heads)
     q, k, v = (by_head[..., part, :] for part in range(3))
     mixed = nn.dot_product_attention(q, k, v, force_fp32_for_softmax=True)
-    return dense(self.width, "project")(mixed.reshape(*x.shape[:3], self.width))
+    return pass_.linear(dense(self.width, "project")(mixed.reshape(*x.shape[:3], self.width)))
 
 
 class FeedForward(nn.Module):
@@ -227,11 +226,10 @@ class FeedForward(nn.Module):
   @nn.compact
   def __call__(self, index: int, x: jax.Array, pass_: base.Pass) -> jax.Array:
     """Runs one linear layer on `[G, B, tokens, C]`."""
-    del pass_
     dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=SMALL, name=name)
     if not index:
-      return dense(self.hidden, "widen")(_norm(self.dtype, "norm")(x))
-    return dense(self.width, "narrow")(nn.gelu(x, approximate=False))
+      return pass_.linear(dense(self.hidden, "widen")(_norm(self.dtype, "norm")(x)))
+    return pass_.linear(dense(self.width, "narrow")(nn.gelu(x, approximate=False)))
 
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> Vit:
