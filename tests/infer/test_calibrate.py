@@ -229,9 +229,8 @@ def test_real_time_is_measured_on_gated_execution(calibrator, batch):
   run, variables, batches = clock._timed
   assert len(batches) == 16
   assert batches[1].shape == (batch, 6)
-  want = calibrator.trained.forward(threshold=np.full(4, 0.1))(
-    calibrator.trained.variables, batches[1]
-  )[0]
+  whole = jax.jit(calibrator.trained.forward(threshold=np.full(4, 0.1)))
+  want = whole(calibrator.trained.variables, batches[1])[0]
   found = run(variables, batches[1], np.full(4, 0.1, np.float32), 1.0)
   for name in want:
     np.testing.assert_allclose(found[name], want[name], atol=1e-5)
@@ -248,7 +247,7 @@ def test_a_setting_survives_its_file(calibrator, tmp_path):
 
 def test_equal_scores_are_bridged_by_other_blocks():
   """Of 8 kinds of examples, one block alone can only split off whole kinds."""
-  trained = _trained()
+  trained = _trained(eval__batch_size=600)
   experiment = trained.experiment
   batch = experiment.dataset.arrays("validation")
   tied = batch._replace(inputs=np.asarray(batch.inputs)[np.arange(600) % 8])
