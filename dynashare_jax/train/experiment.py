@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import copy
 import dataclasses
 import functools
@@ -124,15 +125,23 @@ class Experiment:
     """
     return _sample_inputs(self.dataset.spec, cropped)
 
+  @functools.cached_property
+  def init(self) -> Callable[[jax.Array], tuple[Any, Any]]:
+    """New parameters and statistics of a key, by one compiled program."""
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+      inputs = self.sample_inputs(cropped=True)
+      return state_lib.init_network(self.network, inputs, self.sharing.everything(), key)
+
+    return jax.jit(init)
+
   def fresh(self, stream: str, number: int = 0) -> tuple[Any, Any]:
     """Newly initialised network parameters and statistics.
 
     Those of `config.model.weights` take the place of random ones.
     """
     key = streams.stream_key(self.config.seed, stream, number)
-    made = state_lib.init_network(
-      self.network, self.sample_inputs(cropped=True), self.sharing.everything(), key
-    )
+    made = self.init(key)
     if self.loaded is None:
       return made
     return jax.tree.map(

@@ -54,20 +54,14 @@ class State(struct.PyTreeNode):
 
 
 def init_network(network: Any, inputs: Any, control: Any, key: jax.Array) -> tuple[Any, Any]:
-  """Initialises parameters and batch statistics in one compiled call.
+  """Initialises parameters and batch statistics; to compile, which leaves out the forward pass.
 
   Args:
     inputs: a small batch of inputs.
     control: under which all of the trunk runs.
   """
-
-  # Compiled, the forward pass that only gives shapes is left out.
-  def make(key: jax.Array) -> tuple[Any, Any]:
-    variables = network.init({"params": key}, inputs, control, False)
-    return network.begin(variables["params"]), variables.get("batch_stats", {})
-
-  made: tuple[Any, Any] = jax.jit(make)(key)
-  return made
+  variables = network.init({"params": key}, inputs, control, False)
+  return network.begin(variables["params"]), variables.get("batch_stats", {})
 
 
 def start(

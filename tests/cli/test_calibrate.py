@@ -26,16 +26,16 @@ def _train(folder, **values):
     **{
       "gates__target_rates": (0.6, 0.6),
       "gates__init": "spread",
-      "policy__candidates": 1,
-      "train__cycles": 1,
+      **configs.SHORT,
       "policy__use": False,
+      "eval__batch_size": 100,
       "data__validation": 200,
       "data__test": 100,
       **values,
     }
   )
   folder = workdir_lib.open_workdir(folder, config.to_dict())
-  loop = loop_lib.Loop(main.build(config)[0], folder)
+  loop = loop_lib.Loop(main.build(config, jax.devices()[:1])[0], folder)
   results.finish(loop, stages.run(loop), {})
   return folder
 

@@ -27,7 +27,7 @@ def _train(folder, **values):
   """A finished run of a second."""
   config = configs.make(**values)
   folder = workdir_lib.open_workdir(folder, config.to_dict())
-  loop = loop_lib.Loop(main.build(config)[0], folder)
+  loop = loop_lib.Loop(main.build(config, jax.devices()[:1])[0], folder)
   results.finish(loop, stages.run(loop), {})
   return folder
 
@@ -57,10 +57,9 @@ def single(tmp_path_factory):
 def trained(tmp_path_factory):
   return _train(
     tmp_path_factory.mktemp("run"),
-    policy__candidates=1,
-    train__cycles=1,
     gates__target_rates=(0.6, 0.6),
     policy__use=False,
+    **configs.SHORT,
   )
 
 

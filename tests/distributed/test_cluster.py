@@ -14,6 +14,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from tiny import configs
 
 from dynashare_jax.distributed import cluster
 from dynashare_jax.monitoring import logs
@@ -70,9 +71,10 @@ def _lines(folder):
 
 def test_two_processes_train_as_one(train, tmp_path):
   """Under SLURM's variables: what one process with two devices finds."""
-  train(tmp_path / "one", devices=2)
+  train(tmp_path / "one", devices=2, **configs.SHORT)
   job = _port(61440) - 61440  # jax makes the port of the job's number
-  two = [_start(tmp_path / "two", 0, 2, i, **_slurm(job, i)) for i in range(2)]
+  short = {"TINY_CONFIG": json.dumps(configs.SHORT)}
+  two = [_start(tmp_path / "two", 0, 2, i, **_slurm(job, i), **short) for i in range(2)]
   codes, texts = _end(*two)
   assert codes == [0, 0], texts
   for number, text in enumerate(texts):

@@ -18,6 +18,7 @@ import time
 from absl import logging
 import numpy as np
 import pytest
+from tiny import configs
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.cli import guard as command
@@ -25,7 +26,11 @@ from dynashare_jax.distributed import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = ROOT / "tests" / "tiny" / "process.py"
-HARD = {"method": "hard", "train__steps": 26}  # one phase, so one program to compile
+HARD = {
+  "method": "hard",
+  "train__steps": 26,
+  **configs.SAVES,
+}  # one phase, so one program to compile
 LOST = "error: lost contact with the other processes of this run"
 
 # What is checked before the first step; then process 1 fails.

@@ -12,6 +12,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from tiny import configs
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.distributed import mesh as mesh_lib
@@ -20,22 +21,18 @@ from dynashare_jax.monitoring import logs
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROCESS = ROOT / "tests" / "tiny" / "process.py"
 SMALL = 48  # Weights of the tiny network have more numbers, the policy less.
-SHORT = {
-  "train__warmup_steps": 2,
-  "train__cycles": 1,
-  "policy__candidates": 1,
-  "train__retrain_steps": 6,
-}
+SHORT = configs.SHORT | {"train__warmup_steps": 2}
 PICTURES = {
   "method": "hard",
   "balance__name": "nash",
   "data__images": True,
   "train__steps": 4,
   "model__backbone": "resnet",
-  "model__blocks": (1, 1),
-  "model__widths": (4, 4),
-  "model__strides": (1, 1),
-  "model__dilations": (1, 1),
+  "model__blocks": (1,),
+  "model__widths": (4,),
+  "model__strides": (1,),
+  "model__dilations": (1,),
+  "gates__target_rates": (1.0,),
 }
 
 
@@ -110,10 +107,10 @@ def test_checkpoints_of_one_go_on_in_the_other(both, train, tmp_path, before):
       raise Stop
 
   with pytest.raises(Stop):
-    train(tmp_path, 4, before_chunk=stop, train__shard_state=before, **SHORT)
+    train(tmp_path, 4, before_chunk=stop, train__shard_state=before, **SHORT, **configs.SAVES)
   with checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=True) as found:
     assert 7 < found.latest_step() < 13
-  run = train(tmp_path, 4, train__shard_state=not before, **SHORT)
+  run = train(tmp_path, 4, train__shard_state=not before, **SHORT, **configs.SAVES)
   _close(run.state, both[0].state)
   assert _held(run.state.best.params) == {1.0 if before else 0.25}
 

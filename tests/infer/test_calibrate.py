@@ -58,50 +58,60 @@ def calibrator():
   return calibrate.Calibrator(_trained())
 
 
-def _executed(trained, setting, split):
-  """`[T, B, L]` of a whole split, in one masked forward pass."""
-  knobs = {"threshold": setting.thresholds, "target_rate": setting.target_rate}
-  run = jax.jit(trained.forward(trained_lib.MASKED, **knobs))
-  batch = trained.experiment.dataset.arrays(split)
-  return np.asarray(run(trained.variables, batch.inputs)[1].executed)
+@pytest.fixture(scope="module")
+def executed(calibrator):
+  """Of a setting and a split: `[T, B, L]`, in one masked forward pass."""
+  trained = calibrator.trained
+
+  @jax.jit
+  def run(variables, inputs, threshold, target):
+    forward = trained.forward(trained_lib.MASKED, threshold=threshold, target_rate=target)
+    return forward(variables, inputs)[1].executed
+
+  def find(setting, split):
+    knobs = np.asarray(setting.thresholds, np.float32), np.float32(setting.target_rate)
+    inputs = trained.experiment.dataset.arrays(split).inputs
+    return np.asarray(run(trained.variables, inputs, *knobs))
+
+  return find
 
 
 @pytest.mark.parametrize("value", (0.65, 0.75, 0.9))
-def test_flops_budget_is_met_and_holds_on_unseen_data(calibrator, value):
+def test_flops_budget_is_met_and_holds_on_unseen_data(calibrator, executed, value):
   setting = calibrator.meet(Budget(value), test=True)
   assert setting.validation.flops == pytest.approx(value, rel=0.01)
   # By hand: blocks of one width all cost the same behind their gates.
-  executed = _executed(calibrator.trained, setting, "test")
+  found = executed(setting, "test")
   work = calibrator.work
   by_hand = work.fixed + sum(
-    amount * executed[task, :, block].mean() for task, block, amount in work.gated
+    amount * found[task, :, block].mean() for task, block, amount in work.gated
   )
   assert by_hand / work.full == pytest.approx(setting.test.flops, rel=1e-6)
-  shares = sum(a * executed[t, :, l] for t, l, a in work.gated) / work.full
+  shares = sum(a * found[t, :, l] for t, l, a in work.gated) / work.full
   assert setting.test.error == pytest.approx(shares.std() / 600**0.5, rel=1e-5)
   assert abs(setting.test.flops - value) < 4 * setting.test.error + 0.002
 
 
-def test_rate_budget_counts_triples_of_all_tasks_and_blocks(calibrator):
+def test_rate_budget_counts_triples_of_all_tasks_and_blocks(calibrator, executed):
   low, high = calibrator.reach("rate")
   assert (low, high) == (pytest.approx(2 / 8), pytest.approx(7 / 8))
   setting = calibrator.meet(Budget(0.6, "rate"))
   assert setting.test is None
-  executed = _executed(calibrator.trained, setting, "validation")
-  assert executed.mean() == pytest.approx(setting.met(), rel=1e-6)
+  found = executed(setting, "validation")
+  assert found.mean() == pytest.approx(setting.met(), rel=1e-6)
   assert setting.met() == pytest.approx(0.6, rel=0.005)
 
 
-def test_both_ends_are_reached_exactly_on_any_data(calibrator):
+def test_both_ends_are_reached_exactly_on_any_data(calibrator, executed):
   low, high = calibrator.reach("flops")
   assert high == 1.0
   assert low == calibrator.work.fixed / calibrator.work.full
   closed, opened = (calibrator.meet(Budget(v)) for v in (low, high))
   want = ROUTE * np.array([1, 0, 0, 0])
   for split in ("validation", "test"):
-    found = _executed(calibrator.trained, closed, split)
+    found = executed(closed, split)
     np.testing.assert_array_equal(found, np.broadcast_to(want[:, None], found.shape))
-    found = _executed(calibrator.trained, opened, split)
+    found = executed(opened, split)
     np.testing.assert_array_equal(found, np.broadcast_to(ROUTE[:, None], found.shape))
   assert max(map(abs, closed.thresholds)) == closing.FAR
   assert closed.thresholds[0] == 0.0  # has no gate
@@ -219,9 +229,8 @@ def test_real_time_is_measured_on_gated_execution(calibrator, batch):
   run, variables, batches = clock._timed
   assert len(batches) == 16
   assert batches[1].shape == (batch, 6)
-  want = calibrator.trained.forward(threshold=np.full(4, 0.1))(
-    calibrator.trained.variables, batches[1]
-  )[0]
+  whole = jax.jit(calibrator.trained.forward(threshold=np.full(4, 0.1)))
+  want = whole(calibrator.trained.variables, batches[1])[0]
   found = run(variables, batches[1], np.full(4, 0.1, np.float32), 1.0)
   for name in want:
     np.testing.assert_allclose(found[name], want[name], atol=1e-5)
@@ -238,7 +247,7 @@ def test_a_setting_survives_its_file(calibrator, tmp_path):
 
 def test_equal_scores_are_bridged_by_other_blocks():
   """Of 8 kinds of examples, one block alone can only split off whole kinds."""
-  trained = _trained()
+  trained = _trained(eval__batch_size=600)
   experiment = trained.experiment
   batch = experiment.dataset.arrays("validation")
   tied = batch._replace(inputs=np.asarray(batch.inputs)[np.arange(600) % 8])

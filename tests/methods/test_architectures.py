@@ -18,7 +18,8 @@ NAMES = [name for name in methods.available() if name not in SKIPPING | ELSEWHER
 
 @pytest.fixture(scope="module", params=NAMES)
 def run(request, whole):
-  return whole(method=request.param, train__steps=8, train__eval_every=8)
+  one = {"model__blocks": (1,), "gates__target_rates": (1.0,)} if request.param != "branch" else {}
+  return whole(method=request.param, train__steps=8, train__eval_every=8, **one)
 
 
 def test_it_trains_to_a_report_that_shows_what_it_learned(run):

@@ -264,8 +264,8 @@ def test_a_stopped_run_goes_on(run, train, tmp_path, same_bits):
       raise Stop
 
   with pytest.raises(Stop):
-    train(tmp_path, before_chunk=look, **VALUES)
-  got = train(tmp_path, **VALUES)
+    train(tmp_path, before_chunk=look, **VALUES, **configs.SAVES)
+  got = train(tmp_path, **VALUES, **configs.SAVES)
   same_bits(got.state, run.state)
   assert got.results == run.results
 

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
-import signal
-import time
 
 import jax
 import numpy as np
@@ -20,7 +17,6 @@ from tiny import configs
 
 from dynashare_jax import methods
 from dynashare_jax import runs
-from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.cli import configs as command_configs
 from dynashare_jax.cli import cost as cost_command
 from dynashare_jax.cli import export as export_command
@@ -149,35 +145,23 @@ def test_two_devices_find_the_same(run, train, tmp_path):
   np.testing.assert_allclose(got.losses, run.losses, rtol=1e-5)
 
 
-def test_a_killed_run_goes_on_and_two_processes_find_the_same(run, tmp_path, same_bits):
-  """`kill -9`, then again to the end; beside it two processes of one device each."""
-  from distributed.test_cluster import _end
-  from distributed.test_cluster import _port
-  from distributed.test_cluster import _start
+def test_a_stopped_run_goes_on(run, train, tmp_path, same_bits):
+  class Stop(Exception):
+    pass
 
-  environment = {"TINY_CONFIG": json.dumps(VALUES), "TINY_DEVICES": "1"}
-  one = tmp_path / "one"
-  killed = _start(one, 0, 1, 0, TINY_PAUSE="0.3", **environment)
-  for _ in range(6000):
-    if any(folder.name.isdigit() for folder in one.glob("checkpoints/*")):
-      break
-    assert killed.poll() is None, killed.communicate()[0]
-    time.sleep(0.02)
-  os.kill(killed.pid, signal.SIGKILL)
-  killed.communicate()
-  codes, texts = _end(_start(one, 0, 1, 0, **environment))
-  assert codes == [0], texts
-  assert "from step" in texts[0] and "from step 0" not in texts[0]
-  with checkpoint.Checkpoints(one / "checkpoints", read_only=True) as saved:
-    _, state, _ = saved.restore(run.state)
-  same_bits(jax.tree.map(np.asarray, state), jax.tree.map(np.asarray, run.state))
-  port = _port()
-  two = [_start(tmp_path / "two", port, 2, i, **environment) for i in range(2)]
-  codes, texts = _end(*two)
-  assert codes == [0, 0], texts
-  found = [json.loads((f / "results.json").read_text()) for f in (one, tmp_path / "two")]
-  for a, b in zip(*(f["tasks"] for f in found), strict=True):
-    np.testing.assert_allclose(a["loss"]["test"], b["loss"]["test"], rtol=1e-5)
+  def look(loop, step):
+    if step >= 4:
+      raise Stop
+
+  with pytest.raises(Stop):
+    train(tmp_path, before_chunk=look, **VALUES, **configs.SAVES)
+  starts = []
+  got = train(
+    tmp_path, before_chunk=lambda loop, step: starts.append(step), **VALUES, **configs.SAVES
+  )
+  assert 0 < starts[0] <= 4
+  same_bits(got.state, run.state)
+  assert got.results == run.results
 
 
 # What does not keep the contract ends before the first step, with one line.

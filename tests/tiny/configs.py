@@ -49,7 +49,6 @@ _VALUES = {
   "train.resident": True,
   "train.log_every": 2,
   "train.eval_every": 3,
-  "train.checkpoint_every": 3,
   "train.threads": 1,
   "eval.batch_size": 8,
   "eval.pictures": 2,
@@ -66,6 +65,10 @@ _VALUES = {
 }
 
 
+# Values of `make` for weights 0-3, policy 3-5 and re-training 5-11: every part of a search once.
+SHORT = {"train__warmup_steps": 0, "train__cycles": 1, "policy__candidates": 1}
+# Value of `make` for runs that are stopped: a save takes longer than many steps.
+SAVES = {"train__checkpoint_every": 3}
 # Values of `make` for a small network of pictures, of two blocks.
 PICTURES = {
   "data__images": True,

@@ -104,6 +104,8 @@ _HOST = {
 def programs() -> Iterator[dict[str, loop_lib.Loop]]:
   """Lends the compiled programs of the first loop to later ones that compile the same.
 
+  And that of initial parameters to later experiments with an equal network.
+
   A test that counts or changes what is compiled empties the dictionary first.
   """
   kept: dict[str, loop_lib.Loop] = {}
@@ -129,8 +131,17 @@ def programs() -> Iterator[dict[str, loop_lib.Loop]]:
     other = kept.setdefault(name, self)
     self.programs, self.evaluator = other.programs, other.evaluator
 
+  inits: dict[Any, Any] = {}
+  own = experiment_lib.Experiment.init.func
+
+  def init(self: experiment_lib.Experiment) -> Any:
+    inputs = jax.eval_shape(lambda: self.sample_inputs(cropped=True))
+    name = self.network, repr((self.sharing.everything(), inputs))
+    return inits.setdefault(name, own(self))
+
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop_lib.Loop, "__init__", lent)
+    patch.setattr(experiment_lib.Experiment, "init", property(init))
     yield kept
 
 

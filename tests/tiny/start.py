@@ -1,4 +1,4 @@
-"""Trains the tiny run in a process of its own: `start.py FOLDER`."""
+"""Trains a tiny run of one phase in a process of its own: `start.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if __name__ == "__main__":
   # Read what the tests have compiled; a kill must not leave half an entry.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
   configs.find_stripes()
-  experiment = main.build(configs.make(), jax.devices()[:1])[0]
+  experiment = main.build(
+    configs.make(method="hard", train__steps=26, **configs.SAVES), jax.devices()[:1]
+  )[0]
   folder = pathlib.Path(sys.argv[1])
   folder.mkdir(parents=True, exist_ok=True)
   loop = loop_lib.Loop(experiment, folder)

@@ -8,6 +8,8 @@ import numpy as np
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.train import step as step_lib
 
+_PROGRAMS = {}  # of an experiment, which stays alive, and a spec
+
 
 class Stepper:
   """Runs steps of one phase from the initial state."""
@@ -20,12 +22,16 @@ class Stepper:
     shape = (len(experiment.tasks), experiment.units)
     self.route = np.ones(shape) if route is None else np.asarray(route, float)
     self.spec = experiment.spec(self.index, self.route)
-    self.jitted = step_lib.make(
-      experiment.objective,
-      experiment.optimizer(self.spec.optimizer, self.spec.steps),
-      self.spec,
-      mesh_lib.batch_sharding(experiment.mesh),
-    )
+    name = id(experiment), self.spec
+    if name not in _PROGRAMS:
+      program = step_lib.make(
+        experiment.objective,
+        experiment.optimizer(self.spec.optimizer, self.spec.steps),
+        self.spec,
+        mesh_lib.batch_sharding(experiment.mesh),
+      )
+      _PROGRAMS[name] = experiment, program
+    self.jitted = _PROGRAMS[name][1]
 
   def start(self):
     state = self.experiment.initial_state()

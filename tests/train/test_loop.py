@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import configs
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.data import loader
@@ -30,7 +31,6 @@ HARD = {
   "optimizers__retrain__schedule": "constant",
   "optimizers__retrain__weight_decay": 0.0,
 }
-SHORT = {"train__warmup_steps": 0, "train__cycles": 1, "policy__candidates": 1}
 
 
 def test_phases_follow_one_another(whole):
@@ -188,8 +188,8 @@ def test_streamed_batches_equal_resident_ones(build, same_bits):
 
 
 def test_four_devices_equal_one(train, whole, tmp_path):
-  run = train(tmp_path, devices=4, **SHORT)
-  wanted = whole(**SHORT)
+  run = train(tmp_path, devices=4, **configs.SHORT)
+  wanted = whole(**configs.SHORT)
   assert run.experiment.mesh.devices.size == 4
   np.testing.assert_allclose(run.losses, wanted.losses, 1e-5)
   np.testing.assert_array_equal(run.state.routes, wanted.state.routes)

@@ -14,6 +14,7 @@ from absl import logging
 import jax
 import numpy as np
 import pytest
+from tiny import configs
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.train import results
@@ -54,7 +55,7 @@ def test_one_stop_after_another_changes_nothing(train, whole, same_run, tmp_path
       _stop_at(stop)(loop, step)
 
     with pytest.raises(Stop):
-      train(tmp_path, before_chunk=hook)
+      train(tmp_path, before_chunk=hook, **configs.SAVES)
     assert starts[0] == saved
     saved = _steps(tmp_path) or 0
     assert 0 <= stop - saved <= 3
@@ -66,22 +67,22 @@ def test_one_stop_after_another_changes_nothing(train, whole, same_run, tmp_path
 
   monkeypatch.setattr(results, "finish", fail)
   with pytest.raises(Stop):
-    train(tmp_path)
+    train(tmp_path, **configs.SAVES)
   monkeypatch.setattr(results, "finish", finish)
 
   def never(loop, step):
     raise AssertionError("a trained run must not train again")
 
-  same_run(train(tmp_path, before_chunk=never), want)
+  same_run(train(tmp_path, before_chunk=never, **configs.SAVES), want)
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(train, whole, same_run, tmp_path):
   want = whole()
   with pytest.raises(KeyboardInterrupt):
-    train(tmp_path, before_chunk=_stop_at(17, KeyboardInterrupt))
+    train(tmp_path, before_chunk=_stop_at(17, KeyboardInterrupt), **configs.SAVES)
   assert _steps(tmp_path) == 16
   assert not list((tmp_path / "checkpoints").glob("*tmp*"))
-  same_run(train(tmp_path), want)
+  same_run(train(tmp_path, **configs.SAVES), want)
 
 
 @pytest.mark.parametrize("damage", ["state", "record"])
@@ -89,7 +90,7 @@ def test_damaged_checkpoint_falls_back(train, whole, same_run, tmp_path, damage,
   """To the step before; the way from there is the same."""
   want = whole()
   with pytest.raises(Stop):
-    train(tmp_path, before_chunk=_stop_at(18))
+    train(tmp_path, before_chunk=_stop_at(18), **configs.SAVES)
   latest = _steps(tmp_path)
   folder = tmp_path / "checkpoints" / str(latest) / damage
   # Array data lie in folders `d`; beside them are descriptions.
@@ -102,22 +103,22 @@ def test_damaged_checkpoint_falls_back(train, whole, same_run, tmp_path, damage,
   warned = []
   monkeypatch.setattr(logging, "warning", lambda *args: warned.append(args))
   starts = []
-  got = train(tmp_path, before_chunk=lambda loop, step: starts.append(step))
+  got = train(tmp_path, before_chunk=lambda loop, step: starts.append(step), **configs.SAVES)
   assert warned and starts[0] < latest
   same_run(got, want)
 
 
 def test_checkpoint_of_another_network_is_refused(train, tmp_path):
   with pytest.raises(Stop):
-    train(tmp_path, before_chunk=_stop_at(9))
+    train(tmp_path, before_chunk=_stop_at(9), **configs.SAVES)
   with pytest.raises(ValueError, match="does not fit.*saved float32"):
-    train(tmp_path, model__width=9)
+    train(tmp_path, model__width=9, **configs.SAVES)
 
 
 def test_a_killed_run_goes_on(whole, same_bits, tmp_path):
   """`kill -9` at a moment that nothing in the run can foresee."""
   folder = tmp_path / "run"
-  want = whole()
+  want = whole(method="hard", train__steps=26, **configs.SAVES)
   environment = os.environ | {"PYTHONPATH": str(ROOT)}
   command = [sys.executable, str(ROOT / "tests" / "tiny" / "start.py"), str(folder)]
   with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -152,6 +153,7 @@ def test_the_state_of_a_balancer_goes_on(train, same_run, tmp_path, name):
   often = {"balance__every": 3, "train__steps_per_dispatch": 4} if name == "unit" else {}
   values = {
     **often,
+    **configs.SAVES,
     "method": "hard",
     "model__blocks": (1,),
     "gates__target_rates": (1.0,),

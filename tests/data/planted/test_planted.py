@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_gradients_find_who_shares(tmp_path):
   more += ["method=affinity", "data.number=100", "policy.warmup=all"]
   config = configs.load(str(ROOT / "configs" / "planted.py"), more)
   folder = workdir_lib.open_workdir(tmp_path / "run", config.to_dict())
-  loop = loop_lib.Loop(runs.build(config)[0], folder)
+  loop = loop_lib.Loop(runs.build(config, jax.devices()[:1])[0], folder)
   stages.run(loop)
   route = next(np.asarray(trial["route"]) for trial in loop.trials if trial["index"] == 0)
   np.testing.assert_array_equal(route[0], route[1])
