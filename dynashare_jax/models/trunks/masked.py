@@ -103,7 +103,7 @@ class MaskedTrunk(skip.SkipTrunk):
       x = backbone.merge(rest, z)
     x = backbone.final(x)
     leaves, tree = jax.tree.flatten(x)
-    split = lambda leaf: jax.lax.split(leaf, [1] * len(leaf)) * (self.tasks // len(leaf))
+    split = lambda a: list(jax.lax.split(a, [1] * len(a))) * (self.tasks // len(a))
     parts_of = zip(*map(split, leaves), strict=True)
     features = [jax.tree.unflatten(tree, [a[0] for a in of]) for of in parts_of]
     return features, contract.Signals(jnp.ones((self.tasks, batch, self.units)))
