@@ -279,9 +279,14 @@ def _check(parts: contract.Parts, backbone: Any) -> None:
   if not backbone.cuts:
     raise ValueError(
       f"config.method='gated' gates channels, which config.model.backbone={model.backbone!r} cannot"
-      " be cut to: use a ResNet, an mlp or a tcn."
+      " be cut to: use a ResNet, an mlp, a tcn, a VGG or a vit."
     )
-  if model.backbone != "mlp" and model.norm == "group":
+  if model.head == "dpt":
+    raise ValueError(
+      "config.method='gated' gates what blocks give, but config.model.head='dpt' reads it before that:"
+      " use another head."
+    )
+  if model.backbone not in ("mlp", "vit") and model.norm == "group":
     raise ValueError(
       "config.method='gated' cuts channels out, but config.model.norm='group' normalises several"
       " together: use 'batch'."

@@ -15,6 +15,8 @@ import pytest
 from dynashare_jax.models.backbones import mlp
 from dynashare_jax.models.backbones import resnet
 from dynashare_jax.models.backbones import tcn
+from dynashare_jax.models.backbones import vgg
+from dynashare_jax.models.backbones import vit
 from dynashare_jax.models.trunks import columns
 from dynashare_jax.models.trunks import gated
 from dynashare_jax.ops import channel_gates
@@ -24,6 +26,7 @@ TASKS = 2
 PICTURES = resnet.ResNet(2, (1, 1), (4, 6), (1, 2), (1, 1), "small")
 VECTORS = mlp.ResidualMlp(2, width=6, hidden=8, dropout=0.0)
 SERIES = tcn.Tcn(2, width=5, dropout=0.0)
+TOKENS = vit.Vit(2, 8, 12, 2, 4, 2)
 SHAPES = {"pictures": (3, 8, 8, 3), "vectors": (3, 5), "series": (3, 6, 4)}
 BACKBONES = {
   "pictures": PICTURES,
@@ -32,6 +35,8 @@ BACKBONES = {
   ),
   "vectors": VECTORS,
   "series": SERIES,
+  "tokens": TOKENS,
+  "plain": vgg.Vgg((1, 1), (4, 6)),
 }
 
 
@@ -134,7 +139,15 @@ def _leant(trunk: Any, variables: Any, gates: Any, inputs: Any) -> tuple[Any, An
 
 
 @pytest.mark.parametrize(
-  "kind, inner", [("pictures", False), ("bottleneck", True), ("vectors", True), ("series", True)]
+  "kind, inner",
+  [
+    ("pictures", False),
+    ("bottleneck", True),
+    ("vectors", True),
+    ("series", True),
+    ("tokens", True),
+    ("plain", False),
+  ],
 )
 def test_what_is_cut_out_was_of_no_use(kind, inner):
   trunk, inputs = _trunk(BACKBONES[kind], inner=inner), _inputs(kind)

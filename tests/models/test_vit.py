@@ -187,16 +187,17 @@ def test_adashare_trains_it(build):
 def test_narrow_attention_keeps_whole_heads(build):
   """With the first half of q, k and v alone, as den may choose, the other head gives nothing."""
   build(method="den", **TINY)  # traces its network
-  layer = vit.Attention(8, 2, jnp.float32)
+  layer = vit.Attention((24, 8), 2, jnp.float32)
   x = np.random.default_rng(0).normal(size=(1, 1, 3, 24)).astype(np.float32)
   x[..., 12:] = 0
 
   @functools.partial(jax.jit, compiler_options=QUICK)
   def run(key, x):
-    variables = layer.init(key, 1, x, None)
+    pass_ = backbones.Pass(False, jnp.ones((1,)))
+    variables = layer.init(key, 1, x, pass_)
     rows = jnp.arange(8)[:, None] < 4
     cut = jax.tree.map(lambda a: jnp.where(rows, a, 0) if a.ndim > 1 else a, variables)
-    return layer.apply(variables, 1, x, None), layer.apply(cut, 1, x, None)
+    return layer.apply(variables, 1, x, pass_), layer.apply(cut, 1, x, pass_)
 
   whole, first = run(jax.random.key(0), x)
   np.testing.assert_allclose(whole, first, 1e-6)

@@ -30,6 +30,7 @@ class Vgg(base.Backbone):
     mean: subtracted from the colours of pictures in 0..1.
     std: then divided into them.
     dtype: compute type; parameters stay float32.
+    kept: see `base.Backbone`.
 
   Source: Simonyan and Zisserman 2015, configuration D without its linear layers: VGG-16 has
     `blocks` (1, 2, 3, 3, 3).
@@ -43,7 +44,9 @@ class Vgg(base.Backbone):
   mean: tuple[float, ...] = (0.0, 0.0, 0.0)
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
   dtype: norm.Dtype = jnp.float32
+  kept: tuple[tuple[str, int], ...] = ()
   skips = False
+  cuts = True
   rectified = True
 
   @property
@@ -55,7 +58,7 @@ class Vgg(base.Backbone):
     """Creates the layers; their names are the parameter tree's."""
     convolution = lambda width, name: convolutions.Stack(
       2,
-      (convolutions.Shape(width, 3),),
+      (convolutions.Shape(self.width_at(name, width), 3),),
       self.dtype,
       self.norm_kind,
       bare_end=False,
@@ -84,6 +87,11 @@ class Vgg(base.Backbone):
     segment = next(s for s, end in enumerate(ends) if block < end)
     stride = 2 ** (segment + self._pools(block))
     return (base.Layer(f"block_{block}/conv", self.widths[segment], stride),)
+
+  @nn.nowrap
+  def outputs(self, place: str) -> tuple[str, ...]:
+    """Returns a convolution with its norm."""
+    return (place,)
 
   @nn.nowrap
   def _pools(self, block: int) -> bool:

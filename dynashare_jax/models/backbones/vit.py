@@ -62,6 +62,7 @@ class Vit(base.Backbone):
     std: then divided into them.
     depths: whether heads read features after every quarter of the blocks.
     dtype: compute type; parameters stay float32.
+    kept: see `base.Backbone`.
 
   Source: Dosovitskiy et al. 2021, with the names and the order of timm's `vit_*_patch16`. Depths:
     Ranftl et al. 2021 (DPT).
@@ -79,17 +80,19 @@ class Vit(base.Backbone):
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
   depths: bool = False
   dtype: norm.Dtype = jnp.float32
+  kept: tuple[tuple[str, int], ...] = ()
   trees = True
+  cuts = True
 
   def setup(self) -> None:
     """Creates the layers; their names are the parameter tree's."""
-    size = (self.patch, self.patch)
-    self.patches = nn.Conv(self.width, size, size, "VALID", dtype=self.dtype, name="patch")
-    self.tokens = Tokens(self.width, self.grid, name="tokens")
+    size, width = (self.patch, self.patch), self.width_at("stem", self.width)
+    self.patches = nn.Conv(width, size, size, "VALID", dtype=self.dtype, name="patch")
+    self.tokens = Tokens(width, self.grid, name="tokens")
     self.bodies = [
-      FeedForward(self.width, self.hidden, self.dtype, name=f"block_{b}")
+      FeedForward(self._outputs(b), self.dtype, name=f"block_{b}")
       if b % 2
-      else Attention(self.width, self.heads, self.dtype, name=f"block_{b}")
+      else Attention(self._outputs(b), self.heads, self.dtype, name=f"block_{b}")
       for b in range(self.num_blocks)
     ]
     if not self.depths:
@@ -105,7 +108,7 @@ class Vit(base.Backbone):
     check_size(inputs.shape[1:3], self.patch, "A batch")
     x = self.patches(base.whitened(inputs, self.mean, self.std).astype(self.dtype))
     token, places = self.tokens((x.shape[1], x.shape[2]))
-    token = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
+    token = jnp.broadcast_to(token, (x.shape[0], *token.shape[1:]))
     found = {"map": (x + places.astype(x.dtype))[None], "token": token.astype(x.dtype)[None]}
     return {**found, "past": ()} if self.depths else found
 
@@ -122,6 +125,22 @@ class Vit(base.Backbone):
     return tuple(
       base.Layer(f"block_{block}/{name}", width, self.patch) for name, width in widths.items()
     )
+
+  @nn.nowrap
+  def _outputs(self, block: int) -> tuple[int, int]:
+    """How many outputs of both linear layers of a block are computed."""
+    first, last = self.layers(block)
+    inner = self.width_at(first.name.replace("/", "."), first.channels)
+    return inner, self.width_at(f"block_{block}", last.channels)
+
+  @nn.nowrap
+  def outputs(self, place: str) -> tuple[str, ...]:
+    """Returns a linear layer; of the stem the patches', the class token and the places."""
+    if place == "stem":
+      return "patch", "tokens"
+    if "." in place:
+      return (place.replace(".", "/"),)
+    return (self.layers(int(place.split("_")[1]))[-1].name,)
 
   def layer(self, block: int, index: int, x: base.Features, pass_: base.Pass) -> base.Features:
     """Runs one linear layer of a block, with the norm or what mixes before it."""
@@ -200,7 +219,7 @@ class Tokens(nn.Module):
 class Attention(nn.Module):
   """Layer norm and the linear layer of q, k and v; then attention and its projection."""
 
-  width: int
+  outputs: tuple[int, int]
   heads: int
   dtype: norm.Dtype
 
@@ -209,18 +228,17 @@ class Attention(nn.Module):
     """Runs one linear layer on `[G, B, tokens, C]`."""
     dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=SMALL, name=name)
     if not index:
-      return pass_.linear(dense(3 * self.width, "qkv")(_norm(self.dtype, "norm")(x)))
-    by_head = x.reshape(*x.shape[:3], self.heads, 3, self.width // self.heads)
+      return pass_.linear(dense(self.outputs[0], "qkv")(_norm(self.dtype, "norm")(x)))
+    by_head = x.reshape(*x.shape[:3], self.heads, 3, -1)
     q, k, v = (by_head[..., part, :] for part in range(3))
     mixed = nn.dot_product_attention(q, k, v, force_fp32_for_softmax=True)
-    return pass_.linear(dense(self.width, "project")(mixed.reshape(*x.shape[:3], self.width)))
+    return pass_.linear(dense(self.outputs[1], "project")(mixed.reshape(*x.shape[:3], -1)))
 
 
 class FeedForward(nn.Module):
   """Layer norm and a linear layer; then GELU and another one."""
 
-  width: int
-  hidden: int
+  outputs: tuple[int, int]
   dtype: norm.Dtype
 
   @nn.compact
@@ -228,8 +246,8 @@ class FeedForward(nn.Module):
     """Runs one linear layer on `[G, B, tokens, C]`."""
     dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=SMALL, name=name)
     if not index:
-      return pass_.linear(dense(self.hidden, "widen")(_norm(self.dtype, "norm")(x)))
-    return pass_.linear(dense(self.width, "narrow")(nn.gelu(x, approximate=False)))
+      return pass_.linear(dense(self.outputs[0], "widen")(_norm(self.dtype, "norm")(x)))
+    return pass_.linear(dense(self.outputs[1], "narrow")(nn.gelu(x, approximate=False)))
 
 
 def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> Vit:

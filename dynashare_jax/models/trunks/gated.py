@@ -94,8 +94,11 @@ class GatedTrunk(contract.Trunk):
 
     def joined(place: str, x: Sequence[jax.Array]) -> list[jax.Array]:
       *own, shared = x
-      taken = [channel_gates.gate(a, shared, g) for a, g in zip(own, control[place], strict=True)]
-      return [*taken, channel_gates.mix(beta[place], own if self.before else taken)]
+      taken = [
+        jax.tree.map(lambda a, b, g=g: channel_gates.gate(a, b, g), features, shared)
+        for features, g in zip(own, control[place], strict=True)
+      ]
+      return [*taken, _mixed(beta[place], own if self.before else taken)]
 
     every = range(tasks + 1)
     x = _walk(self.columns, inputs, train, self.inner, lambda place: every, joined)
@@ -155,7 +158,7 @@ class LeanTrunk(contract.Trunk):
       ]
       if tasks not in wanted[place]:
         return [*taken, None]
-      return [*taken, channel_gates.mix(beta[place], taken) if place in beta else x[tasks]]
+      return [*taken, _mixed(beta[place], taken) if place in beta else x[tasks]]
 
     x = _walk(self.columns, inputs, train, self.inner, computed.__getitem__, joined, gates)
     features = [self.columns[t].final(x[t])[0] for t in self.rows]
@@ -206,12 +209,22 @@ def _walk(
 
     def merged(k: int, x: Any = x, h: Any = h, name: str = name, block: int = block) -> Any:
       rest = columns[k].shortcut(block, x[k], pass_)
-      if gates is not None and rest.shape[-1] != h[k].shape[-1]:
-        rest = jnp.take(rest, _column(gates[name], k), -1)
+      if gates is not None and columns[k].skips and _width(rest) != _width(h[k]):
+        rest = jax.tree.map(lambda a: jnp.take(a, _column(gates[name], k), -1), rest)
       return columns[k].merge(rest, h[k])
 
     x = joined(name, run(name, merged))
   return x
+
+
+def _width(x: Any) -> int:
+  """Channels of features."""
+  return int(jax.tree.leaves(x)[0].shape[-1])
+
+
+def _mixed(beta: jax.Array, x: Sequence[Any]) -> Any:
+  """What the shared column reads of all tasks' features."""
+  return jax.tree.map(lambda *of_tasks: channel_gates.mix(beta, of_tasks), *x)
 
 
 def _column(gates: np.ndarray, column: int) -> np.ndarray:
@@ -219,14 +232,15 @@ def _column(gates: np.ndarray, column: int) -> np.ndarray:
   return np.flatnonzero(gates[column] if column < len(gates) else 1 - gates.prod(0))
 
 
-def _taken(own: Any, shared: Any, gates: np.ndarray, task: int) -> jax.Array:
-  """A task's features `[..., C]`, from the outputs that its own and the shared column keep."""
+def _taken(own: Any, shared: Any, gates: np.ndarray, task: int) -> Any:
+  """A task's features, from the outputs that its own and the shared column keep."""
   row = gates[task].astype(np.int32)
   if row.all() or not row.any():
     return own if row.all() else shared
   theirs = np.searchsorted(_column(gates, len(gates)), np.arange(len(row)))
   at = np.where(row > 0, np.cumsum(row) - 1, int(row.sum()) + theirs)
-  return jnp.take(jnp.concatenate([own, shared], -1), at, -1)
+  joined = lambda a, b: jnp.take(jnp.concatenate([a, b], -1), at, -1)
+  return jax.tree.map(joined, own, shared)
 
 
 def _needed(
