@@ -283,8 +283,8 @@ def _check(parts: contract.Parts, backbone: Any) -> None:
     )
   if model.head == "dpt":
     raise ValueError(
-      "config.method='gated' gates what blocks give, but config.model.head='dpt' reads it before that:"
-      " use another head."
+      "config.method='gated' gates what blocks give, but config.model.head='dpt' reads it"
+      " ungated: use another head."
     )
   if model.backbone not in ("mlp", "vit") and model.norm == "group":
     raise ValueError(
