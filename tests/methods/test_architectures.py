@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from train.stepper import Stepper
 
 from dynashare_jax import methods
 from dynashare_jax.infer import trained as trained_lib
@@ -54,3 +55,22 @@ def test_a_task_alone_finds_what_it_finds_among_others(run):
   found, _ = jax.jit(alone.forward())(alone.variables, inputs)
   assert set(found) == {"b"}
   np.testing.assert_allclose(found["b"], logits["b"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, phase", [("gated", "weights"), ("mpps", "retrain")])
+def test_four_devices_step_as_one(build, name, phase):
+  """With what is learnt beside the weights: gates, and masks that all devices draw alike."""
+  found = []
+  for devices in (1, 4):
+    stepper = Stepper(build(devices=devices, method=name, exclusive__lr=0.1), phase)
+    before = stepper.start()
+    after, _ = stepper(before, count=2)
+    found.append(jax.device_get((after.params, after.stats, after.memory)))
+  one, four = found
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, four)
+  start = stepper.experiment.initial_state().params["policy"]
+  moved = [
+    np.abs(a - b).max() > 1e-4
+    for a, b in zip(*map(jax.tree.leaves, (one[0]["policy"], start)), strict=True)
+  ]
+  assert all(moved)
