@@ -71,10 +71,10 @@ def trained(tmp_path_factory):
   config.data.cache = str(folder / "cache")
   config.data.hours = 96
   config.data.workers = 1
-  sizes = {"widths": (16, 16), "strides": (1, 2), "dilations": (1, 2)}
-  config.model.update(width_factor=0.25, head_width=8, blocks=(1, 1), **sizes)
-  config.gates.target_rates = (1.0, 0.8)
-  config.policy.update(warmup="all", measure=1)
+  sizes = {"widths": (16,), "strides": (2,), "dilations": (2,)}
+  config.model.update(width_factor=0.25, head_width=8, blocks=(1,), **sizes)
+  config.gates.target_rates = (0.8,)
+  config.policy.update(warmup="all", measure=1, keep_first=False, budget=1.0)
   config.train.update(
     dict(
       batch_size=4,
