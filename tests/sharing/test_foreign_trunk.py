@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import time
 
 import jax
 import numpy as np
@@ -162,6 +163,33 @@ def test_a_stopped_run_goes_on(run, train, tmp_path, same_bits):
   assert 0 < starts[0] <= 4
   same_bits(got.state, run.state)
   assert got.results == run.results
+
+
+def test_two_killed_processes_go_on_and_find_the_same(run, tmp_path):
+  """Two processes of one device each, `kill -9` to both, and both again to the end."""
+  from distributed.test_cluster import _end
+  from distributed.test_cluster import _port
+  from distributed.test_cluster import _start
+
+  values = json.dumps(VALUES | configs.SAVES)
+  environment = {"TINY_CONFIG": values, "TINY_DEVICES": "1"}
+  port = _port()
+  killed = [_start(tmp_path, port, 2, i, TINY_PAUSE="0.3", **environment) for i in range(2)]
+  for _ in range(6000):
+    if any(folder.name.isdigit() for folder in tmp_path.glob("checkpoints/*")):
+      break
+    assert killed[0].poll() is None, killed[0].communicate()[0]
+    time.sleep(0.02)
+  for process in killed:
+    process.kill()
+    process.communicate()
+  port = _port(port + 1)
+  codes, texts = _end(*(_start(tmp_path, port, 2, i, **environment) for i in range(2)))
+  assert codes == [0, 0], texts
+  assert "from step" in texts[0] and "from step 0" not in texts[0]
+  found = json.loads((tmp_path / "results.json").read_text())
+  for a, b in zip(found["tasks"], run.results["tasks"], strict=True):
+    np.testing.assert_allclose(a["loss"]["test"], b["loss"]["test"], rtol=1e-5)
 
 
 # What does not keep the contract ends before the first step, with one line.
