@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
 import os
 import pathlib
 import pkgutil
+import threading
 from typing import Any
 
 from absl import logging
@@ -19,6 +21,7 @@ from dynashare_jax import defaults
 from dynashare_jax import lookup
 from dynashare_jax import methods
 from dynashare_jax import types
+from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.distributed import cluster
 from dynashare_jax.infer import trained as trained_lib
@@ -119,14 +122,27 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
     workdir: its folder; the same command again resumes there.
     profile: how many steps to record a profile of; 0 for none.
   """
-  told = cluster.told(config.train.batch_size)
   folder = pathlib.Path(workdir).expanduser().absolute()
-  own = functools.partial(_is_of, config, folder)
-  with process_log.ProcessLog(folder, jax.process_index(), told, own):
+  with contextlib.ExitStack() as stack:
+    alone = threading.Event()
+
+    def begin() -> None:
+      stack.enter_context(lock.held(folder, make=True))
+
+    several = jax.distributed.is_initialized()
+    if not several:  # Before devices are looked for, which takes seconds.
+      begin()
+      alone.set()
+    told = cluster.told(config.train.batch_size)
+    own = lambda: alone.is_set() and _is_of(config, folder)
+    stack.enter_context(process_log.ProcessLog(folder, jax.process_index(), told, own))
     values = workdir_lib.flatten(config.to_dict())
     fixed = {name: value for name, value in values if name not in FREE}
     same = {"configuration": fixed, "code": cluster.code(), "version of jax": jax.__version__}
     cluster.check_equal(same)
+    if several:
+      cluster.by_first(folder, begin)
+      alone.set()
     kept = folder / _LATENCY
     known = bool(config.policy.latency) and kept.is_file() and _is_of(config, folder)
     experiment, corrected = build(_timed_by(config, kept) if known else config)
