@@ -27,6 +27,7 @@ from dynashare_jax.distributed import cluster
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.models import weights
 from dynashare_jax.monitoring import process_log
+from dynashare_jax.train import checks
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import outline
@@ -77,6 +78,18 @@ def dataset_module(config: ml_collections.ConfigDict) -> Any:
   return module
 
 
+def _check(config: ml_collections.ConfigDict) -> None:
+  """Refuses names that no value has, which only unlocked configurations take, and wrong values."""
+  known = {name for name, _ in workdir_lib.flatten(defaults.get_config().to_dict())}
+  known |= {f"data.{name}" for name in dataset_module(config).defaults()}
+  for name, _ in workdir_lib.flatten(config.to_dict()):
+    group, _, rest = name.partition(".")
+    inner = f"data.{rest.partition('.')[0]}" if group == "data" else name
+    if inner not in known and group != "compat":  # Where data sets have switches of their own.
+      raise ValueError(f"There is no config.{inner}.{lookup.hint_dotted(inner, known)}")
+  checks.values(config)
+
+
 def open_dataset(config: ml_collections.ConfigDict) -> types.Dataset:
   """Opens the data set that a configuration names, where `config.data_dir` says that it lies."""
   found: types.Dataset = dataset_module(config).build(
@@ -93,6 +106,7 @@ def build(
   Returns:
     The experiment, and the data set's compat switches at their corrected values.
   """
+  _check(config)
   experiment = _experiment(config, open_dataset(config), devices)
   if config.baseline:
     results.load_baseline(config.baseline, experiment.tasks)
@@ -204,6 +218,7 @@ def untrained(config: ml_collections.ConfigDict) -> trained_lib.Trained:
 
 def _outlined(config: ml_collections.ConfigDict) -> experiment_lib.Experiment:
   """A run's parts; its data are opened only where their shapes are not known beforehand."""
+  _check(config)
   module = dataset_module(config)
   if hasattr(module, "outline"):
     dataset = outline.without_data(module.outline(config.data, config.compat))

@@ -127,7 +127,8 @@ def _read(text: str) -> dict[str, Any]:
 
 def _taken(folder: pathlib.Path) -> str:
   """What to say to the second."""
-  latest, found = time.monotonic() + _SOON, {}
+  latest = time.monotonic() + _SOON
+  found: dict[str, Any] = {}
   while not found and time.monotonic() < latest:
     with contextlib.suppress(OSError):
       found = _read((folder / LOCK).read_text(encoding="utf-8"))
