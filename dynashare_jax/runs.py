@@ -170,7 +170,7 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
     finished = folder / "results.json"
     if finished.is_file() and (folder / "report.md").is_file():
       logging.info("%s is finished; nothing to do.", folder)
-      return dict(json.loads(finished.read_text()))
+      return results.read(folder)
     loop = loop_lib.Loop(experiment, folder, profile)
     state = stages.run(loop)
     found = results.finish(loop, state, corrected)
@@ -256,7 +256,10 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
   file = pathlib.Path(workdir) / "config.json"
   if not file.is_file():
     raise ValueError(f"{workdir} is no work directory: there is no {file.name} in it.")
-  stored = json.loads(file.read_text(encoding="utf-8"))
+  try:
+    stored = dict(json.loads(file.read_text(encoding="utf-8")))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"{file} is no configuration of a run: {error}.") from error
   try:
     module = find_dataset(stored["dataset"])
     config = ml_collections.ConfigDict(

@@ -258,7 +258,7 @@ def _of_a_run(arguments: argparse.Namespace, batches: tuple[int, ...]) -> str:
   trained = main_lib.load(arguments.workdir, arguments.data_dir)
   baseline = _baseline(trained, arguments.baseline)
   folder = trained.workdir
-  found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+  found = results_lib.read(folder)
   size = trained.experiment.dataset.spec.sizes["test"]
   count = max(*batches, min(size, _EXAMPLES))
   inputs, which = examples(trained, count, bool(arguments.data_dir))

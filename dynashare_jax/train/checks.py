@@ -314,6 +314,29 @@ def inner(balancer: balancing.Balancer, method: contract.Method, batch_size: int
       )
 
 
+def data(spec: types.DatasetSpec) -> None:
+  """Refuses empty splits, and tasks by names that the log has or that nothing can write."""
+  for split in types.SPLITS:
+    if spec.sizes[split] < 1:
+      raise ValueError(
+        f"The split {split!r} of {spec.name} has no examples: a run trains on 'train', chooses on"
+        " 'validation' and is measured on 'test'. Give each some."
+      )
+  for task in spec.tasks:
+    if task.name == "total":
+      raise ValueError(
+        "A task cannot be called 'total', as the sum of all losses is in the log: rename it."
+      )
+    for text in (task.name, task.unit, *task.classes):
+      try:
+        text.encode()
+      except UnicodeEncodeError as error:
+        raise ValueError(
+          f"The name {text!r} of the task {task.name!r} (its own, of a class or its unit) cannot be"
+          " written as UTF-8: rename it."
+        ) from error
+
+
 def phases(config: Any, spec: types.DatasetSpec, method: contract.Method, mesh: Any) -> None:
   """Refuses phases and batches that cannot run."""
   processes = len(mesh_lib.processes(mesh))

@@ -8,6 +8,7 @@ import pytest
 from tiny import configs
 
 from dynashare_jax import runs
+from dynashare_jax import types
 from dynashare_jax.train import checks
 
 
@@ -64,3 +65,23 @@ def test_names_that_an_unlocked_configuration_takes_are_refused():
     config.data.taks = ("a",)
   with pytest.raises(ValueError, match="There is no config.data.taks. Did you mean 'data.tasks'?"):
     runs.describe(config)
+
+
+@pytest.mark.parametrize(
+  ("sizes", "task", "told"),
+  [
+    ((9, 0, 9), types.TaskSpec("a", "binary"), "The split 'validation' of own has no examples"),
+    ((9, 9, 0), types.TaskSpec("a", "binary"), "The split 'test' of own has no examples"),
+    ((9, 9, 9), types.TaskSpec("total", "binary"), "A task cannot be called 'total'"),
+    (
+      (9, 9, 9),
+      types.TaskSpec("a", "multiclass", 2, classes=("x", "\udc80")),
+      r"The name '\udc80' of the task 'a' (its own, of a class or its unit) cannot be written",
+    ),
+  ],
+)
+def test_data_that_cannot_be_trained_on_are_refused(sizes, task, told):
+  counts = dict(zip(types.SPLITS, sizes, strict=True))
+  with pytest.raises(ValueError) as error:
+    checks.data(types.DatasetSpec("own", (task,), "series", (1,), counts))
+  assert str(error.value).startswith(told)
