@@ -184,7 +184,7 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
 def _is_of(config: ml_collections.ConfigDict, folder: pathlib.Path) -> bool:
   """Whether a folder holds a run of this configuration."""
   try:
-    return (folder / "config.json").is_file() and bool(open_workdir(config, folder))
+    return workdir_lib.is_opened(folder) and bool(open_workdir(config, folder))
   except ValueError:
     return False
 
