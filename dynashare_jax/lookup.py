@@ -17,6 +17,21 @@ def hint(name: object, names: Iterable[str], cutoff: float = 0.6) -> str:
   return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def hint_dotted(name: str, names: Iterable[str]) -> str:
+  """As `hint` for a dotted name: spelt nearly so, else called so in other groups, else the nearest.
+
+  `train.lr` names all settings that are called `lr`.
+  """
+  known = tuple(names)
+  if near := hint(name, known, 0.85):
+    return near
+  last = "." + name.rpartition(".")[2]
+  alike = [repr(other) for other in known if ("." + other).endswith(last)]
+  if len(alike) > 1:
+    return f" Did you mean one of {', '.join(alike)}?"
+  return f" Did you mean {alike[0]}?" if alike else hint(name, known)
+
+
 def one_of(where: str, value: Any, known: Iterable[str]) -> str:
   """Returns `value`, which must be one of `known`.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
 import os
 import pathlib
 import pkgutil
+import threading
 from typing import Any
 
 from absl import logging
@@ -19,11 +21,13 @@ from dynashare_jax import defaults
 from dynashare_jax import lookup
 from dynashare_jax import methods
 from dynashare_jax import types
+from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.distributed import cluster
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.models import weights
 from dynashare_jax.monitoring import process_log
+from dynashare_jax.train import checks
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import outline
@@ -74,6 +78,18 @@ def dataset_module(config: ml_collections.ConfigDict) -> Any:
   return module
 
 
+def _check(config: ml_collections.ConfigDict) -> None:
+  """Refuses names that no value has, which only unlocked configurations take, and wrong values."""
+  known = {name for name, _ in workdir_lib.flatten(defaults.get_config().to_dict())}
+  known |= {f"data.{name}" for name in dataset_module(config).defaults()}
+  for name, _ in workdir_lib.flatten(config.to_dict()):
+    group, _, rest = name.partition(".")
+    inner = f"data.{rest.partition('.')[0]}" if group == "data" else name
+    if inner not in known and group != "compat":  # Where data sets have switches of their own.
+      raise ValueError(f"There is no config.{inner}.{lookup.hint_dotted(inner, known)}")
+  checks.values(config)
+
+
 def open_dataset(config: ml_collections.ConfigDict) -> types.Dataset:
   """Opens the data set that a configuration names, where `config.data_dir` says that it lies."""
   found: types.Dataset = dataset_module(config).build(
@@ -90,6 +106,7 @@ def build(
   Returns:
     The experiment, and the data set's compat switches at their corrected values.
   """
+  _check(config)
   experiment = _experiment(config, open_dataset(config), devices)
   if config.baseline:
     results.load_baseline(config.baseline, experiment.tasks)
@@ -119,14 +136,27 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
     workdir: its folder; the same command again resumes there.
     profile: how many steps to record a profile of; 0 for none.
   """
-  told = cluster.told(config.train.batch_size)
   folder = pathlib.Path(workdir).expanduser().absolute()
-  own = functools.partial(_is_of, config, folder)
-  with process_log.ProcessLog(folder, jax.process_index(), told, own):
+  with contextlib.ExitStack() as stack:
+    alone = threading.Event()
+
+    def begin() -> None:
+      stack.enter_context(lock.held(folder, make=True))
+
+    several = jax.distributed.is_initialized()
+    if not several:  # Before devices are looked for, which takes seconds.
+      begin()
+      alone.set()
+    told = cluster.told(config.train.batch_size)
+    own = lambda: alone.is_set() and _is_of(config, folder)
+    stack.enter_context(process_log.ProcessLog(folder, jax.process_index(), told, own))
     values = workdir_lib.flatten(config.to_dict())
     fixed = {name: value for name, value in values if name not in FREE}
     same = {"configuration": fixed, "code": cluster.code(), "version of jax": jax.__version__}
     cluster.check_equal(same)
+    if several:
+      cluster.by_first(folder, begin)
+      alone.set()
     kept = folder / _LATENCY
     known = bool(config.policy.latency) and kept.is_file() and _is_of(config, folder)
     experiment, corrected = build(_timed_by(config, kept) if known else config)
@@ -140,7 +170,7 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
     finished = folder / "results.json"
     if finished.is_file() and (folder / "report.md").is_file():
       logging.info("%s is finished; nothing to do.", folder)
-      return dict(json.loads(finished.read_text()))
+      return results.read(folder)
     loop = loop_lib.Loop(experiment, folder, profile)
     state = stages.run(loop)
     found = results.finish(loop, state, corrected)
@@ -154,7 +184,7 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
 def _is_of(config: ml_collections.ConfigDict, folder: pathlib.Path) -> bool:
   """Whether a folder holds a run of this configuration."""
   try:
-    return (folder / "config.json").is_file() and bool(open_workdir(config, folder))
+    return workdir_lib.is_opened(folder) and bool(open_workdir(config, folder))
   except ValueError:
     return False
 
@@ -188,6 +218,7 @@ def untrained(config: ml_collections.ConfigDict) -> trained_lib.Trained:
 
 def _outlined(config: ml_collections.ConfigDict) -> experiment_lib.Experiment:
   """A run's parts; its data are opened only where their shapes are not known beforehand."""
+  _check(config)
   module = dataset_module(config)
   if hasattr(module, "outline"):
     dataset = outline.without_data(module.outline(config.data, config.compat))
@@ -225,7 +256,10 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
   file = pathlib.Path(workdir) / "config.json"
   if not file.is_file():
     raise ValueError(f"{workdir} is no work directory: there is no {file.name} in it.")
-  stored = json.loads(file.read_text(encoding="utf-8"))
+  try:
+    stored = dict(json.loads(file.read_text(encoding="utf-8")))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"{file} is no configuration of a run: {error}.") from error
   try:
     module = find_dataset(stored["dataset"])
     config = ml_collections.ConfigDict(

@@ -16,6 +16,7 @@ import numpy as np
 
 from dynashare_jax import types
 
+CONFIG = "config.json"
 SPEC = "spec.json"
 _ABSENT = "<absent>"
 
@@ -48,13 +49,18 @@ def open_workdir(
   if not primary:
     return folder
   _check_writable(folder)
-  file = folder / "config.json"
+  file = folder / CONFIG
   wanted = plain(config)
   if file.exists():
     _compare(file, wanted, ignore, filled)
   else:
     write_json(file, wanted)
   return folder
+
+
+def is_opened(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a folder has the configuration that `open_workdir` writes."""
+  return (pathlib.Path(path) / CONFIG).is_file()
 
 
 def write_spec(folder: str | os.PathLike[str], spec: types.DatasetSpec) -> None:
@@ -105,7 +111,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
   """Writes or replaces a text file (UTF-8) atomically and durably."""
   target = pathlib.Path(path).absolute()
   temporary = target.with_name(f".{target.name}.tmp")
-  with open(temporary, "w", encoding="utf-8") as file:
+  temporary.unlink(missing_ok=True)  # Of a crash; or a link, which must not be followed.
+  with open(temporary, "x", encoding="utf-8") as file:
     file.write(text)
     file.flush()
     os.fsync(file.fileno())

@@ -10,7 +10,6 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -22,6 +21,7 @@ import threading
 import time
 from typing import Any
 
+from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.methods import _entries
 
@@ -257,12 +257,8 @@ def _open(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
   """
   job.folder.mkdir(parents=True, exist_ok=True)
   with open(job.log, "ab") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise OSError(f"another process is training it, and writes to {file.name}") from error
-    except OSError:
-      pass  # a file system without locks
+    if not lock.take(file):
+      raise OSError(f"another process is training it, and writes to {file.name}")
     file.truncate(0)
     return subprocess.Popen(
       [*PROGRAM, *job.arguments],

@@ -26,6 +26,7 @@ import jax
 
 from dynashare_jax import runs as main_lib
 from dynashare_jax import types
+from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir as files
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import loader
@@ -203,16 +204,17 @@ def run(argv: Sequence[str] | None) -> pathlib.Path:
   sizes = [int(size) for size in _numbers(arguments.tune, "tune")]
   values = [arguments.budget] if one else many
   wanted = [settings.Budget(value, arguments.unit) for value in values]
-  trained = main_lib.load(arguments.workdir, arguments.data_dir)
-  if arguments.tune:
-    return tune(trained, sizes)
-  calibrator = calibrate.Calibrator(trained, arguments.batch)
-  if arguments.curve:
-    return curve(calibrator, arguments.unit, many)
-  setting = calibrator.meet(wanted[0], test=True)
-  path = _write(calibrator, setting)
-  print(summary(setting, trained.tasks))
-  return path
+  with lock.held(arguments.workdir):
+    trained = main_lib.load(arguments.workdir, arguments.data_dir)
+    if arguments.tune:
+      return tune(trained, sizes)
+    calibrator = calibrate.Calibrator(trained, arguments.batch)
+    if arguments.curve:
+      return curve(calibrator, arguments.unit, many)
+    setting = calibrator.meet(wanted[0], test=True)
+    path = _write(calibrator, setting)
+    print(summary(setting, trained.tasks))
+    return path
 
 
 def cli(argv: Sequence[str] | None = None) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 import inspect
+import os
 import pathlib
 import re
 import runpy
+import traceback
 from typing import Any
 
 from absl import flags
@@ -85,7 +87,7 @@ def parse(argv: list[str], values: flags.FlagValues) -> list[str]:
     known = _defaults(path)
     for match in filter(None, map(OVERRIDE.fullmatch, argv[1:])):
       if match[1] not in known:
-        hint = lookup.hint(match[1], known)
+        hint = lookup.hint_dotted(match[1], known)
         raise ValueError(f"There is no config.{match[1]} in {path}.{hint}")
       _check_numbers(match[1], match[2], known[match[1]])
   given = {match[1]: match[2] for match in filter(None, map(OVERRIDE.fullmatch, argv[1:]))}
@@ -146,6 +148,24 @@ def _defaults(path: str) -> Mapping[str, Any]:
     make = runpy.run_path(name)["get_config"]
     if colon and not inspect.signature(make).parameters:
       raise ValueError(f"{name} has no settings; leave {colon + setting!r} away.")
-    return dict(workdir.flatten(make(*([setting] if colon else [])).to_dict()))
-  except (AttributeError, KeyError, TypeError) as error:
-    raise ValueError(f"In the configuration {path}: {type(error).__name__}: {error}") from error
+    made = make(*([setting] if colon else []))
+  except ValueError:
+    raise
+  except Exception as error:  # It is a program, and may do anything.
+    where = f", line {found[-1].lineno}" if (found := _lines(error, name)) else ""
+    told = " ".join(str(error).split())
+    raise ValueError(
+      f"In the configuration {path}{where}: {type(error).__name__}: {told}"
+    ) from error
+  if not isinstance(made, ml_collections.ConfigDict):
+    raise ValueError(
+      f"In the configuration {path}: get_config must return a ConfigDict, but returns a"
+      f" {type(made).__name__}."
+    )
+  return dict(workdir.flatten(made.to_dict()))
+
+
+def _lines(error: Exception, name: str) -> list[traceback.FrameSummary]:
+  """Where in a file an error arose, the innermost last."""
+  frames = traceback.extract_tb(error.__traceback__)
+  return [frame for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(name)]

@@ -8,6 +8,7 @@ Compares the tasks' gradients at the trained model, on examples that it was not 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 import functools
 import pathlib
@@ -15,6 +16,7 @@ import pathlib
 from absl import logging
 
 from dynashare_jax import runs
+from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir
 from dynashare_jax.cli import guard
 from dynashare_jax.infer import conflict as conflict_lib
@@ -35,6 +37,12 @@ def run(argv: Sequence[str] | None) -> str:
   """
   about = "Compares the gradients of the tasks of a finished run, block by block."
   arguments = guard.parser("conflict", about, _ARGUMENTS).parse_args(argv)
+  with lock.held(arguments.workdir):
+    return _written(arguments)
+
+
+def _written(arguments: argparse.Namespace) -> str:
+  """Measures and writes."""
   trained = runs.load(arguments.workdir, arguments.data_dir)
   found = conflict_lib.measure(trained, arguments.split, arguments.batches)
   folder = pathlib.Path(arguments.workdir)

@@ -17,6 +17,7 @@ command keeps the milliseconds of the parts, by which `--config.policy.latency=F
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 import json
 import os
@@ -31,6 +32,7 @@ import numpy as np
 
 from dynashare_jax import methods
 from dynashare_jax import runs as main_lib
+from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard as command
@@ -246,10 +248,17 @@ def run(argv: Sequence[str] | None) -> str:
     return _before_training(
       arguments.config, overrides, arguments.route, batches[0], arguments.repeats, kept
     )
+  with lock.held(arguments.workdir):
+    return _of_a_run(arguments, batches)
+
+
+def _of_a_run(arguments: argparse.Namespace, batches: tuple[int, ...]) -> str:
+  """Measures a finished run, and writes its page anew."""
+  kept = arguments.latency
   trained = main_lib.load(arguments.workdir, arguments.data_dir)
   baseline = _baseline(trained, arguments.baseline)
   folder = trained.workdir
-  found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+  found = results_lib.read(folder)
   size = trained.experiment.dataset.spec.sizes["test"]
   count = max(*batches, min(size, _EXAMPLES))
   inputs, which = examples(trained, count, bool(arguments.data_dir))

@@ -10,12 +10,14 @@ writes `<workdir>/export/model.stablehlo` and `manifest.json`;
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
 import pathlib
 import time
 
 from absl import logging
 
 from dynashare_jax import runs as main_lib
+from dynashare_jax.checkpoints import lock
 from dynashare_jax.cli import guard as command
 from dynashare_jax.infer import export
 
@@ -41,12 +43,14 @@ def run(argv: Sequence[str] | None) -> pathlib.Path:
   """
   about = "Writes a trained model as StableHLO with its weights."
   arguments = command.parser("export", about, _ARGUMENTS).parse_args(argv)
-  trained = main_lib.load(arguments.workdir, arguments.data_dir)
-  chosen = arguments.budget not in ("", "none")
-  budget = export.read_budget(arguments.budget, trained) if chosen else None
-  model = export.choose(trained, command.names(arguments.tasks), budget)
-  output = arguments.output or pathlib.Path(arguments.workdir) / "export"
-  return export.write(model, output, command.names(arguments.platforms))
+  inside = not arguments.output
+  with lock.held(arguments.workdir) if inside else contextlib.nullcontext():
+    trained = main_lib.load(arguments.workdir, arguments.data_dir)
+    chosen = arguments.budget not in ("", "none")
+    budget = export.read_budget(arguments.budget, trained) if chosen else None
+    model = export.choose(trained, command.names(arguments.tasks), budget)
+    output = pathlib.Path(arguments.workdir) / "export" if inside else arguments.output
+    return export.write(model, output, command.names(arguments.platforms))
 
 
 def cli(argv: Sequence[str] | None = None) -> None:

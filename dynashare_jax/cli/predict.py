@@ -21,6 +21,7 @@ from PIL import ImageOps
 
 from dynashare_jax import infer
 from dynashare_jax.cli import guard as command
+from dynashare_jax.report import tables
 
 Rows = list[dict[str, Any]]
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
@@ -230,9 +231,9 @@ def _values(task: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
 def _write_csv(path: pathlib.Path, rows: Rows) -> pathlib.Path:
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "w", encoding="utf-8", newline="") as file:
-    writer = csv.DictWriter(file, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(file)
+    for row in (rows[0], *(row.values() for row in rows)):
+      writer.writerow([tables.escape_csv(str(cell)) for cell in row])
   return path
 
 

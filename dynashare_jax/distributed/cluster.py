@@ -293,29 +293,17 @@ def _gather(values: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.process_allgather(values))
 
 
-def check_shared(folder: pathlib.Path, prepare: Callable[[], object] = lambda: None) -> None:
-  """Makes sure that all processes see and can write one folder.
-
-  Args:
-    folder: the work directory.
-    prepare: run first, by process 0 alone; makes the folder, or raises.
+def by_first(folder: pathlib.Path, work: Callable[[], object], number: int = 0) -> int:
+  """Runs something in process 0 alone, before the others go on; returns its `number`, 32 bits.
 
   Raises:
-    ValueError: in every process, naming those that cannot write or see it;
-      in process 0 what `prepare` raised.
-    OSError: in the other processes, if it did so because the disk is full.
+    ValueError: in process 0 what `work` raised; in the others, that it raised.
+    OSError: in the others, if it did so because the disk is full.
   """
-  if jax.process_count() == 1:
-    prepare()
-    return
   failure: Exception | None = None
-  number = secrets.randbits(32)
-  primary = jax.process_index() == 0
-  token = folder / f".shared-{number:08x}"
-  if primary:
+  if jax.process_index() == 0:
     try:
-      prepare()
-      token.touch()
+      work()
     except (ValueError, OSError) as error:
       failure = error
   told = _gather(np.array([number, failure is not None, _full_disk(failure)], np.uint32))[0]
@@ -324,11 +312,35 @@ def check_shared(folder: pathlib.Path, prepare: Callable[[], object] = lambda: N
   if told[1]:
     text = f"Process 0 cannot use the work directory {folder}; its log says why"
     raise OSError(int(told[2]), text) if told[2] else ValueError(f"{text}.")
-  seen = _waited_for(folder / f".shared-{told[0]:08x}")
+  return int(told[0])
+
+
+def check_shared(folder: pathlib.Path, prepare: Callable[[], object] = lambda: None) -> None:
+  """Makes sure that all processes see and can write one folder.
+
+  Args:
+    folder: the work directory.
+    prepare: run first, by process 0 alone; makes the folder, or raises.
+
+  Raises:
+    ValueError: in every process, naming those that cannot write or see it.
+    ValueError, OSError: as `by_first`, where `prepare` raised.
+  """
+  if jax.process_count() == 1:
+    prepare()
+    return
+  number = secrets.randbits(32)
+
+  def begin() -> None:
+    prepare()
+    (folder / f".shared-{number:08x}").touch()
+
+  token = folder / f".shared-{by_first(folder, begin, number):08x}"
+  seen = _waited_for(token)
   problem = 0 if seen and _can_write(folder) else 1 if not seen else 2
   host = np.frombuffer(socket.gethostname().encode()[:64].ljust(64), np.uint8).astype(np.uint32)
   every = _gather(np.concatenate([np.array([problem], np.uint32), host]))
-  if primary:
+  if jax.process_index() == 0:
     token.unlink(missing_ok=True)
   what = {
     1: "does not see what process 0 wrote there (is it on a file system that all hosts share?)",

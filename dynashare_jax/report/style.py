@@ -38,7 +38,7 @@ WRONG = (0.86, 0.16, 0.13)
 PHASE_TINTS = {"warmup": "#f3f3f3", "weights": "#e6eff6", "policy": "#fbeddd", "retrain": "#e7f3ec"}
 
 _LOOK = f"""
-font.family: DejaVu Sans; font.size: 9.0; text.color: {INK}
+font.family: DejaVu Sans; font.size: 9.0; text.color: {INK}; text.parse_math: False
 axes.titlesize: 9.5; axes.titleweight: bold; axes.titlelocation: left; axes.titlecolor: {INK}
 axes.labelsize: 9.0; axes.labelcolor: {SOFT}; axes.edgecolor: {FAINT}; axes.linewidth: 0.8
 axes.spines.top: False; axes.spines.right: False; axes.axisbelow: True

@@ -84,7 +84,8 @@ def table(columns: Iterable[Any], rows: Iterable[Sequence[Any]], words: int = 1)
 
 def section(title: str, text: str, found: Table) -> str:
   """Returns a section of a page: heading, a paragraph unless it is empty, and a table."""
-  return "\n\n".join(part for part in (f"## {title}", text, markdown(found)) if part)
+  head = f"## {escape_markdown(title)}"
+  return "\n\n".join(part for part in (head, text, markdown(found)) if part)
 
 
 def mean_std(values: Sequence[float], digits: int | None = None, signed: bool = False) -> Cell:
@@ -142,6 +143,32 @@ def _value(entry: Entry) -> float:
   if entry is None or isinstance(entry, str):
     return math.nan
   return float(entry.value if isinstance(entry, Cell) else entry)
+
+
+def printable(text: str) -> str:
+  """Returns a text in one line, without control characters and what no encoding can write."""
+  if text.isprintable():
+    return text
+  return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def escape_markdown(text: str) -> str:
+  """Spells out what Markdown would read as HTML, a link or the end of a cell."""
+  for letters, written in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("](", "]\\(")):
+    text = text.replace(letters, written)
+  return printable(text)
+
+
+def escape_csv(text: str) -> str:
+  """Puts an apostrophe before a text, not a number, that a spreadsheet would run as a formula."""
+  text = printable(text)
+  if not text.startswith(("=", "+", "-", "@")):
+    return text
+  try:
+    float(text)
+  except ValueError:
+    return f"'{text}"
+  return text
 
 
 def best_rows(table: Table) -> list[set[int]]:
@@ -208,9 +235,8 @@ def markdown(table: Table, bold_best: bool = True) -> str:
 
   The best number of a column with a direction is bold if `bold_best`.
   """
-  escape = lambda text: text.replace("|", "\\|")
-  body = _bodies(table, escape, "**%s**", bold_best)
-  head = [escape(heading(column)) for column in table.columns]
+  body = _bodies(table, escape_markdown, "**%s**", bold_best)
+  head = [escape_markdown(heading(column)) for column in table.columns]
   widths = [max(3, *map(len, texts)) for texts in zip(head, *body, strict=True)]
   right = [column.align == "right" for column in table.columns]
 
@@ -236,12 +262,13 @@ def csv_text(table: Table) -> str:
   for column, wide in zip(table.columns, spread, strict=True):
     name = f"{column.group}/" if column.group else ""
     name += heading(column, arrow=False)
+    name = escape_csv(name)
     head += [name, f"{name} std"] if wide else [name]
   writer.writerow(head)
   for row in table.rows:
     fields: list[str] = []
     for entry, wide in zip(row, spread, strict=True):
-      text = entry if isinstance(entry, str) else _plain(_value(entry))
+      text = escape_csv(entry) if isinstance(entry, str) else _plain(_value(entry))
       std = _std(entry)
       fields += [text, "" if std is None else _plain(std)] if wide else [text]
     writer.writerow(fields)
@@ -259,13 +286,15 @@ _SYMBOLS = (
   rf" {DOWN} $\downarrow$ ± $\pm$ {MINUS} $-$ {MISSING} -- Δ $\Delta$ ° $^\circ$ ∞ $\infty$"
   r" ² $^2$ ³ $^3$ < $<$ > $>$ × $\times$ · $\cdot$"
 ).split()  # a letter, and what LaTeX writes for it, in turn
-_ESCAPES = {letter: "\\" + letter for letter in "&%$#_{}"}
+_ESCAPES = {letter: "\\" + letter for letter in "&%$#_{}"} | {
+  "[": "{[}"
+}  # An option, after the end of a row.
 _ESCAPES |= dict(zip(_SYMBOLS[::2], _SYMBOLS[1::2], strict=True))
 
 
 def escape_latex(text: str) -> str:
   """Spells out every character that LaTeX would misread."""
-  return "".join(_ESCAPES.get(letter, letter) for letter in text)
+  return "".join(_ESCAPES.get(letter, letter) for letter in printable(text))
 
 
 def latex(table: Table, caption: str = "", label: str = "") -> str:

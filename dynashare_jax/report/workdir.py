@@ -110,13 +110,12 @@ def _read_json(path: pathlib.Path) -> Json:
   if not path.is_file():
     return {}
   try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except json.JSONDecodeError as error:
+    return dict(json.loads(path.read_text(encoding="utf-8")) or {})
+  except (ValueError, TypeError) as error:
     raise ValueError(
-      f"{path} is not valid JSON ({error}). Run the training command again"
+      f"{path} is not valid JSON, or not of a run ({error}). Run the training command again"
       " to write it anew, or delete the file."
     ) from error
-  return dict(found or {})
 
 
 def _read_lines(folder: pathlib.Path) -> tuple[Json, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.checkpoints import workdir
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import heads
@@ -49,8 +50,38 @@ _POSITIVE = (lambda v: v > 0, "above 0")
 _ONE = (lambda v: v >= 1, "at least 1")
 _ZERO = (lambda v: v >= 0, "at least 0")
 _SHARE = (lambda v: 0 <= v < 1, "in [0, 1)")
+_EACH_ONE = (lambda v: all(part >= 1 for part in v), "at least 1 each")
+_OF_OPTIMIZERS = {
+  "lr": _ZERO,
+  "head_lr": _ZERO,
+  "gate_lr": _ZERO,
+  "weight_decay": _ZERO,
+  "momentum": _SHARE,
+  "b1": _SHARE,
+  "b2": _SHARE,
+  "factor": _POSITIVE,
+  "warm": _SHARE,
+}
 _RANGES = {
   "seed": (lambda v: 0 <= v < 2**31, "in 0 .. 2^31 - 1"),
+  "model.widths": _EACH_ONE,
+  "model.width_factor": _POSITIVE,
+  "model.strides": _EACH_ONE,
+  "model.dilations": _EACH_ONE,
+  "model.width": _ONE,
+  "model.hidden": _ONE,
+  "model.attention_heads": _ONE,
+  "model.patch": _ONE,
+  "model.positions": _ONE,
+  "model.embedding": _ONE,
+  "model.dropout": _SHARE,
+  "model.std": (lambda v: all(part > 0 for part in v), "above 0 each"),
+  "model.head_width": _ONE,
+  "model.decoder_width": _ONE,
+  "policy.sharing": _ZERO,
+  "policy.conflict": _ZERO,
+  "policy.sparsity": _ZERO,
+  "policy.curriculum_speed": _ZERO,
   "policy.budget": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
   "policy.budget_ms": _ZERO,
   "policy.budget_weight": _ZERO,
@@ -58,6 +89,8 @@ _RANGES = {
   "policy.temperature": _POSITIVE,
   "policy.temperature_floor": _POSITIVE,
   "policy.temperature_decay": _POSITIVE,
+  "gates.weight": _ZERO,
+  "gates.hidden": _ONE,
   "gates.temperature": _POSITIVE,
   "gates.noise_fades": (lambda v: 0 <= v <= 1, "in [0, 1]"),
   "gates.sampled_range": (
@@ -91,20 +124,29 @@ _RANGES = {
   "balance.sdmgrad_lambda": _ZERO,
   "balance.stch_mu": _POSITIVE,
   "balance.stch_warmup": _ZERO,
+  "fusion.lr": _ZERO,
+  "train.batch_size": _ONE,
   "train.log_every": _ONE,
   "train.eval_every": _ONE,
   "train.checkpoint_every": _ONE,
   "train.steps_per_dispatch": _ONE,
   "train.workers": _ZERO,
   "train.threads": _ZERO,
+  "eval.batch_size": _ONE,
+  "eval.pictures": _ZERO,
 }
 
 
 def values(config: Any) -> None:
   """Refuses values that are wrong whatever the data set and the method."""
+  for name, value in workdir.flatten(config.to_dict()):
+    _finite(f"config.{name}", value)
   for name, known in _CHOICES.items():
     lookup.one_of(f"config.{name}", _at(config, name), known)
-  for name, (fits, wanted) in _RANGES.items():
+  ranges: dict[str, Any] = dict(_RANGES)
+  for phase, settings in config.optimizers.items():
+    ranges |= {f"optimizers.{phase}.{n}": r for n, r in _OF_OPTIMIZERS.items() if n in settings}
+  for name, (fits, wanted) in ranges.items():
     if not fits(_at(config, name)):
       raise ValueError(f"config.{name} must be {wanted}, but is {_at(config, name)}.")
   _milliseconds(config)
@@ -124,6 +166,15 @@ def values(config: Any) -> None:
       "config.train.steps_per_dispatch must be 1 when config.train.resident is False, but is"
       f" {config.train.steps_per_dispatch}."
     )
+
+
+def _finite(name: str, value: Any) -> None:
+  """Refuses numbers that are none or without end, at any depth: no setting may be one."""
+  if isinstance(value, list | tuple):
+    for place, part in enumerate(value):
+      _finite(f"{name}[{place}]", part)
+  elif isinstance(value, float) and not math.isfinite(value):
+    raise ValueError(f"{name} must be a finite number, but is {value}.")
 
 
 def _milliseconds(config: Any) -> None:
@@ -261,6 +312,29 @@ def inner(balancer: balancing.Balancer, method: contract.Method, batch_size: int
         " own. Use config.balance.name='fixed' or another balancer of losses, with"
         " config.balance.normalise and config.balance.length as they are, or no inner step."
       )
+
+
+def data(spec: types.DatasetSpec) -> None:
+  """Refuses empty splits, and tasks by names that the log has or that nothing can write."""
+  for split in types.SPLITS:
+    if spec.sizes[split] < 1:
+      raise ValueError(
+        f"The split {split!r} of {spec.name} has no examples: a run trains on 'train', chooses on"
+        " 'validation' and is measured on 'test'. Give each some."
+      )
+  for task in spec.tasks:
+    if task.name == "total":
+      raise ValueError(
+        "A task cannot be called 'total', as the sum of all losses is in the log: rename it."
+      )
+    for text in (task.name, task.unit, *task.classes):
+      try:
+        text.encode()
+      except UnicodeEncodeError as error:
+        raise ValueError(
+          f"The name {text!r} of the task {task.name!r} (its own, of a class or its unit) cannot be"
+          " written as UTF-8: rename it."
+        ) from error
 
 
 def phases(config: Any, spec: types.DatasetSpec, method: contract.Method, mesh: Any) -> None:

@@ -298,6 +298,7 @@ def build(
   checks.values(config)
   dataset = _scored(dataset, config.compat.metrics)
   spec = dataset.spec
+  checks.data(spec)
   dtype = _dtype(config.model.dtype)
   family = backbones.find(config.model.backbone)
 

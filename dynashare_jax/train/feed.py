@@ -36,7 +36,8 @@ class Feed:
   def check(self) -> None:
     """Refuses labels that a task cannot have, in every resident split (see `labels.check`).
 
-    Streamed batches are checked when they are read. Refuses also shares of a batch that cannot be.
+    Streamed batches are checked when they are read. Refuses also shares of a batch that cannot be,
+    and tasks without any label in training or test (see `labels.check_any`).
     """
     dataset = self._experiment.dataset
     for index in range(len(self._experiment.method.phases)):
@@ -44,6 +45,8 @@ class Feed:
     if self._config.resident:
       for name in types.SPLITS:
         labels.check(dataset.spec.tasks, dataset.arrays(name), name)
+    for name in ("train", "test"):
+      labels.check_any(dataset, name, self._config.resident)
 
   def split(self, name: str) -> types.Batch:
     """Returns a resident split, replicated on all devices."""

@@ -4,12 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from absl import logging
 import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.objectives import kinds
 
 _SHOWN = 3  # wrong values in a message
+LOOKED = 64  # streamed examples of a split that are looked at for labels before training
+
+
+def check_any(dataset: types.Dataset, split: str, resident: bool) -> None:
+  """Looks for a label of every task in a split.
+
+  Of data that are not resident at most `LOOKED` examples are read, evenly spread, and as few as
+  have a label of each task: where one is missing there, a warning says so.
+
+  Raises:
+    ValueError: a task has no label in a resident split; names both.
+  """
+  lacking = [task.name for task in dataset.spec.tasks]
+  without = lambda valid: [name for name in lacking if not np.any(valid[name])]
+  if resident:
+    lacking = without(dataset.arrays(split).valid)
+  else:
+    source = dataset.source(split)
+    places = np.unique(np.linspace(0, len(source) - 1, LOOKED).astype(int))
+    for place in places:
+      if not (lacking := without(source[int(place)].valid)):
+        break
+  if not lacking:
+    return
+  names = ", ".join(map(repr, lacking))
+  whose = f"task {names} has" if len(lacking) == 1 else f"tasks {names} have"
+  if not resident and len(places) < len(source):
+    logging.warning(
+      "The %s no valid label in %d of %d examples, evenly spread, of the split %r: are there any?",
+      *(whose, len(places), len(source), split),
+    )
+    return
+  raise ValueError(
+    f"The {whose} no valid label in the split {split!r} of {dataset.spec.name}: nothing could be"
+    " learnt or measured. Correct the data, or leave it out of config.data.tasks."
+  )
 
 
 def check(tasks: Sequence[types.TaskSpec], batch: types.Batch, split: str) -> None:

@@ -64,6 +64,7 @@ class Loop:
     self.candidates: dict[int, dict[str, Any]] = {}
     self.trials: list[dict[str, Any]] = []
     self.spent = 0.0
+    self._opened = mesh_lib.rank(experiment.mesh) == 0 and workdir_lib.is_opened(workdir)
     self.monitor = monitor_lib.Monitor(
       experiment.mesh, pathlib.Path(workdir) / "profile", profile, self.config
     )
@@ -390,7 +391,16 @@ class Loop:
     )
 
   def save(self, checkpoints: checkpoint.Checkpoints, step: int, state: state_lib.State) -> None:
-    """Starts to save what is there after a step."""
+    """Starts to save what is there after a step.
+
+    Raises:
+      FileNotFoundError: the folder's configuration, which was there, is not any more.
+    """
+    if self._opened and not workdir_lib.is_opened(self.workdir):
+      raise FileNotFoundError(
+        f"The files of this run in {self.workdir} are gone: they were deleted or moved while it"
+        f" trained. It ended at step {step}, for nothing could be made of its results."
+      )
     checkpoints.save(step, state, self._record(step), float(np.mean(state.best.scores)))
 
   def _record(self, step: int) -> dict[str, Any]:

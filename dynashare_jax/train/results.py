@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import resource
 import sys
@@ -357,6 +358,33 @@ def _delta(experiment: Any, test: evaluate.Result) -> dict[str, Any] | None:
     "tasks": found,
     "overall": delta.delta(found),
   }
+
+
+def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads `results.json` of a finished run.
+
+  Raises:
+    ValueError: it cannot be read, or is not what a run wrote; says how to get it anew.
+  """
+  path = pathlib.Path(folder) / "results.json"
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    why = "" if _complete(found) else "it lacks what a run writes"
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    why = f"{type(error).__name__}: {error}"
+  if why:
+    raise ValueError(
+      f"{path} is not the results of a run ({why}). If the folder is that of a run, delete this"
+      " file: the training command writes it again."
+    )
+  return dict(found)
+
+
+def _complete(found: Any) -> bool:
+  """Whether results have what is shown of them."""
+  metrics = [metric for task in found["tasks"] for metric in task["metrics"]]
+  known = all({"name", "test", "constant"} <= set(metric) for metric in metrics)
+  return bool(metrics) and known and "mean" in found["execution"]
 
 
 def load_baseline(folder: str, tasks: tuple[types.TaskSpec, ...]) -> dict[str, dict[str, float]]:

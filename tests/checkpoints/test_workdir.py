@@ -64,6 +64,15 @@ def test_other_processes_write_nothing(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_a_link_in_the_way_is_not_followed(tmp_path):
+  (tmp_path / "other").write_text("of another")
+  (tmp_path / ".a.json.tmp").symlink_to(tmp_path / "other")
+  workdir.write_text(tmp_path / "a.json", "1")
+  assert (tmp_path / "a.json").read_text() == "1" and not (tmp_path / "a.json").is_symlink()
+  assert (tmp_path / "other").read_text() == "of another"
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "other"]
+
+
 def test_write_json_values(tmp_path):
   path = tmp_path / "x.json"
   workdir.write_json(

@@ -59,3 +59,40 @@ def test_what_is_not_said_stays():
 def test_text_among_numbers_is_refused(text):
   with pytest.raises(ValueError, match=r"config\.model\.blocks must be numbers \(tuple\), as 2,2"):
     configs.load(FILE, [f"model.blocks={text}"])
+
+
+@pytest.mark.parametrize(
+  ("name", "told"),
+  [
+    ("train.batchsize", " Did you mean 'train.batch_size'?"),
+    ("modle.width", " Did you mean 'model.width'?"),
+    ("train.lr", "'optimizers.warmup.lr'"),
+    ("retrain.momentum", "'optimizers.retrain.momentum'"),
+    ("weights_share", " Did you mean 'train.weights_share'?"),
+  ],
+)
+def test_mistyped_names_are_answered_with_the_nearest(name, told):
+  with pytest.raises(ValueError) as error:
+    configs.load(FILE, [f"{name}=1"])
+  assert f"There is no config.{name} in {FILE}." in str(error.value) and told in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("text", "told"),
+  [
+    ("def get_config(:", "SyntaxError: "),
+    ("x = 1\nx.y", "line 2: AttributeError: 'int' object has no attribute 'y'"),
+    ("import nothing_like_it", "line 1: ModuleNotFoundError: No module named 'nothing_like_it'"),
+    ("def get_config():\n  return 1 / 0", "line 2: ZeroDivisionError: division by zero"),
+    ("def get_config():\n  return {'seed': 0}", ": get_config must return a ConfigDict, but"),
+    ("def get_config():\n  pass", "but returns a NoneType"),
+    ("seed = 0", "KeyError: 'get_config'"),
+  ],
+)
+def test_files_that_are_no_configuration_are_one_line(text, told, tmp_path):
+  file = tmp_path / "own.py"
+  file.write_text(text)
+  with pytest.raises(ValueError) as error:
+    configs.load(str(file))
+  found = str(error.value)
+  assert found.startswith(f"In the configuration {file}") and told in found and "\n" not in found

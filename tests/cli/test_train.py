@@ -18,6 +18,7 @@ from tiny import configs
 
 from dynashare_jax import __main__ as top
 from dynashare_jax import runs as main
+from dynashare_jax.checkpoints import lock
 from dynashare_jax.cli import guard as command
 from dynashare_jax.cli import train
 from dynashare_jax.report import run as report_of_a_run
@@ -202,6 +203,20 @@ def test_work_directory_of_another_config_is_refused(config, tmp_path):
   assert "seed: 7 there, 0 now" in text
   assert "batch_size" not in text
   assert not (tmp_path / "run" / "logs").exists()
+
+
+def test_a_second_start_writes_nothing(config, tmp_path):
+  """Before the data are opened: they take a while."""
+  config.dataset = "none that is known"
+  with lock.held(tmp_path):
+    before = (tmp_path / lock.LOCK).read_text()
+    with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on "):
+      main.run(config, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [lock.LOCK]
+    assert (tmp_path / lock.LOCK).read_text() == before
+  with pytest.raises(ValueError, match="Unknown data set"):
+    main.run(config, str(tmp_path / "new"))
+  assert not list(tmp_path.iterdir())
 
 
 def test_where_the_data_are_may_change(config, tmp_path):

@@ -109,3 +109,41 @@ def test_latex_groups_of_several_empty_columns_keep_their_width():
 def test_a_row_of_another_length_is_refused():
   with pytest.raises(ValueError, match="Row 1 .* 1 entries for 2 columns"):
     tables.Table((tables.Column("a"), tables.Column("b")), ((1, 2), (1,)))
+
+
+@pytest.mark.parametrize(
+  ("name", "markdown", "latex"),
+  [
+    ("line\n\n# Heading", "line # Heading", r"line \# Heading"),
+    ("<script>x</script>", "&lt;script>x&lt;/script>", r"$<$script$>$x$<$/script$>$"),
+    ("[x](javascript:y)", r"[x]\(javascript:y)", "{[}x](javascript:y)"),
+    ("\x1b[31mred\x00", "[31mred", "{[}31mred"),
+    ("a\\|b", r"a\\\|b", r"a\textbackslash{}|b"),
+    ("lone \udc80", "lone", "lone"),
+  ],
+)
+def test_names_do_not_break_the_table_that_they_stand_in(name, markdown, latex):
+  found = tables.Table((tables.Column(name, align="left"), tables.Column("x")), ((name, 1.0),))
+  lines = tables.markdown(found).splitlines()
+  assert len(lines) == 3
+  assert all(line.startswith(f"| {markdown} ") for line in (lines[0], lines[2]))
+  rows = [line for line in tables.latex(found).splitlines() if line.endswith(r"\\")]
+  assert [row.split(" & ")[0] for row in rows] == [latex, latex]
+  tables.csv_text(found).encode()
+
+
+@pytest.mark.parametrize(
+  ("text", "written"),
+  [
+    ("=1+1", "'=1+1"),
+    ("@x", "'@x"),
+    ("+cmd", "'+cmd"),
+    ("-x", "'-x"),
+    ("-1.5", "-1.5"),
+    ("a", "a"),
+  ],
+)
+def test_no_name_is_a_formula(text, written):
+  found = tables.Table((tables.Column(text), tables.Column("x")), ((text, -1.5),))
+  head, row = csv.reader(io.StringIO(tables.csv_text(found)))
+  assert head[0] == row[0] == written and row[1] == "-1.5"

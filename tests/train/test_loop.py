@@ -12,6 +12,7 @@ import pytest
 from tiny import configs
 
 from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.checkpoints import workdir
 from dynashare_jax.data import loader
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.objectives import kinds
@@ -315,6 +316,15 @@ def test_parameters_that_overflow_are_never_saved(build, tmp_path):
       assert np.isfinite(leaf).all()
   with checkpoint.Checkpoints(tmp_path / "checkpoints") as found:
     assert found.latest_step() is None
+
+
+def test_a_folder_that_is_gone_ends_the_run(build, tmp_path):
+  """It went on to the end, and its results belonged to nothing."""
+  (tmp_path / workdir.CONFIG).write_text("{}")
+  loop = loop_lib.Loop(build(**HARD), tmp_path)
+  (tmp_path / workdir.CONFIG).unlink()
+  with pytest.raises(FileNotFoundError, match="are gone.*ended at step 3"):
+    loop.save(None, 3, None)
 
 
 @pytest.mark.parametrize(

@@ -258,3 +258,16 @@ def test_numbers_are_trained_and_reported(train, tmp_path):
   assert [m["in_delta"] for m in task["metrics"]] == [True, False, False]
   assert mae["test"] < rmse["test"] < 0.8 * rmse["constant"]
   assert -0.5 < r2["constant"] <= 0.0 < 0.3 < r2["test"] < 1.0
+
+
+@pytest.mark.parametrize(
+  "text",
+  ["", "[]", "{}", "null", '{"tasks": []}', '{"tasks": [{}]}', '{"tasks": 1, "finished": true}'],
+)
+def test_what_is_no_result_of_a_run_is_one_line(text, tmp_path):
+  (tmp_path / "results.json").write_text(text)
+  with pytest.raises(ValueError) as error:
+    results.read(tmp_path)
+  told = str(error.value)
+  assert told.startswith(f"{tmp_path / 'results.json'} is not the results of a run (")
+  assert "delete" in told and "\n" not in told

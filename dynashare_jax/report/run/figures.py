@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import pathlib
 
+from absl import logging
 from matplotlib.figure import Figure as Drawing
 
 from dynashare_jax.report import style
@@ -136,12 +137,19 @@ def write_figures(run: workdir_lib.Run, folder: str | pathlib.Path | None = None
   """Draws every figure that a run has data for, in the order of the report.
 
   They go into `folder`, by default `figures` in the work directory. A figure
-  of an earlier call that has no data any more is removed.
+  of an earlier call that has no data any more is removed. One that cannot be drawn is left out with
+  a warning.
   """
   target = pathlib.Path(folder) if folder else run.path / "figures"
   written = []
   for plot in PLOTS:
-    path = style.draw(functools.partial(plot.draw, run), target / f"{plot.name}.png")
+    try:
+      path = style.draw(functools.partial(plot.draw, run), target / f"{plot.name}.png")
+    except OSError:
+      raise
+    except Exception as error:  # One that cannot be drawn is no reason to have no report.
+      logging.warning("%s is left out: %s: %s", plot.title, type(error).__name__, error)
+      continue
     if path is not None:
       title, caption = plot.told(run) if plot.told else (plot.title, plot.caption)
       written.append(Written(dataclasses.replace(plot, title=title, caption=caption), path))

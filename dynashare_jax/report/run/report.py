@@ -68,9 +68,10 @@ def _headline(run: workdir_lib.Run) -> str:
   parts = []
   for task in results["tasks"]:
     metric = task["metrics"][0]
-    unit = f" {metric['unit']}" if metric["unit"] else ""
+    unit = f" {tables.escape_markdown(metric['unit'])}" if metric["unit"] else ""
     value, constant = (_text(metric[k]) + unit for k in ("test", "constant"))
-    parts.append(f"{task['name']} {metric['name']} {value} (a constant prediction: {constant})")
+    name = tables.escape_markdown(task["name"])
+    parts.append(f"{name} {metric['name']} {value} (a constant prediction: {constant})")
   text = (
     f"# {results['method']} on {results['dataset']}, seed {results['seed']}\n"
     f"\nOn test: {'; '.join(parts)}."
@@ -223,7 +224,7 @@ def _macs(run: workdir_lib.Run) -> str:
 
 def _notes(run: workdir_lib.Run) -> str:
   """What the data set and the method noted; changed switches."""
-  lines = [f"* {note}" for note in run.results.get("notes") or ()]
+  lines = [f"* {tables.printable(note)}" for note in run.results.get("notes") or ()]
   lines += [
     f"* config.compat.{name} = {value} (the authors' behaviour)"
     for name, value in (run.results.get("compat") or {}).items()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
 import pytest
 
 from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.report.run import figures
 from dynashare_jax.report.run import report
 from dynashare_jax.report.run import served as of_served
 
@@ -183,3 +185,34 @@ def test_a_method_without_a_policy_has_its_own_groups_and_sections(tmp_path, mak
   assert drawn == ["learning_curves.png"]
   for gone in ("Execution rate", "Time", "Notes", "Policy and route", "Instance gates"):
     assert f"## {gone}" not in text
+
+
+def test_names_of_any_kind_are_written_and_drawn(workdir, tmp_path):
+  """Names are no mathematics, no HTML, no headings and no formulas."""
+  results = json.loads((workdir / "results.json").read_text())
+  first = results["tasks"][0]
+  first["classes"] = ["$x^{$", "<script>", "[x](javascript:y)", "line\n\n# Heading", "=cmd", "%"]
+  first["metrics"][0]["unit"] = "$y_{$"
+  results["notes"] = ["a\n# note"]
+  (tmp_path / "results.json").write_text(json.dumps(results))
+  found = report.write_report(tmp_path).read_text(encoding="utf-8")
+  assert (tmp_path / "figures" / "classes.png").is_file()
+  assert "$x^{$" in found and "&lt;script>" in found and "<script>" not in found
+  assert "](javascript" not in found
+  assert not [line for line in found.splitlines() if line.startswith(("# Heading", "# note"))]
+
+
+def test_a_figure_that_cannot_be_drawn_is_a_warning(workdir, tmp_path, monkeypatch):
+  warned = []
+  monkeypatch.setattr(
+    figures.logging, "warning", lambda text, *values: warned.append(text % values)
+  )
+
+  def bad(run):
+    raise TypeError("of a font")
+
+  two = figures.PLOTS[:1] + (dataclasses.replace(figures.PLOTS[-1], draw=bad),)
+  monkeypatch.setattr(figures, "PLOTS", two)
+  copy(workdir, tmp_path)
+  report.write_report(tmp_path)
+  assert warned == ["Classes is left out: TypeError: of a font"]
