@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL import ImageOps
 
 from dynashare_jax import infer
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data.pictures import files as picture_files
 
 Rows = list[dict[str, Any]]
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
@@ -111,11 +111,10 @@ def _images_in(source: pathlib.Path) -> list[pathlib.Path]:
 
 def _read_image(file: pathlib.Path, height: int, width: int, channels: int) -> np.ndarray:
   """An image as the model takes it, uint8 `[H, W, 3]` or grey `[H, W, 1]`; prints a new size."""
-  try:
-    with Image.open(file) as opened:
-      image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
-  except (OSError, SyntaxError) as error:  # of a broken PNG
-    raise ValueError(f"{file} cannot be read as an image: {error}.") from error
+  array = picture_files.read_colour(file)
+  if array.dtype != np.uint8:
+    array = np.rint(255 * array).astype(np.uint8)
+  image = Image.fromarray(array).convert("L" if channels == 1 else "RGB")
   if image.size != (width, height):
     print(
       f"{file}: resized from {image.width}x{image.height} to"

@@ -147,6 +147,19 @@ def test_grey_is_read_as_grey(tmp_path):
   assert float(row["bright"]) == pytest.approx(0.2, rel=1e-5)
 
 
+def test_pictures_are_read_as_training_reads_them(dense, tmp_path):
+  Image.fromarray(np.full((4, 6), 51 * 257, np.uint16)).save(tmp_path / "16.png")
+  Image.fromarray(np.full((4, 6), 0.2, np.float32)).save(tmp_path / "float.tif")
+  Image.new("P", (6, 4)).save(tmp_path / "palette.png")
+  predict.run([f"--artefact={dense}", f"--input={tmp_path}", f"--output={tmp_path / 'out'}"])
+  with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+    found = [float(row["bright"]) for row in csv.DictReader(file)]
+  assert found == pytest.approx([0.2, 0.2, 0], rel=1e-5)
+  Image.new("RGB", (6, 4)).save(tmp_path / "eps.png", "EPS")
+  with pytest.raises(ValueError, match=r"Cannot read .*eps\.png"):
+    predict.run([f"--artefact={dense}", f"--input={tmp_path}", f"--output={tmp_path / 'out'}"])
+
+
 def test_a_table_becomes_a_table(table, tmp_path):
   source = tmp_path / "in.csv"
   source.write_text("id,age, job,pay\n7,1.5,2,-1\n8,0,0,0\n9,-3,1,1.0\n")
@@ -223,7 +236,7 @@ def test_what_cannot_be_read_is_one_line(dense, table, tmp_path, capsys):
   assert "There is no" in _error(capsys, dense, tmp_path / "nothing", output)
   text = tmp_path / "text.png"
   text.write_text("no image")
-  assert "cannot be read as an image" in _error(capsys, dense, text, output)
+  assert "Cannot read" in _error(capsys, dense, text, output)
   _picture(empty / "a.png", (1, 2, 3))
   assert "--output is the folder of --input" in _error(capsys, dense, empty, empty)
   assert "There is no artefact" in _error(capsys, tmp_path, empty, output)

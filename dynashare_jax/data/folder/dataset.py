@@ -119,7 +119,8 @@ def _scan(
     except ValueError as error:
       raise ValueError(f"{place}.axes: {error}") from error
   examples = folder_files.find_pictures(parsed.root, pictures, where)
-  reader = folder_files.Reader(parsed.root, pictures, labels, examples, size)
+  ids = tuple(task.name for task in tasks if task.kind.stored == "ids")
+  reader = folder_files.Reader(parsed.root, pictures, labels, examples, size, ids)
   keys = folder_splits.assign(tuple(examples), parsed, folder)
   used = tuple(dict.fromkeys(key for part in keys.values() for key in part))
   for name in labels:

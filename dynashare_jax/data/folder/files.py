@@ -17,7 +17,6 @@ from dynashare_jax.data.pictures import layouts as dense_layouts
 ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
 
 _WILDCARD = re.compile(r"\{(\w*)\}")
-_DEEP_COLOUR = b"\x10\x02"  # depth 16 and type RGB, bytes 24 and 25 of a PNG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +158,7 @@ class Reader:
     labels: task -> pattern of its files.
     examples: name -> texts of the pictures' wildcards.
     size: height and width to bring everything to; None leaves it.
+    ids: tasks whose labels are ids of classes.
   """
 
   root: str
@@ -166,6 +166,7 @@ class Reader:
   labels: Mapping[str, Pattern]
   examples: Mapping[str, tuple[str, ...]]
   size: tuple[int, int] | None = None
+  ids: tuple[str, ...] = ()
 
   def __call__(self, key: str) -> dict[str, np.ndarray]:
     """Reads the picture, uint8 or its array, and the labels that are there, as stored.
@@ -181,7 +182,8 @@ class Reader:
     for task, pattern in self.labels.items():
       path = self._path(pattern, values)
       if path is not None:
-        fields[task] = _read(path, False)
+        formats = files.EXACT if task in self.ids else (*files.EXACT, "JPEG")
+        fields[task] = _read(path, False, formats)
     return dense_layouts.fitted(fields, self.size)
 
   def expected(self, task: str, key: str) -> str:
@@ -200,16 +202,12 @@ class Reader:
     return next(filter(os.path.isfile, paths), None)
 
 
-def _read(path: str, picture: bool) -> Any:
+def _read(path: str, picture: bool, formats: Sequence[str] = ()) -> Any:
   """Reads a file; labels must not lose anything."""
   if path.lower().endswith(".npy"):
     array = files.read_array(path)
-    return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-  if picture:
-    return files.read_colour(path)
-  with open(path, "rb") as file:
-    if file.read(26)[24:] == _DEEP_COLOUR and path.lower().endswith(".png"):
-      raise ValueError(
-        f"{path} has 16 bits of red, green and blue, of which 8 would be lost: store it as .npy."
-      )
-  return files.read_picture(path)
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if picture and array.ndim == 2:
+      array = np.repeat(array[..., None], 3, -1)
+    return dense_layouts.photograph(array) if picture else array
+  return files.read_colour(path) if picture else files.read_picture(path, formats)
