@@ -25,12 +25,12 @@ def read(path: str | os.PathLike[str]) -> str:
   except UnicodeDecodeError as error:
     line = 1 + content.count(b"\n", 0, error.start)
     raise ValueError(
-      f"{os.fspath(path)}, line {line}: the byte 0x{content[error.start]:02x} is not UTF-8. Save the"
-      " file as UTF-8."
+      f"{os.fspath(path)}, line {line}: the byte 0x{content[error.start]:02x} is not UTF-8. Save"
+      " the file as UTF-8."
     ) from error
 
 
 def separator(line: str, fits: Callable[[list[str]], bool]) -> str:
-  """Returns what separates the fields of a line: of `SEPARATORS` the first that fits, or a comma."""
+  """Returns what separates a line's fields: of `SEPARATORS` the first that fits, or a comma."""
   split = lambda mark: next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])
   return next((mark for mark in SEPARATORS if fits(split(mark))), ",")

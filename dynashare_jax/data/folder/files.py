@@ -9,8 +9,8 @@ import itertools
 import os
 import pathlib
 import re
-import unicodedata
 from typing import Any
+import unicodedata
 
 import numpy as np
 
