@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import csv
+import io
 import pathlib
 from typing import Any
 
@@ -137,7 +138,7 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
     "numeric": dict.fromkeys(spec["numbers"]["numeric"], _number),
   }
   wanted = [name for made in makers.values() for name in made]
-  lines = text.read(source).splitlines(keepends=True)
+  lines = list(io.StringIO(text.read(source), newline=""))
   fits = lambda names: {*wanted} <= {*map(str.strip, names)}
   mark = text.separator(lines[0] if lines else "", fits)
   reader = csv.reader(lines, delimiter=mark, skipinitialspace=True)

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import csv
+import gzip
 import os
 import pathlib
+import zlib
 
 SEPARATORS = ",;\t|"
 
 
 def read(path: str | os.PathLike[str]) -> str:
-  """Reads a file of text.
+  """Reads a file of text, plain or compressed (`.gz`).
 
   Raises:
     ValueError: it cannot be read, or is not UTF-8; names file and line.
   """
+  path = pathlib.Path(path)
   try:
-    content = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise ValueError(f"Cannot read {os.fspath(path)} ({error.strerror}).") from error
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+  except (OSError, EOFError, zlib.error) as error:
+    raise ValueError(f"Cannot read {path} ({error}).") from error
   try:
     return content.decode("utf-8-sig")
   except UnicodeDecodeError as error:
     line = 1 + content.count(b"\n", 0, error.start)
     raise ValueError(
-      f"{os.fspath(path)}, line {line}: the byte 0x{content[error.start]:02x} is not UTF-8. Save"
+      f"{path}, line {line}: the byte 0x{content[error.start]:02x} is not UTF-8. Save"
       " the file as UTF-8."
     ) from error
 

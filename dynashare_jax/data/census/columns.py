@@ -116,7 +116,8 @@ class Table:
     if len(bad):
       value = values[bad[0]]
       raise ValueError(
-        f"'{value}' is not a number of 32 bits ({self.place(column, value)}). Fetch the file again or mend it."
+        f"'{value}' is not a number ({self.place(column, value)}), or not one that 32 bits hold."
+        " Fetch the file again or mend it."
       )
     return numbers[codes]
 
@@ -238,7 +239,10 @@ def _chunks(path: pathlib.Path) -> Iterator[tuple[list[int], list[list[str]]]]:
             )
         if filled:
           yield [number for number, _ in filled], [row for _, row in filled]
-  except (EOFError, OSError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+  except UnicodeDecodeError:
+    text.read(path)  # raises, and names the line
+    raise
+  except (EOFError, OSError, csv.Error, zlib.error) as error:
     raise ValueError(
       f"{path.name} cannot be read on after line {done} ({error}): the file is cut off or damaged."
       " Fetch it again."
