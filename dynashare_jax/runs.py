@@ -107,10 +107,13 @@ def build(
     The experiment, and the data set's compat switches at their corrected values.
   """
   _check(config)
-  experiment = _experiment(config, open_dataset(config), devices)
+  dataset, module = open_dataset(config), dataset_module(config)
+  if hasattr(module, "check"):
+    module.check(dataset)
+  experiment = _experiment(config, dataset, devices)
   if config.baseline:
     results.load_baseline(config.baseline, experiment.tasks)
-  return experiment, dataset_module(config).compat()
+  return experiment, module.compat()
 
 
 def open_workdir(

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import csv
+import io
 import pathlib
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL import ImageOps
 
 from dynashare_jax import infer
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data import text
+from dynashare_jax.data.pictures import files as picture_files
 from dynashare_jax.report import tables
 
 Rows = list[dict[str, Any]]
@@ -112,11 +114,10 @@ def _images_in(source: pathlib.Path) -> list[pathlib.Path]:
 
 def _read_image(file: pathlib.Path, height: int, width: int, channels: int) -> np.ndarray:
   """An image as the model takes it, uint8 `[H, W, 3]` or grey `[H, W, 1]`; prints a new size."""
-  try:
-    with Image.open(file) as opened:
-      image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
-  except (OSError, SyntaxError) as error:  # of a broken PNG
-    raise ValueError(f"{file} cannot be read as an image: {error}.") from error
+  array = picture_files.read_colour(file)
+  if array.dtype != np.uint8:
+    array = np.rint(255 * array).astype(np.uint8)
+  image = Image.fromarray(array).convert("L" if channels == 1 else "RGB")
   if image.size != (width, height):
     print(
       f"{file}: resized from {image.width}x{image.height} to"
@@ -135,23 +136,26 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
   spec = model.manifest["inputs"]
   makers = {
     "categorical": {c["name"]: _coder(c.get("values", ())) for c in spec["codes"]["categorical"]},
-    "numeric": dict.fromkeys(spec["numbers"]["numeric"], float),
+    "numeric": dict.fromkeys(spec["numbers"]["numeric"], _number),
   }
-  with open(source, encoding="utf-8-sig", newline="") as file:
-    reader = csv.DictReader(file, skipinitialspace=True)
-    missing = [n for made in makers.values() for n in made if n not in (reader.fieldnames or ())]
-    if missing:
-      raise ValueError(
-        f"{source} has no column {', '.join(missing)}. Its first line must name"
-        " the columns of manifest.json."
-      )
-    rows = [
-      {
-        name: [_cell(f"{source}, line {reader.line_num}", row, *pair) for pair in made.items()]
-        for name, made in makers.items()
-      }
-      for row in reader
-    ]
+  wanted = [name for made in makers.values() for name in made]
+  lines = list(io.StringIO(text.read(source), newline=""))
+  fits = lambda names: {*wanted} <= {*map(str.strip, names)}
+  mark = text.separator(lines[0] if lines else "", fits)
+  reader = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+  rows = []
+  try:
+    header = [name.strip() for name in next(reader, [])]
+    _check_header(source, header, wanted)
+    for cells in reader:
+      where = f"{source}, line {reader.line_num}"
+      if cells and len(cells) != len(header):
+        raise ValueError(f"{where}: {len(cells)} cells, but the header has {len(header)} names.")
+      row = dict(zip(header, cells, strict=False))
+      made = {n: [_cell(where, row, *pair) for pair in m.items()] for n, m in makers.items() if row}
+      rows += [made] if row else []
+  except csv.Error as error:
+    raise ValueError(f"{source}, line {reader.line_num}: {error}.") from error
   if not rows:
     raise ValueError(f"{source} has no row below its header.")
   return {
@@ -160,10 +164,38 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
   }
 
 
+def _check_header(source: pathlib.Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+  """Refuses a column that is missing or stands twice."""
+  missing = [name for name in wanted if name not in header]
+  if missing:
+    raise ValueError(
+      f"{source} has no column {', '.join(missing)}. Its first line must name"
+      " the columns of manifest.json."
+    )
+  twice = [name for name in wanted if header.count(name) > 1]
+  if twice:
+    raise ValueError(f"{source}, line 1: the column {twice[0]} stands twice.")
+
+
 def _coder(values: Sequence[str]) -> Any:
   """Turns a cell into a code."""
   codes = {value: 1 + index for index, value in enumerate(values)}
-  return (lambda cell: codes.get(str.strip(cell), 0)) if values else int
+  return (lambda cell: codes.get(str.strip(cell), 0)) if values else _code
+
+
+def _code(cell: str) -> int:
+  """A code that fits into 32 bits."""
+  if not 0 <= int(cell) < 2**31:
+    raise ValueError
+  return int(cell)
+
+
+def _number(cell: str) -> float:
+  """A finite number that fits into 32 bits."""
+  with np.errstate(over="ignore"):
+    if not np.isfinite(np.float32(cell)):
+      raise ValueError
+  return float(cell)
 
 
 def _cell(where: str, row: Mapping[str, Any], column: str, make: Any) -> Any:
@@ -171,7 +203,7 @@ def _cell(where: str, row: Mapping[str, Any], column: str, make: Any) -> Any:
   try:
     return make(row[column])
   except (TypeError, ValueError) as error:
-    wanted = "a number" if make is float else "a code or a text"
+    wanted = "a finite number of 32 bits" if make is _number else "a code or a text"
     raise ValueError(f"{where}, column {column!r}: {row[column]!r} is not {wanted}.") from error
 
 

@@ -12,6 +12,7 @@ import functools
 from typing import Any
 import zlib
 
+from absl import flags
 import jax
 from jaxtyping import Bool, Int
 import numpy as np
@@ -320,6 +321,8 @@ def _iterate(rows: _Rows, start_step: int, threads: int, workers: int) -> Iterat
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   ahead = batches[start_step:].to_iter_dataset(options)
   if workers:
+    if not flags.FLAGS.is_parsed():  # in a notebook or script; Grain reads flags of its own
+      flags.FLAGS.mark_as_parsed()
     ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
   return iter(ahead)
 

@@ -147,6 +147,19 @@ def test_grey_is_read_as_grey(tmp_path):
   assert float(row["bright"]) == pytest.approx(0.2, rel=1e-5)
 
 
+def test_pictures_are_read_as_training_reads_them(dense, tmp_path):
+  Image.fromarray(np.full((4, 6), 51 * 257, np.uint16)).save(tmp_path / "16.png")
+  Image.fromarray(np.full((4, 6), 0.2, np.float32)).save(tmp_path / "float.tif")
+  Image.new("P", (6, 4)).save(tmp_path / "palette.png")
+  predict.run([f"--artefact={dense}", f"--input={tmp_path}", f"--output={tmp_path / 'out'}"])
+  with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+    found = [float(row["bright"]) for row in csv.DictReader(file)]
+  assert found == pytest.approx([0.2, 0.2, 0], rel=1e-5)
+  Image.new("RGB", (6, 4)).save(tmp_path / "eps.png", "EPS")
+  with pytest.raises(ValueError, match=r"Cannot read .*eps\.png"):
+    predict.run([f"--artefact={dense}", f"--input={tmp_path}", f"--output={tmp_path / 'out'}"])
+
+
 def test_a_table_becomes_a_table(table, tmp_path):
   source = tmp_path / "in.csv"
   source.write_text("id,age, job,pay\n7,1.5,2,-1\n8,0,0,0\n9,-3,1,1.0\n")
@@ -180,8 +193,47 @@ def test_texts_become_the_codes_of_training(table, tmp_path):
   found = predict._read_table(model, source)
   np.testing.assert_array_equal(found["categorical"], [[2], [1], [0]])
   source.write_text("age,pay,job\n0,0\n")
-  with pytest.raises(ValueError, match="line 2, column 'job': None is not a"):
+  with pytest.raises(ValueError, match="line 2: 2 cells, but the header has 3 names"):
     predict._read_table(model, source)
+
+
+@pytest.mark.parametrize("mark", (",", ";", "\t", "|"))
+@pytest.mark.parametrize("encoding", ("utf-8", "utf-8-sig"))
+def test_tables_follow_the_rules_of_csv(table, tmp_path, mark, encoding):
+  model = infer.load(table)
+  model.manifest["inputs"]["codes"]["categorical"][0]["values"] = ["K\u00f6nig, alt", "x\ny"]
+  lines = (
+    ["age", '"job"', "pay ", "note"],
+    ["1", '"K\u00f6nig, alt"', "2", '"say ""a"""'],
+    ["3", '"x\ny"', '"4"', ""],
+  )
+  source = tmp_path / "in.csv"
+  source.write_text("\n".join(map(mark.join, lines)) + "\n\n", encoding, newline="")
+  found = predict._read_table(model, source)
+  np.testing.assert_array_equal(found["categorical"], [[1], [2]])
+  np.testing.assert_array_equal(found["numeric"], [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(
+  "content, message",
+  [
+    *(
+      (f"age,job,pay\n0,1,0\n{cell},1,0", f"line 3, column 'age': '{cell}' is not a finite number")
+      for cell in ("nan", "NaN", "inf", "-Infinity", "1e39", "-4e38", "x", "")
+    ),
+    ("age,job,pay\n0,1,0,9", "line 2: 4 cells, but the header has 3"),
+    ("age,job,pay\n0,99999999999,0", "line 2, column 'job': '99999999999' is not a code"),
+    ("age,job,pay\n0,-1,0", "line 2, column 'job': '-1' is not a code"),
+    ("age,job,pay,age\n0,1,0,1", "line 1: the column age stands twice"),
+    (b"age,job,pay\n0,1,0\n0,\xe4,0", "line 3: the byte 0xe4 is not UTF-8"),
+  ],
+  ids=str,
+)
+def test_serving_refuses_what_training_refuses(table, tmp_path, content, message):
+  source = tmp_path / "in.csv"
+  source.write_bytes(content if isinstance(content, bytes) else content.encode())
+  with pytest.raises(ValueError, match=rf"in\.csv, {message}"):
+    predict._read_table(infer.load(table), source)
 
 
 def test_many_rows_keep_their_order(table, tmp_path, monkeypatch):
@@ -223,7 +275,7 @@ def test_what_cannot_be_read_is_one_line(dense, table, tmp_path, capsys):
   assert "There is no" in _error(capsys, dense, tmp_path / "nothing", output)
   text = tmp_path / "text.png"
   text.write_text("no image")
-  assert "cannot be read as an image" in _error(capsys, dense, text, output)
+  assert "Cannot read" in _error(capsys, dense, text, output)
   _picture(empty / "a.png", (1, 2, 3))
   assert "--output is the folder of --input" in _error(capsys, dense, empty, empty)
   assert "There is no artefact" in _error(capsys, tmp_path, empty, output)
@@ -231,7 +283,7 @@ def test_what_cannot_be_read_is_one_line(dense, table, tmp_path, capsys):
     ("age,pay\n1,2\n", "has no column job. Its first line must name"),
     ("job,age,pay\n", "has no row below its header"),
     ("job,age,pay\n1,2,3\nx,2,3\n", "line 3, column 'job': 'x' is not a code"),
-    ("job,age,pay\n1,2\n", "column 'pay': None is not a number"),
+    ("job,age,pay\n1,2\n", "line 2: 2 cells, but the header has 3 names"),
     ("job,age,pay\n1,2,3\n3,2,3\n", "row 1 has 3 in the column 'job'"),
   ):
     source = tmp_path / "table.csv"

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import csv
 import dataclasses
 import gzip
 import importlib
 import itertools
 import pathlib
 from typing import Any, NamedTuple
+import zlib
 
 from jaxtyping import Float, Int
 import numpy as np
+
+from dynashare_jax.data import text
 
 # Names of the 42 fields of a line, in the order of the files.
 _NAMES = (
@@ -107,11 +111,13 @@ class Table:
     """
     codes, values = self.columns[column]
     numbers = np.array([_number(value) for value in values])
-    bad = np.flatnonzero(~np.isfinite(numbers))
+    with np.errstate(over="ignore"):
+      bad = np.flatnonzero(~np.isfinite(numbers.astype(np.float32)))
     if len(bad):
       value = values[bad[0]]
       raise ValueError(
-        f"'{value}' is not a number ({self.place(column, value)}). Fetch the file again or mend it."
+        f"'{value}' is not a number ({self.place(column, value)}), or not one that 32 bits hold."
+        " Fetch the file again or mend it."
       )
     return numbers[codes]
 
@@ -157,6 +163,7 @@ def read(data_dir: str | None, rows: Sequence[int] = ROWS) -> tuple[Table, Table
     _check_rows(tables[split], wanted)
     for column in NUMERIC:
       tables[split].number(column)  # raises now, not after hours of training
+  _check_seen(tables["train"], tables["test"])
   return tables["train"], tables["test"]
 
 
@@ -178,6 +185,17 @@ def _check_rows(table: Table, wanted: int) -> None:
       f" original has {wanted}: the file is cut off or changed. Fetch it again; a file of your own"
       " is read with --config.data.rows='(0, 0)'."
     )
+
+
+def _check_seen(train: Table, test: Table) -> None:
+  """Raises where the files spell the categories of a column in two ways."""
+  for column in CATEGORICAL:
+    known, others = train.categories(column), test.categories(column)
+    if not set(known) & set(others):
+      raise ValueError(
+        f"No value of column '{column}' in {test.name}, first {others[0]!r}, is in {train.name},"
+        f" which has {known[0]!r}: one of them is written in another way. Write both alike."
+      )
 
 
 def _read_csv(path: pathlib.Path) -> Table:
@@ -203,27 +221,32 @@ def _chunks(path: pathlib.Path) -> Iterator[tuple[list[int], list[list[str]]]]:
   """Yields line numbers and fields of some thousand lines at a time."""
   opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
   done = 0
-  with opened(path, "rt", encoding="utf-8") as file:
-    while True:
-      try:
-        text = list(itertools.islice(file, _CHUNK))
-      except (EOFError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-          f"{path.name} cannot be read on after line {done} ({error}): the file is cut off or"
-          " damaged. Fetch it again."
-        ) from error
-      if not text:
-        return
-      found = {i: line.split(",") for i, line in enumerate(text, done + 1) if line.strip()}
-      for number, fields in found.items():
-        if len(fields) != len(COLUMNS):
-          raise ValueError(
-            f"{path.name}, line {number}: {len(fields)} fields, expected {len(COLUMNS)}. The file"
-            " is cut off or damaged; fetch it again."
-          )
-      done += len(text)
-      if found:
-        yield list(found), list(found.values())
+  try:
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+      first = file.readline()
+      mark = text.separator(first, lambda fields: len(fields) == len(COLUMNS))
+      lines = itertools.chain([first], file)
+      reader = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+      numbered = ((reader.line_num, row) for row in reader)
+      while found := list(itertools.islice(numbered, _CHUNK)):
+        done = found[-1][0]
+        filled = [(n, row) for n, row in found if len(row) > 1 or "".join(row).strip()]
+        for number, row in filled:
+          if len(row) != len(COLUMNS):
+            raise ValueError(
+              f"{path.name}, line {number}: {len(row)} fields, expected {len(COLUMNS)}. The file is"
+              " cut off or damaged; fetch it again."
+            )
+        if filled:
+          yield [number for number, _ in filled], [row for _, row in filled]
+  except UnicodeDecodeError:
+    text.read(path)  # raises, and names the line
+    raise
+  except (EOFError, OSError, csv.Error, zlib.error) as error:
+    raise ValueError(
+      f"{path.name} cannot be read on after line {done} ({error}): the file is cut off or damaged."
+      " Fetch it again."
+    ) from error
 
 
 def _read_parquet(path: pathlib.Path) -> dict[str, Table]:

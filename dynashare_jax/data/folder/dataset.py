@@ -57,10 +57,44 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     ValueError: names the file and the key that is wrong, or the example that cannot be read.
   """
   del seed
-  original, tasks = _find(config, data_dir)
+  original, tasks, notes = _find(config, data_dir)
   specs = [dataclasses.replace(t.spec, metrics=compat.get("metrics", "pooled")) for t in tasks]
-  found = dense.Found(original.layout, original.keys, original.read, folder_decode.Decode(tasks))
+  decode = folder_decode.Decode(tasks)
+  found = dense.Found(original.layout, original.keys, original.read, decode, notes)
   return dense.assemble(NAME, tuple(specs), found, config, compat)
+
+
+def check(dataset: types.Dataset) -> None:
+  """Refuses a data set with which training is of no use.
+
+  Raises:
+    ValueError: no pixel of train or of test has a label of a task; names both.
+  """
+  for split in ("train", "test"):
+    _check_labelled(split, dataset.source(split))
+
+
+def _check_labelled(split: str, source: Any) -> None:
+  """Reads examples until every task has had a pixel with a label."""
+  read, waiting = source.read, {task.name: task for task in source.decode.tasks}
+  for index, key in enumerate(source.keys):
+    # A converted copy does not tell before it is read.
+    if isinstance(read, folder_files.Reader) and not any(read.has(n, key) for n in waiting):
+      continue
+    try:
+      valid = source[index].valid
+    except ValueError:
+      return  # training names it, `data check` all that cannot be read
+    waiting = {name: task for name, task in waiting.items() if not valid[name].any()}
+    if not waiting:
+      return
+  for name, task in waiting.items():
+    negative = f" Its scale is negative: {task.scale:g}." if (task.scale or 0) < 0 else ""
+    raise ValueError(
+      f"tasks.{name}: no pixel of the {len(source)} examples in {split} has a label.{negative} Look"
+      " at its files, and at scale, offset, range, ignore and unmapped; or leave the task out with"
+      " config.data.tasks."
+    )
 
 
 def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> store.Original:
@@ -71,8 +105,8 @@ def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> st
 
 def _find(
   config: ConfigDict, data_dir: str | None
-) -> tuple[store.Original, tuple[folder_description.Task, ...]]:
-  """The files, or a converted copy of them, and the tasks that are wanted."""
+) -> tuple[store.Original, tuple[folder_description.Task, ...], tuple[str, ...]]:
+  """The files, or a converted copy of them, the tasks that are wanted, and notes."""
   if not data_dir:
     raise ValueError(
       f"folder: tell with config.data_dir where the folder with {config.file} lies. For example:"
@@ -87,11 +121,11 @@ def _find(
   tasks = tuple(known[t] for t in options.tasks(parsed.where, config.tasks or tuple(known), known))
   names = tuple(task.name for task in tasks)
   if there:
-    return store.open_copy(data_dir, NAME, ("image", *names), size), tasks
-  reader, keys = _scan(parsed, tasks, size, os.path.dirname(path))
+    return store.open_copy(data_dir, NAME, ("image", *names), size), tasks, ()
+  reader, keys, notes = _scan(parsed, tasks, size, os.path.dirname(path))
   title = f"{parsed.name}, {path}" if parsed.name else path
   layout = dense_layouts.counted(title, keys)
-  return store.Original(layout, keys, reader, raw, ("image", *names), size), tasks
+  return store.Original(layout, keys, reader, raw, ("image", *names), size), tasks, notes
 
 
 def _scan(
@@ -99,12 +133,12 @@ def _scan(
   tasks: tuple[folder_description.Task, ...],
   size: tuple[int, int] | None,
   folder: str,
-) -> tuple[folder_files.Reader, dict[str, tuple[str, ...]]]:
-  """Finds all pictures; checks that every task has a label somewhere."""
+) -> tuple[folder_files.Reader, dict[str, tuple[str, ...]], tuple[str, ...]]:
+  """Finds all pictures; checks that every task has a label somewhere, and notes unused files."""
   where = parsed.where
   pictures = folder_files.Pattern.read(parsed.pictures, f"{where}: pictures")
-  labels = {}
-  for task in tasks:
+  patterns = {}
+  for task in parsed.tasks:
     place = f"{where}: tasks.{task.name}"
     pattern = folder_files.Pattern.read(task.labels, f"{place}.labels")
     unknown = set(pattern.wildcards) - set(pictures.wildcards)
@@ -113,13 +147,15 @@ def _scan(
         f"{place}.labels: {{{min(unknown)}}} is not in pictures, which has"
         f" {', '.join(f'{{{w}}}' for w in pictures.wildcards)}."
       )
-    labels[task.name] = pattern
+    patterns[task.name] = pattern
     try:
       surface_normals.read_axes(task.axes)
     except ValueError as error:
       raise ValueError(f"{place}.axes: {error}") from error
   examples = folder_files.find_pictures(parsed.root, pictures, where)
-  reader = folder_files.Reader(parsed.root, pictures, labels, examples, size)
+  labels = {task.name: patterns[task.name] for task in tasks}
+  ids = tuple(task.name for task in tasks if task.kind.stored == "ids")
+  reader = folder_files.Reader(parsed.root, pictures, labels, examples, size, ids)
   keys = folder_splits.assign(tuple(examples), parsed, folder)
   used = tuple(dict.fromkeys(key for part in keys.values() for key in part))
   for name in labels:
@@ -129,4 +165,8 @@ def _scan(
         f"{where}: tasks.{name}.labels: none of the {len(used)} examples has a label; that of"
         f" {used[0]!r} should be {path}."
       )
-  return reader, keys
+  lost = folder_files.unused(parsed.root, pictures, tuple(patterns.values()), examples)
+  count = (
+    f"warning: {len(lost)} files beside the labels belong to no picture or are not read, first"
+  )
+  return reader, keys, (f"{count} {lost[0]}",) if lost else ()

@@ -31,7 +31,7 @@ class Decode:
     Raises:
       ValueError: a field of a wrong shape or type, or an unknown id.
     """
-    image = _picture(fields["image"])
+    image = layouts.photograph(fields["image"])
     size = image.shape[:2]
     found = {}
     for task in self.tasks:
@@ -41,15 +41,6 @@ class Decode:
       else:
         found[task.name] = _absent(task, size), np.zeros(size, bool)
     return layouts.example(image, found)
-
-
-def _picture(image: np.ndarray) -> np.ndarray:
-  """RGB uint8, or float32 in 0..1."""
-  if image.ndim == 2:
-    image = np.repeat(image[..., None], 3, -1)
-  if image.dtype != np.uint8 and image.dtype.kind != "f":
-    raise ValueError(f"its picture is {image.dtype}; it must be uint8, or floats in 0..1.")
-  return layouts.colours("picture", image)
 
 
 def _absent(task: folder_description.Task, size: tuple[int, ...]) -> np.ndarray:

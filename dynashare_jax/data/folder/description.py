@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
 import math
 import os
@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import text
 from dynashare_jax.objectives import kinds
 
 KINDS = tuple(name for name in kinds.available() if kinds.find(name).dense)
@@ -97,6 +98,22 @@ class Description:
   overlap: bool
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+  """The safe loader, which of a key that stands twice takes the last without a word."""
+
+  def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    """Makes a mapping whose keys differ; what `<<` merges may be replaced."""
+    lines: dict[Any, int] = {}
+    for key_node, _ in node.value:
+      key = key_node.value if key_node.tag.endswith(":merge") else self.construct_object(key_node)
+      if isinstance(key, Hashable):
+        line = key_node.start_mark.line + 1
+        if key in lines:
+          raise ValueError(f"the key {key!r} stands twice, in lines {lines[key]} and {line}")
+        lines[key] = line
+    return dict(super().construct_mapping(node, deep))
+
+
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
   """Reads the file that describes a data set.
 
@@ -106,9 +123,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
   file = pathlib.Path(path)
   if not file.is_file():
     raise ValueError(f"There is no file {file} that describes the data set. For example:{EXAMPLE}")
+  content = text.read(file)
   try:
-    found = yaml.safe_load(file.read_text(encoding="utf-8"))
-  except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    found = yaml.load(content, _Loader)
+  except (yaml.YAMLError, ValueError, RecursionError) as error:
     raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
   if not isinstance(found, dict):
     raise ValueError(f"{file} must hold the keys {', '.join(_TOP)}. For example:{EXAMPLE}")
@@ -188,8 +206,8 @@ class _Part:
   def number(self, key: str, default: float) -> float:
     value = self.raw.get(key, default)
     found = _number(value)
-    if found is None:
-      raise self.refusal(key, f"must be a number, but is {_shown(value)}")
+    if found is None or math.isinf(found):
+      raise self.refusal(key, f"must be a finite number, but is {_shown(value)}")
     return found
 
   def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
@@ -276,13 +294,15 @@ def _ids(part: _Part, classes: tuple[str, ...], outputs: int) -> tuple[tuple[int
   """Stored ids with their classes, given by number or name."""
   if "map" not in part.raw:
     return None
-  pairs = []
+  pairs: list[tuple[int, int]] = []
   found = part.mapping("map")
   for key, value in found.raw.items():
     try:
       stored = int(key)
     except (TypeError, ValueError) as error:
       raise found.refusal(key, "is no whole number; write {stored id: class}") from error
+    if stored in dict(pairs):
+      raise found.refusal(key, f"the stored id {stored} stands twice")
     place = classes.index(value) if value in classes else value
     if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < outputs:
       wanted = f"a class from 0 to {outputs - 1}{' or its name' if classes else ''}"
@@ -316,13 +336,14 @@ def _members(part: _Part, split: str) -> float | str | tuple[str, ...]:
 
 
 def _number(value: Any) -> float | None:
-  """A number; YAML takes 1e-3, without a point, for a text."""
+  """A number, never NaN; YAML takes 1e-3, without a point, for a text."""
   if isinstance(value, bool) or not isinstance(value, int | float | str):
     return None
   try:
-    return float(value)
-  except ValueError:
+    found = float(value)
+  except (ValueError, OverflowError):
     return None
+  return None if math.isnan(found) else found
 
 
 def _shown(value: Any) -> str:

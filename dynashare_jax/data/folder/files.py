@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import functools
+import itertools
 import os
 import pathlib
 import re
 from typing import Any
+import unicodedata
 
 import numpy as np
 
 from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
+ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".tif", ".tiff")
+_UNREAD = (".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pfm", ".exr", ".npz", ".mat", ".h5")
 
 _WILDCARD = re.compile(r"\{(\w*)\}")
-_DEEP_COLOUR = b"\x10\x02"  # depth 16 and type RGB, bytes 24 and 25 of a PNG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Pattern:
     bare = _WILDCARD.sub("", text)
     if "{" in bare or "}" in bare or "" in _WILDCARD.findall(text):
       raise ValueError(f"{where}: {text!r}: braces must hold a name, as in {{name}}.")
-    text = "/".join(parts)
+    text = unicodedata.normalize("NFC", "/".join(parts))
     return cls(text) if "{" in text else cls(f"{text}/{{name}}", True)
 
   @property
@@ -64,19 +67,61 @@ class Pattern:
     return tuple(path + e for e in ENDINGS) if self._open else (path,)
 
   def find(self, root: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields the paths of all files that fit, in order, with the wildcards' texts."""
+    """Yields the paths of all files that fit, in order, with the wildcards' texts.
+
+    Letters of the ending may be large or small, and texts in any form of Unicode; hidden files are
+    left out, linked folders are followed.
+    """
     if not self.deep:
       text = self.text + (r"{}" if self._open else "")
       yield from _descend(root, "", text.split("/"), {})
       return
     folder = self.text.rpartition("/")[0]
-    for place, folders, names in os.walk(os.path.join(root, folder)):
-      folders.sort()
-      here = pathlib.PurePath(os.path.relpath(place, root)).as_posix()
-      for name in sorted(names):
-        stem, ending = os.path.splitext(f"{here}/{name}")
-        if ending.lower() in ENDINGS and not name.startswith("."):
-          yield stem + ending, {"name": stem[len(folder) + 1 :]}
+    for path in _files(root, resolved(root, folder) or folder):
+      stem, ending = os.path.splitext(path)
+      if ending.lower() in ENDINGS:
+        yield path, {"name": _form(stem)[len(folder) + 1 :]}
+
+
+def _files(root: str, folder: str) -> Iterator[str]:
+  """Paths of the files below a folder, in order; nothing hidden, no folder twice."""
+  seen: set[str] = set()
+  for place, folders, names in os.walk(os.path.join(root, folder), followlinks=True):
+    real = os.path.realpath(place)
+    folders[:] = sorted(f for f in folders if not f.startswith(".")) if real not in seen else []
+    if real in seen:
+      continue
+    seen.add(real)
+    here = pathlib.PurePath(os.path.relpath(place, root)).as_posix()
+    yield from (f"{here}/{name}" for name in sorted(names) if not name.startswith("."))
+
+
+def _form(name: str) -> str:
+  """A name or path in one form of Unicode, its ending in small letters."""
+  stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))
+  return stem + (ending.lower() if ending.lower() in ENDINGS else ending)
+
+
+@functools.lru_cache(maxsize=1024)
+def _listing(folder: str) -> dict[str, str]:
+  """Form of every name in a folder -> the name, of several the first."""
+  try:
+    return {_form(name): name for name in sorted(os.listdir(folder), reverse=True)}
+  except (FileNotFoundError, NotADirectoryError):
+    return {}
+
+
+def resolved(root: str, path: str) -> str | None:
+  """Returns the path as it is spelt on disk: another form of Unicode, or an ending in capitals."""
+  if os.path.exists(os.path.join(root, path)):
+    return path
+  place = ""
+  for part in path.split("/"):
+    name = _listing(os.path.join(root, place)).get(_form(part))
+    if name is None:
+      return None
+    place = f"{place}/{name}" if place else name
+  return place
 
 
 def _descend(
@@ -93,8 +138,8 @@ def _descend(
       return
   expression = _expression(part, values)
   for name in here:
-    match = expression.fullmatch(name)
-    if not match:
+    match = expression.fullmatch(unicodedata.normalize("NFC", name))
+    if not match or (name.startswith(".") and not part.startswith(".")):
       continue
     path = f"{base}/{name}" if base else name
     known = {**values, **match.groupdict()}
@@ -117,7 +162,10 @@ def _expression(part: str, known: Mapping[str, str]) -> re.Pattern[str]:
     else:
       pieces.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)")
       seen.add(name)
-  return re.compile("".join(pieces) + re.escape(part[end:]))
+  rest = part[end:]
+  ending = next((e for e in ENDINGS if rest.lower().endswith(e)), "")
+  stem = rest[: len(rest) - len(ending)]
+  return re.compile("".join(pieces) + re.escape(stem) + f"(?i:{re.escape(ending)})")
 
 
 def find_pictures(root: str, pattern: Pattern, where: str) -> dict[str, tuple[str, ...]]:
@@ -130,6 +178,7 @@ def find_pictures(root: str, pattern: Pattern, where: str) -> dict[str, tuple[st
   Raises:
     ValueError: there is none, or two pictures have one name.
   """
+  _listing.cache_clear()  # files may have come since another data set was found
   found: dict[str, tuple[str, ...]] = {}
   for path, values in pattern.find(root):
     texts = tuple(values[w] for w in pattern.wildcards)
@@ -149,6 +198,33 @@ def find_pictures(root: str, pattern: Pattern, where: str) -> dict[str, tuple[st
   return found
 
 
+def unused(
+  root: str, pictures: Pattern, labels: Sequence[Pattern], examples: Mapping[str, tuple[str, ...]]
+) -> list[str]:
+  """Returns the files beside labels that are neither a picture nor the label of one, in order."""
+  used: set[str] = set()
+  there: set[str] = set()
+  for pattern in labels:
+    places = [pictures.wildcards.index(name) for name in pattern.wildcards]
+    wanted = {tuple(texts[place] for place in places) for texts in examples.values()}
+    folders = set()
+    for path, values in pattern.find(root):
+      folders.add(os.path.dirname(path))
+      texts = tuple(values[name] for name in pattern.wildcards)
+      if texts in wanted:
+        wanted.remove(texts)  # a second file of one example is not read
+        used.add(path)
+    if pattern.deep:
+      folder = pattern.text.rpartition("/")[0]
+      there.update(_files(root, resolved(root, folder) or folder))
+    for folder in () if pattern.deep else folders:
+      names = _listing(os.path.join(root, folder)).values()
+      there.update(os.path.join(folder, name) for name in names if not name.startswith("."))
+  endings = (*ENDINGS, *_UNREAD)
+  lost = {path for path in there - used if path.lower().endswith(endings)}
+  return sorted(lost.difference(path for path, _ in pictures.find(root)) if lost else lost)
+
+
 @dataclasses.dataclass(frozen=True)
 class Reader:
   """Reads the raw fields of an example; picklable.
@@ -159,6 +235,7 @@ class Reader:
     labels: task -> pattern of its files.
     examples: name -> texts of the pictures' wildcards.
     size: height and width to bring everything to; None leaves it.
+    ids: tasks whose labels are ids of classes.
   """
 
   root: str
@@ -166,6 +243,7 @@ class Reader:
   labels: Mapping[str, Pattern]
   examples: Mapping[str, tuple[str, ...]]
   size: tuple[int, int] | None = None
+  ids: tuple[str, ...] = ()
 
   def __call__(self, key: str) -> dict[str, np.ndarray]:
     """Reads the picture, uint8 or its array, and the labels that are there, as stored.
@@ -181,7 +259,8 @@ class Reader:
     for task, pattern in self.labels.items():
       path = self._path(pattern, values)
       if path is not None:
-        fields[task] = _read(path, False)
+        formats = files.EXACT if task in self.ids else (*files.EXACT, "JPEG")
+        fields[task] = _read(path, False, formats)
     return dense_layouts.fitted(fields, self.size)
 
   def expected(self, task: str, key: str) -> str:
@@ -196,20 +275,19 @@ class Reader:
     return dict(zip(self.pictures.wildcards, self.examples[key], strict=True))
 
   def _path(self, pattern: Pattern, values: Mapping[str, str]) -> str | None:
-    paths = (os.path.join(self.root, path) for path in pattern.candidates(values))
-    return next(filter(os.path.isfile, paths), None)
+    candidates = pattern.candidates(values)
+    paths = [os.path.join(self.root, path) for path in candidates]
+    spelt = (resolved(self.root, path) for path in candidates)
+    others = (os.path.join(self.root, path) for path in spelt if path is not None)
+    return next(filter(os.path.isfile, itertools.chain(paths, others)), None)
 
 
-def _read(path: str, picture: bool) -> Any:
+def _read(path: str, picture: bool, formats: Sequence[str] = ()) -> Any:
   """Reads a file; labels must not lose anything."""
   if path.lower().endswith(".npy"):
     array = files.read_array(path)
-    return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-  if picture:
-    return files.read_colour(path)
-  with open(path, "rb") as file:
-    if file.read(26)[24:] == _DEEP_COLOUR and path.lower().endswith(".png"):
-      raise ValueError(
-        f"{path} has 16 bits of red, green and blue, of which 8 would be lost: store it as .npy."
-      )
-  return files.read_picture(path)
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if picture and array.ndim == 2:
+      array = np.repeat(array[..., None], 3, -1)
+    return dense_layouts.photograph(array) if picture else array
+  return files.read_colour(path) if picture else files.read_picture(path, formats)

@@ -7,9 +7,11 @@ import fnmatch
 import itertools
 import os
 import pathlib
+import unicodedata
 
 from dynashare_jax import lookup
 from dynashare_jax.data import loader
+from dynashare_jax.data import text
 from dynashare_jax.data.folder import description as folder_description
 
 
@@ -52,11 +54,11 @@ def _named(
     path = pathlib.Path(folder) / value
     if not path.is_file():
       raise ValueError(f"{place}: there is no file {path}.")
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    lines = [line.strip() for line in text.read(path).splitlines()]
     entries = [line for line in lines if line and not line.startswith("#")]
     place = f"{place} ({os.fspath(path)})"
   found: dict[str, None] = {}
-  for entry in entries:
+  for entry in (unicodedata.normalize("NFC", entry) for entry in entries):
     if entry in known:
       found[entry] = None
       continue

@@ -2,41 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, IO
 
 import numpy as np
 from PIL import Image
+from PIL import ImageOps
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # none of them runs anything
+EXACT = ("PNG", "TIFF")  # no number is changed when it is stored
+_LABELS = {"RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "LA": "L"}
+_LOW_BITS = {"L;2": 85, "L;4": 17}  # what 1 becomes where Pillow stretches grey to a byte
+_TOPS = {"I;12": 4095}  # brightest stored number, where that is not 65535
 
 
-def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
-  """Reads a PNG, JPEG or TIFF.
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], content: IO[bytes] | None = None) -> Iterator[Image.Image]:
+  """Opens a picture: one of `FORMATS` by its content, whatever its ending.
 
-  Returns:
-    uint8 `[H, W, 3]` for colour (alpha is dropped, palettes of photographs are resolved), `[H, W]`
-    uint8, uint16 or int32 for one channel; a palette picture of a label map gives its indices.
+  Args:
+    path: of the file.
+    content: in its place; the path is then a name for messages.
 
   Raises:
-    ValueError: the file is missing or no picture that can be read.
+    ValueError: it cannot be read, also from within the context, or holds several; with `path`.
   """
-  modes = {"RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LA": "L", "1": "L"}
-  with _named(path), Image.open(path) as picture:
-    array = np.asarray(picture.convert(modes.get(picture.mode, picture.mode)))
-  return array.astype(np.uint16) if array.dtype == ">u2" else array
+  # Of a path, Pillow maps the file into memory, and mixes up the pixels of a TIFF that lies.
+  with (
+    _named(path),
+    content or open(path, "rb") as file,
+    Image.open(file, formats=FORMATS) as picture,
+  ):
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format != "MPO":  # a photograph with a preview
+      raise ValueError(f"it holds {frames} pictures, of which one can be read")
+    if ";16" in _packing(picture) and picture.mode in ("LA", "RGB", "RGBA", "CMYK"):
+      raise ValueError(
+        f"it has 16 bits of each of {', '.join(picture.getbands())}, of which 8 would be lost:"
+        " store it as .npy"
+      )
+    yield picture
+
+
+def read_picture(path: str | os.PathLike[str], formats: Sequence[str] = EXACT) -> np.ndarray:
+  """Reads a picture of labels as its file stores them, upright (by its orientation tag).
+
+  Args:
+    formats: that are allowed; a JPEG changes ids.
+
+  Returns:
+    `[H, W]` for one channel: uint8 (1, 2, 4 and 8 bits, and a palette's indices), uint16, int32 or
+    float32; uint8 `[H, W, 3]` for colour (alpha is dropped).
+
+  Raises:
+    ValueError: the file is missing, or no picture whose stored numbers can be read.
+  """
+  with opened(path) as picture:
+    packing, mode, found = _packing(picture), picture.mode, picture.format
+    if found not in formats:
+      raise ValueError(f"labels must be {' or '.join(formats)}, this is {found}: ids would change")
+    if packing.partition(";")[2].endswith(("I", "IR")):
+      raise ValueError("black is its highest number, which would change ids: store 0 as black")
+    if mode not in ("1", "L", "P", "I", "F", *_LABELS) and not mode.startswith("I;16"):
+      raise ValueError(f"{mode} are no labels: store grey, a palette, or red, green and blue")
+    upright = ImageOps.exif_transpose(picture)
+    array = np.asarray(upright.convert(_LABELS.get(mode, mode)))
+  if mode.startswith("I;16"):
+    return array.astype(np.uint16)
+  return (array // _LOW_BITS.get(packing, 1)).astype(np.uint8) if mode in "1L" else array
 
 
 def read_colour(path: str | os.PathLike[str]) -> np.ndarray:
-  """Reads a picture as RGB uint8 `[H, W, 3]`; grey is repeated.
+  """Reads a picture as RGB `[H, W, 3]`, upright (by its orientation tag); grey is repeated.
+
+  Returns:
+    uint8 of 0..255; of 16 bits of grey and of floats, float32 of 0..1 (65535 is 1).
 
   Raises:
-    ValueError: see `read_picture`.
+    ValueError: see `read_picture`; or floats that are not in 0..1.
   """
-  with _named(path), Image.open(path) as picture:
-    return np.asarray(picture.convert("RGB"))
+  with opened(path) as picture:
+    mode, top = picture.mode, _TOPS.get(_packing(picture), 65535)
+    portable = picture.format == "PPM"
+    upright = ImageOps.exif_transpose(picture)
+    if mode[0] not in "IF":
+      return np.asarray(upright.convert("RGB"))
+    array = np.asarray(upright)
+    if mode == "I" and not portable:
+      raise ValueError("its whole numbers of 32 bits have no brightest one; store 16 bits")
+    array = array.astype(np.float32) / np.float32(1 if mode == "F" else top)
+    if not 0 <= array.min() <= array.max() <= 1:
+      raise ValueError(f"its floats must lie in 0..1, but are {array.min():g} to {array.max():g}")
+  return np.repeat(array[..., None], 3, -1)
+
+
+def _packing(picture: Image.Image) -> str:
+  """How a file stores a pixel, in Pillow's words: `L;4` are 4 bits of grey."""
+  arguments: Any = next((tile.args for tile in getattr(picture, "tile", ())), "")
+  return str(arguments if isinstance(arguments, str) else arguments[0])
 
 
 def read_array(path: str | os.PathLike[str]) -> np.ndarray:
@@ -108,5 +175,6 @@ def _named(path: str | os.PathLike[str]) -> Iterator[None]:
   except FileNotFoundError as error:
     raise ValueError(f"There is no file {os.fspath(path)}.") from error
   except Exception as error:  # of many types, one or more per format
-    text = f"Cannot read {os.fspath(path)} ({type(error).__name__}: {error})."
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    text = f"Cannot read {os.fspath(path)} ({kind}{error})."
     raise ValueError(text) from error

@@ -219,17 +219,22 @@ def colours(name: str, array: np.ndarray) -> np.ndarray:
     ValueError: another shape.
   """
   if array.ndim != 3 or array.shape[2] != 3:
-    raise ValueError(f"its {name} has the shape {array.shape}; it must be [height, width, 3].")
+    swapped = " Its channels come first." if array.ndim == 3 and array.shape[0] in (1, 3) else ""
+    raise ValueError(
+      f"its {name} has the shape {array.shape}; it must be [height, width, 3].{swapped}"
+    )
   return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 def photograph(array: np.ndarray) -> np.ndarray:
-  """Returns a picture `[H, W, 3]`: uint8 of 0..255, or float32 of 0..1.
+  """Returns a picture `[H, W, 3]`: uint8 of 0..255, or float32 of 0..1 (of uint16, 65535 is 1).
 
   Raises:
     ValueError: another shape or range.
   """
   array = colours("image", array)
+  if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+    return array.astype(np.float32) / np.float32(65535)
   if array.dtype != np.uint8 and (
     array.dtype.kind != "f" or not -1e-3 <= array.min() <= array.max() <= 1.001
   ):

@@ -22,7 +22,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
@@ -159,7 +158,7 @@ def open_copy(
 def _unpacked(stored: Any) -> np.ndarray:
   """Decodes a picture; other fields are arrays already."""
   if isinstance(stored, bytes):
-    with Image.open(io.BytesIO(stored)) as picture:
+    with files.opened("a picture of the copy", io.BytesIO(stored)) as picture:
       return np.asarray(picture)
   return np.asarray(stored)
 

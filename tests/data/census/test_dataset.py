@@ -455,3 +455,65 @@ def test_real_authors_layout(real_folder: str) -> None:
   data = _build(real_folder, census_columns="authors")
   assert data.spec.input_shape == (482, 1)
   assert any("208 of 482" in note for note in data.spec.notes)
+
+
+@pytest.mark.parametrize("mark", (",", ", ", ";", "\t", "|"))
+@pytest.mark.parametrize("quote", ("some", "all"))
+def test_quotes_and_separators_change_nothing(
+  tmp_path: pathlib.Path, mark: str, quote: str
+) -> None:
+  """Whatever separates and quotes, train and test have the same categories."""
+
+  def text(rows: list[list[str]]) -> str:
+    quoted = lambda field: f'"{field}"' if quote == "all" or " " in field else field
+    return "".join(mark.join(map(quoted, row)) + "\r\n" for row in rows)
+
+  plain, other = tmp_path / "plain", tmp_path / "other"
+  plain.mkdir()
+  other.mkdir()
+  _write(plain)
+  _write(other, "\ufeff" + text(_train_rows()))
+  for one, two in zip(
+    *(census_columns.read(str(folder), (0, 0)) for folder in (plain, other)), strict=True
+  ):
+    assert list(one.numbers) == list(two.numbers)
+    for name, column in one.columns.items():
+      assert column.values == two.columns[name].values
+      np.testing.assert_array_equal(column.codes, two.columns[name].codes)
+
+
+@pytest.mark.parametrize("change", (str.upper, "'{}'".format, "{}!".format))
+def test_categories_in_two_spellings_are_refused(tmp_path: pathlib.Path, change: Any) -> None:
+  rows = _test_rows()
+  place = census_columns.COLUMNS.index("class_worker")
+  for row in rows:
+    row[place] = change(row[place])
+  folder = _write(tmp_path, test=_text(rows))
+  with pytest.raises(ValueError, match=f"No value of column 'class_worker' in {TEST}, .*alike"):
+    census_columns.read(folder, (0, 0))
+
+
+@pytest.mark.parametrize("value", ("nan", "inf", "1e39", "-4e38"))
+def test_numbers_are_finite_in_32_bits(tmp_path: pathlib.Path, value: str) -> None:
+  rows = [*_train_rows(), _row(capital_gains=value)]
+  with pytest.raises(ValueError, match=f"'{value}' is not a number .*line 61, .*'capital_gains'"):
+    census_columns.read(_write(tmp_path, _text(rows)), (0, 0))
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: pathlib.Path) -> None:
+  folder = _write(tmp_path)
+  text = _text(_train_rows()).encode().replace(b"Private", b"Priv\xe4t")
+  for name, content in ((TRAIN, text), (f"{TRAIN}.gz", gzip.compress(text))):
+    (tmp_path / TRAIN).unlink(missing_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}, line 1: the byte 0xe4 is not UTF-8"):
+      census_columns.read(folder, (0, 0))
+
+
+def test_the_quoted_table(data_folder: pathlib.Path) -> None:
+  folder = data_folder / "faults" / "table_quoted"
+  if not folder.is_dir():
+    pytest.skip(f"no {folder}")
+  train, test = census_columns.read(str(folder), (0, 0))
+  for column in ("class_worker", "major_ind_code", "race"):
+    assert set(test.categories(column)) <= set(train.categories(column))

@@ -403,7 +403,7 @@ def test_errors_name_file_key_and_what_is_allowed(raw, change, message):
       " segmentation, but is 'deep'. Did you mean 'depth'[?]",
     ),
     ({"kind": "segmentation"}, "tasks.depth.scale is unknown for a segmentation task. Known are"),
-    ({"scale": [1]}, r"tasks.depth.scale: must be a number, but is \[1\]"),
+    ({"scale": [1]}, r"tasks.depth.scale: must be a finite number, but is \[1\]"),
     ({"scale": 0}, "tasks.depth.scale: must not be 0"),
     ({"range": [3, 1]}, r"range: must be \[lowest, highest\], but is \[3.0, 1"),
     ({"range": [3]}, "tasks.depth.range: must have 2 numbers, but has 1"),
@@ -462,11 +462,6 @@ def test_files_that_do_not_fit_are_named(raw):
     _build(raw).source("train")[1]
   (raw / "depth" / "b.png").write_bytes(b"no picture")
   with pytest.raises(ValueError, match=r"Example 'b': Cannot read .*b\.png"):
-    _build(raw).source("train")[1]
-  # A PNG whose header says 16 bits of colour; Pillow would give 8.
-  header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(8) + b"\x10\x02\0\0\0"
-  (raw / "depth" / "b.png").write_bytes(header)
-  with pytest.raises(ValueError, match="16 bits of red, green and blue"):
     _build(raw).source("train")[1]
   _save(raw / "images" / "a.jpg", _picture(0))
   with pytest.raises(ValueError, match="two pictures are called 'a'"):
@@ -537,4 +532,144 @@ def test_disparity_is_an_inverse_depth(raw):
   description["tasks"]["depth"]["inverse"] = "yes"
   _write(raw, description)
   with pytest.raises(ValueError, match="depth.inverse: must be one of false, true, but is"):
+    _build(raw)
+
+
+@pytest.mark.parametrize("dtype", ("uint16", "<f2", ">f4", "f8"))
+def test_pictures_of_every_type_are_resized(raw, dtype):
+  for name in NAMES:
+    (raw / "images" / f"{name}.png").unlink()
+    top = 65535 if dtype == "uint16" else 1
+    array = np.full(SIZE if dtype == "f8" else (*SIZE, 3), top).astype(dtype)
+    _save(raw / "images" / f"{name}.npy", array)
+  for size in (SIZE, (2, 3)):
+    found = _build(raw, height=size[0], width=size[1]).source("train")[0].inputs
+    np.testing.assert_array_equal(found, np.ones((*size, 3), np.float32))
+
+
+def test_a_jpeg_is_no_label_of_classes(raw):
+  ids = np.zeros(SIZE, np.uint8)
+  Image.fromarray(ids).save(raw / "parts" / "b.png", "JPEG")
+  with pytest.raises(ValueError, match=r"Example 'b': Cannot read .*b\.png .*this is JPEG"):
+    _build(raw).source("train")[1]
+
+
+@pytest.mark.parametrize(
+  "place, picture, label",
+  [
+    ("parts", "x.png", "x.PNG"),
+    ("parts", "x.JPG", "x.Png"),
+    ("parts/{name}.png", "x.PNG", "x.PNG"),
+    ("parts/{name}", "x.Jpeg", "x.NPY"),
+    ("parts/{name}", "x.TIF", "x.tif"),
+    ("parts", "Gr\u00f6\u00dfe.png", "Gro\u0308\u00dfe.png"),
+    ("parts/{name}.png", "Gro\u0308\u00dfe.png", "Gr\u00f6\u00dfe.PNG"),
+    ("ma\u00dfe \u00e9/{name}", "x.png", "x.png"),
+  ],
+)
+def test_no_label_is_lost_by_spelling(raw, place, picture, label):
+  folder = place.partition("/")[0].replace("\u00e9", "e\u0301")
+  (raw / "parts").rename(raw / folder)
+  ids = np.full(SIZE, 2, np.uint8)
+  Image.new("RGB", SIZE[::-1]).save(raw / "images" / picture)
+  if label.endswith("NPY"):
+    with open(raw / folder / label, "wb") as file:
+      np.save(file, ids)
+  else:
+    Image.fromarray(ids).save(raw / folder / label)
+  task = {"kind": "segmentation", "classes": 3, "ignore": [255, 7], "labels": place}
+  stem = picture.rpartition(".")[0]
+  splits = {"train": ["a", "b", stem], "test": ["c"]}
+  _write(raw, _description(tasks={"parts": task}, splits=splits, pictures="images/{name}"))
+  dataset = _build(raw, validation_share=0.4)
+  names = [*dataset.source("train").keys, *dataset.source("validation").keys]
+  read = dataset.source("train").read
+  assert len(names) == 3 and (read(*({*names} - {"a", "b"}))["parts"] == 2).all()
+  assert not any("warning" in note for note in dataset.spec.notes)
+
+
+def test_files_that_are_not_used_are_counted(raw):
+  unused = ["parts/z.png", "parts/b.PNG", "parts/more/a.png", "parts/c.bmp", "depth/f.png"]
+  hidden = ["parts/._a.png", "depth/._b.png", "parts/notes.txt", "images/._a.png"]
+  for name in (*unused, *hidden):
+    (raw / name).parent.mkdir(exist_ok=True)
+    (raw / name).write_bytes(b"")
+  tasks = _description()["tasks"]
+  tasks["parts"]["labels"] = "parts"
+  _write(raw, _description(tasks=tasks))
+  for chosen in ((), ("depth",)):
+    (note,) = (n for n in _build(raw, tasks=chosen).spec.notes if "warning" in n)
+    assert note.startswith("warning: 5 files beside the labels") and note.endswith("depth/f.png")
+
+
+def test_linked_folders_are_followed_once(raw):
+  (raw / "images" / "more").symlink_to(raw / "images", target_is_directory=True)
+  (raw / "linked").symlink_to(raw / "images", target_is_directory=True)
+  _write(raw, _description(pictures="linked"))
+  assert _build(raw).spec.sizes["train"] == 3
+
+
+@pytest.mark.parametrize(
+  "old, new, message",
+  [
+    ("pictures:", "pictures: x\npictures:", "'pictures' stands twice, in lines 1 and 2"),
+    ("  depth:", "  parts: {kind: depth}\n  depth:", "'parts' stands twice"),
+    ("    scale: 0.001", "    scale: 0.001\n    scale: 1", "'scale' stands twice"),
+    ("      7: three", "      7: three\n      0x7: one", "7 stands twice"),
+    ("      7: three", "      7: three\n      '7': one", "map.7: the stored id 7 stands twice"),
+    ("splits:", "splits: {}\nsplits:", "'splits' stands twice"),
+  ],
+  ids=str,
+)
+def test_keys_that_stand_twice_are_refused(raw, old, new, message):
+  text = (raw / "dataset.yaml").read_text()
+  assert old in text
+  (raw / "dataset.yaml").write_text(text.replace(old, new, 1))
+  with pytest.raises(ValueError, match=rf"dataset\.yaml.*{message}"):
+    _build(raw)
+
+
+def test_merged_keys_may_be_replaced(raw):
+  text = (raw / "dataset.yaml").read_text().replace("  depth:", "  depth: &d", 1)
+  more = "  far: {<<: *d, scale: 1}\n"
+  (raw / "dataset.yaml").write_text(text.replace("splits:", more + "splits:", 1), "utf-8-sig")
+  assert [t.name for t in _build(raw).spec.tasks] == ["parts", "depth", "far"]
+  (raw / "dataset.yaml").write_bytes(b"pictures: x\nname: Stra\xdfe\n")
+  with pytest.raises(ValueError, match=r"dataset\.yaml, line 2: the byte 0xdf is not UTF-8"):
+    _build(raw)
+
+
+@pytest.mark.parametrize(
+  "task, change, split, more",
+  [
+    ("depth", {"scale": -0.001}, "train", "Its scale is negative: -0.001"),
+    ("depth", {"range": [50, 60]}, "train", ""),
+    ("depth", {"offset": -100}, "train", ""),
+    ("parts", {"ignore": [0, 1, 7, 255]}, "train", ""),
+    ("parts", {"ignore": [0, 7, 255]}, "test", ""),
+    ("parts", {"map": {1: 1}, "unmapped": "ignore"}, "test", ""),
+  ],
+  ids=str,
+)
+def test_a_split_without_a_label_is_refused(raw, task, change, split, more):
+  description = _description()
+  description["tasks"][task] |= change
+  folder.check(_build(raw))
+  _write(raw, description)
+  with pytest.raises(ValueError, match=rf"tasks\.{task}: no pixel of .* in {split} has .*{more}"):
+    folder.check(_build(raw))
+
+
+@pytest.mark.parametrize(
+  "key, value",
+  [
+    *(("scale", text) for text in (".nan", "nan", ".inf", "-.inf")),
+    *(("offset", ".nan"), ("weight", ".nan"), ("range", "[0, .nan]"), ("range", "[.nan, 1]")),
+  ],
+)
+def test_nan_is_no_setting(raw, key, value):
+  task = f"{{kind: depth, labels: depth, {key}: {value}}}"
+  text = f"pictures: images\ntasks: {{depth: {task}}}\nsplits: {{train: [a], test: [e]}}\n"
+  (raw / "dataset.yaml").write_text(text)
+  with pytest.raises(ValueError, match=rf"depth\.{key}: must be a (list of|finite) number"):
     _build(raw)
