@@ -286,7 +286,7 @@ def test_a_model_of_one_task_keeps_its_row_of_the_selector(run):
     ({"elastic__rho": 0.0}, "config.elastic.rho must be above 0, but is 0"),
     ({"elastic__random": 1.5}, r"config.elastic.random must be in \[0, 1\], but is 1.5"),
     ({"elastic__average": 1.0}, r"config.elastic.average must be in \[0, 1\)"),
-    ({"elastic__lr": float("nan")}, "config.elastic.lr must be above 0"),
+    ({"elastic__lr": 0.0}, "config.elastic.lr must be above 0"),
     ({"elastic__size": 0.0}, "config.elastic.size must be above 0"),
     ({"model__hidden": 6}, "block_0/widen has 6: choose widths in config.model that 4 divides"),
     ({"train__cycles": 0}, "config.train.cycles must be at least 1"),

@@ -391,7 +391,7 @@ def test_bad_configurations_are_refused_before_any_work(build, values, message):
 @pytest.mark.parametrize("resident", [True, False])
 def test_labels_out_of_range_are_refused(build, tmp_path, split, task, value, message, resident):
   """Resident splits before the first step, streamed ones when they are read."""
-  experiment = build(data__bad=(split, task, float(value)), train__resident=resident)
+  experiment = build(data__bad=(split, task, str(value)), train__resident=resident)
   loop = loop_lib.Loop(experiment, tmp_path)
   with pytest.raises(ValueError, match=message):
     if resident:

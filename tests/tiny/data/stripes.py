@@ -32,10 +32,10 @@ def build(config: Any, compat: Any, data_dir: str | None, seed: int) -> types.Da
   del compat, data_dir, seed
   make = _images if config.images else _vectors
   splits = {name: make(config, config[name], number) for number, name in enumerate(types.SPLITS)}
-  if config.bad:  # split, task, value
+  if config.bad:  # split, task, value; as text, for a setting is never NaN
     split, task, value = config.bad
     target = splits[split].targets[task]
-    target[(3,) + (0,) * (target.ndim - 1)] = value
+    target[(3,) + (0,) * (target.ndim - 1)] = float(value)
     splits[split].valid[task][3] = True
   spec = types.DatasetSpec(
     name="stripes",
