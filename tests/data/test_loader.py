@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 
+from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +44,15 @@ def _assert_equal(a: Batch, b: Batch) -> None:
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(x, y)
     assert x.dtype == y.dtype
+
+
+def test_worker_processes_need_no_parsed_flags():
+  """A notebook or script that never calls `absl.app.run` has worker processes too."""
+  flags.FLAGS.unparse_flags()
+  split, order = _split(), loader.Order(10, 4, 0, "x")
+  batches = loader.stream(_Source(split), order, workers=1)
+  _assert_equal(next(batches), loader.take(split, order.indices(0)[0]))
+  batches.close()
 
 
 @pytest.mark.parametrize("size,batch", [(10, 4), (7, 7), (5, 1)])

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 
 from dynashare_jax import lookup
+from dynashare_jax.data import text
 from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
@@ -142,7 +143,7 @@ def _attributes(path: pathlib.Path) -> tuple[list[str], dict[str, bytes]]:
       raise ValueError(
         f"{path}, {where}: it has {len(texts)} values; there are {len(header)} attributes."
       )
-    wrong = [text for text in texts if text not in _SIGNS]
+    wrong = [value for value in texts if value not in _SIGNS]
     if wrong or key in found:
       told = f"a value is {wrong[0]!r}; they are -1 and 1" if wrong else f"{key} comes twice"
       raise ValueError(f"{path}, {where}: {told}.")
@@ -180,7 +181,6 @@ def _partition(path: pathlib.Path, known: Mapping[str, bytes]) -> dict[str, tupl
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
   """The words of every line that has some, with its number."""
-  with path.open(encoding="utf-8", errors="replace") as file:
-    for number, line in enumerate(file, 1):
-      if words := line.split():
-        yield f"line {number}", words
+  for number, line in enumerate(text.read(path).split("\n"), 1):
+    if words := line.split():
+      yield f"line {number}", words

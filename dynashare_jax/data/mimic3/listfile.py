@@ -119,7 +119,7 @@ def read(folder: pathlib.Path, problems: mimic3_problems.Problems) -> dict[str, 
 
 def _read_one(file: str, data: bytes, problems: mimic3_problems.Problems) -> list[Listed]:
   """Reads the lines of a listfile."""
-  lines = data.decode("utf-8", "replace").split("\n")
+  lines = data.decode("utf-8-sig", "replace").split("\n")
   if lines.pop():
     problems.add(file, len(lines) + 1, "", "the line does not end: the file is cut off")
   lines = lines or [""]

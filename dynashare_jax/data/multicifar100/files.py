@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynashare_jax.data import text
+
 SIDE = 32  # pixels
 CLASSES, GROUPS = 100, 20  # fine labels, and coarse ones, each of 5 fine ones
 
@@ -72,7 +74,7 @@ def read(data_dir: str | None) -> Files:
     )
   else:
     parts = {"train": _binary_part(train), "test": _binary_part(test)}
-    fine, coarse = (tuple(path.read_text("utf-8").split()) for path in others)
+    fine, coarse = (tuple(text.read(path).split()) for path in others)
   for found, wanted, what in ((fine, CLASSES, "fine"), (coarse, GROUPS, "coarse")):
     if len(found) != wanted:
       raise ValueError(

@@ -14,6 +14,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from dynashare_jax.data import text
 from dynashare_jax.data.nyuv2 import classes as nyuv2_classes
 from dynashare_jax.data.nyuv2 import files as nyuv2_files
 from dynashare_jax.data.pictures import dataset as dense
@@ -144,7 +145,7 @@ def _nyud_mt(folder: pathlib.Path) -> _Form:
     path = folder / "gt_sets" / f"{part}.txt"
     if not path.is_file():
       raise ValueError(f"There is no file {path}.")
-    keys[split] = tuple(path.read_text(encoding="utf-8").split())
+    keys[split] = tuple(text.read(path).split())
   first = (*keys["train"], *keys["test"], "?")[0]
   endings = {}
   for field, (name, known) in _ARCHIVE.items():

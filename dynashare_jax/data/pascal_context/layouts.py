@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dynashare_jax.data import text
 from dynashare_jax.data.pascal_context import labels
 from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import files
@@ -84,7 +85,7 @@ def find(wanted: dense.Wanted, data_dir: str | None) -> store.Original:
     path = folder / _LISTS / f"{part}.txt"
     if not path.is_file():
       raise ValueError(f"{TITLE}: there is no file {path}.")
-    keys[split] = tuple(path.read_text(encoding="utf-8").split())
+    keys[split] = tuple(text.read(path).split())
   paths = {key: _paths(folder, key) for part in keys.values() for key in part}
   needed = tuple(field for field in wanted.fields if field != "human_parts")
   dense_layouts.check_files(TITLE, folder, paths, needed)

@@ -126,7 +126,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     ValueError: it is missing or damaged.
   """
   with _named(path):
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
 
 
 def read_mat(path: str | os.PathLike[str], name: str, simple: bool = False) -> Any:

@@ -18,6 +18,7 @@ import re
 
 import numpy as np
 
+from dynashare_jax.data import text
 from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
@@ -172,7 +173,7 @@ def _buildings(folder: pathlib.Path) -> tuple[dict[str, tuple[str, ...]], str]:
   for path in (folder / SPLITS, folder / "splits_taskonomy" / SPLITS):
     if not path.is_file():
       continue
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    rows = list(csv.DictReader(text.read(path).splitlines(), skipinitialspace=True))
     columns = {"train": "train", "validation": "val", "test": "test"}
     if not rows or not {"id", *columns.values()} <= set(rows[0]):
       raise ValueError(f"{path} must have the columns id, train, val and test.")

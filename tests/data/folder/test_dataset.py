@@ -673,3 +673,41 @@ def test_nan_is_no_setting(raw, key, value):
   (raw / "dataset.yaml").write_text(text)
   with pytest.raises(ValueError, match=rf"depth\.{key}: must be a (list of|finite) number"):
     _build(raw)
+
+
+FAULTS = {
+  "grey16": None,
+  "exif_square": None,
+  "upper_case_labels": None,
+  "low_bit_labels": None,
+  "float16_pictures": None,
+  "task_twice": "the key 'segmentation' stands twice",
+  "task_twice/id_twice.yaml": "the key 1 stands twice",
+  "low_bit_labels/ignore.yaml": None,
+  "void_only": "tasks.segmentation: no pixel of the 2 examples in test has a label",
+  "void_only/negative_scale.yaml": "tasks.depth: no pixel .* Its scale is negative: -0.001",
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_inputs_that_failed_once(data_folder, case):
+  name, _, file = case.partition("/")
+  root = data_folder / "faults" / name
+  if not root.is_dir():
+    pytest.skip(f"no {root}")
+  values = {"file": file or "dataset.yaml"}
+  if FAULTS[case]:
+    with pytest.raises(ValueError, match=FAULTS[case]):
+      folder.check(_build(root, **values))
+    return
+  size = (12, 16) if name == "float16_pictures" else (0, 0)
+  dataset = _build(root, **values, height=size[0], width=size[1])
+  folder.check(dataset)
+  inputs, levels = [], set()
+  for split in types.SPLITS:
+    for example in dataset.source(split):
+      assert all(known.any() for known in example.valid.values())
+      inputs.append(example.inputs)
+      levels |= set(example.targets["segmentation"][example.valid["segmentation"]].tolist())
+  assert levels == {0, 1, 2, 3} and len(inputs) == 10
+  assert 0.2 < np.mean(inputs) < 0.8 and np.max(inputs) <= 1
