@@ -40,6 +40,7 @@ CORRECTED = {
   "gates": "argmax",
   "selection": "validation",
   "metrics": "pooled",
+  "mix": "after",
   "mask_at": "norm",
 }
 

@@ -23,6 +23,7 @@ _MARKERS = {
   cost_lib.GATED: "D",
   cost_lib.SEPARATE: "^",
   cost_lib.WHOLE: "s",
+  cost_lib.LEAN: "P",
 }
 
 

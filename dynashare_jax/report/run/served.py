@@ -13,7 +13,7 @@ from dynashare_jax.sharing import prices
 
 SERVES = prices.SERVES
 # Of the executions that `cost` measures, a run's own: the first of these that there is.
-_OWN = (cost_lib.GATED, cost_lib.PLANNED, cost_lib.WHOLE, cost_lib.SEPARATE)
+_OWN = (cost_lib.GATED, cost_lib.PLANNED, cost_lib.LEAN, cost_lib.WHOLE, cost_lib.SEPARATE)
 
 
 class Measured(NamedTuple):
