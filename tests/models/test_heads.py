@@ -214,7 +214,7 @@ def test_vectors_get_a_head_of_vectors():
 
 
 def test_an_unknown_head_is_refused():
-  with pytest.raises(ValueError, match="head is 'asp'.*linear, mlp, aspp, pixels"):
+  with pytest.raises(ValueError, match="head is 'asp'.*linear, mlp, aspp, deeplab, dpt, pixels"):
     heads.build("asp", 2, True, 8, jnp.float32, None)
 
 
