@@ -241,10 +241,10 @@ def test_the_report_tells_how_many_examples_use_each_width(run):
   sharing, memory = run.experiment.sharing, run.experiment.initial_state().memory
   used = np.asarray([[[0, 1], [0.5, 1]], [[0.25, 0.25], [0.25, 1]]], np.float32)
   signals = type("Signals", (), {"executed": jnp.asarray(used)})
-  once = sharing.remember(den.LIKELIEST, memory, signals, None)
+  once = sharing.remember(den.LIKELIEST, {}, memory, (), signals, None)
   signals.executed = jnp.asarray(used[::-1])
-  twice = sharing.remember(den.LIKELIEST, once, signals, None)
-  assert sharing.remember(den.RANDOM, twice, signals, None) is twice
+  twice = sharing.remember(den.LIKELIEST, {}, once, (), signals, None)
+  assert sharing.remember(den.RANDOM, {}, twice, (), signals, None) is twice
   found = sharing.panels({}, twice, {}).panels
   assert [p.title for p in found] == ["a", "b"] and found[0].rows == ["100%", "50%", "25%", "0%"]
   for panel in found:  # blocks 0 and 1, half of each task's examples
