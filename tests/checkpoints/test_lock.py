@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import signal
 import socket
-import warnings
+import subprocess
+import sys
 
 from absl import logging
 import pytest
 
 from dynashare_jax.checkpoints import lock
+
+PATH = {"PYTHONPATH": str(pathlib.Path(lock.__file__).parents[2])}
+HOLDER = """
+import sys
+import time
+from dynashare_jax.checkpoints import lock
+with lock.held(sys.argv[1]):
+  print(end="x", flush=True)
+  time.sleep(600)
+"""
 
 
 def test_the_second_is_told_who_is_first(tmp_path):
@@ -37,20 +47,12 @@ def test_the_second_is_told_who_is_first(tmp_path):
 def test_a_killed_process_holds_nothing(tmp_path, monkeypatch):
   warned: list[str] = []
   monkeypatch.setattr(logging, "warning", lambda text, *values: warned.append(text % values))
-  ready, tell = os.pipe()
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # Of forks beside threads.
-    child = os.fork()
-  if not child:  # Only calls of the system from here on.
-    with lock.held(tmp_path):
-      os.write(tell, b"x")
-      while True:
-        signal.pause()
-  assert os.read(ready, 1) == b"x"
-  with pytest.raises(ValueError, match=f"process {child} on "), lock.held(tmp_path):
-    pass
-  os.kill(child, signal.SIGKILL)
-  os.waitpid(child, 0)
+  command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | PATH) as child:
+    assert child.stdout is not None and child.stdout.read(1) == b"x"
+    with pytest.raises(ValueError, match=f"process {child.pid} on "), lock.held(tmp_path):
+      pass
+    child.kill()
   assert (tmp_path / lock.LOCK).is_file()
   with lock.held(tmp_path):
     pass
