@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny import configs
 
+from dynashare_jax.models import backbones
 from dynashare_jax.models.backbones import channel_lstm
 from dynashare_jax.models.backbones import lenet
 from dynashare_jax.models.backbones import mlp
