@@ -90,7 +90,7 @@ class ChannelSharing(contract.Sharing):
     if self.budget:
       found = channel_gates.within(jax.device_get(learnt), self.targets, self._shares)
       return jax.tree.map(jnp.asarray, found)
-    return jax.tree.map(lambda a: (a > 0).astype(jnp.float32), learnt)
+    return jax.tree.map(channel_gates.opened, learnt)
 
   def structure(self, phase: contract.Phase, learnt: Any, structures: Any) -> Any:
     """Returns the gates that an evaluation within a phase uses."""
@@ -98,7 +98,7 @@ class ChannelSharing(contract.Sharing):
       return self.chosen(structures, phase.candidate)
     if phase.settings == _EITHER:
       return jax.device_get(self._filled(1.0))
-    return jax.device_get(jax.tree.map(lambda a: (a > 0).astype(jnp.float32), learnt))
+    return jax.device_get(jax.tree.map(channel_gates.opened, learnt))
 
   def chosen(self, structures: Any, candidate: int) -> Any:
     """Returns the gates of a finished model."""
@@ -279,15 +279,11 @@ def _check(parts: contract.Parts, backbone: Any) -> None:
   if not backbone.cuts:
     raise ValueError(
       f"config.method='gated' gates channels, which config.model.backbone={model.backbone!r} cannot"
-      " be cut to: use a ResNet, an mlp, a tcn, a VGG or a vit."
+      f" be cut to with config.model.norm={model.norm!r}: use a resnet, vgg or tcn with 'batch', an"
+      " mlp or a vit."
     )
   if model.head == "dpt":
     raise ValueError(
       "config.method='gated' gates what blocks give, but config.model.head='dpt' reads it"
       " ungated: use another head."
-    )
-  if model.backbone not in ("mlp", "vit") and model.norm == "group":
-    raise ValueError(
-      "config.method='gated' cuts channels out, but config.model.norm='group' normalises several"
-      " together: use 'batch'."
     )

@@ -24,7 +24,8 @@ def opened(alpha: jax.Array) -> jax.Array:
   Differs: the paper leaves open what alpha = 0 means; here it is shared.
   """
   soft = jax.nn.sigmoid(alpha)
-  return (alpha > 0).astype(soft.dtype) + soft - jax.lax.stop_gradient(soft)
+  # Exactly 0 or 1: the difference is 0.
+  return (alpha > 0).astype(soft.dtype) + (soft - jax.lax.stop_gradient(soft))
 
 
 def gate(own: jax.Array, shared: jax.Array, gates: types.Array) -> jax.Array:
@@ -95,17 +96,3 @@ def within(
     open_[task, order[fits]] = 1
   ends = np.cumsum([alpha[n].shape[1] for n in names])[:-1]
   return dict(zip(names, np.split(open_, ends, 1), strict=True))
-
-
-def work(gates: Sequence[np.ndarray], macs: Sequence[float]) -> float:
-  """Returns the multiply-accumulates of places whose channels are cut out where nobody reads them.
-
-  Args:
-    gates: of every place `[T, C]`, 0 and 1.
-    macs: of every place, of one whole column.
-
-  Source: exact where the features are mixed after the gates: a task's channel is needed where its
-    gate is 1, a shared one where some gate is 0.
-  """
-  share = lambda g: g.mean(1).sum() + (1 - g.prod(0)).mean()
-  return float(sum(m * share(np.asarray(g)) for g, m in zip(gates, macs, strict=True)))

@@ -19,7 +19,6 @@ from dynashare_jax.models.backbones import vgg
 from dynashare_jax.models.backbones import vit
 from dynashare_jax.models.trunks import columns
 from dynashare_jax.models.trunks import gated
-from dynashare_jax.ops import channel_gates
 from dynashare_jax.ops import costs
 
 TASKS = 2
@@ -171,6 +170,28 @@ def test_what_is_cut_out_was_of_no_use(kind, inner):
   assert size(kept) < size(variables)
 
 
+def _work(gates: Any, macs: Any) -> float:
+  """Of places whose channels are cut out where nobody reads them, each of some work a column.
+
+  A task's channel is needed where its gate is 1, a shared one where some gate is 0.
+  """
+  share = lambda g: g.mean(1).sum() + (1 - g.prod(0)).mean()
+  return float(sum(m * share(np.asarray(g)) for g, m in zip(gates, macs, strict=True)))
+
+
+def test_work_by_hand():
+  gates = np.asarray([[1, 1, 0, 0], [0, 0, 0, 1]])
+  assert _work([gates], [100]) == 175  # 100 (.5 + .25 + 1)
+  limits = {0: 100, 1: 200}  # one column, or one a task
+  for value, wanted in limits.items():
+    assert _work([np.full((2, 4), value)], [100]) == wanted
+  rng = np.random.default_rng(0)
+  for _ in range(20):  # an open gate never costs less
+    some = rng.integers(0, 2, (3, 5))
+    more = np.maximum(some, rng.integers(0, 2, (3, 5)))
+    assert _work([more], [1]) >= _work([some], [1]) - 1e-12
+
+
 def test_work_is_what_the_formula_says():
   trunk, inputs = _trunk(VECTORS, 3, inner=True), _inputs("vectors")
   shapes = jax.eval_shape(
@@ -183,7 +204,7 @@ def test_work_is_what_the_formula_says():
     kept = jax.eval_shape(lambda k, lean=lean: lean.init(k, inputs, (), False), jax.random.key(0))
     found = costs.macs(lambda v, lean=lean: lean.apply(v, inputs, (), False)[0], kept)
     macs = [layers["stem" if n == "stem" else "widen" if "." in n else "narrow"] for n in gates]
-    assert found == pytest.approx(3 * channel_gates.work(list(gates.values()), macs))
+    assert found == pytest.approx(3 * _work(list(gates.values()), macs))
   whole = costs.macs(lambda v: trunk.apply(v, inputs, _gates(trunk, 1), False)[0], shapes)
   assert whole == 3 * 4 * (layers["stem"] + 2 * (layers["widen"] + layers["narrow"]))
 

@@ -117,15 +117,12 @@ class Backbone(nn.Module):
     skips: whether a block can be left out; False for networks without shortcuts.
     rectified: whether blocks end in a ReLU; else their outputs have both signs.
     causal: whether features of a series depend on no later step.
-    cuts: whether outputs can be left out. Such a family has `outputs`, and a field `kept`: how many
-      outputs of a place (`stem`, `block_3`, or a layer: `block_3.conv_0`) there are, if not all.
     trees: whether features between blocks are trees of several arrays.
   """
 
   skips = True
   rectified = False
   causal = True
-  cuts = False
   trees = False
 
   def stem(self, inputs: Any, pass_: Pass) -> Features:
@@ -141,6 +138,15 @@ class Backbone(nn.Module):
   def layers(self, block: int) -> tuple[Layer, ...]:
     """Describes the layers of a block, in their order."""
     raise NotImplementedError
+
+  @property
+  def cuts(self) -> bool:
+    """Whether outputs can be left out: no norm reads several of them together.
+
+    Such a family has `outputs`, and a field `kept`: how many outputs of a place (`stem`, `block_3`,
+    or a layer: `block_3.conv_0`) there are, if not all.
+    """
+    return hasattr(self, "kept") and getattr(self, "norm_kind", "batch") == "batch"
 
   @nn.nowrap
   def outputs(self, place: str) -> tuple[str, ...]:
@@ -202,6 +208,14 @@ def evenly(total: int, count: int) -> tuple[int, ...]:
   return tuple(end - start for start, end in itertools.pairwise(ends))
 
 
+def of_groups(x: Features) -> list[Features]:
+  """Returns the features `[B, ..., C]` of every group of `[G, B, ..., C]`."""
+  arrays, tree = jax.tree.flatten(x)
+  # One split: every `x[g]` would have a gradient of the size of x.
+  parts = zip(*(jax.lax.split(array, [1] * len(array)) for array in arrays), strict=True)
+  return [jax.tree.unflatten(tree, [array[0] for array in part]) for part in parts]
+
+
 def each_group(layer: Callable[[Features], Features], x: Features) -> Features:
   """Applies a layer of `[B, ..., C]` to every group of `[G, B, ..., C]`.
 
@@ -209,13 +223,10 @@ def each_group(layer: Callable[[Features], Features], x: Features) -> Features:
   come first in the merged axis: they are what devices split, and a merged axis keeps the split of
   its first part only. With groups first, every device would gather and compute the whole batch.
   """
-  arrays, tree = jax.tree.flatten(x)
-  groups, batch = arrays[0].shape[:2]
+  groups, batch = jax.tree.leaves(x)[0].shape[:2]
   if groups == 1 or jax.default_backend() == "cpu":
-    # One split: every `x[g]` would have a gradient of the size of x.
-    parts = zip(*(jax.lax.split(array, [1] * groups) for array in arrays), strict=True)
-    done = [layer(jax.tree.unflatten(tree, [array[0] for array in part])) for part in parts]
-    return jax.tree.map(lambda *of_groups: jnp.stack(of_groups), *done)
+    done = [layer(group) for group in of_groups(x)]
+    return jax.tree.map(lambda *each: jnp.stack(each), *done)
   merged = lambda a: a.swapaxes(0, 1).reshape((batch * groups,) + a.shape[2:])
   parted = lambda a: a.reshape((batch, groups) + a.shape[1:]).swapaxes(0, 1)
   return jax.tree.map(parted, layer(jax.tree.map(merged, x)))

@@ -41,7 +41,6 @@ class ResidualMlp(base.Backbone):
   embedding: int = 8
   dtype: norm.Dtype = jnp.float32
   kept: tuple[tuple[str, int], ...] = ()
-  cuts = True
 
   def setup(self) -> None:
     """Creates the layers; their names are the parameter tree's."""

@@ -90,7 +90,6 @@ class ResNet(base.Backbone):
   causal: bool = False
   variant: str = "adashare"
   kept: tuple[tuple[str, int], ...] = ()
-  cuts = True
   rectified = True
 
   @property

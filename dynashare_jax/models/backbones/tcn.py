@@ -43,7 +43,6 @@ class Tcn(base.Backbone):
   norm_kind: str = "batch"
   dtype: norm.Dtype = jnp.float32
   kept: tuple[tuple[str, int], ...] = ()
-  cuts = True
   rectified = True
 
   def setup(self) -> None:

@@ -46,7 +46,6 @@ class Vgg(base.Backbone):
   dtype: norm.Dtype = jnp.float32
   kept: tuple[tuple[str, int], ...] = ()
   skips = False
-  cuts = True
   rectified = True
 
   @property

@@ -82,7 +82,6 @@ class Vit(base.Backbone):
   dtype: norm.Dtype = jnp.float32
   kept: tuple[tuple[str, int], ...] = ()
   trees = True
-  cuts = True
 
   def setup(self) -> None:
     """Creates the layers; their names are the parameter tree's."""

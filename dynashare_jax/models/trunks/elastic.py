@@ -118,9 +118,7 @@ class ElasticTrunk(contract.Trunk):
         pass_ = pass_._replace(tap=_narrowed(first, levels[:, :, block]))
       residual = self.backbone.shortcut(block, x, pass_)
       x = self.backbone.merge(residual, self.backbone.branch(block, x, pass_))
-    arrays, tree = jax.tree.flatten(self.backbone.final(x))
-    parts = zip(*(jax.lax.split(array, [1] * count) for array in arrays), strict=True)
-    groups = [jax.tree.unflatten(tree, [array[0] for array in part]) for part in parts]
+    groups = base.of_groups(self.backbone.final(x))
     executed = jnp.ones((1, batch, self.units)) if levels is None else widths.used(levels)
     executed = jnp.broadcast_to(executed, (tasks, batch, self.units))
     features = groups if count == tasks else groups * tasks

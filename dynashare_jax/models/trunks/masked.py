@@ -103,9 +103,8 @@ class MaskedTrunk(skip.SkipTrunk):
       x = backbone.merge(rest, z)
     x = backbone.final(x)
     leaves, tree = jax.tree.flatten(x)
-    split = lambda a: list(jax.lax.split(a, [1] * len(a))) * (self.tasks // len(a))
-    parts_of = zip(*map(split, leaves), strict=True)
-    features = [jax.tree.unflatten(tree, [a[0] for a in of]) for of in parts_of]
+    split = lambda leaf: base.of_groups(leaf) * (self.tasks // len(leaf))
+    features = [jax.tree.unflatten(tree, of) for of in zip(*map(split, leaves), strict=True)]
     return features, contract.Signals(jnp.ones((self.tasks, batch, self.units)))
 
 
