@@ -161,7 +161,7 @@ class Experiment:
     make = lambda key: state_lib.init_network(network, self.one_example(), (), key)
     shapes = jax.eval_shape(make, jax.random.key(0))
     trees = []
-    for tree, kept in zip((params, stats), shapes, strict=True):
+    for tree, kept in zip(jax.device_get((params, stats)), shapes, strict=True):
       flat = traverse_util.flatten_dict(tree, sep="/")
       names = traverse_util.flatten_dict(kept, sep="/")
       cut_ = {name: cut(name, flat[name]) for name in names}

@@ -78,7 +78,7 @@ def finish(
       experiment.config.eval.batch_size,
     ),
   )
-  lean = experiment.lean(jax.device_get(best.params), jax.device_get(best.stats), structure)
+  lean = experiment.lean(best.params, best.stats, structure)
   served = lean or (experiment, best.params, best.stats)
   fixed = () if lean else structure
   counted = macs(*served, structure=fixed)

@@ -120,9 +120,8 @@ def build(config: Any, spec: types.DatasetSpec, dtype: norm.Dtype) -> LeNet:
     ValueError: inputs that are no pictures, or of several sizes or too small; a task of pixels; a
       width factor that is not above 0.
   """
+  base.only_pictures(config, spec)
   told = "config.model.backbone='lenet'"
-  if spec.input_kind != "image":
-    raise ValueError(f"{told} reads pictures, not the {spec.input_kind} inputs of {spec.name}.")
   size = tuple(spec.input_shape[:2])
   if spec.crop is not None and tuple(spec.crop) != size:
     raise ValueError(
