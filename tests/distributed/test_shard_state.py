@@ -98,16 +98,8 @@ def test_every_device_holds_its_part_alone(both):
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_checkpoints_of_one_go_on_in_the_other(both, train, tmp_path, before):
-  class Stop(Exception):
-    pass
-
-  def stop(loop, step):
-    if step >= 11:
-      raise Stop
-
-  with pytest.raises(Stop):
-    train(tmp_path, 4, before_chunk=stop, train__shard_state=before, **SHORT, **configs.SAVES)
+def test_checkpoints_of_one_go_on_in_the_other(both, train, stopped, tmp_path, before):
+  stopped(tmp_path, 11, 4, train__shard_state=before, **SHORT, **configs.SAVES)
   with checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=True) as found:
     assert 7 < found.latest_step() < 13
   run = train(tmp_path, 4, train__shard_state=not before, **SHORT, **configs.SAVES)

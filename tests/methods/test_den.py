@@ -255,16 +255,8 @@ def test_the_report_tells_how_many_examples_use_each_width(run):
     np.testing.assert_allclose(np.transpose(panel["values"])[:, ::-1], rate, atol=1e-6)
 
 
-def test_a_stopped_run_goes_on(run, train, tmp_path, same_bits):
-  class Stop(Exception):
-    pass
-
-  def look(loop, step):
-    if step >= 8:
-      raise Stop
-
-  with pytest.raises(Stop):
-    train(tmp_path, before_chunk=look, **VALUES, **configs.SAVES)
+def test_a_stopped_run_goes_on(run, train, stopped, tmp_path, same_bits):
+  stopped(tmp_path, 8, **VALUES, **configs.SAVES)
   got = train(tmp_path, **VALUES, **configs.SAVES)
   same_bits(got.state, run.state)
   assert got.results == run.results

@@ -194,22 +194,10 @@ def test_the_report_tells_overlap_and_density(run):
   assert any("nothing runs faster" in note for note in run.results["notes"])
 
 
-def test_a_stopped_run_goes_on(run, train, tmp_path, same_run):
+def test_a_stopped_run_goes_on(run, train, stopped, tmp_path, same_run):
   """Stopped between the scoring and the training, and within the training."""
-
-  class Stop(Exception):
-    pass
-
-  def stop_at(last):
-    def look(loop, step):
-      if step >= last:
-        raise Stop
-
-    return look
-
   for last in (2, 5):
-    with pytest.raises(Stop):
-      train(tmp_path, before_chunk=stop_at(last), train__checkpoint_every=1, **VALUES)
+    stopped(tmp_path, last, train__checkpoint_every=1, **VALUES)
   got = train(tmp_path, **VALUES)
   same_run(got, run)
 
@@ -318,17 +306,11 @@ def _seen(scored):
   return {name: scored.memory[name] for name in ("scores", "seen")}
 
 
-def test_a_stopped_dynamic_run_goes_on(whole, train, tmp_path, same_run):
+def test_a_stopped_dynamic_run_goes_on(whole, train, stopped, tmp_path, same_run):
   """Stopped before and after weights are replaced."""
   want = whole(**DYNAMIC)
   for last in (3, 5):
-
-    def stop(loop, step, last=last):
-      if step >= last:
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-      train(tmp_path, before_chunk=stop, train__checkpoint_every=1, **DYNAMIC)
+    stopped(tmp_path, last, train__checkpoint_every=1, **DYNAMIC)
   same_run(train(tmp_path, **DYNAMIC), want)
   assert _keep(want.state.memory).sum() == round(0.3 * _keep(want.state.memory).size)
   assert "would be kept if each task alone were asked" in want.results["learned"]["caption"]

@@ -153,16 +153,10 @@ def test_a_whole_run_learns_and_tells_its_mixtures(whole, method, values, rows, 
   assert run.results["execution"]["rate"] == [[1.0] * run.experiment.units] * 2
 
 
-def test_a_stopped_run_with_inner_steps_goes_on(whole, train, tmp_path, same_bits):
+def test_a_stopped_run_with_inner_steps_goes_on(whole, train, stopped, tmp_path, same_bits):
   values = {"method": "mmoeex", "experts__count": 2, "train__steps": 4, "model__blocks": (1,)}
   want = whole(**values)
-
-  def stop(loop, step):
-    if step >= 2:
-      raise InterruptedError
-
-  with pytest.raises(InterruptedError):
-    train(tmp_path, before_chunk=stop, train__checkpoint_every=1, **values)
+  stopped(tmp_path, 2, train__checkpoint_every=1, **values)
   got = train(tmp_path, **values)
   same_bits(got.state, want.state)
   assert got.lines == want.lines

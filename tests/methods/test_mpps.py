@@ -244,17 +244,9 @@ def test_a_run_logs_how_exclusive_channels_are(run):
   assert line["reached"][-1] < line["reached"][0]
 
 
-def test_a_stopped_run_goes_on(run, train, tmp_path, same_run):
-  class Stop(Exception):
-    pass
-
-  def look(loop, step):
-    if step >= 4:
-      raise Stop
-
-  with pytest.raises(Stop):
-    train(tmp_path, before_chunk=look, **VALUES)
-  same_run(train(tmp_path, **VALUES), run)
+def test_a_stopped_run_goes_on(run, train, stopped, tmp_path, same_run):
+  stopped(tmp_path, 4, **VALUES, **configs.SAVES)
+  same_run(train(tmp_path, **VALUES, **configs.SAVES), run)
 
 
 def test_the_finished_model_is_one_of_hard_sharing(build):

@@ -146,16 +146,8 @@ def test_two_devices_find_the_same(run, train, tmp_path):
   np.testing.assert_allclose(got.losses, run.losses, rtol=1e-5)
 
 
-def test_a_stopped_run_goes_on(run, train, tmp_path, same_bits):
-  class Stop(Exception):
-    pass
-
-  def look(loop, step):
-    if step >= 4:
-      raise Stop
-
-  with pytest.raises(Stop):
-    train(tmp_path, before_chunk=look, **VALUES, **configs.SAVES)
+def test_a_stopped_run_goes_on(run, train, stopped, tmp_path, same_bits):
+  stopped(tmp_path, 4, **VALUES, **configs.SAVES)
   starts = []
   got = train(
     tmp_path, before_chunk=lambda loop, step: starts.append(step), **VALUES, **configs.SAVES

@@ -73,6 +73,26 @@ def stripes() -> None:
 
 
 @pytest.fixture(scope="session")
+def stopped(train: Callable[..., Run]) -> Callable[..., None]:
+  """Trains as `train` does, but ends where step `last` is done, as if by a fault."""
+
+  class Stop(Exception):
+    pass
+
+  def make(folder: pathlib.Path, last: int, *devices: int, **values: Any) -> None:
+    def look(loop: Any, step: int) -> None:
+      if step >= last:
+        raise Stop
+
+    with pytest.raises(Stop):
+      train(folder, *devices, before_chunk=look, **values)
+    # Else the next start would be the first one.
+    assert any(found.name.isdigit() for found in (folder / "checkpoints").iterdir())
+
+  return make
+
+
+@pytest.fixture(scope="session")
 def config() -> Callable[..., ml_collections.ConfigDict]:
   """Makes a configuration: `config(method="hard", train__steps=3)`."""
   return configs.make

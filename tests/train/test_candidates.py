@@ -50,16 +50,10 @@ def before(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def searched(train, tmp_path_factory):
+def searched(train, stopped, tmp_path_factory):
   """Fills a folder with a search; gives the run that goes on in turn on some devices."""
   start, kept = tmp_path_factory.mktemp("searched"), {}
-
-  def stop(loop, step):
-    if step >= 14:
-      raise Stop
-
-  with pytest.raises(Stop):
-    train(start, before_chunk=stop, **VALUES)
+  stopped(start, 14, **VALUES)
 
   def find(folder, devices=1):
     if devices not in kept:
