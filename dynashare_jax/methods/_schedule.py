@@ -260,6 +260,17 @@ def needs_several(spec: types.DatasetSpec, config: Any) -> None:
     )
 
 
+def check(config: Any, group: str, *rules: tuple[str, bool, str]) -> None:
+  """Refuses values of a group of the configuration.
+
+  Args:
+    rules: of a value its name, whether it fits, and what would.
+  """
+  for name, fits, wanted in rules:
+    if not fits:
+      raise ValueError(f"config.{group}.{name} must be {wanted}, but is {config[group][name]}.")
+
+
 def positive(value: int, name: str) -> int:
   """Returns the value, or refuses one below 1."""
   if value < 1:

@@ -205,15 +205,15 @@ def build(parts: contract.Parts) -> contract.Method:
 def _check(parts: contract.Parts) -> None:
   """Refuses values without sense, and networks whose blocks have no quarters."""
   settings, backbone = parts.config.elastic, parts.backbone()
-  for name, fits, wanted in (
+  _schedule.check(
+    parts.config,
+    "elastic",
     ("rho", settings.rho > 0, "above 0"),
     ("lr", settings.lr > 0, "above 0"),
     ("size", settings.size > 0, "above 0"),
     ("random", 0 <= settings.random <= 1, "in [0, 1]"),
     ("average", 0 <= settings.average < 1, "in [0, 1)"),
-  ):
-    if not fits:
-      raise ValueError(f"config.elastic.{name} must be {wanted}, but is {settings[name]}.")
+  )
   if not backbone.skips:
     raise ValueError(
       f"config.method='den' can leave out all channels of a block, but"

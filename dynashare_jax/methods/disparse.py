@@ -313,12 +313,12 @@ def _updated(
 def build(parts: contract.Parts) -> contract.Method:
   """A scoring in which nothing moves, then one plain training; or a search for masks before it."""
   settings, tasks, train = parts.config.sparse, len(parts.spec.tasks), parts.config.train
-  for name, fits, wanted in (
+  _schedule.check(
+    parts.config,
+    "sparse",
     ("density", 0 < settings.density <= 1, "above 0 and at most 1"),
     ("replaced", 0 < settings.replaced <= 1, "above 0 and at most 1"),
-  ):
-    if not fits:
-      raise ValueError(f"config.sparse.{name} must be {wanted}, but is {settings[name]}.")
+  )
   lookup.one_of("config.sparse.rule", settings.rule, pruning.RULES)
   lookup.one_of("config.sparse.scores", settings.scores, SCORES)
   batches = _schedule.positive(settings.batches, "sparse.batches")
@@ -331,11 +331,10 @@ def build(parts: contract.Parts) -> contract.Method:
   elif settings.scores != "magnitude":
     phases = [contract.Phase("measure", batches, trainable=(), measure=True), last]
   plain = skip.make(parts, phases, skip.every_block(tasks, parts.blocks))
-  same = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
   how = Pruning(
     settings.density, settings.rule, settings.heads, settings.scores, updates, settings.replaced
   )
-  sharing = SparseSharing(**same | {"conflict": False}, how=how)
+  sharing = skip.extended(plain, SparseSharing, conflict=False, how=how)
   notes = (NOTE,) if settings.heads else (NOTE, "Heads are not pruned.")
   return contract.Method("disparse", tuple(phases), skip.trunk(parts), sharing, notes=notes)
 

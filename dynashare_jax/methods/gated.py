@@ -268,14 +268,14 @@ def _check(parts: contract.Parts, backbone: Any) -> None:
   lookup.one_of("config.gated.start", settings.start, STARTS)
   lookup.one_of("config.gated.use", settings.use, USES)
   lookup.one_of("config.compat.mix", parts.config.compat.mix, ("after", "before"))
-  for name, fits, wanted in (
+  _schedule.check(
+    parts.config,
+    "gated",
     ("weight", settings.weight >= 0, "at least 0"),
     ("lr", settings.lr > 0, "above 0"),
     ("targets", all(0 <= t <= 1 for t in settings.targets), "in [0, 1]"),
     ("targets", len(settings.targets) in (1, count), f"one number, or {count}, one a task"),
-  ):
-    if not fits:
-      raise ValueError(f"config.gated.{name} must be {wanted}, but is {settings[name]}.")
+  )
   if not backbone.cuts:
     raise ValueError(
       f"config.method='gated' gates channels, which config.model.backbone={model.backbone!r} cannot"

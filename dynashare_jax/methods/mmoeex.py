@@ -19,6 +19,7 @@ import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax.methods import _experts
+from dynashare_jax.methods import _schedule
 from dynashare_jax.ops import streams
 from dynashare_jax.sharing import contract
 
@@ -39,14 +40,12 @@ def build(parts: contract.Parts) -> contract.Method:
       "config.experts.exclusive must be in [0, 1), so that one expert serves all tasks, but is"
       f" {settings.exclusive}."
     )
-  if not 0 <= settings.inner < np.inf:
-    raise ValueError(
-      f"config.experts.inner must be at least 0 and finite, but is {settings.inner}."
-    )
-  if not 0 < settings.inner_share < 1:
-    raise ValueError(
-      f"config.experts.inner_share must be in (0, 1), but is {settings.inner_share}."
-    )
+  _schedule.check(
+    parts.config,
+    "experts",
+    ("inner", 0 <= settings.inner < np.inf, "at least 0 and finite"),
+    ("inner_share", 0 < settings.inner_share < 1, "in (0, 1)"),
+  )
   exclusion = settings.links == "exclusion"
   if exclusion and len(tasks) < 2:
     raise ValueError(

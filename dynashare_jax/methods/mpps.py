@@ -363,8 +363,9 @@ def build(parts: contract.Parts) -> contract.Method:
         f" {len(tasks)} tasks: choose wider layers in config.model."
       )
   plain = skip.make(parts, (phase,), skip.every_block(len(tasks), parts.blocks))
-  sharing = ExclusiveSharing(
-    **{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)},
+  sharing = skip.extended(
+    plain,
+    ExclusiveSharing,
     layers=layers,
     family=settings.family,
     epsilon=settings.epsilon,
@@ -393,7 +394,9 @@ def _check(parts: contract.Parts) -> None:
   settings = parts.config.exclusive
   lookup.one_of("config.exclusive.schedule", settings.schedule, exclusive.SCHEDULES)
   lookup.one_of("config.exclusive.family", settings.family, exclusive.FAMILIES)
-  for name, fits, wanted in (
+  _schedule.check(
+    parts.config,
+    "exclusive",
     ("epsilon", 0 < settings.epsilon < 0.5, "above 0 and below 0.5"),
     (
       "blocks",
@@ -404,9 +407,7 @@ def _check(parts: contract.Parts) -> None:
     ("average", 0 <= settings.average < 1, "in [0, 1)"),
     ("weight", settings.weight >= 0, "at least 0"),
     ("lr", settings.lr >= 0, "at least 0"),
-  ):
-    if not fits:
-      raise ValueError(f"config.exclusive.{name} must be {wanted}, but is {settings[name]}.")
+  )
   if len(parts.spec.tasks) < 2:
     raise ValueError(
       f"config.method='mpps' parts tasks, but {parts.spec.name} has one task alone"

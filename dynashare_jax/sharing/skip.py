@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -548,6 +548,15 @@ def make(
     sampled_gates=config.seed if config.compat.gates == "sampled" else None,
     whole=not backbone.skips,
   )
+
+
+Extended = TypeVar("Extended", bound=SkipSharing)
+
+
+def extended(plain: SkipSharing, kind: type[Extended], **more: Any) -> Extended:
+  """Returns a sharing of a class that adds to `SkipSharing`, with the values of a plain one."""
+  same = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+  return kind(**same | more)
 
 
 def uses_budget(config: Any) -> bool:
