@@ -68,7 +68,7 @@ def load_config(name: str, *setting: str) -> Any:
 
 
 def _dataset(spec: types.DatasetSpec, inputs: Any, targets: dict[str, np.ndarray]) -> types.Dataset:
-  """A data set that has only a training split."""
+  """A data set whose splits are all the same examples."""
   batch = types.Batch(
     inputs,
     targets,
@@ -107,7 +107,7 @@ def census(rows: int, tasks: Sequence[str] = CENSUS_TASKS, onehot: int = 0) -> t
     tuple(types.TaskSpec(t, "binary") for t in tasks),
     "table" if table else "series",
     shape,
-    {"train": rows},
+    dict.fromkeys(types.SPLITS, rows),
     table,
   )
   targets = {t: (rng.random(rows) > 0.5).astype(np.float32) for t in tasks}
@@ -132,7 +132,9 @@ def scenes(rows: int, count: int, height: int = 48, width: int = 64) -> types.Da
       raw = rng.normal(size=(*shape, 3)) + [0.0, 0.0, 3.0]
       unit = raw / np.linalg.norm(raw, axis=-1, keepdims=True)
       targets[name] = unit.astype(np.float32)
-  spec = types.DatasetSpec("random", tuple(tasks), "image", (height, width, 3), {"train": rows})
+  spec = types.DatasetSpec(
+    "random", tuple(tasks), "image", (height, width, 3), dict.fromkeys(types.SPLITS, rows)
+  )
   images = rng.random((*shape, 3)).astype(np.float32)
   return _dataset(spec, images, targets)
 

@@ -54,7 +54,7 @@ def dataset(spec: Any, rows: int) -> Any:
       many = (task.outputs,) if task.kind == "multilabel" else ()
       found = (rng.random(shape + many) > 0.5).astype(np.float32)
     targets[task.name] = found
-  made = cases.dataclasses.replace(spec, sizes={"train": rows})
+  made = cases.dataclasses.replace(spec, sizes=dict.fromkeys(types.SPLITS, rows))
   batch = types.Batch(inputs, targets, valid, np.ones(rows, bool))
   return types.Dataset(made, lambda split: batch, lambda split: [])
 

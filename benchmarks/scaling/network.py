@@ -134,7 +134,9 @@ def pictures(spec: types.DatasetSpec, rows: int, size: tuple[int, int]) -> types
     {name: np.ones((rows, *size), bool) for name in targets},
     np.ones(rows, bool),
   )
-  spec = dataclasses.replace(spec, input_shape=(*size, 3), sizes={"train": rows}, crop=None)
+  spec = dataclasses.replace(
+    spec, input_shape=(*size, 3), sizes=dict.fromkeys(types.SPLITS, rows), crop=None
+  )
   return types.Dataset(spec, lambda split: batch, lambda split: [])
 
 

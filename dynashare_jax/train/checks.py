@@ -317,7 +317,7 @@ def inner(balancer: balancing.Balancer, method: contract.Method, batch_size: int
 def data(spec: types.DatasetSpec) -> None:
   """Refuses empty splits, and tasks by names that the log has or that nothing can write."""
   for split in types.SPLITS:
-    if spec.sizes[split] < 1:
+    if spec.sizes.get(split, 0) < 1:
       raise ValueError(
         f"The split {split!r} of {spec.name} has no examples: a run trains on 'train', chooses on"
         " 'validation' and is measured on 'test'. Give each some."
