@@ -38,6 +38,10 @@ class TaskSpec:
     first_steps: of a series, how many first steps a prediction may read; 0: all.
     loss: of a number task: `l2`, `l1` or `huber`.
     huber_delta: size of the error where `huber` turns from squares to a line.
+    center: of a number task, for every output a value that a logit of 0 stands for, such as the
+      mean of the training labels; empty: 0.
+    spread: for every output the distance that a logit of 1 is from there, such as the training
+      labels' standard deviation, and the unit of the errors in the loss; empty: 1.
   """
 
   name: str
@@ -54,6 +58,8 @@ class TaskSpec:
   first_steps: int = 0
   loss: str = "l2"
   huber_delta: float = 1.0
+  center: tuple[float, ...] = ()
+  spread: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

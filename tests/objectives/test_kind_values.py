@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -360,6 +361,33 @@ def test_losses_of_numbers_by_hand(loss, total, constant):
   np.testing.assert_allclose(
     steep[:, 0], {"l2": [1, -6, 0, 0], "l1": [1, -1, 0, 0], "huber": [0.5, -2, 0, 0]}[loss]
   )
+
+
+def test_numbers_in_spreads_are_standardised_numbers():
+  """A center and spreads are the same as standardising the targets, but for the unit of metrics."""
+  kind, rng = kinds.find("number"), np.random.default_rng(3)
+  logits = jnp.asarray(rng.normal(size=(9, 2)), jnp.float32)
+  plain = rng.normal(size=(9, 2)).astype(np.float32)
+  center, spread = np.float32([2000.0, -3.0]), np.float32([500.0, 0.25])
+  valid = rng.random((9, 2)) > 0.2
+  told = TaskSpec("x", "number", 2, center=(2000.0, -3.0), spread=(500.0, 0.25))
+  bare = TaskSpec("x", "number", 2)
+  target = plain * spread + center
+  for loss in ("l1", "l2", "huber"):
+    named = [dataclasses.replace(task, loss=loss) for task in (told, bare)]
+    found, wanted = (
+      kind.loss(t, logits, x, valid) for t, x in zip(named, (target, plain), strict=True)
+    )
+    np.testing.assert_allclose(found.total, wanted.total, rtol=2e-4)
+    assert found.count == wanted.count
+  np.testing.assert_allclose(kind.predict(told, logits), logits * spread + center, rtol=1e-6)
+  row = kind.constant(told, target, valid)
+  means = np.asarray([target[valid[:, o], o].mean() for o in range(2)])
+  np.testing.assert_allclose(row * spread + center, means, rtol=1e-5)
+  nothing = np.zeros((9, 2), bool)
+  np.testing.assert_array_equal(kind.constant(told, target, nothing), [0.0, 0.0])
+  constant = _finish(told, np.tile(row, (9, 1)), target, valid)
+  assert abs(constant["r2"]) < 1e-4 and constant["rmse"] > 50.0
 
 
 def test_numbers_over_time_and_single_ones_missing():
