@@ -99,15 +99,20 @@ def open_dataset(config: ml_collections.ConfigDict) -> types.Dataset:
 
 
 def build(
-  config: ml_collections.ConfigDict, devices: Any = None
+  config: ml_collections.ConfigDict, devices: Any = None, dataset: types.Dataset | None = None
 ) -> tuple[experiment_lib.Experiment, dict[str, str]]:
   """Puts a run together and checks it, on all devices by default; nothing is trained.
+
+  Args:
+    devices: to run on.
+    dataset: in memory; default the one that the configuration names.
 
   Returns:
     The experiment, and the data set's compat switches at their corrected values.
   """
   _check(config)
-  dataset, module = open_dataset(config), dataset_module(config)
+  module = dataset_module(config)
+  dataset = dataset or open_dataset(config)
   if hasattr(module, "check"):
     module.check(dataset)
   experiment = _experiment(config, dataset, devices)
@@ -132,12 +137,18 @@ def open_workdir(
   return workdir_lib.open_workdir(workdir, config.to_dict(), FREE, filled=filled)
 
 
-def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> dict[str, Any]:
+def run(
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike[str],
+  profile: int = 0,
+  dataset: types.Dataset | None = None,
+) -> dict[str, Any]:
   """Trains what is not trained yet; writes results, report and a log; returns the results.
 
   Args:
     workdir: its folder; the same command again resumes there.
     profile: how many steps to record a profile of; 0 for none.
+    dataset: in memory; default the one that the configuration names.
   """
   folder = pathlib.Path(workdir).expanduser().absolute()
   with contextlib.ExitStack() as stack:
@@ -162,7 +173,8 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
       alone.set()
     kept = folder / _LATENCY
     known = bool(config.policy.latency) and kept.is_file() and _is_of(config, folder)
-    experiment, corrected = build(_timed_by(config, kept) if known else config)
+    chosen = _timed_by(config, kept) if known else config
+    experiment, corrected = build(chosen, dataset=dataset)
     primary = jax.process_index() == 0
     cluster.check_shared(folder, lambda: open_workdir(config, folder))
     if primary:
@@ -244,7 +256,7 @@ def _experiment(
   return experiment_lib.build(config, dataset, make, devices, start)
 
 
-def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
+def load(workdir: str | os.PathLike[str], data_dir: str = "") -> trained_lib.Trained:
   """Reads the chosen model of a finished run from its folder alone.
 
   The data set is opened when an example of it is first read, and at once for a
@@ -279,7 +291,7 @@ def load(workdir: str, data_dir: str = "") -> trained_lib.Trained:
     experiment = experiment_lib.build(config, dataset, methods.find(config.method).build)
   except (AttributeError, KeyError) as error:
     raise ValueError(f"{file} was written by another version: {error}.") from error
-  return trained_lib.restore(experiment, workdir)
+  return trained_lib.restore(experiment, pathlib.Path(workdir))
 
 
 def _unopened(config: ml_collections.ConfigDict, spec: types.DatasetSpec) -> types.Dataset:

@@ -34,6 +34,7 @@ from dynashare_jax.infer import calibrate
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.library import run as run_lib
 from dynashare_jax.objectives import kinds
 
 _BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -87,7 +88,7 @@ def curve(
   found: list[settings.Setting] = []
   for value in (reach[0], *near, reach[1]):
     found.append(calibrator.meet(settings.Budget(value, unit), test=True))
-    _write(calibrator, found[-1])
+    run_lib.keep(trained, found[-1])
     print(summary(found[-1], trained.tasks).splitlines()[0], flush=True)
   files.write_json(
     trained.workdir / report_budget.CURVE,
@@ -125,17 +126,6 @@ def tune(trained: trained_lib.Trained, sizes: Sequence[int]) -> pathlib.Path:
     shown = ", ".join(f"{n} {1000 * s:.4g} ms" for n, s in seconds.items())
     print(f"batch {size}: {found['choices'][size]} is quickest ({shown})")
   return strategy.save(found, trained.workdir)
-
-
-def _write(calibrator: calibrate.Calibrator, setting: settings.Setting) -> pathlib.Path:
-  """Writes a setting beside the checkpoint; other budgets' files stay."""
-  trained = calibrator.trained
-  folder = trained.workdir / "budgets"
-  folder.mkdir(exist_ok=True)
-  path = folder / f"{setting.unit}-{setting.budget:.4g}.json"
-  about = {"step": trained.step, "route": trained.route, "gated": trained.gated}
-  files.write_json(path, setting.to_dict() | about)
-  return path
 
 
 def _tasks(tasks: Sequence[types.TaskSpec]) -> list[dict[str, Any]]:
@@ -212,7 +202,7 @@ def run(argv: Sequence[str] | None) -> pathlib.Path:
     if arguments.curve:
       return curve(calibrator, arguments.unit, many)
     setting = calibrator.meet(wanted[0], test=True)
-    path = _write(calibrator, setting)
+    path = run_lib.keep(trained, setting)
     print(summary(setting, trained.tasks))
     return path
 

@@ -109,6 +109,28 @@ def listen(advice: str = "the same command goes on") -> Iterator[None]:
     _EAR.clear()
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+  """Takes a first Ctrl-C in training as a request to end, as SIGTERM; a second one interrupts.
+
+  So does the first before training. Outside of the main thread it changes nothing.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def hear(number: int, frame: Any) -> None:
+    if _EAR.told or not _EAR.trains:
+      signal.default_int_handler(number, frame)
+    _EAR.told = True
+
+  before = signal.signal(signal.SIGINT, hear)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+
 def _hear(descriptor: int) -> None:
   """Notes every SIGTERM that a pipe reports, until it reports signal 0."""
   received = b""

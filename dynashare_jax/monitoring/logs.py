@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import contextvars
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from dynashare_jax.checkpoints import workdir as workdir_lib
 
 _FILE = "metrics.jsonl"
 _SHOWN = 6  # losses in a line
+_VISIBLE = contextvars.ContextVar("visible", default=True)
 
 
 class MetricLog(contextlib.AbstractContextManager["MetricLog"]):
@@ -107,6 +109,16 @@ class MetricLog(contextlib.AbstractContextManager["MetricLog"]):
     return self._file
 
 
+@contextlib.contextmanager
+def shown(visible: bool) -> Iterator[None]:
+  """Shows the progress of runs within, or hides it."""
+  token = _VISIBLE.set(visible)
+  try:
+    yield
+  finally:
+    _VISIBLE.reset(token)
+
+
 class Progress(contextlib.AbstractContextManager["Progress"]):
   """Shows where a run is: a bar on a terminal, a line now and then elsewhere.
 
@@ -133,7 +145,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
       clock: seconds, for tests.
     """
     self._total = total_steps
-    self._active = active
+    self._active = active and _VISIBLE.get()
     self._every = every_seconds
     self._file = file or sys.stderr
     self._clock = clock

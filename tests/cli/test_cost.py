@@ -167,7 +167,7 @@ def test_batch_sizes_that_are_none(text, capsys):
 
 def test_other_errors_are_one_line(run, capsys, tmp_path):
   assert _error(capsys, "--workdir=x", "--repeats=0") == (
-    "error: --repeats is 0; it must be at least 1.\n"
+    "error: The rounds are 0; there must be at least 1.\n"
   )
   assert _error(capsys, f"--workdir={tmp_path / 'no'}").startswith(
     f"error: {tmp_path / 'no'} is no work directory"

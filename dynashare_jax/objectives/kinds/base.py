@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
@@ -51,11 +52,13 @@ class Kind(abc.ABC):
 
   Attributes:
     dense: whether its tasks have labels of pixels, as those of a `Dense`.
+    holds: what a label of an example is: `numbers`, a `class`, `yes` or no, or `several` of these.
     lowest: what no loss is below, -inf if there is no such bound; balancers that take logarithms
       ask.
   """
 
   dense = False
+  holds = "numbers"
   lowest = 0.0
 
   def outputs(self, task: TaskSpec) -> int:
@@ -111,6 +114,12 @@ class Kind(abc.ABC):
   ) -> Shaped[Array, "B *prediction"]:
     """Returns what a picture or a table of predictions shows, at the size of the logits."""
 
+  def probabilities(
+    self, task: TaskSpec, logits: Float[Array, "B *logits"]
+  ) -> Shaped[Array, "B *prediction"]:
+    """Returns how likely each class is, `[..., O]`; without classes the same as `predict`."""
+    return self.predict(task, logits)
+
   @abc.abstractmethod
   def constant(
     self, task: TaskSpec, target: Shaped[Array, "N *labels"], valid: Bool[Array, "N *known"]
@@ -138,6 +147,8 @@ class Kind(abc.ABC):
 class Classes(Kind):
   """A kind whose labels are class ids from 0 to O - 1; others count as not valid."""
 
+  holds = "class"
+
   def allowed(self, task: TaskSpec) -> Rule:
     """Returns that class ids are allowed."""
     inside = lambda ids: (ids >= 0) & (ids < task.outputs) & (ids == np.floor(ids))
@@ -150,6 +161,10 @@ class Classes(Kind):
   def predict(self, task: TaskSpec, logits: Array) -> Array:
     """Returns the most likely class ids, int32."""
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+  def probabilities(self, task: TaskSpec, logits: Array) -> Array:
+    """Returns the softmax over the classes, float32."""
+    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
   def constant(self, task: TaskSpec, target: Array, valid: Array) -> np.ndarray:
     """Returns the log frequencies of the classes; -20 for a class that never occurs."""

@@ -1,0 +1,411 @@
+"""Arrays, columns and frames as a data set in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+import warnings
+
+import jax
+import numpy as np
+
+from dynashare_jax import lookup
+from dynashare_jax import types
+from dynashare_jax.data import columns
+from dynashare_jax.data import memory
+from dynashare_jax.library import tasks as tasks_lib
+
+SHARES = (0.8, 0.1, 0.1)
+_NAME = "in_memory"
+_KINDS = {2: "table", 3: "series", 4: "image"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Examples with labels, in splits; made by `arrays`.
+
+  Attributes:
+    dataset: as networks read it.
+    fingerprint: tells it from other data.
+    inputs: as they were given.
+    targets: task -> labels as they were given.
+    valid: task -> which of them are labels, where that was told.
+    rows: split -> rows of the inputs.
+  """
+
+  dataset: types.Dataset
+  fingerprint: str
+  inputs: Any
+  targets: Mapping[str, np.ndarray]
+  valid: Mapping[str, np.ndarray]
+  rows: Mapping[str, np.ndarray]
+
+  @property
+  def tasks(self) -> tuple[types.TaskSpec, ...]:
+    """The tasks, in order."""
+    return self.dataset.spec.tasks
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """What was inferred, and what deserves a look."""
+    return self.dataset.spec.notes
+
+  def encoded(self, spec: types.DatasetSpec) -> types.Dataset:
+    """Returns the same rows as a network of other data reads them.
+
+    Args:
+      spec: of the data that the network was trained on.
+
+    Raises:
+      ValueError: a task, column or class of it is missing here, or has another shape.
+    """
+    missing = [task.name for task in spec.tasks if task.name not in self.targets]
+    if missing:
+      raise ValueError(
+        f"The data have no labels of {', '.join(missing)}; they have {', '.join(self.targets)}."
+      )
+    inputs = encode_inputs(spec, self.inputs)
+    targets, valid = {}, {}
+    for task in spec.tasks:
+      _, targets[task.name], valid[task.name] = tasks_lib.encode(
+        task, self.targets[task.name], self.valid.get(task.name), np.zeros(0, np.int64)
+      )
+    return _dataset(spec, inputs, targets, valid, self.rows)
+
+  def __repr__(self) -> str:
+    sizes = ", ".join(f"{split} {len(rows)}" for split, rows in self.rows.items())
+    tasks = ", ".join(f"{task.name} ({task.kind})" for task in self.tasks)
+    spec = self.dataset.spec
+    lines = [f"Data: {spec.input_kind} {spec.input_shape}; {sizes}; {tasks}", *self.notes]
+    return "\n".join(lines)
+
+
+def arrays(
+  inputs: Any,
+  targets: Any,
+  valid: Mapping[str, Any] | None = None,
+  *,
+  tasks: Sequence[types.TaskSpec] | None = None,
+  split: Any = None,
+  groups: Any = None,
+  length: Any = None,
+  seed: int = 0,
+) -> Data:
+  """Makes a data set of arrays, of a dict of columns, or of a frame.
+
+  Args:
+    inputs: N rows of a table as an array `[N, columns]`, a dict of columns or a frame of pandas or
+      polars (numbers, texts, dates, missing values); series `[N, time, channels]`; or pictures
+      `[N, height, width, channels]`, uint8 in 0..255 or floats in 0..1.
+    targets: task -> labels, a dict or a frame. NaN, None and empty texts are no label.
+    valid: task -> bool, False where there is no label; in place of missing values, or beside them.
+    tasks: in order, as `binary("churn")`; default: inferred from the labels, and noted.
+    split: shares of (train, validation, test), by default (0.8, 0.1, 0.1); or N names of splits; or
+      a dict of split -> rows.
+    groups: N values; rows with one value never part (with shares).
+    length: int `[N]`, of series that end early: steps from there on are padding.
+    seed: of random splits.
+
+  Raises:
+    ValueError: unequal lengths, a task without label or with one label alone, a value that cannot
+      be read, an empty split; names row and column.
+  """
+  raw, count = _read(inputs, length)
+  labels = {name: _labels(name, values, count) for name, values in columns_of(targets).items()}
+  if not labels:
+    raise ValueError("There are no targets: give a dict of task -> labels.")
+  notes: list[str] = []
+  rows = split_rows(count, split, groups, seed, notes)
+  told = {name: np.asarray(mask, bool) for name, mask in (valid or {}).items()}
+  for name, mask in told.items():
+    shape = labels[lookup.one_of("A name in valid", name, labels)].shape
+    if not mask.ndim or mask.shape != shape[: mask.ndim]:
+      raise ValueError(f"valid[{name!r}] has the shape {mask.shape}, and its labels have {shape}.")
+  named = _named(tasks, labels, told, notes)
+  found_tasks, found, known = [], {}, {}
+  for task in named:
+    made, found[task.name], known[task.name] = tasks_lib.encode(
+      task, labels[task.name], told.get(task.name), rows["train"]
+    )
+    _check_labels(made, found[task.name][rows["train"]], known[task.name][rows["train"]])
+    found_tasks.append(made)
+  notes += tasks_lib.unseen(found_tasks, found, known, rows["train"])
+  spec = _spec(raw, count, rows, tuple(found_tasks), notes, length is not None)
+  dataset = _dataset(spec, encode_inputs(spec, raw), found, known, rows)
+  return Data(dataset, _fingerprint(dataset), raw, labels, told, rows)
+
+
+def columns_of(given: Any) -> dict[str, Any]:
+  """Returns the columns of a dict or frame, by name.
+
+  Raises:
+    ValueError: it is neither, or has a name twice.
+  """
+  if isinstance(given, Mapping):
+    return {str(name): values for name, values in given.items()}
+  if not hasattr(given, "columns"):
+    raise ValueError(
+      f"Expected a dict or a frame of named columns, but got {type(given).__name__}."
+    )
+  names = [str(name) for name in given.columns]
+  twice = [name for name in names if names.count(name) > 1]
+  if twice:
+    raise ValueError(f"The frame has the column {twice[0]!r} twice: rename one.")
+  return {str(name): np.asarray(given[name]) for name in given.columns}
+
+
+def _read(inputs: Any, length: Any) -> tuple[Any, int]:
+  """Inputs as an array or a dict of columns, and how many rows there are."""
+  if isinstance(inputs, Mapping) or hasattr(inputs, "columns"):
+    raw: Any = {name: np.asarray(v) for name, v in columns_of(inputs).items()}
+    if not raw:
+      raise ValueError("The inputs have no columns.")
+    sizes = {name: np.shape(values) for name, values in raw.items()}
+    first, shape = next(iter(sizes.items()))
+    for name, other in sizes.items():
+      if len(other) != 1 or other != shape:
+        raise ValueError(
+          f"The columns of the inputs must be of one length, but {first!r} has {shape} and {name!r}"
+          f" {other}."
+        )
+    return raw, shape[0]
+  raw = np.asarray(inputs)
+  if raw.ndim == 3 and raw.dtype == np.uint8:
+    raise ValueError("Grey pictures have an axis for their one channel: inputs[..., None].")
+  if raw.ndim not in _KINDS:
+    raise ValueError(
+      "Inputs are a table [N, columns], series [N, time, channels] or pictures [N, height, width,"
+      f" channels], but have the shape {raw.shape}."
+    )
+  if length is not None:
+    length = np.asarray(length, np.int32)
+    if raw.ndim != 3 or length.shape != raw.shape[:1]:
+      raise ValueError(f"length is [N] of series [N, time, channels]; got {np.shape(length)}.")
+    return {"series": raw, "length": length}, len(raw)
+  return raw, len(raw)
+
+
+def _labels(name: str, values: Any, count: int) -> np.ndarray:
+  """A task's labels as an array of the right length."""
+  found = np.asarray(values)
+  if found.ndim == 2 and found.shape[1] == 1:
+    found = found[:, 0]
+  if not found.ndim or len(found) != count:
+    raise ValueError(
+      f"The labels of {name!r} have the shape {found.shape}, but there are {count} inputs."
+    )
+  return found
+
+
+def _named(
+  tasks: Sequence[types.TaskSpec] | None,
+  labels: Mapping[str, np.ndarray],
+  valid: Mapping[str, np.ndarray],
+  notes: list[str],
+) -> tuple[types.TaskSpec, ...]:
+  """The tasks that are told, or inferred ones with a note of each."""
+  if tasks is None:
+    found = []
+    for name, values in labels.items():
+      known = valid.get(name)
+      if known is not None and known.ndim == 1:
+        values = values[known]
+      task, why = tasks_lib.infer(name, values)
+      found.append(task)
+      notes.append(f"{name}: taken for a task of the kind {task.kind!r} ({why})")
+    return tuple(found)
+  names = [task.name for task in tasks]
+  if not names or len(set(names)) < len(names):
+    raise ValueError(f"tasks must name at least one task, each once, but are {names}.")
+  for name in names:
+    lookup.one_of("A task's name", name, labels)
+  return tuple(tasks)
+
+
+def _check_labels(task: types.TaskSpec, target: np.ndarray, valid: np.ndarray) -> None:
+  """Refuses a task whose training rows have no label, or the same one throughout."""
+  known = target[valid]
+  if not known.size:
+    raise ValueError(f"No training example has a label of {task.name!r}.")
+  if np.all(known == known.ravel()[0]):
+    raise ValueError(
+      f"All training labels of {task.name!r} are {known.ravel()[0]:g}: there is nothing to learn."
+    )
+
+
+def split_rows(
+  count: int, split: Any, groups: Any, seed: int, notes: list[str]
+) -> dict[str, np.ndarray]:
+  """Returns split -> ascending rows; see `arrays`.
+
+  Raises:
+    ValueError: a row in two splits or a split without a row.
+  """
+  rng = np.random.default_rng(seed)
+  if split is None:
+    split = SHARES
+    notes.append(f"split at random (seed {seed}): 80% train, 10% validation, 10% test")
+  if isinstance(split, Mapping):
+    for name in split:
+      lookup.one_of("A name in split", name, types.SPLITS)
+    rows = {name: _rows(name, split.get(name, ()), count) for name in types.SPLITS}
+  elif np.shape(split) == (3,) and count != 3 and np.asarray(split).dtype.kind in "fi":
+    rows = _shared(count, np.asarray(split, float), groups, rng)
+  else:
+    names = np.asarray(split).astype(str)
+    if names.shape != (count,):
+      raise ValueError(f"split must name the split of all {count} rows, but is {names.shape}.")
+    for name in np.unique(names):
+      lookup.one_of("A name in split", str(name), types.SPLITS)
+    rows = {name: np.flatnonzero(names == name) for name in types.SPLITS}
+  every = np.concatenate(list(rows.values()))
+  if len(np.unique(every)) < len(every):
+    raise ValueError("A row is in two splits: each may be in one.")
+  for name, found in rows.items():
+    if not len(found):
+      raise ValueError(
+        f"The split {name!r} has no rows: runs train on, choose on and test on some."
+      )
+  return rows
+
+
+def _rows(name: str, given: Any, count: int) -> np.ndarray:
+  """Rows of a split, given by number or as a mask."""
+  rows = np.asarray(given)
+  if rows.dtype == bool and rows.shape == (count,):
+    return np.flatnonzero(rows)
+  rows = np.sort(rows.astype(np.int64)) if rows.size else np.zeros(0, np.int64)
+  if rows.size and not 0 <= rows[0] <= rows[-1] < count:
+    raise ValueError(f"split[{name!r}] has rows outside 0 to {count - 1}.")
+  return rows
+
+
+def _shared(
+  count: int, shares: np.ndarray, groups: Any, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+  """Random rows by shares; of groups, whole groups."""
+  if shares.min() <= 0 or abs(shares.sum() - 1) > 1e-6:
+    raise ValueError(f"The shares of split must be above 0 and sum to 1, but are {tuple(shares)}.")
+  if groups is None:
+    unit = np.arange(count)
+  else:
+    given = np.asarray(groups)
+    if given.shape != (count,) or tasks_lib.missing(given).any():
+      raise ValueError(f"groups must have a value for each of the {count} rows.")
+    unit = np.unique(given.astype(str), return_inverse=True)[1]
+  order = rng.permutation(unit.max(initial=0) + 1)
+  ends = np.rint(np.cumsum(shares)[:2] * len(order)).astype(int)
+  parts = zip(types.SPLITS, np.split(order, ends), strict=True)
+  return {name: np.flatnonzero(np.isin(unit, part)) for name, part in parts}
+
+
+def _spec(
+  raw: Any,
+  count: int,
+  rows: Mapping[str, np.ndarray],
+  tasks: tuple[types.TaskSpec, ...],
+  notes: list[str],
+  lengths: bool,
+) -> types.DatasetSpec:
+  """What a network must know; the table's columns are fitted on the training rows."""
+  sizes = {name: len(found) for name, found in rows.items()}
+  make = functools.partial(types.DatasetSpec, _NAME, tasks, sizes=sizes, lengths=lengths)
+  if lengths:
+    return make("series", raw["series"].shape[1:], notes=tuple(notes))
+  if isinstance(raw, dict) or raw.ndim == 2:
+    every = _columns(raw)
+    encoder = columns.Encoder.fit({name: v[rows["train"]] for name, v in every.items()})
+    table = encoder.spec
+    shape = (len(table.categorical) + len(table.numeric),)
+    return make("table", shape, table=table, notes=(*notes, *encoder.notes))
+  return make(_KINDS[raw.ndim], raw.shape[1:], notes=tuple(notes))
+
+
+def _columns(raw: Any) -> dict[str, np.ndarray]:
+  """Columns of a table; those of an array are called x0, x1, ..."""
+  if isinstance(raw, dict):
+    return raw
+  return {f"x{place}": column for place, column in enumerate(np.asarray(raw).T)}
+
+
+def encode_inputs(spec: types.DatasetSpec, inputs: Any) -> Any:
+  """Turns rows as they are given into what a network of `spec` reads.
+
+  Warns of categories that training had not, and counts them.
+
+  Raises:
+    ValueError: another shape, a column that is missing, or a value that cannot be read.
+  """
+  if spec.table is not None:
+    named = isinstance(inputs, Mapping) or hasattr(inputs, "columns")
+    if not named and np.ndim(inputs) != 2:
+      raise ValueError(f"Rows of a table are [N, columns], not {np.shape(inputs)}.")
+    found, notes = columns.Encoder(spec.table).read(
+      columns_of(inputs) if named else _columns(np.asarray(inputs))
+    )
+    for note in notes:
+      warnings.warn(note, stacklevel=3)
+    return found
+  if spec.lengths:
+    found = {"series": _floats(inputs["series"], spec.input_shape, "series")}
+    return found | {"length": np.asarray(inputs["length"], np.int32)}
+  return _floats(inputs, spec.input_shape, spec.input_kind)
+
+
+def _floats(values: Any, shape: tuple[int, ...], kind: str) -> np.ndarray:
+  """Float32 of series or pictures, checked; uint8 pictures in 0..1."""
+  found = np.asarray(values)
+  if found.shape[1:] != shape:
+    raise ValueError(f"Inputs must be [N, {', '.join(map(str, shape))}], but are {found.shape}.")
+  if kind == "image" and found.dtype.kind in "iu":
+    if found.dtype != np.uint8:
+      raise ValueError(f"Pictures are uint8 in 0..255 or floats in 0..1, but are {found.dtype}.")
+    return (found / np.float32(255)).astype(np.float32)
+  if found.dtype.kind not in "biuf":
+    raise ValueError(f"Inputs must be numbers, but are {found.dtype}.")
+  with np.errstate(over="ignore"):
+    made = found.astype(np.float32)
+  if not np.isfinite(made).all():
+    bad = tuple(int(i) for i in np.argwhere(~np.isfinite(made))[0])
+    raise ValueError(f"The input {bad} is {found[bad]}: inputs must be finite numbers of 32 bits.")
+  if kind == "image" and made.size and not -1e-6 <= made.min() <= made.max() <= 1 + 1e-6:
+    raise ValueError(
+      f"Pictures of floats are in 0..1, but these are in {made.min():g}..{made.max():g}: divide"
+      " them (by 255), or hand over uint8."
+    )
+  return made
+
+
+def _dataset(
+  spec: types.DatasetSpec,
+  inputs: Any,
+  targets: Mapping[str, np.ndarray],
+  valid: Mapping[str, np.ndarray],
+  rows: Mapping[str, np.ndarray],
+) -> types.Dataset:
+  """The splits of encoded arrays."""
+
+  def part(chosen: np.ndarray) -> types.Batch:
+    take = lambda array: np.asarray(array)[chosen]
+    return types.Batch(
+      jax.tree.map(take, inputs),
+      {name: take(array) for name, array in targets.items()},
+      {name: take(array) for name, array in valid.items()},
+      np.ones(len(chosen), bool),
+    )
+
+  sources = {name: memory.Rows(functools.partial(part, chosen)) for name, chosen in rows.items()}
+  return memory.dataset(spec, sources, lambda found: found.batch)
+
+
+def _fingerprint(dataset: types.Dataset) -> str:
+  """A digest of all that a run reads."""
+  digest = hashlib.sha256(repr(dataset.spec.tasks).encode())
+  for split in types.SPLITS:
+    for leaf in jax.tree.leaves(dataset.arrays(split)):
+      digest.update(repr((leaf.shape, leaf.dtype.str)).encode())
+      digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()[:16]

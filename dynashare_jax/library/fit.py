@@ -1,0 +1,194 @@
+"""Training from Python: `fit` for one run, `compare` for a table of many."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+import dataclasses
+import io
+import os
+import pathlib
+import tempfile
+from typing import Any, TYPE_CHECKING
+
+from dynashare_jax import runs
+from dynashare_jax.distributed import preemption
+from dynashare_jax.library import data as data_lib
+from dynashare_jax.library import run as run_lib
+from dynashare_jax.library import settings as settings_lib
+from dynashare_jax.methods import _entries
+from dynashare_jax.monitoring import logs
+
+if TYPE_CHECKING:
+  from dynashare_jax.report import tables
+
+_SINGLE = "single"  # the method that Delta is taken against
+
+
+def fit(
+  data: data_lib.Data,
+  method: str = "dynashare",
+  *,
+  backbone: str | None = None,
+  balance: str = "fixed",
+  steps: int | None = None,
+  seed: int = 0,
+  workdir: str | os.PathLike[str] | None = None,
+  settings: Mapping[str, Any] | None = None,
+  baseline: str | os.PathLike[str] = "",
+  progress: bool = True,
+) -> run_lib.Run:
+  """Trains a network on data, and chooses on validation; returns the finished run.
+
+  A first Ctrl-C saves where training stands; the same call with the same `workdir` goes on from
+  there and ends as if nothing had been.
+
+  Args:
+    data: of `arrays`.
+    method: how the tasks share, a name of `docs/sharing-methods.md`, such as `dynashare`,
+      `adashare`, `affinity`, `hard` or `single`.
+    backbone: `mlp` (default for tables), `tcn` (series), `resnet` (pictures) and others.
+    balance: how the tasks' losses or gradients are weighed, a name of `docs/balancing.md`.
+    steps: of training in all, with searches (see `library.settings.of`). Default: 20 passes over
+      the training data, at least 200 steps and at most 4,000.
+    seed: of all randomness.
+    workdir: folder of the run; default one that ends with the returned object.
+    settings: any other values, as `{"train.batch_size": 64, "policy.budget": 0.5}`; those of
+      `dynashare_jax/defaults.py`.
+    baseline: folder of a run of `single` on these data, for Delta.
+    progress: whether to show how far training is.
+
+  Raises:
+    ValueError: a name or value that does not fit, or a folder of another run or of other data.
+    KeyboardInterrupt: after Ctrl-C; says where the run stands.
+  """
+  spec = data.dataset.spec
+  config = settings_lib.of(spec, data.fingerprint, method, backbone, balance, steps, seed, settings)
+  config.baseline = os.fspath(baseline)
+  passing = workdir is None
+  folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix=f"dynashare-{method}-"))
+  with preemption.interruptible(), logs.shown(progress):
+    try:
+      runs.run(config, folder, dataset=data.dataset)
+    except preemption.PreemptedError as told:
+      raise KeyboardInterrupt(
+        f"{told}; fit(..., workdir={str(folder)!r}) with the same arguments goes on from there"
+      ) from None
+  return run_lib.Run(folder, data, passing=passing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Methods side by side, each with one run per seed.
+
+  Attributes:
+    runs: label -> its runs, by seed.
+    table: the table's columns and cells.
+    folder: of all runs, with `table.md`, `table.csv`, `table.tex` and `delta.png`.
+  """
+
+  runs: Mapping[str, tuple[run_lib.Run, ...]]
+  table: tables.Table
+  folder: pathlib.Path
+
+  def markdown(self) -> str:
+    """Returns the page of the comparison as Markdown."""
+    return self._read("table.md")
+
+  def csv(self) -> str:
+    """Returns the table as comma-separated values: means and standard deviations in full."""
+    return self._read("table.csv")
+
+  def latex(self) -> str:
+    """Returns the table as LaTeX."""
+    return self._read("table.tex")
+
+  def frame(self) -> Any:
+    """Returns the table as a frame of pandas, which must be installed: one row per method."""
+    import pandas as pd
+
+    return pd.read_csv(io.StringIO(self.csv()))
+
+  def _read(self, name: str) -> str:
+    return (self.folder / name).read_text(encoding="utf-8")
+
+  def _repr_markdown_(self) -> str:
+    """What a notebook shows: the table, without its pictures."""
+    lines = self.markdown().splitlines()
+    return "\n".join(line for line in lines if not line.startswith("!["))
+
+  def __repr__(self) -> str:
+    return self._repr_markdown_()
+
+
+def compare(
+  data: data_lib.Data,
+  methods: Sequence[str] = ("single", "hard", "dynashare"),
+  balances: Sequence[str] = (),
+  *,
+  seeds: int = 3,
+  workdir: str | os.PathLike[str] | None = None,
+  progress: bool = True,
+  **settings: Any,
+) -> Comparison:
+  """Trains several methods with several seeds on the same data and puts them into one table.
+
+  Finished runs in `workdir` are reused, interrupted ones resumed. `single`, where it is among the
+  methods, is what Delta is taken against.
+
+  Args:
+    data: of `arrays`.
+    methods: names; `label=method+name=value+name=value` is a method with settings of its own.
+    balances: names, each tried with every method but `single`.
+    seeds: how many; they are 0, 1, ...
+    workdir: folder of all runs and of the table; default a temporary one, which stays.
+    progress: whether to show how far training is.
+    **settings: `backbone`, `steps` and `settings` of `fit`, for all runs.
+
+  Raises:
+    ValueError: as `fit`; a label twice; or fewer than one seed.
+  """
+  if seeds < 1:
+    raise ValueError(f"seeds must be at least 1, but is {seeds}.")
+  entries = _entries.cross(_entries.parse(",".join(methods)), ",".join(balances))
+  folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="dynashare-compare-"))
+  found: dict[str, list[run_lib.Run]] = {entry.label: [] for entry in entries}
+  for seed in range(seeds):
+    single = ""
+    for entry in sorted(entries, key=lambda entry: entry.method != _SINGLE):
+      own = dict(settings.get("settings") or {}) | dict(map(_setting, entry.overrides))
+      made = fit(
+        data,
+        entry.method,
+        balance=own.pop("balance.name", "fixed"),
+        seed=seed,
+        workdir=folder / f"{entry.folder}-{seed}",
+        baseline=single,
+        progress=progress,
+        **(settings | {"settings": own}),
+      )
+      single = str(made.workdir) if entry.method == _SINGLE else single
+      found[entry.label].append(made)
+  return _compared(found, folder, data.notes)
+
+
+def _compared(
+  found: Mapping[str, Sequence[run_lib.Run]], folder: pathlib.Path, notes: Sequence[str]
+) -> Comparison:
+  """Writes the table of finished runs."""
+  from dynashare_jax.report import workdir as report_workdir
+  from dynashare_jax.report.compare import comparison
+
+  files = {name: [report_workdir.load(run.workdir) for run in made] for name, made in found.items()}
+  comparison.write(files, folder, notes=[f"Data: {note}" for note in notes])
+  runs_ = {name: tuple(made) for name, made in found.items()}
+  return Comparison(runs_, comparison.compare(files), folder)
+
+
+def _setting(override: str) -> tuple[str, Any]:
+  """`name=value` with the value that its text stands for."""
+  name, _, value = override.partition("=")
+  try:
+    return name, ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
+  except (SyntaxError, ValueError):
+    return name, value

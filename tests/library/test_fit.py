@@ -1,0 +1,188 @@
+"""A run from Python: trained, asked, explained, resumed, compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import dynashare_jax as ds
+from dynashare_jax import runs
+from dynashare_jax.library import settings as settings_lib
+from dynashare_jax.train import loop
+
+RNG = np.random.default_rng(0)
+ROWS = 120
+FRAME = pd.DataFrame({"n": RNG.normal(size=ROWS), "c": RNG.choice(list("abc"), ROWS)})
+LABELS = {
+  "sign": np.where(FRAME.n > 0, "yes", "no"),
+  "letter": FRAME.c.to_numpy(object),
+  "value": 1000 + 50 * FRAME.n.to_numpy(),
+}
+TINY = {
+  "model.blocks": (2,),
+  "model.width": 8,
+  "model.hidden": 8,
+  "policy.measure": 0,
+  "policy.halving": False,
+  "train.warmup_steps": 4,
+  "train.cycles": 1,
+  "gates.target_rates": (1.0, 0.6),
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+  return ds.arrays(FRAME, LABELS)
+
+
+@pytest.fixture(scope="module")
+def run(data):
+  return ds.fit(data, steps=16, settings=TINY, progress=False)
+
+
+def test_a_run_says_what_it_measured(run, data):
+  measured = run.evaluate(data)
+  assert measured == run.metrics == ds.load(run.workdir).evaluate(data)
+  assert measured == run.evaluate() != run.evaluate(split="train")
+  assert "value" in repr(run) and "<td>rmse</td>" in run._repr_html_()
+  assert 'src="data:image/png;base64,' in run._repr_html_()
+  with pytest.raises(ValueError, match="trained on arrays in memory"):
+    ds.load(run.workdir).evaluate()
+  with pytest.raises(ValueError, match="mean 'test'"):
+    run.evaluate(split="tests")
+
+
+def test_predictions_are_what_is_measured(run, data):
+  rows = data.rows["test"]
+  found = run.predict(FRAME.iloc[rows])
+  error = found["value"] - LABELS["value"][rows]
+  assert run.metrics["value"]["rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
+  right = np.mean(found["letter"] == LABELS["letter"][rows])
+  assert run.metrics["letter"]["accuracy"] == pytest.approx(100 * right)
+  likely = run.predict(dict(FRAME.iloc[rows]), probabilities=True)
+  np.testing.assert_allclose(likely["letter"].sum(1), 1.0, rtol=1e-5)
+  classes = np.array(run.tasks[1].classes)
+  np.testing.assert_array_equal(classes[likely["letter"].argmax(1)], found["letter"])
+  np.testing.assert_array_equal(likely["sign"], found["sign"])
+  one = run.predict(FRAME.iloc[rows[:1]])
+  np.testing.assert_allclose(one["value"], found["value"][:1], rtol=1e-5)
+  with pytest.raises(ValueError, match="no inputs"):
+    run.predict(FRAME.iloc[:0])
+  with pytest.raises(ValueError, match="There is no column 'c'"):
+    run.predict(FRAME[["n"]])
+
+
+def test_an_exported_run_says_the_same(run, tmp_path):
+  file = run.export(tmp_path / "out", platforms=("cpu",))
+  model = ds.load(file.parent)
+  from dynashare_jax.library import data as data_lib
+
+  rows = data_lib.encode_inputs(run.trained.experiment.dataset.spec, FRAME[:5])
+  found, wanted = model(rows), run.predict(FRAME[:5])
+  np.testing.assert_allclose(found["value"], wanted["value"], rtol=1e-5)
+  kept = run.save(tmp_path / "kept")
+  np.testing.assert_array_equal(kept.predict(FRAME[:5])["value"], wanted["value"])
+  with pytest.raises(ValueError, match="exists"):
+    run.save(tmp_path / "kept")
+  with pytest.raises(ValueError, match="neither the folder of a run"):
+    ds.load(tmp_path)
+
+
+def test_a_run_shows_what_it_learned(run):
+  assert run.route.shape == run.policy.shape == (3, 2) and run.plan.tasks
+  names = dir(run.figures)
+  assert {"policy", "learning_curves"} <= set(names) and "predictions" not in names
+  assert run.figures.policy().axes
+  with pytest.raises(AttributeError, match="mean 'policy'"):
+    run.figures.polcy  # noqa: B018
+  with pytest.raises(ValueError, match="nothing to show as 'predictions'"):
+    run.figures.predictions()
+  assert "# " in run.report().read_text()
+
+
+def test_a_budget_without_training(run):
+  found = run.calibrate(0.95, "rate")
+  (file,) = (run.workdir / "budgets").iterdir()
+  assert json.loads(file.read_text())["budget"] == 0.95 and abs(found.met() - 0.95) < 0.05
+
+
+def test_ctrl_c_saves_and_the_same_call_goes_on(run, data, tmp_path, monkeypatch):
+  folder = tmp_path / "run"
+  call = lambda: ds.fit(data, steps=16, settings=TINY, workdir=folder, progress=False)
+  advance = loop.Loop._advance
+
+  def interrupted(self, index, offset, count, step, *more):
+    if step >= 8:
+      os.kill(os.getpid(), signal.SIGINT)
+    return advance(self, index, offset, count, step, *more)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Loop, "_advance", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="step 9 of .* goes on from there"):
+      call()
+  assert call().metrics == run.metrics
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  other = ds.arrays(FRAME, LABELS, seed=1)
+  with pytest.raises(ValueError, match="data.fingerprint"):
+    ds.fit(other, steps=16, settings=TINY, workdir=folder, progress=False)
+
+
+def test_a_comparison_reuses_its_runs(data, tmp_path, monkeypatch):
+  methods = ("single", "hard", "small=hard+model.width=4")
+  call = lambda: ds.compare(
+    data, methods, seeds=1, workdir=tmp_path, steps=4, settings=TINY, progress=False
+  )
+  found = call()
+  monkeypatch.setattr(runs.stages, "run", lambda loop: pytest.fail("trains again"))
+  again = call()
+  assert found.markdown() == again.markdown()
+  assert list(found.runs) == ["single", "hard", "small"] and len(found.frame()) == 3
+  assert found.runs["small"][0].trained.experiment.config.model.width == 4
+  delta = found.runs["hard"][0].results["delta"]
+  assert delta["baseline"] == str(tmp_path / "single-0")
+  assert "Data: split at random" in found.markdown() and "tabular" in found.latex()
+  assert "![" not in repr(found)
+
+
+@pytest.mark.parametrize(
+  ("options", "told"),
+  [
+    ({"method": "dynashar"}, "mean 'dynashare'"),
+    ({"backbone": "mpl"}, "mean 'mlp'"),
+    ({"balance": "nush"}, "mean 'nash'"),
+    ({"steps": 0}, "steps must be"),
+    ({"steps": 2.5}, "steps must be"),
+    ({"settings": {"train.bath_size": 4}}, "mean 'train.batch_size'"),
+    ({"settings": {"train.batch_size": "four"}}, "must be a int"),
+    ({"settings": {"method": "hard"}}, "fit has an argument"),
+    ({"settings": {"model.dropout": 1.5}}, "model.dropout"),
+  ],
+)
+def test_what_cannot_be_trained_is_told_at_once(options, told, data, monkeypatch):
+  monkeypatch.setattr(runs.stages, "run", lambda loop: pytest.fail("trains"))
+  with pytest.raises(ValueError, match=told):
+    ds.fit(data, progress=False, **options)
+
+
+@pytest.mark.parametrize("rows", [12, 5_000, 10**6])
+def test_sizes_that_suit_the_data(rows, data):
+  spec = data.dataset.spec
+  spec = type(spec)(**{**vars(spec), "sizes": dict(train=rows, validation=rows, test=rows)})
+  config = settings_lib.of(spec, "", "dynashare")
+  train = config.train
+  assert 200 <= train.steps <= 4000
+  assert 4 <= train.batch_size <= 1024 and len(config.gates.target_rates) == 6
+  assert config.is_locked
+
+
+@pytest.mark.parametrize("method", ["hard", "adashare", "dynashare", "affinity"])
+def test_every_method_takes_as_many_steps(data, method):
+  spec = data.dataset.spec
+  config = settings_lib.of(spec, "", method, steps=600)
+  total = runs.build(config, dataset=data.dataset)[0].total_steps
+  assert total == pytest.approx(600, rel=0.03) or (method == "affinity" and 400 < total < 600)

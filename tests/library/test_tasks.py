@@ -1,0 +1,122 @@
+"""Labels of arrays: what they are taken for, and what becomes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dynashare_jax.library import tasks
+
+ALL = np.arange(100)
+
+
+@pytest.mark.parametrize(
+  ("labels", "kind", "outputs"),
+  [
+    ([True, False, True], "binary", 1),
+    ([0, 1, 1], "binary", 1),
+    ([0.0, 1.0, np.nan], "binary", 1),
+    ([3.5, 7.25, 3.5], "binary", 1),
+    (["yes", "no", None], "binary", 1),
+    (["a", "b", "c", "a", "b", "c"], "multiclass", 0),
+    ([0, 2, 1, 2, 0, 1], "multiclass", 0),
+    ([0.5, 2.25, 1.0], "number", 1),
+    ([1.0, 2.0, 3.0], "number", 1),
+    ([[0, 1], [1, 1]], "multilabel", 2),
+    ([[0.5, 1], [1, 2]], "number", 2),
+    (np.zeros((2, 3, 3), int) + np.arange(3), "segmentation", 3),
+  ],
+)
+def test_what_labels_are_taken_for(labels, kind, outputs):
+  found, why = tasks.infer("x", np.asarray(labels, None if kind != "binary" else object))
+  assert (found.kind, found.outputs) == (kind, outputs) and why
+
+
+@pytest.mark.parametrize(
+  ("labels", "told"),
+  [
+    ([1.0, 1.0], "All labels of 'x' are"),
+    ([np.nan, np.nan], "no label at all"),
+    ([None, ""], "no label at all"),
+    ([f"text {i}" for i in range(9)], "9 different texts in 9 rows"),
+    (np.zeros((2, 3, 3)), "say tasks="),
+    ([["a", "b"], ["b", "a"]], "one column a task"),
+  ],
+)
+def test_labels_that_say_nothing(labels, told):
+  with pytest.raises(ValueError, match=told):
+    tasks.infer("x", np.asarray(labels))
+
+
+def _encoded(task, labels, valid=None):
+  made, targets, known = tasks.encode(task, np.asarray(labels), valid, ALL[: len(labels)])
+  return made, targets.tolist(), known.tolist()
+
+
+def test_classes_by_hand():
+  task, targets, known = _encoded(tasks.binary("x"), np.array(["yes", None, "No "], object))
+  assert (task.classes, targets, known) == (("No", "yes"), [1, 0, 0], [True, False, True])
+  task, targets, _ = _encoded(tasks.binary("x"), [-1, 1, -1])
+  assert (task.classes, targets) == ((), [0, 1, 0])
+  task, targets, _ = _encoded(tasks.binary("x"), [3.0, 5.0, np.nan])
+  assert (task.classes, targets) == (("3", "5"), [0, 1, 0])
+  task, targets, _ = _encoded(tasks.binary("x", ["up", "down"]), ["down", "up"])
+  assert (task.classes, targets) == (("up", "down"), [1, 0])
+  task, targets, _ = _encoded(tasks.multiclass("x"), [10, 2, 10])
+  assert (task.classes, task.outputs, targets) == (("2", "10"), 2, [1, 0, 1])
+  task, targets, _ = _encoded(tasks.multiclass("x"), [2, 0, 1])
+  assert (task.classes, task.outputs, targets) == ((), 3, [2, 0, 1])
+  task, targets, _ = _encoded(tasks.multiclass("x"), [2, 0, 2])
+  assert (task.classes, task.outputs, targets) == (("0", "2"), 2, [1, 0, 1])
+  task, targets, known = _encoded(
+    tasks.multiclass("x", 4), [3, 1, 0], np.array([True, True, False])
+  )
+  assert (task.outputs, targets[:2], known) == (4, [3, 1], [True, True, False])
+
+
+def test_numbers_keep_their_unit_and_know_their_spread():
+  task, targets, known = _encoded(tasks.regression("x"), [1.0, 3.0, np.nan, 5.0])
+  assert targets == [1.0, 3.0, 0.0, 5.0] and known == [True, True, False, True]
+  assert task.center == (3.0,) and task.spread == pytest.approx((np.sqrt(8 / 3),))
+  only = tasks.encode(tasks.regression("x"), np.array([1.0, 3.0, 90.0]), None, np.arange(2))[0]
+  assert (only.center, only.spread) == ((2.0,), (1.0,))
+
+
+def test_pixels_without_a_label():
+  task, targets, known = _encoded(tasks.segmentation("x", 3), np.array([[[0, -1], [2, 1]]]))
+  assert known == [[[True, False], [True, True]]] and task.outputs == 3
+  _, targets, known = _encoded(tasks.depth("x"), np.array([[[np.nan, 2.0]]]))
+  assert targets == [[[0.0, 2.0]]] and known == [[[False, True]]]
+  broken = np.array([[[[np.nan, 0, 1], [0, 0, 1.0]]]])
+  assert _encoded(tasks.normals("x"), broken)[2] == [[[False, True]]]
+
+
+@pytest.mark.parametrize(
+  ("task", "labels", "told"),
+  [
+    (tasks.multiclass("x", ["red", "blue"]), ["red", "bleu"], "Row 1 .*'bleu'.*mean 'blue'"),
+    (tasks.multiclass("x", 2), [0, 2, 1], "3 different labels"),
+    (tasks.binary("x"), [0, 1, 2], "3 different labels"),
+    (tasks.regression("x"), np.array([1.0, "a"], object), "Row 1 of 'x' has 'a': no number"),
+    (tasks.regression("x"), [1.0, np.inf], "Row 1 of 'x' has inf"),
+    (tasks.regression("x", outputs=2), [1.0, 2.0], r"must be \[N, 2\]"),
+    (tasks.depth("x"), [1.0, 2.0], "pixels have"),
+  ],
+)
+def test_labels_that_a_task_cannot_have(task, labels, told):
+  with pytest.raises(ValueError, match=told):
+    _encoded(task, labels)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "1st", "total", "image", 3])
+def test_names_that_no_task_has(name):
+  with pytest.raises(ValueError, match="cannot be called"):
+    tasks.binary(name)
+
+
+def test_classes_that_training_has_not_are_counted():
+  targets, valid = {"x": np.array([0, 0, 1, 2, 2])}, {"x": np.array([1, 1, 1, 1, 0], bool)}
+  task = tasks.multiclass("x", ["a", "b", "c"])
+  (line,) = tasks.unseen([task], targets, valid, np.arange(2))
+  assert line == ("warning: x has 2 labels of 2 classes that no training example has, first b, c")
+  assert tasks.unseen([task], targets, valid, np.arange(5)) == ()
