@@ -63,6 +63,25 @@ class TaskSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class ColumnSpec:
+  """A column of a raw table, and what becomes of it (`data.columns`).
+
+  Attributes:
+    name: in the table.
+    role: `number`, `category` or `date`.
+    fill: of a number or a date (in days), what stands where it is missing.
+    flag: whether a categorical column says where a number was missing.
+    date: format of a date, as of `strptime`, or `iso`.
+  """
+
+  name: str
+  role: str
+  fill: float = 0.0
+  flag: bool = False
+  date: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class TableSpec:
   """Columns of a tabular input.
 
@@ -74,6 +93,10 @@ class TableSpec:
       its piecewise-linear encoding.
     values: for every categorical column the texts of the codes 1, 2, ...; empty where inputs come
       as codes.
+    columns: the raw columns that all of these are made of; empty where none are known.
+    decimal: what raw numbers have for a decimal point, `.` or `,`.
+    thousands: what parts the thousands of raw numbers; empty for nothing.
+    missing: raw texts and numbers that stand for a missing value, beside the usual ones.
   """
 
   categorical: tuple[str, ...]
@@ -81,6 +104,15 @@ class TableSpec:
   numeric: tuple[str, ...]
   edges: tuple[tuple[float, ...], ...]
   values: tuple[tuple[str, ...], ...] = ()
+  columns: tuple[ColumnSpec, ...] = ()
+  decimal: str = "."
+  thousands: str = ""
+  missing: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    """Takes raw columns as JSON has them, too."""
+    made = (ColumnSpec(**c) if isinstance(c, Mapping) else c for c in self.columns)
+    object.__setattr__(self, "columns", tuple(made))
 
 
 @dataclasses.dataclass(frozen=True)

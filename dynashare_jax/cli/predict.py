@@ -21,8 +21,10 @@ from PIL import Image
 
 from dynashare_jax import infer
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data import columns as columns_lib
 from dynashare_jax.data import text
 from dynashare_jax.data.pictures import files as picture_files
+from dynashare_jax.data.table import files as table_files
 from dynashare_jax.report import tables
 
 Rows = list[dict[str, Any]]
@@ -33,8 +35,8 @@ _ARGUMENTS = {
   "artefact": (None, "folder that python -m dynashare_jax export wrote, or its model file"),
   "input": (
     None,
-    "an image or a folder of images; for a table a CSV file with a header (categorical columns hold"
-    " the texts that manifest.json lists, codes only where it lists none); for a series a .npy"
+    "an image or a folder of images; for a table a CSV or Parquet file as"
+    " in training (of Census, columns hold the texts that manifest.json lists); for a series a .npy"
     " file, with lengths a .npz file",
   ),
   "output": ("predictions", "folder"),
@@ -134,6 +136,8 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
   text: unseen in training); the others hold codes.
   """
   spec = model.manifest["inputs"]
+  if "table" in spec:
+    return _read_raw(columns_lib.Encoder.of(spec["table"]), source)
   makers = {
     "categorical": {c["name"]: _coder(c.get("values", ())) for c in spec["codes"]["categorical"]},
     "numeric": dict.fromkeys(spec["numbers"]["numeric"], _number),
@@ -162,6 +166,22 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
     name: np.asarray([row[name] for row in rows], dtype).reshape(len(rows), len(makers[name]))
     for name, dtype in (("categorical", np.int32), ("numeric", np.float32))
   }
+
+
+def _read_raw(encoder: columns_lib.Encoder, source: pathlib.Path) -> dict[str, np.ndarray]:
+  """A table as the model's training had it, CSV or Parquet; prints what is other than there."""
+  wanted = [column.name for column in encoder.spec.columns]
+  frame = table_files.read([str(source)], table_files.Layout(), wanted)
+  for name in wanted:
+    frame.column(name, "The model")
+  found, notes = encoder.read(frame.columns, frame.where)
+  extra = [name for name in frame.columns if name not in wanted]
+  if extra:
+    shown = ", ".join(extra[:5]) + ", ..." * (len(extra) > 5)
+    notes = (*notes, f"{len(extra)} columns that the model does not read are left out: {shown}")
+  for note in notes:
+    print(f"{source}: {note}")
+  return found
 
 
 def _check_header(source: pathlib.Path, header: Sequence[str], wanted: Sequence[str]) -> None:
