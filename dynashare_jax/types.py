@@ -70,7 +70,8 @@ class ColumnSpec:
     name: in the table.
     role: `number`, `category` or `date`.
     fill: of a number or a date (in days), what stands where it is missing.
-    flag: whether a categorical column says where a number was missing.
+    flag: whether training lacked some; then a categorical column says where a number is missing,
+      and a date has the month 0 there.
     date: format of a date, as of `strptime`, or `iso`.
   """
 
@@ -116,6 +117,47 @@ class TableSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class SeriesSpec:
+  """How rows of raw tables become series (`data.series.encoding`).
+
+  Attributes:
+    rows: columns of the rows, which change in time.
+    static: columns that a whole series has one value of; None for none.
+    center: of every numeric column of `rows`, then of `static`, what becomes 0.
+    spread: of the same, the distance from there that becomes 1.
+    id: column that tells which series a row belongs to; empty: the file's name does.
+    time: column of the time.
+    date: format of the time, see `ColumnSpec`; empty where it is a number.
+    bin: width of a step, in days or in the unit of the time; 0: every row is a step.
+    keep: what a step has of several rows: `last` or `mean`.
+    fill: whether a value stands until the next one.
+    observed: whether a channel of every number says where it was there.
+    steps: most steps.
+    cut: which steps stay of a longer series: the `last` or the `first`.
+  """
+
+  rows: TableSpec
+  static: TableSpec | None
+  center: tuple[float, ...]
+  spread: tuple[float, ...]
+  id: str
+  time: str
+  date: str = ""
+  bin: float = 0.0
+  keep: str = "last"
+  fill: bool = True
+  observed: bool = True
+  steps: int = 256
+  cut: str = "last"
+
+  def __post_init__(self) -> None:
+    """Takes tables as JSON has them, too."""
+    for name in ("rows", "static"):
+      if isinstance(value := getattr(self, name), Mapping):
+        object.__setattr__(self, name, TableSpec(**value))
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetSpec:
   """What a model and a report must know of a data set.
 
@@ -136,6 +178,7 @@ class DatasetSpec:
     channels: columns of a series that belong together, such as the values of
       one measurement; empty if unknown.
     private: whether values of inputs must not be told, not even their range.
+    series: how raw rows become series, where the data set reads such.
   """
 
   name: str
@@ -149,6 +192,7 @@ class DatasetSpec:
   lengths: bool = False
   channels: tuple[tuple[int, ...], ...] = ()
   private: bool = False
+  series: SeriesSpec | None = None
 
 
 class Batch(NamedTuple):

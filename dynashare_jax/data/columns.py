@@ -303,7 +303,7 @@ class Encoder:
   @classmethod
   def of(cls, stored: Mapping[str, Any]) -> Encoder:
     """Makes an encoder of what JSON has kept of its spec, as `table` of an artefact's inputs."""
-    return cls(types.TableSpec(**_tuples(stored)))
+    return cls(types.TableSpec(**from_json(stored)))
 
   @property
   def spelling(self) -> Spelling:
@@ -337,13 +337,13 @@ class Encoder:
       cells = Cells.read(columns[column.name], column.name, where)
       rows = len(cells)
       if column.role == "category":
-        codes = _codes(cells.as_texts(spelling), known[column.name])
+        codes = codes_of(cells.as_texts(spelling), known[column.name])
         features[column.name] = codes
         if unseen := int((codes == 0).sum()):
           text = "categories that training had not, or rarely"
           notes.append(f"column {column.name!r}: {unseen} of {rows} rows have {text}")
         continue
-      values = _numbers(column, cells, spelling, where)
+      values = numbers_of(column, cells, spelling, where)
       gone = np.isnan(values)
       features |= _features(column, values, gone)
       if gone.any() and not column.flag:
@@ -415,17 +415,17 @@ class _Fit:
       self._add_codes(name, self._values(name, cells))
       return
     column = types.ColumnSpec(name, role.kind, date=role.date)
-    values = _numbers(column, cells, self.spelling, self.where)
+    values = numbers_of(column, cells, self.spelling, self.where)
     gone = np.isnan(values)
     known = values[~gone]
     if not len(known):
       self.notes.append(f"warning: column {name!r} has no value in training, and is left out.")
       return
-    flag = role.kind == "number" and bool(gone.any())
+    flag = bool(gone.any())
     column = dataclasses.replace(column, fill=float(np.float32(np.median(known))), flag=flag)
     self.columns.append(column)
     self._numeric[name] = quantile_edges(known, self.bins)
-    if flag:
+    if flag and role.kind == "number":
       self._add_codes(_flag(name), ("no", "yes"))
     if role.kind == "date":
       self._add_codes(f"{name} (month)", _MONTHS)
@@ -473,21 +473,25 @@ class _Fit:
     )
 
 
-def _tuples(value: Any) -> Any:
-  """JSON's lists as tuples, at every depth."""
+def from_json(value: Any) -> Any:
+  """Returns JSON's lists as tuples, at every depth."""
   if isinstance(value, Mapping):
-    return {name: _tuples(inner) for name, inner in value.items()}
-  return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+    return {name: from_json(inner) for name, inner in value.items()}
+  return tuple(map(from_json, value)) if isinstance(value, list | tuple) else value
 
 
 def _flag(name: str) -> str:
   return f"{name} (missing)"
 
 
-def _numbers(
+def numbers_of(
   column: types.ColumnSpec, cells: Cells, spelling: Spelling, where: Where
 ) -> np.ndarray:
-  """A number's or a date's values, NaN where missing."""
+  """Returns the values of a number or a date (in days), NaN where missing.
+
+  Raises:
+    ValueError: a cell is neither, or beyond float32; names the first and tells how many.
+  """
   date = column.role == "date"
   values, wrong = cells.days(spelling, column.date) if date else cells.numbers(spelling)
   with np.errstate(over="ignore", invalid="ignore"):
@@ -512,7 +516,7 @@ def _features(
   """A number's or a date's features by name."""
   name = column.name
   found = {name: np.where(gone, column.fill, values)}
-  if column.flag:
+  if column.flag and column.role == "number":
     found[_flag(name)] = 1 + gone.astype(np.int32)
   if column.role == "date":
     days = np.floor(np.where(gone, 0, values)).astype(np.int64)
@@ -522,8 +526,8 @@ def _features(
   return found
 
 
-def _codes(cells: Cells, known: tuple[str, ...]) -> np.ndarray:
-  """Codes of texts: their place in `known` from 1 on, 0 for others."""
+def codes_of(cells: Cells, known: tuple[str, ...]) -> np.ndarray:
+  """Returns codes of texts: their place in `known` from 1 on, 0 for others."""
   codes = {text: code for code, text in enumerate(known, 1)}
   table = [codes.get(text, 0) for text in cells.texts or ()] + [codes.get("", 0)]
   return np.array(table, np.int32)[cells.values]

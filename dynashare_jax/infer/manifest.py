@@ -29,7 +29,8 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
     `kind`, `unit`, `arrays`: name -> `shape`, `dtypes` (the network's first); of a table also
     `codes` and `numbers`: array -> its columns. A column of codes has the `values` that the codes
     1, 2, ... stand for, if it knows them. `table` has all that `data.columns.Encoder` needs to
-    encode raw rows, where the data set reads such.
+    encode raw rows, and `series` all that `data.series.encoding.Encoder` needs, where the data set
+    reads such.
   """
   image = spec.input_kind == "image"
   found: Json = {
@@ -53,6 +54,8 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
     found["numbers"] = {"numeric": list(spec.table.numeric)}
     if spec.table.columns:
       found["table"] = dataclasses.asdict(spec.table)
+  if spec.series is not None:
+    found["series"] = dataclasses.asdict(spec.series)
   return found
 
 

@@ -5,7 +5,7 @@ See docs/tables.md for the file, with an example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import os
@@ -66,7 +66,9 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   wanted = table_description.parse(raw, path)
   known = {task.name: task for task in wanted.tasks}
   tasks = [known[t] for t in options.tasks(path, tuple(config.tasks) or tuple(known), known)]
-  frame, of_file = read_frame(wanted, os.path.dirname(path))
+  frame, of_file = read_frame(
+    wanted, os.path.dirname(path), (*wanted.labels, *wanted.splits.columns)
+  )
   for name in (*wanted.labels, *wanted.inputs, *wanted.roles):
     frame.column(name, path)
   spelling, warnings = read_spelling(frame, wanted)
@@ -149,9 +151,13 @@ def read_description(
 
 
 def read_frame(
-  wanted: table_description.Description, folder: str
+  wanted: table_description.Description, folder: str, columns: Sequence[str]
 ) -> tuple[files.Frame, dict[int, str]]:
-  """Reads the table's files; also returns which split each is, if files tell."""
+  """Reads the table's files; also returns which split each is, if files tell.
+
+  Args:
+    columns: that it should have, which tell the separator.
+  """
   paths: list[str] = []
   of_file: dict[int, str] = {}
   for split, pattern in wanted.tables.items():
@@ -159,7 +165,7 @@ def read_frame(
     found = files.find(folder, pattern, f"{wanted.where}: {key}")
     of_file |= {len(paths) + index: split for index in range(len(found)) if split}
     paths += found
-  return files.read(paths, wanted.layout, {*wanted.labels, *wanted.splits.columns}), of_file
+  return files.read(paths, wanted.layout, columns), of_file
 
 
 def read_spelling(
@@ -186,19 +192,7 @@ def _fit(
   apart |= {name: "tells the split" for name in wanted.splits.columns if name not in apart}
   others = [name for name in frame.columns if name not in apart]
   chosen = wanted.inputs or tuple(others)
-  given = {name: role for name, role in wanted.roles.items() if name in chosen}
-  roles = columns_lib.infer(
-    {name: frame.columns[name] for name in chosen}, spelling, frame.where, given
-  )
-  part = frame.take(train)
-  encoder = columns_lib.Encoder.fit(
-    {name: part.columns[name] for name in chosen},
-    roles,
-    wanted.bins,
-    wanted.most_categories,
-    spelling,
-    part.where,
-  )
+  encoder = fit_inputs(frame, wanted, chosen, train, spelling)
   told = [f"{name} ({why})" for name, why in apart.items()]
   left = [name for name in others if name not in chosen]
   notes = (
@@ -206,6 +200,29 @@ def _fit(
     *((f"not in inputs: {len(left)} columns.",) * bool(left)),
   )
   return dataclasses.replace(encoder, notes=encoder.notes + notes)
+
+
+def fit_inputs(
+  frame: files.Frame,
+  wanted: table_description.Description,
+  chosen: Sequence[str],
+  train: np.ndarray,
+  spelling: Spelling,
+) -> columns_lib.Encoder:
+  """Returns an encoder of some columns: roles of all rows, all else of the training rows."""
+  given = {name: role for name, role in wanted.roles.items() if name in chosen}
+  roles = columns_lib.infer(
+    {name: frame.columns[name] for name in chosen}, spelling, frame.where, given
+  )
+  part = frame.take(train)
+  return columns_lib.Encoder.fit(
+    {name: part.columns[name] for name in chosen},
+    roles,
+    wanted.bins,
+    wanted.most_categories,
+    spelling,
+    part.where,
+  )
 
 
 def _unseen(codes: np.ndarray, spec: types.TableSpec, rows: table_splits.Rows) -> list[str]:

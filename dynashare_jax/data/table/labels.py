@@ -65,16 +65,15 @@ def read(
     raise ValueError(f"{task.place}.columns: a {kind} task has one column, not {len(cells)}.")
   found = _MAKERS[kind](task, cells, frame, rows, spelling)
   notes = [f"task {task.name}: {kind}{why}, {found.notes[0]}", *found.notes[1:]]
+  lacking = {}
   for split, part in rows.items():
-    known = int(
-      found.valid[part].any(-1).sum() if found.valid.ndim > 1 else found.valid[part].sum()
-    )
+    known = int(found.valid[part].reshape(len(part), -1).any(1).sum())
     if not known:
       raise ValueError(f"{task.place}: none of the {len(part)} rows of {split} has a label.")
     if known < len(part):
-      notes.append(
-        f"task {task.name}: {len(part) - known} of {len(part)} {split} rows have no label."
-      )
+      lacking[split] = f"{len(part) - known} of {len(part)} {split} rows"
+  if lacking:
+    notes.append(f"task {task.name}: no label in {', '.join(lacking.values())}.")
   return found._replace(notes=tuple(notes))
 
 
