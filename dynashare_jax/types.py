@@ -63,6 +63,26 @@ class TaskSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class ColumnSpec:
+  """A column of a raw table, and what becomes of it (`data.columns`).
+
+  Attributes:
+    name: in the table.
+    role: `number`, `category` or `date`.
+    fill: of a number or a date (in days), what stands where it is missing.
+    flag: whether training lacked some; then a categorical column says where a number is missing,
+      and a date has the month 0 there.
+    date: format of a date, as of `strptime`, or `iso`.
+  """
+
+  name: str
+  role: str
+  fill: float = 0.0
+  flag: bool = False
+  date: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class TableSpec:
   """Columns of a tabular input.
 
@@ -74,6 +94,10 @@ class TableSpec:
       its piecewise-linear encoding.
     values: for every categorical column the texts of the codes 1, 2, ...; empty where inputs come
       as codes.
+    columns: the raw columns that all of these are made of; empty where none are known.
+    decimal: what raw numbers have for a decimal point, `.` or `,`.
+    thousands: what parts the thousands of raw numbers; empty for nothing.
+    missing: raw texts and numbers that stand for a missing value, beside the usual ones.
   """
 
   categorical: tuple[str, ...]
@@ -81,6 +105,56 @@ class TableSpec:
   numeric: tuple[str, ...]
   edges: tuple[tuple[float, ...], ...]
   values: tuple[tuple[str, ...], ...] = ()
+  columns: tuple[ColumnSpec, ...] = ()
+  decimal: str = "."
+  thousands: str = ""
+  missing: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    """Takes raw columns as JSON has them, too."""
+    made = (ColumnSpec(**c) if isinstance(c, Mapping) else c for c in self.columns)
+    object.__setattr__(self, "columns", tuple(made))
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesSpec:
+  """How rows of raw tables become series (`data.series.encoding`).
+
+  Attributes:
+    rows: columns of the rows, which change in time.
+    static: columns that a whole series has one value of; None for none.
+    center: of every numeric column of `rows`, then of `static`, what becomes 0.
+    spread: of the same, the distance from there that becomes 1.
+    id: column that tells which series a row belongs to; empty: the file's name does.
+    time: column of the time.
+    date: format of the time, see `ColumnSpec`; empty where it is a number.
+    bin: width of a step, in days or in the unit of the time; 0: every row is a step.
+    keep: what a step has of several rows: `last` or `mean`.
+    fill: whether a value stands until the next one.
+    observed: whether a channel of every number says where it was there.
+    steps: most steps.
+    cut: which steps stay of a longer series: the `last` or the `first`.
+  """
+
+  rows: TableSpec
+  static: TableSpec | None
+  center: tuple[float, ...]
+  spread: tuple[float, ...]
+  id: str
+  time: str
+  date: str = ""
+  bin: float = 0.0
+  keep: str = "last"
+  fill: bool = True
+  observed: bool = True
+  steps: int = 256
+  cut: str = "last"
+
+  def __post_init__(self) -> None:
+    """Takes tables as JSON has them, too."""
+    for name in ("rows", "static"):
+      if isinstance(value := getattr(self, name), Mapping):
+        object.__setattr__(self, name, TableSpec(**value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +178,7 @@ class DatasetSpec:
     channels: columns of a series that belong together, such as the values of
       one measurement; empty if unknown.
     private: whether values of inputs must not be told, not even their range.
+    series: how raw rows become series, where the data set reads such.
   """
 
   name: str
@@ -117,6 +192,7 @@ class DatasetSpec:
   lengths: bool = False
   channels: tuple[tuple[int, ...], ...] = ()
   private: bool = False
+  series: SeriesSpec | None = None
 
 
 class Batch(NamedTuple):

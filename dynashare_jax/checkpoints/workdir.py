@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.data import columns
 
 CONFIG = "config.json"
 SPEC = "spec.json"
@@ -69,7 +70,7 @@ def write_spec(folder: str | os.PathLike[str], spec: types.DatasetSpec) -> None:
   Not of a private table, whose bin edges are values of its rows.
   """
   file = pathlib.Path(folder) / SPEC
-  if not file.exists() and not (spec.private and spec.table):
+  if not file.exists() and not (spec.private and (spec.table or spec.series)):
     write_json(file, dataclasses.asdict(spec))
 
 
@@ -83,22 +84,17 @@ def read_spec(folder: str | os.PathLike[str]) -> types.DatasetSpec | None:
   if not file.exists():
     return None
   try:
-    stored = _tuples(json.loads(file.read_text(encoding="utf-8")))
+    stored = columns.from_json(json.loads(file.read_text(encoding="utf-8")))
     stored["tasks"] = tuple(types.TaskSpec(**task) for task in stored["tasks"])
     if stored["table"] is not None:
       stored["table"] = types.TableSpec(**stored["table"])
+    if stored.get("series") is not None:
+      stored["series"] = types.SeriesSpec(**stored["series"])
     return types.DatasetSpec(**stored)
   except (OSError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"{file} cannot be read ({type(error).__name__}: {error}); without it, the data set is read."
     ) from error
-
-
-def _tuples(value: Any) -> Any:
-  """JSON's lists as tuples, at every depth."""
-  if isinstance(value, dict):
-    return {name: _tuples(inner) for name, inner in value.items()}
-  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

@@ -21,8 +21,12 @@ from PIL import Image
 
 from dynashare_jax import infer
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data import columns as columns_lib
 from dynashare_jax.data import text
 from dynashare_jax.data.pictures import files as picture_files
+from dynashare_jax.data.series import dataset as series_dataset
+from dynashare_jax.data.series import encoding as series_encoding
+from dynashare_jax.data.table import files as table_files
 from dynashare_jax.report import tables
 
 Rows = list[dict[str, Any]]
@@ -33,9 +37,9 @@ _ARGUMENTS = {
   "artefact": (None, "folder that python -m dynashare_jax export wrote, or its model file"),
   "input": (
     None,
-    "an image or a folder of images; for a table a CSV file with a header (categorical columns hold"
-    " the texts that manifest.json lists, codes only where it lists none); for a series a .npy"
-    " file, with lengths a .npz file",
+    "an image or a folder of images; for a table a CSV or Parquet file as"
+    " in training (of Census, columns hold the texts that manifest.json lists); for your own"
+    " series a CSV file or a folder of them, for others a .npy file, with lengths a .npz file",
   ),
   "output": ("predictions", "folder"),
 }
@@ -56,8 +60,14 @@ def run(argv: Sequence[str] | None) -> list[pathlib.Path]:
   kind = model.manifest["inputs"]["kind"]
   if kind == "image":
     return images(model, source, output)
-  read = _read_table if kind == "table" else _read_arrays
-  rows = _rows(model.manifest["tasks"], _predict(model, read(model, source)))
+  names: list[str] = []
+  if "series" in model.manifest["inputs"]:
+    arrays, names = _read_series(model, source)
+  else:
+    arrays = (_read_table if kind == "table" else _read_arrays)(model, source)
+  rows = _rows(model.manifest["tasks"], _predict(model, arrays))
+  if names:
+    rows = [{"id": name} | row for name, row in zip(names, rows, strict=True)]
   return [_write_csv(output / _TABLE, rows)]
 
 
@@ -134,6 +144,8 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
   text: unseen in training); the others hold codes.
   """
   spec = model.manifest["inputs"]
+  if "table" in spec:
+    return _read_raw(columns_lib.Encoder.of(spec["table"]), source)
   makers = {
     "categorical": {c["name"]: _coder(c.get("values", ())) for c in spec["codes"]["categorical"]},
     "numeric": dict.fromkeys(spec["numbers"]["numeric"], _number),
@@ -162,6 +174,51 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
     name: np.asarray([row[name] for row in rows], dtype).reshape(len(rows), len(makers[name]))
     for name, dtype in (("categorical", np.int32), ("numeric", np.float32))
   }
+
+
+def _read_raw(encoder: columns_lib.Encoder, source: pathlib.Path) -> dict[str, np.ndarray]:
+  """A table as the model's training had it, CSV or Parquet; prints what is other than there."""
+  wanted = [column.name for column in encoder.spec.columns]
+  frame = table_files.read([str(source)], table_files.Layout(), wanted)
+  for name in wanted:
+    frame.column(name, "The model")
+  found, notes = encoder.read(frame.columns, frame.where)
+  for note in (*notes, *_extra(frame, wanted)):
+    print(f"{source}: {note}")
+  return found
+
+
+def _read_series(
+  model: infer.Artefact, source: pathlib.Path
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Series as the model's training had them, and their ids in the order of their first rows.
+
+  A file with all rows, or a folder with a file for every series. What a whole series has stands in
+  its first row.
+  """
+  encoder = series_encoding.Encoder.of(model.manifest["inputs"]["series"])
+  spec = encoder.spec
+  static = [column.name for column in spec.static.columns] if spec.static else []
+  wanted = [*(c.name for c in spec.rows.columns), spec.time, *static, *filter(None, [spec.id])]
+  files = sorted(str(f) for f in source.iterdir() if f.is_file()) if source.is_dir() else [source]
+  frame = table_files.read([str(file) for file in files], table_files.Layout(), wanted)
+  for name in wanted:
+    frame.column(name, "The model")
+  ids = series_dataset.ids(frame, spec.id, "The model")
+  series, first = series_dataset.number(ids)
+  own = frame.take(first)
+  found, notes = encoder.read(frame.columns, series, own.columns, frame.where, own.where)
+  for note in (*notes, *_extra(frame, wanted)):
+    print(f"{source}: {note}")
+  return found, [ids[row] for row in first]
+
+
+def _extra(frame: table_files.Frame, wanted: Sequence[str]) -> list[str]:
+  """What is said of columns that are not read."""
+  extra = [name for name in frame.columns if name not in wanted]
+  shown = ", ".join(extra[:5]) + ", ..." * (len(extra) > 5)
+  said = f"{len(extra)} columns that the model does not read are left out: {shown}"
+  return [said] if extra else []
 
 
 def _check_header(source: pathlib.Path, header: Sequence[str], wanted: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -27,7 +28,9 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
   Returns:
     `kind`, `unit`, `arrays`: name -> `shape`, `dtypes` (the network's first); of a table also
     `codes` and `numbers`: array -> its columns. A column of codes has the `values` that the codes
-    1, 2, ... stand for, if it knows them.
+    1, 2, ... stand for, if it knows them. `table` has all that `data.columns.Encoder` needs to
+    encode raw rows, and `series` all that `data.series.encoding.Encoder` needs, where the data set
+    reads such.
   """
   image = spec.input_kind == "image"
   found: Json = {
@@ -49,6 +52,10 @@ def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
       ]
     }
     found["numbers"] = {"numeric": list(spec.table.numeric)}
+    if spec.table.columns:
+      found["table"] = dataclasses.asdict(spec.table)
+  if spec.series is not None:
+    found["series"] = dataclasses.asdict(spec.series)
   return found
 
 

@@ -1,8 +1,4 @@
-"""Encodings of the Census-Income columns, fitted on the training file.
-
-Source: Gorishniy et al. 2022, "On Embeddings for Numerical Features in Tabular
-Deep Learning", Sec. 3.2, for quantile bins of a piecewise-linear encoding.
-"""
+"""Encodings of the Census-Income columns, fitted on the training file."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from jaxtyping import Float
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.data import columns as shared_columns
 from dynashare_jax.data.census import columns as columns_lib
 
 # The authors scale `year` as a number and leave two code columns as they are.
@@ -53,32 +50,9 @@ def fit_table(
     categorical=categorical,
     cardinalities=tuple(1 + len(known) for known in values),
     numeric=numeric,
-    edges=tuple(quantile_edges(train.number(c), bins) for c in numeric),
+    edges=tuple(shared_columns.quantile_edges(train.number(c), bins) for c in numeric),
     values=values,
   )
-
-
-def quantile_edges(values: Float[np.ndarray, " N"], bins: int) -> tuple[float, ...]:
-  """Places at most `bins` bins at the quantiles of the values, without repeats.
-
-  A value that alone would fill a bin is an edge of its own, and the other edges
-  are quantiles of the other values. Without that, columns that are mostly zero
-  (wages, gains, losses) keep one single bin.
-
-  Returns:
-    At least two ascending edges; the first is the least and the last the
-    greatest value (or one more than it, for a column with a single value).
-  """
-  distinct, counts = np.unique(values, return_counts=True)
-  edges = frequent = distinct[counts * bins > len(values)]
-  others = values[~np.isin(values, frequent)]
-  if len(others):
-    steps = np.linspace(0.0, 1.0, bins - len(frequent) + 1)
-    edges = np.concatenate([frequent, np.quantile(others, steps)])
-  edges = np.unique(edges.astype(np.float32))
-  if len(edges) == 1:
-    edges = np.append(edges, edges[0] + 1)
-  return tuple(float(edge) for edge in edges)
 
 
 def corrected_layout(train: columns_lib.Table, instance_weight: bool = True) -> Layout:

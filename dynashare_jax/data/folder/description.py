@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import math
 import os
 import pathlib
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
 from dynashare_jax import lookup
 from dynashare_jax import types
-from dynashare_jax.data import text
+from dynashare_jax.data import description as described
 from dynashare_jax.objectives import kinds
 
 KINDS = tuple(name for name in kinds.available() if kinds.find(name).dense)
@@ -98,39 +96,9 @@ class Description:
   overlap: bool
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-  """The safe loader, which of a key that stands twice takes the last without a word."""
-
-  def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    """Makes a mapping whose keys differ; what `<<` merges may be replaced."""
-    lines: dict[Any, int] = {}
-    for key_node, _ in node.value:
-      key = key_node.value if key_node.tag.endswith(":merge") else self.construct_object(key_node)
-      if isinstance(key, Hashable):
-        line = key_node.start_mark.line + 1
-        if key in lines:
-          raise ValueError(f"the key {key!r} stands twice, in lines {lines[key]} and {line}")
-        lines[key] = line
-    return dict(super().construct_mapping(node, deep))
-
-
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Reads the file that describes a data set.
-
-  Raises:
-    ValueError: there is none, or it is no YAML mapping.
-  """
-  file = pathlib.Path(path)
-  if not file.is_file():
-    raise ValueError(f"There is no file {file} that describes the data set. For example:{EXAMPLE}")
-  content = text.read(file)
-  try:
-    found = yaml.load(content, _Loader)
-  except (yaml.YAMLError, ValueError, RecursionError) as error:
-    raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
-  if not isinstance(found, dict):
-    raise ValueError(f"{file} must hold the keys {', '.join(_TOP)}. For example:{EXAMPLE}")
-  return found
+  """Reads the file that describes a data set; see `description.read`."""
+  return described.read(path, _TOP, EXAMPLE)
 
 
 def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
@@ -144,7 +112,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
   Raises:
     ValueError: names the file, the key and what is allowed.
   """
-  part = _Part(raw, where, "")
+  part = described.Part(raw, where, "")
   part.check_keys(_TOP)
   tasks = part.mapping("tasks")
   names = tuple(tasks.raw)
@@ -169,69 +137,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-  """A mapping of the file, and where it stands."""
-
-  raw: Mapping[str, Any]
-  file: str
-  place: str
-
-  def refusal(self, key: Any, why: str, hint: str = "") -> ValueError:
-    return ValueError(f"{self.file}: {self._path(key)}: {why}.{hint}")
-
-  def _path(self, key: Any) -> str:
-    return f"{self.place}.{key}" if self.place else str(key)
-
-  def check_keys(self, known: Sequence[str], of: str = "") -> None:
-    for key in self.raw:
-      if key not in known:
-        raise ValueError(
-          f"{self.file}: {self._path(key)} is unknown{of}."
-          f"{lookup.hint(key, known)} Known are {', '.join(known)}."
-        )
-
-  def mapping(self, key: str) -> _Part:
-    value = self.raw.get(key)
-    if not isinstance(value, dict) or not value:
-      raise self.refusal(key, f"must be a mapping with at least one key, but is {_shown(value)}")
-    return _Part(dict(value), self.file, self._path(key))
-
-  def text(self, key: str, default: str | None = None) -> str:
-    value = self.raw.get(key, default)
-    if not isinstance(value, str) or (not value and default is None):
-      raise self.refusal(key, f"must be a text, but is {_shown(value)}")
-    return str(value)
-
-  def number(self, key: str, default: float) -> float:
-    value = self.raw.get(key, default)
-    found = _number(value)
-    if found is None or math.isinf(found):
-      raise self.refusal(key, f"must be a finite number, but is {_shown(value)}")
-    return found
-
-  def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
-    value = self.raw.get(key, [])
-    if count is None and _number(value) is not None:
-      value = [value]
-    found = [_number(v) for v in value] if isinstance(value, list | tuple) else [None]
-    good = tuple(number for number in found if number is not None)
-    if len(good) < len(found):
-      raise self.refusal(key, f"must be a list of numbers, but is {_shown(value)}")
-    if key in self.raw and count not in (None, len(good)):
-      raise self.refusal(key, f"must have {count} numbers, but has {len(good)}")
-    return good
-
-  def choice(self, key: str, allowed: Sequence[Any]) -> Any:
-    value = self.raw.get(key, allowed[0])
-    if not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
-      names = [str(a).lower() if isinstance(a, bool) else a for a in allowed]
-      why = f"must be one of {', '.join(names)}, but is {_shown(value)}"
-      raise self.refusal(key, why, lookup.hint(value, names))
-    return value
-
-
-def _task(part: _Part, name: str) -> Task:
+def _task(part: described.Part, name: str) -> Task:
   """Checks one task."""
   if "kind" not in part.raw:
     raise part.refusal("kind", f"is missing; it is one of {', '.join(KINDS)}")
@@ -270,7 +176,7 @@ def _task(part: _Part, name: str) -> Task:
 
 
 def _classes(
-  part: _Part, kind: kinds.base.Dense, task: types.TaskSpec
+  part: described.Part, kind: kinds.base.Dense, task: types.TaskSpec
 ) -> tuple[tuple[str, ...], int]:
   """Returns the names of classes, and the number of a task's outputs."""
   if kind.stored != "ids":
@@ -286,11 +192,14 @@ def _classes(
     return tuple(value), len(value)
   raise part.refusal(
     "classes",
-    f"must be their number or a list of different names, at least 2, but is {_shown(value)}",
+    "must be their number or a list of different names, at least 2, but is"
+    f" {described.shown(value)}",
   )
 
 
-def _ids(part: _Part, classes: tuple[str, ...], outputs: int) -> tuple[tuple[int, int], ...] | None:
+def _ids(
+  part: described.Part, classes: tuple[str, ...], outputs: int
+) -> tuple[tuple[int, int], ...] | None:
   """Stored ids with their classes, given by number or name."""
   if "map" not in part.raw:
     return None
@@ -307,15 +216,15 @@ def _ids(part: _Part, classes: tuple[str, ...], outputs: int) -> tuple[tuple[int
     if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < outputs:
       wanted = f"a class from 0 to {outputs - 1}{' or its name' if classes else ''}"
       hint = lookup.hint(value, classes)
-      raise found.refusal(key, f"must be {wanted}, but is {_shown(value)}", hint)
+      raise found.refusal(key, f"must be {wanted}, but is {described.shown(value)}", hint)
     pairs.append((stored, place))
   return tuple(pairs)
 
 
-def _members(part: _Part, split: str) -> float | str | tuple[str, ...]:
+def _members(part: described.Part, split: str) -> float | str | tuple[str, ...]:
   """A share, a pattern or text file, or a list of names and patterns."""
   value = part.raw[split]
-  share = None if isinstance(value, str) else _number(value)
+  share = None if isinstance(value, str) else described.number_of(value)
   if share is not None:
     if not 0 < share <= 1:
       raise part.refusal(split, f"a share lies above 0 and at most at 1, but is {share:g}")
@@ -327,25 +236,10 @@ def _members(part: _Part, split: str) -> float | str | tuple[str, ...]:
     if not wrong:
       return tuple(value)
     raise part.refusal(
-      split, f"names must be texts, but one is {_shown(wrong[0])}: put it in quotes"
+      split, f"names must be texts, but one is {described.shown(wrong[0])}: put it in quotes"
     )
   raise part.refusal(
     split,
-    f"must be a share as 0.8, a pattern, a text file or a list of names, but is {_shown(value)}",
+    "must be a share as 0.8, a pattern, a text file or a list of names, but is"
+    f" {described.shown(value)}",
   )
-
-
-def _number(value: Any) -> float | None:
-  """A number, never NaN; YAML takes 1e-3, without a point, for a text."""
-  if isinstance(value, bool) or not isinstance(value, int | float | str):
-    return None
-  try:
-    found = float(value)
-  except (ValueError, OverflowError):
-    return None
-  return None if math.isnan(found) else found
-
-
-def _shown(value: Any) -> str:
-  text = "missing" if value is None else repr(value)
-  return text if len(text) < 60 else f"{text[:56]} ..."

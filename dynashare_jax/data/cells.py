@@ -1,0 +1,326 @@
+"""The cells of a column as numbers, dates or texts, and how a table spells them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import datetime
+import decimal as decimals
+import functools
+import numbers as number_types
+import re
+from typing import Any
+
+import numpy as np
+
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "NaT", "#N/A", "?")
+NO_NUMBER = ("None", "none", "-", "--", ".")  # missing, too, in a column of numbers or dates
+ISO = "iso"  # in place of a format: as 2024-01-31, with a time and a zone or without
+_DAY = np.timedelta64(1, "D")
+_INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
+_GROUPS = r"[+-]?\d{1,3}(?:%s\d{3})+"
+_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
+_DAYS = (
+  *("%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y.%m.%d"),
+  *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y"),
+  *("%b %d, %Y", "%B %d, %Y", "%Y-%m"),
+)
+_TIMES = ("", " %H:%M", " %H:%M:%S", "T%H%M%S", "T%H:%M:%S")
+FORMATS = (ISO, "%Y%m%d", "%Y%m%dT%H%M%S", *(day + time for day in _DAYS for time in _TIMES))
+
+Where = Callable[[int, str], str]
+
+
+def place(row: int, column: str) -> str:
+  """Returns where a cell is, of a column that came from no file; rows count from 1."""
+  return f"column {column!r}, row {row + 1}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spelling:
+  """How a table writes numbers and missing values.
+
+  Attributes:
+    decimal: `.` or `,`.
+    thousands: what parts the thousands; empty for nothing.
+    missing: texts, also of numbers, that mean a missing value beside `MISSING`.
+  """
+
+  decimal: str = "."
+  thousands: str = ""
+  missing: tuple[str, ...] = ()
+
+  def number(self, text: str) -> float | None:
+    """Returns the number that a text is, None where it is none."""
+    text = text.replace("\u2212", "-").strip()
+    if self.thousands and self._grouped.fullmatch(text):
+      text = text.replace(self.thousands, "")
+    if self._plain.fullmatch(text):
+      return float(text.replace(self.decimal, "."))
+    return float(text) if _INFINITE.fullmatch(text) else None
+
+  @functools.cached_property
+  def _plain(self) -> re.Pattern[str]:
+    point = re.escape(self.decimal)
+    return re.compile(rf"[+-]?(\d+({point}\d*)?|{point}\d+)([eE][+-]?\d+)?")
+
+  @functools.cached_property
+  def _grouped(self) -> re.Pattern[str]:
+    groups = _GROUPS % re.escape(self.thousands)
+    return re.compile(rf"{groups}({re.escape(self.decimal)}\d*)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+  """A column in one form.
+
+  Attributes:
+    values: float64 `[N]`, datetime64 `[N]`, or int32 codes `[N]` of texts; NaN, NaT or -1 is
+      missing.
+    texts: what the codes 0, 1, ... stand for, without blanks around; None for numbers and dates.
+  """
+
+  values: np.ndarray
+  texts: tuple[str, ...] | None = None
+
+  @classmethod
+  def read(cls, values: Any, name: str, where: Where = place) -> Cells:
+    """Reads a list, an array or a column of a frame.
+
+    Numbers, truth values, texts, dates and times (in UTC without their zone), and None, NaN, NaT
+    or what else is not equal to itself for missing ones. A mixture is read as texts.
+
+    Raises:
+      ValueError: more than one axis, or a cell of another type; names it.
+    """
+    if isinstance(values, Cells):
+      return values
+    if hasattr(values, "dtype") or hasattr(values, "__array__"):
+      array = np.asarray(values)
+    else:
+      array = np.fromiter(values, object, len(values))
+    if array.ndim != 1:
+      raise ValueError(f"Column {name!r} has the shape {array.shape}; it must have one axis.")
+    if array.dtype.kind in "iuf":
+      return cls(array.astype(np.float64))
+    if array.dtype.kind == "M":
+      return cls(array.astype("datetime64[us]"))
+    if array.dtype.kind == "m":
+      return cls(array / _DAY)
+    if array.dtype.kind == "b":
+      return cls(array.astype(np.int32), ("false", "true"))
+    return cls._of_objects(array.astype(object), name, where)
+
+  @classmethod
+  def _of_objects(cls, array: np.ndarray, name: str, where: Where) -> Cells:
+    """Cells of any types, each of its own."""
+    kept = [row for row, value in enumerate(array) if not _absent(value)]
+    found = {_sort(array[row]) for row in kept}
+    if "" in found:
+      row = next(row for row in kept if not _sort(array[row]))
+      raise ValueError(
+        f"{where(row, name)}: {array[row]!r:.40} is no number, text, truth value or date."
+      )
+    if found <= {"number"}:
+      values = np.full(len(array), np.nan)
+      values[kept] = [_float(array[row]) for row in kept]
+      return cls(values)
+    if found == {"date"}:
+      values = np.full(len(array), "NaT", "datetime64[us]")
+      values[kept] = [_instant(array[row]) for row in kept]
+      return cls(values)
+    codes = np.full(len(array), -1, np.int32)
+    cells = cls.of_texts([text_of(array[row]) for row in kept])
+    codes[kept] = cells.values
+    return cls(codes, cells.texts)
+
+  @classmethod
+  def of_texts(cls, values: Sequence[str]) -> Cells:
+    """Makes cells of texts, as `text_of` writes them; none is missing."""
+    known: dict[str, int] = {}
+    codes = np.fromiter((known.setdefault(v, len(known)) for v in values), np.int32, len(values))
+    texts: dict[str, int] = {}
+    alike = [texts.setdefault(text_of(text), len(texts)) for text in known]
+    return cls(np.array(alike, np.int32)[codes] if alike else codes, tuple(texts))
+
+  @classmethod
+  def join(cls, parts: Sequence[Cells]) -> Cells:
+    """Puts columns behind one another; numbers, dates and texts together become texts."""
+    if len(parts) == 1:
+      return parts[0]
+    if len({part.kind for part in parts}) > 1:
+      parts = [part.as_texts(Spelling()) for part in parts]
+    if parts[0].texts is None:
+      return cls(np.concatenate([part.values for part in parts]))
+    texts: dict[str, int] = {}
+    codes = []
+    for part in parts:
+      alike = [texts.setdefault(text, len(texts)) for text in part.texts or ()]
+      codes.append(np.array([*alike, -1], np.int32)[part.values])
+    return cls(np.concatenate(codes), tuple(texts))
+
+  def __len__(self) -> int:
+    return len(self.values)
+
+  def take(self, rows: np.ndarray) -> Cells:
+    """Returns some rows."""
+    return Cells(self.values[rows], self.texts)
+
+  @property
+  def kind(self) -> str:
+    """`number`, `date` or `text`."""
+    if self.texts is not None:
+      return "text"
+    return "date" if self.values.dtype.kind == "M" else "number"
+
+  def as_texts(self, spelling: Spelling) -> Cells:
+    """Returns the same as texts, missing ones -1."""
+    if self.texts is None:
+      distinct, codes = np.unique(self.values, return_inverse=True)
+      cells = Cells(codes.reshape(-1).astype(np.int32), tuple(text_of(v) for v in distinct))
+      return Cells(np.where(self.missing(spelling), -1, cells.values), cells.texts)
+    return Cells(np.where(self.missing(spelling), -1, self.values), self.texts)
+
+  def missing(self, spelling: Spelling, strict: bool = False) -> np.ndarray:
+    """Returns which rows are missing, `[N]`.
+
+    Args:
+      strict: whether `NO_NUMBER` means missing, too.
+    """
+    if self.texts is None:
+      gone = np.isnat(self.values) if self.kind == "date" else np.isnan(self.values)
+      if self.kind == "number":
+        marks = [spelling.number(text) for text in spelling.missing]
+        gone = gone | np.isin(self.values, [mark for mark in marks if mark is not None])
+      return gone
+    marks_ = {*MISSING, *spelling.missing, *(NO_NUMBER if strict else ())}
+    return self._of_texts(lambda text: text in marks_, True, bool)
+
+  def numbers(self, spelling: Spelling) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float64 `[N]` with NaN for missing ones, and which cells are no number."""
+    gone = self.missing(spelling, strict=True)
+    if self.texts is None:
+      values = self.values if self.kind == "number" else _days(self.values)
+      return np.where(gone, np.nan, values), np.zeros(len(self), bool)
+    parsed = self._of_texts(lambda text: spelling.number(text), None, object)
+    wrong = np.array([value is None for value in parsed], bool) & ~gone
+    return np.where(gone | wrong, np.nan, parsed).astype(np.float64), wrong
+
+  def days(self, spelling: Spelling, form: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns days since 1970-01-01, float64 `[N]` as `numbers`, and which cells are no date."""
+    gone = self.missing(spelling, strict=True)
+    if self.kind == "date":
+      return np.where(gone, np.nan, _days(self.values)), np.zeros(len(self), bool)
+    cells = self.as_texts(spelling)
+    parsed = cells._of_texts(lambda text: date_of(text, form), np.datetime64("NaT"), "M8[us]")
+    wrong = np.isnat(parsed) & ~gone
+    return np.where(gone, np.nan, _days(parsed)), wrong
+
+  def _of_texts(self, function: Callable[[str], Any], absent: Any, dtype: Any) -> np.ndarray:
+    """What a function makes of every row's text; `absent` where there is none."""
+    table = np.empty(len(self.texts or ()) + 1, dtype)
+    table[:-1] = [function(text) for text in self.texts or ()]
+    table[-1] = absent
+    return table[self.values]
+
+
+def _absent(value: Any) -> bool:
+  """None, and what is not equal to itself: NaN, NaT; what cannot tell, as pandas' NA."""
+  if value is None:
+    return True
+  if isinstance(value, str | list | tuple | dict | set | np.ndarray):
+    return False
+  try:
+    return bool(value != value)
+  except (TypeError, ValueError):
+    return True
+
+
+def _sort(value: Any) -> str:
+  """Which form a single cell has."""
+  if isinstance(value, bool | np.bool_):
+    return "truth"
+  if isinstance(value, number_types.Real | decimals.Decimal):
+    return "number"
+  if isinstance(value, datetime.date | np.datetime64):
+    return "date"
+  return "text" if isinstance(value, str) else ""
+
+
+def _float(value: Any) -> float:
+  try:
+    return float(value)
+  except OverflowError:
+    return float("inf")
+
+
+def _instant(value: Any) -> np.datetime64:
+  """A date or time; with a zone, that of UTC."""
+  if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+    value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+  return np.datetime64(value, "us")
+
+
+def _days(values: np.ndarray) -> np.ndarray:
+  return np.where(np.isnat(values), np.nan, (values - np.datetime64(0, "us")) / _DAY)
+
+
+def text_of(value: Any) -> str:
+  """Returns a cell as a category's name: whole numbers without a point, truth in small letters."""
+  if isinstance(value, str):
+    value = value.strip()
+    return value.lower() if value.lower() in ("true", "false") else value
+  if isinstance(value, bool | np.bool_):
+    return str(bool(value)).lower()
+  if isinstance(value, number_types.Real | decimals.Decimal):
+    value = _float(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+  if isinstance(value, np.datetime64):
+    return str(value)
+  return str(value.isoformat())
+
+
+def date_of(text: str, form: str) -> np.datetime64:
+  """Returns the time that a text is by a format of `strptime` or `ISO`; NaT where it is none."""
+  try:
+    if form == ISO:
+      if not _ISO.fullmatch(text):
+        return np.datetime64("NaT")
+      return _instant(datetime.datetime.fromisoformat(text))
+    return _instant(datetime.datetime.strptime(text, form))
+  except ValueError:
+    return np.datetime64("NaT")
+
+
+def grouped(text: str) -> str:
+  """Returns what seems to part the thousands of a number, as `,` in 1,234; else nothing."""
+  found = re.fullmatch(r"[+-]?\d{1,3}([.,' \u00a0\u202f])\d{3}(\1\d{3})*([.,]\d+)?", text)
+  return found.group(1) if found else ""
+
+
+def detect(columns: Mapping[str, Cells], missing: Iterable[str] = ()) -> tuple[Spelling, list[str]]:
+  """Finds out whether a table writes decimal points or commas, from all of its columns.
+
+  Returns:
+    The spelling, with a point where nothing tells, and warnings about columns that look otherwise.
+  """
+  seen: dict[str, dict[str, str]] = {".": {}, ",": {}}  # mark -> column -> first such number
+  base = Spelling(missing=tuple(missing))
+  marks = {*MISSING, *NO_NUMBER, *base.missing}
+  for name, cells in columns.items():
+    texts = [text for text in cells.texts or () if text not in marks]
+    for mark, found in seen.items():
+      numbers = [t for t in texts if Spelling(mark).number(t) is not None]
+      # 1,234 may have a separator of thousands.
+      clear = [t for t in numbers if mark in t and grouped(t) != mark]
+      if clear and len(numbers) > 0.9 * len(texts):
+        found[name] = clear[0]
+  warnings = []
+  if seen["."] and seen[","]:
+    (other, text), one = next(iter(seen[","].items())), next(iter(seen["."]))
+    warnings = [
+      f"warning: column {other!r} has texts as {text!r}, but column {one!r} has decimal points:"
+      " they are read as texts. If they are numbers, say decimal: ','."
+    ]
+  comma = bool(seen[","]) and not seen["."]
+  return dataclasses.replace(base, decimal="," if comma else "."), warnings

@@ -1,0 +1,299 @@
+"""The file that describes a table: its keys, and their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+from dynashare_jax import types
+from dynashare_jax.data import columns as columns_lib
+from dynashare_jax.data import description as described
+from dynashare_jax.data.cells import text_of
+from dynashare_jax.data.table import files
+
+EXAMPLE = """
+  table: customers.csv        # or .parquet
+  tasks:                      # each the column of its name
+    churn: {}
+    spend: {unit: EUR}"""
+TABLE_KINDS = ("binary", "multiclass", "multilabel", "number")
+KEYS = (
+  *("name", "table", "tasks", "splits", "columns", "inputs", "delimiter", "encoding", "decimal"),
+  *("thousands", "missing", "names", "bins", "most_categories"),
+)
+_TASK = ("column", "columns", "kind", "weight")
+_OF_KIND = {
+  "binary": ("positive", "positive_weight", "class_weights"),
+  "multiclass": ("class_weights",),
+  "multilabel": ("positive_weight",),
+  "number": ("unit", "loss", "huber_delta"),
+}
+_OPTIONS = tuple(dict.fromkeys(key for keys in _OF_KIND.values() for key in keys))
+_SPLITS = (*types.SPLITS, "seed", "group", "time", "column")
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One task of a description.
+
+  Attributes:
+    name: of the task.
+    place: file and key, for messages.
+    columns: with its labels.
+    kind: of `TABLE_KINDS`; empty is found out.
+    weight: in the total loss.
+    options: values of the keys of its kind, as they are written.
+  """
+
+  name: str
+  place: str
+  columns: tuple[str, ...]
+  kind: str
+  weight: float
+  options: Mapping[str, Any]
+
+  def check_options(self, kind: str) -> None:
+    """Refuses keys of another kind."""
+    for key in self.options:
+      if key not in _OF_KIND[kind]:
+        known = ", ".join(_OF_KIND[kind]) or "none"
+        raise ValueError(f"{self.place}.{key}: a {kind} task has no such key; of its own: {known}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+  """How rows are split.
+
+  Attributes:
+    place: file and key, for messages.
+    shares: split -> share.
+    seed: of the draw.
+    group: column whose values never part; empty for none.
+    time: column by which the oldest rows train and the newest test; empty for none.
+    column: column with the names of the splits; empty for none.
+  """
+
+  place: str
+  shares: Mapping[str, float]
+  seed: int = 0
+  group: str = ""
+  time: str = ""
+  column: str = ""
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """The columns that tell the splits, which are no inputs."""
+    return tuple(name for name in (self.group, self.time, self.column) if name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """A table.
+
+  Attributes:
+    where: the file, for messages.
+    name: what the user calls it.
+    tables: split -> path or pattern of its files; one of "" for all.
+    tasks: in order.
+    splits: how rows are split.
+    roles: column -> what the user says that it is.
+    inputs: columns that are inputs; empty for all others.
+    layout: how files are written.
+    decimal: `.` or `,`; empty is found out.
+    thousands: what parts thousands.
+    missing: texts that mean a missing value.
+    bins: most bins of a number.
+    most_categories: most codes of a category.
+  """
+
+  where: str
+  name: str
+  tables: Mapping[str, str]
+  tasks: tuple[Task, ...]
+  splits: Splits
+  roles: Mapping[str, columns_lib.Role]
+  inputs: tuple[str, ...]
+  layout: files.Layout
+  decimal: str
+  thousands: str
+  missing: tuple[str, ...]
+  bins: int
+  most_categories: int
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """The columns of all tasks."""
+    return tuple(column for task in self.tasks for column in task.columns)
+
+
+def parse(raw: Mapping[str, Any], where: str) -> Description:
+  """Checks what `description.read` read.
+
+  Raises:
+    ValueError: names the file, the key and what is allowed.
+  """
+  part = described.Part(raw, where, "")
+  part.check_keys(KEYS)
+  tasks = read_tasks(part)
+  tables = read_tables(part, "table")
+  splits = read_splits(part, tables)
+  labels = {column: task.name for task in tasks for column in task.columns}
+  inputs = texts(part, "inputs")
+  roles = read_roles(part)
+  for key, names in (("inputs", inputs), ("columns", roles), ("splits", splits.columns)):
+    for name in names:
+      if name in labels and (key != "splits"):
+        raise part.refusal(key, f"{name!r} is the label of {labels[name]}, and so no input")
+  return Description(
+    where,
+    part.text("name", ""),
+    tables,
+    tasks,
+    splits,
+    roles,
+    inputs,
+    files.Layout(_mark(part, "delimiter"), part.text("encoding", ""), texts(part, "names")),
+    part.choice("decimal", ("", ".", ",")),
+    _mark(part, "thousands"),
+    texts(part, "missing"),
+    whole(part, "bins", 16),
+    whole(part, "most_categories", columns_lib.MOST_CATEGORIES),
+  )
+
+
+def read_tasks(part: described.Part) -> tuple[Task, ...]:
+  """Reads the key `tasks`."""
+  tasks = part.mapping("tasks")
+  found: list[Task] = []
+  taken: dict[str, str] = {}
+  for name in tasks.raw:
+    if not str(name).isidentifier() or isinstance(name, bool):
+      raise tasks.refusal(
+        name,
+        "a task's name has letters, digits and _, and begins with no digit; the column may have"
+        f" another name: {{label: {{column: {name}}}}}",
+      )
+    own = described.Part(tasks.raw[name] or {}, part.file, f"tasks.{name}")
+    if not isinstance(own.raw, Mapping):
+      raise tasks.refusal(name, f"must be a mapping as {{}}, but is {described.shown(own.raw)}")
+    own.check_keys((*_TASK, *_OPTIONS))
+    columns = texts(own, "columns")
+    if columns and "column" in own.raw:
+      raise own.refusal("columns", "say column or columns, not both")
+    columns = columns or (own.text("column", name),)
+    for column in columns:
+      if column in taken:
+        raise own.refusal("column", f"{column!r} is the label of {taken[column]} already")
+      taken[column] = name
+    weight = own.number("weight", 1.0)
+    if weight < 0:
+      raise own.refusal("weight", f"must be at least 0, but is {weight:g}")
+    kind = own.choice("kind", ("", *TABLE_KINDS))
+    options = {key: own.raw[key] for key in _OPTIONS if key in own.raw}
+    found.append(Task(name, f"{part.file}: tasks.{name}", columns, kind, weight, options))
+  return tuple(found)
+
+
+def read_tables(part: described.Part, key: str) -> dict[str, str]:
+  """Reads a path, or paths of the splits."""
+  if not isinstance(part.raw.get(key), dict):
+    return {"": part.text(key)}
+  tables = part.mapping(key)
+  tables.check_keys(types.SPLITS)
+  for needed in ("train", "test"):
+    if needed not in tables.raw:
+      raise tables.refusal(needed, "is missing; train and test are needed")
+  return {split: tables.text(split) for split in types.SPLITS if split in tables.raw}
+
+
+def read_splits(part: described.Part, tables: Mapping[str, str]) -> Splits:
+  """Reads the key `splits`, in which everything has a default."""
+  raw = part.raw.get("splits") or {}
+  if not isinstance(raw, dict):
+    raise part.refusal("splits", f"must be a mapping, but is {described.shown(raw)}")
+  splits = described.Part(raw, part.file, "splits")
+  splits.check_keys(_SPLITS)
+  group, time, column = (splits.text(key, "") for key in ("group", "time", "column"))
+  place = f"{part.file}: splits"
+  told = [key for key in ("time", "column") if raw.get(key)] + ["table"] * ("" not in tables)
+  if len(told) > 1:
+    raise ValueError(f"{place}: {' and '.join(told)} both say how to split; leave one.")
+  if time and group:
+    raise splits.refusal("group", "cannot go with time: a group may be old and new")
+  fixed = column or "" not in tables
+  shares = {s: splits.number(s, 0.0) for s in types.SPLITS if s in raw}
+  for split, share in shares.items():
+    if not 0 < share < 1:
+      raise splits.refusal(split, f"a share lies between 0 and 1, but is {share:g}")
+    if fixed and split != "validation":
+      raise splits.refusal(split, f"{told[0]} says which rows those are")
+  if fixed:
+    shares = {"validation": SHARES["validation"]} | shares
+  elif not shares:
+    shares = dict(SHARES)
+  else:
+    shares = _completed(splits, shares)
+  return Splits(place, shares, int(splits.number("seed", 0)), group, time, column)
+
+
+def _completed(splits: described.Part, shares: dict[str, float]) -> dict[str, float]:
+  """Shares of all splits; one that is not said takes the rest."""
+  lacking = [split for split in types.SPLITS if split not in shares]
+  rest = 1 - sum(shares.values())
+  if rest < -1e-6 or (lacking and rest < 1e-6):
+    raise splits.refusal("train", f"the shares add up to {1 - rest:g}, and nothing is left")
+  if lacking == ["validation"] or len(lacking) == 1:
+    return {**shares, lacking[0]: rest}
+  return {**shares, **{split: rest / len(lacking) for split in lacking}}
+
+
+def read_roles(part: described.Part) -> dict[str, columns_lib.Role]:
+  """Reads what columns are said to be."""
+  raw = part.raw.get("columns") or {}
+  if not isinstance(raw, dict):
+    raise part.refusal("columns", f"must be a mapping, but is {described.shown(raw)}")
+  columns = described.Part({str(key): value for key, value in raw.items()}, part.file, "columns")
+  known = ("number", "category", "date", "ignore", "ignored")
+  roles = {}
+  for name, value in columns.raw.items():
+    if isinstance(value, dict):
+      own = columns.mapping(name)
+      own.check_keys(("date",))
+      roles[name] = columns_lib.Role("date", "as said", own.text("date"))
+    else:
+      kind = columns.choice(name, known)
+      roles[name] = columns_lib.Role("ignored" if kind == "ignore" else kind, "as said")
+  return roles
+
+
+def texts(part: described.Part, key: str) -> tuple[str, ...]:
+  """Reads a text or a list of texts and numbers, each once."""
+  value = part.raw.get(key, [])
+  value = value if isinstance(value, list | tuple) else [value]
+  if not all(isinstance(v, str | int | float) for v in value):
+    raise part.refusal(key, f"must be a list of texts, but is {described.shown(value)}")
+  found = tuple(text_of(v) for v in value)
+  if len(set(found)) < len(found):
+    twice = next(v for v in found if found.count(v) > 1)
+    raise part.refusal(key, f"{twice!r} stands twice")
+  return found
+
+
+def whole(part: described.Part, key: str, default: int) -> int:
+  """Reads a whole number of at least 1."""
+  value = part.number(key, default)
+  if value < 1 or value != math.floor(value):
+    raise part.refusal(key, f"must be a whole number of at least 1, but is {value:g}")
+  return int(value)
+
+
+def _mark(part: described.Part, key: str) -> str:
+  """Reads a single character, or `tab`."""
+  value = part.text(key, "")
+  value = "\t" if value in ("tab", "\\t") else value
+  if len(value) > 1:
+    raise part.refusal(key, f"must be one character, but is {value!r}")
+  return value
