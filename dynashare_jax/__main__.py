@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
+from dynashare_jax import cli
 from dynashare_jax import lookup
+from dynashare_jax import version
 
 COMMANDS = {
   "train": "train one run, or --describe it",
@@ -28,8 +30,12 @@ def main() -> None:
   """Hands the rest of the command line to a command."""
   wanted = sys.argv[1] if len(sys.argv) > 1 else "--help"
   if wanted in ("-h", "--help"):
-    print(__doc__, *(f"  {name:10} {what}" for name, what in COMMANDS.items()), sep="\n")
-    print("\nEach lists its arguments with --help.")
+    print(cli.called(str(__doc__)))
+    print(*(f"  {name:10} {what}" for name, what in COMMANDS.items()), sep="\n")
+    print("\nEach lists its arguments with --help; --version prints the version.")
+    return
+  if wanted == "--version":
+    print("dynashare_jax", version.__version__)
     return
   if wanted not in COMMANDS:
     hint = _HINTS.get(wanted) or lookup.hint(wanted, tuple(COMMANDS))

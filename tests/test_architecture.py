@@ -18,6 +18,7 @@ PACKAGE = ROOT / "dynashare_jax"
 FLOORS = {
   "types": 0,
   "lookup": 0,
+  "version": 0,
   "defaults": 0,
   "ops": 1,
   "objectives": 2,

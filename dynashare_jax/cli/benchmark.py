@@ -32,7 +32,7 @@ _LEARNT = ("adashare", "dynashare")  # whose routes random ones imitate
 _SHOWN = 8  # names of unfinished runs
 _PLACES = ("--jobs", "--devices", "--shard")  # where runs train, and not what
 _ARGUMENTS = {
-  "config": (None, "a file of configs/, for all runs"),
+  "config": (None, "of all runs, by name (rooms) or its file"),
   "methods": (
     "single,hard,random_policy,adashare,dynashare",
     "with commas; label=method+name=value+name=value is a method with other settings",

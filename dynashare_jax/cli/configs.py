@@ -1,4 +1,4 @@
-"""How every command reads its configuration; what does not fit is one clear line."""
+"""How every command finds and reads its configuration; what does not fit is one clear line."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from dynashare_jax import lookup
 from dynashare_jax.checkpoints import workdir
 
 OVERRIDE = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)
-_FILE = re.compile(r"--?config=(.*)", re.DOTALL)
+_FILE = re.compile(r"--?config(?:=(.*))?", re.DOTALL)
 _ILLEGAL = re.compile(r"flag --([\w.]+)=")
+_PARTS = ("base", "deeplab")  # what others start from, and no runs of their own
 _EITHER = ("policy.budget", "policy.budget_ms")  # one of which decides
 _ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
 
@@ -57,6 +58,30 @@ def _literal(text: str) -> Any:
 config_flags.register_flag_parser_for_type(tuple, TupleParser())
 
 
+def folder() -> pathlib.Path:
+  """Returns where the configurations lie: within an installed package, beside a checkout's."""
+  package = pathlib.Path(__file__).resolve().parents[1]
+  inside = package / "configs"
+  return inside if inside.is_dir() else package.parent / "configs"
+
+
+def names() -> tuple[str, ...]:
+  """Returns the names of the configurations that come with the package."""
+  return tuple(sorted({file.stem for file in folder().glob("*.py")} - {*_PARTS}))
+
+
+def file_of(path: str) -> str:
+  """Returns `path` with the file of a configuration in the place of its name.
+
+  Args:
+    path: `rooms`, or a file such as `configs/rooms.py`; a colon and a setting may follow.
+  """
+  name, colon, setting = path.partition(":")
+  file = folder() / f"{name}.py"
+  named = name.isidentifier() and file.is_file()
+  return f"{file}{colon}{setting}" if named else path
+
+
 def define(
   values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None
 ) -> flags.FlagHolder[ml_collections.ConfigDict]:
@@ -64,7 +89,8 @@ def define(
   return config_flags.DEFINE_config_file(
     "config",
     None,
-    "File with the configuration; any value of it can be set as --config.name=value.",
+    "Configuration, by name (rooms, multimnist:fashion) or its file; any value of it can be set as"
+    " --config.name=value.",
     lock_config=True,
     flag_values=values,
     sys_argv=argv,
@@ -82,7 +108,7 @@ def parse(argv: list[str], values: flags.FlagValues) -> list[str]:
     ValueError: there is no such configuration, or no such setting of it; a name or a
       value that does not fit, or another flag that is not understood.
   """
-  found = [match[1] for argument in argv[1:] if (match := _FILE.fullmatch(argument))]
+  argv, found = _named(argv)
   for path in found:
     known = _defaults(path)
     for match in filter(None, map(OVERRIDE.fullmatch, argv[1:])):
@@ -101,6 +127,20 @@ def parse(argv: list[str], values: flags.FlagValues) -> list[str]:
   except _ERRORS as error:
     text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
     raise ValueError(f"In the flags: {text}") from error
+
+
+def _named(argv: list[str]) -> tuple[list[str], list[str]]:
+  """A command line with files for the names of configurations; and these, as they were given."""
+  line, rest, given = argv[:1], list(argv[1:]), []
+  while rest:
+    argument = rest.pop(0)
+    if match := _FILE.fullmatch(argument):
+      if match[1] is None and not rest:
+        raise ValueError("Name a configuration after --config.")
+      given.append(rest.pop(0) if match[1] is None else match[1])
+      argument = f"--config={file_of(given[-1])}"
+    line.append(argument)
+  return line, given
 
 
 def _check_numbers(name: str, text: str, default: Any) -> None:
@@ -128,7 +168,11 @@ def _illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> st
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-  """Returns the locked configuration of a file with `name=value` overrides; errors as `parse`."""
+  """Returns the locked configuration of a name or a file with `name=value` overrides.
+
+  Raises:
+    ValueError: as `parse`.
+  """
   argv = ["", f"--config={path}", *(f"--config.{override}" for override in overrides)]
   values = flags.FlagValues()
   flag = define(values, argv)
@@ -138,16 +182,14 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
 
 def _defaults(path: str) -> Mapping[str, Any]:
   """Dotted name -> value of what a file makes, with the setting after its colon."""
-  name, colon, setting = path.partition(":")
-  file = pathlib.Path(name)
-  if not file.is_file():
-    near = sorted(map(str, file.parent.glob("*.py")))
-    listed = f" There are: {', '.join(near)}." if near else ""
-    raise ValueError(f"There is no configuration {path!r}.{lookup.hint(name, near)}{listed}")
+  name, colon, setting = file_of(path).partition(":")
+  if not pathlib.Path(name).is_file():
+    raise ValueError(_missing(path, name))
   try:
     make = runpy.run_path(name)["get_config"]
     if colon and not inspect.signature(make).parameters:
-      raise ValueError(f"{name} has no settings; leave {colon + setting!r} away.")
+      shown = path.partition(":")[0]
+      raise ValueError(f"{shown} has no settings; leave {colon + setting!r} away.")
     made = make(*([setting] if colon else []))
   except ValueError:
     raise
@@ -163,6 +205,15 @@ def _defaults(path: str) -> Mapping[str, Any]:
       f" {type(made).__name__}."
     )
   return dict(workdir.flatten(made.to_dict()))
+
+
+def _missing(path: str, name: str) -> str:
+  """That there is no such configuration, and which there are."""
+  file, known = pathlib.Path(name), names()
+  near = sorted(map(str, file.parent.glob("*.py"))) if file.suffix else []
+  hint = lookup.hint(name, near) or lookup.hint(file.stem, known)
+  files = f" Files: {', '.join(near)}." if near else ""
+  return f"There is no configuration {path!r}.{hint} By name there are: {', '.join(known)}.{files}"
 
 
 def _lines(error: Exception, name: str) -> list[traceback.FrameSummary]:

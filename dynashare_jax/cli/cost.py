@@ -28,7 +28,10 @@ from dynashare_jax.library import costs
 
 _ARGUMENTS = {
   "workdir": ("", "of a finished run"),
-  "config": ("", "instead: a file of configs/, for the milliseconds of a route before training"),
+  "config": (
+    "",
+    "instead, by name (rooms) or its file: for the milliseconds of a route before training",
+  ),
   "route": ("", "with --config: a row of 0 and 1 a task, as in 1011,1111 (default: all 1)"),
   "batches": ("1,8,32", "batch sizes with commas; the first one's latency is shown"),
   "repeats": (20, "rounds"),

@@ -27,6 +27,7 @@ import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
+from dynashare_jax import cli as cli_lib
 from dynashare_jax import lookup
 from dynashare_jax import runs
 from dynashare_jax import types
@@ -62,7 +63,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
       f"Name one command, {' or '.join(COMMANDS)}, not {' '.join(rest) or 'none'}.{near}"
     )
   if values.config is None:
-    raise ValueError("Name a configuration: --config=configs/folder.py")
+    raise ValueError("Name a configuration: --config=folder")
   return rest[0], values
 
 
@@ -226,7 +227,7 @@ def cli(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with 2 after an error or when the data are broken."""
   line = list(sys.argv[1:] if argv is None else argv)
   if {"-h", "--help", "--helpfull"} & set(line):
-    print(__doc__)
+    print(cli_lib.called(str(__doc__)))
     return
   jax.config.update("jax_platforms", "cpu")
   command.use_compilation_cache()

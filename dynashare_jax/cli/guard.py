@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 
+from dynashare_jax import cli
 from dynashare_jax.distributed import cluster
 from dynashare_jax.distributed import preemption
 
@@ -37,9 +38,10 @@ def parser(
     more: shown below the arguments.
   """
   made = argparse.ArgumentParser(
-    prog=f"python -m dynashare_jax {command}", allow_abbrev=False, description=about, epilog=more
+    prog=f"{cli.program()} {command}", allow_abbrev=False, description=about, epilog=more
   )
-  for name, (default, text) in arguments.items():
+  for name, (default, written) in arguments.items():
+    text = cli.called(written)
     if default is False:
       made.add_argument(f"--{name}", action="store_true", help=text)
       continue

@@ -87,7 +87,8 @@ def _print_help() -> None:
   about = "Trains, evaluates and reports one run, or describes it."
   more = (
     "--config.NAME=VALUE sets any value of the configuration, as --config.train.batch_size=64 or"
-    " --config.data.tasks=segmentation,depth; dynashare_jax/defaults.py explains each."
+    " --config.data.tasks=segmentation,depth; dynashare_jax/defaults.py explains each. There come"
+    f" {', '.join(configs.names())}."
   )
   guard.parser("train", about, given, more).print_help()
 
@@ -102,7 +103,7 @@ def _parse(argv: list[str]) -> list[str]:
     if rest[1:]:
       raise ValueError(f"Unexpected arguments: {' '.join(rest[1:])}.")
     if _CONFIG.value is None:
-      raise ValueError("Name a configuration: --config=configs/rooms.py")
+      raise ValueError("Name a configuration: --config=rooms")
     return rest
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)

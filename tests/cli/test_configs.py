@@ -55,6 +55,51 @@ def test_what_is_not_said_stays():
   assert configs.load(FILE).data.tasks == configs.load(FILE, ["seed=3"]).data.tasks != ()
 
 
+@pytest.mark.parametrize(
+  ("told", "kind", "tasks"),
+  [
+    ("multimnist", "mnist", 2),
+    ("multimnist:fashion_and_mnist", "fashion_and_mnist", 2),
+    ("multimnist:disjoint5", None, 5),
+  ],
+)
+def test_a_configuration_is_found_by_name_from_any_folder(told, kind, tasks, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "multimnist").mkdir()
+  found = configs.load(told, ["seed=3"])
+  assert (found.data.get("kind"), len(found.data.tasks), found.seed) == (kind, tasks, 3)
+
+
+def test_an_installed_package_has_its_configurations_within(tmp_path, monkeypatch):
+  inside = tmp_path / "dynashare_jax" / "configs"
+  inside.mkdir(parents=True)
+  (inside / "own.py").write_text("import ml_collections as m\nget_config = m.ConfigDict")
+  monkeypatch.setattr(configs, "__file__", str(tmp_path / "dynashare_jax" / "cli" / "configs.py"))
+  assert configs.names() == ("own",)
+  assert configs.file_of("own:7") == f"{inside / 'own.py'}:7"
+  # A file of one's own is named by its path, whatever it is called.
+  assert configs.file_of("./own.py") == "./own.py"
+
+
+@pytest.mark.parametrize("told", ["configs/rooms.py", "romms", "rooms.py:light", "./rooms"])
+def test_what_is_not_found_is_answered_with_names(told, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError) as error:
+    configs.load(told)
+  assert str(error.value).startswith(f"There is no configuration {told!r}. Did you mean 'rooms'? ")
+  named = str(error.value).partition("By name there are: ")[2].removesuffix(".").split(", ")
+  assert {"rooms", "census", "multimnist"} <= {*named} and not {"base", "deeplab"} & {*named}
+
+
+def test_the_two_ways_of_naming_one_check_alike():
+  for line in (["--config=rooms"], ["--config", "rooms"]):
+    values = flags.FlagValues()
+    line = ["", *line, "--config.model.witdhs=3"]
+    configs.define(values, line)
+    with pytest.raises(ValueError, match=r"no config\.model\.witdhs in rooms\. .*'model\.widths'"):
+      configs.parse(line, values)
+
+
 @pytest.mark.parametrize("text", ["2,two", "two", "'2','2'", "2,,x", "(2,2"])
 def test_text_among_numbers_is_refused(text):
   with pytest.raises(ValueError, match=r"config\.model\.blocks must be numbers \(tuple\), as 2,2"):

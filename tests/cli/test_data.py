@@ -281,7 +281,7 @@ def test_normals_and_numbers_by_hand():
   [
     (["chek", CONFIG], "Name one command, check or convert, not chek. Did you mean 'check'"),
     ([CONFIG], "Name one command, check or convert, not none"),
-    (["check"], "Name a configuration: --config=configs/folder.py"),
+    (["check"], "Name a configuration: --config=folder"),
     (["check", "--config=no.py"], "There is no configuration 'no.py'"),
     (["check", CONFIG, "--exampels=3"], "In the flags: .*exampels"),
     (["check", CONFIG, "--config.data.hight=3"], r"no config\.data\.hight .* 'data.height'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from tiny import configs
 
 from dynashare_jax import __main__ as top
 from dynashare_jax import runs as main
+from dynashare_jax import version
 from dynashare_jax.checkpoints import lock
 from dynashare_jax.cli import guard as command
 from dynashare_jax.cli import train
@@ -121,7 +123,7 @@ _CASES = {
     "error: Unknown data set 'room' in config.dataset. Did you mean 'rooms'",
   ),
   "task": (["--config=configs/rooms.py", "--config.data.tasks=('dept',)"], "'depth'"),
-  "nothing": ([], "error: Name a configuration: --config=configs/rooms.py"),
+  "nothing": ([], "error: Name a configuration: --config=rooms"),
   "setting": (["--config=configs/nyuv2.py:5task"], "nyuv2.py:5task: choose one of 2task, 3task"),
   "no setting": (["--config=configs/taskonomy.py:large"], "configs/taskonomy.py has no settings"),
 }
@@ -394,6 +396,24 @@ def test_every_command_lists_its_arguments(command, asked, monkeypatch, capsys):
   text = capsys.readouterr().out
   assert f"python -m dynashare_jax {command} " in text
   assert re.search(r"^ .*--\w+", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+  "arguments", [["--help"], ["train", "-h"], ["export", "-h"], ["data", "-h"]]
+)
+def test_help_has_the_name_that_a_command_was_called_by(arguments, monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["/bin/dynashare", *arguments])
+  with contextlib.suppress(SystemExit):
+    top.main()
+  text = capsys.readouterr().out
+  assert f"dynashare {'COMMAND' if len(arguments) == 1 else arguments[0]} " in text
+  assert "python -m" not in text
+
+
+def test_version_is_that_of_the_package(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["dynashare", "--version"])
+  top.main()
+  assert capsys.readouterr().out == f"dynashare_jax {version.__version__}\n"
 
 
 @pytest.mark.parametrize("asked", ["--help", "-h", "--helpfull", "--helpshort"])

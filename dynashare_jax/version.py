@@ -1,0 +1,3 @@
+"""The version, for setup.cfg too."""
+
+__version__ = "0.1.0"
