@@ -23,6 +23,7 @@ if TYPE_CHECKING:
   from dynashare_jax.library.fit import compare as compare
   from dynashare_jax.library.fit import Comparison as Comparison
   from dynashare_jax.library.fit import fit as fit
+  from dynashare_jax.library.fit import run_config as run_config
   from dynashare_jax.library.run import load as load
   from dynashare_jax.library.run import Run as Run
   from dynashare_jax.library.tasks import binary as binary
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
   "data": ("Data", "arrays"),
-  "fit": ("Comparison", "compare", "fit"),
+  "fit": ("Comparison", "compare", "fit", "run_config"),
   "run": ("Run", "load"),
   "tasks": (
     "binary",
@@ -66,6 +67,7 @@ __all__ = [
   "normals",
   "pixels",
   "regression",
+  "run_config",
   "segmentation",
 ]
 

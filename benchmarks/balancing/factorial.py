@@ -32,8 +32,8 @@ from benchmarks import timing
 from benchmarks.planted import judge
 from dynashare_jax import methods
 from dynashare_jax import runs
-from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard
+from dynashare_jax.library import configs
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import stages

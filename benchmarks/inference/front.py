@@ -28,13 +28,13 @@ from benchmarks import timing
 from benchmarks.inference import cases as inference_cases
 from dynashare_jax import runs as runs_lib
 from dynashare_jax.cli import benchmark_jobs as jobs_lib
-from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.infer import clock
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.library import configs
 from dynashare_jax.methods import _entries
 from dynashare_jax.objectives import delta
 from dynashare_jax.report import style

@@ -21,8 +21,8 @@ import sys
 from dynashare_jax import runs as runs_lib
 from dynashare_jax.cli import benchmark_jobs as jobs_lib
 from dynashare_jax.cli import benchmark_places as places
-from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard
+from dynashare_jax.library import configs
 from dynashare_jax.methods import _entries
 from dynashare_jax.report import workdir as report_workdir
 

@@ -22,8 +22,8 @@ import sys
 
 from dynashare_jax import runs
 from dynashare_jax.checkpoints import lock
-from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard as command
+from dynashare_jax.library import configs
 from dynashare_jax.library import costs
 
 _ARGUMENTS = {

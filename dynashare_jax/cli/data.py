@@ -31,13 +31,13 @@ from dynashare_jax import cli as cli_lib
 from dynashare_jax import lookup
 from dynashare_jax import runs
 from dynashare_jax import types
-from dynashare_jax.cli import configs
 from dynashare_jax.cli import data_check
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import loader
 from dynashare_jax.data import progress
 from dynashare_jax.data.pictures import store
 from dynashare_jax.data.pictures import store_writer
+from dynashare_jax.library import configs
 
 COMMANDS = ("check", "convert")
 _ROWS = 6  # of a contact sheet

@@ -12,9 +12,9 @@ from absl import flags
 from absl import logging
 
 from dynashare_jax import runs
-from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard
 from dynashare_jax.distributed import cluster
+from dynashare_jax.library import configs
 
 _CONFIG = configs.define()
 _DESCRIBE = flags.DEFINE_bool(

@@ -110,23 +110,35 @@ def listen(advice: str = "the same command goes on") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(advice: str) -> Iterator[None]:
   """Takes a first Ctrl-C in training as a request to end, as SIGTERM; a second one interrupts.
 
   So does the first before training. Outside of the main thread it changes nothing.
+
+  Args:
+    advice: the consequence of such an end for the work done so far.
+
+  Raises:
+    KeyboardInterrupt: after Ctrl-C, once the run is saved.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
+  heard = False
 
   def hear(number: int, frame: Any) -> None:
-    if _EAR.told or not _EAR.trains:
+    nonlocal heard
+    if heard or not _EAR.trains:
       signal.default_int_handler(number, frame)
-    _EAR.told = True
+    heard = _EAR.told = True
 
   before = signal.signal(signal.SIGINT, hear)
   try:
     yield
+  except PreemptedError as told:
+    if not heard:
+      raise
+    raise KeyboardInterrupt(f"{told}; {advice}") from None
   finally:
     signal.signal(signal.SIGINT, before or signal.default_int_handler)
 

@@ -74,7 +74,7 @@ def measure(
     ValueError: the model has no blocks that a route could leave out.
 
   Example:
-    config = configs.load("configs/rooms.py")  # dynashare_jax.cli.configs
+    config = configs.load("configs/rooms.py")  # dynashare_jax.library.configs
     model = runs.untrained(config)
     found = latency.measure(model, model.experiment.one_example()).latency
     found.predict([[1, 1, 0, 1, 1, 1, 1, 1]] * 3), found.predict(route, latency.APART)

@@ -13,6 +13,7 @@ from typing import Any, TYPE_CHECKING
 
 from dynashare_jax import runs
 from dynashare_jax.distributed import preemption
+from dynashare_jax.library import configs
 from dynashare_jax.library import data as data_lib
 from dynashare_jax.library import run as run_lib
 from dynashare_jax.library import settings as settings_lib
@@ -67,14 +68,42 @@ def fit(
   config.baseline = os.fspath(baseline)
   passing = workdir is None
   folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix=f"dynashare-{method}-"))
-  with preemption.interruptible(), logs.shown(progress):
-    try:
-      runs.run(config, folder, dataset=data.dataset)
-    except preemption.PreemptedError as told:
-      raise KeyboardInterrupt(
-        f"{told}; fit(..., workdir={str(folder)!r}) with the same arguments goes on from there"
-      ) from None
+  with (
+    preemption.interruptible(f"fit(..., workdir={str(folder)!r}) goes on from there"),
+    logs.shown(progress),
+  ):
+    runs.run(config, folder, dataset=data.dataset)
   return run_lib.Run(folder, data, passing=passing)
+
+
+def run_config(
+  config: str | os.PathLike[str] | ml_collections.ConfigDict,
+  settings: Mapping[str, Any] | None = None,
+  workdir: str | os.PathLike[str] | None = None,
+  progress: bool = True,
+) -> run_lib.Run:
+  """Trains as the command line does, by a configuration; returns the finished run.
+
+  Args:
+    config: the name of one, as `rooms` or `multimnist:fashion`, a file, or the values themselves.
+    settings: dotted name -> value in place of those there, as `{"train.steps": 100, "seed": 1}`.
+    workdir: folder of the run; default `runs/<data set>/<method>-<seed>`. The same call resumes.
+    progress: whether to show how far training is.
+
+  Raises:
+    ValueError: there is no such configuration, or a name or value that does not fit.
+    KeyboardInterrupt: after Ctrl-C; says where the run stands.
+  """
+  if isinstance(config, ml_collections.ConfigDict):
+    made = ml_collections.ConfigDict(config.to_dict())
+  else:
+    made = configs.load(os.fspath(config))
+  for name, value in (settings or {}).items():
+    settings_lib.change(made, name, value)
+  folder = pathlib.Path(workdir or runs.default_workdir(made))
+  with preemption.interruptible("the same call goes on from there"), logs.shown(progress):
+    runs.run(made, folder)
+  return run_lib.Run(folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,8 +39,8 @@ def of(
 ) -> ml_collections.ConfigDict:
   """Returns the configuration of a run, locked.
 
-  Every method takes about `steps` S in all. Without a search they are one piece; else a warm-up takes
-  S/6, weights S/6 and policy S/12 in turn, trials of routes S/5 and the re-training 2S/5.
+  Every method takes about `steps` S in all. Without a search they are one piece; else a warm-up
+  takes S/6, weights S/6 and policy S/12 in turn, trials of routes S/5 and the re-training 2S/5.
 
   Args:
     spec: of the data.
@@ -135,11 +135,20 @@ def _training(
 
 
 def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
-  """Sets one value; its type must be that of the default."""
+  """Sets what no argument of `fit` sets."""
+  if name.partition(".")[0] in _OWN or name in ("balance.name", "model.backbone"):
+    raise ValueError(f"settings[{name!r}]: fit has an argument for it.")
+  change(config, name, value)
+
+
+def change(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+  """Sets one value of a configuration by its dotted name.
+
+  Raises:
+    ValueError: there is none, or the value has another type than before; names the nearest.
+  """
   known = {key for key, _ in workdir.flatten(config.to_dict())}
   group, _, last = name.rpartition(".")
-  if name.partition(".")[0] in _OWN or name == "balance.name" or name == "model.backbone":
-    raise ValueError(f"settings[{name!r}]: fit has an argument for it.")
   if name not in known:
     raise ValueError(f"There is no setting {name!r}.{lookup.hint_dotted(name, known)}")
   place = config
@@ -149,4 +158,4 @@ def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
     place[last] = tuple(value) if isinstance(place[last], tuple) else value
   except TypeError as error:
     wanted = type(place[last]).__name__
-    raise ValueError(f"settings[{name!r}] must be a {wanted}, but is {value!r}.") from error
+    raise ValueError(f"{name} must be of the type {wanted}, but is {value!r}.") from error

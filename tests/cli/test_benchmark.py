@@ -12,7 +12,7 @@ import pytest
 
 from dynashare_jax.cli import benchmark
 from dynashare_jax.cli import benchmark_jobs
-from dynashare_jax.cli import configs
+from dynashare_jax.library import configs
 from dynashare_jax.methods import _entries
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

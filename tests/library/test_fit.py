@@ -158,7 +158,7 @@ def test_a_comparison_reuses_its_runs(data, tmp_path, monkeypatch):
     ({"steps": 0}, "steps must be"),
     ({"steps": 2.5}, "steps must be"),
     ({"settings": {"train.bath_size": 4}}, "mean 'train.batch_size'"),
-    ({"settings": {"train.batch_size": "four"}}, "must be a int"),
+    ({"settings": {"train.batch_size": "four"}}, "must be of the type int"),
     ({"settings": {"method": "hard"}}, "fit has an argument"),
     ({"settings": {"model.dropout": 1.5}}, "model.dropout"),
   ],

@@ -28,6 +28,7 @@ SURFACE = {
   "normals": "name, weight",
   "pixels": "name, kind, outputs, unit, weight",
   "regression": "name, unit, outputs, weight, loss",
+  "run_config": "config, settings, workdir, progress",
   "segmentation": "name, classes, weight, class_weights",
 }
 METHODS = {

@@ -18,10 +18,10 @@ from tiny import configs
 
 from dynashare_jax import methods
 from dynashare_jax import runs
-from dynashare_jax.cli import configs as command_configs
 from dynashare_jax.cli import cost as cost_command
 from dynashare_jax.cli import export as export_command
 from dynashare_jax.infer import artefact
+from dynashare_jax.library import configs as command_configs
 from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.objectives import balancing
 from dynashare_jax.report.run import report

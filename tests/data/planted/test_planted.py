@@ -11,8 +11,8 @@ import pytest
 
 from dynashare_jax import runs
 from dynashare_jax.checkpoints import workdir as workdir_lib
-from dynashare_jax.cli import configs
 from dynashare_jax.data.planted import dataset
+from dynashare_jax.library import configs
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import stages
 

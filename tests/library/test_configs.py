@@ -7,7 +7,7 @@ import pathlib
 from absl import flags
 import pytest
 
-from dynashare_jax.cli import configs
+from dynashare_jax.library import configs
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 FILE = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "rooms.py")
