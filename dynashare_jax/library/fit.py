@@ -11,6 +11,8 @@ import pathlib
 import tempfile
 from typing import Any, TYPE_CHECKING
 
+import ml_collections
+
 from dynashare_jax import runs
 from dynashare_jax.distributed import preemption
 from dynashare_jax.library import configs

@@ -285,9 +285,9 @@ def _encode_pixels(
     raise ValueError(f"The labels of {task.name!r} are {labels.shape}; pixels have [N, H, W, ...].")
   if kinds.dense(task.kind).stored == "ids":
     return task, np.where(none, 0, labels).astype(np.int32), ~none & (labels >= 0)
-  none = none.any(-1) if none.ndim > 3 else none
+  known = ~np.any(none, -1) if none.ndim > 3 else ~none
   filled = np.where(np.isfinite(labels), labels, 0) if labels.dtype.kind == "f" else labels
-  return task, filled.astype(np.float32), ~none
+  return task, filled.astype(np.float32), known
 
 
 def _encode_classes(
