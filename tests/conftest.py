@@ -46,6 +46,30 @@ import pytest  # noqa: E402
 _CHECKED = ("dynashare_jax.ops", "dynashare_jax.objectives")
 
 
+# Files that take longest: workers begin with them, so that none is left alone with one at the end.
+_LONGEST = (
+  "train/test_search",
+  "distributed/test_shard_state",
+  "sharing/test_foreign_trunk",
+  "train/test_resume",
+  "distributed/test_faults",
+  "cli/test_cost",
+  "infer/test_export",
+  "train/test_step",
+  "models/test_attention",
+  "models/test_gated",
+  "data/mimic3/test_run",
+  "infer/test_conflict",
+  "train/test_augment",
+  "cli/test_calibrate",
+  "train/test_candidates",
+  "distributed/test_cluster",
+  "methods/test_gated",
+  "library/test_fit",
+  "test_notebook",
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
   parser.addoption(
     "--no-typecheck",
@@ -54,10 +78,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
   )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts the files that take longest first; the order within a file stays."""
+  tests = ROOT / "tests"
+  ranks = {tests / f"{name}.py": rank for rank, name in enumerate(_LONGEST)}
+  items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 def pytest_configure(config: pytest.Config) -> None:
   """Four devices, no implicit broadcasting, checked shapes, parsed flags, SIGINT is heard."""
   if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
     signal.signal(signal.SIGINT, signal.default_int_handler)
+  if hasattr(config.option, "loadscopereorder"):  # of xdist: files with most tests first
+    config.option.loadscopereorder = False
   gc.set_threshold(100_000, 50, 100)  # Traces are many small objects, few of them garbage.
   jax.config.update("jax_num_cpu_devices", 4)
   jax.config.update("jax_numpy_rank_promotion", "raise")
