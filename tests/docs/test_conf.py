@@ -1,0 +1,58 @@
+"""What the site takes from the code, without building it."""
+
+from __future__ import annotations
+
+import pathlib
+import runpy
+import types
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def conf():
+  return types.SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "conf.py")))
+
+
+def test_the_reference_follows_the_public_names(conf):
+  package = types.ModuleType("dynashare_jax")
+  module = types.ModuleType("dynashare_jax.library.gates")
+  package.__dict__.update(gates=module, fit=len, Task=dict, hidden=len)
+  package.__all__ = ["gates", "fit", "Task"]
+  text = conf.surface(package)
+  found = [line for line in text.splitlines() if line.startswith(("##", ".. "))]
+  assert found == [
+    ".. autofunction:: dynashare_jax.fit",
+    ".. autoclass:: dynashare_jax.Task",
+    "## dynashare_jax.gates",
+    ".. automodule:: dynashare_jax.library.gates",
+  ]
+
+
+def test_lines_with_a_label_are_paragraphs(conf):
+  text = "Weighs |g|.\nSource: A 2020.\nDiffers: not\n  clipped, `a|b`.\n\n  code"
+  wanted = [
+    "Weighs \\|g\\|.",
+    "",
+    "Source: A 2020.",
+    "",
+    "Differs: not",
+    "clipped, `a|b`.",
+    "",
+    "  code",
+  ]
+  assert conf.labelled(text.split("\n")) == wanted
+
+
+def test_every_balancer_and_method_is_told_by_its_file(conf):
+  text = conf.files("objectives/balancing")
+  assert text.count("\n## ") + 1 == 32 and "Nash bargaining" in text
+  assert "\n\nInvariances: a factor on a loss changes nothing." in text
+
+
+def test_modules_of_the_reference_are_there(conf):
+  for name in conf._MODULES.values():
+    path = ROOT.joinpath(*name.split("."))
+    assert path.is_dir() or path.with_suffix(".py").is_file(), name
