@@ -30,6 +30,7 @@ from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import optim
+from dynashare_jax.train import predictions
 from dynashare_jax.train import state as state_lib
 
 # Parameters and results of these keys do not describe the authors' behaviour.
@@ -66,10 +67,10 @@ def finish(
     if experiment.config.train.shard_state
     else state.best
   )
-  test, validation = (
-    loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split), structure)
-    for split in ("test", "validation")
-  )
+  model = best.params, best.stats
+  parts = list(loop.evaluator.parts(*model, loop.feed.evaluation("test"), structure))
+  test = evaluate.result(experiment.tasks, parts)
+  validation = loop.evaluator.run(*model, loop.feed.evaluation("validation"), structure)
   constant = evaluate.constants(
     experiment.tasks,
     *constants.labels(
@@ -117,7 +118,9 @@ def finish(
     record = sharing.record(state.params["policy"], state.routes, chosen)
     if record is not None:
       workdir_lib.write_json(loop.workdir / "policy.json", record)
-    _write_predictions(loop, best, structure)
+    _write_pictures(loop, best, structure)
+    private = experiment.dataset.spec.private
+    predictions.write(loop.workdir, experiment.tasks, parts, private)
     workdir_lib.write_json(loop.workdir / "results.json", written)
     if stores(experiment):
       baselines.store(experiment.config.baseline, written)
@@ -423,7 +426,7 @@ def _complete(found: Any) -> bool:
   return bool(metrics) and known and "mean" in found["execution"]
 
 
-def _write_predictions(loop: loop_lib.Loop, best: state_lib.Best, structure: Any) -> None:
+def _write_pictures(loop: loop_lib.Loop, best: state_lib.Best, structure: Any) -> None:
   """Some test examples with truth and prediction, for pictures."""
   experiment = loop.experiment
   spec = experiment.dataset.spec

@@ -11,6 +11,7 @@ import pytest
 
 from dynashare_jax import types
 from dynashare_jax.train import baselines
+from dynashare_jax.train import predictions
 from dynashare_jax.train import results
 
 TASKS = (types.TaskSpec("a", "binary"),)
@@ -130,6 +131,17 @@ def test_pictures_of_a_dense_data_set(train, tmp_path):
   )
   iou = [v for v in found["a"]["details"]["iou"] if v is not None]
   assert np.mean(iou) == pytest.approx(found["a"]["metrics"][0]["test"])
+  # The sums of its 3 batches give every digit again, those of the classes too.
+  assert predictions.check(tmp_path, run.found) == ()
+  again = predictions.read(tmp_path).result
+  assert again.losses == {name: task["loss"]["test"] for name, task in found.items()}
+  np.testing.assert_array_equal(
+    again.details["a"]["iou"], np.array(found["a"]["details"]["iou"], float)
+  )
+  with np.load(tmp_path / predictions.FILE) as file:
+    assert file["sums/a/confusion"].shape == (3, 3, 3)
+    assert file["sums/a/confusion"].sum() == labels.size
+    assert not [name for name in file.files if name.startswith("scores/")]
   # Small files: pictures as bytes, numbers in half precision.
   assert saved["inputs"].dtype == np.uint8
   np.testing.assert_allclose(saved["inputs"] / 255, test.inputs[:2], atol=0.5 / 255 + 1e-6)
