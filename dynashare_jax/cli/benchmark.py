@@ -5,6 +5,7 @@
 
 Every run is a process of `dynashare_jax.main` with a folder of its own, `<workdir>/<label>-<seed>`.
 `--balances=fixed,unit,nash` trains each method with each balancer: `<label>-<balancer>-<seed>`.
+`--config.baseline=FOLDER` shares single-task results between benchmarks (docs/tables.md).
 Finished runs are reused, interrupted ones resumed. `--jobs=4` trains four runs at once on this
 machine, `--shard=1/3` the first third of the runs, for three machines that share the folder.
 """
@@ -18,6 +19,7 @@ import pathlib
 import shlex
 import sys
 
+from dynashare_jax import lookup
 from dynashare_jax import runs as runs_lib
 from dynashare_jax.cli import benchmark_jobs as jobs_lib
 from dynashare_jax.cli import benchmark_places as places
@@ -25,6 +27,7 @@ from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard
 from dynashare_jax.methods import _entries
 from dynashare_jax.report import workdir as report_workdir
+from dynashare_jax.train import baselines
 
 _SINGLE = "single"
 _RANDOM = "random_policy"
@@ -51,6 +54,16 @@ _ARGUMENTS = {
   "devices": (
     "",
     "GPUs to deal to the runs that train at once, as in 0,1,2,3 (default: CUDA_VISIBLE_DEVICES)",
+  ),
+  "mixed": (
+    "",
+    "parts in which runs and their baselines may differ, with commas: data, split, backbone,"
+    " schedule, evaluation, seed, version, or all; the table says so",
+  ),
+  "trials": (
+    "",
+    "how many validation-only trials the settings of methods took, as in adashare:12,hard:1, for"
+    " a column",
   ),
   "shard": (
     "",
@@ -115,9 +128,38 @@ def plan(
     for entry in sorted(entries, key=lambda entry: rank.get(entry.method, 1)):
       job, reads = _job(path, entry, seed, entries, overrides, folder)
       read = {os.path.realpath(name) for name in reads if name}
-      needs = (j.name for j in jobs if os.path.realpath(j.folder) in read)
-      jobs.append(dataclasses.replace(job, needs=tuple(needs)))
+      needs = [j.name for j in jobs if os.path.realpath(j.folder) in read]
+      needs += _stored_by(jobs, job, reads[0])
+      jobs.append(dataclasses.replace(job, needs=tuple(dict.fromkeys(needs))))
   return tuple(jobs)
+
+
+def _stored_by(jobs: Sequence[jobs_lib.Job], job: jobs_lib.Job, baseline: str) -> list[str]:
+  """Names of the single-task runs that store what a run looks up, where its baseline is a folder."""
+  folders = {os.path.realpath(j.folder) for j in jobs}
+  if not baseline or os.path.realpath(baseline) in folders or job.entry.method == _SINGLE:
+    return []
+  if not baselines.is_store(baseline):
+    return []
+  return [j.name for j in jobs if j.seed == job.seed and j.entry.method == _SINGLE]
+
+
+def read_trials(text: str, entries: Sequence[_entries.Entry]) -> dict[str, int]:
+  """Reads `--trials`: label -> number.
+
+  Raises:
+    ValueError: it is something else, a label twice or one that `--methods` has not.
+  """
+  found: dict[str, int] = {}
+  for part in guard.names(text):
+    label, _, number = part.rpartition(":")
+    if not number.isdecimal() or not label or label in found:
+      raise ValueError(
+        f"--trials must be LABEL:NUMBER with commas, each label once, but has {part!r}."
+      )
+    lookup.one_of("A label in --trials", label, (entry.label for entry in entries))
+    found[label] = int(number)
+  return found
 
 
 def _job(
@@ -197,6 +239,10 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   shares = places.shares(arguments.jobs, arguments.devices, os.environ)
   place = places.read_part(arguments.shard) if arguments.shard else (1, 1)
   environment = places.environment(bool(arguments.shard), os.environ)
+  mixed = baselines.read_mixed(arguments.mixed, "--mixed")
+  trials = read_trials(arguments.trials, entries)
+  if mixed:
+    overrides = (*overrides, f"mixed={arguments.mixed}")
   jobs = plan(arguments.config, entries, arguments.seeds, overrides, arguments.workdir)
   own = places.part(jobs, *place)
   jobs_lib.train(own, shares, environment)
@@ -211,6 +257,7 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     )
     return None
   from dynashare_jax.report.compare import comparison
+  from dynashare_jax.report.compare import raw
 
   found = {
     entry.label: [report_workdir.load(job.folder) for job in jobs if job.entry == entry]
@@ -222,7 +269,8 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     if before not in _PLACES and argument.partition("=")[0] not in _PLACES
   ]
   command = shlex.join(["python", "-m", "dynashare_jax", "benchmark", *kept])
-  return comparison.write(found, jobs[0].folder.parent, command, notes(entries, overrides, jobs))
+  told = raw.Told(command, notes(entries, read_overrides(rest), jobs), mixed, trials)
+  return comparison.write(found, jobs[0].folder.parent, told)
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
