@@ -135,7 +135,7 @@ def plan(
 
 
 def _stored_by(jobs: Sequence[jobs_lib.Job], job: jobs_lib.Job, baseline: str) -> list[str]:
-  """Names of the single-task runs that store what a run looks up, where its baseline is a folder."""
+  """Names of the single-task runs that store what a run looks up, if its baseline is a store."""
   folders = {os.path.realpath(j.folder) for j in jobs}
   if not baseline or os.path.realpath(baseline) in folders or job.entry.method == _SINGLE:
     return []
