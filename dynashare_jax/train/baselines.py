@@ -20,7 +20,7 @@ from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.train import constants
 
-PARTS = ("data", "split", "backbone", "schedule", "evaluation", "seed", "version")
+PARTS = ("split", "data", "backbone", "schedule", "evaluation", "seed", "version")
 ALL = "all"
 UNKNOWN = "identity unknown"
 _EXAMPLES = 16  # of each split, whose contents are read for a fingerprint
