@@ -18,6 +18,7 @@ import os
 import pathlib
 import shlex
 import sys
+from typing import Any
 
 from dynashare_jax import lookup
 from dynashare_jax import runs as runs_lib
@@ -114,23 +115,30 @@ def plan(
     The runs, each with the names of those before it that it reads.
 
   Raises:
-    ValueError: fewer than one seed, a configuration that does not fit, or a
-      folder that was made with another configuration.
+    ValueError: fewer than one seed, a configuration that does not fit, a
+      folder that was made with another configuration, or a run to be trained
+      whose single-task run has other settings.
   """
   if seeds < 1:
     raise ValueError(f"--seeds must be at least 1, but is {seeds}.")
   config = configs.load(path, overrides)
   runs_lib.find_dataset(config.dataset)
+  mixed = baselines.read_mixed(config.mixed, "config.mixed")
   folder = pathlib.Path(root or pathlib.Path("runs") / config.dataset)
   rank = {_SINGLE: 0, _RANDOM: 2}
   jobs: list[jobs_lib.Job] = []
+  settings: dict[str, Any] = {}  # by the folder of a run
   for seed in range(seeds):
     for entry in sorted(entries, key=lambda entry: rank.get(entry.method, 1)):
-      job, reads = _job(path, entry, seed, entries, overrides, folder)
+      job, reads, own = _job(path, entry, seed, entries, overrides, folder)
+      settings[os.path.realpath(job.folder)] = baselines.settings(own)
       read = {os.path.realpath(name) for name in reads if name}
       needs = [j.name for j in jobs if os.path.realpath(j.folder) in read]
       needs += _stored_by(jobs, job, reads[0])
       jobs.append(dataclasses.replace(job, needs=tuple(dict.fromkeys(needs))))
+      if not job.finished and reads[0] and (single := settings.get(os.path.realpath(reads[0]))):
+        pair = f"{job.name} and its baseline {os.path.basename(reads[0])}"
+        baselines.check(settings[os.path.realpath(job.folder)], single, mixed, pair)
   return tuple(jobs)
 
 
@@ -169,8 +177,8 @@ def _job(
   entries: Sequence[_entries.Entry],
   overrides: Sequence[str],
   root: pathlib.Path,
-) -> tuple[jobs_lib.Job, tuple[str, str]]:
-  """One run and the folders that it reads; checks its configuration and folder."""
+) -> tuple[jobs_lib.Job, tuple[str, str], Any]:
+  """One run, the folders that it reads, and its configuration; checks that and its folder."""
   own = {override.partition("=")[0] for override in entry.overrides}
   settings = [o for o in overrides if o.partition("=")[0] not in own]
   settings += [*entry.overrides, f"method={entry.method}", f"seed={seed}"]
@@ -191,7 +199,7 @@ def _job(
   arguments = [f"--config={path}", *(f"--config.{o}" for o in settings), f"--workdir={folder}"]
   if (folder / "config.json").is_file():
     runs_lib.open_workdir(configs.load(path, settings), folder)
-  return jobs_lib.Job(entry, seed, folder, tuple(arguments)), (baseline, like)
+  return jobs_lib.Job(entry, seed, folder, tuple(arguments)), (baseline, like), config
 
 
 def notes(

@@ -80,25 +80,30 @@ def _digest(contents: bytes) -> str:
 
 
 def identity(config: Any, dataset: types.Dataset) -> dict[str, Any]:
-  """Returns what decides a single-task result, by `PARTS`, as JSON has it.
+  """Returns what decides a single-task result, by `PARTS`, as JSON has it."""
+  spec = dataset.spec
+  shape = {"name": spec.name, "input_kind": spec.input_kind, "input_shape": spec.input_shape}
+  data: dict[str, Any] = workdir_lib.plain({**shape, "tasks": fingerprint(dataset)})
+  return {"split": dict(spec.sizes), "data": data, **settings(config)}
+
+
+def settings(config: Any) -> dict[str, Any]:
+  """Returns those parts of an identity that a configuration tells before its data are read.
 
   Of the schedule: the values that single-task networks train by. What a method adds to them, such
   as the steps of a search, is its own.
   """
-  spec = dataset.spec
-  shape = {"name": spec.name, "input_kind": spec.input_kind, "input_shape": spec.input_shape}
   schedule = {name: config.train[name] for name in _SCHEDULE}
-  found = {
-    "data": {**shape, "tasks": fingerprint(dataset)},
-    "split": dict(spec.sizes),
-    "backbone": config.model,
-    "schedule": {**schedule, "optimizer": config.optimizers.retrain},
-    "evaluation": {"flip": config.eval.flip, "scales": config.eval.scales},
-    "seed": config.seed,
-    "version": version(),
-  }
-  plain: dict[str, Any] = workdir_lib.plain(found)
-  return plain
+  found: dict[str, Any] = workdir_lib.plain(
+    {
+      "backbone": config.model,
+      "schedule": {**schedule, "optimizer": config.optimizers.retrain},
+      "evaluation": {"flip": config.eval.flip, "scales": config.eval.scales},
+      "seed": config.seed,
+      "version": version(),
+    }
+  )
+  return found
 
 
 def version() -> str:

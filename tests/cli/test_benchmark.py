@@ -149,7 +149,7 @@ def test_methods_and_balancers_are_crossed(
 def test_the_table_says_what_labels_stand_for(
   calls: fake_main.Program, start: Callable[..., Any]
 ) -> None:
-  text = start("single,bold=hard+train.steps=9").read_text()
+  text = start("single,bold=hard+train.steps=9", "--mixed=schedule").read_text()
   assert "bold: `hard` with `config.train.steps=9`" in text
   assert "−10.00" in text
 
@@ -174,6 +174,9 @@ def test_the_table_says_what_labels_stand_for(
     ("hard", ("--balances=nash", "--config.balance.name=log"), "--balances sets it"),
     ("a=hard+balance.name=log", ("--balances=nash",), "--balances sets it"),
     ("hard", ("--seeds=0",), "at least 1"),
+    ("single,a=hard+train.steps=9", (), "a-0 and its baseline single-0 must not be compared"),
+    ("single,a=hard+model.width=9", ("--mixed=schedule",), "--mixed=schedule,backbone of"),
+    ("hard", ("--config.baseline=runs/x", "--config.mixed=x"), "A name in config.mixed is 'x'"),
     ("hard", ("--mixed=schedle",), "Did you mean 'schedule'"),
     ("hard", ("--trials=hrd:3",), "Did you mean 'hard'"),
     ("hard", ("--trials=hard",), "LABEL:NUMBER with commas, each label once, but has 'hard'"),
@@ -364,7 +367,8 @@ def test_what_a_run_reads_is_what_it_waits_for() -> None:
     "adashare-1": ("single-1",),
     "random_policy-1": ("single-1", "adashare-1"),
   }
-  jobs = benchmark.plan(CONFIG, _entries.parse("single,hard"), 2, ["baseline=runs/rooms/single-0"])
+  settings = ["baseline=runs/rooms/single-0", "mixed=seed"]
+  jobs = benchmark.plan(CONFIG, _entries.parse("single,hard"), 2, settings)
   assert [job.needs for job in jobs] == [(), *[("single-0",)] * 3]
   # A folder in which single-task runs store their results, and others of their seed look them up.
   jobs = benchmark.plan(CONFIG, _entries.parse("hard,single"), 2, ["baseline=runs/stored"])
