@@ -12,7 +12,7 @@ machine, `--shard=1/3` the first third of the runs, for three machines that shar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import pathlib
@@ -136,10 +136,21 @@ def plan(
       needs = [j.name for j in jobs if os.path.realpath(j.folder) in read]
       needs += _stored_by(jobs, job, reads[0])
       jobs.append(dataclasses.replace(job, needs=tuple(dict.fromkeys(needs))))
-      if not job.finished and reads[0] and (single := settings.get(os.path.realpath(reads[0]))):
-        pair = f"{job.name} and its baseline {os.path.basename(reads[0])}"
-        baselines.check(settings[os.path.realpath(job.folder)], single, mixed, pair)
+      if not job.finished:
+        _check_settings(jobs, settings, reads[0], mixed)
   return tuple(jobs)
+
+
+def _check_settings(
+  jobs: Sequence[jobs_lib.Job], settings: Mapping[str, Any], given: str, mixed: Sequence[str]
+) -> None:
+  """Refuses the last run if its settings are not those of its single-task run, or of the given."""
+  job = jobs[-1]
+  singles = [str(j.folder) for j in jobs if j.seed == job.seed and j.entry.method == _SINGLE]
+  for folder in filter(None, [*singles[:1], given]):
+    if single := settings.get(os.path.realpath(folder)):
+      pair = f"{job.name} and its baseline {os.path.basename(folder)}"
+      baselines.check(settings[os.path.realpath(job.folder)], single, mixed, pair)
 
 
 def _stored_by(jobs: Sequence[jobs_lib.Job], job: jobs_lib.Job, baseline: str) -> list[str]:

@@ -175,6 +175,7 @@ def test_the_table_says_what_labels_stand_for(
     ("a=hard+balance.name=log", ("--balances=nash",), "--balances sets it"),
     ("hard", ("--seeds=0",), "at least 1"),
     ("single,a=hard+train.steps=9", (), "a-0 and its baseline single-0 must not be compared"),
+    ("single,a=single+train.steps=9", (), "a-0 and its baseline single-0 must not be compared"),
     ("single,a=hard+model.width=9", ("--mixed=schedule",), "--mixed=schedule,backbone of"),
     ("hard", ("--config.baseline=runs/x", "--config.mixed=x"), "A name in config.mixed is 'x'"),
     ("hard", ("--mixed=schedle",), "Did you mean 'schedule'"),

@@ -139,7 +139,8 @@ def _of_stored(run: workdir_lib.Run, mixed: Collection[str]) -> tuple[str, list[
     if part in baselines.PARTS and part not in mixed:
       raise ValueError(
         f"{run.path} and its baseline {found['baseline']} must not be compared: {difference}. Train"
-        f" the baseline again with the same settings, or allow it: --mixed={part}."
+        f" the baseline again with the same settings, or allow it:"
+        f" --mixed={','.join((*mixed, part))}."
       )
   return f"`{found['baseline']}`{hashed}", found["differences"]
 
