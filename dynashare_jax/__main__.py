@@ -12,6 +12,7 @@ from dynashare_jax import version
 COMMANDS = {
   "train": "train one run, or --describe it",
   "benchmark": "train methods with several seeds and compare them in one table",
+  "table": "compute a table again from what its runs stored",
   "calibrate": "find gate thresholds that meet a budget",
   "conflict": "tell which tasks of a trained model conflict, and in which blocks",
   "cost": "count and measure what a trained model costs, or a route before training",

@@ -35,7 +35,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.data_dir = ""  # folder of the data on disk
   config.method = "dynashare"
   config.seed = 0
-  config.baseline = ""  # work directory of single-task runs, for Delta
+  # For Delta: work directory of single-task runs, or a folder in which `single` stores its results.
+  config.baseline = ""
+  config.mixed = ""  # parts in which the baseline may differ, with commas; see docs/tables.md
 
   config.data = data = ml_collections.ConfigDict()  # see data/<name>.py
   data.tasks = ()

@@ -37,7 +37,7 @@ from dynashare_jax.train import stages
 # Values that may change between the starts of one run.
 _FREE = "threads workers resident candidate_groups shard_state"  # of `config.train`
 _LATENCY = "policy_latency.json"  # of a folder: what its run's budget in milliseconds goes by
-FREE = ("baseline", "data_dir", *(f"train.{name}" for name in _FREE.split()))
+FREE = ("baseline", "mixed", "data_dir", *(f"train.{name}" for name in _FREE.split()))
 
 
 def find_dataset(name: str) -> Any:
@@ -116,8 +116,7 @@ def build(
   if hasattr(module, "check"):
     module.check(dataset)
   experiment = _experiment(config, dataset, devices)
-  if config.baseline:
-    results.load_baseline(config.baseline, experiment.tasks)
+  results.check_baseline(experiment)
   return experiment, module.compat()
 
 
@@ -278,7 +277,7 @@ def load(workdir: str | os.PathLike[str], data_dir: str = "") -> trained_lib.Tra
   try:
     module = find_dataset(stored["dataset"])
     config = ml_collections.ConfigDict(
-      defaults.filled(stored, module.defaults(), module.compat()) | {"baseline": ""}
+      defaults.filled(stored, module.defaults(), module.compat()) | {"baseline": "", "mixed": ""}
     )
     # What a run starts from, which its checkpoint does not need.
     config.model.weights = config.random.like = ""

@@ -5,19 +5,22 @@
 
 Every run is a process of `dynashare_jax.main` with a folder of its own, `<workdir>/<label>-<seed>`.
 `--balances=fixed,unit,nash` trains each method with each balancer: `<label>-<balancer>-<seed>`.
+`--config.baseline=FOLDER` shares single-task results between benchmarks (docs/tables.md).
 Finished runs are reused, interrupted ones resumed. `--jobs=4` trains four runs at once on this
 machine, `--shard=1/3` the first third of the runs, for three machines that share the folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import pathlib
 import shlex
 import sys
+from typing import Any
 
+from dynashare_jax import lookup
 from dynashare_jax import runs as runs_lib
 from dynashare_jax.cli import benchmark_jobs as jobs_lib
 from dynashare_jax.cli import benchmark_places as places
@@ -25,6 +28,7 @@ from dynashare_jax.cli import guard
 from dynashare_jax.library import configs
 from dynashare_jax.methods import _entries
 from dynashare_jax.report import workdir as report_workdir
+from dynashare_jax.train import baselines
 
 _SINGLE = "single"
 _RANDOM = "random_policy"
@@ -51,6 +55,16 @@ _ARGUMENTS = {
   "devices": (
     "",
     "GPUs to deal to the runs that train at once, as in 0,1,2,3 (default: CUDA_VISIBLE_DEVICES)",
+  ),
+  "mixed": (
+    "",
+    "parts in which runs and their baselines may differ, with commas: data, split, backbone,"
+    " schedule, evaluation, seed, version, or all; the table says so",
+  ),
+  "trials": (
+    "",
+    "how many validation-only trials the settings of methods took, as in adashare:12,hard:1, for"
+    " a column",
   ),
   "shard": (
     "",
@@ -101,23 +115,70 @@ def plan(
     The runs, each with the names of those before it that it reads.
 
   Raises:
-    ValueError: fewer than one seed, a configuration that does not fit, or a
-      folder that was made with another configuration.
+    ValueError: fewer than one seed, a configuration that does not fit, a
+      folder that was made with another configuration, or a run to be trained
+      whose single-task run has other settings.
   """
   if seeds < 1:
     raise ValueError(f"--seeds must be at least 1, but is {seeds}.")
   config = configs.load(path, overrides)
   runs_lib.find_dataset(config.dataset)
+  mixed = baselines.read_mixed(config.mixed, "config.mixed")
   folder = pathlib.Path(root or pathlib.Path("runs") / config.dataset)
   rank = {_SINGLE: 0, _RANDOM: 2}
   jobs: list[jobs_lib.Job] = []
+  settings: dict[str, Any] = {}  # by the folder of a run
   for seed in range(seeds):
     for entry in sorted(entries, key=lambda entry: rank.get(entry.method, 1)):
-      job, reads = _job(path, entry, seed, entries, overrides, folder)
+      job, reads, own = _job(path, entry, seed, entries, overrides, folder)
+      settings[os.path.realpath(job.folder)] = baselines.settings(own)
       read = {os.path.realpath(name) for name in reads if name}
-      needs = (j.name for j in jobs if os.path.realpath(j.folder) in read)
-      jobs.append(dataclasses.replace(job, needs=tuple(needs)))
+      needs = [j.name for j in jobs if os.path.realpath(j.folder) in read]
+      needs += _stored_by(jobs, job, reads[0])
+      jobs.append(dataclasses.replace(job, needs=tuple(dict.fromkeys(needs))))
+      if not job.finished:
+        _check_settings(jobs, settings, reads[0], mixed)
   return tuple(jobs)
+
+
+def _check_settings(
+  jobs: Sequence[jobs_lib.Job], settings: Mapping[str, Any], given: str, mixed: Sequence[str]
+) -> None:
+  """Refuses the last run if its settings are not those of its single-task run, or of the given."""
+  job = jobs[-1]
+  singles = [str(j.folder) for j in jobs if j.seed == job.seed and j.entry.method == _SINGLE]
+  for folder in filter(None, [*singles[:1], given]):
+    if single := settings.get(os.path.realpath(folder)):
+      pair = f"{job.name} and its baseline {os.path.basename(folder)}"
+      baselines.check(settings[os.path.realpath(job.folder)], single, mixed, pair)
+
+
+def _stored_by(jobs: Sequence[jobs_lib.Job], job: jobs_lib.Job, baseline: str) -> list[str]:
+  """Names of the single-task runs that store what a run looks up, if its baseline is a store."""
+  folders = {os.path.realpath(j.folder) for j in jobs}
+  if not baseline or os.path.realpath(baseline) in folders or job.entry.method == _SINGLE:
+    return []
+  if not baselines.is_store(baseline):
+    return []
+  return [j.name for j in jobs if j.seed == job.seed and j.entry.method == _SINGLE]
+
+
+def read_trials(text: str, entries: Sequence[_entries.Entry]) -> dict[str, int]:
+  """Reads `--trials`: label -> number.
+
+  Raises:
+    ValueError: it is something else, a label twice or one that `--methods` has not.
+  """
+  found: dict[str, int] = {}
+  for part in guard.names(text):
+    label, _, number = part.rpartition(":")
+    if not number.isdecimal() or not label or label in found:
+      raise ValueError(
+        f"--trials must be LABEL:NUMBER with commas, each label once, but has {part!r}."
+      )
+    lookup.one_of("A label in --trials", label, (entry.label for entry in entries))
+    found[label] = int(number)
+  return found
 
 
 def _job(
@@ -127,8 +188,8 @@ def _job(
   entries: Sequence[_entries.Entry],
   overrides: Sequence[str],
   root: pathlib.Path,
-) -> tuple[jobs_lib.Job, tuple[str, str]]:
-  """One run and the folders that it reads; checks its configuration and folder."""
+) -> tuple[jobs_lib.Job, tuple[str, str], Any]:
+  """One run, the folders that it reads, and its configuration; checks that and its folder."""
   own = {override.partition("=")[0] for override in entry.overrides}
   settings = [o for o in overrides if o.partition("=")[0] not in own]
   settings += [*entry.overrides, f"method={entry.method}", f"seed={seed}"]
@@ -149,7 +210,7 @@ def _job(
   arguments = [f"--config={path}", *(f"--config.{o}" for o in settings), f"--workdir={folder}"]
   if (folder / "config.json").is_file():
     runs_lib.open_workdir(configs.load(path, settings), folder)
-  return jobs_lib.Job(entry, seed, folder, tuple(arguments)), (baseline, like)
+  return jobs_lib.Job(entry, seed, folder, tuple(arguments)), (baseline, like), config
 
 
 def notes(
@@ -197,6 +258,10 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   shares = places.shares(arguments.jobs, arguments.devices, os.environ)
   place = places.read_part(arguments.shard) if arguments.shard else (1, 1)
   environment = places.environment(bool(arguments.shard), os.environ)
+  mixed = baselines.read_mixed(arguments.mixed, "--mixed")
+  trials = read_trials(arguments.trials, entries)
+  if mixed:
+    overrides = (*overrides, f"mixed={arguments.mixed}")
   jobs = plan(arguments.config, entries, arguments.seeds, overrides, arguments.workdir)
   own = places.part(jobs, *place)
   jobs_lib.train(own, shares, environment)
@@ -211,6 +276,7 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     )
     return None
   from dynashare_jax.report.compare import comparison
+  from dynashare_jax.report.compare import raw
 
   found = {
     entry.label: [report_workdir.load(job.folder) for job in jobs if job.entry == entry]
@@ -222,7 +288,8 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     if before not in _PLACES and argument.partition("=")[0] not in _PLACES
   ]
   command = shlex.join(["python", "-m", "dynashare_jax", "benchmark", *kept])
-  return comparison.write(found, jobs[0].folder.parent, command, notes(entries, overrides, jobs))
+  told = raw.Told(command, notes(entries, read_overrides(rest), jobs), mixed, trials)
+  return comparison.write(found, jobs[0].folder.parent, told)
 
 
 def cli(argv: Sequence[str] | None = None) -> None:

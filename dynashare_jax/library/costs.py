@@ -24,6 +24,7 @@ from dynashare_jax.infer import latency
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.sharing import prices
+from dynashare_jax.train import baselines
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import outline
 from dynashare_jax.train import results as results_lib
@@ -124,8 +125,9 @@ def _baseline(trained: trained_lib.Trained, given: str) -> dict[str, dict[str, f
     given = str(trained.workdir)
   if not given:
     stored = json.loads((trained.workdir / "config.json").read_text())["baseline"]
-    given = stored if stored and (pathlib.Path(stored) / "results.json").is_file() else ""
-  return results_lib.load_baseline(given, trained.tasks) if given else None
+    stored = (results_lib.read(trained.workdir).get("delta") or {}).get("baseline", stored)
+    given = "" if not stored or baselines.is_store(stored) else stored
+  return baselines.load(given, trained.tasks).values if given else None
 
 
 def _facts(

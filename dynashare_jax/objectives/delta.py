@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from jaxtyping import Float
 import numpy as np
 
 from dynashare_jax.types import Metric
@@ -178,3 +179,41 @@ def rank_test(
   p = stats.friedmanchisquare(*ranks.T).pvalue if differs else float("nan")
   means = {name: float(rank) for name, rank in zip(methods, ranks.mean(0), strict=True)}
   return RankTest(means, float(difference), float(p), len(cases))
+
+
+def interquartile_mean(scores: Float[np.ndarray, "*more runs tasks"]) -> Float[np.ndarray, "*more"]:
+  """Averages the middle half of all runs and tasks: a quarter is cut at either end, rounded down.
+
+  Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
+    Precipice", section 4.3.
+  """
+  flat = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+  cut = flat.shape[-1] // 4
+  return np.asarray(flat[..., cut : flat.shape[-1] - cut].mean(-1))
+
+
+def interval(scores: Float[np.ndarray, "runs tasks"], draws: int = 10_000) -> tuple[float, float]:
+  """Returns the 95% interval of the interquartile mean, by a stratified bootstrap.
+
+  Every draw takes as many runs with replacement, of every task on its own; the same ones with every
+  call. The interval ends at the 2.5th and the 97.5th percentile of the draws.
+
+  Source: Agarwal et al. 2021, section 4.1. Of fewer than five runs it is too narrow.
+  """
+  chosen = np.random.default_rng(0).integers(len(scores), size=(draws, *scores.shape))
+  means = interquartile_mean(np.take_along_axis(scores[None], chosen, 1))
+  low, high = np.percentile(means, (2.5, 97.5))
+  return float(low), float(high)
+
+
+def probability_of_improvement(
+  scores: Float[np.ndarray, "runs tasks"], other: Float[np.ndarray, "others tasks"]
+) -> float:
+  """Returns how often a run beats one of another method, 0 to 1, averaged over the tasks.
+
+  All pairs of runs count, equal ones half: the Mann-Whitney statistic over their number.
+
+  Source: Agarwal et al. 2021, section 4.3.
+  """
+  above = scores[:, None] - other[None]
+  return float(np.mean((above > 0) + 0.5 * (above == 0)))

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import itertools
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,14 @@ class Cell:
     std: sample standard deviation, or None where there is one run only.
     digits: decimals; None picks four significant digits.
     signed: whether a positive number gets a plus sign.
+    interval: its ends, shown in brackets; None where there is none.
   """
 
   value: float
   std: float | None = None
   digits: int | None = None
   signed: bool = False
+  interval: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +132,26 @@ def format_entry(entry: Entry) -> str:
     return f"{int(entry):,}"
   cell = entry if isinstance(entry, Cell) else Cell(float(entry))
   text = format_number(cell.value, cell.digits, cell.signed)
-  if cell.std is None or math.isnan(cell.value):
+  if math.isnan(cell.value):
     return text
   digits = decimals(cell.value) if cell.digits is None else cell.digits
-  return f"{text} ± {format_number(cell.std, digits)}"
+  if cell.std is not None:
+    text += f" ± {format_number(cell.std, digits)}"
+  if cell.interval is not None:
+    low, high = (format_number(end, digits, cell.signed) for end in cell.interval)
+    text += f" [{low}, {high}]"
+  return text
 
 
-def _std(entry: Entry) -> float | None:
-  return entry.std if isinstance(entry, Cell) else None
+def _spread(entry: Entry) -> dict[str, float]:
+  """What a cell tells beside its value, by the names of its columns in a CSV."""
+  found: dict[str, float] = {}
+  if isinstance(entry, Cell):
+    if entry.std is not None:
+      found["std"] = entry.std
+    if entry.interval is not None:
+      found["low"], found["high"] = entry.interval
+  return found
 
 
 def _value(entry: Entry) -> float:
@@ -186,7 +201,7 @@ def best_rows(table: Table) -> list[set[int]]:
       continue
     best = max(finite) if column.higher_is_better else min(finite)
     shown = {
-      i: format_entry(row[place]).split(" ± ")[0]
+      i: re.split(r" ± | \[", format_entry(row[place]))[0]
       for i, row in enumerate(table.rows)
       if math.isfinite(values[i])
     }
@@ -249,28 +264,31 @@ def markdown(table: Table, bold_best: bool = True) -> str:
 
 
 def csv_text(table: Table) -> str:
-  """Writes a table as CSV with full precision; a mean over seeds takes two columns.
+  """Writes a table as CSV with full precision; a spread takes a column more, an interval two.
 
   Missing numbers are empty fields. A group's name precedes its columns'
   titles (`segmentation/miou`).
   """
   places = range(len(table.columns))
-  spread = [any(_std(row[place]) is not None for row in table.rows) for place in places]
+  spreads = [
+    list(dict.fromkeys(key for row in table.rows for key in _spread(row[place])))
+    for place in places
+  ]
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   head = []
-  for column, wide in zip(table.columns, spread, strict=True):
+  for column, more in zip(table.columns, spreads, strict=True):
     name = f"{column.group}/" if column.group else ""
     name += heading(column, arrow=False)
     name = escape_csv(name)
-    head += [name, f"{name} std"] if wide else [name]
+    head += [name, *(f"{name} {key}" for key in more)]
   writer.writerow(head)
   for row in table.rows:
     fields: list[str] = []
-    for entry, wide in zip(row, spread, strict=True):
+    for entry, more in zip(row, spreads, strict=True):
       text = escape_csv(entry) if isinstance(entry, str) else _plain(_value(entry))
-      std = _std(entry)
-      fields += [text, "" if std is None else _plain(std)] if wide else [text]
+      spread = _spread(entry)
+      fields += [text, *(_plain(spread.get(key, math.nan)) for key in more)]
     writer.writerow(fields)
   return out.getvalue()
 

@@ -77,15 +77,20 @@ class Evaluator:
       structure: that is evaluated, see `Sharing`.
       **options: of `Sharing.at_test`.
     """
+    return result(self.tasks, self.parts(params, stats, batches, structure, **options))
+
+  def parts(
+    self, params: Any, stats: Any, batches: Callable[[], Any], structure: Any, **options: Any
+  ) -> Iterator[tuple[Any, Any]]:
+    """Goes once through a split; yields sums and row-wise scores of every batch, on the host.
+
+    Args:
+      params, stats, batches, structure, **options: as `run`.
+    """
     static, arrays_ = self.sharing.at_test(structure, **options)
     call = self._compiled(static)
-    totals: Any = None
-    scores: list[Any] = []
     for number, (arrays, indices, present) in enumerate(batches()):
-      sums, rows = call(params, stats, arrays, indices, present, arrays_, number)
-      totals = _added(totals, sums)
-      scores.append(jax.device_get(rows))
-    return self._finish(totals, scores)
+      yield jax.device_get(call(params, stats, arrays, indices, present, arrays_, number))
 
   def _compile(self, static: Any) -> Any:
     """The jitted evaluation of one batch."""
@@ -151,23 +156,29 @@ class Evaluator:
     }
     return sums, scores
 
-  def _finish(self, totals: Any, scores: list[Any]) -> Result:
-    """The last division."""
-    metrics: Values = {}
-    losses = {}
-    details = {}
-    for task in self.tasks:
-      kind = kinds.find(task.kind)
-      sums = totals[task.name]["metrics"]
-      metrics[task.name] = kind.finish(task, sums, _joined([s[task.name] for s in scores]))
-      if more := kind.details(task, sums):
-        details[task.name] = more
-      total, count = totals[task.name]["loss"]
-      losses[task.name] = float(total / count) if count else float("nan")
-    executed = totals["executed"]
-    return Result(
-      metrics, losses, executed["rate"] / executed["examples"], executed["histogram"], details
-    )
+
+def result(tasks: tuple[types.TaskSpec, ...], parts: Iterable[tuple[Any, Any]]) -> Result:
+  """Adds the batches of an evaluation, as `Evaluator.parts` yields them, and divides at last."""
+  totals: Any = None
+  scores: list[Any] = []
+  for sums, rows in parts:
+    totals = added(totals, sums)
+    scores.append(rows)
+  metrics: Values = {}
+  losses = {}
+  details = {}
+  for task in tasks:
+    kind = kinds.find(task.kind)
+    sums = totals[task.name]["metrics"]
+    metrics[task.name] = kind.finish(task, sums, joined([s[task.name] for s in scores]))
+    if more := kind.details(task, sums):
+      details[task.name] = more
+    total, count = totals[task.name]["loss"]
+    losses[task.name] = float(total / count) if count else float("nan")
+  executed = totals["executed"]
+  return Result(
+    metrics, losses, executed["rate"] / executed["examples"], executed["histogram"], details
+  )
 
 
 def dense_sizes(batch: types.Batch) -> dict[str, tuple[int, int]]:
@@ -237,12 +248,12 @@ def constants(
   for batch in test_batches:
     for task in tasks:
       for sums, scores in _constant_sums(task, fitted[task.name], batch):
-        totals[task.name] = _added(totals.get(task.name), sums)
+        totals[task.name] = added(totals.get(task.name), sums)
         rows[task.name].append(scores)
   if not totals:
     raise ValueError("There are no labels to score a constant prediction on.")
   return {
-    task.name: kinds.find(task.kind).finish(task, totals[task.name], _joined(rows[task.name]))
+    task.name: kinds.find(task.kind).finish(task, totals[task.name], joined(rows[task.name]))
     for task in tasks
   }
 
@@ -295,13 +306,13 @@ def score(tasks: tuple[types.TaskSpec, ...], values: Values, constant: Values) -
   return np.asarray(found, np.float32)
 
 
-def _joined(rows: list[Any]) -> dict[str, np.ndarray]:
-  """Row-wise scores of all batches."""
-  return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+def joined(rows: list[Any]) -> dict[str, np.ndarray]:
+  """Returns row-wise scores of all batches; empty without a batch."""
+  return {name: np.concatenate([row[name] for row in rows]) for name in (rows or [{}])[0]}
 
 
-def _added(before: Any, sums: Any) -> Any:
-  """Sums of one batch more, on the host; None before the first."""
+def added(before: Any, sums: Any) -> Any:
+  """Returns sums of one batch more, on the host, 64 bits wide; `before` the first they are None."""
   wide = jax.tree.map(_wide, jax.device_get(sums))
   return wide if before is None else jax.tree.map(np.add, before, wide)
 

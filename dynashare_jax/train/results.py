@@ -25,10 +25,12 @@ from dynashare_jax.objectives import delta
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import costs
 from dynashare_jax.sharing import routes
+from dynashare_jax.train import baselines
 from dynashare_jax.train import constants
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import optim
+from dynashare_jax.train import predictions
 from dynashare_jax.train import state as state_lib
 
 # Parameters and results of these keys do not describe the authors' behaviour.
@@ -65,10 +67,10 @@ def finish(
     if experiment.config.train.shard_state
     else state.best
   )
-  test, validation = (
-    loop.evaluator.run(best.params, best.stats, loop.feed.evaluation(split), structure)
-    for split in ("test", "validation")
-  )
+  model = best.params, best.stats
+  parts = list(loop.evaluator.parts(*model, loop.feed.evaluation("test"), structure))
+  test = evaluate.result(experiment.tasks, parts)
+  validation = loop.evaluator.run(*model, loop.feed.evaluation("validation"), structure)
   constant = evaluate.constants(
     experiment.tasks,
     *constants.labels(
@@ -83,6 +85,7 @@ def finish(
   fixed = () if lean else structure
   counted = macs(*served, structure=fixed)
   learnt = {} if lean else state.params["policy"]
+  own = baselines.identity(experiment.config, experiment.dataset)
   results = {
     "dataset": experiment.dataset.spec.name,
     "method": experiment.method.name,
@@ -98,7 +101,8 @@ def finish(
     "trials": loop.trials,
     "chosen": chosen,
     "chosen_step": np.asarray(best.step),
-    "delta": _delta(experiment, test),
+    "identity": own,
+    "delta": _delta(experiment, own, test),
     "timing": _timing(loop),
     "compat": _changed(experiment.config, corrected),
     "versions": {"python": sys.version.split()[0], "jax": jax.__version__, "numpy": np.__version__},
@@ -114,8 +118,12 @@ def finish(
     record = sharing.record(state.params["policy"], state.routes, chosen)
     if record is not None:
       workdir_lib.write_json(loop.workdir / "policy.json", record)
-    _write_predictions(loop, best, structure)
+    _write_pictures(loop, best, structure)
+    private = experiment.dataset.spec.private
+    predictions.write(loop.workdir, experiment.tasks, parts, private)
     workdir_lib.write_json(loop.workdir / "results.json", written)
+    if stores(experiment):
+      baselines.store(experiment.config.baseline, written)
   return written
 
 
@@ -338,27 +346,57 @@ def _changed(config: Any, corrected: dict[str, str]) -> dict[str, Any]:
   return {k: v for k, v in config.compat.items() if defaults.get(k) != v}
 
 
-def _delta(experiment: Any, test: evaluate.Result) -> dict[str, Any] | None:
-  """Eqs. 7 and 8 against stored single-task results, if they are named.
+def _delta(
+  experiment: Any, own: baselines.Identity, test: evaluate.Result
+) -> dict[str, Any] | None:
+  """Eqs. 7 and 8 against stored single-task results, if they are named, which it repeats.
 
-  A task whose baseline has a metric of 0 has no relative change: NaN.
+  A task whose baseline has a metric of 0 has no relative change: NaN. Single-task networks have no
+  baseline in a folder in which they are stored themselves.
   """
-  if not experiment.config.baseline:
+  config = experiment.config
+  if not config.baseline or stores(experiment):
     return None
-  saved = load_baseline(experiment.config.baseline, experiment.tasks)
+  mixed = baselines.read_mixed(config.mixed, "config.mixed")
+  saved, differences = baselines.find(config.baseline, experiment.tasks, own, mixed)
   found = {}
   for task in experiment.tasks:
     metrics = kinds.find(task.kind).metrics(task)
     try:
-      found[task.name] = delta.delta_task(metrics, test.metrics[task.name], saved[task.name])
+      found[task.name] = delta.delta_task(metrics, test.metrics[task.name], saved.values[task.name])
     except ValueError as error:
       logging.warning("No Delta for %s: %s", task.name, error)
       found[task.name] = float("nan")
   return {
-    "baseline": str(experiment.config.baseline),
+    "baseline": os.fspath(saved.path if baselines.is_store(config.baseline) else config.baseline),
+    "identity": None if saved.identity is None else baselines.digest(saved.identity),
+    "differences": differences,
+    "values": {task.name: saved.values[task.name] for task in experiment.tasks},
     "tasks": found,
     "overall": delta.delta(found),
   }
+
+
+def stores(experiment: Any) -> bool:
+  """Returns whether a run keeps its results where `config.baseline` says, for others."""
+  given = experiment.config.baseline
+  return bool(given) and experiment.method.independent and baselines.is_store(given)
+
+
+def check_baseline(experiment: Any) -> None:
+  """Refuses a `config.baseline` that does not fit a run, before it is trained.
+
+  Raises:
+    ValueError: as `baselines.find`.
+  """
+  config = experiment.config
+  mixed = baselines.read_mixed(config.mixed, "config.mixed")
+  if not config.baseline or stores(experiment):
+    return
+  own = baselines.identity(config, experiment.dataset)
+  _, differences = baselines.find(config.baseline, experiment.tasks, own, mixed)
+  for told in differences:
+    logging.warning("config.baseline=%r: %s.", config.baseline, told)
 
 
 def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -388,39 +426,7 @@ def _complete(found: Any) -> bool:
   return bool(metrics) and known and "mean" in found["execution"]
 
 
-def load_baseline(folder: str, tasks: tuple[types.TaskSpec, ...]) -> dict[str, dict[str, float]]:
-  """Test metrics of a finished run, by task.
-
-  Raises:
-    ValueError: there is no finished run, or it lacks a task.
-  """
-  path = pathlib.Path(folder) / "results.json"
-  if not path.is_file():
-    raise ValueError(
-      f"config.baseline={folder!r}: there is no {path}. Train it"
-      " first (--config.method=single), or leave it empty."
-    )
-  try:
-    saved = {
-      t["name"]: {m["name"]: _number(m["test"]) for m in t["metrics"]}
-      for t in json.loads(path.read_text())["tasks"]
-    }
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(
-      f"config.baseline={folder!r}: cannot read {path} ({type(error).__name__}: {error})."
-    ) from error
-  missing = [t.name for t in tasks if t.name not in saved]
-  if missing:
-    raise ValueError(f"{path} has no results for the tasks {missing}; it has {sorted(saved)}.")
-  return saved
-
-
-def _number(value: float | None) -> float:
-  """JSON's null back to NaN."""
-  return float("nan") if value is None else float(value)
-
-
-def _write_predictions(loop: loop_lib.Loop, best: state_lib.Best, structure: Any) -> None:
+def _write_pictures(loop: loop_lib.Loop, best: state_lib.Best, structure: Any) -> None:
   """Some test examples with truth and prediction, for pictures."""
   experiment = loop.experiment
   spec = experiment.dataset.spec

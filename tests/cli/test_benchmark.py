@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 import json
 import pathlib
+import re
 from typing import Any
 
 from cli import fake_main
@@ -148,7 +149,7 @@ def test_methods_and_balancers_are_crossed(
 def test_the_table_says_what_labels_stand_for(
   calls: fake_main.Program, start: Callable[..., Any]
 ) -> None:
-  text = start("single,bold=hard+train.steps=9").read_text()
+  text = start("single,bold=hard+train.steps=9", "--mixed=schedule").read_text()
   assert "bold: `hard` with `config.train.steps=9`" in text
   assert "−10.00" in text
 
@@ -173,6 +174,14 @@ def test_the_table_says_what_labels_stand_for(
     ("hard", ("--balances=nash", "--config.balance.name=log"), "--balances sets it"),
     ("a=hard+balance.name=log", ("--balances=nash",), "--balances sets it"),
     ("hard", ("--seeds=0",), "at least 1"),
+    ("single,a=hard+train.steps=9", (), "a-0 and its baseline single-0 must not be compared"),
+    ("single,a=single+train.steps=9", (), "a-0 and its baseline single-0 must not be compared"),
+    ("single,a=hard+model.width=9", ("--mixed=schedule",), "--mixed=schedule,backbone of"),
+    ("hard", ("--config.baseline=runs/x", "--config.mixed=x"), "A name in config.mixed is 'x'"),
+    ("hard", ("--mixed=schedle",), "Did you mean 'schedule'"),
+    ("hard", ("--trials=hrd:3",), "Did you mean 'hard'"),
+    ("hard", ("--trials=hard",), "LABEL:NUMBER with commas, each label once, but has 'hard'"),
+    ("hard", ("--trials=hard:1,hard:2",), "each label once, but has 'hard:2'"),
     ("hard", (f"--config={CONFIG[:-4]}.py",), "Did you mean"),
     ("hard", ("--config.dataset=room",), "Did you mean 'rooms'"),
     ("hard", ("--jobs=0",), "--jobs must be at least 1, but is 0"),
@@ -262,6 +271,10 @@ def test_runs_at_once_make_the_same_table(
   assert {"table.md", "table.csv", "table.tex", "delta.png"} <= set(files)
   for name in files:
     now = (tmp_path / "runs" / name).read_bytes()
+    if name == "table.json":
+      note = re.search(rb'"notes": \["Up to 3 runs trained at once.*"\]', now)
+      assert note is not None
+      now = now.replace(note[0], b'"notes": []')
     if name == "table.md":
       now = now.replace(
         b"\n\n## Notes\n\n* Up to 3 runs trained at once on one machine and may"
@@ -355,8 +368,13 @@ def test_what_a_run_reads_is_what_it_waits_for() -> None:
     "adashare-1": ("single-1",),
     "random_policy-1": ("single-1", "adashare-1"),
   }
-  jobs = benchmark.plan(CONFIG, _entries.parse("single,hard"), 2, ["baseline=runs/rooms/single-0"])
+  settings = ["baseline=runs/rooms/single-0", "mixed=seed"]
+  jobs = benchmark.plan(CONFIG, _entries.parse("single,hard"), 2, settings)
   assert [job.needs for job in jobs] == [(), *[("single-0",)] * 3]
+  # A folder in which single-task runs store their results, and others of their seed look them up.
+  jobs = benchmark.plan(CONFIG, _entries.parse("hard,single"), 2, ["baseline=runs/stored"])
+  assert [job.needs for job in jobs] == [(), ("single-0",), (), ("single-1",)]
+  assert all("--config.baseline=runs/stored" in job.arguments for job in jobs)
 
 
 def test_one_of_several_processes_is_refused_without_a_part(

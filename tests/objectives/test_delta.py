@@ -150,3 +150,38 @@ def test_ranks_of_methods_with_unequal_runs_are_refused():
   run = {"a": {"auc": 1.0}}
   with pytest.raises(ValueError, match="each with as many runs"):
     delta.rank_test(metrics, {"one": [run], "two": [run, run]})
+
+
+# Two methods, five runs of three tasks; equal numbers are in both.
+_ONE = np.array(
+  [[1.5, -2.0, 0.3], [2.5, -1.0, 4.0], [0.5, -3.5, 1.0], [3.0, 0.0, 9.0], [1.0, -2.5, -6.0]]
+)
+_OTHER = np.array(
+  [[1.0, -1.0, 0.3], [0.0, -2.0, 2.0], [0.5, -4.0, 1.5], [2.0, -1.5, 0.0], [-1.0, -3.0, 5.0]]
+)
+
+
+def test_interquartile_means_intervals_and_improvement_are_those_of_rliable():
+  """Numbers of rliable 1.2.0 (pip install rliable "pandas<3").
+
+  python -c "from rliable import library, metrics; import numpy as np; from test_delta import *
+  iqm = lambda s: np.array([metrics.aggregate_iqm(s)])
+  for s in (_ONE, _OTHER): print(library.get_interval_estimates(
+    {'m': s}, iqm, reps=50000, random_state=np.random.RandomState(0)))
+  print(metrics.probability_of_improvement(_ONE, _OTHER))"
+  """
+  assert delta.interquartile_mean(_ONE) == pytest.approx(0.4222222222)
+  assert delta.interquartile_mean(_OTHER) == pytest.approx(-0.0222222222)
+  # Percentiles of 10,000 draws lie within some hundredths of those of 50,000.
+  assert delta.interval(_ONE) == pytest.approx((-0.74444444, 1.5), abs=0.04)
+  assert delta.interval(_OTHER) == pytest.approx((-0.56666667, 0.61111111), abs=0.04)
+  assert delta.interval(_ONE) == delta.interval(_ONE)
+  assert delta.probability_of_improvement(_ONE, _OTHER) == pytest.approx(0.6333333333)
+  assert delta.probability_of_improvement(_OTHER, _ONE) == pytest.approx(0.3666666667)
+
+
+def test_the_middle_half_ignores_the_ends():
+  """Of 2 runs and 3 tasks one number is cut at either end; of 3 and 1, none."""
+  assert delta.interquartile_mean(np.array([[1.0, 2.0, 1e9], [3.0, 6.0, -1e9]])) == 3.0
+  assert delta.interquartile_mean(np.array([[1.0], [2.0], [6.0]])) == 3.0
+  assert delta.interval(np.full((5, 2), 7.0)) == (7.0, 7.0)

@@ -147,3 +147,15 @@ def test_no_name_is_a_formula(text, written):
   found = tables.Table((tables.Column(text), tables.Column("x")), ((text, -1.5),))
   head, row = csv.reader(io.StringIO(tables.csv_text(found)))
   assert head[0] == row[0] == written and row[1] == "-1.5"
+
+
+def test_an_interval_stands_in_brackets_and_in_columns_of_its_own():
+  found = tables.table(
+    [tables.Column("x"), tables.Column("m", True, "%")],
+    [["a", tables.Cell(1.25, None, 1, True, (-0.5, 2.0))], ["b", tables.Cell(0.5, 0.25, 1)]],
+  )
+  text = tables.markdown(found)
+  assert "**+1.2 [−0.5, +2.0]**" in text and " 0.5 ± 0.2 |" in text
+  head, first, second = csv.reader(io.StringIO(tables.csv_text(found)))
+  assert head == ["x", "m (%)", "m (%) low", "m (%) high", "m (%) std"]
+  assert first == ["a", "1.25", "-0.5", "2", ""] and second == ["b", "0.5", "", "", "0.25"]

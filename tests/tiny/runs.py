@@ -138,6 +138,7 @@ def programs() -> Iterator[dict[str, loop_lib.Loop]]:
       if isinstance(part, dict)
       else part
       for group, part in experiment.config.to_dict().items()
+      if group not in ("baseline", "mixed")
     }
     name = repr(
       (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from dynashare_jax import types
+from dynashare_jax.train import baselines
+from dynashare_jax.train import predictions
 from dynashare_jax.train import results
 
 TASKS = (types.TaskSpec("a", "binary"),)
@@ -128,6 +131,17 @@ def test_pictures_of_a_dense_data_set(train, tmp_path):
   )
   iou = [v for v in found["a"]["details"]["iou"] if v is not None]
   assert np.mean(iou) == pytest.approx(found["a"]["metrics"][0]["test"])
+  # The sums of its 3 batches give every digit again, those of the classes too.
+  assert predictions.check(tmp_path, run.found) == ()
+  again = predictions.read(tmp_path).result
+  assert again.losses == {name: task["loss"]["test"] for name, task in found.items()}
+  np.testing.assert_array_equal(
+    again.details["a"]["iou"], np.array(found["a"]["details"]["iou"], float)
+  )
+  with np.load(tmp_path / predictions.FILE) as file:
+    assert file["sums/a/confusion"].shape == (3, 3, 3)
+    assert file["sums/a/confusion"].sum() == labels.size
+    assert not [name for name in file.files if name.startswith("scores/")]
   # Small files: pictures as bytes, numbers in half precision.
   assert saved["inputs"].dtype == np.uint8
   np.testing.assert_allclose(saved["inputs"] / 255, test.inputs[:2], atol=0.5 / 255 + 1e-6)
@@ -207,10 +221,10 @@ def test_delta_against_stored_single_task_results(whole, tmp_path):
   ]
   config = run.experiment.config.copy_and_resolve_references()
   config.baseline = _baseline(tmp_path / "single", saved)
-  stand_in = type("Stub", (), {"config": config, "tasks": run.experiment.tasks})()
+  stand_in = dataclasses.replace(run.experiment, config=config)
   metrics = {t["name"]: {m["name"]: m["test"] for m in t["metrics"]} for t in run.found["tasks"]}
   test = results.evaluate.Result(metrics, {}, np.ones(1), np.ones(1))
-  found = results._delta(stand_in, test)
+  found = results._delta(stand_in, run.found["identity"], test)
   signs = [np.sign([m["test"] for m in t["metrics"] if m["in_delta"]]) for t in run.found["tasks"]]
   assert found["tasks"]["a"] == pytest.approx(100 * signs[0].mean())
   assert found["tasks"]["b"] == pytest.approx(100 * signs[1].mean())
@@ -219,20 +233,20 @@ def test_delta_against_stored_single_task_results(whole, tmp_path):
 
 def test_baseline_must_be_a_finished_run_of_these_tasks(tmp_path):
   with pytest.raises(ValueError, match="Train it first"):
-    results.load_baseline(str(tmp_path / "nothing"), TASKS)
+    baselines.load(str(tmp_path / "nothing"), TASKS)
   other = _baseline(tmp_path / "other", [{"name": "b", "metrics": []}])
   with pytest.raises(ValueError, match=r"no results for the tasks \['a'\]"):
-    results.load_baseline(other, TASKS)
+    baselines.load(other, TASKS)
   (tmp_path / "other" / "results.json").write_text("{")
   with pytest.raises(ValueError, match="cannot read"):
-    results.load_baseline(other, TASKS)
+    baselines.load(other, TASKS)
 
 
 def test_baseline_reads_null_as_nan(tmp_path):
   folder = _baseline(
     tmp_path / "single", [{"name": "a", "metrics": [{"name": "auc", "test": None}]}]
   )
-  assert np.isnan(results.load_baseline(folder, TASKS)["a"]["auc"])
+  assert np.isnan(baselines.load(folder, TASKS).values["a"]["auc"])
 
 
 def test_only_changed_switches_are_reported(config):

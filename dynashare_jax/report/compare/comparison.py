@@ -19,9 +19,11 @@ from dynashare_jax.report.compare import class_comparison
 from dynashare_jax.report.compare import comparison_figure
 from dynashare_jax.report.compare import example_figures
 from dynashare_jax.report.compare import gains
+from dynashare_jax.report.compare import raw
 from dynashare_jax.report.run import served
 
 DELTA = "Delta"
+SEEDS = "seeds"
 COST = "cost"
 _WORK = "work, "  # in titles, before the way to serve
 # Figures of a task, `<name>-<task>.png`: how each is drawn, and its caption.
@@ -38,30 +40,35 @@ _FIGURES: dict[str, tuple[Callable[[gains.Runs, str], Figure | None], str]] = {
 }
 
 
-def compare(runs: gains.Runs) -> tables.Table:
+def compare(runs: gains.Runs, told: raw.Told = raw.NOTHING) -> tables.Table:
   """Puts methods, each with one finished run per seed, into the rows of one table.
 
   Returns:
     Columns: method; every metric of every task on test; Delta of every task and of all (only if one
-    label's runs are of the method `single`); mean rank; trainable parameters (of `single`, all its
-    columns), and those without heads and with batch statistics as a multiple of one single-task
-    backbone (the papers' count, if there is `single`); executed percentage of (task, block,
-    example) triples; multiply-accumulates of all tasks of an example; median seconds of a
-    re-training step; minutes and memory of the whole run; where they are known, work and
-    milliseconds of both ways to serve. Columns without any number are left out. Numbers are means
-    with the sample standard deviation over seeds. A column's `group` is its task, `Delta` or
-    `cost`.
+    label's runs are of the method `single`, or runs stored their baselines); from `gains.SEEDS`
+    seeds on the interquartile mean of Delta with its 95% interval, and the probability of
+    improvement over hard sharing; trials, there and where some are told; mean rank; trainable
+    parameters (of `single`, all its columns), and those without heads and with batch statistics as
+    a multiple of one single-task backbone (the papers' count, if there is `single`); executed
+    percentage of (task, block, example) triples; multiply-accumulates of all tasks of an example;
+    median seconds of a re-training step; minutes and memory of the whole run; where they are known,
+    work and milliseconds of both ways to serve. Columns without any number are left out, but for
+    the trials. Numbers are means with the sample standard deviation over seeds. A column's `group`
+    is its task, `Delta`, `seeds` or `cost`.
 
   Raises:
-    ValueError: no run, an unfinished run, a seed twice under one label, or runs that differ in data
-      set, split, tasks or metrics.
+    ValueError: no run, an unfinished run, a seed twice under one label, runs that differ in data
+      set, split, tasks or metrics, or trials of no label; see also `gains.told`.
 
   Source: DynaShare (CVPRW 2023), Eqs. 7 and 8 for Delta.
   """
-  gains.check(runs)
+  gains.check(runs, told.mixed)
+  if lost := [label for label in told.trials if label not in runs]:
+    raise ValueError(f"Trials are told of {lost[0]!r}, but the table has {', '.join(runs)}.")
   columns = [tables.Column("method", align="left")]
   bodies: list[list[tables.Entry]] = [[label] for label in runs]
-  for columns_of, cells_of in (_metric_columns(runs), _delta_columns(runs), _cost_columns(runs)):
+  blocks = (_metric_columns(runs), _delta_columns(runs), _seed_columns(runs, told.trials))
+  for columns_of, cells_of in (*blocks, _cost_columns(runs)):
     columns += columns_of
     for body, cells in zip(bodies, cells_of, strict=True):
       body += cells
@@ -69,32 +76,31 @@ def compare(runs: gains.Runs) -> tables.Table:
 
 
 def write(
-  runs: gains.Runs, folder: str | pathlib.Path, command: str = "", notes: Sequence[str] = ()
+  runs: gains.Runs, folder: str | pathlib.Path, told: raw.Told = raw.NOTHING
 ) -> pathlib.Path:
-  """Writes `table.md`, `table.csv`, `table.tex` and figures; returns the path of `table.md`.
+  """Writes `table.md`, `.csv`, `.tex`, `.json` and figures; returns the path of `table.md`.
 
   The figures are `delta.png`, `classes-<task>.png` of segmentations whose runs list classes, and
-  `examples-<task>.png` of tasks whose runs drew the same examples.
+  `examples-<task>.png` of tasks whose runs drew the same examples. `table.json` has the raw results
+  (see `raw.text`).
 
   Args:
     runs: label -> its finished runs, one per seed.
     folder: created if absent.
-    command: the command line that makes the table, shown in `table.md`.
-    notes: lines to show in `table.md`.
 
   Raises:
     ValueError: as `compare`.
   """
-  table = compare(runs)
+  table = compare(runs, told)
   target = pathlib.Path(folder)
   target.mkdir(parents=True, exist_ok=True)
   (target / "table.csv").write_text(tables.csv_text(table), encoding="utf-8")
   (target / "table.tex").write_text(_latex(table, runs), encoding="utf-8")
+  (target / raw.FILE).write_text(raw.text(runs, told), encoding="utf-8")
   shown = functools.partial(comparison_figure.chart, _over_single(runs))
   bars = style.draw(shown, target / "delta.png") is not None
-  text = _markdown(table, runs, command, notes, bars, figures(runs, target))
   path = target / "table.md"
-  path.write_text(text, encoding="utf-8")
+  path.write_text(markdown(runs, told, bars, figures(runs, target)), encoding="utf-8")
   return path
 
 
@@ -153,6 +159,27 @@ def _delta_columns(runs: gains.Runs) -> _Block:
       cell = tables.mean_std(found[label][name], digits=2, signed=True)
       # Against itself: exactly 0, without a spread.
       body.append(tables.Cell(0.0, digits=2) if label == reference else cell)
+  return columns, bodies
+
+
+def _seed_columns(runs: gains.Runs, trials: Mapping[str, int]) -> _Block:
+  """What several seeds say of Delta, and the trials; nothing with few seeds and no trials."""
+  bodies: list[list[tables.Entry]] = [[] for _ in runs]
+  found = gains.reliable(runs)
+  if not found and not trials:
+    return [], bodies
+  columns = [tables.Column("trials", group=SEEDS)]
+  if found:
+    titles = ("IQM of Δ", "%"), ("beats hard sharing", "")
+    columns = [tables.Column(t, True, unit, group=SEEDS) for t, unit in titles] + columns
+  for body, label in zip(bodies, runs, strict=True):
+    if found:
+      one = found.get(label, gains.Reliable(math.nan, (math.nan, math.nan), math.nan))
+      # Against itself: exactly 0.
+      ends = None if label == gains.baseline(runs) else one.interval
+      mean = tables.Cell(one.mean, digits=2, signed=True, interval=ends)
+      body += [mean, tables.Cell(one.improvement, digits=2)]
+    body.append(trials.get(label))
   return columns, bodies
 
 
@@ -301,24 +328,31 @@ def _seeds(runs: gains.Runs) -> str:
   )
 
 
-def _markdown(
-  table: tables.Table,
+def markdown(
   runs: gains.Runs,
-  command: str,
-  notes: Sequence[str],
-  bars: bool,
-  drawn: Mapping[str, Mapping[str, pathlib.Path]],
+  told: raw.Told = raw.NOTHING,
+  bars: bool = False,
+  drawn: Mapping[str, Mapping[str, pathlib.Path]] | None = None,
 ) -> str:
-  """Overview first, then one table per task."""
-  first = gains.first(runs).results
+  """Returns a page: an overview first, then one table per task.
+
+  Args:
+    bars: whether there is a `delta.png`.
+    drawn: of `figures`.
+
+  Raises:
+    ValueError: as `compare`.
+  """
+  table, first = compare(runs, told), gains.first(runs).results
   several = any(len(found) > 1 for found in runs.values())
   spread = "mean ± sample standard deviation over " if several else ""
   parts = [
     f"# {first['dataset']}: methods compared",
     f"On {first['split']}; {spread}{_seeds(runs)}. Bold is best.",
-    f"```\n{command}\n```" if command else "",
-    tables.markdown(_part(table, (DELTA, COST))),
-    _legend(runs),
+    f"```\n{told.command}\n```" if told.command else "",
+    tables.markdown(_part(table, (DELTA, SEEDS, COST))),
+    _legend(table, runs),
+    " ".join(gains.told(runs, told.mixed)),
     _rank_test(runs),
     "![Delta of every method](delta.png)" if bars else "",
   ]
@@ -327,9 +361,9 @@ def _markdown(
     parts += [
       f"![{name.capitalize()} of {task}]({drawn[name][task].name})\n\n{text}"
       for name, (_, text) in _FIGURES.items()
-      if task in drawn[name]
+      if drawn and task in drawn[name]
     ]
-  lines = [f"* {note}" for note in [*notes, *_own_notes(runs)]]
+  lines = [f"* {note}" for note in [*told.notes, *_own_notes(runs)]]
   if lines:
     parts.append("## Notes\n\n" + "\n".join(lines))
   return "\n\n".join(part for part in parts if part) + "\n"
@@ -354,7 +388,7 @@ def _rank_test(runs: gains.Runs) -> str:
   )
 
 
-def _legend(runs: gains.Runs) -> str:
+def _legend(table: tables.Table, runs: gains.Runs) -> str:
   """The meaning of the overview's columns."""
   text = (
     "Mean rank: over all metrics of all tasks, 1 is best. Parameters: trainable ones; in"
@@ -371,7 +405,16 @@ def _legend(runs: gains.Runs) -> str:
     )
   if (batch := _batch(runs)) is not None:
     text += f" Together, apart (ms): a call of each, by `cost`, batch {batch}."
-  if gains.baseline(runs) is None:
+  titles = {column.title for column in table.columns if column.group == SEEDS}
+  if len(titles) > 1:
+    text += (
+      " IQM of Δ: interquartile mean over seeds and tasks, with its 95% interval (10,000 draws of a"
+      " stratified bootstrap). Beats hard sharing: probability that a run has the higher Δ of a"
+      " task, averaged over tasks."
+    )
+  if titles:
+    text += " Trials: validation-only ones that a method's settings took, where that was told."
+  if not any(column.group == DELTA for column in table.columns):
     return text + " There are no single-task runs here, hence no Δ."
   return (
     "Δ: mean relative change of a task's metrics against the single-task run"
@@ -412,7 +455,9 @@ def _lost(values: Sequence[float]) -> str:
 def _latex(table: tables.Table, runs: gains.Runs) -> str:
   """A float for the overview and one per task, each narrow enough for a page."""
   name = gains.first(runs).results["dataset"]
-  parts: list[tuple[str, tuple[str, ...], str]] = [("overview", (DELTA, COST), f"tab:{name}")]
+  parts: list[tuple[str, tuple[str, ...], str]] = [
+    ("overview", (DELTA, SEEDS, COST), f"tab:{name}")
+  ]
   parts += [(task, (task,), f"tab:{name}-{task}") for task in gains.metrics(gains.first(runs))]
   return "\n".join(
     tables.latex(_part(table, groups), f"{name}: {title}, {_seeds(runs)}.", label)

@@ -2,47 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import math
+import re
+from typing import NamedTuple
+
+import numpy as np
 
 from dynashare_jax.objectives import delta
 from dynashare_jax.report import workdir as workdir_lib
+from dynashare_jax.train import baselines
 from dynashare_jax.types import Metric
 
 Runs = Mapping[str, Sequence[workdir_lib.Run]]
 
 ALL = "all tasks"
 SINGLE = "single"
+HARD = "hard"
+SEEDS = 5  # from which on tables show `reliable`
 
 
 def baseline(runs: Runs) -> str | None:
   """Returns the label of the single-task runs (the first of several), or None."""
-  for label, found in runs.items():
-    if found and all(r.results.get("method") == SINGLE for r in found):
-      return label
-  return None
+  return next((label for label, several in runs.items() if _is(several, SINGLE)), None)
+
+
+def _is(several: Sequence[workdir_lib.Run], method: str) -> bool:
+  return bool(several) and all(run.results.get("method") == method for run in several)
 
 
 def over_single(runs: Runs) -> dict[str, dict[str, list[float]]]:
-  """Computes relative gains over the single-task run of the same seed.
+  """Computes relative gains over the single-task run of the same seed, from the raw metrics.
+
+  Where no label is that of single-task runs, the metrics count that every run stored of its
+  `config.baseline`.
 
   Returns:
     Label -> task (and `all tasks`) -> percent, one number per seed; NaN where
     it is not defined (no single-task run of that seed, a metric without a
-    value, a single-task metric of 0). Empty without single-task runs.
+    value, a single-task metric of 0). Empty without any single-task run.
   """
-  reference = baseline(runs)
-  if reference is None:
-    return {}
-  references = {seed(run): run for run in runs[reference]}
+  references = _references(runs)
   found: dict[str, dict[str, list[float]]] = {}
+  if not any(references.values()):
+    return found
   for label, several in runs.items():
     tasks: dict[str, list[float]] = {}
     for run in several:
-      for task, value in _of_run(run, references.get(seed(run))).items():
+      for task, value in _of_run(run, references[label, seed(run)]).items():
         tasks.setdefault(task, []).append(value)
     found[label] = tasks
   return found
+
+
+def _references(runs: Runs) -> dict[tuple[str, int], baselines.Values]:
+  """Label and seed -> task -> metric -> value of the run's baseline; empty where it has none."""
+  reference = baseline(runs)
+  pairs = [(label, run) for label, several in runs.items() for run in several]
+  if reference is None:
+    return {(label, seed(run)): _read_values(_stored(run)) for label, run in pairs}
+  singles = {seed(run): values(run) for run in runs[reference]}
+  return {(label, seed(run)): singles.get(seed(run), {}) for label, run in pairs}
+
+
+def _stored(run: workdir_lib.Run) -> workdir_lib.Json:
+  """What a run tells of its `config.baseline`; empty if it is of an older version."""
+  found = run.results.get("delta") or {}
+  return found if "values" in found else {}
+
+
+def _read_values(stored: workdir_lib.Json) -> baselines.Values:
+  return {
+    task: {name: workdir_lib.number(value) for name, value in metrics.items()}
+    for task, metrics in (stored.get("values") or {}).items()
+  }
+
+
+def told(runs: Runs, mixed: Collection[str] = ()) -> list[str]:
+  """Returns lines that name the baselines of every Delta, and how they differ from the runs.
+
+  Args:
+    mixed: parts of `train.baselines.PARTS` in which they may.
+
+  Raises:
+    ValueError: a run and its baseline differ in another part, or there is none of its seed.
+  """
+  if not any(_references(runs).values()):
+    return []
+  reference = baseline(runs)
+  singles = {seed(run): run for run in runs.get(reference or "", ())}
+  names: dict[str, str] = {}
+  away: dict[str, dict[str, None]] = {}
+  for label, several in runs.items():
+    for run in several:
+      own = run.results.get("identity")
+      if reference is None:
+        name, differences = _of_stored(run, mixed)
+      elif (single := singles.get(seed(run))) is not None:
+        other = single.results.get("identity")
+        name = f"`{reference}`, seed {seed(run)}" + (
+          f" ({baselines.digest(other)})" if other else ""
+        )
+        pair = f"{single.path} and {run.path}"
+        differences = [] if single is run else baselines.check(own, other, mixed, pair)
+      elif own is None or "seed" in mixed:
+        continue
+      else:
+        raise ValueError(
+          f"{run.path} has no single-task run of its seed {seed(run)}; there are those of"
+          f" {', '.join(map(str, sorted(singles)))}. Train it, or leave its Δ out:"
+          " --mixed=seed."
+        )
+      names.setdefault(name, "")
+      for difference in differences:
+        away.setdefault(difference, {})[label] = None
+  lines = [f"Baselines of Δ: {'; '.join(names)}."]
+  for difference, labels in away.items():
+    which = ", ".join(labels)
+    lines.append(
+      f"Of an older version, so that nobody checked whether baseline and run have the same data,"
+      f" schedule and version ({baselines.UNKNOWN}): {which}."
+      if difference == baselines.UNKNOWN
+      else f"**Mixed: {which} and their baseline differ: {difference}.**"
+    )
+  return lines
+
+
+def _of_stored(run: workdir_lib.Run, mixed: Collection[str]) -> tuple[str, list[str]]:
+  """Name of the baseline that a run stored, and how they differ."""
+  found = _stored(run)
+  if not found:
+    return "none", []
+  hashed = f" ({found['identity']})" if found["identity"] else ""
+  for difference in found["differences"]:
+    part = re.split(r"[. ]", difference)[0]
+    if part in baselines.PARTS and part not in mixed:
+      raise ValueError(
+        f"{run.path} and its baseline {found['baseline']} must not be compared: {difference}. Train"
+        f" the baseline again with the same settings, or allow it:"
+        f" --mixed={','.join((*mixed, part))}."
+      )
+  return f"`{found['baseline']}`{hashed}", found["differences"]
 
 
 def seed(run: workdir_lib.Run) -> int:
@@ -68,12 +168,9 @@ def metrics(run: workdir_lib.Run) -> dict[str, tuple[Metric, ...]]:
   }
 
 
-def values(run: workdir_lib.Run) -> dict[str, dict[str, float]]:
+def values(run: workdir_lib.Run) -> baselines.Values:
   """Returns task -> metric -> value on test; NaN where there is none."""
-  return {
-    task["name"]: {m["name"]: workdir_lib.number(m["test"]) for m in task["metrics"]}
-    for task in run.results["tasks"]
-  }
+  return baselines.values(run.results)
 
 
 def ranked(runs: Runs) -> delta.RankTest | None:
@@ -88,8 +185,8 @@ def ranked(runs: Runs) -> delta.RankTest | None:
   return delta.rank_test(metrics(first(runs)), found)
 
 
-def check(runs: Runs) -> None:
-  """Raises ValueError unless the runs can stand in one table."""
+def check(runs: Runs, mixed: Collection[str] = ()) -> None:
+  """Raises ValueError unless the runs can stand in one table; `mixed` as of `told`."""
   if not runs or not all(runs.values()):
     empty = ", ".join(label for label in runs if not runs[label])
     raise ValueError(
@@ -107,6 +204,7 @@ def check(runs: Runs) -> None:
       raise ValueError(f"{label} has a seed twice: {sorted(seeds)}. Give one run per seed.")
     for run in several:
       _check_alike(run, reference)
+  told(runs, mixed)
 
 
 def _check_alike(run: workdir_lib.Run, other: workdir_lib.Run) -> None:
@@ -123,15 +221,51 @@ def _check_alike(run: workdir_lib.Run, other: workdir_lib.Run) -> None:
     )
 
 
-def _of_run(run: workdir_lib.Run, single: workdir_lib.Run | None) -> dict[str, float]:
+def _of_run(run: workdir_lib.Run, against: baselines.Values) -> dict[str, float]:
   """Gains of one run by task and of all tasks; NaN where not defined."""
   new = values(run)
-  against = values(single) if single is not None else {}
   found = {}
   for task, names in metrics(run).items():
     old = against.get(task)
-    if old is None or any(old[m.name] == 0 for m in names if m.in_delta):
+    if old is None or any(old.get(m.name, 0) == 0 for m in names if m.in_delta):
       found[task] = math.nan
     else:
       found[task] = delta.delta_task(names, new[task], old)
   return found | {ALL: delta.delta(found)}
+
+
+class Reliable(NamedTuple):
+  """What several seeds say of a method.
+
+  Attributes:
+    mean: interquartile mean of Delta over seeds and tasks, percent.
+    interval: its 95% interval.
+    improvement: probability that a run beats one of hard sharing on a task; NaN without any.
+  """
+
+  mean: float
+  interval: tuple[float, float]
+  improvement: float
+
+
+def reliable(runs: Runs) -> dict[str, Reliable]:
+  """Returns what `SEEDS` and more seeds say of every method that has so many with all Deltas."""
+  found = {label: _scores(tasks) for label, tasks in over_single(runs).items()}
+  found = {label: scores for label, scores in found.items() if len(scores) >= SEEDS}
+  hard = next((label for label in found if _is(runs[label], HARD)), None)
+  return {
+    label: Reliable(
+      float(delta.interquartile_mean(scores)),
+      delta.interval(scores),
+      math.nan
+      if hard in (None, label)
+      else delta.probability_of_improvement(scores, found[str(hard)]),
+    )
+    for label, scores in found.items()
+  }
+
+
+def _scores(tasks: Mapping[str, Sequence[float]]) -> np.ndarray:
+  """Delta of every run and task, without the runs that lack one."""
+  scores = np.array([tasks[name] for name in tasks if name != ALL]).T
+  return np.asarray(scores[np.isfinite(scores).all(1)])

@@ -119,10 +119,12 @@ def _delta(run: workdir_lib.Run) -> str:
     (name, tables.Cell(workdir_lib.number(value), digits=2, signed=True))
     for name, value in (*found["tasks"].items(), ("mean", found["overall"]))
   ]
+  hashed = f" (identity {found['identity']})" if found.get("identity") else ""
+  told = "".join(f" **Of the two, {text}.**" for text in found.get("differences") or ())
   return tables.section(
     "Delta over single-task networks",
     "Mean relative change of a task's metrics, positive is better (DynaShare Eqs. 7 and 8),"
-    f" against `{found['baseline']}`.",
+    f" against `{found['baseline']}`{hashed}.{told}",
     tables.table(("task", tables.Column("Delta", unit="%")), rows),
   )
 

@@ -18,6 +18,7 @@ from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.compare import comparison
 from dynashare_jax.report.compare import comparison_figure
 from dynashare_jax.report.compare import gains
+from dynashare_jax.report.compare import raw
 
 
 def made(
@@ -251,7 +252,7 @@ def test_a_method_without_runs_is_named() -> None:
 
 
 def test_written_files_agree(tmp_path: pathlib.Path) -> None:
-  path = comparison.write(three(), tmp_path / "new", "python -m command", ["a note"])
+  path = comparison.write(three(), tmp_path / "new", raw.Told("python -m command", ["a note"]))
   assert path == tmp_path / "new" / "table.md"
   text = path.read_text()
   for words in (
