@@ -37,7 +37,9 @@ class TaskSpec:
     every_step: whether every step of a series has a label and a prediction.
     first_steps: of a series, how many first steps a prediction may read; 0: all.
     loss: of a number task: `l2`, `l1` or `huber`.
-    huber_delta: size of the error where `huber` turns from squares to a line.
+    huber_delta: size of the error, in spreads, where `huber` turns from squares to a line.
+    centre: of a number task, what a logit of 0 predicts, one for each output; empty is 0.
+    spread: of a number task, how far a logit of 1 lies from there; empty is 1.
   """
 
   name: str
@@ -54,6 +56,8 @@ class TaskSpec:
   first_steps: int = 0
   loss: str = "l2"
   huber_delta: float = 1.0
+  centre: tuple[float, ...] = ()
+  spread: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -360,6 +361,25 @@ def test_losses_of_numbers_by_hand(loss, total, constant):
   np.testing.assert_allclose(
     steep[:, 0], {"l2": [1, -6, 0, 0], "l1": [1, -1, 0, 0], "huber": [0.5, -2, 0, 0]}[loss]
   )
+
+
+@pytest.mark.parametrize("loss", ("l2", "l1", "huber"))
+def test_numbers_of_any_size_are_learnt_alike(loss):
+  """With centre and spread: the loss of standardised targets, and metrics in the unit."""
+  plain = TaskSpec("x", "number", 2, loss=loss)
+  task = dataclasses.replace(plain, centre=(40.0, -3.0), spread=(10.0, 0.5))
+  kind, logits = kinds.find("number"), RNG.normal(size=(5, 2)).astype(np.float32)
+  target, valid = RNG.normal(size=(5, 2)).astype(np.float32), RNG.random((5, 2)) < 0.7
+  large = np.float32([40, -3]) + np.float32([10, 0.5]) * target
+  of = lambda t, labels: jax.value_and_grad(lambda x: kind.loss(t, x, labels, valid).total)(logits)
+  for got, want in zip(of(task, large), of(plain, target), strict=True):
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
+  np.testing.assert_allclose(kind.predict(task, logits)[:, 0], 40 + 10 * logits[:, 0], rtol=1e-6)
+  got = _finish(task, logits, large, valid)
+  errors = ([10, 0.5] * (logits - target))[valid]
+  assert got["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
+  best = kind.constant(plain, target, valid)
+  np.testing.assert_allclose(kind.constant(task, large, valid), best, atol=1e-5)
 
 
 def test_numbers_over_time_and_single_ones_missing():

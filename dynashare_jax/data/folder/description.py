@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 import dataclasses
 import math
 import os
@@ -14,6 +14,9 @@ import yaml  # type: ignore[import-untyped]
 from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import text
+from dynashare_jax.data.folder import parts
+from dynashare_jax.data.folder import table
+from dynashare_jax.data.folder import table_tasks
 from dynashare_jax.objectives import kinds
 
 KINDS = tuple(name for name in kinds.available() if kinds.find(name).dense)
@@ -22,21 +25,25 @@ EXAMPLE = """
   tasks:
     segmentation: {kind: segmentation, labels: classes, classes: 13}
     depth: {kind: depth, labels: "depth/{name}.png", scale: 0.001, unit: m}
+    # of whole pictures, in a column of a file named by table: labels.csv
+    # smiling: {kind: binary, column: smiling}
   splits: {train: 0.8, test: 0.2}"""
 
-_TOP = ("name", "root", "pictures", "tasks", "splits")
+_TOP = ("name", "root", "pictures", "table", "tasks", "splits")
 _EVERY = ("kind", "labels", "weight", "ignore")
 _KEYS = {  # of what files hold
   "ids": ("classes", "map", "unmapped", "channels"),
   "numbers": ("channels", "scale", "offset", "range", "unit"),
   "directions": ("scale", "offset", "axes"),
 }
-_SPLITS = (*types.SPLITS, "seed", "overlap")
+_SPLITS = (*types.SPLITS, "seed", "overlap", "column")
+# What a column of splits says unless the description tells.
+_CELLS = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test",)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One task of a description.
+  """A task of a description, with labels of pixels in files.
 
   Attributes:
     spec: the task.
@@ -83,19 +90,25 @@ class Description:
     root: folder that all patterns start from.
     pictures: folder or pattern.
     tasks: in order.
-    splits: split -> a share, a pattern, a text file, or a list.
+    splits: split -> a share, a pattern, a text file, or a list; of cells, where there is a column.
     seed: of shares.
     overlap: whether splits may have examples in common.
+    tables: files with labels of whole pictures, relative to the root.
+    key: column of theirs with the names of pictures; None is the first.
+    column: of theirs, that tells the splits; empty for none.
   """
 
   where: str
   name: str
   root: str
   pictures: str
-  tasks: tuple[Task, ...]
+  tasks: tuple[Task | table_tasks.TableTask, ...]
   splits: Mapping[str, float | str | tuple[str, ...]]
   seed: int
   overlap: bool
+  tables: tuple[str, ...] = ()
+  key: str | None = None
+  column: str = ""
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -144,7 +157,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
   Raises:
     ValueError: names the file, the key and what is allowed.
   """
-  part = _Part(raw, where, "")
+  part = parts.Part(raw, where, "")
   part.check_keys(_TOP)
   tasks = part.mapping("tasks")
   names = tuple(tasks.raw)
@@ -153,94 +166,64 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
       raise tasks.refusal(name, "a task's name has letters, digits and _, and is not 'image'")
   splits = part.mapping("splits")
   splits.check_keys(_SPLITS)
+  column = splits.text("column", "")
   for needed in ("train", "test"):
-    if needed not in splits.raw:
+    if needed not in splits.raw and not column:
       raise splits.refusal(needed, "is missing; train and test are needed")
   root = pathlib.Path(folder) / part.text("root", ".")
+  tables, key = _tables(part)
+  made = tuple(_task(tasks.mapping(name), str(name)) for name in names)
+  if not tables:
+    needing = [task.place for task in made if isinstance(task, table_tasks.TableTask)]
+    if needing or column:
+      raise ValueError(
+        f"{needing[0] if needing else splits.where}: needs labels, or table: the file with its"
+        " column."
+      )
   return Description(
     where,
     part.text("name", ""),
     str(root),
     part.text("pictures"),
-    tuple(_task(tasks.mapping(name), str(name)) for name in names),
-    {s: _members(splits, s) for s in types.SPLITS if s in splits.raw},
+    made,
+    {s: _cells(splits, s) for s in types.SPLITS}
+    if column
+    else {s: _members(splits, s) for s in types.SPLITS if s in splits.raw},
     int(splits.number("seed", 0)),
     splits.choice("overlap", (False, True)),
+    tables,
+    key,
+    column,
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-  """A mapping of the file, and where it stands."""
-
-  raw: Mapping[str, Any]
-  file: str
-  place: str
-
-  def refusal(self, key: Any, why: str, hint: str = "") -> ValueError:
-    return ValueError(f"{self.file}: {self._path(key)}: {why}.{hint}")
-
-  def _path(self, key: Any) -> str:
-    return f"{self.place}.{key}" if self.place else str(key)
-
-  def check_keys(self, known: Sequence[str], of: str = "") -> None:
-    for key in self.raw:
-      if key not in known:
-        raise ValueError(
-          f"{self.file}: {self._path(key)} is unknown{of}."
-          f"{lookup.hint(key, known)} Known are {', '.join(known)}."
-        )
-
-  def mapping(self, key: str) -> _Part:
-    value = self.raw.get(key)
-    if not isinstance(value, dict) or not value:
-      raise self.refusal(key, f"must be a mapping with at least one key, but is {_shown(value)}")
-    return _Part(dict(value), self.file, self._path(key))
-
-  def text(self, key: str, default: str | None = None) -> str:
-    value = self.raw.get(key, default)
-    if not isinstance(value, str) or (not value and default is None):
-      raise self.refusal(key, f"must be a text, but is {_shown(value)}")
-    return str(value)
-
-  def number(self, key: str, default: float) -> float:
-    value = self.raw.get(key, default)
-    found = _number(value)
-    if found is None or math.isinf(found):
-      raise self.refusal(key, f"must be a finite number, but is {_shown(value)}")
-    return found
-
-  def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
-    value = self.raw.get(key, [])
-    if count is None and _number(value) is not None:
-      value = [value]
-    found = [_number(v) for v in value] if isinstance(value, list | tuple) else [None]
-    good = tuple(number for number in found if number is not None)
-    if len(good) < len(found):
-      raise self.refusal(key, f"must be a list of numbers, but is {_shown(value)}")
-    if key in self.raw and count not in (None, len(good)):
-      raise self.refusal(key, f"must have {count} numbers, but has {len(good)}")
-    return good
-
-  def choice(self, key: str, allowed: Sequence[Any]) -> Any:
-    value = self.raw.get(key, allowed[0])
-    if not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
-      names = [str(a).lower() if isinstance(a, bool) else a for a in allowed]
-      why = f"must be one of {', '.join(names)}, but is {_shown(value)}"
-      raise self.refusal(key, why, lookup.hint(value, names))
-    return value
+def _tables(part: parts.Part) -> tuple[tuple[str, ...], str | None]:
+  """The files of labels, and the column with the names of pictures."""
+  value = part.raw.get("table")
+  if not isinstance(value, dict):
+    return part.texts("table") if "table" in part.raw else (), None
+  found = part.mapping("table")
+  found.check_keys(("file", "key"))
+  return found.texts("file"), table.cell(found.text("key")) if "key" in found.raw else None
 
 
-def _task(part: _Part, name: str) -> Task:
+def _cells(part: parts.Part, split: str) -> tuple[str, ...]:
+  """What a column of splits says for one of them."""
+  texts = part.listed(split) or _CELLS[split]
+  if wrong := [value for value in texts if isinstance(value, bool | list | dict) or value is None]:
+    raise part.refusal(split, f"must be what the column says, but is {parts.shown(wrong[0])}")
+  return tuple(table.cell(str(value)) for value in texts)
+
+
+def _task(part: parts.Part, name: str) -> Task | table_tasks.TableTask:
   """Checks one task."""
+  if table_tasks.is_of_table(part.raw):
+    return table_tasks.parse(part, name)
   if "kind" not in part.raw:
     raise part.refusal("kind", f"is missing; it is one of {', '.join(KINDS)}")
-  named = part.choice("kind", KINDS)
+  named = part.choice("kind", KINDS if "labels" in part.raw else (*KINDS, *table_tasks.KINDS))
   kind = kinds.dense(named)
   part.check_keys((*_EVERY, *_KEYS[kind.stored], *kind.fields), f" for a {named} task")
-  weight = part.number("weight", 1.0)
-  if not 0 <= weight < math.inf:
-    raise part.refusal("weight", f"must be at least 0, but is {weight:g}")
   classes, outputs = _classes(part, kind, types.TaskSpec(name, named))
   limits = part.numbers("range", 2) or (-math.inf, math.inf)
   if limits[0] > limits[1]:
@@ -256,7 +239,7 @@ def _task(part: _Part, name: str) -> Task:
   inverse = part.choice("inverse", (False, True))
   unit = part.text("unit", "" if inverse else kind.unit)
   return Task(
-    types.TaskSpec(name, named, outputs, weight, classes, unit, inverse=inverse),
+    types.TaskSpec(name, named, outputs, part.weight(), classes, unit, inverse=inverse),
     part.text("labels"),
     part.numbers("ignore"),
     _ids(part, classes, outputs),
@@ -270,7 +253,7 @@ def _task(part: _Part, name: str) -> Task:
 
 
 def _classes(
-  part: _Part, kind: kinds.base.Dense, task: types.TaskSpec
+  part: parts.Part, kind: kinds.base.Dense, task: types.TaskSpec
 ) -> tuple[tuple[str, ...], int]:
   """Returns the names of classes, and the number of a task's outputs."""
   if kind.stored != "ids":
@@ -286,11 +269,13 @@ def _classes(
     return tuple(value), len(value)
   raise part.refusal(
     "classes",
-    f"must be their number or a list of different names, at least 2, but is {_shown(value)}",
+    f"must be their number or a list of different names, at least 2, but is {parts.shown(value)}",
   )
 
 
-def _ids(part: _Part, classes: tuple[str, ...], outputs: int) -> tuple[tuple[int, int], ...] | None:
+def _ids(
+  part: parts.Part, classes: tuple[str, ...], outputs: int
+) -> tuple[tuple[int, int], ...] | None:
   """Stored ids with their classes, given by number or name."""
   if "map" not in part.raw:
     return None
@@ -307,15 +292,15 @@ def _ids(part: _Part, classes: tuple[str, ...], outputs: int) -> tuple[tuple[int
     if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < outputs:
       wanted = f"a class from 0 to {outputs - 1}{' or its name' if classes else ''}"
       hint = lookup.hint(value, classes)
-      raise found.refusal(key, f"must be {wanted}, but is {_shown(value)}", hint)
+      raise found.refusal(key, f"must be {wanted}, but is {parts.shown(value)}", hint)
     pairs.append((stored, place))
   return tuple(pairs)
 
 
-def _members(part: _Part, split: str) -> float | str | tuple[str, ...]:
+def _members(part: parts.Part, split: str) -> float | str | tuple[str, ...]:
   """A share, a pattern or text file, or a list of names and patterns."""
   value = part.raw[split]
-  share = None if isinstance(value, str) else _number(value)
+  share = None if isinstance(value, str) else parts.number(value)
   if share is not None:
     if not 0 < share <= 1:
       raise part.refusal(split, f"a share lies above 0 and at most at 1, but is {share:g}")
@@ -327,25 +312,10 @@ def _members(part: _Part, split: str) -> float | str | tuple[str, ...]:
     if not wrong:
       return tuple(value)
     raise part.refusal(
-      split, f"names must be texts, but one is {_shown(wrong[0])}: put it in quotes"
+      split, f"names must be texts, but one is {parts.shown(wrong[0])}: put it in quotes"
     )
   raise part.refusal(
     split,
-    f"must be a share as 0.8, a pattern, a text file or a list of names, but is {_shown(value)}",
+    "must be a share as 0.8, a pattern, a text file or a list of names, but is"
+    f" {parts.shown(value)}",
   )
-
-
-def _number(value: Any) -> float | None:
-  """A number, never NaN; YAML takes 1e-3, without a point, for a text."""
-  if isinstance(value, bool) or not isinstance(value, int | float | str):
-    return None
-  try:
-    found = float(value)
-  except (ValueError, OverflowError):
-    return None
-  return None if math.isnan(found) else found
-
-
-def _shown(value: Any) -> str:
-  text = "missing" if value is None else repr(value)
-  return text if len(text) < 60 else f"{text[:56]} ..."

@@ -51,11 +51,16 @@ class Kind(abc.ABC):
 
   Attributes:
     dense: whether its tasks have labels of pixels, as those of a `Dense`.
+    stored: what files hold of labels. Of pixels class `ids`, `numbers` or `directions`; of whole
+      examples `answers` (yes or no), `names` of classes or `values`.
+    several: whether an example may have several labels, each of its own.
     lowest: what no loss is below, -inf if there is no such bound; balancers that take logarithms
       ask.
   """
 
   dense = False
+  stored = ""
+  several = False
   lowest = 0.0
 
   def outputs(self, task: TaskSpec) -> int:
@@ -192,7 +197,6 @@ class Dense(Kind):
   views are averaged (see `objectives.views`), and how both are drawn.
 
   Attributes:
-    stored: what files hold: class `ids`, `numbers` or `directions`.
     fields: of a `TaskSpec`, that a description of files may give.
     unit: of labels whose description names none.
   """

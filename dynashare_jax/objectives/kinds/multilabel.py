@@ -15,6 +15,9 @@ from dynashare_jax.types import Array, Metric, TaskSpec
 class Multilabel(binary.Binary):
   """Labels `[B, K]`; `valid` is `[B]`, or `[B, K]` when single labels are missing."""
 
+  stored = "answers"
+  several = True
+
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns macro and micro AUC, macro average precision, and mean accuracy at a half."""
     return (

@@ -23,9 +23,13 @@ _LOSSES = {
 class Number(base.Kind):
   """Values `[B, O]`, or `[B]` for one; `valid` is `[B]`, or `[B, O]` when single ones are missing.
 
-  With steps in time, all have one more axis behind the first. Nothing is scaled: targets of very
-  different size, or far from 0, are better standardised in the data set.
+  With steps in time, all have one more axis behind the first. A prediction is centre + spread *
+  logit (`TaskSpec`), so that numbers of any size are learnt alike; a task with neither, whose
+  targets are far from 0 or of very different size, is better standardised in the data set.
   """
+
+  stored = "values"
+  several = True
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns root mean squared error, mean absolute error and R2 (at most 1, not in percent).
@@ -41,7 +45,7 @@ class Number(base.Kind):
     )
 
   def loss(self, task: TaskSpec, logits: Array, target: Array, valid: Array) -> Sums:
-    """Returns the loss that `TaskSpec.loss` names, of errors e in the target's unit.
+    """Returns the loss that `TaskSpec.loss` names, of errors e in spreads (else the target's unit).
 
     `l1` is |e|, `l2` is e^2, and `huber` is e^2 / 2 up to |e| = `huber_delta` = d
     and d (|e| - d / 2) from there on.
@@ -51,6 +55,7 @@ class Number(base.Kind):
     of = _LOSSES[lookup.one_of(f"the loss of the task {task.name!r}", task.loss, _LOSSES)]
     found = self.scores(task, logits, target, valid)
     size = losses.absolute_error(found["prediction"], found["target"])
+    size = size / _row(task.spread, 1.0, size.ndim)
     return losses.masked(of(size, task.huber_delta), found["valid"])
 
   def scores(self, task: TaskSpec, logits: Array, target: Array, valid: Array) -> dict[str, Array]:
@@ -59,7 +64,8 @@ class Number(base.Kind):
     valid = alignment.per_element(valid, target.shape)
     if target.ndim < logits.ndim:
       target, valid = target[..., None], valid[..., None]
-    return {"prediction": alignment.like(logits, target.shape), "target": target, "valid": valid}
+    values = alignment.like(_placed(task, logits), target.shape)
+    return {"prediction": values, "target": target, "valid": valid}
 
   def finish(self, task: TaskSpec, sums: base.Leaves, scores: base.Leaves) -> dict[str, float]:
     """Pools all labels of all examples; R2 is averaged over the outputs.
@@ -83,12 +89,23 @@ class Number(base.Kind):
 
   def predict(self, task: TaskSpec, logits: Array) -> Array:
     """Returns the values in the target's unit; one without its axis."""
-    values = logits.astype(jnp.float32)
+    values = _placed(task, logits.astype(jnp.float32))
     return values[..., 0] if task.outputs == 1 else values
 
   def constant(self, task: TaskSpec, target: Array, valid: Array) -> np.ndarray:
-    """Returns each output's mean over the training labels for `l2`, else the median, or 0."""
+    """Returns the logits of each output's mean over the labels for `l2`, else the median, or 0."""
     target, valid = base.rows(task, np.asarray(target, np.float64), np.asarray(valid, bool))
     middle = np.mean if task.loss == "l2" else np.median
     found = [middle(t[v]) if v.any() else 0.0 for t, v in zip(target.T, valid.T, strict=True)]
-    return np.asarray(found, np.float32)
+    logits = (np.asarray(found) - np.asarray(task.centre or 0.0)) / np.asarray(task.spread or 1.0)
+    return logits.astype(np.float32)
+
+
+def _placed(task: TaskSpec, logits: Array) -> Array:
+  """Predictions in the target's unit, `[..., O]`."""
+  return _row(task.centre, 0.0, logits.ndim) + _row(task.spread, 1.0, logits.ndim) * logits
+
+
+def _row(values: tuple[float, ...], default: float, axes: int) -> np.ndarray:
+  """Numbers of the outputs along the last of some axes."""
+  return np.reshape(np.float32(values or [default]), (1,) * (axes - 1) + (-1,))
