@@ -62,9 +62,9 @@ class Part:
     return found
 
   def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
-    """Returns a list of numbers, of `count` if that is given; or of one in place of a list."""
+    """Returns a list of numbers, of `count` if that is given; one may stand without a list."""
     value = self.raw.get(key, [])
-    if count is None and number(value) is not None:
+    if count in (None, 1) and number(value) is not None:
       value = [value]
     found = [number(v) for v in value] if isinstance(value, list | tuple) else [None]
     good = tuple(number for number in found if number is not None)

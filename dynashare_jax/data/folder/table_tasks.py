@@ -120,8 +120,9 @@ def parse(part: parts.Part, name: str) -> TableTask:
     centre=part.numbers("centre", len(columns)),
     spread=part.numbers("spread", len(columns)),
   )
-  if not all(value > 0 for value in (*spec.spread, spec.huber_delta)):
-    raise part.refusal("spread", "and huber_delta must be above 0")
+  for key, values in (("spread", spec.spread), ("huber_delta", (spec.huber_delta,))):
+    if not all(value > 0 for value in values):
+      raise part.refusal(key, f"must be above 0, but is {min(values):g}")
   return TableTask(
     _complete(spec, columns, part.where) if named else spec,
     columns,
@@ -140,9 +141,10 @@ def _complete(spec: types.TaskSpec, columns: tuple[str, ...], place: str) -> typ
     return spec
   classes = spec.classes
   if kind.stored == "answers":
-    if len(classes or columns[:1] * 2) != 2:
-      raise ValueError(f"{place}.classes: yes and no are two, not {len(classes)}.")
-    classes = columns if kind.several else classes or ("no", "yes")
+    classes = classes or (columns if kind.several else ("no", "yes"))
+    if len(classes) != (len(columns) if kind.several else 2):
+      what = "names of the columns" if kind.several else "names of no and yes"
+      raise ValueError(f"{place}.classes: must be the {what}, but are {', '.join(classes)}.")
   return dataclasses.replace(spec, outputs=len(columns), classes=classes)
 
 

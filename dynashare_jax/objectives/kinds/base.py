@@ -139,6 +139,12 @@ class Kind(abc.ABC):
     """Counts how many labels have each class, `[K]`, and how many there are; here no classes."""
     return np.zeros(0, np.int64), 0
 
+  def words(self, task: TaskSpec, values: np.ndarray) -> list[str]:
+    """Returns labels or predictions of whole examples `[n, ...]` in words: here numbers."""
+    unit = f" {task.unit}" if task.unit else ""
+    shown = lambda row: ", ".join("?" if np.isnan(v) else f"{v:.3g}" for v in row)
+    return [shown(row) + unit for row in np.reshape(values, (len(values), -1))]
+
 
 class Classes(Kind):
   """A kind whose labels are class ids from 0 to O - 1; others count as not valid."""
@@ -151,6 +157,10 @@ class Classes(Kind):
   def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
     """Counts the labels of every class."""
     return class_counts(target[valid], task.outputs)
+
+  def words(self, task: TaskSpec, values: np.ndarray) -> list[str]:
+    """Returns the names of classes, `class 7` where one has none."""
+    return [task.classes[c] if c < len(task.classes) else f"class {c}" for c in values.astype(int)]
 
   def predict(self, task: TaskSpec, logits: Array) -> Array:
     """Returns the most likely class ids, int32."""
@@ -174,6 +184,11 @@ class YesNo(Kind):
   def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
     """Counts no and yes."""
     return class_counts(target[valid], 2)
+
+  def words(self, task: TaskSpec, values: np.ndarray) -> list[str]:
+    """Returns yes or no, or what the task calls them; of a probability the likelier."""
+    no, yes = task.classes if len(task.classes) == 2 else ("no", "yes")
+    return [yes if value > 0.5 else no for value in values]
 
 
 def class_counts(labels: np.ndarray, classes: int) -> tuple[np.ndarray, int]:

@@ -108,4 +108,5 @@ def _placed(task: TaskSpec, logits: Array) -> Array:
 
 def _row(values: tuple[float, ...], default: float, axes: int) -> np.ndarray:
   """Numbers of the outputs along the last of some axes."""
-  return np.reshape(np.float32(values or [default]), (1,) * (axes - 1) + (-1,))
+  row = np.asarray(values or (default,), np.float32)
+  return row.reshape((1,) * (axes - 1) + (-1,))
