@@ -296,9 +296,9 @@ def _rows_of(
     raise ValueError(f"{place}.key: {table.where} {fault} column {key!r}.{hint}")
   column = table.columns[key] if key is not None else next(iter(table.columns.values()))
   examples = [names.find(value) if value else [] for value in column.values]
-  rows = np.full(len(names.paths), -1, np.int64)
+  rows = [-1] * len(names.paths)
   lost: list[int] = []
-  for row, code in enumerate(column.codes):
+  for row, code in enumerate(column.codes.tolist()):
     fits = examples[code]
     if not fits:
       lost.append(row)
@@ -315,7 +315,8 @@ def _rows_of(
         f" {column.lines[rows[at]]} and {column.lines[row]}. Keep one."
       )
     rows[at] = row
-  return rows, _unused(table, column, names, rows, lost, place)
+  found = np.asarray(rows)
+  return found, _unused(table, column, names, found, lost, place)
 
 
 def _unused(
