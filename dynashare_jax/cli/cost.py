@@ -36,6 +36,7 @@ from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.cli import configs
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data import identity
 from dynashare_jax.data import loader
 from dynashare_jax.infer import clock
 from dynashare_jax.infer import cost as cost_lib
@@ -69,6 +70,7 @@ _ARGUMENTS = {
     "file to write the milliseconds of the network's parts to, at the first batch size",
   ),
   "data_dir": ("", "where the data lie now (default: where they lay in training)"),
+  "data_changed": (identity.REFUSE, "what to do with data that changed since: refuse, old, allow"),
   "baseline": (
     "",
     "work directory of single-task runs, for their metrics (default: the run's own baseline, if it"
@@ -108,7 +110,7 @@ def examples(trained: trained_lib.Trained, count: int, needed: bool = False) -> 
     source = dataset.source("test")
     found = loader.stack([source[i] for i in range(count)]).inputs
   except (ValueError, OSError) as error:
-    if needed:
+    if needed or isinstance(error, identity.ChangedError):
       raise
     zeros = jax.tree.map(
       lambda a: np.repeat(np.asarray(a), count, 0), trained.experiment.one_example()
@@ -255,7 +257,7 @@ def run(argv: Sequence[str] | None) -> str:
 def _of_a_run(arguments: argparse.Namespace, batches: tuple[int, ...]) -> str:
   """Measures a finished run, and writes its page anew."""
   kept = arguments.latency
-  trained = main_lib.load(arguments.workdir, arguments.data_dir)
+  trained = main_lib.load(arguments.workdir, arguments.data_dir, arguments.data_changed)
   baseline = _baseline(trained, arguments.baseline)
   folder = trained.workdir
   found = results_lib.read(folder)

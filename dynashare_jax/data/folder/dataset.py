@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import functools
+import hashlib
+import itertools
 import os
 from typing import Any
 
 from ml_collections import ConfigDict
+import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.data import identity
 from dynashare_jax.data import options
 from dynashare_jax.data.folder import decode as folder_decode
 from dynashare_jax.data.folder import description as folder_description
@@ -26,6 +31,7 @@ from dynashare_jax.data.pictures import store
 from dynashare_jax.data.pictures import surface_normals
 
 NAME = "folder"
+_SIZES = 256  # examples whose files are measured to tell data that changed
 Task = folder_description.Task | table_tasks.TableTask
 
 
@@ -66,7 +72,24 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   specs = [dataclasses.replace(t.spec, metrics=compat.get("metrics", "pooled")) for t in tasks]
   decode = folder_decode.Decode(tasks)
   found = dense.Found(original.layout, original.keys, original.read, decode, notes)
-  return dense.assemble(NAME, tuple(specs), found, config, compat)
+  dataset = dense.assemble(NAME, tuple(specs), found, config, compat)
+  return dataclasses.replace(dataset, facts=functools.partial(_facts, original))
+
+
+def _facts(original: store.Original) -> dict[str, str]:
+  """What tells one state of the data from another; a copy knows the description alone."""
+  described = original.facts["tasks"]
+  told = {"descriptions of the tasks": identity.digest([described[t] for t in original.fields[1:]])}
+  read = original.read
+  if not isinstance(read, folder_files.Reader):
+    return told
+  keys = tuple(dict.fromkeys(itertools.chain(*original.keys.values())))
+  some = np.unique(np.linspace(0, len(keys) - 1, _SIZES).astype(int))
+  told["sizes of files"] = identity.digest([read.sizes(keys[place]) for place in some])
+  if read.told:
+    values = [read.told[task].tobytes() for task in sorted(read.told)]
+    told["labels in tables"] = hashlib.sha256(b"".join(values)).hexdigest()[:16]
+  return told
 
 
 def check(dataset: types.Dataset) -> None:

@@ -281,6 +281,12 @@ class Reader:
       return bool(np.isfinite(self.told[task][self._places[key]]).any())
     return self._path(self.labels[task], self._values(key)) is not None
 
+  def sizes(self, key: str) -> list[int]:
+    """Returns the bytes of an example's files, -1 where there is none."""
+    values = self._values(key)
+    paths = [self._path(pattern, values) for pattern in (self.pictures, *self.labels.values())]
+    return [-1 if path is None else os.path.getsize(path) for path in paths]
+
   def stem(self, key: str) -> str:
     """Returns the path of an example's picture below the root, without its ending."""
     return self.pictures.stem(self._values(key))
