@@ -33,6 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.dataset = "rooms"
   config.data_dir = ""  # folder of the data on disk
+  # Data that changed since a run began: refuse; or old: the lists of examples of that time; or
+  # allow: all as it is now.
+  config.data_changed = "refuse"
   config.method = "dynashare"
   config.seed = 0
   # For Delta: work directory of single-task runs, or a folder in which `single` stores its results.

@@ -23,6 +23,7 @@ from dynashare_jax import methods
 from dynashare_jax import types
 from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.data import identity
 from dynashare_jax.distributed import cluster
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.models import weights
@@ -37,7 +38,13 @@ from dynashare_jax.train import stages
 # Values that may change between the starts of one run.
 _FREE = "threads workers resident candidate_groups shard_state"  # of `config.train`
 _LATENCY = "policy_latency.json"  # of a folder: what its run's budget in milliseconds goes by
-FREE = ("baseline", "mixed", "data_dir", *(f"train.{name}" for name in _FREE.split()))
+FREE = (
+  "baseline",
+  "mixed",
+  "data_dir",
+  "data_changed",
+  *(f"train.{name}" for name in _FREE.split()),
+)
 
 
 def find_dataset(name: str) -> Any:
@@ -99,12 +106,17 @@ def open_dataset(config: ml_collections.ConfigDict) -> types.Dataset:
 
 
 def build(
-  config: ml_collections.ConfigDict, devices: Any = None, dataset: types.Dataset | None = None
+  config: ml_collections.ConfigDict,
+  devices: Any = None,
+  folder: pathlib.Path | None = None,
+  dataset: types.Dataset | None = None,
 ) -> tuple[experiment_lib.Experiment, dict[str, str]]:
   """Puts a run together and checks it, on all devices by default; nothing is trained.
 
   Args:
     devices: to run on.
+    folder: of a run that goes on, whose data must be the same unless `config.data_changed` says
+      otherwise.
     dataset: in memory; default the one that the configuration names.
 
   Returns:
@@ -113,6 +125,8 @@ def build(
   _check(config)
   module = dataset_module(config)
   dataset = dataset or open_dataset(config)
+  if folder is not None:
+    dataset = _same(config, dataset, folder)
   if hasattr(module, "check"):
     module.check(dataset)
   experiment = _experiment(config, dataset, devices)
@@ -173,7 +187,8 @@ def run(
     kept = folder / _LATENCY
     known = bool(config.policy.latency) and kept.is_file() and _is_of(config, folder)
     chosen = _timed_by(config, kept) if known else config
-    experiment, corrected = build(chosen, dataset=dataset)
+    there = folder if _is_of(config, folder) else None
+    experiment, corrected = build(chosen, folder=there, dataset=dataset)
     primary = jax.process_index() == 0
     cluster.check_shared(folder, lambda: open_workdir(config, folder))
     if primary:
@@ -185,6 +200,8 @@ def run(
     if finished.is_file() and (folder / "report.md").is_file():
       logging.info("%s is finished; nothing to do.", folder)
       return results.read(folder)
+    if primary and (config.data_changed == identity.ALLOW or workdir_lib.read_data(folder) is None):
+      workdir_lib.write_json(folder / workdir_lib.DATA, identity.of(experiment.dataset))
     loop = loop_lib.Loop(experiment, folder, profile)
     state = stages.run(loop)
     found = results.finish(loop, state, corrected)
@@ -193,6 +210,18 @@ def run(
 
       report.write_report(folder)
     return found
+
+
+def _same(
+  config: ml_collections.ConfigDict, dataset: types.Dataset, folder: pathlib.Path
+) -> types.Dataset:
+  """The data set as the run of a folder goes on with it."""
+  before = workdir_lib.read_data(folder)
+  if before is None:
+    return dataset
+  spec, place = workdir_lib.read_spec(folder), config.data_dir or dataset.spec.name
+  tasks = () if spec is None else spec.tasks
+  return identity.kept(dataset, before, tasks, config.data_changed, place)
 
 
 def _is_of(config: ml_collections.ConfigDict, folder: pathlib.Path) -> bool:
@@ -255,7 +284,9 @@ def _experiment(
   return experiment_lib.build(config, dataset, make, devices, start)
 
 
-def load(workdir: str | os.PathLike[str], data_dir: str = "") -> trained_lib.Trained:
+def load(
+  workdir: str | os.PathLike[str], data_dir: str = "", data_changed: str = ""
+) -> trained_lib.Trained:
   """Reads the chosen model of a finished run from its folder alone.
 
   The data set is opened when an example of it is first read, and at once for a
@@ -263,9 +294,11 @@ def load(workdir: str | os.PathLike[str], data_dir: str = "") -> trained_lib.Tra
 
   Args:
     data_dir: where the data lie now; default where they lay in training.
+    data_changed: of `identity.CHANGED`, for data that are not those of the run; default refuse.
 
   Raises:
-    ValueError: the folder holds no finished run.
+    ValueError: the folder holds no finished run; later, where an example is read: the data set is
+      another one.
   """
   file = pathlib.Path(workdir) / "config.json"
   if not file.is_file():
@@ -283,23 +316,32 @@ def load(workdir: str | os.PathLike[str], data_dir: str = "") -> trained_lib.Tra
     config.model.weights = config.random.like = ""
     if config.policy.latency:
       config.policy.latency = str(pathlib.Path(workdir) / _LATENCY)
-    if data_dir:
-      config.data_dir = data_dir
+    config.data_dir = data_dir or config.data_dir
+    config.data_changed = lookup.one_of(
+      "data_changed", data_changed or identity.REFUSE, identity.CHANGED
+    )
     spec = workdir_lib.read_spec(workdir)
-    dataset = open_dataset(config) if spec is None else _unopened(config, spec)
+    folder = pathlib.Path(workdir)
+    if spec is None:
+      dataset = _same(config, open_dataset(config), folder)
+    else:
+      dataset = _unopened(config, spec, folder)
     experiment = experiment_lib.build(config, dataset, methods.find(config.method).build)
   except (AttributeError, KeyError) as error:
     raise ValueError(f"{file} was written by another version: {error}.") from error
   return trained_lib.restore(experiment, pathlib.Path(workdir))
 
 
-def _unopened(config: ml_collections.ConfigDict, spec: types.DatasetSpec) -> types.Dataset:
+def _unopened(
+  config: ml_collections.ConfigDict, spec: types.DatasetSpec, folder: pathlib.Path
+) -> types.Dataset:
   """A data set that is opened when it is first read."""
 
   @functools.cache
   def opened() -> types.Dataset:
-    found = open_dataset(config)
-    for name in ("input_shape", "sizes"):
+    found = _same(config, open_dataset(config), folder)
+    fixed = ("input_shape",) if config.data_changed == identity.ALLOW else ("input_shape", "sizes")
+    for name in fixed:
       before, now = getattr(spec, name), getattr(found.spec, name)
       if before != now:
         raise ValueError(

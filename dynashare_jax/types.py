@@ -223,12 +223,15 @@ class Dataset:
       the leading axis), for what does not fit into memory.
     augment: how training examples are varied, a `data.transforms.Augmentation`;
       None leaves them as they are.
+    facts: what tells one state of the data from another, beside examples and their names: what it
+      is of -> a short text. Asked for once a start.
   """
 
   spec: DatasetSpec
   arrays: Callable[[str], Batch]
   source: Callable[[str], Sequence[Batch]]
   augment: Any = None
+  facts: Callable[[], Mapping[str, str]] = dict
 
 
 class Sums(NamedTuple):

@@ -19,6 +19,7 @@ from dynashare_jax.data import columns
 
 CONFIG = "config.json"
 SPEC = "spec.json"
+DATA = "data.json"
 _ABSENT = "<absent>"
 
 
@@ -95,6 +96,23 @@ def read_spec(folder: str | os.PathLike[str]) -> types.DatasetSpec | None:
     raise ValueError(
       f"{file} cannot be read ({type(error).__name__}: {error}); without it, the data set is read."
     ) from error
+
+
+def read_data(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+  """Reads which data a run began with (see `data.identity`); None in a folder of an older version.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  file = pathlib.Path(folder) / DATA
+  if not file.exists():
+    return None
+  try:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+  except (OSError, TypeError, ValueError) as error:
+    raise ValueError(f"{file} cannot be read ({error}); without it, data are not compared.") from (
+      error
+    )
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

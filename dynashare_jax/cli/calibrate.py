@@ -29,6 +29,7 @@ from dynashare_jax import types
 from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir as files
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data import identity
 from dynashare_jax.data import loader
 from dynashare_jax.infer import calibrate
 from dynashare_jax.infer import settings
@@ -53,6 +54,7 @@ _ARGUMENTS = {
     " this device",
   ),
   "data_dir": ("", "where the data lie (default: as in training)"),
+  "data_changed": (identity.REFUSE, "what to do with data that changed since: refuse, old, allow"),
 }
 _UNIT = (
   "executed share of (task, block, example) triples, share of the multiply-accumulates with all"
@@ -195,7 +197,7 @@ def run(argv: Sequence[str] | None) -> pathlib.Path:
   values = [arguments.budget] if one else many
   wanted = [settings.Budget(value, arguments.unit) for value in values]
   with lock.held(arguments.workdir):
-    trained = main_lib.load(arguments.workdir, arguments.data_dir)
+    trained = main_lib.load(arguments.workdir, arguments.data_dir, arguments.data_changed)
     if arguments.tune:
       return tune(trained, sizes)
     calibrator = calibrate.Calibrator(trained, arguments.batch)

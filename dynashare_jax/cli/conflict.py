@@ -19,6 +19,7 @@ from dynashare_jax import runs
 from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir
 from dynashare_jax.cli import guard
+from dynashare_jax.data import identity
 from dynashare_jax.infer import conflict as conflict_lib
 
 _ARGUMENTS = {
@@ -26,6 +27,7 @@ _ARGUMENTS = {
   "split": ("validation", "whose examples are taken: validation or test"),
   "batches": (20, "how many, of the size of training"),
   "data_dir": ("", "where the data lie (default: as in training)"),
+  "data_changed": (identity.REFUSE, "what to do with data that changed since: refuse, old, allow"),
 }
 
 
@@ -43,7 +45,7 @@ def run(argv: Sequence[str] | None) -> str:
 
 def _written(arguments: argparse.Namespace) -> str:
   """Measures and writes."""
-  trained = runs.load(arguments.workdir, arguments.data_dir)
+  trained = runs.load(arguments.workdir, arguments.data_dir, arguments.data_changed)
   found = conflict_lib.measure(trained, arguments.split, arguments.batches)
   folder = pathlib.Path(arguments.workdir)
   names = [task.name for task in trained.experiment.tasks]

@@ -23,6 +23,7 @@ import sys
 from dynashare_jax import runs
 from dynashare_jax.checkpoints import lock
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data import identity
 from dynashare_jax.library import configs
 from dynashare_jax.library import costs
 
@@ -40,6 +41,7 @@ _ARGUMENTS = {
     "file to write the milliseconds of the network's parts to, at the first batch size",
   ),
   "data_dir": ("", "where the data lie now (default: where they lay in training)"),
+  "data_changed": (identity.REFUSE, "what to do with data that changed since: refuse, old, allow"),
   "baseline": (
     "",
     "work directory of single-task runs, for their metrics (default: the run's own baseline, if it"
@@ -93,7 +95,7 @@ def run(argv: Sequence[str] | None) -> str:
   if arguments.config:
     return costs.of_a_route(configs.load(arguments.config, overrides), arguments.route, settings)
   with lock.held(arguments.workdir):
-    trained = runs.load(arguments.workdir, arguments.data_dir)
+    trained = runs.load(arguments.workdir, arguments.data_dir, arguments.data_changed)
     return costs.measure(trained, settings, lambda text: print(text, file=sys.stderr, flush=True))
 
 

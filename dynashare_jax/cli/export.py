@@ -19,6 +19,7 @@ from absl import logging
 from dynashare_jax import runs as main_lib
 from dynashare_jax.checkpoints import lock
 from dynashare_jax.cli import guard as command
+from dynashare_jax.data import identity
 from dynashare_jax.infer import export
 
 _ARGUMENTS = {
@@ -32,6 +33,7 @@ _ARGUMENTS = {
   ),
   "output": ("", "folder (default: <workdir>/export)"),
   "data_dir": ("", "where the data lie (default: as in training)"),
+  "data_changed": (identity.REFUSE, "what to do with data that changed since: refuse, old, allow"),
 }
 
 
@@ -45,7 +47,7 @@ def run(argv: Sequence[str] | None) -> pathlib.Path:
   arguments = command.parser("export", about, _ARGUMENTS).parse_args(argv)
   inside = not arguments.output
   with lock.held(arguments.workdir) if inside else contextlib.nullcontext():
-    trained = main_lib.load(arguments.workdir, arguments.data_dir)
+    trained = main_lib.load(arguments.workdir, arguments.data_dir, arguments.data_changed)
     chosen = arguments.budget not in ("", "none")
     budget = export.read_budget(arguments.budget, trained) if chosen else None
     model = export.choose(trained, command.names(arguments.tasks), budget)

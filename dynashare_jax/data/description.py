@@ -62,6 +62,11 @@ class Part:
   file: str
   place: str
 
+  @property
+  def where(self) -> str:
+    """The file and the place in it."""
+    return f"{self.file}: {self.place}"
+
   def refusal(self, key: Any, why: str, hint: str = "") -> ValueError:
     """Makes the error that a key's value is wrong, for `why`, without a full stop."""
     return ValueError(f"{self.file}: {self._path(key)}: {why}.{hint}")
@@ -103,7 +108,7 @@ class Part:
   def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
     """Returns a list of numbers, or of one that stands alone; of `count`, if it is said."""
     value = self.raw.get(key, [])
-    if count is None and number_of(value) is not None:
+    if count in (None, 1) and number_of(value) is not None:
       value = [value]
     found = [number_of(v) for v in value] if isinstance(value, list | tuple) else [None]
     good = tuple(number for number in found if number is not None)
@@ -112,6 +117,25 @@ class Part:
     if key in self.raw and count not in (None, len(good)):
       raise self.refusal(key, f"must have {count} numbers, but has {len(good)}")
     return good
+
+  def listed(self, key: str) -> tuple[Any, ...]:
+    """Returns a list, or one value in place of it; empty where it is not given."""
+    value = self.raw.get(key, ())
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+  def texts(self, key: str) -> tuple[str, ...]:
+    """Returns a list of at least one text, or one in place of it."""
+    found = self.listed(key)
+    if not found or not all(isinstance(value, str) and value for value in found):
+      raise self.refusal(key, f"must be a list of texts, but is {shown(self.raw.get(key))}")
+    return found
+
+  def weight(self) -> float:
+    """Returns the weight of a task in the total loss."""
+    found = self.number("weight", 1.0)
+    if not 0 <= found < math.inf:
+      raise self.refusal("weight", f"must be at least 0, but is {found:g}")
+    return found
 
   def choice(self, key: str, allowed: Sequence[Any]) -> Any:
     """Returns one of some values, by default the first."""

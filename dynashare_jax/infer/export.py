@@ -339,6 +339,7 @@ def _manifest(model: Model, platforms: Sequence[str], shapes: Mapping[str, Any])
       "run": trained.workdir.absolute().name,
       "step": trained.step,
       "dataset": model.spec.name,
+      "data": manifest.data(trained.workdir),
       "method": experiment.method.name,
       "seed": experiment.config.seed,
     },

@@ -19,6 +19,12 @@ def results(workdir: pathlib.Path) -> Json:
   return {task["name"]: task["metrics"] for task in json.loads(text)["tasks"]}
 
 
+def data(workdir: pathlib.Path) -> Json | None:
+  """Returns which data a run was trained on, as its `results.json` says; None of an older run."""
+  found = json.loads((workdir / "results.json").read_text(encoding="utf-8")).get("data")
+  return None if found is None else dict(found)
+
+
 def inputs(spec: types.DatasetSpec, arrays: Mapping[str, Any]) -> Json:
   """Describes the inputs: names, shapes of one example and dtypes.
 

@@ -17,6 +17,7 @@ import numpy as np
 from dynashare_jax import methods
 from dynashare_jax import runs
 from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.data import identity
 from dynashare_jax.data import loader
 from dynashare_jax.infer import clock
 from dynashare_jax.infer import cost as cost_lib
@@ -104,7 +105,7 @@ def examples(trained: trained_lib.Trained, count: int, needed: bool = False) -> 
     source = dataset.source("test")
     found = loader.stack([source[i] for i in range(count)]).inputs
   except (ValueError, OSError) as error:
-    if needed:
+    if needed or isinstance(error, identity.ChangedError):
       raise
     zeros = jax.tree.map(
       lambda a: np.repeat(np.asarray(a), count, 0), trained.experiment.one_example()

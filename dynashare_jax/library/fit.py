@@ -159,6 +159,8 @@ def compare(
   *,
   seeds: int = 3,
   workdir: str | os.PathLike[str] | None = None,
+  mixed: Sequence[str] = (),
+  trials: Mapping[str, int] | None = None,
   progress: bool = True,
   **settings: Any,
 ) -> Comparison:
@@ -173,6 +175,9 @@ def compare(
     balances: names, each tried with every method but `single`.
     seeds: how many; they are 0, 1, ...
     workdir: folder of all runs and of the table; default a temporary one, which stays.
+    mixed: parts in which a run may differ from its single-task run, such as `backbone`, `schedule`
+      or `all`; the table says so.
+    trials: label -> how many validation-only trials its settings took, for a column.
     progress: whether to show how far training is.
     **settings: `backbone`, `steps` and `settings` of `fit`, for all runs.
 
@@ -184,10 +189,11 @@ def compare(
   entries = _entries.cross(_entries.parse(",".join(methods)), ",".join(balances))
   folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="dynashare-compare-"))
   found: dict[str, list[run_lib.Run]] = {entry.label: [] for entry in entries}
+  told = dict(settings.pop("settings", None) or {}) | ({"mixed": ",".join(mixed)} if mixed else {})
   for seed in range(seeds):
     single = ""
     for entry in sorted(entries, key=lambda entry: entry.method != _SINGLE):
-      own = dict(settings.get("settings") or {}) | dict(map(_setting, entry.overrides))
+      own = told | dict(map(_setting, entry.overrides))
       made = fit(
         data,
         entry.method,
@@ -196,24 +202,21 @@ def compare(
         workdir=folder / f"{entry.folder}-{seed}",
         baseline=single,
         progress=progress,
-        **(settings | {"settings": own}),
+        settings=own,
+        **settings,
       )
       single = str(made.workdir) if entry.method == _SINGLE else single
       found[entry.label].append(made)
-  return _compared(found, folder, data.notes)
-
-
-def _compared(
-  found: Mapping[str, Sequence[run_lib.Run]], folder: pathlib.Path, notes: Sequence[str]
-) -> Comparison:
-  """Writes the table of finished runs."""
   from dynashare_jax.report import workdir as report_workdir
   from dynashare_jax.report.compare import comparison
+  from dynashare_jax.report.compare import raw
 
   files = {name: [report_workdir.load(run.workdir) for run in made] for name, made in found.items()}
-  comparison.write(files, folder, notes=[f"Data: {note}" for note in notes])
-  runs_ = {name: tuple(made) for name, made in found.items()}
-  return Comparison(runs_, comparison.compare(files), folder)
+  notes = [f"Data: {note}" for note in data.notes]
+  page = raw.Told("", notes, tuple(mixed), dict(trials or {}))
+  comparison.write(files, folder, page)
+  table = comparison.compare(files, page)
+  return Comparison({name: tuple(made) for name, made in found.items()}, table, folder)
 
 
 def _setting(override: str) -> tuple[str, Any]:

@@ -371,7 +371,7 @@ def load(path: str | os.PathLike[str], data_dir: str = "") -> Run | artefact.Art
 def _named(task: types.TaskSpec, values: np.ndarray) -> np.ndarray:
   """Class ids of examples as names, where the classes have some."""
   kind = kinds.find(task.kind)
-  if kind.dense or kind.holds != "class" or not task.classes:
+  if kind.dense or kind.stored != "names" or not task.classes:
     return values
   return np.asarray(task.classes)[values]
 

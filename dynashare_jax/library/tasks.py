@@ -145,7 +145,8 @@ def _task(name: str, kind: str, outputs: int, weight: float, **more: Any) -> typ
     more["classes"] = tuple(map(str, more["classes"]))
     if len(set(more["classes"])) < len(more["classes"]):
       raise ValueError(f"The classes of the task {name!r} have a name twice: {more['classes']}.")
-    if kinds.find(kind).holds == "yes" and len(more["classes"]) not in (0, 2):
+    found = kinds.find(kind)
+    if found.stored == "answers" and not found.several and len(more["classes"]) not in (0, 2):
       raise ValueError(f"The task {name!r} is binary, and has {len(more['classes'])} classes.")
   return types.TaskSpec(name, kind, outputs, float(weight), **more)
 
@@ -259,18 +260,18 @@ def encode(
     none = np.logical_or(none, ~valid.reshape(valid.shape + (1,) * (labels.ndim - valid.ndim)))
   if kind.dense:
     return _encode_pixels(task, labels, none)
-  if kind.holds in ("yes", "class"):
+  if kind.stored in ("answers", "names") and not kind.several:
     task, targets = _encode_classes(task, labels, none)
     return task, targets, ~none
   targets = _as_numbers(task, labels, none)
-  if kind.holds == "several":
+  if kind.stored == "answers":
     task = dataclasses.replace(task, outputs=task.outputs or labels.shape[1])
   if labels.shape[1:] not in ((), (task.outputs,)) or (not labels.shape[1:] and task.outputs > 1):
     raise ValueError(
       f"The labels of {task.name!r} have the shape {labels.shape}, and the task has"
       f" {task.outputs} outputs: they must be [N, {task.outputs}]."
     )
-  if kind.holds == "numbers" and not task.spread:
+  if kind.stored == "values" and not task.spread:
     task = _standardised(task, targets[train], ~none[train])
   return task, targets, ~none
 
@@ -296,7 +297,7 @@ def _encode_classes(
   """Class ids of labels, which may be texts, truth values or numbers."""
   if labels.ndim != 1:
     raise ValueError(f"The labels of {task.name!r} must be [N], but are {labels.shape}.")
-  is_binary = kinds.find(task.kind).holds == "yes"
+  is_binary = kinds.find(task.kind).stored == "answers"
   count = 2 if is_binary else task.outputs
   out = np.zeros(len(labels), np.float32 if is_binary else np.int32)
   numbers = not _are_words(labels[~none])

@@ -12,6 +12,7 @@ import numpy as np
 from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir
+from dynashare_jax.data import identity
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import heads
@@ -28,6 +29,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 AUTO = "auto"  # bfloat16 on accelerators, where it is fast; else float32
 
 _CHOICES = {
+  "data_changed": identity.CHANGED,
   "model.dtype": (*DTYPES, AUTO),
   "gates.target_rate": ("fixed", "sampled"),
   "train.execution": ("planned", "masked"),

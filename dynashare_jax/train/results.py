@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir as workdir_lib
+from dynashare_jax.data import identity
 from dynashare_jax.data import loader
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import backbones
@@ -104,6 +106,7 @@ def finish(
     "identity": own,
     "delta": _delta(experiment, own, test),
     "timing": _timing(loop),
+    "data": _data(workdir_lib.read_data(loop.workdir)),
     "compat": _changed(experiment.config, corrected),
     "versions": {"python": sys.version.split()[0], "jax": jax.__version__, "numpy": np.__version__},
     "notes": [*experiment.notes, *_views_note(experiment.config.eval)],
@@ -125,6 +128,13 @@ def finish(
     if stores(experiment):
       baselines.store(experiment.config.baseline, written)
   return written
+
+
+def _data(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+  """Which data were trained on: a short text for all of `data.json`, and numbers of examples."""
+  if found is None:
+    return None
+  return {"identity": identity.digest(found), "examples": found["examples"]}
 
 
 def parameters(experiment: Any, params: Any, stats: Any, learnt: Any) -> dict[str, int]:

@@ -23,6 +23,7 @@ from dynashare_jax import version
 from dynashare_jax.checkpoints import lock
 from dynashare_jax.cli import guard as command
 from dynashare_jax.cli import train
+from dynashare_jax.data import identity
 from dynashare_jax.report import run as report_of_a_run
 from dynashare_jax.sharing import prices
 from dynashare_jax.train import experiment as experiment_lib
@@ -253,6 +254,14 @@ def test_a_finished_run_knows_its_data_set(config, tmp_path):
   stored = json.loads((tmp_path / "config.json").read_text())
   stored["data"]["test"] = 25
   (tmp_path / "config.json").write_text(json.dumps(stored))
+  with pytest.raises(ValueError, match="not those that this run began with: test had 24 examples"):
+    main.load(str(tmp_path)).experiment.dataset.source("test")
+  allowed = main.load(str(tmp_path), data_changed="allow").experiment.dataset
+  assert len(allowed.source("test")) == 25
+  before = json.loads((tmp_path / "data.json").read_text())
+  found = json.loads((tmp_path / "results.json").read_text())["data"]
+  assert found == {"identity": identity.digest(before), "examples": before["examples"]}
+  (tmp_path / "data.json").unlink()  # of an older version
   with pytest.raises(ValueError, match="another one than that of the run: its sizes"):
     main.load(str(tmp_path)).experiment.dataset.source("test")
 

@@ -134,9 +134,8 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, data, tmp_path, monkeypatch
 
 def test_a_comparison_reuses_its_runs(data, tmp_path, monkeypatch):
   methods = ("single", "hard", "small=hard+model.width=4")
-  call = lambda: ds.compare(
-    data, methods, seeds=1, workdir=tmp_path, steps=4, settings=TINY, progress=False
-  )
+  same = dict(seeds=1, workdir=tmp_path, steps=4, settings=TINY, progress=False)
+  call = lambda: ds.compare(data, methods, mixed=["backbone"], trials={"hard": 3}, **same)
   found = call()
   monkeypatch.setattr(runs.stages, "run", lambda loop: pytest.fail("trains again"))
   again = call()

@@ -5,24 +5,34 @@ See docs/data.md for the file, with an example.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
+import functools
+import hashlib
+import itertools
 import os
 from typing import Any
 
 from ml_collections import ConfigDict
+import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.data import identity
 from dynashare_jax.data import options
 from dynashare_jax.data.folder import decode as folder_decode
 from dynashare_jax.data.folder import description as folder_description
 from dynashare_jax.data.folder import files as folder_files
 from dynashare_jax.data.folder import splits as folder_splits
+from dynashare_jax.data.folder import table
+from dynashare_jax.data.folder import table_tasks
 from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import layouts as dense_layouts
 from dynashare_jax.data.pictures import store
 from dynashare_jax.data.pictures import surface_normals
 
 NAME = "folder"
+_SIZES = 256  # examples whose files are measured to tell data that changed
+Task = folder_description.Task | table_tasks.TableTask
 
 
 def defaults() -> dict[str, Any]:
@@ -51,7 +61,8 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   Returns:
     The data set. Inputs: RGB 0..1 `[H, W, 3]`. segmentation: int32 `[H, W]`. depth: float32 `[H,
     W]`. normals: float32 `[H, W, 3]`, unit, x right, y down, z forward. regression: float32 `[H,
-    W]`, or `[H, W, outputs]`. An example without a label file of a task has no valid pixel there.
+    W]`, or `[H, W, outputs]`. Of a table: int32, or float32 of numbers, one or `[outputs]`. An
+    example without a label of a task has nothing valid there.
 
   Raises:
     ValueError: names the file and the key that is wrong, or the example that cannot be read.
@@ -61,7 +72,24 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   specs = [dataclasses.replace(t.spec, metrics=compat.get("metrics", "pooled")) for t in tasks]
   decode = folder_decode.Decode(tasks)
   found = dense.Found(original.layout, original.keys, original.read, decode, notes)
-  return dense.assemble(NAME, tuple(specs), found, config, compat)
+  dataset = dense.assemble(NAME, tuple(specs), found, config, compat)
+  return dataclasses.replace(dataset, facts=functools.partial(_facts, original))
+
+
+def _facts(original: store.Original) -> dict[str, str]:
+  """What tells one state of the data from another; a copy knows the description alone."""
+  described = original.facts["tasks"]
+  told = {"descriptions of the tasks": identity.digest([described[t] for t in original.fields[1:]])}
+  read = original.read
+  if not isinstance(read, folder_files.Reader):
+    return told
+  keys = tuple(dict.fromkeys(itertools.chain(*original.keys.values())))
+  some = np.unique(np.linspace(0, len(keys) - 1, _SIZES).astype(int))
+  told["sizes of files"] = identity.digest([read.sizes(keys[place]) for place in some])
+  if read.told:
+    values = [read.told[task].tobytes() for task in sorted(read.told)]
+    told["labels in tables"] = hashlib.sha256(b"".join(values)).hexdigest()[:16]
+  return told
 
 
 def check(dataset: types.Dataset) -> None:
@@ -89,10 +117,17 @@ def _check_labelled(split: str, source: Any) -> None:
     if not waiting:
       return
   for name, task in waiting.items():
-    negative = f" Its scale is negative: {task.scale:g}." if (task.scale or 0) < 0 else ""
+    scale = getattr(task, "scale", None) or 0
+    negative = f" Its scale is negative: {scale:g}." if scale < 0 else ""
+    if isinstance(task, table_tasks.TableTask):
+      what = f"none of the {len(source)} examples in {split} has a label. Look at its columns"
+    else:
+      what = (
+        f"no pixel of the {len(source)} examples in {split} has a label.{negative} Look at its"
+        " files, and at scale, offset"
+      )
     raise ValueError(
-      f"tasks.{name}: no pixel of the {len(source)} examples in {split} has a label.{negative} Look"
-      " at its files, and at scale, offset, range, ignore and unmapped; or leave the task out with"
+      f"tasks.{name}: {what}, range, ignore and unmapped; or leave the task out with"
       " config.data.tasks."
     )
 
@@ -105,7 +140,7 @@ def original(config: ConfigDict, compat: ConfigDict, data_dir: str | None) -> st
 
 def _find(
   config: ConfigDict, data_dir: str | None
-) -> tuple[store.Original, tuple[folder_description.Task, ...], tuple[str, ...]]:
+) -> tuple[store.Original, tuple[Task, ...], tuple[str, ...]]:
   """The files, or a converted copy of them, the tasks that are wanted, and notes."""
   if not data_dir:
     raise ValueError(
@@ -122,24 +157,58 @@ def _find(
   names = tuple(task.name for task in tasks)
   if there:
     return store.open_copy(data_dir, NAME, ("image", *names), size), tasks, ()
-  reader, keys, notes = _scan(parsed, tasks, size, os.path.dirname(path))
+  reader, keys, tasks, notes = _scan(parsed, tasks, size, os.path.dirname(path))
   title = f"{parsed.name}, {path}" if parsed.name else path
   layout = dense_layouts.counted(title, keys)
-  return store.Original(layout, keys, reader, raw, ("image", *names), size), tasks, notes
+  told = {t.name: table_tasks.facts(t) for t in tasks if isinstance(t, table_tasks.TableTask)}
+  described = {name: task | told.get(name, {}) for name, task in raw["tasks"].items()}
+  facts = {**raw, "tasks": described}
+  return store.Original(layout, keys, reader, facts, ("image", *names), size), tasks, notes
 
 
 def _scan(
   parsed: folder_description.Description,
-  tasks: tuple[folder_description.Task, ...],
+  tasks: tuple[Task, ...],
   size: tuple[int, int] | None,
   folder: str,
-) -> tuple[folder_files.Reader, dict[str, tuple[str, ...]], tuple[str, ...]]:
-  """Finds all pictures; checks that every task has a label somewhere, and notes unused files."""
+) -> tuple[folder_files.Reader, dict[str, tuple[str, ...]], tuple[Task, ...], tuple[str, ...]]:
+  """Finds all pictures and their labels; checks that every task has one, and notes what is lost."""
   where = parsed.where
   pictures = folder_files.Pattern.read(parsed.pictures, f"{where}: pictures")
+  patterns = _patterns(parsed, pictures)
+  examples = folder_files.find_pictures(parsed.root, pictures, where)
+  labels = {task.name: patterns[task.name] for task in tasks if task.name in patterns}
+  ids = tuple(task.name for task in tasks if task.name in labels and task.kind.stored == "ids")
+  reader = folder_files.Reader(parsed.root, pictures, labels, examples, size, ids)
+  rows = _rows(parsed, tasks, reader)
+  keys, notes = folder_splits.assign(tuple(examples), parsed, folder, rows)
+  used = tuple(dict.fromkeys(key for part in keys.values() for key in part))
+  for name in labels:
+    if not any(reader.has(name, key) for key in used):
+      path = os.path.join(parsed.root, reader.expected(name, used[0]))
+      raise ValueError(
+        f"{where}: tasks.{name}.labels: none of the {len(used)} examples has a label; that of"
+        f" {used[0]!r} should be {path}."
+      )
+  if rows is not None:
+    tasks, told, more = table_tasks.read(tasks, rows, keys)
+    reader, notes = dataclasses.replace(reader, told=told), (*rows.notes, *notes, *more)
+  lost = folder_files.unused(parsed.root, pictures, tuple(patterns.values()), examples)
+  count = (
+    f"warning: {len(lost)} files beside the labels belong to no picture or are not read, first"
+  )
+  return reader, keys, tasks, (*notes, *([f"{count} {lost[0]}"] if lost else ()))
+
+
+def _patterns(
+  parsed: folder_description.Description, pictures: folder_files.Pattern
+) -> dict[str, folder_files.Pattern]:
+  """Where the labels of all tasks of pixels lie."""
   patterns = {}
   for task in parsed.tasks:
-    place = f"{where}: tasks.{task.name}"
+    if isinstance(task, table_tasks.TableTask):
+      continue
+    place = f"{parsed.where}: tasks.{task.name}"
     pattern = folder_files.Pattern.read(task.labels, f"{place}.labels")
     unknown = set(pattern.wildcards) - set(pictures.wildcards)
     if unknown:
@@ -152,21 +221,22 @@ def _scan(
       surface_normals.read_axes(task.axes)
     except ValueError as error:
       raise ValueError(f"{place}.axes: {error}") from error
-  examples = folder_files.find_pictures(parsed.root, pictures, where)
-  labels = {task.name: patterns[task.name] for task in tasks}
-  ids = tuple(task.name for task in tasks if task.kind.stored == "ids")
-  reader = folder_files.Reader(parsed.root, pictures, labels, examples, size, ids)
-  keys = folder_splits.assign(tuple(examples), parsed, folder)
-  used = tuple(dict.fromkeys(key for part in keys.values() for key in part))
-  for name in labels:
-    if not any(reader.has(name, key) for key in used):
-      path = os.path.join(parsed.root, reader.expected(name, used[0]))
-      raise ValueError(
-        f"{where}: tasks.{name}.labels: none of the {len(used)} examples has a label; that of"
-        f" {used[0]!r} should be {path}."
-      )
-  lost = folder_files.unused(parsed.root, pictures, tuple(patterns.values()), examples)
-  count = (
-    f"warning: {len(lost)} files beside the labels belong to no picture or are not read, first"
-  )
-  return reader, keys, (f"{count} {lost[0]}",) if lost else ()
+  return patterns
+
+
+def _rows(
+  parsed: folder_description.Description, tasks: Sequence[Task], reader: folder_files.Reader
+) -> table.Rows | None:
+  """The tables, row by row as the pictures; None where none is needed."""
+  columns = [c for t in tasks if isinstance(t, table_tasks.TableTask) for c in t.columns]
+  if parsed.column:
+    columns.append(parsed.column)
+  if not columns:
+    return None
+  place = f"{parsed.where}: table"
+  try:
+    tables = [table.read(os.path.join(parsed.root, file), columns) for file in parsed.tables]
+  except ValueError as error:
+    raise ValueError(f"{place}: {error}") from error
+  stems = {key: reader.stem(key) for key in reader.examples}
+  return table.find_rows(tables, parsed.key, stems, place)

@@ -10,6 +10,7 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.data.folder import description as folder_description
+from dynashare_jax.data.folder import table_tasks
 from dynashare_jax.data.pictures import layouts
 from dynashare_jax.data.pictures import surface_normals
 
@@ -21,12 +22,12 @@ _UNKNOWN, _IGNORED = -1, -2  # in place of a class
 class Decode:
   """Makes examples of raw fields, for `tasks` in order; picklable."""
 
-  tasks: tuple[folder_description.Task, ...]
+  tasks: tuple[folder_description.Task | table_tasks.TableTask, ...]
 
   def __call__(self, fields: Mapping[str, np.ndarray]) -> types.Batch:
     """Decodes an example of `image` and those fields of the tasks that are there.
 
-    A task without a field has no valid pixel.
+    A task without a field has no valid label.
 
     Raises:
       ValueError: a field of a wrong shape or type, or an unknown id.
@@ -35,7 +36,9 @@ class Decode:
     size = image.shape[:2]
     found = {}
     for task in self.tasks:
-      if task.name in fields:
+      if isinstance(task, table_tasks.TableTask):
+        found[task.name] = task.decoded(fields.get(task.name))
+      elif task.name in fields:
         stored = _checked(task, fields[task.name], size)
         found[task.name] = _DECODERS[task.kind.stored](task, stored)
       else:

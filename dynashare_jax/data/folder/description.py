@@ -12,6 +12,8 @@ from typing import Any
 from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import description as described
+from dynashare_jax.data.folder import table
+from dynashare_jax.data.folder import table_tasks
 from dynashare_jax.objectives import kinds
 
 KINDS = tuple(name for name in kinds.available() if kinds.find(name).dense)
@@ -20,21 +22,25 @@ EXAMPLE = """
   tasks:
     segmentation: {kind: segmentation, labels: classes, classes: 13}
     depth: {kind: depth, labels: "depth/{name}.png", scale: 0.001, unit: m}
+    # of whole pictures, in a column of a file named by table: labels.csv
+    # smiling: {kind: binary, column: smiling}
   splits: {train: 0.8, test: 0.2}"""
 
-_TOP = ("name", "root", "pictures", "tasks", "splits")
+_TOP = ("name", "root", "pictures", "table", "tasks", "splits")
 _EVERY = ("kind", "labels", "weight", "ignore")
 _KEYS = {  # of what files hold
   "ids": ("classes", "map", "unmapped", "channels"),
   "numbers": ("channels", "scale", "offset", "range", "unit"),
   "directions": ("scale", "offset", "axes"),
 }
-_SPLITS = (*types.SPLITS, "seed", "overlap")
+_SPLITS = (*types.SPLITS, "seed", "overlap", "column")
+# What a column of splits says unless the description tells.
+_CELLS = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test",)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One task of a description.
+  """A task of a description, with labels of pixels in files.
 
   Attributes:
     spec: the task.
@@ -81,19 +87,25 @@ class Description:
     root: folder that all patterns start from.
     pictures: folder or pattern.
     tasks: in order.
-    splits: split -> a share, a pattern, a text file, or a list.
+    splits: split -> a share, a pattern, a text file, or a list; of cells, where there is a column.
     seed: of shares.
     overlap: whether splits may have examples in common.
+    tables: files with labels of whole pictures, relative to the root.
+    key: column of theirs with the names of pictures; None is the first.
+    column: of theirs, that tells the splits; empty for none.
   """
 
   where: str
   name: str
   root: str
   pictures: str
-  tasks: tuple[Task, ...]
+  tasks: tuple[Task | table_tasks.TableTask, ...]
   splits: Mapping[str, float | str | tuple[str, ...]]
   seed: int
   overlap: bool
+  tables: tuple[str, ...] = ()
+  key: str | None = None
+  column: str = ""
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -121,32 +133,64 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
       raise tasks.refusal(name, "a task's name has letters, digits and _, and is not 'image'")
   splits = part.mapping("splits")
   splits.check_keys(_SPLITS)
+  column = splits.text("column", "")
   for needed in ("train", "test"):
-    if needed not in splits.raw:
+    if needed not in splits.raw and not column:
       raise splits.refusal(needed, "is missing; train and test are needed")
   root = pathlib.Path(folder) / part.text("root", ".")
+  tables, key = _tables(part)
+  made = tuple(_task(tasks.mapping(name), str(name)) for name in names)
+  if not tables:
+    needing = [task.place for task in made if isinstance(task, table_tasks.TableTask)]
+    if needing or column:
+      raise ValueError(
+        f"{needing[0] if needing else splits.where}: needs labels, or table: the file with its"
+        " column."
+      )
   return Description(
     where,
     part.text("name", ""),
     str(root),
     part.text("pictures"),
-    tuple(_task(tasks.mapping(name), str(name)) for name in names),
-    {s: _members(splits, s) for s in types.SPLITS if s in splits.raw},
+    made,
+    {s: _cells(splits, s) for s in types.SPLITS}
+    if column
+    else {s: _members(splits, s) for s in types.SPLITS if s in splits.raw},
     int(splits.number("seed", 0)),
     splits.choice("overlap", (False, True)),
+    tables,
+    key,
+    column,
   )
 
 
-def _task(part: described.Part, name: str) -> Task:
+def _tables(part: described.Part) -> tuple[tuple[str, ...], str | None]:
+  """The files of labels, and the column with the names of pictures."""
+  value = part.raw.get("table")
+  if not isinstance(value, dict):
+    return part.texts("table") if "table" in part.raw else (), None
+  found = part.mapping("table")
+  found.check_keys(("file", "key"))
+  return found.texts("file"), table.cell(found.text("key")) if "key" in found.raw else None
+
+
+def _cells(part: described.Part, split: str) -> tuple[str, ...]:
+  """What a column of splits says for one of them."""
+  texts = part.listed(split) or _CELLS[split]
+  if wrong := [value for value in texts if isinstance(value, bool | list | dict) or value is None]:
+    raise part.refusal(split, f"must be what the column says, but is {described.shown(wrong[0])}")
+  return tuple(table.cell(str(value)) for value in texts)
+
+
+def _task(part: described.Part, name: str) -> Task | table_tasks.TableTask:
   """Checks one task."""
+  if table_tasks.is_of_table(part.raw):
+    return table_tasks.parse(part, name)
   if "kind" not in part.raw:
     raise part.refusal("kind", f"is missing; it is one of {', '.join(KINDS)}")
-  named = part.choice("kind", KINDS)
+  named = part.choice("kind", KINDS if "labels" in part.raw else (*KINDS, *table_tasks.KINDS))
   kind = kinds.dense(named)
   part.check_keys((*_EVERY, *_KEYS[kind.stored], *kind.fields), f" for a {named} task")
-  weight = part.number("weight", 1.0)
-  if not 0 <= weight < math.inf:
-    raise part.refusal("weight", f"must be at least 0, but is {weight:g}")
   classes, outputs = _classes(part, kind, types.TaskSpec(name, named))
   limits = part.numbers("range", 2) or (-math.inf, math.inf)
   if limits[0] > limits[1]:
@@ -162,7 +206,7 @@ def _task(part: described.Part, name: str) -> Task:
   inverse = part.choice("inverse", (False, True))
   unit = part.text("unit", "" if inverse else kind.unit)
   return Task(
-    types.TaskSpec(name, named, outputs, weight, classes, unit, inverse=inverse),
+    types.TaskSpec(name, named, outputs, part.weight(), classes, unit, inverse=inverse),
     part.text("labels"),
     part.numbers("ignore"),
     _ids(part, classes, outputs),

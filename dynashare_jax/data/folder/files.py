@@ -18,7 +18,7 @@ from dynashare_jax.data.pictures import files
 from dynashare_jax.data.pictures import layouts as dense_layouts
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".tif", ".tiff")
-_UNREAD = (".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pfm", ".exr", ".npz", ".mat", ".h5")
+UNREAD = (".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pfm", ".exr", ".npz", ".mat", ".h5")
 
 _WILDCARD = re.compile(r"\{(\w*)\}")
 
@@ -60,6 +60,11 @@ class Pattern:
   def _open(self) -> bool:
     """Whether the ending is not given."""
     return not self.text.lower().endswith(ENDINGS)
+
+  def stem(self, values: Mapping[str, str]) -> str:
+    """Returns the path that an example's file has, without its ending."""
+    path = _WILDCARD.sub(lambda m: values[m[1]], self.text)
+    return path if self._open else os.path.splitext(path)[0]
 
   def candidates(self, values: Mapping[str, str]) -> tuple[str, ...]:
     """Returns the paths that an example's file may have."""
@@ -220,7 +225,7 @@ def unused(
     for folder in () if pattern.deep else folders:
       names = _listing(os.path.join(root, folder)).values()
       there.update(os.path.join(folder, name) for name in names if not name.startswith("."))
-  endings = (*ENDINGS, *_UNREAD)
+  endings = (*ENDINGS, *UNREAD)
   lost = {path for path in there - used if path.lower().endswith(endings)}
   return sorted(lost.difference(path for path, _ in pictures.find(root)) if lost else lost)
 
@@ -236,6 +241,7 @@ class Reader:
     examples: name -> texts of the pictures' wildcards.
     size: height and width to bring everything to; None leaves it.
     ids: tasks whose labels are ids of classes.
+    told: task -> what a table says of every example, float32 `[N, n]`, NaN for nothing.
   """
 
   root: str
@@ -244,6 +250,7 @@ class Reader:
   examples: Mapping[str, tuple[str, ...]]
   size: tuple[int, int] | None = None
   ids: tuple[str, ...] = ()
+  told: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __call__(self, key: str) -> dict[str, np.ndarray]:
     """Reads the picture, uint8 or its array, and the labels that are there, as stored.
@@ -261,15 +268,32 @@ class Reader:
       if path is not None:
         formats = files.EXACT if task in self.ids else (*files.EXACT, "JPEG")
         fields[task] = _read(path, False, formats)
-    return dense_layouts.fitted(fields, self.size)
+    there = {t: v[self._places[key]] for t, v in self.told.items() if self.has(t, key)}
+    return {**dense_layouts.fitted(fields, self.size), **there}
 
   def expected(self, task: str, key: str) -> str:
     """Returns the paths where the label of an example should lie."""
     return " or ".join(self.labels[task].candidates(self._values(key)))
 
   def has(self, task: str, key: str) -> bool:
-    """Returns whether an example has a label file."""
+    """Returns whether an example has a label file, or a label in a table."""
+    if task in self.told:
+      return bool(np.isfinite(self.told[task][self._places[key]]).any())
     return self._path(self.labels[task], self._values(key)) is not None
+
+  def sizes(self, key: str) -> list[int]:
+    """Returns the bytes of an example's files, -1 where there is none."""
+    values = self._values(key)
+    paths = [self._path(pattern, values) for pattern in (self.pictures, *self.labels.values())]
+    return [-1 if path is None else os.path.getsize(path) for path in paths]
+
+  def stem(self, key: str) -> str:
+    """Returns the path of an example's picture below the root, without its ending."""
+    return self.pictures.stem(self._values(key))
+
+  @functools.cached_property
+  def _places(self) -> dict[str, int]:
+    return {name: place for place, name in enumerate(self.examples)}
 
   def _values(self, key: str) -> dict[str, str]:
     return dict(zip(self.pictures.wildcards, self.examples[key], strict=True))

@@ -13,24 +13,31 @@ from dynashare_jax import lookup
 from dynashare_jax.data import loader
 from dynashare_jax.data import text
 from dynashare_jax.data.folder import description as folder_description
+from dynashare_jax.data.folder import table
 
 
 def assign(
-  names: Sequence[str], description: folder_description.Description, folder: str
-) -> dict[str, tuple[str, ...]]:
-  """Returns the names of the examples of every split, in order.
+  names: Sequence[str],
+  description: folder_description.Description,
+  folder: str,
+  rows: table.Rows | None = None,
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+  """Returns the names of the examples of every split, in order, and notes.
 
   Shares are of the examples that no other split names, drawn with the description's seed.
 
   Args:
     names: of all examples, in order.
     folder: that text files with names are relative to.
+    rows: of the tables, one of which may have a column of splits.
 
   Raises:
     ValueError: an unknown name, a pattern that fits nothing, shares above 1, an empty split, or an
       example in two splits.
   """
   splits, where = description.splits, description.where
+  if rows is not None and description.column:
+    return _told(description, rows)
   shares = {split: value for split, value in splits.items() if isinstance(value, float)}
   found = {
     split: _named(dict.fromkeys(names), value, f"{where}: splits.{split}", folder)
@@ -42,7 +49,39 @@ def assign(
   found |= _shared(rest, shares, description.seed, where)
   if not description.overlap:
     _check_overlap(found, where)
-  return {split: found[split] for split in splits}
+  return {split: found[split] for split in splits}, ()
+
+
+def _told(
+  description: folder_description.Description, rows: table.Rows
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+  """Splits by the cells of a column."""
+  place = f"{description.where}: splits"
+  column, places = rows.column(description.column, f"{place}.column")
+  split_of: dict[str, str] = {}
+  wanted = {split: cells for split, cells in description.splits.items() if isinstance(cells, tuple)}
+  for split, cells in wanted.items():
+    for cell in cells:
+      if split_of.setdefault(cell, split) != split:
+        raise ValueError(f"{place}.{split}: {cell!r} stands for {split_of[cell]}, too.")
+  of = [split_of.get(value, split_of.get(value.lower(), "")) for value in column.values]
+  found: dict[str, list[str]] = {split: [] for split in description.splits}
+  for at, code in zip(places, column.codes, strict=True):
+    if of[code]:
+      found[of[code]].append(rows.examples[at])
+  told = ", ".join(map(repr, list(column.values)[:12]))
+  for split in ("train", "test"):
+    if not found[split]:
+      raise ValueError(
+        f"{place}.{split}: no row of column {column.name!r} in {column.where} says"
+        f" {' or '.join(map(repr, wanted[split]))}; they say {told}. Name what stands"
+        f" for {split} with splits.{split}."
+      )
+  others = [v for v, split in zip(column.values, of, strict=True) if v and not split]
+  lost = len(rows.examples) - sum(map(len, found.values()))
+  notes = [f"warning: column {column.name!r} puts {lost} of {len(rows.examples)} pictures in no"]
+  notes[0] += f" split{f', as {column.place(others[0])}: {others[0]!r}' if others else ''}"
+  return {s: tuple(f) for s, f in found.items() if f}, tuple(notes if lost else ())
 
 
 def _named(

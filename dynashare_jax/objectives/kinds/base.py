@@ -52,13 +52,16 @@ class Kind(abc.ABC):
 
   Attributes:
     dense: whether its tasks have labels of pixels, as those of a `Dense`.
-    holds: what a label of an example is: `numbers`, a `class`, `yes` or no, or `several` of these.
+    stored: what files hold of labels. Of pixels class `ids`, `numbers` or `directions`; of whole
+      examples `answers` (yes or no), `names` of classes or `values`.
+    several: whether an example may have several labels, each of its own.
     lowest: what no loss is below, -inf if there is no such bound; balancers that take logarithms
       ask.
   """
 
   dense = False
-  holds = "numbers"
+  stored = ""
+  several = False
   lowest = 0.0
 
   def outputs(self, task: TaskSpec) -> int:
@@ -143,11 +146,15 @@ class Kind(abc.ABC):
     """Counts how many labels have each class, `[K]`, and how many there are; here no classes."""
     return np.zeros(0, np.int64), 0
 
+  def words(self, task: TaskSpec, values: np.ndarray) -> list[str]:
+    """Returns labels or predictions of whole examples `[n, ...]` in words: here numbers."""
+    unit = f" {task.unit}" if task.unit else ""
+    shown = lambda row: ", ".join("?" if np.isnan(v) else f"{v:.3g}" for v in row)
+    return [shown(row) + unit for row in np.reshape(values, (len(values), -1))]
+
 
 class Classes(Kind):
   """A kind whose labels are class ids from 0 to O - 1; others count as not valid."""
-
-  holds = "class"
 
   def allowed(self, task: TaskSpec) -> Rule:
     """Returns that class ids are allowed."""
@@ -157,6 +164,10 @@ class Classes(Kind):
   def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
     """Counts the labels of every class."""
     return class_counts(target[valid], task.outputs)
+
+  def words(self, task: TaskSpec, values: np.ndarray) -> list[str]:
+    """Returns the names of classes, `class 7` where one has none."""
+    return [task.classes[c] if c < len(task.classes) else f"class {c}" for c in values.astype(int)]
 
   def predict(self, task: TaskSpec, logits: Array) -> Array:
     """Returns the most likely class ids, int32."""
@@ -185,6 +196,11 @@ class YesNo(Kind):
     """Counts no and yes."""
     return class_counts(target[valid], 2)
 
+  def words(self, task: TaskSpec, values: np.ndarray) -> list[str]:
+    """Returns yes or no, or what the task calls them; of a probability the likelier."""
+    no, yes = task.classes if len(task.classes) == 2 else ("no", "yes")
+    return [yes if value > 0.5 else no for value in values]
+
 
 def class_counts(labels: np.ndarray, classes: int) -> tuple[np.ndarray, int]:
   """Counts the labels of every class, `[classes]`, and all that are class ids."""
@@ -207,7 +223,6 @@ class Dense(Kind):
   views are averaged (see `objectives.views`), and how both are drawn.
 
   Attributes:
-    stored: what files hold: class `ids`, `numbers` or `directions`.
     fields: of a `TaskSpec`, that a description of files may give.
     unit: of labels whose description names none.
   """

@@ -11,11 +11,14 @@ from dynashare_jax.objectives.kinds import binary
 from dynashare_jax.ops import ranking
 from dynashare_jax.types import Array, Metric, TaskSpec
 
+_SHOWN = 3  # labels of an example in a picture
+
 
 class Multilabel(binary.Binary):
   """Labels `[B, K]`; `valid` is `[B]`, or `[B, K]` when single labels are missing."""
 
-  holds = "several"
+  stored = "answers"
+  several = True
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns macro and micro AUC, macro average precision, and mean accuracy at a half."""
@@ -56,6 +59,13 @@ class Multilabel(binary.Binary):
       binary.log_odds(target[valid[:, label], label][:, None]) for label in range(task.outputs)
     ]
     return np.concatenate(columns)
+
+  def words(self, task: TaskSpec, values: np.ndarray) -> list[str]:
+    """Returns the names of the labels that are there, some of them where there are many."""
+    names = task.classes or tuple(map(str, range(task.outputs)))
+    found = [[n for n, v in zip(names, row, strict=True) if v > 0.5] for row in values]
+    more = lambda row: f" and {len(row) - _SHOWN} more" if len(row) > _SHOWN else ""
+    return [", ".join(row[:_SHOWN]) + more(row) if row else "none" for row in found]
 
   def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
     """Counts the examples that have each label, and those with any."""

@@ -20,8 +20,8 @@ def contact_sheet(
 ) -> pathlib.Path:
   """Draws one row per example: its image, then its labels.
 
-  Dense labels are pictures, pale where there is none; a class of the whole picture stands in words;
-  other labels are left out. There are at most `rows` examples of `batch`, whose inputs are RGB or
+  Dense labels are pictures, pale where there is none; labels of the whole picture stand in words,
+  where they have no time. There are at most `rows` examples of `batch`, whose inputs are RGB or
   grey in 0..1 `[B, H, W, 3 or 1]`. Makes the folder of `path`, which it returns.
 
   Raises:
@@ -36,8 +36,8 @@ def contact_sheet(
     for column, task in enumerate(tasks, 1):
       target, valid = (np.asarray(part[task.name])[chosen] for part in (batch.targets, batch.valid))
       sheet.head(column, task.name, ())
-      if label_pictures.has_words(target):
-        named = label_pictures.words(task.classes, target, valid)
+      if label_pictures.has_words(task.kind):
+        named = label_pictures.words(task, target, valid)
         sheet.words(column, [[(name, style.INK)] for name in named])
         continue
       first = kinds.dense(task.kind).pictures(task, target)[:1]
@@ -61,7 +61,7 @@ def _what(
     task
     for task in spec.tasks
     if np.ndim(batch.valid[task.name]) == 3
-    or label_pictures.has_words(np.asarray(batch.targets[task.name]))
+    or (label_pictures.has_words(task.kind) and not task.every_step)
   ]
   chosen = np.flatnonzero(np.asarray(batch.present))[:rows]
   if not chosen.size:

@@ -174,24 +174,50 @@ def _palette(
   return palette, Key(tuple(names), note=f"and {more} more classes" if more > 0 else "")
 
 
-def read_words(run: workdir_lib.Run, name: str) -> tuple[list[str], list[str]] | None:
-  """Returns labels and predictions of a task in words; None unless it has one class a picture."""
+class Words(NamedTuple):
+  """One task's labels and predictions of some whole pictures.
+
+  Attributes:
+    truth: the labels.
+    guess: the predictions.
+    exact: whether a prediction in other words is wrong; numbers never fit quite.
+  """
+
+  truth: list[str]
+  guess: list[str]
+  exact: bool
+
+
+def read_words(run: workdir_lib.Run, name: str) -> Words | None:
+  """Returns labels and predictions of a task in words; None if it has none of whole pictures."""
   truth, guess = (run.predictions.get(f"{part}/{name}") for part in ("target", "prediction"))
-  if truth is None or guess is None or not has_words(truth):
+  entry = run.task(name)
+  if truth is None or guess is None or "kind" not in entry or not has_words(entry["kind"]):
     return None
   valid = run.predictions.get(f"valid/{name}", np.ones(len(truth), bool))
-  classes = tuple(run.task(name).get("classes") or ())
-  return words(classes, truth, valid), words(classes, guess, np.ones(len(guess), bool))
+  task = types.TaskSpec(
+    name,
+    entry["kind"],
+    int(np.prod(truth.shape[1:])),
+    classes=tuple(entry.get("classes") or ()),
+    unit=entry.get("unit") or "",
+  )
+  guesses = words(task, guess, np.ones(len(guess), bool))
+  return Words(words(task, truth, valid), guesses, kinds.find(task.kind).stored != "values")
 
 
-def has_words(labels: np.ndarray) -> bool:
-  """Whether labels are one class for every example."""
-  return labels.ndim == 1 and labels.dtype.kind in "iu"
+def has_words(kind: str) -> bool:
+  """Whether the labels of a kind are of whole examples."""
+  return not kinds.find(kind).dense
 
 
-def words(classes: Sequence[str], ids: np.ndarray, valid: np.ndarray) -> list[str]:
-  """Returns the names of classes `[n]`, `no label` where they are not valid."""
-  return [_named(classes, int(c)) if known else NONE for c, known in zip(ids, valid, strict=True)]
+def words(task: types.TaskSpec, values: np.ndarray, valid: np.ndarray) -> list[str]:
+  """Returns labels or predictions `[n, ...]` in words, `no label` where nothing is valid."""
+  known = np.asarray(valid).reshape(len(values), -1).any(-1)
+  if np.shape(valid) == np.shape(values) and np.ndim(values) > 1:
+    values = np.where(valid, values, np.nan if values.dtype.kind == "f" else 0)
+  told = kinds.find(task.kind).words(task, values)
+  return [text if there else NONE for text, there in zip(told, np.asarray(known), strict=True)]
 
 
 def _named(classes: Sequence[str], place: int) -> str:

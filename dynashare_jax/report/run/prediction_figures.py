@@ -15,7 +15,7 @@ def predictions(run: workdir_lib.Run) -> Figure | None:
   """Draws inputs, labels, predictions and errors, one row per example.
 
   Args:
-    run: a run with `predictions.npz` of dense tasks, or of classes of whole pictures.
+    run: a run with `predictions.npz` of dense tasks, or of labels of whole pictures.
   """
   found = {name: label_pictures.read(run, name) for name in run.tasks}
   dense = [one for one in found.values() if one is not None]
@@ -42,13 +42,14 @@ def predictions(run: workdir_lib.Run) -> Figure | None:
     sheet.head(column, one.task.name, ("label", "prediction", "error"))
   for place, (name, words) in enumerate(whole.items()):
     column = sheet.column(show + len(dense) + place)
-    sheet.words(column, [_lines(*pair) for pair in zip(*words, strict=True)])
+    pairs = zip(words.truth, words.guess, strict=True)
+    sheet.words(column, [_lines(*pair, words.exact) for pair in pairs])
     sheet.head(column, name, ())
   return sheet.figure
 
 
-def _lines(label: str, guess: str) -> tuple[tuple[str, str], ...]:
+def _lines(label: str, guess: str, exact: bool) -> tuple[tuple[str, str], ...]:
   """A label and a prediction below it, red where it is wrong."""
-  wrong = guess != label != label_pictures.NONE
+  wrong = exact and guess != label != label_pictures.NONE
   colour = colors.to_hex(style.WRONG) if wrong else style.INK
   return (f"label: {label}", style.INK), (f"prediction: {guess}", colour)

@@ -348,7 +348,7 @@ def test_a_root_may_lie_elsewhere(raw, tmp_path_factory):
     (
       {"piktures": "x"},
       r"dataset\.yaml: piktures is unknown\. Did you mean"
-      r" 'pictures'\? Known are name, root, pictures, tasks, splits\.",
+      r" 'pictures'\? Known are name, root, pictures, table, tasks, splits\.",
     ),
     (
       {"tasks": {}},

@@ -82,14 +82,23 @@ def test_grey_pictures_and_classes_of_whole_pictures(
   monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
   tasks = (
     types.TaskSpec("left", "multiclass", 2, classes=("bag", "coat")),
-    types.TaskSpec("bright", "number"),  # Neither drawn nor said.
+    types.TaskSpec("bright", "number", unit="cd"),
+    types.TaskSpec("worn", "multilabel", 2, classes=("hat", "tie")),
   )
   spec = types.DatasetSpec("toy", tasks, "image", (12, 16, 1), {"test": 2})
-  targets = {"left": np.array([1, 0], np.int32), "bright": np.zeros((2, 1), np.float32)}
-  valid = {"left": np.array([True, False]), "bright": np.ones(2, bool)}
+  targets = {
+    "left": np.array([1, 0], np.int32),
+    "bright": np.array([[2.5], [0]], np.float32),
+    "worn": np.array([[1, 1], [1, 0]], np.int32),
+  }
+  known = np.array([[True, True], [False, True]])
+  valid = {"left": known[:, 0], "bright": np.ones(2, bool), "worn": known}
   batch = types.Batch(np.full((2, 12, 16, 1), 0.5, np.float32), targets, valid, np.ones(2, bool))
   contact_sheet.contact_sheet(batch, spec, tmp_path / "a.png")
-  assert [text.get_text() for text in figures[0].texts] == ["image", "left", "coat", "no label"]
+  assert [text.get_text() for text in figures[0].texts] == [
+    *("image", "left", "coat", "no label", "bright", "2.5 cd", "0 cd"),
+    *("worn", "hat, tie", "none"),
+  ]
   assert len(figures[0].axes) == 2
   np.testing.assert_allclose(figures[0].axes[0].images[0].get_array(), 0.5)
 

@@ -260,10 +260,16 @@ def test_classes_of_whole_pictures_stand_in_words(tmp_path, make):
     "target/item": np.array([0, 1, -1], np.int16),
     "prediction/item": np.array([0, 0, 1], np.int16),
     "valid/item": np.array([True, True, False]),
-    "target/ratio": np.zeros(3, np.float16),  # Not a class: left out.
+    "target/smile": np.array([1, 0, 1], np.int16),
+    "prediction/smile": np.array([0.9, 0.2, 0.3], np.float16),
+    "target/age": np.array([30, 40, 0], np.float16),
+    "prediction/age": np.array([31, 40, 50], np.float16),
+    "valid/age": np.array([True, True, False]),
+    "target/ratio": np.zeros(3, np.float16),  # Of no kind: left out.
     "prediction/ratio": np.zeros(3, np.float16),
   }
   tasks = [{"name": "item", "kind": "multiclass", "classes": names}, {"name": "ratio"}]
+  tasks += [{"name": "smile", "kind": "binary"}, {"name": "age", "kind": "number", "unit": "y"}]
   found = load(tmp_path, make, pictures=arrays, results={"tasks": tasks})
   with style.look():
     figure = prediction_figures.predictions(found)
@@ -271,10 +277,15 @@ def test_classes_of_whole_pictures_stand_in_words(tmp_path, make):
   assert {text.get_text() for text in figure.texts} == {
     *("input", "item", "label: bag", "label: coat", "label: no label"),
     *("prediction: bag", "prediction: coat"),
+    *("smile", "label: yes", "label: no", "prediction: yes", "prediction: no"),
+    *("age", "label: 30 y", "label: 40 y", "prediction: 31 y", "prediction: 40 y"),
+    "prediction: 50 y",
   }
   guesses = [t for t in figure.texts if t.get_text().startswith("prediction")]
-  assert [t.get_text() for t in guesses] == [f"prediction: {n}" for n in ("bag", "bag", "coat")]
-  assert [colors.to_rgb(t.get_color()) != colors.to_rgb(style.INK) for t in guesses] == [0, 1, 0]
+  said = ("bag", "bag", "coat", "yes", "no", "no", "31 y", "40 y", "50 y")
+  assert [t.get_text() for t in guesses] == [f"prediction: {n}" for n in said]
+  red = [colors.to_rgb(t.get_color()) != colors.to_rgb(style.INK) for t in guesses]
+  assert red == [0, 1, 0, 0, 0, 1, 0, 0, 0]
   del arrays["inputs"]
   found = load(tmp_path / "bare", make, pictures=arrays, results={"tasks": tasks})
   assert prediction_figures.predictions(found) is None
