@@ -40,7 +40,7 @@ def init_logits(
     raise ValueError(
       f"a policy needs at least one task and one block, got {tasks} tasks and {blocks} blocks."
     )
-  lookup.one_of("config.policy.init", how, INITIAL)
+  lookup.one_of("A policy's start (config.policy.init)", how, INITIAL)
   if how == "equal":
     return jnp.zeros((tasks, blocks, 2), jnp.float32)
   if how == "all":

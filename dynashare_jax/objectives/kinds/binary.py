@@ -16,6 +16,8 @@ from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 class Binary(base.YesNo):
   """Yes (1) or no (0); logits are log-odds, `[B, 1]` or `[B]`, or `[B, time]` as the targets."""
 
+  reads: tuple[str, ...] = ("positive_weight",)
+
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns area under the ROC curve, average precision, and accuracy at a half."""
     ranked = (Metric("auc", True, "%"), Metric("average_precision", True, "%"))

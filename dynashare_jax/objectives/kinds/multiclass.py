@@ -17,6 +17,8 @@ from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 class Multiclass(base.Classes):
   """One class for every example or time; `valid` is `[B]`, or the shape of the targets."""
 
+  reads: tuple[str, ...] = ("outputs", "class_weights")
+
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns accuracy, two kappas and the one-against-one AUC.
 

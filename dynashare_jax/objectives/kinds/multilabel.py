@@ -15,6 +15,8 @@ from dynashare_jax.types import Array, Metric, TaskSpec
 class Multilabel(binary.Binary):
   """Labels `[B, K]`; `valid` is `[B]`, or `[B, K]` when single labels are missing."""
 
+  reads: tuple[str, ...] = ("outputs", "positive_weight")
+
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns macro and micro AUC, macro average precision, and mean accuracy at a half."""
     return (

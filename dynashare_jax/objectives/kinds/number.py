@@ -28,6 +28,8 @@ class Number(base.Kind):
   0, or of very different size, are learnt as well as standardised ones.
   """
 
+  reads = ("outputs", "loss", "huber_delta", "center", "spread")
+
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns root mean squared error, mean absolute error and R2 (at most 1, not in percent).
 
