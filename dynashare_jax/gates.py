@@ -55,10 +55,9 @@ class Gate(nn.Module):
   Source: DynaShare section 3.2; Veit and Belongie 2018 (Convnet-AIG).
 
   Example:
-    >>> gate, x = Gate(start="open"), jnp.ones((4, 8, 8, 3))
-    >>> variables = gate.init(jax.random.key(0), x)
-    >>> gate.apply(variables, x).tolist()
-    [1.0, 1.0, 1.0, 1.0]
+    >>> shapes = jax.eval_shape(Gate(hidden=16).init, jax.random.key(0), jnp.ones((4, 8, 8, 3)))
+    >>> shapes["params"]["reduce"]["kernel"].shape
+    (3, 16)
   """
 
   hidden: int = 16
