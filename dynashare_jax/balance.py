@@ -133,6 +133,7 @@ class Balancer:
     wanted = (self.tasks,) * {"gramian": 2, "slopes": 1}.get(self.reads, 0)
     if seen is not None and jnp.shape(seen) != wanted:
       raise ValueError(f"`{self.reads}` has the shape {jnp.shape(seen)}, not {wanted}.")
+    seen = None if seen is None else jnp.asarray(seen, jnp.float32)
     told = self._losses(losses, labelled)
     found, kept = self._of.weigh(told, seen, self._key(state), state.kept)
     if self._of.constant:
@@ -170,7 +171,7 @@ class Balancer:
     told, of, kept = self._losses(losses, labelled), self._of, state.kept
     tree = jax.tree.structure(gradients[0])
     _, flags = self._leaves(gradients[0])
-    rows = [jax.tree.leaves(gradient) for gradient in gradients]
+    rows = [[jnp.asarray(leaf) for leaf in jax.tree.leaves(gradient)] for gradient in gradients]
     if labelled is not None:
       there = lambda leaf, t: jnp.where(told.labelled[t], leaf, jnp.zeros_like(leaf))
       rows = [[there(leaf, t) for leaf in row] for t, row in enumerate(rows)]

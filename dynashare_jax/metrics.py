@@ -179,12 +179,13 @@ def find(
     spread=tuple(map(float, spread)),
     unit=unit,
   )
-  given = [
-    f.name for f in dataclasses.fields(task) if getattr(task, f.name) != getattr(plain, f.name)
-  ]
-  if unread := [name for name in given if name not in (*found.reads, "unit")]:
+  names = [field.name for field in dataclasses.fields(task)]
+  given = [name for name in names if getattr(task, name) != getattr(plain, name)]
+  unread = [name for name in given if name not in (*found.reads, "unit")]
+  if unread:
+    told = ["classes" if name == "outputs" and classes else name for name in unread]
     raise ValueError(
-      f"A task of the kind {kind!r} has no use for {', '.join(unread)}; its options are"
+      f"A task of the kind {kind!r} has no use for {', '.join(told)}; its options are"
       f" {', '.join((*found.reads, 'unit'))}."
     )
   if isinstance(found, base.Classes) and task.outputs < 2:
