@@ -24,6 +24,8 @@ TRUNK = RNG.normal(size=(T, 2, 3)).astype(np.float32)
 HEADS = np.diag([5.0, 7.0, 9.0]).astype(np.float32)  # a number a task, with its own gradient alone
 GRADIENTS = [{"heads": HEADS[t], "trunk": {"kernel": TRUNK[t]}} for t in range(T)]
 SHARED = {"heads": False, "trunk": True}
+# One of each way through `update`; all are traced, and solved in tests/objectives.
+WAYS = ("autolambda", "excess", "fixed", "graddrop", "log", "moco", "nash", "unit")
 SLOPES = np.array([0.1, -0.2, 0.3], np.float32)
 ROWS = TRUNK.reshape(T, -1)
 
@@ -61,11 +63,23 @@ def steps():
       combined = package.combine([[jnp.asarray(row)] for row in TRUNK], told, answer, key)[0]
     return asked, answer, combined, gradient, state.step
 
-  every = jax.jit(lambda: {name: one(name) for name in balance.available()})
+  every = jax.jit(lambda: {name: one(name) for name in WAYS})
   return jax.device_get(every.lower().compile({"xla_backend_optimization_level": 0})())
 
 
-@pytest.mark.parametrize("name", balance.available())
+def test_every_method_makes_a_gradient_and_keeps_its_state_in_shape():
+  for name in balance.available():
+    balancer, package = balance.make(name, T, shared=SHARED), _package(name)
+    assert balancer.reads == ("slopes" if package.ahead else package.level)
+    assert balancer.looks_back == (package.after is not None)
+    state = balancer.init(GRADIENTS[0])
+    slopes = SLOPES if package.ahead else None
+    update = lambda state, b=balancer, s=slopes: b.update(GRADIENTS, state, LOSSES, slopes=s)
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+    assert shapes(jax.eval_shape(update, state)) == shapes((GRADIENTS[0], state)), name
+
+
+@pytest.mark.parametrize("name", WAYS)
 def test_a_method_sees_the_step_and_its_weights_make_the_update(steps, name):
   (losses, gramian, key), weights, combined, gradient, count = steps[name]
   package = _package(name)
