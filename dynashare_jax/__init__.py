@@ -18,6 +18,12 @@ import importlib
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
+  from dynashare_jax import balance as balance
+  from dynashare_jax import delta as delta
+  from dynashare_jax import gates as gates
+  from dynashare_jax import metrics as metrics
+  from dynashare_jax import policy as policy
+  from dynashare_jax import routes as routes
   from dynashare_jax.library.data import arrays as arrays
   from dynashare_jax.library.data import Data as Data
   from dynashare_jax.library.fit import compare as compare
@@ -50,6 +56,7 @@ _HOMES = {
     "segmentation",
   ),
 }
+_PIECES = ("balance", "delta", "gates", "metrics", "policy", "routes")
 _PLACES = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -57,16 +64,22 @@ __all__ = [
   "Data",
   "Run",
   "arrays",
+  "balance",
   "binary",
   "compare",
+  "delta",
   "depth",
   "fit",
+  "gates",
   "load",
+  "metrics",
   "multiclass",
   "multilabel",
   "normals",
   "pixels",
+  "policy",
   "regression",
+  "routes",
   "run_config",
   "segmentation",
 ]
@@ -74,6 +87,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
   """Imports what is public when it is first asked for."""
+  if name in _PIECES:
+    return importlib.import_module(f"{__name__}.{name}")
   if name not in _PLACES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   found = getattr(importlib.import_module(f"{__name__}.library.{_PLACES[name]}"), name)

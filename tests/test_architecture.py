@@ -9,12 +9,14 @@ import importlib
 import pathlib
 import pkgutil
 import re
+import sys
 
 import dynashare_jax
 from dynashare_jax.objectives import kinds
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dynashare_jax"
+PIECES = ("balance", "delta", "gates", "metrics", "policy", "routes")
 FLOORS = {
   "types": 0,
   "lookup": 0,
@@ -26,6 +28,8 @@ FLOORS = {
   "models": 3,
   "sharing": 4,
   "methods": 5,
+  # What people use in loops of their own; the package itself does not.
+  **dict.fromkeys(PIECES, 5),
   "distributed": 6,
   "checkpoints": 7,
   "monitoring": 8,
@@ -103,6 +107,43 @@ def test_imports_go_downwards():
       if own(name) and floor(name) > here
     ]
   assert not faults
+
+
+def test_nothing_of_the_package_needs_a_piece():
+  """They are doors: what they offer lies on the floors below."""
+  pieces = {f"dynashare_jax.{name}" for name in PIECES}
+  found = {path.stem: {name for _, name in imports_of(path)} & pieces for path in FILES}
+  assert not {stem: names for stem, names in found.items() if names}
+
+
+def reached(name: str, seen: set[str]) -> set[str]:
+  """Adds all that an import of a module imports at once; what functions import later is left."""
+  if name in seen:
+    return seen
+  seen.add(name)
+  file = ROOT.joinpath(*name.split("."))
+  path = next((p for p in (file.with_suffix(".py"), file / "__init__.py") if p.is_file()), None)
+  if own(name) and path:
+    later = {line for line, _ in imports_of(path)} - {
+      line
+      for node in parsed(path).body
+      if not isinstance(node, ast.FunctionDef | ast.ClassDef)
+      for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    for line, full in imports_of(path):
+      if line not in later:
+        reached(full, seen)
+        reached(full.rpartition(".")[0] or full, seen)
+  return seen
+
+
+def test_pieces_are_light():
+  """No plots, no checkpoints, no data loading, no flags."""
+  for piece in PIECES:
+    found = {name.split(".")[0] for name in reached(f"dynashare_jax.{piece}", set())}
+    others = {name for name in found if name not in sys.stdlib_module_names}
+    light = {"dynashare_jax", "flax", "jax", "jaxtyping", "ml_collections", "numpy", "optax"}
+    assert others <= light, (piece, others - light)
 
 
 def test_nothing_but_the_command_line_asks_for_a_report():

@@ -59,7 +59,7 @@ class Gate(nn.Module):
       target: the execution rate wanted, in (0, 1], read if `told`; None is 1.
       mask: bool `[B, time]`, the steps of a series that count; None scores the whole.
     """
-    lookup.one_of("config.gates.init", self.start, INITS)
+    lookup.one_of("`start` of a gate, or config.gates.init", self.start, INITS)
     pooled = jnp.concatenate([self._pooled(array, mask) for array in jax.tree.leaves(x)], -1)
     h = nn.Dense(self.hidden, dtype=self.dtype, name="reduce")(pooled)
     h = norm.GroupedBatchNorm(dtype=self.dtype, name="norm")(h, updates, use_running, mask)

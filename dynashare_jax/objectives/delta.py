@@ -39,6 +39,10 @@ def delta_task(metrics: Sequence[Metric], values: Values, baseline: Values) -> f
   Source: DynaShare (CVPRW 2023), Eq. 7.
   Differs: divides by the baseline's magnitude, so that a gain over a negative
     baseline (a kappa below chance) stays a gain.
+
+  Example:
+    >>> delta_task([Metric("miou", True)], {"miou": 33.0}, {"miou": 30.0})
+    10.0
   """
   if not metrics:
     raise ValueError("a relative gain needs at least one metric of the task.")
@@ -65,6 +69,10 @@ def deltas(
 
   Raises:
     ValueError: as `delta_task`, with the task's name, or a missing task.
+
+  Example:
+    >>> deltas({"depth": [Metric("abs", False)]}, {"depth": {"abs": 3}}, {"depth": {"abs": 4}})
+    {'depth': 25.0}
   """
   gains = {}
   for task, names in metrics.items():
@@ -85,6 +93,10 @@ def delta(tasks: Mapping[str, float]) -> float:
     ValueError: no task.
 
   Source: DynaShare (CVPRW 2023), Eq. 8.
+
+  Example:
+    >>> delta({"seg": 10.0, "depth": -4.0})
+    3.0
   """
   if not tasks:
     raise ValueError("an overall gain needs at least one task.")
@@ -105,6 +117,11 @@ def mean_rank(
 
   Raises:
     ValueError: no metric, no method, or a missing value.
+
+  Example:
+    >>> values = {"one": {"seg": {"miou": 30.0}}, "two": {"seg": {"miou": 33.0}}}
+    >>> mean_rank({"seg": [Metric("miou", True)]}, values)
+    {'one': 2.0, 'two': 1.0}
   """
   pairs = [(task, metric) for task in metrics for metric in metrics[task]]
   if not pairs or not methods:
@@ -161,6 +178,12 @@ def rank_test(
 
   Source: Friedman's test and Nemenyi's critical difference, as Demsar 2006 has them. Tasks of one
     run are not independent, as the tests suppose.
+
+  Example:
+    >>> worse, better = [{"seg": {"miou": 30.0}}] * 6, [{"seg": {"miou": 33.0}}] * 6
+    >>> found = rank_test({"seg": [Metric("miou", True)]}, {"one": worse, "two": better})
+    >>> found.ranks, round(found.difference, 2)
+    ({'one': 2.0, 'two': 1.0}, 0.8)
   """
   from scipy import stats  # Takes most of a second.
 

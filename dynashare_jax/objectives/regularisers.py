@@ -38,6 +38,10 @@ def sparsity(
   Differs: the `paper` form has no lower bound, and its gradient pushes hardest on blocks that are
     already skipped; log alpha is therefore clipped at -16 (alpha about 1e-7), where its gradient
     ends. The default is what the authors' code minimises.
+
+  Example:
+    >>> round(sparsity(jnp.zeros((1, 2, 2)), jnp.array([False, True])).item(), 4)  # log 2
+    0.6931
   """
   lookup.one_of("the form of the sparsity penalty", form, ("code", "paper"))
   logs, mask = jax.nn.log_softmax(logits, axis=-1), opened[None, :]
@@ -66,6 +70,11 @@ def sharing(logits: Float[Array, "T L 2"], form: str = "mean") -> Float[Array, "
   Source: DynaShare (CVPRW 2023), Eq. 4; AdaShare, Eq. 6; authors' code.
   Differs: Eq. 4 does not say where l starts; from 0, no block is free. As a sum it outweighs mean
     task losses, the more so the more tasks and blocks there are; `mean` does not.
+
+  Example:
+    >>> both, first = jnp.array([[[99.0, -99.0]] * 2]), jnp.array([[[-99.0, 99.0], [99.0, -99.0]]])
+    >>> sharing(jnp.concatenate([both, first])).item()  # block 0 of two
+    0.5
   """
   tasks, blocks = logits.shape[:2]
   if tasks < 2:
@@ -105,6 +114,11 @@ def budget(
 
   Returns:
     The square of the excess, a share: at least 0.
+
+  Example:
+    >>> every = jnp.ones(2, bool)
+    >>> budget(jnp.zeros((1, 2, 2)), every, (1, 1), 0.25, "apart").item()  # (0.5 - 0.25)^2
+    0.0625
   """
   alpha = jnp.where(opened[None], jax.nn.sigmoid(logits[..., 0] - logits[..., 1]), 1.0)
   each = jnp.asarray(costs, alpha.dtype)
@@ -123,6 +137,11 @@ def conflict(logits: Float[Array, "T L 2"], cosine: Float[Array, "T T"]) -> Floa
     Minus the mean over pairs and blocks of cosine * alpha * alpha'.
 
   Source: ours; Eq. 4 of DynaShare pays every pair alike for executing the same blocks.
+
+  Example:
+    >>> cosine = jnp.array([[1.0, -1.0], [-1.0, 1.0]])
+    >>> conflict(jnp.zeros((2, 1, 2)), cosine).item()
+    0.25
   """
   alpha = jax.nn.sigmoid(logits[..., 0] - logits[..., 1])
   first, second = np.triu_indices(logits.shape[0], 1)
@@ -154,6 +173,10 @@ def instance(
   Source: DynaShare (CVPRW 2023), Eq. 5; authors' code.
   Differs: Eq. 5 names no task; its beta is read as the mean over tasks. The authors' code fails
     when all targets are 1; here that costs nothing.
+
+  Example:
+    >>> instance(jnp.array([[0.5, 1.0]]), (0.25, 1.0)).item()  # 0.25^2 / 2
+    0.03125
   """
   lookup.one_of("the form of the instance penalty", form, ("code", "paper"))
   wanted = jnp.asarray(targets, rates.dtype)

@@ -7,6 +7,8 @@ gradient is zero, have the row of an identity matrix and take no part.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float
@@ -32,6 +34,25 @@ def unit(gramian: Matrix, present: Bool[jax.Array, " K"]) -> tuple[Vector, Matri
   cosines = jnp.clip(gramian / lengths[:, None] / lengths[None, :], -1.0, 1.0)
   both = present[:, None] & present[None, :] & ~jnp.eye(len(lengths), dtype=bool)
   return lengths, jnp.where(both, cosines, jnp.eye(len(lengths)))
+
+
+def products(
+  columns: Sequence[Sequence[jax.Array]], counted: Sequence[jax.Array] | None = None
+) -> Matrix:
+  """Multiplies the tasks' gradients with each other, in full float32.
+
+  Args:
+    columns: for every leaf, the gradients of the K tasks in it.
+    counted: for every leaf whether it counts; default all do.
+  """
+  tasks = len(columns[0])
+  found = jnp.zeros((tasks, tasks))
+  for n, column in enumerate(columns):
+    row = jnp.stack([leaf.astype(jnp.float32) for leaf in column])
+    axes = list(range(1, row.ndim))  # as they are: each device has a part of one
+    product = jnp.tensordot(row, row, (axes, axes), precision=jax.lax.Precision.HIGHEST)
+    found += product if counted is None else jnp.where(counted[n], product, 0.0)
+  return found
 
 
 def norm(weights: Vector, lengths: Vector, cosines: Matrix) -> Float[jax.Array, ""]:

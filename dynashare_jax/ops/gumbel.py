@@ -52,6 +52,11 @@ def logistic_noise(
 
   Source: DynaShare (CVPRW 2023), Eq. 1.
   Differs: one logistic draw replaces two Gumbel draws; same distribution.
+
+  Example:
+    >>> noise = logistic_noise(jax.random.key(0), jnp.array([5, 3, 5]))
+    >>> noise[0].item() == noise[2].item()
+    True
   """
   draw = lambda example: _logistic(jax.random.fold_in(key, example), shape)
   return jax.vmap(draw)(jnp.asarray(examples))
@@ -72,6 +77,11 @@ def soft_decisions(
   Source: DynaShare (CVPRW 2023), Eq. 2.
   Differs: written as a sigmoid of a logistic perturbation, which stays finite
     at a temperature of 1e-6.
+
+  Example:
+    >>> cold = soft_decisions(jax.random.key(0), jnp.zeros((2, 3, 2)), 1e-6)
+    >>> set(cold.ravel().tolist()) <= {0.0, 1.0}
+    True
   """
   _check_temperature(temperature)
   tasks, blocks = logits.shape[:2]
@@ -94,6 +104,10 @@ def soft_choices(
       they become 1 / K.
 
   Source: Jang et al. 2017, Eq. 2.
+
+  Example:
+    >>> soft_choices(jax.random.key(0), jnp.array([9.0, -9.0, -9.0]), 0.1).round(3).tolist()
+    [1.0, 0.0, 0.0]
   """
   _check_temperature(temperature)
   noise = jax.random.gumbel(key, jnp.shape(logits), jnp.float32)
@@ -137,6 +151,12 @@ def hard_gate(
   Source: DynaShare (CVPRW 2023), section 3.2, Eq. 1 forward, Eq. 2 backward.
   Differs: the authors' code sums hard + soft - stop_gradient(soft), which is
     0 or 1 up to rounding; here the forward value is exact.
+
+  Example:
+    >>> hard_gate(jnp.array([-1.0, 2.0]), None).tolist()
+    [0.0, 1.0]
+    >>> jax.grad(hard_gate)(jnp.array(0.0), None).item()
+    0.25
   """
   _check_temperature(temperature)
   perturbed = score if noise is None else score + noise.astype(score.dtype)
@@ -152,6 +172,10 @@ def sample_routes(
   ones. An alpha of exactly 0 never executes, of exactly 1 always.
 
   Source: DynaShare (CVPRW 2023), section 3.2 and Algorithm 2, line 2.
+
+  Example:
+    >>> sample_routes(jax.random.key(0), jnp.array([[0.0, 1.0]]), 2).tolist()
+    [[[0.0, 1.0]], [[0.0, 1.0]]]
   """
   if count < 1:
     raise ValueError(f"count is {count}: sample at least one route.")

@@ -20,6 +20,10 @@ def alpha(logits: Float[Array, "T L 2"]) -> Float[jax.Array, "T L"]:
 
   Source: DynaShare (CVPRW 2023), section 3.2, below Eq. 1.
   Differs: the paper writes [1 - alpha, alpha]; column 0 is execute here.
+
+  Example:
+    >>> alpha(jnp.zeros((2, 3, 2))).tolist()
+    [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
   """
   return jax.nn.sigmoid(logits[..., 0] - logits[..., 1])
 
@@ -35,12 +39,16 @@ def init_logits(
     tasks: T, at least 1.
     blocks: L, at least 1.
     key: needed by `random`.
+
+  Example:
+    >>> init_logits("all", tasks=1, blocks=2).tolist()
+    [[[3.0, -3.0], [3.0, -3.0]]]
   """
   if tasks < 1 or blocks < 1:
     raise ValueError(
       f"a policy needs at least one task and one block, got {tasks} tasks and {blocks} blocks."
     )
-  lookup.one_of("config.policy.init", how, INITIAL)
+  lookup.one_of("`how` a policy starts, or config.policy.init", how, INITIAL)
   if how == "equal":
     return jnp.zeros((tasks, blocks, 2), jnp.float32)
   if how == "all":
@@ -54,6 +62,10 @@ def open_mask(blocks: int, opened: int) -> Bool[jax.Array, " L"]:
   """Returns which blocks the curriculum has opened: the last `opened` ones.
 
   Source: AdaShare (Sun et al. 2020), section 3.2, curriculum learning.
+
+  Example:
+    >>> open_mask(4, 1).tolist()
+    [False, False, False, True]
   """
   return jnp.arange(blocks) >= blocks - opened
 
@@ -66,6 +78,10 @@ def opened(cycle: int, speed: int, blocks: int) -> int:
     speed: cycles until one more block opens, at least 1.
 
   Source: authors' code. Differs: AdaShare's paper opens one block per epoch; that is `speed` 1.
+
+  Example:
+    >>> [opened(cycle, speed=2, blocks=3) for cycle in range(8)]
+    [1, 1, 2, 2, 3, 3, 3, 3]
   """
   if speed < 1:
     raise ValueError(f"curriculum speed is {speed}: give at least 1 cycle.")
@@ -88,6 +104,10 @@ def temperature(
   Source: DynaShare (CVPRW 2023), section 4.2: 5, decaying at 0.965.
   Differs: the paper decays when the baseline's performance is met; as the
     authors' code does, this decays every cycle. The floor is ours.
+
+  Example:
+    >>> temperature(0), temperature(1), temperature(1000)
+    (5.0, 4.825, 0.001)
   """
   if cycle < 0:
     raise ValueError(f"cycle is {cycle}: cycles count from 0.")
@@ -104,6 +124,10 @@ def draw_routes(key: jax.Array, tasks: int, blocks: int) -> Float[jax.Array, "T 
 
   The probabilities are uniform in 0 .. 1, so that a network trained on such routes has seen every
   depth. The draw of a task and a block depends on (`key`, task, block) alone.
+
+  Example:
+    >>> draw_routes(jax.random.key(0), tasks=2, blocks=3).shape
+    (2, 3)
   """
   of = lambda task, number: jax.random.fold_in(jax.random.fold_in(key, task), number)
   row = lambda task: jax.vmap(lambda l: jax.random.uniform(of(task, l)))(jnp.arange(blocks + 1))
@@ -112,14 +136,24 @@ def draw_routes(key: jax.Array, tasks: int, blocks: int) -> Float[jax.Array, "T 
 
 
 def entropy(alpha: Float[Array, "T L"]) -> float:
-  """Computes the mean entropy of a policy's decisions in bit: 0 is decided, 1 is a coin."""
+  """Computes the mean entropy of a policy's decisions in bit: 0 is decided, 1 is a coin.
+
+  Example:
+    >>> round(entropy(np.array([[0.5, 1.0]])), 6)
+    0.5
+  """
   p = np.clip(np.asarray(alpha, np.float64), 1e-12, 1 - 1e-12)
   bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
   return float(bits.mean()) if bits.size else 0.0
 
 
 def spread(alpha: Float[Array, "T L"]) -> float:
-  """Computes the standard deviation of alpha between tasks, mean over blocks."""
+  """Computes the standard deviation of alpha between tasks, mean over blocks.
+
+  Example:
+    >>> spread(np.array([[0.0, 1.0], [1.0, 1.0]]))
+    0.25
+  """
   return float(np.asarray(alpha, np.float64).std(0).mean())
 
 
@@ -135,6 +169,10 @@ def random_routes(
     per_task: keep every task's number of skipped blocks; otherwise only the number in total.
 
   Source: AdaShare (Sun et al. 2020), ablation, the two random policies.
+
+  Example:
+    >>> random_routes(jax.random.key(0), np.array([[1, 1, 0]]), 3, True).sum((1, 2)).tolist()
+    [2.0, 2.0, 2.0]
   """
   if count < 1:
     raise ValueError(f"count is {count}: ask for at least one route.")

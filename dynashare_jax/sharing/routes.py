@@ -53,6 +53,10 @@ def work(route: Any, costs: Sequence[float], serve: str = TOGETHER) -> float:
     costs: `[L]`, of each block, in any unit.
     serve: `together`, all tasks for every input, where tasks with equal history share a
       computation (`plan.Plan`); or `apart`, a pass for each task, as the papers count.
+
+  Example:
+    >>> work([[1, 1], [1, 0]], (1, 1)), work([[1, 1], [1, 0]], (1, 1), "apart")
+    (1.0, 0.75)
   """
   many = np.asarray(route)[None]
   of = lambda routes: float(prices.of_work(costs, many.shape[1]).totals(routes, serve)[0])

@@ -17,6 +17,7 @@ from dynashare_jax.data import loader
 from dynashare_jax.objectives import alignment
 from dynashare_jax.objectives import kinds
 from dynashare_jax.objectives import views as views_lib
+from dynashare_jax.objectives.kinds import base as kinds_base
 from dynashare_jax.sharing import contract
 
 Values = dict[str, dict[str, float]]
@@ -162,7 +163,7 @@ def result(tasks: tuple[types.TaskSpec, ...], parts: Iterable[tuple[Any, Any]]) 
   totals: Any = None
   scores: list[Any] = []
   for sums, rows in parts:
-    totals = added(totals, sums)
+    totals = kinds_base.added(totals, sums)
     scores.append(rows)
   metrics: Values = {}
   losses = {}
@@ -170,7 +171,7 @@ def result(tasks: tuple[types.TaskSpec, ...], parts: Iterable[tuple[Any, Any]]) 
   for task in tasks:
     kind = kinds.find(task.kind)
     sums = totals[task.name]["metrics"]
-    metrics[task.name] = kind.finish(task, sums, joined([s[task.name] for s in scores]))
+    metrics[task.name] = kind.finish(task, sums, kinds_base.joined([s[task.name] for s in scores]))
     if more := kind.details(task, sums):
       details[task.name] = more
     total, count = totals[task.name]["loss"]
@@ -248,12 +249,14 @@ def constants(
   for batch in test_batches:
     for task in tasks:
       for sums, scores in _constant_sums(task, fitted[task.name], batch):
-        totals[task.name] = added(totals.get(task.name), sums)
+        totals[task.name] = kinds_base.added(totals.get(task.name), sums)
         rows[task.name].append(scores)
   if not totals:
     raise ValueError("There are no labels to score a constant prediction on.")
   return {
-    task.name: kinds.find(task.kind).finish(task, totals[task.name], joined(rows[task.name]))
+    task.name: kinds.find(task.kind).finish(
+      task, totals[task.name], kinds_base.joined(rows[task.name])
+    )
     for task in tasks
   }
 
@@ -304,20 +307,3 @@ def score(tasks: tuple[types.TaskSpec, ...], values: Values, constant: Values) -
     parts = [p for p in parts if np.isfinite(p)]
     found.append(np.mean(parts) if parts else 0.0)
   return np.asarray(found, np.float32)
-
-
-def joined(rows: list[Any]) -> dict[str, np.ndarray]:
-  """Returns row-wise scores of all batches; empty without a batch."""
-  return {name: np.concatenate([row[name] for row in rows]) for name in (rows or [{}])[0]}
-
-
-def added(before: Any, sums: Any) -> Any:
-  """Returns sums of one batch more, on the host, 64 bits wide; `before` the first they are None."""
-  wide = jax.tree.map(_wide, jax.device_get(sums))
-  return wide if before is None else jax.tree.map(np.add, before, wide)
-
-
-def _wide(leaf: Any) -> Any:
-  """int64 or float64, so that adding many batches loses nothing."""
-  leaf = np.asarray(leaf)
-  return leaf.astype(np.int64 if leaf.dtype.kind in "iub" else np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,8 @@ import numpy as np
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models import norm
 from dynashare_jax.models.trunks import contract as trunks
+from dynashare_jax.objectives import balancing
+from dynashare_jax.ops import gramian as gramian_ops
 from dynashare_jax.ops import streams
 from dynashare_jax.sharing import contract
 from dynashare_jax.train import forward as forward_lib
@@ -99,15 +101,7 @@ def _slopes(pass_: forward_lib.Pass, trained: PyTree, still: PyTree) -> jax.Arra
 
     return values_of
 
-  def pull(of: Any, factors: jax.Array, at: PyTree) -> Any:
-    weighed = lambda part: (lambda values, told: (values @ factors, told))(*of(part))
-    return jax.grad(weighed, has_aux=True)(at)
-
-  near, far = losses_of(0), losses_of(1)
-  first, there = pull(near, weights, trained)
-  second, also = pull(far, wanted, jax.tree.map(lambda p, g: p - rate * g, trained, first))
-  _, slopes = jax.jvp(lambda part: near(part)[0], (trained,), (second,))
-  return jnp.where(there & also, -rate * slopes, 0.0)
+  return balancing.slopes(losses_of(0), losses_of(1), trained, weights, wanted, rate)
 
 
 def inner_rows(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -230,7 +224,7 @@ def _by_sums(
     weights, gramian = balancer.held(losses, balance)
   else:
     if balancer.features:
-      gramian = _products(list(zip(*map(jax.tree.leaves, heads.asked), strict=True)))
+      gramian = gramian_ops.products(list(zip(*map(jax.tree.leaves, heads.asked), strict=True)))
     seen = gramian if slopes is None else slopes
     weights, balance = balancer.weigh(losses, seen, _key(pass_), balance)
   add = lambda factors: trunk.sum(factors, heads.asked, heads.quiet)
@@ -260,7 +254,7 @@ def _by_rows(
   add = lambda factors, of: [forward_lib.dot(factors, column) for column in of]
   plain = add(prior, columns)
   if balancer.track is None and balancer.combine is None:
-    gramian = _products([columns[n] for n in places], there)
+    gramian = gramian_ops.products([columns[n] for n in places], there)
     weights, balance = balancer.weigh(losses, gramian, key, balance)
     factors = lambda m: [jnp.where(m, w, p) for w, p in zip(weights, prior, strict=True)]
     found = [forward_lib.dot(factors(m), columns[n]) for n, m in zip(places, there, strict=True)]
@@ -271,7 +265,7 @@ def _by_rows(
     if balancer.track is not None:
       elements, balance = balancer.track(elements, losses, there, balance)
     of_leaf = list(zip(*elements, strict=True))
-    gramian = _products(of_leaf)
+    gramian = gramian_ops.products(of_leaf)
     weights, balance = balancer.weigh(losses, gramian, key, balance)
     combine = balancer.combine
     made = combine(elements, losses, weights, key) if combine else add(weights, of_leaf)
@@ -407,23 +401,6 @@ def _prefixes(network: Any) -> list[str]:
   return [f"network/trunk/{prefix}" for prefix in network.trunk.weights_of()]
 
 
-def _products(columns: Sequence[Sequence[jax.Array]], counted: Any = None) -> jax.Array:
-  """The inner products of the tasks' gradients, in full float32.
-
-  Args:
-    columns: for every leaf, those of the tasks.
-    counted: for every leaf whether it counts; default all do.
-  """
-  tasks = len(columns[0])
-  found = jnp.zeros((tasks, tasks))
-  for n, column in enumerate(columns):
-    row = jnp.stack([leaf.astype(jnp.float32) for leaf in column])
-    axes = list(range(1, row.ndim))  # as they are: each device has a part of one
-    product = jnp.tensordot(row, row, (axes, axes), precision=jax.lax.Precision.HIGHEST)
-    found += product if counted is None else jnp.where(counted[n], product, 0.0)
-  return found
-
-
 def _noted(
   objective: forward_lib.Objective,
   aside: forward_lib.Aside,
@@ -493,7 +470,7 @@ def gramians(
   found = []
   for prefix in prefixes:
     of = [[a for path, a in row if unit(path, a) == prefix] for row in rows]
-    found.append(_products(list(zip(*of, strict=True))))
+    found.append(gramian_ops.products(list(zip(*of, strict=True))))
   return jnp.stack(found), aside
 
 

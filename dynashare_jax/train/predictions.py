@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.objectives.kinds import base as kinds_base
 from dynashare_jax.train import evaluate
 
 FILE = "evaluation.npz"
@@ -56,7 +57,7 @@ def write(
   """
   left_out = [task.name for task in tasks if private and parts[0][1][task.name]]
   if private:
-    parts = [(functools.reduce(evaluate.added, (sums for sums, _ in parts), None), {})]
+    parts = [(functools.reduce(kinds_base.added, (sums for sums, _ in parts), None), {})]
   sums = jax.tree.map(lambda *leaves: np.stack(leaves), *(sums for sums, _ in parts))
   told = {"tasks": [dataclasses.asdict(task) for task in tasks], "left_out": left_out}
   arrays: dict[str, Any] = {"told": np.array(json.dumps(told))}
@@ -65,7 +66,7 @@ def write(
     arrays |= {f"sums/{task}/{name}": leaf for name, leaf in sums[task]["metrics"].items()}
     arrays |= {f"loss/{task}/{name}": leaf for name, leaf in sums[task]["loss"]._asdict().items()}
     rows = [] if private else [scores[task] for _, scores in parts]
-    arrays |= {f"scores/{task}/{name}": leaf for name, leaf in evaluate.joined(rows).items()}
+    arrays |= {f"scores/{task}/{name}": leaf for name, leaf in kinds_base.joined(rows).items()}
   path = pathlib.Path(folder) / FILE
   half = path.with_name(f".{FILE}.tmp")
   with open(half, "wb") as file:

@@ -41,8 +41,12 @@ METHODS = {
 }
 
 
+PIECES = {"balance", "delta", "gates", "metrics", "policy", "routes"}  # tests/pieces
+
+
 def test_the_surface_is_what_is_listed():
-  assert set(ds.__all__) == {*SURFACE} and {*SURFACE} <= set(dir(ds))
+  assert set(ds.__all__) == {*SURFACE} | PIECES and set(ds.__all__) <= set(dir(ds))
+  assert all(getattr(ds, piece).__all__ for piece in PIECES)
   for name, parameters in SURFACE.items():
     assert ", ".join(inspect.signature(getattr(ds, name)).parameters) == parameters, name
   for name, methods in METHODS.items():

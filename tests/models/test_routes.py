@@ -12,6 +12,8 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from dynashare_jax import routes as routes_lib
+from dynashare_jax.models import backbones
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import costs
 from dynashare_jax.ops import routing
@@ -154,3 +156,22 @@ def test_only_gated_blocks_have_gate_parameters(tiny):
   assert [name for name in params if "gate" in name] == ["gate_1"]
   count = sum(leaf.size for leaf in jax.tree.leaves(params["gate_1"]))
   assert count == 6 * 5 + 5 + 2 * 5 + 5 * 2 + 2
+
+
+def test_a_runner_of_the_same_blocks_gives_the_trunks_features(tiny: Any) -> None:
+  """`dynashare_jax.routes`, for loops of one's own."""
+  net, route = tiny("mlp"), [[1, 0, 1], [1, 1, 0], [1, 0, 1]]
+  decisions = skip_trunk.Decisions(routing.fixed(route, (False,) * 3, train=False))
+  wanted = net.forward(decisions, train=False)[0]
+  backbone, pass_ = net.trunk.backbone, backbones.Pass(False, jnp.ones((1,)))
+  variables = {name: tree["backbone"] for name, tree in net.variables.items() if tree}
+  of = lambda method, *args: backbone.apply(variables, *args, method=method)
+
+  def block(number: int) -> Any:
+    parts = lambda x: [of(name, number, x, pass_) for name in ("shortcut", "branch")]
+    return lambda own, x: of("merge", *parts(x))
+
+  run = routes_lib.runner([block(number) for number in range(3)], route)
+  whole = lambda x: [of("final", y)[0] for y in run([None] * 3, of("stem", x, pass_))]
+  found = jax.jit(whole)(net.inputs)
+  np.testing.assert_allclose(np.stack(found), wanted, rtol=1e-5, atol=1e-6)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from dynashare_jax.objectives.kinds import base as kinds_base
 from dynashare_jax.train import evaluate
 from dynashare_jax.train import predictions
 
@@ -91,5 +92,5 @@ def test_sums_of_batches_add_as_in_the_evaluation():
   """Float32 sums whose order matters: 1e8 swallows a half, unless added in 64 bits."""
   totals = None
   for value in (1e8, 0.5, 0.5):
-    totals = evaluate.added(totals, {"x": jax.numpy.float32(value)})
+    totals = kinds_base.added(totals, {"x": jax.numpy.float32(value)})
   assert totals["x"] == 1e8 + 1

@@ -185,6 +185,37 @@ def divisor(losses: jax.Array) -> jax.Array:
   return jnp.maximum(losses, 1e-8)
 
 
+def slopes(
+  near: Callable[[types.PyTree], tuple[jax.Array, jax.Array]],
+  far: Callable[[types.PyTree], tuple[jax.Array, jax.Array]],
+  at: types.PyTree,
+  weights: jax.Array,
+  wanted: jax.Array,
+  rate: float,
+) -> jax.Array:
+  """Returns what one more of each task's weight does to the losses after a step, `[T]`.
+
+  A derivative of the losses along one direction gives all tasks' slopes at once.
+
+  Args:
+    near: parameters -> losses `[T]`, and whether each has labels, on the data of the step.
+    far: the same on other data, by which the step is judged.
+    at: the parameters before the step.
+    weights: `[T]`, of the losses in the step.
+    wanted: `[T]`, of the losses after it.
+    rate: size of the step.
+  """
+
+  def pull(of: Any, factors: jax.Array, where: types.PyTree) -> Any:
+    weighed = lambda part: (lambda values, told: (values @ factors, told))(*of(part))
+    return jax.grad(weighed, has_aux=True)(where)
+
+  first, there = pull(near, weights, at)
+  second, also = pull(far, wanted, jax.tree.map(lambda p, g: p - rate * g, at, first))
+  _, found = jax.jvp(lambda part: near(part)[0], (at,), (second,))
+  return jnp.where(there & also, -rate * found, 0.0)
+
+
 def available() -> tuple[str, ...]:
   """Returns the names of the balancers that a configuration can choose."""
   names = (module.name for module in pkgutil.iter_modules(__path__))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +55,7 @@ class Kind(abc.ABC):
     stored: what files hold of labels. Of pixels class `ids`, `numbers` or `directions`; of whole
       examples `answers` (yes or no), `names` of classes or `values`.
     several: whether an example may have several labels, each of its own.
+    reads: fields of a `TaskSpec` that its tasks read, beside name, kind, weight and unit.
     lowest: what no loss is below, -inf if there is no such bound; balancers that take logarithms
       ask.
   """
@@ -62,6 +63,7 @@ class Kind(abc.ABC):
   dense = False
   stored = ""
   several = False
+  reads: tuple[str, ...] = ()
   lowest = 0.0
 
   def outputs(self, task: TaskSpec) -> int:
@@ -214,6 +216,26 @@ def rows(task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndar
   valid = valid.reshape(valid.shape + (1,) * (target.ndim - valid.ndim))
   valid = np.broadcast_to(valid, target.shape)
   return target.reshape(-1, task.outputs), valid.reshape(-1, task.outputs)
+
+
+def added(before: Any, sums: Any) -> Any:
+  """Adds the sums of one batch more, on the host; `before` is None before the first.
+
+  In int64 or float64, so that adding many batches loses nothing.
+  """
+  wide = jax.tree.map(_wide, jax.device_get(sums))
+  return wide if before is None else jax.tree.map(np.add, before, wide)
+
+
+def _wide(leaf: Any) -> np.ndarray:
+  """A number, or an array of them, at its widest."""
+  leaf = np.asarray(leaf)
+  return leaf.astype(np.int64 if leaf.dtype.kind in "iub" else np.float64)
+
+
+def joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Concatenates the row-wise scores of all batches."""
+  return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 class Dense(Kind):

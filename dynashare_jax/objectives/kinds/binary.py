@@ -17,6 +17,7 @@ class Binary(base.YesNo):
   """Yes (1) or no (0); logits are log-odds, `[B, 1]` or `[B]`, or `[B, time]` as the targets."""
 
   stored = "answers"
+  reads: tuple[str, ...] = ("positive_weight",)
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns area under the ROC curve, average precision, and accuracy at a half."""

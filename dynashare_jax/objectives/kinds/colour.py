@@ -13,6 +13,7 @@ class Colour(regression.Regression):
   """Red, green and blue in 0..1 for every pixel, learnt and scored as a regression."""
 
   fields: tuple[str, ...] = ()
+  reads = ()
 
   def outputs(self, task: TaskSpec) -> int:
     """Returns 3."""

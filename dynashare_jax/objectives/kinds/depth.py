@@ -19,7 +19,7 @@ _WITHIN = (("delta_1.25", 1.25), ("delta_1.25^2", 1.25**2), ("delta_1.25^3", 1.2
 class Depth(regression.Regression):
   """A distance above 0 for every pixel; with `inverse`, values that grow with nearness."""
 
-  fields = ("inverse",)
+  fields = reads = ("inverse",)
   unit = "m"
 
   def outputs(self, task: TaskSpec) -> int:

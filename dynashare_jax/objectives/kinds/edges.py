@@ -19,6 +19,8 @@ _BINS = 100  # of the probability
 class Edges(saliency.Saliency):
   """Edge (1) or none (0) for every pixel; edges are few, and weigh more."""
 
+  reads = ()
+
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns the loss over all pixels, and F of single pixels at its best threshold.
 

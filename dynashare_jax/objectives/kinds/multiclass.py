@@ -18,6 +18,7 @@ class Multiclass(base.Classes):
   """One class for every example or time; `valid` is `[B]`, or the shape of the targets."""
 
   stored = "names"
+  reads: tuple[str, ...] = ("outputs", "class_weights")
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns accuracy, two kappas and the one-against-one AUC.

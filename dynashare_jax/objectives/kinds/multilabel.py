@@ -19,6 +19,7 @@ class Multilabel(binary.Binary):
 
   stored = "answers"
   several = True
+  reads: tuple[str, ...] = ("outputs", "positive_weight")
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns macro and micro AUC, macro average precision, and mean accuracy at a half."""

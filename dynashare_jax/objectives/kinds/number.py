@@ -30,6 +30,7 @@ class Number(base.Kind):
 
   stored = "values"
   several = True
+  reads = ("outputs", "loss", "huber_delta", "center", "spread")
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns root mean squared error, mean absolute error and R2 (at most 1, not in percent).

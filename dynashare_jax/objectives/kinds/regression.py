@@ -15,6 +15,7 @@ class Regression(base.Dense):
   """One or more values for every pixel; one channel may come without its axis."""
 
   fields: tuple[str, ...] = ("outputs",)
+  reads: tuple[str, ...] = ("outputs",)
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns the mean absolute error, in the task's unit."""

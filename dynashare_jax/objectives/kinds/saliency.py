@@ -19,6 +19,7 @@ class Saliency(base.YesNo, base.Dense):
   """Yes (1) or no (0) for every pixel; logits are log-odds, one channel."""
 
   stored = "ids"
+  reads: tuple[str, ...] = ("positive_weight",)
 
   def outputs(self, task: TaskSpec) -> int:
     """Returns 1."""

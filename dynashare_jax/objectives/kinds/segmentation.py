@@ -17,6 +17,7 @@ class Segmentation(base.Classes, base.Dense):
   """One class for every pixel, scored by confusions at the size of the labels."""
 
   stored = "ids"
+  reads = ("outputs", "class_weights")
 
   def metrics(self, task: TaskSpec) -> tuple[Metric, ...]:
     """Returns mean intersection over union and pixel accuracy."""

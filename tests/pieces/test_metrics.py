@@ -1,0 +1,118 @@
+"""Metrics of one's own loop: sums of any batches, and errors before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from dynashare_jax import metrics
+from dynashare_jax.objectives import kinds
+from dynashare_jax.types import TaskSpec
+
+RNG = np.random.default_rng(4)
+OPTIONS = ("outputs", "class_weights", "positive_weight", "inverse")
+OPTIONS += ("loss", "huber_delta", "center", "spread")
+
+
+class Noted(TaskSpec):
+  """A task that notes which of its options are read."""
+
+  def __getattribute__(self, name):
+    if name in OPTIONS:
+      NOTES.add(name)
+    return super().__getattribute__(name)
+
+
+NOTES: set[str] = set()
+
+
+@pytest.mark.parametrize("name", kinds.available())
+def test_a_kind_reads_the_options_that_it_names(name):
+  """Traced alone, which takes no time."""
+  kind = kinds.find(name)
+  fields = {field.name for field in dataclasses.fields(TaskSpec)}
+  assert set(OPTIONS) <= fields
+  outputs = kind.outputs(TaskSpec(name, name, 3))
+  task = Noted(name, name, outputs, class_weights=(1.0,) * outputs, loss="huber")
+  axes = (2, 4, 4) if kind.dense else (2,)
+  whole = isinstance(kind, kinds.base.Classes)
+  wide = axes if whole or outputs == 1 else (*axes, outputs)
+  logits = jax.ShapeDtypeStruct((*axes, outputs), np.float32)
+  target = jax.ShapeDtypeStruct(wide, np.int32 if whole else np.float32)
+  valid = jax.ShapeDtypeStruct(axes, bool)
+  NOTES.clear()
+  for of in (kind.loss, kind.sums, kind.scores):
+    jax.eval_shape(lambda *args, of=of: of(task, *args), logits, target, valid)
+  assert set(kind.reads) >= NOTES
+  # What `finish` alone reads, and an output that needs no look.
+  assert set(kind.reads) - NOTES <= {"outputs", "inverse"}
+
+
+@pytest.mark.parametrize(
+  "kind, options, targets",
+  [
+    ("binary", {}, RNG.integers(0, 2, 12)),
+    ("number", {"outputs": 2}, RNG.normal(size=(12, 2)).astype(np.float32)),
+    ("multiclass", {"classes": 3}, RNG.integers(0, 3, 12)),
+  ],
+)
+def test_batches_of_any_size_add_up_to_the_whole(kind, options, targets):
+  """Also of what needs all examples at once, as an area under a curve does."""
+  found = metrics.find(kind, **options)
+  logits = RNG.normal(size=(12, found.outputs)).astype(np.float32)
+  valid = np.arange(12) != 5
+  total = None
+  for rows in (slice(0, 7), slice(7, 9), slice(9, 12)):
+    total = found.add(total, found.sums(logits[rows], targets[rows], valid[rows]))
+  task, of = TaskSpec(kind, kind, found.outputs), kinds.find(kind)
+  args = (task, jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(valid))
+  wanted = of.finish(task, of.sums(*args), jax.device_get(of.scores(*args)))
+  assert found.finish(total) == pytest.approx(wanted)
+  assert [metric.name for metric in found.metrics] == list(wanted)
+  sums = of.loss(*args)
+  assert sums.count == (11 if kind != "number" else 22)
+  assert float(found.loss(logits, targets, valid)) == pytest.approx(sums.total / sums.count)
+
+
+def test_an_error_of_a_pixel_without_a_label_counts_nowhere():
+  depth = metrics.find("depth", unit="m")
+  targets = np.array([[[1.0, 2.0], [np.nan, 4.0]]], np.float32)
+  valid = np.array([[[True, True], [False, True]]])
+  logits = np.array([[[[1.5], [2.0]], [[9.0], [5.0]]]], np.float32)
+  found = depth.finish(depth.sums(logits, targets, valid))
+  assert found["abs"] == pytest.approx((0.5 + 0.0 + 1.0) / 3)
+  assert found["rel"] == pytest.approx((0.5 + 0.0 + 0.25) / 3)
+  assert depth.metrics[0].unit == "m" and not depth.metrics[0].higher_is_better
+  assert float(depth.loss(logits, targets, valid)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+  "kind, options, told",
+  [
+    ("segmentatoin", {}, "Did you mean 'segmentation'"),
+    ("segmentation", {}, "needs `classes`"),
+    ("multiclass", {"classes": 1}, "needs `classes`"),
+    ("depth", {"classes": 4}, "'depth' has no use for classes; its options are inverse, unit"),
+    ("binary", {"inverse": True}, "no use for inverse; its options are positive_weight, unit"),
+    ("multiclass", {"classes": 3, "class_weights": [1, 2]}, "`class_weights` has 2 numbers for 3"),
+    ("number", {"loss": "l3"}, "`loss` is 'l3'"),
+    ("number", {"classes": 2, "outputs": 2}, "give one of them"),
+  ],
+)
+def test_options_that_do_not_fit_are_told(kind, options, told):
+  with pytest.raises(ValueError, match=told):
+    metrics.find(kind, **options)
+
+
+def test_arrays_that_do_not_fit_are_told():
+  labels, pixels = np.zeros(4, int), np.zeros((4, 2, 2), int)
+  with pytest.raises(ValueError, match="shape \\(4, 5\\): their last axis must have 3 outputs"):
+    metrics.find("multiclass", classes=3).sums(np.zeros((4, 5)), labels)
+  with pytest.raises(ValueError, match="give \\[B, h, w, 3\\]"):
+    metrics.find("segmentation", classes=3).sums(np.zeros((4, 3)), pixels)
+  with pytest.raises(ValueError, match="give equally many examples"):
+    metrics.find("segmentation", classes=3).loss(np.zeros((3, 2, 2, 3)), pixels)
