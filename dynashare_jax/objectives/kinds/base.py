@@ -234,8 +234,8 @@ def _wide(leaf: Any) -> np.ndarray:
 
 
 def joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-  """Concatenates the row-wise scores of all batches."""
-  return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+  """Concatenates the row-wise scores of all batches; empty without a batch."""
+  return {name: np.concatenate([row[name] for row in rows]) for name in (rows or [{}])[0]}
 
 
 class Dense(Kind):
