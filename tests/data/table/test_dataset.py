@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import pathlib
+import runpy
 
 import ml_collections
 import numpy as np
@@ -17,9 +19,11 @@ from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir
 from dynashare_jax.cli import predict
 from dynashare_jax.data import columns
+from dynashare_jax.data.series import dataset as series
 from dynashare_jax.data.table import dataset as table
 from dynashare_jax.infer import manifest
 
+CONFIGS = pathlib.Path(__file__).resolve().parents[3] / "configs"
 ROWS = 60
 
 
@@ -367,6 +371,32 @@ def test_raw_rows_are_read_as_training_read_them(tmp_path, capsys):
   _write(tmp_path / "rows.csv", raw, ";")
   with pytest.raises(ValueError, match="rows.csv has no column 'city'"):
     predict._read_table(model, tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("name, module", [("table", table), ("series", series)])
+def test_the_configuration_has_all_that_the_data_set_needs(name, module):
+  config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+  assert config.dataset == name
+  assert config.data.to_dict() == module.defaults()
+  assert len(config.gates.target_rates) == sum(config.model.blocks)
+
+
+def test_files_that_write_categories_in_two_ways_are_told(tmp_path):
+  for split, begin, end in (("train", 0, 40), ("test", 40, ROWS)):
+    part = {name: values[begin:end] for name, values in _content().items()}
+    if split == "test":
+      part["city"] = [f"'{city}'" for city in part["city"]]
+    _write(tmp_path / f"{split}.csv", part)
+  data = _open(tmp_path, table={"train": "train.csv", "test": "test.csv"})
+  told = "warning: test: rows with a category that training had not, or rarely: city 20, of 20."
+  assert told in data.spec.notes
+
+
+def test_numbers_with_a_unit_are_told(tmp_path):
+  content = _content()
+  content["pay"] = [f"{i % 25} %" for i in range(ROWS)]
+  notes = _all(_open(tmp_path, content))[1]
+  assert "the texts of column 'pay', as '0 %'" in notes and "line 2" in notes
 
 
 def test_a_finished_run_knows_its_columns(tmp_path):
