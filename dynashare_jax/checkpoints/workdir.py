@@ -68,10 +68,31 @@ def write_spec(folder: str | os.PathLike[str], spec: types.DatasetSpec) -> None:
   """Writes what a run knows of its data set to `spec.json`, unless it is there.
 
   Not of a private table, whose bin edges are values of its rows.
+
+  Raises:
+    ValueError: it is there, of data with other sizes, shapes, classes or columns: the data have
+      changed since the run began, and its examples would move between the splits.
   """
   file = pathlib.Path(folder) / SPEC
-  if not file.exists() and not (spec.private and (spec.table or spec.series)):
+  if (before := read_spec(folder)) is not None:
+    for (what, was), (_, now) in zip(_outline(before), _outline(spec), strict=True):
+      if was != now:
+        raise ValueError(
+          f"The data have changed since the run of {file.parent} began: its {what} were"
+          f" {was!r:.200}, and are {now!r:.200}. Put the data back, or choose another --workdir."
+        )
+  elif not (spec.private and (spec.table or spec.series)):
     write_json(file, dataclasses.asdict(spec))
+
+
+def _outline(spec: types.DatasetSpec) -> Iterator[tuple[str, Any]]:
+  """What of data is the same in every start of a run, by name."""
+  yield "sizes", dict(spec.sizes)
+  yield "inputs", (spec.input_kind, tuple(spec.input_shape))
+  yield "tasks", [(t.name, t.kind, t.outputs, tuple(t.classes)) for t in spec.tasks]
+  for table in (spec.table, spec.series and spec.series.rows):
+    yield "columns", table and (tuple(table.categorical), tuple(table.numeric))
+    yield "categories", table and tuple(map(tuple, table.values))
 
 
 def read_spec(folder: str | os.PathLike[str]) -> types.DatasetSpec | None:

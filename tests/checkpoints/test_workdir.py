@@ -135,6 +135,12 @@ def test_a_data_set_comes_back_equal(tmp_path):
   workdir.write_spec(tmp_path, dataclasses.replace(spec, name="other"))  # the first one stays
   found = workdir.read_spec(tmp_path)
   assert found == spec
+  with pytest.raises(ValueError, match="have changed since the run .*: its sizes were {'train': "):
+    grown = {name: 1 + size for name, size in spec.sizes.items()}
+    workdir.write_spec(tmp_path, dataclasses.replace(spec, sizes=grown))
+  other = dataclasses.replace(table, values=(("x", "y"),))
+  with pytest.raises(ValueError, match="its categories were .*'ü'.* and are .*'y'"):
+    workdir.write_spec(tmp_path, dataclasses.replace(spec, table=other))
   assert hash((found.tasks, found.table, found.crop, found.channels, found.notes))
   (tmp_path / workdir.SPEC).write_text('{"name": 1}')
   with pytest.raises(ValueError, match="spec.json cannot be read"):
