@@ -26,10 +26,20 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset = "series"
   config.model.backbone = "tcn"
   config.model.blocks = (5,)
-  config.model.width = 64
+  config.model.width = 32
   config.model.head = "temporal"
-  config.model.head_width = 64
+  config.model.head_width = 32
   config.gates.target_rates = (1.0, 1.0, 0.7, 0.7, 0.7)
-  config.train.batch_size = 64
+  train = config.train
+  train.batch_size = 32
+  train.steps = 1000
+  train.warmup_steps = 200
+  train.cycles = 6
+  train.weight_steps = 20
+  train.policy_steps = 5
+  train.retrain_steps = 600
+  train.log_every = 20
+  train.eval_every = 100
+  train.checkpoint_every = 200
   config.eval.batch_size = 256
   return config

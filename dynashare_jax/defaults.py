@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
   # For Delta: work directory of single-task runs, or a folder in which `single` stores its results.
   config.baseline = ""
-  config.mixed = ""  # parts in which the baseline may differ, with commas; see docs/tables.md
+  config.mixed = ""  # parts in which the baseline may differ, with commas; see docs/comparisons.md
 
   config.data = data = ml_collections.ConfigDict()  # see data/<name>.py
   data.tasks = ()

@@ -5,7 +5,7 @@
 
 Every run is a process of `dynashare_jax.main` with a folder of its own, `<workdir>/<label>-<seed>`.
 `--balances=fixed,unit,nash` trains each method with each balancer: `<label>-<balancer>-<seed>`.
-`--config.baseline=FOLDER` shares single-task results between benchmarks (docs/tables.md).
+`--config.baseline=FOLDER` shares single-task results between benchmarks (docs/comparisons.md).
 Finished runs are reused, interrupted ones resumed. `--jobs=4` trains four runs at once on this
 machine, `--shard=1/3` the first third of the runs, for three machines that share the folder.
 """

@@ -37,9 +37,10 @@ _ARGUMENTS = {
   "artefact": (None, "folder that python -m dynashare_jax export wrote, or its model file"),
   "input": (
     None,
-    "an image or a folder of images; for a table a CSV or Parquet file as"
-    " in training (of Census, columns hold the texts that manifest.json lists); for your own"
-    " series a CSV file or a folder of them, for others a .npy file, with lengths a .npz file",
+    "an image or a folder of images; for your own table a CSV or Parquet file as in training, for"
+    " others a CSV file with a header (categorical columns hold the texts that manifest.json lists,"
+    " codes only where it lists none); for your own series a CSV or Parquet file, or a folder,"
+    " for others a .npy file, with lengths a .npz file",
   ),
   "output": ("predictions", "folder"),
 }

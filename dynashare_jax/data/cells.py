@@ -189,7 +189,7 @@ class Cells:
     """
     if self.texts is None:
       gone = np.isnat(self.values) if self.kind == "date" else np.isnan(self.values)
-      if self.kind == "number":
+      if self.values.dtype.kind == "f":
         marks = [spelling.number(text) for text in spelling.missing]
         gone = gone | np.isin(self.values, [mark for mark in marks if mark is not None])
       return gone
@@ -200,7 +200,7 @@ class Cells:
     """Returns float64 `[N]` with NaN for missing ones, and which cells are no number."""
     gone = self.missing(spelling, strict=True)
     if self.texts is None:
-      values = self.values if self.kind == "number" else _days(self.values)
+      values = _days(self.values) if self.kind == "date" else self.values
       return np.where(gone, np.nan, values), np.zeros(len(self), bool)
     parsed = self._of_texts(lambda text: spelling.number(text), None, object)
     wrong = np.array([value is None for value in parsed], bool) & ~gone

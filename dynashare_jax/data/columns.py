@@ -28,7 +28,7 @@ from dynashare_jax.data.cells import place
 from dynashare_jax.data.cells import Spelling
 from dynashare_jax.data.cells import Where
 
-KINDS = ("number", "category", "date", "ignored")
+NUMBER, CATEGORY, DATE, IGNORED = KINDS = ("number", "category", "date", "ignored")
 MOST_CATEGORIES = 255
 _NEARLY = 0.9  # share of numbers, or dates, from which other texts look like faults
 _FEW_ROWS = 20  # with fewer, texts that all differ say nothing
@@ -36,7 +36,8 @@ _RARE_ROWS = 100  # from so many rows on, categories of one row are "other"
 _LISTED = 12  # names in a note
 _MONTHS = tuple(map(str, range(1, 13)))
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_ID = re.compile(r"((^|[_ .-])(id|uuid|guid|key|index|nr|no))$|[a-z]I[dD]$", re.IGNORECASE)
+_ID = re.compile(r"^unnamed|((^|[_ .-])(id|uuid|guid|key|index|nr|no))$|[a-z]I[dD]$", re.IGNORECASE)
+_WITH_UNIT = re.compile(r"([$€£¥] ?)?[+-]?\d[\d.,']*( ?([%°$€£¥]|[A-Za-z]{1,3}))?")
 _FILLERS = re.compile(r"-?9{2,}|-?9{2,}\.0+")  # -999, 99999: often a missing value
 
 
@@ -113,9 +114,9 @@ def infer(
       role = Role(lookup.one_of(f"The role of column {name!r}", role, KINDS), "as said")
     if not isinstance(role, Role):
       role = _role(name, cells, spelling, where)
-    elif role.kind == "date" and not role.date and cells.kind != "date":
+    elif role.kind == DATE and not role.date:
       role = _role(name, cells, spelling, where)
-      if role.kind != "date":
+      if role.kind != DATE:
         raise ValueError(
           f"Column {name!r} is said to be a date, but is a {role.kind} ({role.reason}): say its"
           f' format, as columns: {{{name}: {{date: "%d.%m.%Y"}}}}.'
@@ -127,15 +128,15 @@ def infer(
 def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
   gone = cells.missing(spelling)
   if gone.all():
-    return Role("ignored", "no value")
-  if cells.kind == "date":
-    return Role("date", "dates")
+    return Role(IGNORED, "no value")
+  if cells.kind == DATE:
+    return Role(DATE, "dates", cells_lib.ISO)
   numbers, wrong = cells.numbers(spelling)
   texts = cells.as_texts(spelling)
   codes = np.unique(texts.values[~gone])
   distinct = [(texts.texts or ())[code] for code in codes]
   if len(distinct) == 1 and not gone.any():
-    return Role("ignored", f"one value, {distinct[0][:20]!r}")
+    return Role(IGNORED, f"one value, {distinct[0][:20]!r}")
   padded = any(re.fullmatch(r"0\d+", text) for text in distinct)
   if not wrong.any():
     return _numeric_role(name, cells, numbers, distinct, padded)
@@ -154,9 +155,16 @@ def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
     )
   if (lone := _lone_texts(len(distinct), int((~gone).sum()))) is not None:
     return lone
+  units = sum(bool(_WITH_UNIT.fullmatch(text)) for text in distinct)
+  if len(distinct) > _FEW_ROWS and units >= _NEARLY * len(distinct):
+    warning = (
+      f"warning: the texts of column {name!r}, as {text[:40]!r} ({where(row, name)}), are numbers"
+      " with something beside them, and are read as categories: leave that out of the file."
+    )
+    return Role(CATEGORY, f"{len(distinct)} texts", warning=warning)
   some = f"warning: {known} of {len(cells)} values of column {name!r} are numbers, the others texts"
   warning = f"{some}, first {text[:40]!r} ({where(row, name)}): all are read as texts."
-  return Role("category", f"{len(distinct)} texts", warning=warning if known else "")
+  return Role(CATEGORY, f"{len(distinct)} texts", warning=warning if known else "")
 
 
 def _numeric_role(
@@ -165,18 +173,18 @@ def _numeric_role(
   """What a column is whose values are all numbers."""
   compact = lambda text: len(text) == 8 and "1900" <= text[:4] <= "2100"
   if all(compact(t) and not np.isnat(cells_lib.date_of(t, "%Y%m%d")) for t in distinct):
-    return Role("date", "as 20240131", "%Y%m%d")
+    return Role(DATE, "as 20240131", "%Y%m%d")
   values = numbers[np.isfinite(numbers)]
   whole = bool((values == np.floor(values)).all())
   unique = len(np.unique(values)) == len(cells) >= _FEW_ROWS
-  if unique and whole and values.max() - values.min() + 1 == len(values):
-    return Role("ignored", "counts the rows")
+  if unique and whole and abs(steps := np.diff(values)).max() == 1 == abs(steps.sum()) / len(steps):
+    return Role(IGNORED, "counts the rows")
   if unique and whole and _ID.search(name):
-    return Role("ignored", "another whole number in every row, and called an id")
+    return Role(IGNORED, "another whole number in every row, and called an id")
   if padded:
-    category = Role("category", f"{len(distinct)} numbers with leading zeros")
+    category = Role(CATEGORY, f"{len(distinct)} numbers with leading zeros")
     return _lone_texts(len(distinct), len(values)) or category
-  return Role("number", "whole numbers" if whole else "numbers")
+  return Role(NUMBER, "whole numbers" if whole else "numbers")
 
 
 def _lone_texts(distinct: int, rows: int) -> Role | None:
@@ -184,7 +192,7 @@ def _lone_texts(distinct: int, rows: int) -> Role | None:
   if rows < _FEW_ROWS or distinct <= rows / 2:
     return None
   every = distinct == rows
-  return Role("ignored", f"{'' if every else 'nearly '}another text in every row, as an id")
+  return Role(IGNORED, f"{'' if every else 'nearly '}another text in every row, as an id")
 
 
 def _date_role(
@@ -193,14 +201,14 @@ def _date_role(
   """The format that reads all dates; None where they are none."""
   if not all(any(c.isdigit() for c in text) for text in distinct[:5]):
     return None
-  some = distinct[:10]
-  reads = lambda form, many: [not np.isnat(cells_lib.date_of(text, form)) for text in many]
-  likely = [f for f in cells_lib.FORMATS if np.mean(reads(f, some)) >= 0.3]
-  shares = {form: float(np.mean(reads(form, distinct))) for form in likely}
+  reads = lambda form: [not np.isnat(cells_lib.date_of(text, form)) for text in distinct[:10]]
+  likely = [form for form in cells_lib.FORMATS if np.mean(reads(form)) >= 0.3]
+  faults = {form: texts.days(spelling, form)[1] for form in likely}
+  shares = {form: 1 - wrong.sum() / (~gone).sum() for form, wrong in faults.items()}
   if not shares or max(shares.values()) < _NEARLY:
     return None
   form = max(shares, key=lambda f: shares[f])
-  _, wrong = texts.days(spelling, form)
+  wrong = faults[form]
   if wrong.any():
     row = int(np.argmax(wrong))
     text = (texts.texts or ())[texts.values[row]]
@@ -216,7 +224,7 @@ def _date_role(
       f"warning: column {name!r}, as {distinct[0]!r}, is read as {form}, but {other} fits all of it"
       f', too: say columns: {{{name}: {{date: "{other}"}}}} if that is meant.'
     )
-  return Role("date", f"as {distinct[0]!r}", form, warning)
+  return Role(DATE, f"as {distinct[0]!r}", form, warning)
 
 
 def _check_thousands(
@@ -287,7 +295,7 @@ class Encoder:
     found = infer(read, spelling, where, roles)
     fitted = _Fit(spelling, bins, most_categories, where)
     for name, role in found.items():
-      if role.kind != "ignored":
+      if role.kind != IGNORED:
         fitted.add(name, read[name], role)
     if not fitted.columns:
       each = "; ".join(f"{name}: {role.reason}" for name, role in found.items())
@@ -336,7 +344,7 @@ class Encoder:
         )
       cells = Cells.read(columns[column.name], column.name, where)
       rows = len(cells)
-      if column.role == "category":
+      if column.role == CATEGORY:
         codes = codes_of(cells.as_texts(spelling), known[column.name])
         features[column.name] = codes
         if unseen := int((codes == 0).sum()):
@@ -365,7 +373,7 @@ def describe(roles: Mapping[str, Role]) -> tuple[str, ...]:
   lines = []
   for kind in KINDS:
     names = {name: role.reason for name, role in roles.items() if role.kind == kind}
-    told = kind in ("ignored", "date", "category")
+    told = kind != NUMBER
     each = [f"{name} ({why})" if why and told else name for name, why in names.items()]
     if each:
       lines.append(f"{kind} columns, {len(each)}: {_listed(each)}.")
@@ -410,7 +418,7 @@ class _Fit:
 
   def add(self, name: str, cells: Cells, role: Role) -> None:
     """Adds the features of a column."""
-    if role.kind == "category":
+    if role.kind == CATEGORY:
       self.columns.append(types.ColumnSpec(name, role.kind))
       self._add_codes(name, self._values(name, cells))
       return
@@ -425,14 +433,14 @@ class _Fit:
     column = dataclasses.replace(column, fill=float(np.float32(np.median(known))), flag=flag)
     self.columns.append(column)
     self._numeric[name] = quantile_edges(known, self.bins)
-    if flag and role.kind == "number":
+    if flag and role.kind == NUMBER:
       self._add_codes(_flag(name), ("no", "yes"))
-    if role.kind == "date":
+    if role.kind == DATE:
       self._add_codes(f"{name} (month)", _MONTHS)
       self._add_codes(f"{name} (weekday)", _WEEKDAYS)
     if gone.any():
       self.gaps[name] = int(gone.sum())
-    if role.kind == "number":
+    if role.kind == NUMBER:
       self.notes += fillers(name, values, self.where)
 
   def _add_codes(self, name: str, values: tuple[str, ...]) -> None:
@@ -492,7 +500,7 @@ def numbers_of(
   Raises:
     ValueError: a cell is neither, or beyond float32; names the first and tells how many.
   """
-  date = column.role == "date"
+  date = column.role == DATE
   values, wrong = cells.days(spelling, column.date) if date else cells.numbers(spelling)
   with np.errstate(over="ignore", invalid="ignore"):
     large = np.isinf(values.astype(np.float32))
@@ -516,9 +524,9 @@ def _features(
   """A number's or a date's features by name."""
   name = column.name
   found = {name: np.where(gone, column.fill, values)}
-  if column.flag and column.role == "number":
+  if column.flag and column.role == NUMBER:
     found[_flag(name)] = 1 + gone.astype(np.int32)
-  if column.role == "date":
+  if column.role == DATE:
     days = np.floor(np.where(gone, 0, values)).astype(np.int64)
     months = days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) % 12
     found[f"{name} (month)"] = np.where(gone, 0, 1 + months)

@@ -234,8 +234,10 @@ def _unseen(codes: np.ndarray, spec: types.TableSpec, rows: table_splits.Rows) -
     found = {n: int(c) for n, c in zip(spec.categorical, lost, strict=True) if c and n in known}
     if found:
       each = ", ".join(f"{name} {count}" for name, count in found.items())
+      # As where one file writes quotes that another does not.
+      warning = "warning: " * (max(found.values()) == len(rows[split]))
       notes.append(
-        f"{split}: rows with a category that training had not, or rarely: {each}, of"
+        f"{warning}{split}: rows with a category that training had not, or rarely: {each}, of"
         f" {len(rows[split])}."
       )
   return notes

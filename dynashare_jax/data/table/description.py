@@ -165,8 +165,12 @@ def parse(raw: Mapping[str, Any], where: str) -> Description:
 
 
 def read_tasks(part: described.Part) -> tuple[Task, ...]:
-  """Reads the key `tasks`."""
-  tasks = part.mapping("tasks")
+  """Reads the key `tasks`, a mapping or a list of names."""
+  listed = part.raw.get("tasks")
+  if isinstance(listed, list) and listed and all(isinstance(name, str) for name in listed):
+    tasks = described.Part({name: {} for name in listed}, part.file, "tasks")
+  else:
+    tasks = part.mapping("tasks")
   found: list[Task] = []
   taken: dict[str, str] = {}
   for name in tasks.raw:

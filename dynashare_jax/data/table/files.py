@@ -20,7 +20,10 @@ from dynashare_jax.data import text
 from dynashare_jax.data.cells import Cells
 
 _PARQUET = (".parquet", ".pq")
-_TEXTS = (".csv", ".tsv", ".txt", ".gz", ".data", ".dat", "")
+_OTHERS = (  # what is no text, though it holds tables
+  *(".xlsx", ".xls", ".ods", ".zip", ".bz2", ".xz", ".npy", ".npz", ".h5", ".pkl", ".feather"),
+  *(".arrow", ".sav", ".dta", ".sas7bdat", ".db", ".sqlite", ".mat", ".json", ".jsonl"),
+)
 _SAMPLE = 100  # lines that tell the separator
 
 
@@ -137,13 +140,13 @@ def _read(path: str, layout: Layout, wanted: Collection[str]) -> Frame:
   ending = pathlib.Path(path).suffix.lower()
   if ending in _PARQUET:
     frame = _read_parquet(path)
-  elif ending in _TEXTS:
-    frame = _read_csv(path, layout, wanted)
-  else:
+  elif ending in _OTHERS:
     raise ValueError(
       f"{path}: tables are read from CSV (.csv, .tsv, .txt, also with .gz) and Parquet (.parquet),"
       f" not from {ending}: save it as one of them."
     )
+  else:
+    frame = _read_csv(path, layout, wanted)
   if not frame.rows:
     raise ValueError(f"{path} has no row.")
   return frame

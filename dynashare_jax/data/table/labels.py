@@ -13,6 +13,8 @@ from dynashare_jax import types
 from dynashare_jax.data import columns as columns_lib
 from dynashare_jax.data import description as described
 from dynashare_jax.data.cells import Cells
+from dynashare_jax.data.cells import MISSING
+from dynashare_jax.data.cells import NO_NUMBER
 from dynashare_jax.data.cells import Spelling
 from dynashare_jax.data.cells import text_of
 from dynashare_jax.data.table import description as table_description
@@ -65,7 +67,7 @@ def read(
     raise ValueError(f"{task.place}.columns: a {kind} task has one column, not {len(cells)}.")
   found = _MAKERS[kind](task, cells, frame, rows, spelling)
   notes = [f"task {task.name}: {kind}{why}, {found.notes[0]}", *found.notes[1:]]
-  lacking = {}
+  lacking, gone = {}, {*MISSING, *spelling.missing, *(NO_NUMBER if kind == "number" else ())}
   for split, part in rows.items():
     known = int(found.valid[part].reshape(len(part), -1).any(1).sum())
     if not known:
@@ -73,7 +75,9 @@ def read(
     if known < len(part):
       lacking[split] = f"{len(part) - known} of {len(part)} {split} rows"
   if lacking:
-    notes.append(f"task {task.name}: no label in {', '.join(lacking.values())}.")
+    marks = {text for c in cells for text in c.texts or () if text and text in gone}
+    also = f" (also where it says {', '.join(sorted(marks))})" if marks else ""
+    notes.append(f"task {task.name}: no label in {', '.join(lacking.values())}{also}.")
   return found._replace(notes=tuple(notes))
 
 

@@ -44,7 +44,7 @@ def assign(
     found, how = {split: np.flatnonzero(part == split) for split in types.SPLITS}, "by files"
   else:
     found, how = _by_share(frame, np.arange(frame.rows), splits, splits.shares, spelling)
-  if not len(found["validation"]):
+  if not len(found["validation"]) and len(found["train"]):
     share = splits.shares["validation"]
     parts = {"train": 1 - share, "validation": share}
     cut, drawn = _by_share(frame, found["train"], splits, parts, spelling)
@@ -89,10 +89,10 @@ def _by_share(
     cells = _complete(frame, splits.group, f"{splits.place}.group", spelling)
     _, groups = np.unique(cells.values[rows], return_inverse=True)
     groups = groups.reshape(-1)
-    place = _draw(int(groups.max()) + 1, splits.seed)[groups]
+    count = int(groups.max(initial=-1)) + 1
+    place = _draw(count, splits.seed)[groups] if count else groups
     order = np.argsort(place, kind="stable")
     first = lambda at: int(np.searchsorted(place[order], place[order][at], "left"))
-    count = int(groups.max()) + 1
     how = f"by whole groups ({count} of {splits.group!r}; {listed}; seed {splits.seed})"
     return _cut(rows[order], shares, first), how
   order = np.argsort(_draw(len(rows), splits.seed), kind="stable")

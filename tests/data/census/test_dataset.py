@@ -291,16 +291,6 @@ def test_without_the_sampling_weight(folder: str) -> None:
   assert data.arrays("train").inputs["numeric"].shape == (60, 7)
 
 
-def test_quantile_edges_by_hand() -> None:
-  edges = census_encoding.quantile_edges
-  assert edges(np.arange(17.0), 4) == (0, 4, 8, 12, 16)
-  assert edges(np.array([5.0, 5.0]), 16) == (5, 6)
-  assert edges(np.arange(17.0), 1) == (0, 16)
-  # A frequent value is an edge of its own; the rest keeps the other 3 bins.
-  values = np.concatenate([np.zeros(90), np.arange(1.0, 11.0)])
-  assert edges(values, 4) == (0, 1, 4, 7, 10)
-
-
 def test_compat_labels(folder: str) -> None:
   corrected = _build(folder).arrays("train").targets["education"]
   authors = _build(folder, census_labels="authors")
