@@ -27,6 +27,7 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 autodoc_typehints_format = "short"
+smartquotes = False  # V' of a formula
 highlight_language = "none"  # blocks without a language are commands and what they print
 html_theme = "furo"
 html_title = "dynashare_jax"
@@ -34,7 +35,7 @@ html_show_sourcelink = False
 html_copy_source = False
 
 _LABEL = re.compile(r"(Source|Differs|Invariances|Example|Sources): \S")
-_BAR = re.compile(r"(`[^`]*`)|\|")  # |x| outside of code is no name
+_MARKS = re.compile(r"(`[^`]*`)|([|<*])")  # that mean something outside of code
 _UPWARDS = re.compile(r"\]\(\.\./[^)#]*")
 # Behind the functions: what those who add a method, a data set or a balancer write against.
 _MODULES = {
@@ -74,12 +75,16 @@ def files(folder: str) -> str:
   parts = []
   for path in sorted((ROOT / "dynashare_jax" / folder).glob("[!_]*.py")):
     text = inspect.cleandoc(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
-    parts.append(f"## {path.stem}\n\n" + "\n".join(labelled(text.split("\n"))))
+    parts.append(f"## {path.stem}\n\n" + "\n".join(labelled(text.split("\n"), "|<*")))
   return "\n\n".join(parts)
 
 
-def labelled(lines: list[str]) -> list[str]:
-  """Returns a docstring whose lines `Source: ...` are paragraphs, without an indent below them."""
+def labelled(lines: list[str], marks: str = "|") -> list[str]:
+  """Returns a docstring whose lines `Source: ...` are paragraphs, without an indent below them.
+
+  Args:
+    marks: that are to stand as they are, outside of code.
+  """
   found: list[str] = []
   inside = False
   for line in lines:
@@ -87,7 +92,8 @@ def labelled(lines: list[str]) -> list[str]:
     inside = starts or (inside and line.startswith("  ") and bool(line.strip()))
     found += [""] * starts
     found.append(line.strip() if inside and not starts else line)
-  return [_BAR.sub(lambda m: m[1] or "\\|", line) for line in found]
+  escaped = lambda match: f"\\{match[2]}" if (match[2] or "-") in marks else match[0]
+  return [_MARKS.sub(escaped, line) for line in found]
 
 
 def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

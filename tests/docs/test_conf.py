@@ -8,6 +8,8 @@ import types
 
 import pytest
 
+from dynashare_jax import version
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -44,6 +46,14 @@ def test_lines_with_a_label_are_paragraphs(conf):
     "  code",
   ]
   assert conf.labelled(text.split("\n")) == wanted
+  assert conf.labelled(["<g, v> * `<a>|`"], "<*") == ["\\<g, v> \\* `<a>|`"]
+
+
+def test_one_version():
+  found = [
+    version.__version__ in (ROOT / name).read_text() for name in ("CITATION.cff", "CHANGELOG.md")
+  ]
+  assert all(found)
 
 
 def test_every_balancer_and_method_is_told_by_its_file(conf):
