@@ -8,6 +8,9 @@ import types
 
 import pytest
 
+from dynashare_jax import types as types_lib
+from dynashare_jax import version
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -31,6 +34,31 @@ def test_the_reference_follows_the_public_names(conf):
   ]
 
 
+def test_what_is_public_is_told_once(conf):
+  module = types.ModuleType("dynashare_jax.metrics")
+  module.Metric, module.__all__ = types_lib.Metric, ["Metric"]
+  package = types.ModuleType("dynashare_jax")
+  package.metrics, package.__all__ = module, ["metrics"]
+  assert ":exclude-members: Metric\n" in conf.behind(package)
+  assert ":exclude-members:" not in conf.behind(types.ModuleType("dynashare_jax"))
+
+
+def test_blocks_of_docstrings_are_code(conf):
+  text = "Use:\n```\na | b\n  c\n```\nthen."
+  wanted = ["Use:", "", ".. code-block:: python", "", "   a | b", "     c", "", "then."]
+  assert conf.fenced(conf.labelled(text.split("\n"))) == wanted
+
+
+def test_a_page_that_nothing_names_has_a_place(conf, tmp_path):
+  for name in ("index", "a", "b", "c/index", "c/d", "c/e"):
+    page = tmp_path / f"{name}.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("b c/e")
+  (tmp_path / "index.md").write_text("```{toctree}\n:maxdepth: 1\n\na\nc/index\n```\n")
+  (tmp_path / "c" / "index.md").write_text("x\n\n```{toctree}\nd\n```\n")
+  assert conf.others(tmp_path).splitlines()[-3:] == ["b", "c/e", "```"]
+
+
 def test_lines_with_a_label_are_paragraphs(conf):
   text = "Weighs |g|.\nSource: A 2020.\nDiffers: not\n  clipped, `a|b`.\n\n  code"
   wanted = [
@@ -44,6 +72,14 @@ def test_lines_with_a_label_are_paragraphs(conf):
     "  code",
   ]
   assert conf.labelled(text.split("\n")) == wanted
+  assert conf.labelled(["<g, v> * `<a>|`"], "<*") == ["\\<g, v> \\* `<a>|`"]
+
+
+def test_one_version():
+  found = [
+    version.__version__ in (ROOT / name).read_text() for name in ("CITATION.cff", "CHANGELOG.md")
+  ]
+  assert all(found)
 
 
 def test_every_balancer_and_method_is_told_by_its_file(conf):
