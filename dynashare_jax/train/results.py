@@ -336,7 +336,7 @@ def _execution(test: evaluate.Result) -> dict[str, Any]:
 
 
 def _timing(loop: loop_lib.Loop) -> dict[str, Any]:
-  """Seconds of the whole run (all its processes) and medians of a step."""
+  """Seconds and steps of the whole run (all its processes) and medians of a step."""
   medians = {k: float(np.median(v)) for k, v in loop.step_seconds.items()}
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   scale = 2**30 if sys.platform == "darwin" else 2**20
@@ -344,6 +344,7 @@ def _timing(loop: loop_lib.Loop) -> dict[str, Any]:
   rate = loop.config.train.batch_size / last if last else float("nan")
   return {
     "seconds": loop.spent,
+    "steps": loop.experiment.total_steps,
     "step_seconds": medians,
     "peak_memory_gb": peak / scale,
     "examples_per_second": rate,

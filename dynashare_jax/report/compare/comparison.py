@@ -51,10 +51,10 @@ def compare(runs: gains.Runs, told: raw.Told = raw.NOTHING) -> tables.Table:
     parameters (of `single`, all its columns), and those without heads and with batch statistics as
     a multiple of one single-task backbone (the papers' count, if there is `single`); executed
     percentage of (task, block, example) triples; multiply-accumulates of all tasks of an example;
-    median seconds of a re-training step; minutes and memory of the whole run; where they are known,
-    work and milliseconds of both ways to serve. Columns without any number are left out, but for
-    the trials. Numbers are means with the sample standard deviation over seeds. A column's `group`
-    is its task, `Delta`, `seeds` or `cost`.
+    median seconds of a re-training step; steps, minutes and memory of the whole run; where they are
+    known, work and milliseconds of both ways to serve. Columns without any number are left out, but
+    for the trials. Numbers are means with the sample standard deviation over seeds. A column's
+    `group` is its task, `Delta`, `seeds` or `cost`.
 
   Raises:
     ValueError: no run, an unfinished run, a seed twice under one label, runs that differ in data
@@ -209,6 +209,7 @@ def _cost_columns(runs: gains.Runs) -> _Block:
   for title, unit, of, digits in (
     ("parameters", "backbones", _backbones(runs), 2),
     ("multiply-accumulates", "M", _macs, 2),
+    ("steps", "", lambda r: _number(r, "timing", "steps"), 0),
     ("training", "min", lambda r: _number(r, "timing", "seconds") / 60, 1),
     ("memory", "GB", lambda r: _number(r, "timing", "peak_memory_gb"), 1),
   ):
@@ -395,7 +396,7 @@ def _legend(table: tables.Table, runs: gains.Runs) -> str:
     " backbones: without heads and with batch statistics, over those of one single-task backbone,"
     " as the papers count. Executed: share of (task, block, example) triples on test."
     " Multiply-accumulates: of all tasks of one example, without gates. Step: median of"
-    " re-training."
+    " re-training. Steps: of all phases of a run, a search among them."
   )
   columns, _ = _served_columns(runs)
   if any(column.title.startswith(_WORK) for column in columns):

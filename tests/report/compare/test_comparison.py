@@ -142,7 +142,7 @@ def test_what_a_network_takes() -> None:
   """In backbones: 1124 without heads of 562 each; of a plan the work that it executes."""
   blocks = {"per_example_all_blocks": [[3e6, 5e6]] * 2, "stem": 1e6, "heads": {"seg": 2e6}}
   served = {"together": {"work": 1.5}, "apart": {"work": 0.75}}
-  timing = {"seconds": 90.0, "peak_memory_gb": 1.25}
+  timing = {"seconds": 90.0, "steps": 300, "peak_memory_gb": 1.25}
   runs = {
     "single": [made("single", 0, 40.0, 0.5, macs={"total": 30e6}, timing=timing)],
     "ours": [made("dynashare", 0, 44.0, 0.4, macs=blocks, served=served, timing=timing)],
@@ -153,6 +153,7 @@ def test_what_a_network_takes() -> None:
   assert value(0, "parameters", "backbones") == pytest.approx(2.0)
   assert value(0, "multiply-accumulates", "M") == pytest.approx(30)
   assert value(1, "multiply-accumulates", "M") == pytest.approx(1 + 1.5 * 8 + 2)
+  assert value(1, "steps", "") == 300
   assert value(1, "training", "min") == pytest.approx(1.5)
   assert value(1, "memory", "GB") == pytest.approx(1.25)
 
