@@ -131,7 +131,9 @@ def check(
   splits: dict[str, Split] = {}
   pictures: list[types.Batch] = []
   for name, size in spec.sizes.items():
-    split = Split(name, size, {t.name: statistics.Labels(t) for t in spec.tasks}, spec.private)
+    split = Split(
+      name, size, {t.name: statistics.Labels(t, spec.private) for t in spec.tasks}, spec.private
+    )
     splits[name], chosen = split, _spread(size, most)
     if spec.input_kind != "image":
       split.add(loader.take(dataset.arrays(name), chosen), list(map(str, chosen)), spec.tasks)
@@ -220,6 +222,7 @@ def _task_problems(
     warnings.append(
       f"{where}: {task.examples - task.labelled} of {task.examples} examples have no label."
     )
+  warnings += [f"{where}: {text}." for text in task.doubts()]
   if task.unusual:
     wanted, _ = task.kind.usual(task.task)
     warnings.append(

@@ -12,6 +12,10 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.objectives import kinds
+from dynashare_jax.train import labels
+
+_VALUES = 2_000_000  # labels of a task among which is looked for what seems wrong
+_EACH = 2_000  # of them from one picture
 
 
 @dataclasses.dataclass
@@ -66,9 +70,10 @@ class Numbers:
 class Labels:
   """Figures of one task's labels."""
 
-  def __init__(self, task: types.TaskSpec) -> None:
-    """Starts with nothing."""
-    self.task = task
+  def __init__(self, task: types.TaskSpec, private: bool = False) -> None:
+    """Starts with nothing; of private data no values are told."""
+    self.task, self.private = task, private
+    self._sample: list[np.ndarray] = []
     self.examples = self.labelled = self.places = self.known = self.unusual = 0
     self.shapes: dict[str, int] = {}
     self.kind = kinds.find(task.kind)
@@ -89,11 +94,19 @@ class Labels:
     chosen = target[valid]
     if not chosen.size:
       return
+    if sum(map(len, self._sample)) < _VALUES and not self.private:
+      most = _EACH if len(valid) == 1 else _VALUES
+      self._sample.append(labels.sample(self.task, target, valid, most))
     counts, base = self.kind.counts(self.task, target, valid)
     self.counts, self.base = self.counts + counts, self.base + base
     self.unusual += int((~self.kind.usual(self.task)[1](chosen)).sum())
     values = chosen.astype(np.float32, copy=False)
     self.numbers.add(values.reshape(-1, 1) if values.ndim == 1 else values)
+
+  def doubts(self) -> list[str]:
+    """What looks wrong, if anything."""
+    sample = np.concatenate(self._sample) if self._sample else np.zeros(0)
+    return self.kind.doubts(self.task, sample) if sample.size else []
 
   def figures(self) -> dict[str, Any]:
     """All of it, for JSON."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import sys
 from typing import Any
 import zlib
 
@@ -324,7 +325,37 @@ def _iterate(rows: _Rows, start_step: int, threads: int, workers: int) -> Iterat
     if not flags.FLAGS.is_parsed():  # in a notebook or script; Grain reads flags of its own
       flags.FLAGS.mark_as_parsed()
     ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return _without_script(lambda: iter(ahead), workers)
   return iter(ahead)
+
+
+def _without_script(start: Callable[[], Any], workers: int) -> Iterator[Batch]:
+  """What an iterator gives, whose first items start processes that need not run the user's script.
+
+  A process that is spawned imports the program's main file again, which would train once more where
+  the file has no `if __name__ == "__main__"`. Grain pickles all that its workers need, also what is
+  defined in that file.
+  """
+  main = sys.modules["__main__"]
+  script = getattr(main, "__file__", None) if getattr(main, "__spec__", None) is None else None
+  iterator: Any = None
+  try:
+    for _ in range(workers):
+      if script is not None:
+        del main.__file__
+      try:
+        iterator = start() if iterator is None else iterator
+        batch = next(iterator, None)
+      finally:
+        if script is not None:
+          main.__file__ = script
+      if batch is None:
+        return
+      yield batch
+    yield from iterator
+  finally:
+    if iterator is not None:
+      iterator.close()
 
 
 def stack(examples: Sequence[Batch]) -> Batch:

@@ -33,8 +33,8 @@ class Feed:
     self._orders: dict[str, tuple[np.ndarray, loader.Order | loader.TaskOrder]] = {}
     self._streams: dict[int, tuple[int, Iterator[types.Batch]]] = {}
 
-  def check(self) -> None:
-    """Refuses labels that a task cannot have, in every resident split (see `labels.check`).
+  def check(self) -> list[labels.Labelled]:
+    """Counts labels; refuses those that a task cannot have, in resident splits (`labels.check`).
 
     Streamed batches are checked when they are read. Refuses also shares of a batch that cannot be,
     and tasks without any label in training or test (see `labels.check_any`).
@@ -45,8 +45,11 @@ class Feed:
     if self._config.resident:
       for name in types.SPLITS:
         labels.check(dataset.spec.tasks, dataset.arrays(name), name)
-    for name in ("train", "test"):
-      labels.check_any(dataset, name, self._config.resident)
+    told = self._config.resident, self._config.threads
+    return [
+      (labels.look if name == "validation" else labels.check_any)(dataset, name, *told)
+      for name in types.SPLITS
+    ]
 
   def split(self, name: str) -> types.Batch:
     """Returns a resident split, replicated on all devices."""

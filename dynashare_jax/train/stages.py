@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from absl import logging
 import jax
 
 from dynashare_jax.checkpoints import checkpoint
@@ -24,7 +27,12 @@ def run(loop: loop_lib.Loop) -> state_lib.State:
     NonFiniteLossError: a loss or a parameter is not finite any more.
   """
   experiment = loop.experiment
-  loop.feed.check()
+  looked_at = loop.feed.check()
+  if mesh_lib.rank(experiment.mesh) == 0:
+    for found in looked_at:
+      print(found, file=sys.stderr, flush=True)
+      for doubt in found.doubts:
+        logging.warning("%s: %s.", found.split, doubt)
   with (
     checkpoint.Checkpoints(loop.workdir / "checkpoints", mesh=experiment.mesh) as checkpoints,
     preemption.Watch(experiment.mesh) as watch,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
+import types
 
 from absl import flags
 import jax
@@ -46,13 +48,18 @@ def _assert_equal(a: Batch, b: Batch) -> None:
     assert x.dtype == y.dtype
 
 
-def test_worker_processes_need_no_parsed_flags():
-  """A notebook or script that never calls `absl.app.run` has worker processes too."""
+def test_worker_processes_need_no_parsed_flags_and_run_no_script(tmp_path, monkeypatch):
+  """A notebook or script that never calls `absl.app.run`, nor asks for `__main__`, has them too."""
   flags.FLAGS.unparse_flags()
+  script = types.ModuleType("__main__")
+  script.__file__ = str(tmp_path / "script.py")
+  (tmp_path / "script.py").write_text("raise SystemExit('the script ran again')")
+  monkeypatch.setitem(sys.modules, "__main__", script)
   split, order = _split(), loader.Order(10, 4, 0, "x")
   batches = loader.stream(_Source(split), order, workers=1)
   _assert_equal(next(batches), loader.take(split, order.indices(0)[0]))
   batches.close()
+  assert script.__file__ == str(tmp_path / "script.py")
 
 
 @pytest.mark.parametrize("size,batch", [(10, 4), (7, 7), (5, 1)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,9 @@ from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 Leaves = Mapping[str, ArrayLike]  # sums or scores of all batches
 # What labels should be, in words and as a function of labels.
 Rule = tuple[str, Callable[[np.ndarray], np.ndarray]]
+
+
+_FAR = 3.0  # times the range of all other numbers
 
 
 class Picture(NamedTuple):
@@ -144,6 +147,16 @@ class Kind(abc.ABC):
     """Returns which labels deserve no warning: here all."""
     return "anything", lambda labels: np.ones(labels.shape, bool)
 
+  def doubts(self, task: TaskSpec, labels: np.ndarray) -> list[str]:
+    """Returns what looks wrong of many valid labels `[n]` or `[n, O]`, here of numbers.
+
+    That all are equal, or some equal ones lie far from all others, such as 999999.
+    """
+    if self.stored not in ("numbers", "values") or len(labels) < 2:
+      return []
+    columns = np.reshape(labels, (len(labels), -1)).astype(np.float64).T
+    return [text for column in columns for text in _doubts(column[np.isfinite(column)])]
+
   def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
     """Counts how many labels have each class, `[K]`, and how many there are; here no classes."""
     return np.zeros(0, np.int64), 0
@@ -155,6 +168,32 @@ class Kind(abc.ABC):
     return [shown(row) + unit for row in np.reshape(values, (len(values), -1))]
 
 
+def _doubts(numbers: np.ndarray) -> Iterator[str]:
+  """What looks wrong of some finite numbers."""
+  for end in sorted({numbers.min(), numbers.max()} if numbers.size else ()):
+    rest = numbers[numbers != end]
+    if not rest.size:
+      yield f"all {numbers.size} labels are {end:g}: nothing can be learnt"
+      continue
+    gap, span = np.abs(rest - end).min(), rest.max() - rest.min()
+    count = numbers.size - rest.size
+    nines = end.is_integer() and abs(end) > 99 and set(f"{abs(end):.0f}") == {"9"}
+    if (count > 1 and gap > _FAR * span > 0) or (nines and gap > span):
+      yield (
+        f"{count} of {numbers.size} labels are {end:.12g}, far from all others ({rest.min():g} to"
+        f" {rest.max():g}): if that means no label, leave it out"
+      )
+
+
+def _one_class(task: TaskSpec, counts: np.ndarray) -> list[str]:
+  """Says where all labels have one class."""
+  seen = np.flatnonzero(counts)
+  if len(seen) != 1 or counts.sum() < 2:
+    return []
+  name = repr(task.classes[seen[0]]) if task.classes else f"class {seen[0]}"
+  return [f"all {counts.sum()} labels are {name}: nothing can be learnt"]
+
+
 class Classes(Kind):
   """A kind whose labels are class ids from 0 to O - 1; others count as not valid."""
 
@@ -162,6 +201,14 @@ class Classes(Kind):
     """Returns that class ids are allowed."""
     inside = lambda ids: (ids >= 0) & (ids < task.outputs) & (ids == np.floor(ids))
     return f"class ids from 0 to {task.outputs - 1}", inside
+
+  def doubts(self, task: TaskSpec, labels: np.ndarray) -> list[str]:
+    """Returns whether all labels have one class."""
+    return (
+      []
+      if self.several
+      else _one_class(task, self.counts(task, labels, np.ones(len(labels), bool))[0])
+    )
 
   def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
     """Counts the labels of every class."""
@@ -193,6 +240,14 @@ class YesNo(Kind):
   def allowed(self, task: TaskSpec) -> Rule:
     """Returns that 0 and 1 are allowed."""
     return "0 and 1", lambda labels: (labels == 0) | (labels == 1)
+
+  def doubts(self, task: TaskSpec, labels: np.ndarray) -> list[str]:
+    """Returns whether all labels have one class."""
+    return (
+      []
+      if self.several
+      else _one_class(task, self.counts(task, labels, np.ones(len(labels), bool))[0])
+    )
 
   def counts(self, task: TaskSpec, target: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, int]:
     """Counts no and yes."""

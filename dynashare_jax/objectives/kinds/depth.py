@@ -13,6 +13,7 @@ from dynashare_jax.objectives.kinds import regression
 from dynashare_jax.ops import losses
 from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
+_MOST_METRES = 300  # a median above is doubted
 _WITHIN = (("delta_1.25", 1.25), ("delta_1.25^2", 1.25**2), ("delta_1.25^3", 1.25**3))
 
 
@@ -99,6 +100,16 @@ class Depth(regression.Regression):
   def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: Any) -> Any:
     """Divides depths by the distance, or multiplies inverse ones."""
     return label * distance if task.inverse else label / distance
+
+  def doubts(self, task: TaskSpec, labels: np.ndarray) -> list[str]:
+    """Returns also whether metres look like millimetres."""
+    found = super().doubts(task, labels)
+    middle = float(np.median(labels)) if labels.size else 0.0
+    if task.unit == "m" and middle > _MOST_METRES:
+      found.append(
+        f"half of the labels are above {middle:g} m: are they millimetres (scale 0.001)?"
+      )
+    return found
 
   def usual(self, task: TaskSpec) -> base.Rule:
     """Returns that depths are positive."""
