@@ -78,10 +78,12 @@ class Cells:
     values: float64 `[N]`, datetime64 `[N]`, or int32 codes `[N]` of texts; NaN, NaT or -1 is
       missing.
     texts: what the codes 0, 1, ... stand for, without blanks around; None for numbers and dates.
+    known: spelling or format -> what it makes of `texts`, which is read once.
   """
 
   values: np.ndarray
   texts: tuple[str, ...] | None = None
+  known: dict[Any, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
   @classmethod
   def read(cls, values: Any, name: str, where: Where = place) -> Cells:
@@ -164,7 +166,7 @@ class Cells:
 
   def take(self, rows: np.ndarray) -> Cells:
     """Returns some rows."""
-    return Cells(self.values[rows], self.texts)
+    return Cells(self.values[rows], self.texts, self.known)
 
   @property
   def kind(self) -> str:
@@ -173,13 +175,20 @@ class Cells:
       return "text"
     return "date" if self.values.dtype.kind == "M" else "number"
 
+  def codes(self, spelling: Spelling) -> np.ndarray:
+    """Returns a number for every different value, int64 `[N]`, and -1 for missing ones."""
+    if self.texts is None:
+      _, codes = np.unique(self.values, return_inverse=True)
+      return np.where(self.missing(spelling), -1, codes.reshape(-1))
+    return np.where(self.missing(spelling), -1, self.values.astype(np.int64))
+
   def as_texts(self, spelling: Spelling) -> Cells:
     """Returns the same as texts, missing ones -1."""
     if self.texts is None:
       distinct, codes = np.unique(self.values, return_inverse=True)
       cells = Cells(codes.reshape(-1).astype(np.int32), tuple(text_of(v) for v in distinct))
       return Cells(np.where(self.missing(spelling), -1, cells.values), cells.texts)
-    return Cells(np.where(self.missing(spelling), -1, self.values), self.texts)
+    return Cells(np.where(self.missing(spelling), -1, self.values), self.texts, self.known)
 
   def missing(self, spelling: Spelling, strict: bool = False) -> np.ndarray:
     """Returns which rows are missing, `[N]`.
@@ -194,7 +203,7 @@ class Cells:
         gone = gone | np.isin(self.values, [mark for mark in marks if mark is not None])
       return gone
     marks_ = {*MISSING, *spelling.missing, *(NO_NUMBER if strict else ())}
-    return self._of_texts(lambda text: text in marks_, True, bool)
+    return np.array([*(text in marks_ for text in self.texts), True], bool)[self.values]
 
   def numbers(self, spelling: Spelling) -> tuple[np.ndarray, np.ndarray]:
     """Returns float64 `[N]` with NaN for missing ones, and which cells are no number."""
@@ -202,9 +211,11 @@ class Cells:
     if self.texts is None:
       values = _days(self.values) if self.kind == "date" else self.values
       return np.where(gone, np.nan, values), np.zeros(len(self), bool)
-    parsed = self._of_texts(lambda text: spelling.number(text), None, object)
-    wrong = np.array([value is None for value in parsed], bool) & ~gone
-    return np.where(gone | wrong, np.nan, parsed).astype(np.float64), wrong
+    if spelling not in self.known:
+      # None becomes NaN, which no text is.
+      self.known[spelling] = np.array([*map(spelling.number, self.texts), None], np.float64)
+    parsed = self.known[spelling][self.values]
+    return np.where(gone, np.nan, parsed), np.isnan(parsed) & ~gone
 
   def days(self, spelling: Spelling, form: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns days since 1970-01-01, float64 `[N]` as `numbers`, and which cells are no date."""
@@ -212,16 +223,12 @@ class Cells:
     if self.kind == "date":
       return np.where(gone, np.nan, _days(self.values)), np.zeros(len(self), bool)
     cells = self.as_texts(spelling)
-    parsed = cells._of_texts(lambda text: date_of(text, form), np.datetime64("NaT"), "M8[us]")
+    if form not in cells.known:
+      read = [date_of(text, form) for text in cells.texts or ()]
+      cells.known[form] = np.array([*read, np.datetime64("NaT")], "datetime64[us]")
+    parsed = cells.known[form][cells.values]
     wrong = np.isnat(parsed) & ~gone
     return np.where(gone, np.nan, _days(parsed)), wrong
-
-  def _of_texts(self, function: Callable[[str], Any], absent: Any, dtype: Any) -> np.ndarray:
-    """What a function makes of every row's text; `absent` where there is none."""
-    table = np.empty(len(self.texts or ()) + 1, dtype)
-    table[:-1] = [function(text) for text in self.texts or ()]
-    table[-1] = absent
-    return table[self.values]
 
 
 def _absent(value: Any) -> bool:

@@ -132,14 +132,15 @@ def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
   if cells.kind == DATE:
     return Role(DATE, "dates", cells_lib.ISO)
   numbers, wrong = cells.numbers(spelling)
-  texts = cells.as_texts(spelling)
-  codes = np.unique(texts.values[~gone])
-  distinct = [(texts.texts or ())[code] for code in codes]
-  if len(distinct) == 1 and not gone.any():
-    return Role(IGNORED, f"one value, {distinct[0][:20]!r}")
-  padded = any(re.fullmatch(r"0\d+", text) for text in distinct)
+  codes = np.unique(cells.codes(spelling)[~gone])
+  if len(codes) == 1 and not gone.any():
+    row = int(np.argmax(~gone))
+    text = cells_lib.text_of(cells.values[row] if cells.texts is None else cells.texts[codes[0]])
+    return Role(IGNORED, f"one value, {text[:20]!r}")
+  distinct = [(cells.texts or ())[code] for code in codes] if cells.texts is not None else []
   if not wrong.any():
-    return _numeric_role(name, cells, numbers, distinct, padded)
+    return _numeric_role(name, cells, numbers, distinct)
+  texts = cells.as_texts(spelling)
   if (role := _date_role(name, texts, distinct, gone, spelling, where)) is not None:
     return role
   known = np.isfinite(numbers).sum()
@@ -167,23 +168,22 @@ def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
   return Role(CATEGORY, f"{len(distinct)} texts", warning=warning if known else "")
 
 
-def _numeric_role(
-  name: str, cells: Cells, numbers: np.ndarray, distinct: list[str], padded: bool
-) -> Role:
-  """What a column is whose values are all numbers."""
-  compact = lambda text: len(text) == 8 and "1900" <= text[:4] <= "2100"
-  if all(compact(t) and not np.isnat(cells_lib.date_of(t, "%Y%m%d")) for t in distinct):
-    return Role(DATE, "as 20240131", "%Y%m%d")
+def _numeric_role(name: str, cells: Cells, numbers: np.ndarray, texts: list[str]) -> Role:
+  """What a column is whose values are all numbers, written as some texts if it has such."""
   values = numbers[np.isfinite(numbers)]
   whole = bool((values == np.floor(values)).all())
+  if whole and len(values) and values.min() >= 19000101 and values.max() <= 21001231:
+    days = [cells_lib.date_of(str(int(v)), "%Y%m%d") for v in np.unique(values)]
+    if not np.isnat(days).any():
+      return Role(DATE, "as 20240131", "%Y%m%d")
   unique = len(np.unique(values)) == len(cells) >= _FEW_ROWS
   if unique and whole and abs(steps := np.diff(values)).max() == 1 == abs(steps.sum()) / len(steps):
     return Role(IGNORED, "counts the rows")
   if unique and whole and _ID.search(name):
     return Role(IGNORED, "another whole number in every row, and called an id")
-  if padded:
-    category = Role(CATEGORY, f"{len(distinct)} numbers with leading zeros")
-    return _lone_texts(len(distinct), len(values)) or category
+  if any(re.fullmatch(r"0\d+", text) for text in texts):
+    category = Role(CATEGORY, f"{len(texts)} numbers with leading zeros")
+    return _lone_texts(len(texts), len(values)) or category
   return Role(NUMBER, "whole numbers" if whole else "numbers")
 
 

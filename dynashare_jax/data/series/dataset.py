@@ -131,7 +131,7 @@ def _labels(
   if not wanted.labels:
     series, first = number(names)
     own = frame.take(first)
-    _check_constant(wanted, frame, series, own, spelling)
+    _check_constant(wanted, frame, series, first, spelling)
     return own, [names[row] for row in first], spelling, ()
   paths = files.find(folder, wanted.labels, f"{where}: labels")
   key = wanted.id or "id"
@@ -160,14 +160,13 @@ def _check_constant(
   wanted: series_description.Description,
   frame: files.Frame,
   series: np.ndarray,
-  own: files.Frame,
+  first: np.ndarray,
   spelling: Spelling,
 ) -> None:
   """Refuses labels, and what splits go by, that differ between the rows of a series."""
   for name in (*wanted.rows.labels, *wanted.rows.splits.columns):
-    texts = frame.column(name, wanted.rows.where).as_texts(spelling).values
-    first = own.columns[name].as_texts(spelling).values
-    if (other := texts != first[series]).any():
+    codes = frame.column(name, wanted.rows.where).codes(spelling)
+    if (other := codes != codes[first][series]).any():
       raise ValueError(
         f"{frame.where(int(np.argmax(other)), name)}: another value than in the first row of the"
         " same series; labels and splits have one value a series. Put them into a table of labels."

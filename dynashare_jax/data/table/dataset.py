@@ -253,9 +253,7 @@ def _tells(
       continue
     _, label = np.unique(labels.target[rows], return_inverse=True)
     for column in spec.columns:
-      _, code = np.unique(
-        frame.columns[column.name].as_texts(spelling).values[rows], return_inverse=True
-      )
+      _, code = np.unique(frame.columns[column.name].codes(spelling)[rows], return_inverse=True)
       both = len(np.unique(code.astype(np.int64) * (label.max() + 1) + label))
       if both == code.max() + 1 <= len(rows) / 10 or both == label.max() + 1 == code.max() + 1:
         notes.append(

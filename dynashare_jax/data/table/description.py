@@ -74,6 +74,7 @@ class Splits:
     group: column whose values never part; empty for none.
     time: column by which the oldest rows train and the newest test; empty for none.
     column: column with the names of the splits; empty for none.
+    date: format of the time, where the user says it.
   """
 
   place: str
@@ -82,6 +83,7 @@ class Splits:
   group: str = ""
   time: str = ""
   column: str = ""
+  date: str = ""
 
   @property
   def columns(self) -> tuple[str, ...]:
@@ -143,6 +145,8 @@ def parse(raw: Mapping[str, Any], where: str) -> Description:
   labels = {column: task.name for task in tasks for column in task.columns}
   inputs = texts(part, "inputs")
   roles = read_roles(part)
+  if splits.time in roles:
+    splits = dataclasses.replace(splits, date=roles[splits.time].date)
   for key, names in (("inputs", inputs), ("columns", roles), ("splits", splits.columns)):
     for name in names:
       if name in labels and (key != "splits"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import math
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,14 +93,22 @@ def _check_differs(
     raise ValueError(f"{task.place}: column {name!r} {what}: there is nothing to learn.")
 
 
+def _as_classes(cells: Cells, spelling: Spelling) -> Cells:
+  """A column as texts; of numbers, but for those with leading zeros, 1 and 1.0 are the same."""
+  texts = cells.as_texts(spelling)
+  numbers, wrong = cells.numbers(spelling)
+  padded = any(re.fullmatch(r"0\d+", text) for text in cells.texts or ())
+  if cells.kind != "text" or wrong.any() or padded:
+    return texts
+  return Cells(np.where(texts.values < 0, np.nan, numbers)).as_texts(spelling)
+
+
 def _distinct(cells: Cells, spelling: Spelling) -> list[str]:
   """The different texts of a column, numbers by size."""
-  texts = cells.as_texts(spelling)
+  texts = _as_classes(cells, spelling)
   found = [(texts.texts or ())[code] for code in np.unique(texts.values[texts.values >= 0])]
-  numbers = {text: spelling.number(text) for text in found}
-  if cells.kind != "text" or None in numbers.values():
-    return sorted(found) if cells.kind == "text" else found
-  return sorted(found, key=lambda text: (numbers[text], text))
+  values = {text: Spelling().number(text) or 0.0 for text in found}
+  return sorted(found, key=lambda text: (values[text], text))
 
 
 def _kind(
@@ -338,7 +347,7 @@ def _ids(
   del task, frame
   classes = _distinct(cells, spelling)
   place = {text: i for i, text in enumerate(classes)}
-  texts = cells.as_texts(spelling)
+  texts = _as_classes(cells, spelling)
   table = np.array([*(place.get(text, -1) for text in texts.texts or ()), -1], np.int32)
   return tuple(classes), table[texts.values]
 

@@ -124,7 +124,8 @@ def _times(frame: files.Frame, splits: table_description.Splits, spelling: Spell
   """When every row is, as numbers that grow."""
   cells = _complete(frame, splits.time, f"{splits.place}.time", spelling)
   raw = frame.column(splits.time, splits.place)
-  role = columns_lib.infer({splits.time: raw}, spelling, frame.where)[splits.time]
+  given = {splits.time: columns_lib.Role("date", "as said", splits.date)} if splits.date else {}
+  role = columns_lib.infer({splits.time: raw}, spelling, frame.where, given)[splits.time]
   if role.kind not in ("date", "number") and not raw.numbers(spelling)[1].any():
     role = columns_lib.Role("number")  # counts the rows, or is called an id
   if role.kind not in ("date", "number"):
@@ -132,7 +133,13 @@ def _times(frame: files.Frame, splits: table_description.Splits, spelling: Spell
       f"{splits.place}.time: column {splits.time!r} is no date or number, but {role.reason}, first"
       f" {(cells.texts or ('',))[0]!r}."
     )
-  return raw.days(spelling, role.date)[0] if role.kind == "date" else raw.numbers(spelling)[0]
+  dated = role.kind == "date"
+  values, wrong = raw.days(spelling, role.date) if dated else raw.numbers(spelling)
+  if wrong.any():
+    row = int(np.argmax(wrong))
+    form = f"date of the format {role.date}" if dated else "number"
+    raise ValueError(f"{frame.where(row, splits.time)}: {wrong.sum()} values are no {form}.")
+  return values
 
 
 def _complete(frame: files.Frame, name: str, place: str, spelling: Spelling) -> Cells:

@@ -195,6 +195,13 @@ def test_a_column_or_files_name_the_splits(tmp_path):
   np.testing.assert_array_equal(both.arrays("test").targets["spend"], spend)
 
 
+def test_one_number_is_one_class_however_it_is_spelt(tmp_path):
+  content = _content()
+  content["grade"] = [("1", "1.0", "2", "10")[i % 4] for i in range(ROWS)]
+  grade = _open(tmp_path, content).spec.tasks[1]
+  assert (grade.kind, grade.classes) == ("multiclass", ("1", "2", "10"))
+
+
 def test_weights_of_classes(tmp_path):
   content = _content()
   content["grade"] = [str(1 + (i % 6 > 2) + (i % 6 > 4)) for i in range(ROWS)]
