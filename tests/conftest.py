@@ -20,7 +20,9 @@ def _known(*options: str) -> str:
   files = [path for path in pathlib.Path(folder).iterdir() if path.is_file()]
   library = max(files, key=lambda path: path.stat().st_size)
   with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-    return " ".join(o for o in options if text.find(o[2:].split("=")[0].encode()) >= 0)
+    # A name between zeros is a flag's; the names of retired ones stand in other tables.
+    known = lambda option: text.find(f"\0{option[2:].split('=')[0]}\0".encode()) >= 0
+    return " ".join(filter(known, options))
 
 
 # Before jax is imported, and for the processes that tests start. Tests assume
