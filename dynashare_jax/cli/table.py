@@ -52,11 +52,10 @@ def run(argv: Sequence[str] | None = None) -> str:
           " of results.json",
           file=sys.stderr,
         )
-  if arguments.page:
-    return agree(comparison.markdown(runs, told), pathlib.Path(arguments.page))
-  return (
-    f"table: {comparison.write(runs, given, told)}" if folder else (comparison.markdown(runs, told))
-  )
+  if folder and not arguments.page:
+    return f"table: {comparison.write(runs, given, told)}"
+  text = comparison.markdown(runs, told)
+  return agree(text, pathlib.Path(arguments.page)) if arguments.page else text
 
 
 def agree(text: str, page: pathlib.Path) -> str:

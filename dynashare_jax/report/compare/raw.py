@@ -63,9 +63,7 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, list[workdir_lib.Run]], To
   try:
     found = json.loads(file.read_text(encoding="utf-8"))
     runs = {
-      label: [
-        workdir_lib.Run(file.parent / name, results, {}, {}, (), {}) for name, results in several
-      ]
+      label: [_run(file.parent / name, results) for name, results in several]
       for label, several in found.pop("runs").items()
     }
     return runs, Told(**found)
@@ -74,3 +72,9 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, list[workdir_lib.Run]], To
       f"{file} is not the raw results of a table ({type(error).__name__}: {error}). The benchmark"
       " command writes it beside table.md; with runs that are finished it trains nothing."
     ) from error
+
+
+def _run(path: pathlib.Path, results: workdir_lib.Json) -> workdir_lib.Run:
+  """A run with its results alone; KeyError where they lack what no table does without."""
+  needed = {name: results[name] for name in ("dataset", "method", "seed", "split", "tasks")}
+  return workdir_lib.Run(path, results | needed, {}, {}, (), {})
