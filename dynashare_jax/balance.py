@@ -228,7 +228,7 @@ class Balancer:
         raise ValueError(
           f"`{what}` has the shape {array.shape}, not ({self.tasks},): give one number a task."
         )
-    return balancing.Losses(value, known, self.weights)
+    return balancing.Losses(jnp.where(known, value, 0.0), known, self.weights)
 
   def _key(self, state: State) -> jax.Array:
     """Of the step's random draws."""

@@ -98,10 +98,12 @@ class Gate(nn.Module):
     """Returns the scores `[B]` before the decision: log-odds of running the block.
 
     Raises:
-      ValueError: a target for a gate that does not read one.
+      ValueError: a target outside (0, 1], or for a gate that reads none.
     """
     if target is not None and not self.told:
       raise ValueError("This gate reads no target rate: make it with `Gate(told=True)`.")
+    if isinstance(target, int | float) and not 0 < target <= 1:
+      raise ValueError(f"The target rate is {target}: give a number above 0 and at most 1.")
     grouped = jax.tree.map(lambda a: jnp.asarray(a)[None], x)
     rate = None if target is None else jnp.asarray(target, jnp.float32)
     scores: jax.Array = self.scorer(grouped, jnp.ones((1,)), not train, rate)
@@ -144,7 +146,8 @@ def only(
 
   Args:
     keep: `[B]`, 0 or 1.
-    block: of examples `[n, ...]`, each by itself (batch norm by running statistics); pure.
+    block: of examples `[n, ...]`, each by itself (batch norm by running statistics); pure, so of a
+      Flax module `lambda rows: module.apply(variables, rows)`, from outside of a running network.
     x: its input, an array `[B, ...]` or a tree of such.
     skipped: what the output is without the block, in its shapes.
     buckets: number of sizes; 0 asks every example in turn, best for a batch of one or few.

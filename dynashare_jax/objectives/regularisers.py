@@ -40,8 +40,9 @@ def sparsity(
     ends. The default is what the authors' code minimises.
 
   Example:
-    >>> round(sparsity(jnp.zeros((1, 2, 2)), jnp.array([False, True])).item(), 4)  # log 2
-    0.6931
+    >>> opened = jnp.array([False, False, True])
+    >>> round(sparsity(jnp.zeros((2, 3, 2)), opened).item(), 4)  # of two tasks, log 2 each
+    1.3863
   """
   lookup.one_of("the form of the sparsity penalty", form, ("code", "paper"))
   logs, mask = jax.nn.log_softmax(logits, axis=-1), opened[None, :]
@@ -116,8 +117,8 @@ def budget(
     The square of the excess, a share: at least 0.
 
   Example:
-    >>> every = jnp.ones(2, bool)
-    >>> budget(jnp.zeros((1, 2, 2)), every, (1, 1), 0.25, "apart").item()  # (0.5 - 0.25)^2
+    >>> opened = jnp.array([True, True, True])
+    >>> budget(jnp.zeros((2, 3, 2)), opened, (1, 1, 1), 0.25, "apart").item()  # (0.5 - 0.25)^2
     0.0625
   """
   alpha = jnp.where(opened[None], jax.nn.sigmoid(logits[..., 0] - logits[..., 1]), 1.0)
@@ -140,7 +141,7 @@ def conflict(logits: Float[Array, "T L 2"], cosine: Float[Array, "T T"]) -> Floa
 
   Example:
     >>> cosine = jnp.array([[1.0, -1.0], [-1.0, 1.0]])
-    >>> conflict(jnp.zeros((2, 1, 2)), cosine).item()
+    >>> conflict(jnp.zeros((2, 3, 2)), cosine).item()
     0.25
   """
   alpha = jax.nn.sigmoid(logits[..., 0] - logits[..., 1])

@@ -65,17 +65,22 @@ def test_batches_of_any_size_add_up_to_the_whole(kind, options, targets):
   found = metrics.find(kind, **options)
   logits = RNG.normal(size=(12, found.outputs)).astype(np.float32)
   valid = np.arange(12) != 5
-  total = None
+  total, sums_of = None, jax.jit(found.sums)
   for rows in (slice(0, 7), slice(7, 9), slice(9, 12)):
-    total = found.add(total, found.sums(logits[rows], targets[rows], valid[rows]))
+    total = found.add(total, sums_of(logits[rows], targets[rows], valid[rows]))
   task, of = TaskSpec(kind, kind, found.outputs), kinds.find(kind)
-  args = (task, jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(valid))
-  wanted = of.finish(task, of.sums(*args), jax.device_get(of.scores(*args)))
+  args = (jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(valid))
+  parts = jax.jit(
+    lambda *args: (of.sums(task, *args), of.scores(task, *args), of.loss(task, *args))
+  )
+  whole, scores, sums = jax.device_get(parts(*args))
+  wanted = of.finish(task, whole, scores)
   assert found.finish(total) == pytest.approx(wanted)
   assert [metric.name for metric in found.metrics] == list(wanted)
-  sums = of.loss(*args)
   assert sums.count == (11 if kind != "number" else 22)
-  assert float(found.loss(logits, targets, valid)) == pytest.approx(sums.total / sums.count)
+  assert float(jax.jit(found.loss)(logits, targets, valid)) == pytest.approx(
+    sums.total / sums.count
+  )
 
 
 def test_an_error_of_a_pixel_without_a_label_counts_nowhere():
