@@ -1,4 +1,4 @@
-"""Executes the quickstart notebook and keeps its pictures.
+"""Executes a notebook of this folder (default: the quickstart) and keeps its pictures.
 
   python notebooks/render.py --folder=runs/notebook --pictures=docs/images \
       --changes='{"train.retrain_steps": 120}'
@@ -16,20 +16,25 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
 NOTEBOOK = pathlib.Path(__file__).with_name("quickstart_tpu.ipynb")
-CHANGES = "DYNASHARE_NOTEBOOK"  # environment variable that the notebook reads
+CHANGES = "DYNASHARE_NOTEBOOK"  # environment variable that notebooks read
+_WITHIN = re.compile(r'src="data:image/png;base64,([^"]*)"')
 
 
-def execute(folder: pathlib.Path, changes: dict[str, Any], cell_seconds: int) -> Any:
-  """Executes the notebook.
+def execute(
+  folder: pathlib.Path, changes: dict[str, Any], cell_seconds: int, path: pathlib.Path = NOTEBOOK
+) -> Any:
+  """Executes a notebook.
 
   Args:
     folder: where it runs; made if it is not there.
-    changes: of the configuration, by dotted names.
+    changes: of what the notebook is told.
     cell_seconds: the longest that a cell may take.
+    path: of the notebook.
 
   Returns:
     The notebook with its outputs, also written to `folder`.
@@ -56,7 +61,7 @@ def execute(folder: pathlib.Path, changes: dict[str, Any], cell_seconds: int) ->
       return kernelspec.KernelSpec(argv=[*start, "{connection_file}"], language="python")
 
   folder.mkdir(parents=True, exist_ok=True)
-  notebook = nbformat.read(NOTEBOOK, as_version=4)
+  notebook = nbformat.read(path, as_version=4)
   client = nbclient.NotebookClient(
     notebook,
     timeout=cell_seconds,
@@ -69,7 +74,7 @@ def execute(folder: pathlib.Path, changes: dict[str, Any], cell_seconds: int) ->
     raise ValueError(f"A cell failed.\n{error}") from error
   except nbclient.exceptions.CellTimeoutError as error:
     raise ValueError(f"A cell took longer than {cell_seconds} s.") from error
-  nbformat.write(notebook, folder / NOTEBOOK.name)
+  nbformat.write(notebook, folder / path.name)
   return notebook
 
 
@@ -94,7 +99,9 @@ def write_pictures(notebook: Any, folder: pathlib.Path) -> list[pathlib.Path]:
   written = []
   for cell in notebook.cells:
     for output in cell.get("outputs", ()):
-      picture = output.get("data", {}).get("image/png")
+      data = output.get("data", {})
+      within = _WITHIN.search(data.get("text/html", ""))
+      picture = data.get("image/png") or (within and within[1])
       if picture:
         written.append(folder / f"notebook-{cell.id}.png")
         written[-1].write_bytes(base64.b64decode(picture))
@@ -116,12 +123,13 @@ def run(argv: Sequence[str]) -> list[pathlib.Path]:
   parser = argparse.ArgumentParser(
     prog="python notebooks/render.py",
     allow_abbrev=False,
-    description="Executes the quickstart notebook and keeps its pictures.",
+    description="Executes a notebook of this folder and keeps its pictures.",
   )
   parser.add_argument("--folder", required=True, help="where it runs")
+  parser.add_argument("--notebook", default=NOTEBOOK.name, help="its name (default: %(default)s)")
   parser.add_argument("--pictures", required=True, help="folder of the PNGs")
   parser.add_argument(
-    "--changes", default="{}", help="of configs/rooms.py, as JSON (default: none)"
+    "--changes", default="{}", help="that the notebook reads, as JSON (default: none)"
   )
   parser.add_argument(
     "--cell_seconds",
@@ -140,7 +148,10 @@ def run(argv: Sequence[str]) -> list[pathlib.Path]:
       ' {"train.retrain_steps": 120}, not ' + arguments.changes + "."
     )
   folder = pathlib.Path(arguments.folder)
-  notebook = execute(folder, changes, arguments.cell_seconds)
+  path = NOTEBOOK.with_name(arguments.notebook)
+  if not path.is_file():
+    raise ValueError(f"There is no notebook {path}.")
+  notebook = execute(folder, changes, arguments.cell_seconds, path)
   return write_pictures(notebook, pathlib.Path(arguments.pictures))
 
 

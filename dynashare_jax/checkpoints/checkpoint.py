@@ -105,22 +105,23 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
       self._directory.mkdir(parents=True, exist_ok=True)
       self._empty_trash()
       self._delete(_UNFINISHED)
-    self._manager = ocp.CheckpointManager(
-      self._directory,
-      item_names=("state", "record"),
-      item_handlers=writers.handlers(self._mesh),
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=preservation_policy.AnyPreservationPolicy(
-          [preservation_policy.LatestN(keep_latest), _KeepBest(self._scores)]
+    with _quiet_reading() if read_only else contextlib.nullcontext():
+      self._manager = ocp.CheckpointManager(
+        self._directory,
+        item_names=("state", "record"),
+        item_handlers=writers.handlers(self._mesh),
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=preservation_policy.AnyPreservationPolicy(
+            [preservation_policy.LatestN(keep_latest), _KeepBest(self._scores)]
+          ),
+          todelete_subdir=None if read_only else _TRASH,
+          cleanup_tmp_directories=False,  # `_delete` does, at once.
+          create=False,
+          read_only=read_only,
+          async_options=writers.ASYNCHRONOUS,
+          multiprocessing_options=writers.processes(self._mesh),
         ),
-        todelete_subdir=None if read_only else _TRASH,
-        cleanup_tmp_directories=False,  # `_delete` does, at once.
-        create=False,
-        read_only=read_only,
-        async_options=writers.ASYNCHRONOUS,
-        multiprocessing_options=writers.processes(self._mesh),
-      ),
-    )
+      )
     for step in self._manager.all_steps():
       try:
         self._scores[step] = self._read(step)["score"]
@@ -391,6 +392,18 @@ def _best(scores: Mapping[int, float | None], steps: Sequence[int]) -> int | Non
   """The step with the highest score (of equal scores the latest), or None."""
   scored = [(scores[s], s) for s in steps if scores.get(s) is not None]
   return max(scored)[1] if scored else None
+
+
+@contextlib.contextmanager
+def _quiet_reading() -> Iterator[None]:
+  """Hides warnings that what is opened to be read will not be written."""
+  with _QUIET:
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))
+    try:
+      yield
+    finally:
+      logging.set_verbosity(before)
 
 
 @contextlib.contextmanager

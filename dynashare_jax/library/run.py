@@ -72,6 +72,7 @@ class Run:
     self.workdir = pathlib.Path(workdir)
     self.results = results_lib.read(self.workdir)
     self._data, self._data_dir = data, data_dir
+    self._calibrators: dict[int, calibrate_lib.Calibrator] = {}
     if passing:
       weakref.finalize(self, shutil.rmtree, self.workdir, ignore_errors=True)
 
@@ -230,8 +231,7 @@ class Run:
     """
     wanted = settings_lib.Budget(budget, unit)
     with lock.held(self.workdir):
-      calibrator = calibrate_lib.Calibrator(self.trained, batch)
-      found = calibrator.meet(wanted, test=True)
+      found = self._calibrator(batch).meet(wanted, test=True)
       budgets_lib.keep(self.trained, found)
     return found
 
@@ -256,8 +256,13 @@ class Run:
     """
     tell = print if progress else lambda text: None
     with lock.held(self.workdir):
-      calibrator = calibrate_lib.Calibrator(self.trained, batch)
-      return budgets_lib.curve(calibrator, unit, budgets, tell)
+      return budgets_lib.curve(self._calibrator(batch), unit, budgets, tell)
+
+  def _calibrator(self, batch: int) -> calibrate_lib.Calibrator:
+    """One for a batch size, which keeps what it evaluated."""
+    if batch not in self._calibrators:
+      self._calibrators[batch] = calibrate_lib.Calibrator(self.trained, batch)
+    return self._calibrators[batch]
 
   def times(
     self, settings: Sequence[settings_lib.Setting] = (), batch: int = 32, rounds: int = 9
