@@ -16,11 +16,13 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
 NOTEBOOK = pathlib.Path(__file__).with_name("quickstart_tpu.ipynb")
-CHANGES = "DYNASHARE_NOTEBOOK"  # environment variable that the notebook reads
+CHANGES = "DYNASHARE_NOTEBOOK"  # environment variable that notebooks read
+_WITHIN = re.compile(r'src="data:image/png;base64,([^"]*)"')
 
 
 def execute(
@@ -30,7 +32,7 @@ def execute(
 
   Args:
     folder: where it runs; made if it is not there.
-    changes: of the configuration, by dotted names.
+    changes: of what the notebook is told.
     cell_seconds: the longest that a cell may take.
     path: of the notebook.
 
@@ -97,7 +99,9 @@ def write_pictures(notebook: Any, folder: pathlib.Path) -> list[pathlib.Path]:
   written = []
   for cell in notebook.cells:
     for output in cell.get("outputs", ()):
-      picture = output.get("data", {}).get("image/png")
+      data = output.get("data", {})
+      within = _WITHIN.search(data.get("text/html", ""))
+      picture = data.get("image/png") or (within and within[1])
       if picture:
         written.append(folder / f"notebook-{cell.id}.png")
         written[-1].write_bytes(base64.b64decode(picture))
@@ -125,7 +129,7 @@ def run(argv: Sequence[str]) -> list[pathlib.Path]:
   parser.add_argument("--notebook", default=NOTEBOOK.name, help="its name (default: %(default)s)")
   parser.add_argument("--pictures", required=True, help="folder of the PNGs")
   parser.add_argument(
-    "--changes", default="{}", help="of configs/rooms.py, as JSON (default: none)"
+    "--changes", default="{}", help="that the notebook reads, as JSON (default: none)"
   )
   parser.add_argument(
     "--cell_seconds",

@@ -10,7 +10,6 @@ import os
 import pathlib
 import shutil
 import sys
-import threading
 import time
 from typing import Any, TYPE_CHECKING
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:  # Orbax takes half a second to import: `Checkpoints` does it.
 _TRASH = "todelete"
 _DAMAGED = "damaged"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # folders of saves that a kill interrupted
-_QUIET = threading.Lock()
 
 
 class DamagedCheckpointError(ValueError):

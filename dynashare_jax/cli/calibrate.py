@@ -19,15 +19,12 @@ import argparse
 from collections.abc import Sequence
 import pathlib
 import time
-from typing import Any
 
 from absl import logging
 import jax
 
 from dynashare_jax import runs as main_lib
-from dynashare_jax import types
 from dynashare_jax.checkpoints import lock
-from dynashare_jax.checkpoints import workdir as files
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import identity
 from dynashare_jax.data import loader
@@ -35,10 +32,8 @@ from dynashare_jax.infer import calibrate
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
-from dynashare_jax.library import run as run_lib
-from dynashare_jax.objectives import kinds
+from dynashare_jax.library import budgets
 
-_BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _ARGUMENTS = {
   "workdir": (None, "folder of a finished run with gates"),
   "batch": (8, "examples of the batch that is timed"),
@@ -60,52 +55,6 @@ _UNIT = (
   "executed share of (task, block, example) triples, share of the multiply-accumulates with all"
   " gates open, or milliseconds of a batch (default: %(default)s)"
 )
-
-
-def curve(
-  calibrator: calibrate.Calibrator, unit: str, budgets: Sequence[float] = ()
-) -> pathlib.Path:
-  """Meets many budgets; writes settings, table and figure; returns the path of `budget.md`.
-
-  Args:
-    budgets: default 0.3, 0.4, ... 0.9, for times as shares of the time with
-      all gates open. Those out of reach are left out with a line that says so;
-      the lowest and the highest in reach are always included.
-  """
-  from dynashare_jax.report.cost import budget as report_budget
-
-  trained = calibrator.trained
-  reach = calibrator.reach(unit)
-  scale = reach[1] if unit == settings.MS else 1.0
-  wanted = sorted(set(budgets or [share * scale for share in _BUDGETS]))
-  left = [v for v in wanted if not reach[0] <= v <= reach[1]]
-  if left:
-    print(
-      f"left out: {', '.join(f'{v:g}' for v in left)} {unit}; in reach are"
-      f" {reach[0]:.4g} to {reach[1]:.4g}"
-    )
-  # A budget nearer than the tolerance would find what the ends found.
-  apart = lambda v: all(abs(v - end) > calibrate.TOLERANCE * end for end in reach)
-  near = [v for v in wanted if v not in left and apart(v)]
-  found: list[settings.Setting] = []
-  for value in (reach[0], *near, reach[1]):
-    found.append(calibrator.meet(settings.Budget(value, unit), test=True))
-    run_lib.keep(trained, found[-1])
-    print(summary(found[-1], trained.tasks).splitlines()[0], flush=True)
-  files.write_json(
-    trained.workdir / report_budget.CURVE,
-    {
-      "unit": unit,
-      "batch": calibrator.batch,
-      "device": jax.local_devices()[0].device_kind,
-      "reach": reach,
-      "left_out": left,
-      "tasks": _tasks(trained.tasks),
-      "settings": found,
-      "default": calibrator.default(test=True),
-    },
-  )
-  return report_budget.write(trained.workdir)
 
 
 def tune(trained: trained_lib.Trained, sizes: Sequence[int]) -> pathlib.Path:
@@ -130,37 +79,8 @@ def tune(trained: trained_lib.Trained, sizes: Sequence[int]) -> pathlib.Path:
   return strategy.save(found, trained.workdir)
 
 
-def _tasks(tasks: Sequence[types.TaskSpec]) -> list[dict[str, Any]]:
-  """Names and metrics, as results name them."""
-  shown = lambda metric: {n: getattr(metric, n) for n in ("name", "higher_is_better", "unit")}
-  return [
-    {"name": task.name, "metrics": list(map(shown, kinds.find(task.kind).metrics(task)))}
-    for task in tasks
-  ]
-
-
-def summary(setting: settings.Setting, tasks: Sequence[types.TaskSpec]) -> str:
-  """Returns lines for the terminal: budget, what was met, metrics on test."""
-  assert setting.test is not None and setting.budget is not None
-  met = f"{setting.met():.4g} on validation, {setting.met('test'):.4g} on test"
-  if setting.unit == settings.MS:
-    met = (
-      f"{setting.met():.4g} measured ({setting.predicted_ms:.4g} predicted), batch {setting.batch}"
-    )
-  lines = [f"budget {setting.budget:.4g} {setting.unit}: {met}"]
-  for split in ("validation", "test"):
-    found = getattr(setting, split)
-    lines.append(
-      f"{split}: {100 * found.rate:.1f}% of all (task, block, example) triples"
-      f" executed, {100 * found.flops:.1f}% of the multiply-accumulates"
-      f" (standard error {100 * found.error:.2f}%)"
-    )
-  lines.append(f"validation score: {setting.validation.score:.4f}")
-  for task in tasks:
-    values = setting.test.metrics[task.name]
-    shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items())
-    lines.append(f"{task.name} on test: {shown}")
-  return "\n".join(lines)
+def _tell(text: str) -> None:
+  print(text, flush=True)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -202,10 +122,10 @@ def run(argv: Sequence[str] | None) -> pathlib.Path:
       return tune(trained, sizes)
     calibrator = calibrate.Calibrator(trained, arguments.batch)
     if arguments.curve:
-      return curve(calibrator, arguments.unit, many)
+      return budgets.curve(calibrator, arguments.unit, many, _tell).path
     setting = calibrator.meet(wanted[0], test=True)
-    path = run_lib.keep(trained, setting)
-    print(summary(setting, trained.tasks))
+    path = budgets.keep(trained, setting)
+    print(setting)
     return path
 
 

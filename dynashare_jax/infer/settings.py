@@ -95,6 +95,28 @@ class Setting:
       raise ValueError(f"This setting was not measured on {split}.")
     return found.rate if self.unit == RATE else found.flops
 
+  def __str__(self) -> str:
+    """Says the budget and what was met, what was executed, and the metrics on test."""
+    met = f"{self.met():.4g} on validation"
+    if self.unit == MS:
+      met = f"{self.met():.4g} measured ({self.predicted_ms:.4g} predicted), batch {self.batch}"
+    elif self.test is not None:
+      met += f", {self.met('test'):.4g} on test"
+    asked = "as trained" if self.budget is None else f"budget {self.budget:.4g}"
+    lines = [f"{asked} {self.unit}: {met}"]
+    for split, found in (("validation", self.validation), ("test", self.test)):
+      if found is not None:
+        lines.append(
+          f"{split}: {100 * found.rate:.1f}% of all (task, block, example) triples"
+          f" executed, {100 * found.flops:.1f}% of the multiply-accumulates"
+          f" (standard error {100 * found.error:.2f}%)"
+        )
+    lines.append(f"validation score: {self.validation.score:.4f}")
+    for task, values in (self.test.metrics if self.test else {}).items():
+      shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+      lines.append(f"{task} on test: {shown}")
+    return "\n".join(lines)
+
   def to_dict(self) -> dict[str, Any]:
     """Returns everything as plain data, for JSON."""
     test = self.test._asdict() if self.test else None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import platform
-from typing import Any
+import statistics
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -22,6 +24,7 @@ from dynashare_jax.data import loader
 from dynashare_jax.infer import clock
 from dynashare_jax.infer import cost as cost_lib
 from dynashare_jax.infer import latency
+from dynashare_jax.infer import settings as settings_lib
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.sharing import prices
@@ -30,6 +33,7 @@ from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import outline
 from dynashare_jax.train import results as results_lib
 
+FULL = "full"  # every block for every task
 _SEPARATE = "single"  # the method with one network per task
 _WORDS = (
   "Masked: every block for every task, as the authors compute. Planned: what the route skips is"
@@ -74,6 +78,133 @@ class Settings:
       raise ValueError(f"{self.latency} cannot be written: there is no folder {folder}.")
 
 
+class Time(NamedTuple):
+  """What a batch takes with a setting of the gates.
+
+  Attributes:
+    budget: of the setting; None as trained, and for `full`.
+    way: to leave out what gates skip, of `infer.strategy.WAYS`; or `full`.
+    ms: median milliseconds.
+  """
+
+  budget: float | None
+  way: str
+  ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+  """Settings of the gates, timed in turns.
+
+  Attributes:
+    rows: for every setting every way; the last one is `full`, every block for every task.
+    about: batch, device and rounds.
+  """
+
+  rows: tuple[Time, ...]
+  about: str
+
+  @property
+  def quickest(self) -> tuple[Time, ...]:
+    """Of every setting the quickest way."""
+    found: dict[float | None, Time] = {}
+    for row in self.rows[:-1]:
+      found[row.budget] = min(found.get(row.budget, row), row, key=lambda row: row.ms)
+    return tuple(found.values())
+
+  def _repr_markdown_(self) -> str:
+    """What a notebook shows: a row a setting, and what its quickest way saves."""
+    from dynashare_jax.report import tables
+
+    full, ways = self.rows[-1].ms, list(dict.fromkeys(row.way for row in self.rows[:-1]))
+    ms = {(row.budget, row.way): row.ms for row in self.rows}
+    columns = ["budget", "quickest", *(f"{way} (ms)" for way in ways), "saved (%)"]
+    body: list[list[Any]] = [
+      ["as trained" if best.budget is None else tables.format_number(best.budget), best.way]
+      + [ms[best.budget, way] for way in ways]
+      + [tables.Cell(100 - 100 * best.ms / full, digits=1)]
+      for best in self.quickest
+    ]
+    told = f"{self.about} Saved: of `{FULL}`, every block for every task, {full:.4g} ms."
+    return f"{tables.markdown(tables.table(columns, body, words=2))}\n\n{told}"
+
+  def __repr__(self) -> str:
+    return self._repr_markdown_()
+
+
+def times(
+  trained: trained_lib.Trained,
+  settings: Sequence[settings_lib.Setting] = (),
+  batch: int = 32,
+  rounds: int = 9,
+) -> Times:
+  """Times settings of the gates on this device, in every way to leave out what they skip.
+
+  Args:
+    trained: with gates.
+    settings: default the gates as trained.
+    batch: test examples of a call.
+    rounds: in each of which every setting and way has its turn; medians are taken.
+
+  Raises:
+    ValueError: the run has no gates, or the test split fewer examples.
+  """
+  Settings((batch,), rounds)
+  if not any(trained.gated):
+    raise ValueError(f"{trained.workdir} has no instance gates, whose settings could be timed.")
+  inputs, which = examples(trained, batch)
+  calls = _calls(trained, settings, inputs, batch)
+  clock.alternate(calls, 1)  # Compiles and warms up.
+  found = clock.alternate(calls, rounds)
+  rows = [Time(*key, 1000 * statistics.median(timing.steady)) for key, timing in found.items()]
+  device = jax.local_devices()[0]
+  kind = "processor time of one core" if clock.one_core() else "elapsed time"
+  about = (
+    f"Batch of {batch}, {which}; {device.device_kind} ({device.platform}); medians of {rounds}"
+    f" rounds in turns, {kind}."
+  )
+  return Times(tuple(rows), about)
+
+
+def _calls(
+  trained: trained_lib.Trained, settings: Sequence[settings_lib.Setting], inputs: Any, batch: int
+) -> dict[tuple[float | None, str], Callable[[], Any]]:
+  """Budget and way -> a call on one device; the last one is `full`."""
+  variables, inputs = jax.device_put((trained.variables, inputs), jax.local_devices()[0])
+  knobs: dict[float | None, tuple[Any, float]] = {
+    setting.budget: (setting.thresholds, setting.target_rate) for setting in settings
+  }
+  if len(knobs) < len(settings):
+    raise ValueError("Two settings have the same budget: time them one after the other.")
+  knobs = knobs or {None: ((0.0,) * len(trained.gated), trained.sharing.target_rate)}
+
+  def call(program: Any, threshold: Any, target: float) -> Callable[[], Any]:
+    numbers = np.asarray(threshold, np.float32), np.float32(target)
+    return functools.partial(program, variables, inputs, *numbers)
+
+  programs = {
+    name: _program(trained, trained_lib.Execution(compaction=way))
+    for name, way in strategy.WAYS.items()
+    if not (batch == 1 and name == "buckets")  # One row has none.
+  }
+  calls = {
+    (budget, name): call(program, *knob)
+    for budget, knob in knobs.items()
+    for name, program in programs.items()
+  }
+  whole = call(_program(trained, trained_lib.MASKED), *next(iter(knobs.values())))
+  return calls | {(None, FULL): whole}
+
+
+def _program(trained: trained_lib.Trained, how: trained_lib.Execution) -> Callable[..., Any]:
+  """Logits of variables, inputs, thresholds and the rate that gates may read, compiled."""
+
+  def run(variables: Any, inputs: Any, threshold: Any, target: Any) -> Any:
+    return trained.forward(how, threshold=threshold, target_rate=target)(variables, inputs)[0]
+
+  return jax.jit(run)
+
+
 def separate(trained: trained_lib.Trained) -> trained_lib.Trained:
   """Returns single-task networks of the same configuration, with fresh weights.
 
@@ -99,7 +230,7 @@ def examples(trained: trained_lib.Trained, count: int, needed: bool = False) -> 
   size = dataset.spec.sizes["test"]
   if count > size:
     raise ValueError(
-      f"A batch of {count} cannot be taken from the {size} test examples: give smaller --batches."
+      f"A batch of {count} cannot be taken from the {size} test examples: give a smaller one."
     )
   try:
     source = dataset.source("test")

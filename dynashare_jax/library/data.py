@@ -222,6 +222,8 @@ def _named(
     raise ValueError(f"tasks must name at least one task, each once, but are {names}.")
   for name in names:
     lookup.one_of("A task's name", name, labels)
+  if left := [name for name in labels if name not in names]:
+    notes.append(f"warning: labels that no task names are left out: {', '.join(left)}")
   return tuple(tasks)
 
 

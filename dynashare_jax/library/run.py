@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import html
-import io
 import os
 import pathlib
 import shutil
@@ -28,6 +27,7 @@ from dynashare_jax.infer import calibrate as calibrate_lib
 from dynashare_jax.infer import export as export_lib
 from dynashare_jax.infer import settings as settings_lib
 from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.library import budgets as budgets_lib
 from dynashare_jax.library import costs
 from dynashare_jax.library import data as data_lib
 from dynashare_jax.objectives import kinds
@@ -72,6 +72,7 @@ class Run:
     self.workdir = pathlib.Path(workdir)
     self.results = results_lib.read(self.workdir)
     self._data, self._data_dir = data, data_dir
+    self._calibrators: dict[int, calibrate_lib.Calibrator] = {}
     if passing:
       weakref.finalize(self, shutil.rmtree, self.workdir, ignore_errors=True)
 
@@ -230,10 +231,53 @@ class Run:
     """
     wanted = settings_lib.Budget(budget, unit)
     with lock.held(self.workdir):
-      calibrator = calibrate_lib.Calibrator(self.trained, batch)
-      found = calibrator.meet(wanted, test=True)
-      keep(self.trained, found)
+      found = self._calibrator(batch).meet(wanted, test=True)
+      budgets_lib.keep(self.trained, found)
     return found
+
+  def curve(
+    self,
+    budgets: Sequence[float] = (),
+    unit: str = settings_lib.FLOPS,
+    batch: int = 8,
+    progress: bool = True,
+  ) -> budgets_lib.Curve:
+    """Meets many budgets without training, and the lowest and the highest in reach.
+
+    Args:
+      budgets: see `calibrate`; default 0.3, 0.4, ... 0.9, for times as shares of that with all
+        gates open. Those out of reach are left out, which is told.
+      unit: `flops`, `rate` or `ms`.
+      batch: examples of the batch that is timed.
+      progress: whether to say what was met.
+
+    Raises:
+      ValueError: the run has no gates.
+    """
+    tell = print if progress else lambda text: None
+    with lock.held(self.workdir):
+      return budgets_lib.curve(self._calibrator(batch), unit, budgets, tell)
+
+  def _calibrator(self, batch: int) -> calibrate_lib.Calibrator:
+    """One for a batch size, which keeps what it evaluated."""
+    if batch not in self._calibrators:
+      self._calibrators[batch] = calibrate_lib.Calibrator(self.trained, batch)
+    return self._calibrators[batch]
+
+  def times(
+    self, settings: Sequence[settings_lib.Setting] = (), batch: int = 32, rounds: int = 9
+  ) -> costs.Times:
+    """Times settings of the gates on this device, in every way to leave out what they skip.
+
+    Args:
+      settings: what `calibrate` found, or `curve(...).settings`; default the gates as trained.
+      batch: test examples of a call.
+      rounds: in each of which every setting and way has its turn.
+
+    Raises:
+      ValueError: the run has no gates, or the test split fewer examples.
+    """
+    return costs.times(self.trained, settings, batch, rounds)
 
   def cost(self, batches: Sequence[int] = (1, 8, 32), repeats: int = 20) -> str:
     """Measures parameters, work, memory and time on this machine; returns the page as Markdown.
@@ -299,9 +343,7 @@ class Run:
     title = f"{self.results['method']}, seed {self.results['seed']}"
     parts = [f"<b>{html.escape(title)}</b><table><tr>{head}</tr>{body}</table>"]
     if "policy" in dir(self.figures):
-      png = io.BytesIO()
-      self.figures.policy().savefig(png, format="png")
-      coded = base64.b64encode(png.getvalue()).decode()
+      coded = base64.b64encode(self.figures.policy()._repr_png_()).decode()
       parts.append(f'<img alt="policy and route" src="data:image/png;base64,{coded}"/>')
     return "".join(parts)
 
@@ -338,16 +380,6 @@ class Figures:
 
     with style.look():
       return self._plots[name].draw(self._run)
-
-
-def keep(trained: trained_lib.Trained, setting: settings_lib.Setting) -> pathlib.Path:
-  """Writes a setting beside the checkpoint and returns its path; other budgets' files stay."""
-  folder = trained.workdir / "budgets"
-  folder.mkdir(exist_ok=True)
-  path = folder / f"{setting.unit}-{setting.budget:.4g}.json"
-  about = {"step": trained.step, "route": trained.route, "gated": trained.gated}
-  workdir_lib.write_json(path, setting.to_dict() | about)
-  return path
 
 
 def load(path: str | os.PathLike[str], data_dir: str = "") -> Run | artefact.Artefact:

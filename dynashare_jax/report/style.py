@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import io
 import pathlib
 from typing import Any
 
@@ -48,6 +49,7 @@ grid.color: #e6e6e6; grid.linewidth: 0.6; lines.linewidth: 1.6; lines.solid_caps
 legend.frameon: False; legend.fontsize: 8.0; figure.constrained_layout.use: True
 figure.facecolor: white; savefig.facecolor: white; savefig.dpi: {DPI}
 """
+_SAVED: dict[str, Any] = dict(dpi=DPI, bbox_inches="tight", pad_inches=0.12)
 _RC = dict(entry.split(": ") for entry in _LOOK.strip().replace("\n", "; ").split("; "))
 
 
@@ -58,9 +60,20 @@ def look() -> Iterator[None]:
     yield
 
 
+class Shown(Figure):  # type: ignore[misc]
+  """A figure that a notebook shows where it is a cell's last expression, without pyplot."""
+
+  def _repr_png_(self) -> bytes:
+    """Returns the bytes that `save` writes."""
+    data = io.BytesIO()
+    with look():
+      self.savefig(data, format="png", **_SAVED)
+    return data.getvalue()
+
+
 def figure(width: float, height: float) -> Figure:
   """Makes an empty figure (inches) with an Agg canvas and no global state, within `look()`."""
-  found = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+  found = Shown(figsize=(width, height), dpi=DPI, layout="constrained")
   FigureCanvasAgg(found)
   return found
 
@@ -131,7 +144,7 @@ def draw(make: Callable[[], Figure | None], path: pathlib.Path) -> pathlib.Path 
 def save(fig: Figure, path: pathlib.Path) -> pathlib.Path:
   """Saves a figure as PNG at the house resolution, a little air around it."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  fig.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.12)
+  fig.savefig(path, **_SAVED)
   return path
 
 

@@ -173,7 +173,7 @@ def test_other_errors_are_one_line(run, capsys, tmp_path):
     f"error: {tmp_path / 'no'} is no work directory"
   )
   assert _error(capsys, f"--workdir={run}", "--batches=25").endswith(
-    "error: A batch of 25 cannot be taken from the 24 test examples: give smaller --batches.\n"
+    "error: A batch of 25 cannot be taken from the 24 test examples: give a smaller one.\n"
   )
   assert "there is no" in _error(
     capsys, f"--workdir={run}", "--batches=1", f"--baseline={tmp_path}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 import dynashare_jax as ds
 from dynashare_jax import runs
+from dynashare_jax.library import costs
 from dynashare_jax.library import settings as settings_lib
 from dynashare_jax.train import loop
 
@@ -97,7 +99,8 @@ def test_a_run_shows_what_it_learned(run):
   assert run.route.shape == run.policy.shape == (3, 2) and run.plan.tasks
   names = dir(run.figures)
   assert {"policy", "learning_curves"} <= set(names) and "predictions" not in names
-  assert run.figures.policy().axes
+  shown = run.figures.policy()._repr_png_()
+  assert shown == (run.workdir / "figures" / "policy.png").read_bytes()
   with pytest.raises(AttributeError, match="mean 'policy'"):
     run.figures.polcy  # noqa: B018
   with pytest.raises(ValueError, match="nothing to show as 'predictions'"):
@@ -109,6 +112,43 @@ def test_a_budget_without_training(run):
   found = run.calibrate(0.95, "rate")
   (file,) = (run.workdir / "budgets").iterdir()
   assert json.loads(file.read_text())["budget"] == 0.95 and abs(found.met() - 0.95) < 0.05
+
+
+def test_many_budgets_and_what_they_take(run):
+  curve = run.curve([0.05, 0.95], "rate", progress=False)
+  assert curve.left_out == (0.05,) and [s.budget for s in curve.settings][1:] == [0.95, 1.0]
+  assert curve.settings[-1].test.rate == 1 and curve.default.budget is None
+  assert "| as trained |" in curve._repr_markdown_() and "![" not in curve._repr_markdown_()
+  assert curve.figure()._repr_png_() == (run.workdir / "figures" / "budget.png").read_bytes()
+  times = run.times(curve.settings[1:], batch=4, rounds=1)
+  ways = ("masked", "rows", "buckets")
+  assert [row[:2] for row in times.rows] == [
+    *((budget, way) for budget in (0.95, 1.0) for way in ways),
+    (None, "full"),
+  ]
+  assert min(row.ms for row in times.rows) > 0
+  with pytest.raises(ValueError, match="Two settings have the same budget"):
+    run.times([curve.settings[0]] * 2, batch=4)
+  with pytest.raises(ValueError, match="batch of 99 cannot be taken from the"):
+    run.times(batch=99)
+
+
+def test_the_quickest_way_counts():
+  times = costs.Times(
+    (
+      costs.Time(0.5, "masked", 9.0),
+      costs.Time(0.5, "rows", 6.0),
+      costs.Time(None, "masked", 12.0),
+      costs.Time(None, "rows", 15.0),
+      costs.Time(None, "full", 10.0),
+    ),
+    "Two rows.",
+  )
+  assert [(row.way, row.ms) for row in times.quickest] == [("rows", 6.0), ("masked", 12.0)]
+  _, _, half, trained, _, told = repr(times).splitlines()
+  assert re.sub(" +", " ", half) == "| 0.5000 | rows | 9.000 | 6.000 | 40.0 |"
+  assert re.sub(" +", " ", trained) == "| as trained | masked | 12.00 | 15.00 | −20.0 |"
+  assert told == "Two rows. Saved: of `full`, every block for every task, 10 ms."
 
 
 def test_ctrl_c_saves_and_the_same_call_goes_on(run, data, tmp_path, monkeypatch):

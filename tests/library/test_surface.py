@@ -33,8 +33,8 @@ SURFACE = {
 }
 METHODS = {
   "Run": (
-    "calibrate cost evaluate export figures metrics plan policy predict report route save tasks"
-    " trained"
+    "calibrate cost curve evaluate export figures metrics plan policy predict report route save"
+    " tasks times trained"
   ),
   "Comparison": "csv frame latex markdown",
   "Data": "encoded notes tasks",
