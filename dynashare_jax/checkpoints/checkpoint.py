@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # Orbax takes half a second to import: `Checkpoints` does it.
 _TRASH = "todelete"
 _DAMAGED = "damaged"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # folders of saves that a kill interrupted
+_QUIET = threading.Lock()
 
 
 class DamagedCheckpointError(ValueError):
