@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import sys
+import threading
 import time
 from typing import Any, TYPE_CHECKING
 
