@@ -144,8 +144,8 @@ def _kind(
     text = cells[0].take(np.array([row])).as_texts(spelling)
     shown = (text.texts or ())[text.values[0]][:40]
     raise ValueError(
-      f"{frame.where(row, task.columns[0])}: {shown!r} is no number, as {wrong.sum()} of {len(wrong)}"
-      f" labels of {task.name}. Say missing: [{shown}] if it is no label, or kind: multiclass."
+      f"{frame.where(row, task.columns[0])}: {shown!r} is no number, as {wrong.sum()} of"
+      f" {len(wrong)} labels of {task.name}. Say missing: [{shown}] if it is no label, or kind: multiclass."
     )
   if counts[0] > _MOST_CLASSES:
     raise ValueError(
