@@ -145,7 +145,8 @@ def _kind(
     shown = (text.texts or ())[text.values[0]][:40]
     raise ValueError(
       f"{frame.where(row, task.columns[0])}: {shown!r} is no number, as {wrong.sum()} of"
-      f" {len(wrong)} labels of {task.name}. Say missing: [{shown}] if it is no label, or kind: multiclass."
+      f" {len(wrong)} labels of {task.name}. Say missing: [{shown}] if it is no label, or kind:"
+      " multiclass."
     )
   if counts[0] > _MOST_CLASSES:
     raise ValueError(
