@@ -98,6 +98,8 @@ class TableSpec:
     decimal: what raw numbers have for a decimal point, `.` or `,`.
     thousands: what parts the thousands of raw numbers; empty for nothing.
     missing: raw texts and numbers that stand for a missing value, beside the usual ones.
+    layout: of raw files, what is not found out: delimiter, encoding, and names of columns where no
+      line has them; empty for nothing.
   """
 
   categorical: tuple[str, ...]
@@ -109,6 +111,7 @@ class TableSpec:
   decimal: str = "."
   thousands: str = ""
   missing: tuple[str, ...] = ()
+  layout: tuple[str, str, tuple[str, ...]] = ("", "", ())
 
   def __post_init__(self) -> None:
     """Takes raw columns as JSON has them, too."""

@@ -180,7 +180,7 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
 def _read_raw(encoder: columns_lib.Encoder, source: pathlib.Path) -> dict[str, np.ndarray]:
   """A table as the model's training had it, CSV or Parquet; prints what is other than there."""
   wanted = [column.name for column in encoder.spec.columns]
-  frame = table_files.read([str(source)], table_files.Layout(), wanted)
+  frame = table_files.read([str(source)], table_files.Layout(*encoder.spec.layout), wanted)
   for name in wanted:
     frame.column(name, "The model")
   found, notes = encoder.read(frame.columns, frame.where)
@@ -202,7 +202,8 @@ def _read_series(
   static = [column.name for column in spec.static.columns] if spec.static else []
   wanted = [*(c.name for c in spec.rows.columns), spec.time, *static, *filter(None, [spec.id])]
   files = sorted(str(f) for f in source.iterdir() if f.is_file()) if source.is_dir() else [source]
-  frame = table_files.read([str(file) for file in files], table_files.Layout(), wanted)
+  layout = table_files.Layout(*spec.rows.layout)
+  frame = table_files.read([str(file) for file in files], layout, wanted)
   for name in wanted:
     frame.column(name, "The model")
   ids = series_dataset.ids(frame, spec.id, "The model")

@@ -18,7 +18,6 @@ NO_NUMBER = ("None", "none", "-", "--", ".")  # missing, too, in a column of num
 ISO = "iso"  # in place of a format: as 2024-01-31, with a time and a zone or without
 _DAY = np.timedelta64(1, "D")
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
-_GROUPS = r"[+-]?\d{1,3}(?:%s\d{3})+"
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _DAYS = (
   *("%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y.%m.%d"),
@@ -52,22 +51,25 @@ class Spelling:
 
   def number(self, text: str) -> float | None:
     """Returns the number that a text is, None where it is none."""
+    return _reader(self.decimal, self.thousands)(text)
+
+
+@functools.cache
+def _reader(decimal: str, thousands: str) -> Callable[[str], float | None]:
+  """What reads the numbers of a spelling."""
+  point = re.escape(decimal)
+  plain = re.compile(rf"[+-]?(\d+({point}\d*)?|{point}\d+)([eE][+-]?\d+)?").fullmatch
+  parted = re.compile(rf"[+-]?\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+({point}\d*)?").fullmatch
+
+  def read(text: str) -> float | None:
     text = text.replace("\u2212", "-").strip()
-    if self.thousands and self._grouped.fullmatch(text):
-      text = text.replace(self.thousands, "")
-    if self._plain.fullmatch(text):
-      return float(text.replace(self.decimal, "."))
+    if thousands and parted(text):
+      text = text.replace(thousands, "")
+    if plain(text):
+      return float(text.replace(decimal, "."))
     return float(text) if _INFINITE.fullmatch(text) else None
 
-  @functools.cached_property
-  def _plain(self) -> re.Pattern[str]:
-    point = re.escape(self.decimal)
-    return re.compile(rf"[+-]?(\d+({point}\d*)?|{point}\d+)([eE][+-]?\d+)?")
-
-  @functools.cached_property
-  def _grouped(self) -> re.Pattern[str]:
-    groups = _GROUPS % re.escape(self.thousands)
-    return re.compile(rf"{groups}({re.escape(self.decimal)}\d*)?")
+  return read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,11 +213,16 @@ class Cells:
     if self.texts is None:
       values = _days(self.values) if self.kind == "date" else self.values
       return np.where(gone, np.nan, values), np.zeros(len(self), bool)
-    if spelling not in self.known:
-      # None becomes NaN, which no text is.
-      self.known[spelling] = np.array([*map(spelling.number, self.texts), None], np.float64)
-    parsed = self.known[spelling][self.values]
+    parsed = self.parsed(spelling)[self.values]
     return np.where(gone, np.nan, parsed), np.isnan(parsed) & ~gone
+
+  def parsed(self, spelling: Spelling) -> np.ndarray:
+    """Returns the number that every text is, float64, NaN where it is none, and NaN behind them."""
+    key = spelling.decimal, spelling.thousands
+    if key not in self.known:
+      read = _reader(*key)
+      self.known[key] = np.array([*map(read, self.texts or ()), None], np.float64)
+    return self.known[key]
 
   def days(self, spelling: Spelling, form: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns days since 1970-01-01, float64 `[N]` as `numbers`, and which cells are no date."""
@@ -315,13 +322,17 @@ def detect(columns: Mapping[str, Cells], missing: Iterable[str] = ()) -> tuple[S
   base = Spelling(missing=tuple(missing))
   marks = {*MISSING, *NO_NUMBER, *base.missing}
   for name, cells in columns.items():
-    texts = [text for text in cells.texts or () if text not in marks]
+    texts = cells.texts or ()
+    given = np.array([text not in marks for text in texts], bool)
     for mark, found in seen.items():
-      numbers = [t for t in texts if Spelling(mark).number(t) is not None]
+      known = given & ~np.isnan(cells.parsed(Spelling(mark))[:-1])
+      if known.sum() <= 0.9 * given.sum():
+        continue
       # 1,234 may have a separator of thousands.
-      clear = [t for t in numbers if mark in t and grouped(t) != mark]
-      if clear and len(numbers) > 0.9 * len(texts):
-        found[name] = clear[0]
+      written = (texts[place] for place in np.flatnonzero(known))
+      clear = next((t for t in written if mark in t and grouped(t) != mark), "")
+      if clear:
+        found[name] = clear
   warnings = []
   if seen["."] and seen[","]:
     (other, text), one = next(iter(seen[","].items())), next(iter(seen["."]))

@@ -36,7 +36,7 @@ _RARE_ROWS = 100  # from so many rows on, categories of one row are "other"
 _LISTED = 12  # names in a note
 _MONTHS = tuple(map(str, range(1, 13)))
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_ID = re.compile(r"^unnamed|((^|[_ .-])(id|uuid|guid|key|index|nr|no))$|[a-z]I[dD]$", re.IGNORECASE)
+_ID = re.compile(r"(?i:^unnamed|(^|[_ .-])(id|uuid|guid|key|index|nr|no)$)|[a-z]I[dD]$")
 _WITH_UNIT = re.compile(r"([$€£¥] ?)?[+-]?\d[\d.,']*( ?([%°$€£¥]|[A-Za-z]{1,3}))?")
 _FILLERS = re.compile(r"-?9{2,}|-?9{2,}\.0+")  # -999, 99999: often a missing value
 
@@ -154,18 +154,21 @@ def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
       f" of this column; {known} are. Say missing: [{text[:40]}] if it means a missing value, or"
       f" columns: {{{name}: category}} if all are texts."
     )
-  if (lone := _lone_texts(len(distinct), int((~gone).sum()))) is not None:
-    return lone
+  cell = f"{text[:40]!r} ({where(row, name)})"
   units = sum(bool(_WITH_UNIT.fullmatch(text)) for text in distinct)
+  warning = ""
   if len(distinct) > _FEW_ROWS and units >= _NEARLY * len(distinct):
     warning = (
-      f"warning: the texts of column {name!r}, as {text[:40]!r} ({where(row, name)}), are numbers"
-      " with something beside them, and are read as categories: leave that out of the file."
+      f"warning: the texts of column {name!r}, as {cell}, are numbers with something beside them,"
+      " and are read as texts: leave that out of the file."
     )
-    return Role(CATEGORY, f"{len(distinct)} texts", warning=warning)
-  some = f"warning: {known} of {len(cells)} values of column {name!r} are numbers, the others texts"
-  warning = f"{some}, first {text[:40]!r} ({where(row, name)}): all are read as texts."
-  return Role(CATEGORY, f"{len(distinct)} texts", warning=warning if known else "")
+  elif known:
+    warning = (
+      f"warning: {known} of {len(cells)} values of column {name!r} are numbers, the others texts,"
+      f" first {cell}: all are read as texts."
+    )
+  role = _lone_texts(len(distinct), int((~gone).sum())) or Role(CATEGORY, f"{len(distinct)} texts")
+  return role._replace(warning=warning)
 
 
 def _numeric_role(name: str, cells: Cells, numbers: np.ndarray, texts: list[str]) -> Role:

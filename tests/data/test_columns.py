@@ -72,12 +72,14 @@ def test_roles_are_told_by_the_values():
     key=[f"k{i}" for i in range(ROWS)],
     row=np.arange(7, 7 + ROWS),
     user_id=rng.permutation(ROWS) * 3,
+    userId=rng.permutation(ROWS) * 3,
+    paid=rng.permutation(ROWS) * 3,
     count=rng.permutation(ROWS) * 3,
   )
   assert found == {
     "number": "number",
     "numbers_as_texts": "number",
-    "gaps": "ignored",  # 0, 1, ... with some missing: not all rows are counted
+    "gaps": "number",
     "colour": "category",
     "truth": "category",
     "mixed_truth": "category",
@@ -90,8 +92,10 @@ def test_roles_are_told_by_the_values():
     "key": "ignored",
     "row": "ignored",
     "user_id": "ignored",
+    "userId": "ignored",
+    "paid": "number",
     "count": "number",
-  } | {"gaps": "number"}
+  }
 
 
 def test_a_frame_gives_the_same_as_lists_of_texts():
@@ -217,6 +221,11 @@ def test_texts_between_numbers_make_a_category_and_a_warning():
   role = columns.infer({"x": ["1", "2", "b", "b"] * 10})["x"]
   assert role.kind == "category"
   assert "20 of 40 values of column 'x' are numbers" in role.warning and "row 3" in role.warning
+
+
+def test_numbers_with_a_unit_are_told_also_where_all_differ():
+  role = columns.infer({"x": [f"€ {i}.50" for i in range(ROWS)]})["x"]
+  assert role.kind == "ignored" and "numbers with something beside them" in role.warning
 
 
 def test_suspicious_numbers_are_counted():

@@ -135,7 +135,8 @@ def _labels(
     return own, [names[row] for row in first], spelling, ()
   paths = files.find(folder, wanted.labels, f"{where}: labels")
   key = wanted.id or "id"
-  own = files.read(paths, wanted.rows.layout, {*wanted.rows.labels, key})
+  layout = dataclasses.replace(wanted.rows.layout, names=())
+  own = files.read(paths, layout, {*wanted.rows.labels, key})
   own_names = ids(own, key, f"{where}: labels")
   lines: dict[str, int] = {}
   for row, name in enumerate(own_names):

@@ -215,7 +215,7 @@ def fit_inputs(
     {name: frame.columns[name] for name in chosen}, spelling, frame.where, given
   )
   part = frame.take(train)
-  return columns_lib.Encoder.fit(
+  fitted = columns_lib.Encoder.fit(
     {name: part.columns[name] for name in chosen},
     roles,
     wanted.bins,
@@ -223,6 +223,8 @@ def fit_inputs(
     spelling,
     part.where,
   )
+  layout = dataclasses.astuple(wanted.layout)
+  return dataclasses.replace(fitted, spec=dataclasses.replace(fitted.spec, layout=layout))
 
 
 def _unseen(codes: np.ndarray, spec: types.TableSpec, rows: table_splits.Rows) -> list[str]:

@@ -34,7 +34,7 @@ class Layout:
   Attributes:
     delimiter: of fields; empty is found out.
     encoding: see `text.read_any`.
-    names: of the columns, where the files have no line of them.
+    names: of the columns, for files without a line of names.
   """
 
   delimiter: str = ""
@@ -165,14 +165,16 @@ def _read_csv(path: str, layout: Layout, wanted: Collection[str]) -> Frame:
   )
   rows: list[list[str]] = []
   lines: list[int] = []
-  header = list(layout.names)
+  header: list[str] = []
   try:
     for row in reader:
       if len(row) < 2 and not "".join(row).strip():
         continue
       if not header:
-        header = _header(path, reader.line_num, row)
-        continue
+        named = not layout.names or (bool(wanted) and {*wanted} <= {name.strip() for name in row})
+        header = _header(path, reader.line_num, row) if named else list(layout.names)
+        if named:
+          continue
       if len(row) != len(header):
         raise ValueError(
           f"{path}, line {reader.line_num}: {len(row)} fields, but"

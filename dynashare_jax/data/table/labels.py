@@ -61,7 +61,7 @@ def read(
     _check_differs(task, name, column, spelling)
   kind, why = task.kind, ""
   if not kind:
-    kind, why = _kind(task, cells, spelling)
+    kind, why = _kind(task, cells, frame, spelling)
     why = f" (inferred: {why})"
   task.check_options(kind)
   if len(cells) > 1 and kind in ("binary", "multiclass"):
@@ -112,7 +112,7 @@ def _distinct(cells: Cells, spelling: Spelling) -> list[str]:
 
 
 def _kind(
-  task: table_description.Task, cells: Sequence[Cells], spelling: Spelling
+  task: table_description.Task, cells: Sequence[Cells], frame: files.Frame, spelling: Spelling
 ) -> tuple[str, str]:
   """The kind of a task, and why."""
   counts = [len(_distinct(column, spelling)) for column in cells]
@@ -138,6 +138,16 @@ def _kind(
     if whole and counts[0] <= _FEW_WHOLE:
       return "multiclass", f"{counts[0]} different whole numbers"
     return "number", "numbers"
+  known, wrong = cells[0].numbers(spelling)
+  if wrong.any() and counts[0] > _FEW_WHOLE and np.isfinite(known).sum() > 9 * wrong.sum():
+    row = int(np.argmax(wrong))
+    text = cells[0].take(np.array([row])).as_texts(spelling)
+    shown = (text.texts or ())[text.values[0]][:40]
+    raise ValueError(
+      f"{frame.where(row, task.columns[0])}: {shown!r} is no number, as {wrong.sum()} of"
+      f" {len(wrong)} labels of {task.name}. Say missing: [{shown}] if it is no label, or kind:"
+      " multiclass."
+    )
   if counts[0] > _MOST_CLASSES:
     raise ValueError(
       f"{task.place}: column {task.columns[0]!r} has {counts[0]} different texts, as"
@@ -154,7 +164,7 @@ def _binary(
   spelling: Spelling,
 ) -> Labels:
   """Two values, the second is yes."""
-  classes, codes = _ids(task, cells[0], frame, spelling)
+  classes, codes = _ids(cells[0], spelling)
   if len(classes) != 2:
     raise ValueError(
       f"{task.place}.kind: column {task.columns[0]!r} has {len(classes)} values, as"
@@ -209,7 +219,7 @@ def _multiclass(
   spelling: Spelling,
 ) -> Labels:
   """Classes, in the order of their texts or numbers."""
-  classes, codes = _ids(task, cells[0], frame, spelling)
+  classes, codes = _ids(cells[0], spelling)
   trained = codes[rows["train"]]
   counts = np.bincount(trained[trained >= 0], minlength=len(classes))
   weights = _class_weights(task, classes, counts)
@@ -340,11 +350,8 @@ def _number(
   return Labels(spec, target, valid, (note, *notes))
 
 
-def _ids(
-  task: table_description.Task, cells: Cells, frame: files.Frame, spelling: Spelling
-) -> tuple[tuple[str, ...], np.ndarray]:
+def _ids(cells: Cells, spelling: Spelling) -> tuple[tuple[str, ...], np.ndarray]:
   """The classes of a column, and every row's; -1 where it has none."""
-  del task, frame
   classes = _distinct(cells, spelling)
   place = {text: i for i, text in enumerate(classes)}
   texts = _as_classes(cells, spelling)

@@ -261,6 +261,11 @@ FAULTS = {
     {"tasks": {"city": {"kind": "number"}}},
     "t.csv, line 2, column 'city': 'Köln' is no number",
   ),
+  "a label of another sort": (
+    {"spend": [*map(str, range(59)), "much"]},
+    {},
+    "t.csv, line 61, column 'spend': 'much' is no number, as 1 of 60 labels of spend",
+  ),
   "key of another kind": ({}, {"tasks": {"churn": {"unit": "m"}}}, "a binary task has no such key"),
   "mixed": ({"age": ["30"] * 59 + ["old"]}, {}, "t.csv, line 61, column 'age': 'old' is no number"),
   "infinite": ({"age": ["30", "inf"] * 30}, {}, "t.csv, line 3, column 'age': 'inf' is beyond"),
@@ -404,6 +409,24 @@ def test_numbers_with_a_unit_are_told(tmp_path):
   content["pay"] = [f"{i % 25} %" for i in range(ROWS)]
   notes = _all(_open(tmp_path, content))[1]
   assert "the texts of column 'pay', as '0 %'" in notes and "line 2" in notes
+
+
+def test_a_file_without_a_line_of_names(tmp_path):
+  """Read with names that are said, in training and later; later rows may have a line of names."""
+  content = _content()
+  rows = ["|".join(row) for row in zip(*content.values(), strict=True)]
+  (tmp_path / "t.csv").write_text("\n".join(rows), encoding="cp1250")
+  keys = {"names": list(content), "encoding": "cp1250", "delimiter": "|"}
+  data = _open(tmp_path, **keys)
+  assert sum(data.spec.sizes.values()) == ROWS and data.spec.table.layout[1] == "cp1250"
+  model = _Echo(data.spec)
+  bare = predict._read_table(model, tmp_path / "t.csv")
+  _write(tmp_path / "named.csv", dict(reversed(content.items())), "|", "cp1250")
+  named = predict._read_table(model, tmp_path / "named.csv")
+  for name, array in bare.items():
+    assert len(array) == ROWS
+    np.testing.assert_array_equal(array, named[name])
+  assert data.spec.table.values[-1][1:] == ("Köln", "Ulm")
 
 
 def test_a_finished_run_knows_its_columns(tmp_path):
