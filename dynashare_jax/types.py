@@ -37,9 +37,11 @@ class TaskSpec:
     every_step: whether every step of a series has a label and a prediction.
     first_steps: of a series, how many first steps a prediction may read; 0: all.
     loss: of a number task: `l2`, `l1` or `huber`.
-    huber_delta: size of the error, in spreads, where `huber` turns from squares to a line.
-    centre: of a number task, what a logit of 0 predicts, one for each output; empty is 0.
-    spread: of a number task, how far a logit of 1 lies from there; empty is 1.
+    huber_delta: size of the error where `huber` turns from squares to a line.
+    center: of a number task, for every output a value that a logit of 0 stands for, such as the
+      mean of the training labels; empty: 0.
+    spread: for every output the distance that a logit of 1 is from there, such as the training
+      labels' standard deviation, and the unit of the errors in the loss; empty: 1.
   """
 
   name: str
@@ -56,7 +58,7 @@ class TaskSpec:
   first_steps: int = 0
   loss: str = "l2"
   huber_delta: float = 1.0
-  centre: tuple[float, ...] = ()
+  center: tuple[float, ...] = ()
   spread: tuple[float, ...] = ()
 
 

@@ -95,23 +95,6 @@ def read_spec(folder: str | os.PathLike[str]) -> types.DatasetSpec | None:
     ) from error
 
 
-def read_data(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-  """Reads which data a run began with (see `data.identity`); None in a folder of an older version.
-
-  Raises:
-    ValueError: the file is damaged.
-  """
-  file = pathlib.Path(folder) / DATA
-  if not file.exists():
-    return None
-  try:
-    return dict(json.loads(file.read_text(encoding="utf-8")))
-  except (OSError, TypeError, ValueError) as error:
-    raise ValueError(f"{file} cannot be read ({error}); without it, data are not compared.") from (
-      error
-    )
-
-
 def _tuples(value: Any) -> Any:
   """JSON's lists as tuples, at every depth."""
   if isinstance(value, dict):
@@ -135,6 +118,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     file.flush()
     os.fsync(file.fileno())
   os.replace(temporary, target)
+
+
+def read_data(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+  """Reads which data a run began with (see `data.identity`); None in a folder of an older version.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  file = pathlib.Path(folder) / DATA
+  if not file.exists():
+    return None
+  try:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+  except (OSError, TypeError, ValueError) as error:
+    raise ValueError(f"{file} cannot be read ({error}); without it, data are not compared.") from (
+      error
+    )
 
 
 def plain(obj: Any, nan_to_null: bool = True) -> Any:

@@ -167,7 +167,7 @@ def kept(
       " data_changed=old (the old lists of examples) or allow (all as it is now), which is"
       " --config.data_changed in training."
     )
-  if tasks:  # What the network's outputs mean, such as the centre of a number.
+  if tasks:  # What the network's outputs mean, such as the center of a number.
     dataset = dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, tasks=tasks))
   return _with_names(dataset, before, told) if changed == OLD else dataset
 

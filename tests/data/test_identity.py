@@ -126,7 +126,7 @@ def test_old_lists_are_kept(root):
   _change(root, "grown")
   dataset = _build(root)
   assert {*dataset.source("test").keys} & {*old["train"], *old["validation"]}  # the danger
-  assert dataset.spec.tasks[1].centre != tasks[1].centre
+  assert dataset.spec.tasks[1].center != tasks[1].center
   kept = identity.kept(dataset, before, tasks, "old", "there")
   assert {split: kept.source(split).keys for split in types.SPLITS} == old
   assert kept.spec.sizes == {split: len(keys) for split, keys in old.items()}

@@ -363,23 +363,31 @@ def test_losses_of_numbers_by_hand(loss, total, constant):
   )
 
 
-@pytest.mark.parametrize("loss", ("l2", "l1", "huber"))
-def test_numbers_of_any_size_are_learnt_alike(loss):
-  """With centre and spread: the loss of standardised targets, and metrics in the unit."""
-  plain = TaskSpec("x", "number", 2, loss=loss)
-  task = dataclasses.replace(plain, centre=(40.0, -3.0), spread=(10.0, 0.5))
-  kind, logits = kinds.find("number"), RNG.normal(size=(5, 2)).astype(np.float32)
-  target, valid = RNG.normal(size=(5, 2)).astype(np.float32), RNG.random((5, 2)) < 0.7
-  large = np.float32([40, -3]) + np.float32([10, 0.5]) * target
-  of = lambda t, labels: jax.value_and_grad(lambda x: kind.loss(t, x, labels, valid).total)(logits)
-  for got, want in zip(of(task, large), of(plain, target), strict=True):
-    np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
-  np.testing.assert_allclose(kind.predict(task, logits)[:, 0], 40 + 10 * logits[:, 0], rtol=1e-6)
-  got = _finish(task, logits, large, valid)
-  errors = ([10, 0.5] * (logits - target))[valid]
-  assert got["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
-  best = kind.constant(plain, target, valid)
-  np.testing.assert_allclose(kind.constant(task, large, valid), best, atol=1e-5)
+def test_numbers_in_spreads_are_standardised_numbers():
+  """A center and spreads are the same as standardising the targets, but for the unit of metrics."""
+  kind, rng = kinds.find("number"), np.random.default_rng(3)
+  logits = jnp.asarray(rng.normal(size=(9, 2)), jnp.float32)
+  plain = rng.normal(size=(9, 2)).astype(np.float32)
+  center, spread = np.float32([2000.0, -3.0]), np.float32([500.0, 0.25])
+  valid = rng.random((9, 2)) > 0.2
+  told = TaskSpec("x", "number", 2, center=(2000.0, -3.0), spread=(500.0, 0.25))
+  bare = TaskSpec("x", "number", 2)
+  target = plain * spread + center
+  for loss in ("l1", "l2", "huber"):
+    named = [dataclasses.replace(task, loss=loss) for task in (told, bare)]
+    found, wanted = (
+      kind.loss(t, logits, x, valid) for t, x in zip(named, (target, plain), strict=True)
+    )
+    np.testing.assert_allclose(found.total, wanted.total, rtol=2e-4)
+    assert found.count == wanted.count
+  np.testing.assert_allclose(kind.predict(told, logits), logits * spread + center, rtol=1e-6)
+  row = kind.constant(told, target, valid)
+  means = np.asarray([target[valid[:, o], o].mean() for o in range(2)])
+  np.testing.assert_allclose(row * spread + center, means, rtol=1e-5)
+  nothing = np.zeros((9, 2), bool)
+  np.testing.assert_array_equal(kind.constant(told, target, nothing), [0.0, 0.0])
+  constant = _finish(told, np.tile(row, (9, 1)), target, valid)
+  assert abs(constant["r2"]) < 1e-4 and constant["rmse"] > 50.0
 
 
 def test_numbers_over_time_and_single_ones_missing():

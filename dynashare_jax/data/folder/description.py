@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import math
 import os
 import pathlib
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
 from dynashare_jax import lookup
 from dynashare_jax import types
-from dynashare_jax.data import text
+from dynashare_jax.data import description as described
 from dynashare_jax.data.folder import parts
 from dynashare_jax.data.folder import table
 from dynashare_jax.data.folder import table_tasks
@@ -111,39 +109,9 @@ class Description:
   column: str = ""
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-  """The safe loader, which of a key that stands twice takes the last without a word."""
-
-  def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    """Makes a mapping whose keys differ; what `<<` merges may be replaced."""
-    lines: dict[Any, int] = {}
-    for key_node, _ in node.value:
-      key = key_node.value if key_node.tag.endswith(":merge") else self.construct_object(key_node)
-      if isinstance(key, Hashable):
-        line = key_node.start_mark.line + 1
-        if key in lines:
-          raise ValueError(f"the key {key!r} stands twice, in lines {lines[key]} and {line}")
-        lines[key] = line
-    return dict(super().construct_mapping(node, deep))
-
-
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Reads the file that describes a data set.
-
-  Raises:
-    ValueError: there is none, or it is no YAML mapping.
-  """
-  file = pathlib.Path(path)
-  if not file.is_file():
-    raise ValueError(f"There is no file {file} that describes the data set. For example:{EXAMPLE}")
-  content = text.read(file)
-  try:
-    found = yaml.load(content, _Loader)
-  except (yaml.YAMLError, ValueError, RecursionError) as error:
-    raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
-  if not isinstance(found, dict):
-    raise ValueError(f"{file} must hold the keys {', '.join(_TOP)}. For example:{EXAMPLE}")
-  return found
+  """Reads the file that describes a data set; see `description.read`."""
+  return described.read(path, _TOP, EXAMPLE)
 
 
 def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
@@ -211,7 +179,7 @@ def _cells(part: parts.Part, split: str) -> tuple[str, ...]:
   """What a column of splits says for one of them."""
   texts = part.listed(split) or _CELLS[split]
   if wrong := [value for value in texts if isinstance(value, bool | list | dict) or value is None]:
-    raise part.refusal(split, f"must be what the column says, but is {parts.shown(wrong[0])}")
+    raise part.refusal(split, f"must be what the column says, but is {described.shown(wrong[0])}")
   return tuple(table.cell(str(value)) for value in texts)
 
 
@@ -253,7 +221,7 @@ def _task(part: parts.Part, name: str) -> Task | table_tasks.TableTask:
 
 
 def _classes(
-  part: parts.Part, kind: kinds.base.Dense, task: types.TaskSpec
+  part: described.Part, kind: kinds.base.Dense, task: types.TaskSpec
 ) -> tuple[tuple[str, ...], int]:
   """Returns the names of classes, and the number of a task's outputs."""
   if kind.stored != "ids":
@@ -269,12 +237,13 @@ def _classes(
     return tuple(value), len(value)
   raise part.refusal(
     "classes",
-    f"must be their number or a list of different names, at least 2, but is {parts.shown(value)}",
+    "must be their number or a list of different names, at least 2, but is"
+    f" {described.shown(value)}",
   )
 
 
 def _ids(
-  part: parts.Part, classes: tuple[str, ...], outputs: int
+  part: described.Part, classes: tuple[str, ...], outputs: int
 ) -> tuple[tuple[int, int], ...] | None:
   """Stored ids with their classes, given by number or name."""
   if "map" not in part.raw:
@@ -292,15 +261,15 @@ def _ids(
     if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < outputs:
       wanted = f"a class from 0 to {outputs - 1}{' or its name' if classes else ''}"
       hint = lookup.hint(value, classes)
-      raise found.refusal(key, f"must be {wanted}, but is {parts.shown(value)}", hint)
+      raise found.refusal(key, f"must be {wanted}, but is {described.shown(value)}", hint)
     pairs.append((stored, place))
   return tuple(pairs)
 
 
-def _members(part: parts.Part, split: str) -> float | str | tuple[str, ...]:
+def _members(part: described.Part, split: str) -> float | str | tuple[str, ...]:
   """A share, a pattern or text file, or a list of names and patterns."""
   value = part.raw[split]
-  share = None if isinstance(value, str) else parts.number(value)
+  share = None if isinstance(value, str) else described.number_of(value)
   if share is not None:
     if not 0 < share <= 1:
       raise part.refusal(split, f"a share lies above 0 and at most at 1, but is {share:g}")
@@ -312,10 +281,10 @@ def _members(part: parts.Part, split: str) -> float | str | tuple[str, ...]:
     if not wrong:
       return tuple(value)
     raise part.refusal(
-      split, f"names must be texts, but one is {parts.shown(wrong[0])}: put it in quotes"
+      split, f"names must be texts, but one is {described.shown(wrong[0])}: put it in quotes"
     )
   raise part.refusal(
     split,
     "must be a share as 0.8, a pattern, a text file or a list of names, but is"
-    f" {parts.shown(value)}",
+    f" {described.shown(value)}",
   )

@@ -1,78 +1,33 @@
-"""Mappings of a file that describes a data set, and the checks of their values."""
+"""Mappings of a file that describes a data set in folders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
 
-from dynashare_jax import lookup
+from dynashare_jax.data import description
+from dynashare_jax.data.description import shown
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Part(description.Part):
   """A mapping of the file, and where it stands; wrong values raise `refusal`."""
-
-  raw: Mapping[str, Any]
-  file: str
-  place: str
 
   @property
   def where(self) -> str:
     """The file and the place in it."""
     return f"{self.file}: {self.place}"
 
-  def refusal(self, key: Any, why: str, hint: str = "") -> ValueError:
-    """Returns a ValueError that names the file and a key."""
-    return ValueError(f"{self.file}: {self._path(key)}: {why}.{hint}")
-
-  def _path(self, key: Any) -> str:
-    return f"{self.place}.{key}" if self.place else str(key)
-
-  def check_keys(self, known: Sequence[str], of: str = "") -> None:
-    """Refuses keys that are not known; tells the nearest."""
-    for key in self.raw:
-      if key not in known:
-        raise ValueError(
-          f"{self.file}: {self._path(key)} is unknown{of}."
-          f"{lookup.hint(key, known)} Known are {', '.join(known)}."
-        )
-
   def mapping(self, key: str) -> Part:
-    """Returns the mapping that a key holds."""
-    value = self.raw.get(key)
-    if not isinstance(value, dict) or not value:
-      raise self.refusal(key, f"must be a mapping with at least one key, but is {shown(value)}")
-    return Part(dict(value), self.file, self._path(key))
-
-  def text(self, key: str, default: str | None = None) -> str:
-    """Returns the text that a key holds."""
-    value = self.raw.get(key, default)
-    if not isinstance(value, str) or (not value and default is None):
-      raise self.refusal(key, f"must be a text, but is {shown(value)}")
-    return str(value)
-
-  def number(self, key: str, default: float) -> float:
-    """Returns a finite number."""
-    value = self.raw.get(key, default)
-    found = number(value)
-    if found is None or math.isinf(found):
-      raise self.refusal(key, f"must be a finite number, but is {shown(value)}")
-    return found
+    """Returns the mapping of a key, which must have keys of its own."""
+    found = super().mapping(key)
+    return Part(found.raw, found.file, found.place)
 
   def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
-    """Returns a list of numbers, of `count` if that is given; one may stand without a list."""
-    value = self.raw.get(key, [])
-    if count in (None, 1) and number(value) is not None:
-      value = [value]
-    found = [number(v) for v in value] if isinstance(value, list | tuple) else [None]
-    good = tuple(number for number in found if number is not None)
-    if len(good) < len(found):
-      raise self.refusal(key, f"must be a list of numbers, but is {shown(value)}")
-    if key in self.raw and count not in (None, len(good)):
-      raise self.refusal(key, f"must have {count} numbers, but has {len(good)}")
-    return good
+    """Returns a list of numbers, or of one that stands alone; of `count`, if it is said."""
+    alone = count == 1 and description.number_of(self.raw.get(key)) is not None
+    return super().numbers(key, None if alone else count)
 
   def listed(self, key: str) -> tuple[Any, ...]:
     """Returns a list, or one value in place of it; empty where it is not given."""
@@ -92,29 +47,3 @@ class Part:
     if not 0 <= found < math.inf:
       raise self.refusal("weight", f"must be at least 0, but is {found:g}")
     return found
-
-  def choice(self, key: str, allowed: Sequence[Any]) -> Any:
-    """Returns one of the allowed values, of which the first is the default."""
-    value = self.raw.get(key, allowed[0])
-    if not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
-      names = [str(a).lower() if isinstance(a, bool) else a for a in allowed]
-      why = f"must be one of {', '.join(names)}, but is {shown(value)}"
-      raise self.refusal(key, why, lookup.hint(value, names))
-    return value
-
-
-def number(value: Any) -> float | None:
-  """Returns a number, never NaN, or None; YAML takes 1e-3, without a point, for a text."""
-  if isinstance(value, bool) or not isinstance(value, int | float | str):
-    return None
-  try:
-    found = float(value)
-  except (ValueError, OverflowError):
-    return None
-  return None if math.isnan(found) else found
-
-
-def shown(value: Any) -> str:
-  """Returns a value as messages show it."""
-  text = "missing" if value is None else repr(value)
-  return text if len(text) < 60 else f"{text[:56]} ..."

@@ -11,6 +11,7 @@ import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import description
 from dynashare_jax.data.folder import parts
 from dynashare_jax.data.folder import table
 from dynashare_jax.objectives import kinds
@@ -23,7 +24,7 @@ _EVERY = ("kind", "column", "columns", "weight", "ignore")
 _KEYS = {  # of what the cells tell
   "answers": ("classes", "map", "unmapped"),
   "names": ("classes", "map", "unmapped"),
-  "values": ("unit", "range", "loss", "huber_delta", "centre", "spread"),
+  "values": ("unit", "range", "loss", "huber_delta", "center", "spread"),
 }
 _MOST = 20  # different whole numbers that are taken for classes
 _MOST_CLASSES = 1000  # that are taken from the cells
@@ -36,7 +37,7 @@ class TableTask:
   """A task of a table.
 
   Attributes:
-    spec: the task; before `resolved`, its kind may be empty, and outputs, classes, centre and
+    spec: the task; before `resolved`, its kind may be empty, and outputs, classes, center and
       spread may not be known.
     columns: one for each of its outputs, or one that names a class.
     place: of the task in the file that describes it, for messages.
@@ -117,7 +118,7 @@ def parse(part: parts.Part, name: str) -> TableTask:
     part.text("unit", ""),
     loss=part.choice("loss", ("l2", "l1", "huber")),
     huber_delta=part.number("huber_delta", 1.0),
-    centre=part.numbers("centre", len(columns)),
+    center=part.numbers("center", len(columns)),
     spread=part.numbers("spread", len(columns)),
   )
   for key, values in (("spread", spec.spread), ("huber_delta", (spec.huber_delta,))):
@@ -180,7 +181,7 @@ def _classes(part: parts.Part) -> tuple[tuple[str, ...], int, tuple[tuple[str, i
     if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < outputs:
       wanted = f"a class from 0 to {outputs - 1}{' or its name' if names else ''}"
       hint = lookup.hint(value, names)
-      raise found.refusal(key, f"must be {wanted}, but is {parts.shown(value)}", hint)
+      raise found.refusal(key, f"must be {wanted}, but is {description.shown(value)}", hint)
     codes_of |= dict.fromkeys(_texts(key), place)
   return names, outputs, tuple(codes_of.items())
 
@@ -200,7 +201,7 @@ class Resolved(NamedTuple):
 
 
 def resolve(task: TableTask, rows: table.Rows, train: np.ndarray) -> Resolved:
-  """Reads the cells of a task; finds its kind, classes, centre and spread where they are not given.
+  """Reads the cells of a task; finds its kind, classes, center and spread where they are not given.
 
   Args:
     train: places of the examples to train on.
@@ -273,7 +274,7 @@ def facts(task: TableTask) -> dict[str, Any]:
   if task.kind.stored == "names":
     found["classes"] = list(spec.classes) or spec.outputs
   if task.kind.stored == "values":
-    found |= {"centre": list(spec.centre), "spread": list(spec.spread)}
+    found |= {"center": list(spec.center), "spread": list(spec.spread)}
   return found
 
 
@@ -338,9 +339,9 @@ def _with_classes(
 def _standard(spec: types.TaskSpec, values: np.ndarray) -> types.TaskSpec:
   """The task with mean and standard deviation of the labels of training."""
   known = [column[np.isfinite(column)].astype(np.float64) for column in values.T]
-  centre = spec.centre or tuple(float(c.mean()) if len(c) else 0.0 for c in known)
+  center = spec.center or tuple(float(c.mean()) if len(c) else 0.0 for c in known)
   spread = spec.spread or tuple(float(c.std() or 1.0) if len(c) else 1.0 for c in known)
-  return dataclasses.replace(spec, centre=centre, spread=spread)
+  return dataclasses.replace(spec, center=center, spread=spread)
 
 
 def _read_answers(task: TableTask, column: table.Column, cells: Sequence[str]) -> dict[str, float]:

@@ -23,9 +23,9 @@ _LOSSES = {
 class Number(base.Kind):
   """Values `[B, O]`, or `[B]` for one; `valid` is `[B]`, or `[B, O]` when single ones are missing.
 
-  With steps in time, all have one more axis behind the first. A prediction is centre + spread *
-  logit (`TaskSpec`), so that numbers of any size are learnt alike; a task with neither, whose
-  targets are far from 0 or of very different size, is better standardised in the data set.
+  With steps in time, all have one more axis behind the first. Targets and predictions keep their
+  unit; `TaskSpec.center` and `TaskSpec.spread` say what logits stand for, so that targets far from
+  0, or of very different size, are learnt as well as standardised ones.
   """
 
   stored = "values"
@@ -45,7 +45,7 @@ class Number(base.Kind):
     )
 
   def loss(self, task: TaskSpec, logits: Array, target: Array, valid: Array) -> Sums:
-    """Returns the loss that `TaskSpec.loss` names, of errors e in spreads (else the target's unit).
+    """Returns the loss that `TaskSpec.loss` names, of errors e in spreads (of 1: in their unit).
 
     `l1` is |e|, `l2` is e^2, and `huber` is e^2 / 2 up to |e| = `huber_delta` = d
     and d (|e| - d / 2) from there on.
@@ -55,7 +55,8 @@ class Number(base.Kind):
     of = _LOSSES[lookup.one_of(f"the loss of the task {task.name!r}", task.loss, _LOSSES)]
     found = self.scores(task, logits, target, valid)
     size = losses.absolute_error(found["prediction"], found["target"])
-    size = size / _row(task.spread, 1.0, size.ndim)
+    if task.spread:
+      size = size / _row(task.spread, size.ndim)
     return losses.masked(of(size, task.huber_delta), found["valid"])
 
   def scores(self, task: TaskSpec, logits: Array, target: Array, valid: Array) -> dict[str, Array]:
@@ -64,8 +65,8 @@ class Number(base.Kind):
     valid = alignment.per_element(valid, target.shape)
     if target.ndim < logits.ndim:
       target, valid = target[..., None], valid[..., None]
-    values = alignment.like(_placed(task, logits), target.shape)
-    return {"prediction": values, "target": target, "valid": valid}
+    prediction = _in_unit(task, alignment.like(logits, target.shape))
+    return {"prediction": prediction, "target": target, "valid": valid}
 
   def finish(self, task: TaskSpec, sums: base.Leaves, scores: base.Leaves) -> dict[str, float]:
     """Pools all labels of all examples; R2 is averaged over the outputs.
@@ -89,24 +90,31 @@ class Number(base.Kind):
 
   def predict(self, task: TaskSpec, logits: Array) -> Array:
     """Returns the values in the target's unit; one without its axis."""
-    values = _placed(task, logits.astype(jnp.float32))
+    values = _in_unit(task, logits.astype(jnp.float32))
     return values[..., 0] if task.outputs == 1 else values
 
   def constant(self, task: TaskSpec, target: Array, valid: Array) -> np.ndarray:
-    """Returns the logits of each output's mean over the labels for `l2`, else the median, or 0."""
+    """Returns each output's mean over the training labels for `l2`, else the median, or 0.
+
+    As logits, see `TaskSpec.center`; without any label the center.
+    """
     target, valid = base.rows(task, np.asarray(target, np.float64), np.asarray(valid, bool))
     middle = np.mean if task.loss == "l2" else np.median
-    found = [middle(t[v]) if v.any() else 0.0 for t, v in zip(target.T, valid.T, strict=True)]
-    logits = (np.asarray(found) - np.asarray(task.centre or 0.0)) / np.asarray(task.spread or 1.0)
-    return logits.astype(np.float32)
+    center = np.asarray(task.center or (0.0,) * task.outputs, np.float64)
+    found = [
+      middle(t[v]) if v.any() else c for t, v, c in zip(target.T, valid.T, center, strict=True)
+    ]
+    spread = np.asarray(task.spread or 1.0, np.float64)
+    return ((np.asarray(found) - center) / spread).astype(np.float32)
 
 
-def _placed(task: TaskSpec, logits: Array) -> Array:
-  """Predictions in the target's unit, `[..., O]`."""
-  return _row(task.centre, 0.0, logits.ndim) + _row(task.spread, 1.0, logits.ndim) * logits
+def _in_unit(task: TaskSpec, logits: Array) -> Array:
+  """Values `[..., O]` that logits stand for."""
+  if task.spread:
+    logits = logits * _row(task.spread, logits.ndim)
+  return logits + _row(task.center, logits.ndim) if task.center else logits
 
 
-def _row(values: tuple[float, ...], default: float, axes: int) -> np.ndarray:
-  """Numbers of the outputs along the last of some axes."""
-  row = np.asarray(values or (default,), np.float32)
-  return row.reshape((1,) * (axes - 1) + (-1,))
+def _row(values: tuple[float, ...], axes: int) -> Array:
+  """Numbers of every output, with as many axes as logits have."""
+  return jnp.asarray(values, jnp.float32).reshape((1,) * (axes - 1) + (-1,))

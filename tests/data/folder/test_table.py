@@ -101,7 +101,7 @@ def test_cells_become_labels(build):
   types_of = {t: a.dtype for t, a in dataset.arrays("train").targets.items()}
   assert types_of["smiling"] == types_of["worn"] == np.int32 and types_of["age"] == np.float32
   age = dataset.spec.tasks[3]
-  np.testing.assert_allclose([age.centre, age.spread], [[30.5], [np.std([31.5, 40, 20])]])
+  np.testing.assert_allclose([age.center, age.spread], [[30.5], [np.std([31.5, 40, 20])]])
   note, _ = (note for note in dataset.spec.notes if "warning" in note)  # and f alone has a tie
   assert note.endswith("tasks.worn: column 'tie' is 'no' for all of train: nothing can be learnt")
   folder.check(dataset)

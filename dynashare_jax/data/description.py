@@ -1,0 +1,140 @@
+"""YAML files that describe data sets: keys that stand once, values checked where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from dynashare_jax import lookup
+from dynashare_jax.data import text
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+  """The safe loader, which of a key that stands twice takes the last without a word."""
+
+  def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    """Makes a mapping whose keys differ; what `<<` merges may be replaced."""
+    lines: dict[Any, int] = {}
+    for key_node, _ in node.value:
+      key = key_node.value if key_node.tag.endswith(":merge") else self.construct_object(key_node)
+      if isinstance(key, Hashable):
+        line = key_node.start_mark.line + 1
+        if key in lines:
+          raise ValueError(f"the key {key!r} stands twice, in lines {lines[key]} and {line}")
+        lines[key] = line
+    return dict(super().construct_mapping(node, deep))
+
+
+def read(path: str | os.PathLike[str], keys: Sequence[str], example: str) -> dict[str, Any]:
+  """Reads the file that describes a data set.
+
+  Args:
+    keys: of a data set of this sort, for messages.
+    example: of a file, as messages show it.
+
+  Raises:
+    ValueError: there is none, or it is no YAML mapping.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise ValueError(f"There is no file {file} that describes the data set. For example:{example}")
+  content = text.read(file)
+  try:
+    found = yaml.load(content, _Loader)
+  except (yaml.YAMLError, ValueError, RecursionError) as error:
+    raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
+  if not isinstance(found, dict):
+    raise ValueError(f"{file} must hold the keys {', '.join(keys)}. For example:{example}")
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A mapping of the file, and where it stands."""
+
+  raw: Mapping[str, Any]
+  file: str
+  place: str
+
+  def refusal(self, key: Any, why: str, hint: str = "") -> ValueError:
+    """Makes the error that a key's value is wrong, for `why`, without a full stop."""
+    return ValueError(f"{self.file}: {self._path(key)}: {why}.{hint}")
+
+  def _path(self, key: Any) -> str:
+    return f"{self.place}.{key}" if self.place else str(key)
+
+  def check_keys(self, known: Sequence[str], of: str = "") -> None:
+    """Refuses other keys than those known (` for a depth task`, where `of` says so)."""
+    for key in self.raw:
+      if key not in known:
+        raise ValueError(
+          f"{self.file}: {self._path(key)} is unknown{of}."
+          f"{lookup.hint(key, known)} Known are {', '.join(known)}."
+        )
+
+  def mapping(self, key: str) -> Part:
+    """Returns the mapping of a key, which must have keys of its own."""
+    value = self.raw.get(key)
+    if not isinstance(value, dict) or not value:
+      raise self.refusal(key, f"must be a mapping with at least one key, but is {shown(value)}")
+    return Part(dict(value), self.file, self._path(key))
+
+  def text(self, key: str, default: str | None = None) -> str:
+    """Returns a text; without a default it must be there, and not be empty."""
+    value = self.raw.get(key, default)
+    if not isinstance(value, str) or (not value and default is None):
+      raise self.refusal(key, f"must be a text, but is {shown(value)}")
+    return str(value)
+
+  def number(self, key: str, default: float) -> float:
+    """Returns a finite number."""
+    value = self.raw.get(key, default)
+    found = number_of(value)
+    if found is None or math.isinf(found):
+      raise self.refusal(key, f"must be a finite number, but is {shown(value)}")
+    return found
+
+  def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
+    """Returns a list of numbers, or of one that stands alone; of `count`, if it is said."""
+    value = self.raw.get(key, [])
+    if count is None and number_of(value) is not None:
+      value = [value]
+    found = [number_of(v) for v in value] if isinstance(value, list | tuple) else [None]
+    good = tuple(number for number in found if number is not None)
+    if len(good) < len(found):
+      raise self.refusal(key, f"must be a list of numbers, but is {shown(value)}")
+    if key in self.raw and count not in (None, len(good)):
+      raise self.refusal(key, f"must have {count} numbers, but has {len(good)}")
+    return good
+
+  def choice(self, key: str, allowed: Sequence[Any]) -> Any:
+    """Returns one of some values, by default the first."""
+    value = self.raw.get(key, allowed[0])
+    if not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
+      names = [str(a).lower() if isinstance(a, bool) else a for a in allowed]
+      why = f"must be one of {', '.join(names)}, but is {shown(value)}"
+      raise self.refusal(key, why, lookup.hint(value, names))
+    return value
+
+
+def number_of(value: Any) -> float | None:
+  """Returns a number, never NaN, or None; YAML takes 1e-3, without a point, for a text."""
+  if isinstance(value, bool) or not isinstance(value, int | float | str):
+    return None
+  try:
+    found = float(value)
+  except (ValueError, OverflowError):
+    return None
+  return None if math.isnan(found) else found
+
+
+def shown(value: Any) -> str:
+  """Returns a value for a message, cut where it is long."""
+  text = "missing" if value is None else repr(value)
+  return text if len(text) < 60 else f"{text[:56]} ..."
