@@ -380,7 +380,9 @@ def test_numbers_in_spreads_are_standardised_numbers():
     )
     np.testing.assert_allclose(found.total, wanted.total, rtol=2e-4)
     assert found.count == wanted.count
-  np.testing.assert_allclose(kind.predict(told, logits), logits * spread + center, rtol=1e-6)
+  np.testing.assert_allclose(
+    kind.predict(told, logits), np.asarray(logits) * spread + center, rtol=1e-6
+  )
   row = kind.constant(told, target, valid)
   means = np.asarray([target[valid[:, o], o].mean() for o in range(2)])
   np.testing.assert_allclose(row * spread + center, means, rtol=1e-5)
