@@ -32,9 +32,9 @@ def of(dataset: types.Dataset) -> Json:
   """Returns a data set's identity, for JSON; reads a few examples.
 
   Returns:
-    `tasks`, `input_shape`, the number of `examples` of every split and their `names` where they
-    have some, `facts` of the data set itself, and a `sample`: means of a few examples, or of
-    private data sets a digest.
+    `tasks`, `input_shape`, the columns of a `table`, the number of `examples` of every split and
+    their `names` where they have some, `facts` of the data set itself, and a `sample`: means of a
+    few examples, or of private data sets a digest.
   """
   spec = dataset.spec
   sources = {split: dataset.source(split) for split in spec.sizes}
@@ -44,6 +44,7 @@ def of(dataset: types.Dataset) -> Json:
       t.name: {"kind": t.kind, "outputs": t.outputs, "classes": list(t.classes)} for t in spec.tasks
     },
     "input_shape": list(spec.input_shape),
+    "table": _table(spec.table),
     "examples": dict(spec.sizes),
     "names": {split: list(keys) for split, keys in names.items() if keys is not None},
     "facts": dict(dataset.facts()),
@@ -55,6 +56,14 @@ def of(dataset: types.Dataset) -> Json:
       for place in np.unique(np.linspace(0, len(source) - 1, _SAMPLES).astype(int)).tolist()
     },
   }
+
+
+def _table(table: types.TableSpec | None) -> Json:
+  """The columns of a table, and a digest of the values that their codes stand for."""
+  if table is None:
+    return {}
+  columns = {"categorical": list(table.categorical), "numeric": list(table.numeric)}
+  return {**columns, "categories": digest(table.values)}
 
 
 def digest(value: Any) -> str:
@@ -91,7 +100,7 @@ def _moments(values: np.ndarray) -> list[float]:
 def differences(before: Json, now: Json) -> list[str]:
   """Returns how data differ, in words; what only one of the identities tells is left out."""
   found = []
-  for part in ("input_shape", "tasks"):
+  for part in ("input_shape", "tasks", "table"):
     for name, (old, new) in _both(before, now, part):
       found.append(f"{name} was {_plain(old)} and is {_plain(new)}")
   for split, (old, new) in _both(before, now, "examples"):

@@ -158,6 +158,20 @@ def test_private_values_are_not_told():
   ]
 
 
+def test_columns_of_a_table_are_compared():
+  def of(values, numeric):
+    table = types.TableSpec(("colour",), (3,), (numeric,), ((0.0, 1.0),), (values,))
+    spec = types.DatasetSpec("t", (), "table", (2,), {}, table)
+    return identity.of(types.Dataset(spec, lambda split: None, lambda split: []))
+
+  first = of(("red", "blue"), "size")
+  assert not identity.differences(first, of(("red", "blue"), "size"))
+  (found,) = identity.differences(first, of(("red", "blue"), "width"))
+  assert found == 'numeric was ["size"] and is ["width"]'
+  (found,) = identity.differences(first, of(("blue", "red"), "size"))
+  assert found.startswith("categories was ")
+
+
 def test_data_that_grew_between_two_starts(data_folder, tmp_path):
   root = data_folder / "faults" / "grows_between_starts"
   if not root.is_dir():
