@@ -12,6 +12,8 @@ import pytest
 from tiny import configs
 from train.stepper import Stepper
 
+from dynashare_jax import balance
+from dynashare_jax import defaults
 from dynashare_jax import types
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.models.trunks import contract as trunks
@@ -107,6 +109,33 @@ def test_a_gramian_is_that_of_the_tasks_gradients(hard):
   wanted = np.array(rows) @ np.array(rows).T
   assert labelled.all()
   np.testing.assert_allclose(gramian / gramian[0, 0], wanted / wanted[0, 0], 1e-2)
+
+
+def test_a_loop_of_ones_own_gets_the_same_gradients(hard):
+  """`dynashare_jax.balance`, whose draws are those of a run with the same seed."""
+  stepper = Stepper(hard, "retrain")
+  state, (batch, moving, step) = stepper.start(), _rest(hard, stepper)
+  settings = defaults.get_config().balance
+  settings.name = "graddrop"
+  objective = hard.objective._replace(balancer=balancing.find(settings, hard.tasks))
+  own = balance.make(
+    "graddrop",
+    len(hard.tasks),
+    weights=[task.weight for task in hard.tasks],
+    shared=lambda tree: {name: name == "trunk" for name in tree},
+    seed=int(moving.seed),
+  )
+
+  def both(state):
+    pass_ = forward_lib.Pass(objective, stepper.spec, state, batch, moving, step)
+    losses = lambda network: pass_.losses({**state.params, "network": network})[0]
+    network = state.params["network"]
+    kept = own.init(network)._replace(step=step)
+    return balance.value_and_grad(own, losses)(network, kept)[1], gradients_lib.gradients(pass_)[0]
+
+  found, wanted = jax.jit(both)(state)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted["network"]), strict=True):
+    np.testing.assert_allclose(a, b, 1e-4, 1e-6)
 
 
 def test_what_is_shared_follows_from_the_route(build):
