@@ -244,12 +244,13 @@ def test_wrong_use_is_a_clear_error(tmp_path):
       checkpoints.save(3, {"k": jax.random.key(0)}, {})
 
 
-def test_read_only_changes_nothing(tmp_path):
+def test_read_only_changes_nothing(tmp_path, caplog):
   _save(tmp_path, {1: None})
   (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
   before = sorted(p.name for p in tmp_path.iterdir())
+  caplog.clear()
   with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
-    assert checkpoints.restore(_state(0))[0] == 1
+    assert checkpoints.restore(_state(0))[0] == 1 and not caplog.messages
     with pytest.raises(ValueError, match="read-only"):
       checkpoints.save(2, _state(2), {})
   assert sorted(p.name for p in tmp_path.iterdir()) == before

@@ -67,6 +67,14 @@ def test_splits_by_name_by_rows_and_by_group():
   ] & found[0]
 
 
+def test_labels_that_no_task_names_are_told():
+  (name, *others), note = LABELS, "warning: labels that no task names are left out: "
+  data = ds.arrays(TABLE, LABELS, tasks=[ds.arrays(TABLE, {name: LABELS[name]}).tasks[0]])
+  assert [task.name for task in data.tasks] == [name]
+  assert note + ", ".join(others) in data.notes
+  assert not [line for line in ds.arrays(TABLE, LABELS).notes if line.startswith(note)]
+
+
 def test_other_rows_are_read_as_training_was():
   frame = pd.DataFrame({"n": np.arange(ROWS), "c": list("abcd") * (ROWS // 4)})
   kinds = {"k": np.array(["red", "blue", "red", "green"] * (ROWS // 4), object)}
