@@ -27,37 +27,40 @@ def _restored(run):
   return trained_lib.restore(run.experiment, run.folder)
 
 
-def _cosine(trained, batch, block):
-  """Cosine of the two tasks' gradients in a block, by a gradient of each at test."""
+def _cosines(trained, batches):
+  """Cosine of the two tasks' gradients at test, by a gradient of each: `[batches, blocks]`."""
   control = skip_trunk.Decisions(trained.structure.modes)
 
-  def loss(network, place):
+  def loss(network, batch, place):
     out, _ = trained.experiment.network.apply({"params": network}, batch.inputs, control, False)
     sums = forward_lib.task_losses(trained.tasks, out, batch)[place]
     return sums.total / sums.count
 
   flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-  slope = jax.jit(jax.grad(loss), static_argnums=1)
-  one, other = (
-    flat(slope(trained.params, t)["trunk"]["backbone"][f"block_{block}"]) for t in range(2)
-  )
-  return one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+  slope = jax.jit(jax.grad(loss), static_argnums=2)
+  found = np.zeros((len(batches), 2))
+  for number, batch in enumerate(batches):
+    slopes = [slope(trained.params, batch, t)["trunk"]["backbone"] for t in range(2)]
+    for block in range(2):
+      one, other = (flat(tree[f"block_{block}"]) for tree in slopes)
+      length = np.linalg.norm(one) * np.linalg.norm(other)
+      found[number, block] = one @ other / length if length else np.nan
+  return found
 
 
 def test_cosines_of_a_finished_run_against_a_slow_twin(whole):
   trained = _restored(whole(**VALUES))
   found = conflict.measure(trained, batches=3, batch_size=5)
   source = trained.experiment.dataset.source("validation")
+  batches = [loader.stack([source[i] for i in range(5 * n, 5 * n + 5)]) for n in range(3)]
+  each = _cosines(trained, batches)
   for block in range(2):
     if not all(row[block] for row in trained.structure.route):
       assert np.isnan(found.cosine[block, 0, 1])
       continue
-    each = [
-      _cosine(trained, loader.stack([source[i] for i in range(5 * n, 5 * n + 5)]), block)
-      for n in range(3)
-    ]
-    assert found.cosine[block, 0, 1] == pytest.approx(np.mean(each), abs=1e-4)
-    assert found.error[block, 0, 1] == pytest.approx(np.std(each, ddof=1) / 3**0.5, abs=1e-3)
+    assert found.cosine[block, 0, 1] == pytest.approx(np.mean(each[:, block]), abs=1e-4)
+    error = np.std(each[:, block], ddof=1) / 3**0.5
+    assert found.error[block, 0, 1] == pytest.approx(error, abs=1e-3)
 
 
 def test_what_cannot_be_measured(whole):
