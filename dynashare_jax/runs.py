@@ -164,9 +164,13 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
     known = bool(config.policy.latency) and kept.is_file() and _is_of(config, folder)
     experiment, corrected = build(_timed_by(config, kept) if known else config)
     primary = jax.process_index() == 0
-    cluster.check_shared(folder, lambda: open_workdir(config, folder))
-    if primary:
+
+    def prepare() -> None:
+      open_workdir(config, folder)
       workdir_lib.write_spec(folder, experiment.dataset.spec)
+
+    cluster.check_shared(folder, prepare)
+    if primary:
       if config.policy.latency and not known:
         text = pathlib.Path(config.policy.latency).read_text(encoding="utf-8")
         workdir_lib.write_text(kept, text)
