@@ -170,10 +170,9 @@ def run(config: ml_collections.ConfigDict, workdir: str, profile: int = 0) -> di
       workdir_lib.write_spec(folder, experiment.dataset.spec)
 
     cluster.check_shared(folder, prepare)
-    if primary:
-      if config.policy.latency and not known:
-        text = pathlib.Path(config.policy.latency).read_text(encoding="utf-8")
-        workdir_lib.write_text(kept, text)
+    if primary and config.policy.latency and not known:
+      text = pathlib.Path(config.policy.latency).read_text(encoding="utf-8")
+      workdir_lib.write_text(kept, text)
     finished = folder / "results.json"
     if finished.is_file() and (folder / "report.md").is_file():
       logging.info("%s is finished; nothing to do.", folder)
