@@ -190,12 +190,15 @@ def run(
     there = folder if _is_of(config, folder) else None
     experiment, corrected = build(chosen, folder=there, dataset=dataset)
     primary = jax.process_index() == 0
-    cluster.check_shared(folder, lambda: open_workdir(config, folder))
-    if primary:
+
+    def prepare() -> None:
+      open_workdir(config, folder)
       workdir_lib.write_spec(folder, experiment.dataset.spec)
-      if config.policy.latency and not known:
-        text = pathlib.Path(config.policy.latency).read_text(encoding="utf-8")
-        workdir_lib.write_text(kept, text)
+
+    cluster.check_shared(folder, prepare)
+    if primary and config.policy.latency and not known:
+      text = pathlib.Path(config.policy.latency).read_text(encoding="utf-8")
+      workdir_lib.write_text(kept, text)
     finished = folder / "results.json"
     if finished.is_file() and (folder / "report.md").is_file():
       logging.info("%s is finished; nothing to do.", folder)
