@@ -104,7 +104,7 @@ def read(path: str, wanted: Sequence[str]) -> Table:
 def _csv(path: str, wanted: Sequence[str]) -> Table:
   """Reads a file of text."""
   content = text.read(path)
-  first = content.partition("\n")[0]
+  first = io.StringIO(content, newline="").readline()  # ends with any of \n, \r\n and \r
   fits = lambda names: {*wanted} <= {*map(cell, names)} and len(names) > 1
   mark = text.separator(first, fits)
   if mark not in first:

@@ -28,7 +28,7 @@ _KEYS = {  # of what the cells tell
 _MOST = 20  # different whole numbers that are taken for classes
 _MOST_CLASSES = 1000  # that are taken from the cells
 _SHOWN = 5
-_NONE = {"", "na", "n/a", "nan", "none", "null", "-", "?", "unknown", "-1", "-999", "999"}
+_NONE = {"na", "n/a", "nan", "none", "null", "<na>", "-", "?", "unknown"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +217,8 @@ def resolve(task: TableTask, rows: table.Rows, train: np.ndarray) -> Resolved:
   kind = task.spec.kind or _kind_of(task, columns, used)
   stored = kinds.find(kind).stored
   spec = dataclasses.replace(task.spec, kind=kind)
-  if stored == "names" and not spec.outputs:
+  listed = bool(spec.outputs)
+  if stored == "names" and not listed:
     spec = _with_classes(spec, task.place, columns[0], used[0])
   task = dataclasses.replace(task, spec=_complete(spec, task.columns, task.place))
   reader = _READERS[stored]
@@ -228,7 +229,8 @@ def resolve(task: TableTask, rows: table.Rows, train: np.ndarray) -> Resolved:
     labels[places, i] = known[column.codes]
   if stored == "values":
     task = dataclasses.replace(task, spec=_standard(task.spec, labels[train]))
-  return Resolved(task, labels, _looked_at(task, columns, used))
+  notes = () if listed or stored != "names" else _looked_at(task, columns[0], used[0])
+  return Resolved(task, labels, notes)
 
 
 def read(
@@ -396,23 +398,25 @@ _READERS: dict[str, Callable[..., dict[str, float]]] = {
 }
 
 
-def _looked_at(
-  task: TableTask, columns: Sequence[table.Column], used: Sequence[Sequence[str]]
-) -> tuple[str, ...]:
-  """Warns of classes that look like a missing label, or alike."""
-  if task.kind.stored != "names":
-    return ()
-  (column,), (cells,) = columns, used
+def _looked_at(task: TableTask, column: table.Column, cells: Sequence[str]) -> tuple[str, ...]:
+  """Warns of classes, taken from the cells, that look like a missing label, alike, or mixed."""
+  numbers = [value for value in cells if _number(value) is not None]
+  texts = [value for value in cells if value not in numbers]
   notes = [
     f"warning: {column.place(value)}: is the class {value!r} no label? Then add it to"
     f" {task.place}.ignore"
-    for value in cells
-    if value.lower() in _NONE and len(cells) > 2 and _number(value) is None
+    for value in texts
+    if value.lower() in _NONE and len(cells) > 2
   ]
+  if numbers and texts and not notes:
+    few = min(numbers, texts, key=len)
+    notes.append(
+      f"warning: {column.place(few[0])}: the class {few[0]!r} is one of {len(few)} among"
+      f" {len(cells)}, of which the others are {'texts' if few is numbers else 'numbers'}"
+    )
   small: dict[str, str] = {}
   for value in cells:
-    other = small.setdefault(value.lower(), value)
-    if other != value and not task.codes:
+    if (other := small.setdefault(value.lower(), value)) != value:
       notes.append(
         f"warning: {column.place(value)}: the class {value!r} and {other!r} differ in capitals"
       )

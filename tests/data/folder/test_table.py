@@ -129,6 +129,7 @@ def test_the_same_from_any_separator_file_and_copy(build, tmp_path):
   forms = {mark: "".join(mark.join(row) + "\r\n" for row in rows) for mark in ";\t|"}
   forms["quoted"] = "\ufeff" + "".join(",".join(f'" {c} "' for c in row) + "\n\n" for row in rows)
   forms["floats"] = CSV.replace(",1,", ",1.0,").replace(",-1,", ",-1.00,")
+  forms["returns"] = CSV.replace("\n", "\r")
   columns = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
   arrow = importlib.import_module("pyarrow")
   number = lambda cells: [float(c) if c else None for c in cells]
@@ -238,7 +239,6 @@ def _changed(old, new):
     ),
     (_changed("31.5", '"31,5"'), "line 2, column 'age': '31,5' is no finite number of 32 bits"),
     (_changed("31.5", "1e39"), "line 2, column 'age': '1e39' is no finite number"),
-    (_changed("e.png,-1,dog", "e.png,-1,?"), None),
     (CSV.replace("dog", "cat"), "tasks.animal: column 'animal' .* has 1 different cells in 6 rows"),
     (
       CSV.replace(".png", ".x"),
@@ -252,14 +252,24 @@ def _changed(old, new):
   ],
 )
 def test_a_wrong_table_is_refused(build, text, message):
-  if message is None:
-    dataset = build(text)
-    assert any(
-      "line 6, column 'animal': is the class '?' no label?" in n for n in dataset.spec.notes
-    )
-    return
   with pytest.raises(ValueError, match=message):
     build(text)
+
+
+@pytest.mark.parametrize(
+  "cell, told",
+  [
+    ("?", "is the class '?' no label? Then add it to "),
+    ("Dog", "the class 'Dog' and 'dog' differ in capitals"),
+    ("7", "the class '7' is one of 1 among 3, of which the others are texts"),
+  ],
+)
+def test_classes_that_look_wrong_are_told(build, cell, told):
+  text = _changed("e.png,-1,dog", f"e.png,-1,{cell}")
+  want = f"labels.csv, line 6, column 'animal': {told}"
+  assert any(n.startswith("warning: ") and want in n for n in build(text).spec.notes)
+  listed = {"kind": "multiclass", "column": "animal", "classes": ["cat", "dog", cell]}
+  assert not any(told in note for note in build(text, {"x": listed}).spec.notes)
 
 
 @pytest.mark.parametrize(
