@@ -18,9 +18,11 @@ import jax
 
 from dynashare_jax import cli
 from dynashare_jax.distributed import cluster
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.distributed import preemption
 
 Result = TypeVar("Result")
+use_compilation_cache = mesh_lib.use_compilation_cache
 PARTING = 10.0  # seconds to wait for the other processes of a run at its end
 STUCK = 3.0  # seconds to end, when a thread could not write
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
@@ -183,11 +185,3 @@ def _part(status: int, text: str) -> NoReturn:
   with contextlib.suppress(Exception):
     jax.distributed.shutdown()
   cluster.end(text, status)
-
-
-def use_compilation_cache() -> None:
-  """Keeps compiled programs, so that a second start is quick."""
-  if jax.config.values["jax_compilation_cache_dir"] is None:
-    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    jax.config.update("jax_compilation_cache_dir", os.path.join(home, "dynashare_jax"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,17 @@ from dynashare_jax.types import PyTree
 
 AXIS = "data"
 SMALL = 2**14  # numbers of a leaf below which it is never split
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs on disk, so that a second start is quick, unless jax does already.
+
+  In `dynashare_jax` of the user's folder of caches; `JAX_COMPILATION_CACHE_DIR` names another.
+  """
+  if jax.config.values["jax_compilation_cache_dir"] is None:
+    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    jax.config.update("jax_compilation_cache_dir", os.path.join(home, "dynashare_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -14,6 +14,7 @@ from typing import Any, TYPE_CHECKING
 import ml_collections
 
 from dynashare_jax import runs
+from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.distributed import preemption
 from dynashare_jax.library import configs
 from dynashare_jax.library import data as data_lib
@@ -70,6 +71,7 @@ def fit(
   config.baseline = os.fspath(baseline)
   passing = workdir is None
   folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix=f"dynashare-{method}-"))
+  mesh_lib.use_compilation_cache()
   with (
     preemption.interruptible(f"fit(..., workdir={str(folder)!r}) goes on from there"),
     logs.shown(progress),
@@ -103,6 +105,7 @@ def run_config(
   for name, value in (settings or {}).items():
     settings_lib.change(made, name, value)
   folder = pathlib.Path(workdir or runs.default_workdir(made))
+  mesh_lib.use_compilation_cache()
   with preemption.interruptible("the same call goes on from there"), logs.shown(progress):
     runs.run(made, folder)
   return run_lib.Run(folder)
