@@ -170,8 +170,9 @@ def _binary(
       f"{task.place}.kind: column {task.columns[0]!r} has {len(classes)} values, as"
       f" {', '.join(map(repr, classes[:3]))}; binary needs two."
     )
+  numbers = all(Spelling().number(text) is not None for text in classes)
   yes = [place for place, text in enumerate(classes) if text.lower() in _YES]
-  positive = yes[0] if len(yes) == 1 else 1
+  positive = yes[0] if len(yes) == 1 and not numbers else 1  # Of numbers the larger.
   if "positive" in task.options:
     value = task.options["positive"]
     told = text_of(value)

@@ -202,6 +202,13 @@ def test_one_number_is_one_class_however_it_is_spelt(tmp_path):
   assert (grade.kind, grade.classes) == ("multiclass", ("1", "2", "10"))
 
 
+@pytest.mark.parametrize("values", [("0", "1"), ("1", "2"), ("-1", "1"), ("no", "yes"), ("n", "y")])
+def test_of_two_values_yes_is_the_word_for_it_or_the_larger(tmp_path, values):
+  content = _content()
+  content["churn"] = [values[i % 2] for i in range(ROWS)]
+  assert _open(tmp_path, content).spec.tasks[0].classes == values
+
+
 def test_weights_of_classes(tmp_path):
   content = _content()
   content["grade"] = [str(1 + (i % 6 > 2) + (i % 6 > 4)) for i in range(ROWS)]
