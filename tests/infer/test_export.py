@@ -272,6 +272,7 @@ def test_the_manifest_says_what_it_is(images, tmp_path):
     "run": images.workdir.name,
     "step": 7,
     "seed": 0,
+    "data": None,  # the folder has no data.json
     "dataset": "stripes",
     "method": "dynashare",
   }
