@@ -173,16 +173,16 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, data, tmp_path, monkeypatch
 
 
 def test_a_comparison_reuses_its_runs(data, tmp_path, monkeypatch):
-  methods = ("single", "hard", "small=hard+model.width=4")
+  methods = ("single", "small=hard+model.width=4")
   same = dict(seeds=1, workdir=tmp_path, steps=4, settings=TINY, progress=False)
-  call = lambda: ds.compare(data, methods, mixed=["backbone"], trials={"hard": 3}, **same)
+  call = lambda: ds.compare(data, methods, mixed=["backbone"], trials={"small": 3}, **same)
   found = call()
   monkeypatch.setattr(runs.stages, "run", lambda loop: pytest.fail("trains again"))
   again = call()
   assert found.markdown() == again.markdown()
-  assert list(found.runs) == ["single", "hard", "small"] and len(found.frame()) == 3
+  assert list(found.runs) == ["single", "small"] and len(found.frame()) == 2
   assert found.runs["small"][0].trained.experiment.config.model.width == 4
-  delta = found.runs["hard"][0].results["delta"]
+  delta = found.runs["small"][0].results["delta"]
   assert delta["baseline"] == str(tmp_path / "single-0")
   assert "Data: split at random" in found.markdown() and "tabular" in found.latex()
   assert "![" not in repr(found)
