@@ -353,9 +353,11 @@ def phases(config: Any, spec: types.DatasetSpec, method: contract.Method, mesh: 
       )
     size = part_size(config, spec, phase.data)
     if config.train.batch_size > size:
+      most = min(part_size(config, spec, other.data) for other in method.phases)
       raise ValueError(
         f"config.train.batch_size={config.train.batch_size} is larger than the {size} examples of"
-        f" phase {index} ({phase.name}, data {phase.data!r})."
+        f" phase {index} ({phase.name}, data {phase.data!r}). Set --config.train.batch_size to at"
+        f" most {most}, for example {max(1, 2 ** int(np.log2(max(most, 2) / 2)))}."
       )
 
 
