@@ -13,6 +13,23 @@ from typing import Any
 
 import numpy as np
 
+# Texts, in small letters, that say yes where the other of two values does not.
+YES = (
+  "true",
+  "yes",
+  "y",
+  "1",
+  "positive",
+  "pos",
+  "t",
+  "ja",
+  "oui",
+  "si",
+  "sí",
+  "sim",
+  "evet",
+  "да",
+)
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "NaT", "#N/A", "?")
 NO_NUMBER = ("None", "none", "-", "--", ".")  # missing, too, in a column of numbers or dates
 ISO = "iso"  # in place of a format: as 2024-01-31, with a time and a zone or without

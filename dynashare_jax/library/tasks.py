@@ -10,10 +10,10 @@ import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import cells
 from dynashare_jax.objectives import kinds
 
 _MOST_CLASSES = 50  # of labels that are not declared
-_SIGNS = ({"no", "yes"}, {"false", "true"}, {"n", "y"}, {"f", "t"})
 
 
 def binary(
@@ -334,8 +334,8 @@ def _class_names(labels: Any, is_binary: bool) -> tuple[str, ...]:
   """The names of distinct labels, sorted: numbers as such, and no before yes."""
   distinct = sorted({value for value in labels if value != ""})
   names = tuple(str(_plain(value)) for value in distinct)
-  if is_binary and any({name.lower() for name in names} <= signs for signs in _SIGNS):
-    return tuple(sorted(names, key=str.lower))
+  if is_binary and distinct and isinstance(distinct[0], str):
+    return tuple(sorted(names, key=lambda name: name.lower() in cells.YES and name != "1"))
   return names
 
 

@@ -56,6 +56,8 @@ def _encoded(task, labels, valid=None):
 def test_classes_by_hand():
   task, targets, known = _encoded(tasks.binary("x"), np.array(["yes", None, "No "], object))
   assert (task.classes, targets, known) == (("No", "yes"), [1, 0, 0], [True, False, True])
+  task, targets, _ = _encoded(tasks.binary("x"), ["ja", "nein"])
+  assert (task.classes, targets) == (("nein", "ja"), [1, 0])
   task, targets, _ = _encoded(tasks.binary("x"), [-1, 1, -1])
   assert (task.classes, targets) == ((), [0, 1, 0])
   task, targets, _ = _encoded(tasks.binary("x"), [3.0, 5.0, np.nan])

@@ -18,11 +18,11 @@ from dynashare_jax.data.cells import MISSING
 from dynashare_jax.data.cells import NO_NUMBER
 from dynashare_jax.data.cells import Spelling
 from dynashare_jax.data.cells import text_of
+from dynashare_jax.data.cells import YES
 from dynashare_jax.data.table import description as table_description
 from dynashare_jax.data.table import files
 from dynashare_jax.data.table import splits as table_splits
 
-_YES = ("true", "yes", "y", "1", "positive", "pos", "t")
 _FEW_WHOLE = 10  # so many different whole numbers are taken for classes
 _MOST_CLASSES = 100  # of texts, unless the kind is said
 _LOSSES = ("l2", "l1", "huber")
@@ -171,13 +171,13 @@ def _binary(
       f" {', '.join(map(repr, classes[:3]))}; binary needs two."
     )
   numbers = all(Spelling().number(text) is not None for text in classes)
-  yes = [place for place, text in enumerate(classes) if text.lower() in _YES]
+  yes = [place for place, text in enumerate(classes) if text.lower() in YES]
   positive = yes[0] if len(yes) == 1 and not numbers else 1  # Of numbers the larger.
   if "positive" in task.options:
     value = task.options["positive"]
     told = text_of(value)
-    same = [text for text in classes if text == told or (value is True and text.lower() in _YES)]
-    same += [text for text in classes if value is False and text.lower() not in _YES]
+    same = [text for text in classes if text == told or (value is True and text.lower() in YES)]
+    same += [text for text in classes if value is False and text.lower() not in YES]
     if not same:
       raise ValueError(
         f"{task.place}.positive: {told!r} is not in column {task.columns[0]!r}, which has"
