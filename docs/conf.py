@@ -53,10 +53,14 @@ _MODULES = {
 def surface(package: ModuleType) -> str:
   """Returns the pages' text on what a package has in `__all__`, in that order, modules last."""
   parts, modules = [], []
+  told: list[Any] = []  # of what two modules show, the first tells
   for name in getattr(package, "__all__", ()):
     value = getattr(package, name)
     if inspect.ismodule(value):
-      modules.append(_section(f"{package.__name__}.{name}", value.__name__))
+      shown = {member: getattr(value, member) for member in getattr(value, "__all__", ())}
+      again = [member for member, one in shown.items() if any(one is other for other in told)]
+      told += shown.values()
+      modules.append(_section(f"{package.__name__}.{name}", value.__name__, again))
     elif callable(value):
       kind = "class" if inspect.isclass(value) else "function"
       parts.append(_directive(kind, f"{package.__name__}.{name}"))
