@@ -265,15 +265,8 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   jobs = plan(arguments.config, entries, arguments.seeds, overrides, arguments.workdir)
   own = places.part(jobs, *place)
   jobs_lib.train(own, shares, environment)
-  missing = [job.name for job in jobs if not job.finished]
-  if missing:
-    what = "is finished" if own else "has no runs"
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-    print(
-      f"part {arguments.shard} {what}; no table yet, for {len(missing)} of {len(jobs)} runs are not"
-      f" finished: {', '.join(missing[:_SHOWN])}{more}. The part that ends last writes it, or the"
-      " same command without --shard."
-    )
+  if missing := [job.name for job in jobs if not job.finished]:
+    print(_unfinished(arguments.shard, bool(own), missing, len(jobs)))
     return None
   from dynashare_jax.report.compare import comparison
   from dynashare_jax.report.compare import raw
@@ -282,14 +275,29 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     entry.label: [report_workdir.load(job.folder) for job in jobs if job.entry == entry]
     for entry in entries
   }
+  told = raw.Told(_command(argv), notes(entries, read_overrides(rest), jobs), mixed, trials)
+  return comparison.write(found, jobs[0].folder.parent, told)
+
+
+def _unfinished(shard: str, own: bool, missing: Sequence[str], total: int) -> str:
+  """What to say where other parts of a benchmark are not finished."""
+  what = "is finished" if own else "has no runs"
+  more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+  return (
+    f"part {shard} {what}; no table yet, for {len(missing)} of {total} runs are not finished:"
+    f" {', '.join(missing[:_SHOWN])}{more}. The part that ends last writes it, or the same command"
+    " without --shard."
+  )
+
+
+def _command(argv: Sequence[str]) -> str:
+  """The command line, without where runs train."""
   kept = [
     argument
     for before, argument in zip(["", *argv], argv, strict=False)
     if before not in _PLACES and argument.partition("=")[0] not in _PLACES
   ]
-  command = shlex.join(["python", "-m", "dynashare_jax", "benchmark", *kept])
-  told = raw.Told(command, notes(entries, read_overrides(rest), jobs), mixed, trials)
-  return comparison.write(found, jobs[0].folder.parent, told)
+  return shlex.join(["python", "-m", "dynashare_jax", "benchmark", *kept])
 
 
 def cli(argv: Sequence[str] | None = None) -> None:
