@@ -23,9 +23,7 @@ from dynashare_jax.infer import manifest
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
-from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import compaction as compaction_lib
-from dynashare_jax.ops import resize
 from dynashare_jax.sharing import plan as plan_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -117,14 +115,7 @@ class Model:
     zeros = {name: jnp.zeros_like(self.weights[name]) for name in left_out}
     variables = traverse_util.unflatten_dict({**weights, **zeros}, sep="/")
     logits, signals = run(variables, inputs)
-    predictions: dict[str, Any] = {}
-    for task in self.tasks:
-      kind, values = kinds.find(task.kind), logits[task.name]
-      if kind.dense and spec.input_kind == "image":
-        height, width = spec.input_shape[:2]
-        values = jnp.asarray(resize.enlarge(values, (height, width)))
-      predictions[task.name] = kind.predict(task, values)
-    return artefact.Output(predictions, signals.executed)
+    return artefact.Output(trained_lib.predictions(spec, logits), signals.executed)
 
 
 def read_budget(path: str | pathlib.Path, trained: trained_lib.Trained) -> Budget:

@@ -9,11 +9,14 @@ from typing import Any
 
 from flax import traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.models.trunks import contract
+from dynashare_jax.objectives import kinds
+from dynashare_jax.ops import resize
 from dynashare_jax.sharing import plan as plan_lib
 from dynashare_jax.sharing import skip
 from dynashare_jax.train import experiment as experiment_lib
@@ -145,6 +148,26 @@ def forward(network: Any, sharing: Any, structure: Any, **options: Any) -> Forwa
     return network.apply(variables, inputs, control, False)
 
   return run
+
+
+def predictions(
+  spec: types.DatasetSpec, logits: dict[str, jax.Array], probabilities: bool = False
+) -> dict[str, Any]:
+  """Returns task -> what its logits say; of pixels at the size of the picture.
+
+  Args:
+    spec: of the data.
+    logits: of every task.
+    probabilities: of classes how likely every one is, instead of the likeliest.
+  """
+  found: dict[str, Any] = {}
+  for task in spec.tasks:
+    kind, values = kinds.find(task.kind), logits[task.name]
+    if kind.dense and spec.input_kind == "image":
+      height, width = spec.input_shape[:2]
+      values = jnp.asarray(resize.enlarge(values, (height, width)))
+    found[task.name] = (kind.probabilities if probabilities else kind.predict)(task, values)
+  return found
 
 
 def untrained(

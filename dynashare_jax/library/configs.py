@@ -42,12 +42,12 @@ class TupleParser(tuple_parser.TupleParser):  # type: ignore[misc]
         argument = tuple(found) if isinstance(found, list) else found
       except (SyntaxError, ValueError):
         bare = argument[1:-1] if argument[:1] + argument[-1:] in ("()", "[]") else argument
-        return tuple(_literal(part.strip()) for part in bare.split(",") if part.strip())
+        return tuple(literal(part.strip()) for part in bare.split(",") if part.strip())
     return argument if isinstance(argument, tuple) else (argument,)
 
 
-def _literal(text: str) -> Any:
-  """A number, a truth value or a text."""
+def literal(text: str) -> Any:
+  """Returns the number or truth value that a text writes, or the text."""
   try:
     return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
   except (SyntaxError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 import dataclasses
 import io
@@ -225,7 +224,4 @@ def compare(
 def _setting(override: str) -> tuple[str, Any]:
   """`name=value` with the value that its text stands for."""
   name, _, value = override.partition("=")
-  try:
-    return name, ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
-  except (SyntaxError, ValueError):
-    return name, value
+  return name, configs.literal(value)

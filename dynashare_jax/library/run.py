@@ -31,8 +31,8 @@ from dynashare_jax.library import budgets as budgets_lib
 from dynashare_jax.library import costs
 from dynashare_jax.library import data as data_lib
 from dynashare_jax.objectives import kinds
-from dynashare_jax.ops import resize
 from dynashare_jax.sharing import plan as plan_lib
+from dynashare_jax.train import baselines
 from dynashare_jax.train import evaluate as evaluate_lib
 from dynashare_jax.train import labels as labels_lib
 from dynashare_jax.train import results as results_lib
@@ -94,10 +94,7 @@ class Run:
   @property
   def metrics(self) -> dict[str, dict[str, float]]:
     """Task -> metric -> value on the test split, as measured once after training."""
-    return {
-      task["name"]: {m["name"]: _number(m["test"]) for m in task["metrics"]}
-      for task in self.results["tasks"]
-    }
+    return baselines.values(self.results)
 
   @property
   def policy(self) -> np.ndarray | None:
@@ -187,21 +184,13 @@ class Run:
   def _programs(self) -> Callable[[bool], Callable[[Any], dict[str, jax.Array]]]:
     """Inputs to predictions, compiled once for each way to tell classes."""
     trained = self.trained.lean()
-    forward, spec = trained.forward(), trained.experiment.dataset.spec
+    forward = trained.forward()
 
     @functools.cache
     def of(probabilities: bool) -> Callable[[Any], dict[str, jax.Array]]:
       def run(inputs: Any) -> dict[str, jax.Array]:
         logits, _ = forward(trained.variables, inputs)
-        found = {}
-        for task in trained.tasks:
-          kind, values = kinds.find(task.kind), logits[task.name]
-          if kind.dense and spec.input_kind == "image":
-            height, width = spec.input_shape[:2]
-            values = jax.numpy.asarray(resize.enlarge(values, (height, width)))
-          tell = kind.probabilities if probabilities else kind.predict
-          found[task.name] = jax.numpy.asarray(tell(task, values))
-        return found
+        return trained_lib.predictions(trained.experiment.dataset.spec, logits, probabilities)
 
       return jax.jit(run)
 
@@ -406,10 +395,6 @@ def _named(task: types.TaskSpec, values: np.ndarray) -> np.ndarray:
   if kind.dense or kind.stored != "names" or not task.classes:
     return values
   return np.asarray(task.classes)[values]
-
-
-def _number(value: float | None) -> float:
-  return float("nan") if value is None else float(value)
 
 
 def _shown(value: float | None) -> str:
