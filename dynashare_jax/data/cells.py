@@ -10,6 +10,7 @@ import functools
 import numbers as number_types
 import re
 from typing import Any
+import unicodedata
 
 import numpy as np
 
@@ -160,8 +161,13 @@ class Cells:
     """Makes cells of texts, as `text_of` writes them; none is missing."""
     known: dict[str, int] = {}
     codes = np.fromiter((known.setdefault(v, len(known)) for v in values), np.int32, len(values))
+    return cls.coded(codes, list(known))
+
+  @classmethod
+  def coded(cls, codes: np.ndarray, values: Sequence[str]) -> Cells:
+    """Makes cells of int32 codes `[N]` of texts, which are written as `text_of` does."""
     texts: dict[str, int] = {}
-    alike = [texts.setdefault(text_of(text), len(texts)) for text in known]
+    alike = [texts.setdefault(text_of(text), len(texts)) for text in values]
     return cls(np.array(alike, np.int32)[codes] if alike else codes, tuple(texts))
 
   @classmethod
@@ -299,7 +305,7 @@ def _days(values: np.ndarray) -> np.ndarray:
 def text_of(value: Any) -> str:
   """Returns a cell as a category's name: whole numbers without a point, truth in small letters."""
   if isinstance(value, str):
-    value = value.strip()
+    value = unicodedata.normalize("NFC", value.strip())
     return value.lower() if value.lower() in ("true", "false") else value
   if isinstance(value, bool | np.bool_):
     return str(bool(value)).lower()

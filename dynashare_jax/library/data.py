@@ -14,8 +14,10 @@ import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import cells
 from dynashare_jax.data import columns
 from dynashare_jax.data import memory
+from dynashare_jax.data.table import labels as labels_lib
 from dynashare_jax.library import tasks as tasks_lib
 
 SHARES = (0.8, 0.1, 0.1)
@@ -132,7 +134,8 @@ def arrays(
     )
     _check_labels(made, found[task.name][rows["train"]], known[task.name][rows["train"]])
     found_tasks.append(made)
-  notes += tasks_lib.unseen(found_tasks, found, known, rows["train"])
+  for task in found_tasks:
+    notes += labels_lib.unseen(task, task.name, found[task.name], known[task.name], rows)
   spec = _spec(raw, count, rows, tuple(found_tasks), notes, length is not None)
   dataset = _dataset(spec, encode_inputs(spec, raw), found, known, rows)
   return Data(dataset, _fingerprint(dataset), raw, labels, told, rows)
@@ -215,7 +218,7 @@ def _named(
         values = values[known]
       task, why = tasks_lib.infer(name, values)
       found.append(task)
-      notes.append(f"{name}: taken for a task of the kind {task.kind!r} ({why})")
+      notes.append(f"task {name}: {task.kind} (inferred: {why})")
     return tuple(found)
   names = [task.name for task in tasks]
   if not names or len(set(names)) < len(names):
@@ -295,7 +298,8 @@ def _shared(
     unit = np.arange(count)
   else:
     given = np.asarray(groups)
-    if given.shape != (count,) or tasks_lib.missing(given).any():
+    found = cells.Cells.read(given.ravel(), "groups").missing(cells.Spelling())
+    if given.shape != (count,) or found.any():
       raise ValueError(f"groups must have a value for each of the {count} rows.")
     unit = np.unique(given.astype(str), return_inverse=True)[1]
   order = rng.permutation(unit.max(initial=0) + 1)

@@ -147,7 +147,7 @@ def test_data_that_cannot_be(arguments, told):
     ({"groups": [None] * ROWS}, "groups must have a value"),
     ({"tasks": [ds.binary("c")]}, "'c'; it must be one of a, b"),
     ({"tasks": [ds.binary("a"), ds.binary("a")]}, "each once"),
-    ({"tasks": [ds.binary("b")]}, "'b' has 40 different labels"),
+    ({"tasks": [ds.binary("b")]}, "column 'b' has 40 values"),
     ({"valid": {"c": [True] * ROWS}}, "A name in valid is 'c'"),
     ({"valid": {"a": [True]}}, r"valid\['a'\] has the shape"),
     ({"valid": {"a": [False] * ROWS}}, "no label at all"),

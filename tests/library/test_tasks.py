@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dynashare_jax.data.table import labels
 from dynashare_jax.library import tasks
 
 ALL = np.arange(100)
@@ -98,9 +99,9 @@ def test_pixels_without_a_label():
   [
     (tasks.multiclass("x", ["red", "blue"]), ["red", "bleu"], "Row 1 .*'bleu'.*mean 'blue'"),
     (tasks.multiclass("x", 2), [0, 2, 1], "3 different labels"),
-    (tasks.binary("x"), [0, 1, 2], "3 different labels"),
-    (tasks.regression("x"), np.array([1.0, "a"], object), "Row 1 of 'x' has 'a': no number"),
-    (tasks.regression("x"), [1.0, np.inf], "Row 1 of 'x' has inf"),
+    (tasks.binary("x"), [0, 1, 2], "Row 2 of 'x': '2' beside '0' .*column 'x' has 3 values"),
+    (tasks.regression("x"), np.array([1.0, "a"], object), "Row 1 of 'x': 'a' is no number"),
+    (tasks.regression("x"), [1.0, np.inf], "Row 1 of 'x': 'inf' is no number of 32 bits"),
     (tasks.regression("x", outputs=2), [1.0, 2.0], r"must be \[N, 2\]"),
     (tasks.depth("x"), [1.0, 2.0], "pixels have"),
   ],
@@ -117,8 +118,18 @@ def test_names_that_no_task_has(name):
 
 
 def test_classes_that_training_has_not_are_counted():
-  targets, valid = {"x": np.array([0, 0, 1, 2, 2])}, {"x": np.array([1, 1, 1, 1, 0], bool)}
+  targets, valid = np.array([0, 0, 1, 2, 2]), np.array([1, 1, 1, 1, 0], bool)
   task = tasks.multiclass("x", ["a", "b", "c"])
-  (line,) = tasks.unseen([task], targets, valid, np.arange(2))
-  assert line == ("warning: x has 2 labels of 2 classes that no training example has, first b, c")
-  assert tasks.unseen([task], targets, valid, np.arange(5)) == ()
+  rows = {"train": np.arange(2), "test": np.arange(2, 5)}
+  (line,) = labels.unseen(task, "x", targets, valid, rows)
+  assert line == "warning: x: 2 labels of test have a class that train never shows, first 'b'"
+  every = {"train": np.arange(5), "test": np.arange(2, 5)}
+  assert labels.unseen(task, "x", targets, valid, every) == []
+  pixels = np.array([[[0, 1]], [[0, 2]], [[1, 1]]])
+  task, known = tasks.segmentation("x", 3), np.ones((3, 1, 2), bool)
+  (line,) = labels.unseen(
+    task, "x", pixels, known, {"train": np.array([0, 2]), "test": np.array([1])}, "abc".__getitem__
+  )
+  assert line == (
+    "warning: x: 1 labels of test have a class that train never shows, first class 2 ('b')"
+  )

@@ -73,7 +73,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     frame.column(name, path)
   spelling, warnings = read_spelling(frame, wanted)
   rows, split_notes = table_splits.assign(frame, wanted.splits, spelling, of_file)
-  found = [table_labels.read(task, frame, rows, spelling) for task in tasks]
+  found = [read_labels(task, frame, rows, spelling) for task in tasks]
   encoder = _fit(frame, wanted, rows["train"], spelling)
   inputs, _ = encoder.read(frame.columns, frame.where)
   return assemble(
@@ -166,6 +166,16 @@ def read_frame(
     of_file |= {len(paths) + index: split for index in range(len(found)) if split}
     paths += found
   return files.read(paths, wanted.layout, columns), of_file
+
+
+def read_labels(
+  task: table_labels.Task, frame: files.Frame, rows: table_splits.Rows, spelling: Spelling
+) -> table_labels.Labels:
+  """Reads the labels of a task; see `labels.read`."""
+  column = lambda name: table_labels.Column.of(
+    name, frame.column(name, task.place), frame.places(name), spelling, task.ignore
+  )
+  return table_labels.read(task, [column(name) for name in task.columns], rows)
 
 
 def read_spelling(

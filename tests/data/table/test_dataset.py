@@ -234,7 +234,9 @@ def test_classes_that_training_never_shows_are_told(tmp_path):
   content["part"] = [("train", "val", "test")[i // 20] for i in range(ROWS)]
   content["grade"] = [*content["grade"][:-1], "9"]
   data = _open(tmp_path, content, splits={"column": "part"})
-  assert "training never shows 1 class(es): '9'" in _all(data)[1]
+  assert (
+    "tasks.grade: 1 labels of test have a class that train never shows, first '9'" in _all(data)[1]
+  )
   assert data.spec.tasks[1].outputs == 5
 
 
