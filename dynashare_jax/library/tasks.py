@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,9 +14,25 @@ from dynashare_jax.data import cells
 from dynashare_jax.data.table import labels as labels_lib
 from dynashare_jax.objectives import kinds
 
+Weights = Sequence[float] | Mapping[Any, float] | Literal["balanced"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed(types.TaskSpec):
+  """A task whose weights of classes are told by its labels.
+
+  Attributes:
+    weights: key and value, `balanced` or factors by class.
+  """
+
+  weights: tuple[tuple[str, Any], ...] = ()
+
 
 def binary(
-  name: str, classes: Sequence[str] = (), weight: float = 1.0, positive_weight: float = 1.0
+  name: str,
+  classes: Sequence[str] = (),
+  weight: float = 1.0,
+  positive_weight: float | Literal["balanced"] = 1.0,
 ) -> types.TaskSpec:
   """Names a task of yes and no, one for each example.
 
@@ -24,16 +40,15 @@ def binary(
     name: an identifier.
     classes: names of no and of yes, in this order; default of texts: sorted, yes last.
     weight: factor on its loss.
-    positive_weight: factor on the loss of yes.
+    positive_weight: factor on the loss of yes; `balanced`: training's no per yes, by which both
+      weigh alike.
   """
-  return _task(name, "binary", 1, weight, classes=classes, positive_weight=positive_weight)
+  weights = ("positive_weight", positive_weight)
+  return _task(name, "binary", 1, weight, classes=classes, weights=weights)
 
 
 def multiclass(
-  name: str,
-  classes: Sequence[str] | int = (),
-  weight: float = 1.0,
-  class_weights: Sequence[float] = (),
+  name: str, classes: Sequence[str] | int = (), weight: float = 1.0, class_weights: Weights = ()
 ) -> types.TaskSpec:
   """Names a task of one class for each example.
 
@@ -41,20 +56,25 @@ def multiclass(
     name: an identifier.
     classes: their names, or their number; default: what the labels hold, sorted.
     weight: factor on its loss.
-    class_weights: factors on the loss of every class.
+    class_weights: factors on the loss of every class in order, or of some by name; `balanced`:
+      those by which all of training's classes weigh alike.
   """
-  return _classed(name, "multiclass", classes, weight, class_weights=tuple(class_weights))
+  return _classed(name, "multiclass", classes, weight, weights=("class_weights", class_weights))
 
 
-def multilabel(name: str, classes: Sequence[str] | int = (), weight: float = 1.0) -> types.TaskSpec:
+def multilabel(
+  name: str, classes: Sequence[str] | int = (), weight: float = 1.0, positive_weight: float = 1.0
+) -> types.TaskSpec:
   """Names a task of several answers of yes or no for each example: labels `[N, classes]`.
 
   Args:
     name: an identifier.
     classes: what is answered, by name, or how many answers; default: the columns of the labels.
     weight: factor on its loss.
+    positive_weight: factor on the loss of every yes.
   """
-  return _classed(name, "multilabel", classes, weight)
+  weights = ("positive_weight", positive_weight)
+  return _classed(name, "multilabel", classes, weight, weights=weights)
 
 
 def regression(
@@ -75,7 +95,7 @@ def regression(
 
 
 def segmentation(
-  name: str, classes: Sequence[str] | int, weight: float = 1.0, class_weights: Sequence[float] = ()
+  name: str, classes: Sequence[str] | int, weight: float = 1.0, class_weights: Weights = ()
 ) -> types.TaskSpec:
   """Names a task of one class for each pixel: labels int `[N, H, W]`, below 0 without label.
 
@@ -83,9 +103,10 @@ def segmentation(
     name: an identifier.
     classes: their names, or their number.
     weight: factor on its loss.
-    class_weights: factors on the loss of every class.
+    class_weights: factors on the loss of every class in order, or of some by name; `balanced`:
+      those by which all of training's classes weigh alike.
   """
-  return _classed(name, "segmentation", classes, weight, class_weights=tuple(class_weights))
+  return _classed(name, "segmentation", classes, weight, weights=("class_weights", class_weights))
 
 
 def depth(name: str, unit: str = "m", weight: float = 1.0, inverse: bool = False) -> types.TaskSpec:
@@ -147,7 +168,12 @@ def _task(name: str, kind: str, outputs: int, weight: float, **more: Any) -> typ
     found = kinds.find(kind)
     if found.stored == "answers" and not found.several and len(more["classes"]) not in (0, 2):
       raise ValueError(f"The task {name!r} is binary, and has {len(more['classes'])} classes.")
-  return types.TaskSpec(name, kind, outputs, float(weight), **more)
+  key, value = more.pop("weights", ("", ()))
+  if not isinstance(value, str | Mapping | float | int):
+    value = tuple(map(float, value))
+  if value in ((), 1):
+    return types.TaskSpec(name, kind, outputs, float(weight), **more)
+  return Weighed(name, kind, outputs, float(weight), weights=((key, value),), **more)
 
 
 def check_name(name: Any) -> None:
@@ -233,7 +259,7 @@ def encode(
   if valid is not None:
     known &= valid.reshape(valid.shape + (1,) * (labels.ndim - valid.ndim))
   if kind.dense:
-    return _encode_pixels(task, labels, ~known)
+    return _encode_pixels(task, labels, ~known, train)
   several = kind.several or kind.stored == "values"
   outputs = task.outputs or (labels.shape[1] if labels.ndim == 2 else 1)
   if several and labels.shape[1:] not in ((outputs,), () if outputs == 1 else (outputs,)):
@@ -244,9 +270,16 @@ def encode(
   if not several and labels.ndim != 1:
     raise ValueError(f"The labels of {task.name!r} must be [N], but are {labels.shape}.")
   columns, words = _columns(task.name, labels, known)
-  made = labels_lib.make(labels_lib.Task(task, (task.name,) * len(columns)), columns, train)
+  made = labels_lib.make(_asked(task, len(columns)), columns, train)
   classes = task.classes if several or (not words and _is_ids(made.spec)) else made.spec.classes
   return dataclasses.replace(made.spec, classes=classes), made.target, made.valid
+
+
+def _asked(task: types.TaskSpec, columns: int = 1) -> labels_lib.Task:
+  """The task as labels are read by it."""
+  plain = {field.name: getattr(task, field.name) for field in dataclasses.fields(types.TaskSpec)}
+  weights = task.weights if isinstance(task, Weighed) else ()
+  return labels_lib.Task(types.TaskSpec(**plain), (task.name,) * columns, weights=weights)
 
 
 def _is_ids(task: types.TaskSpec) -> bool:
@@ -256,7 +289,7 @@ def _is_ids(task: types.TaskSpec) -> bool:
 
 
 def _encode_pixels(
-  task: types.TaskSpec, labels: np.ndarray, none: np.ndarray
+  task: types.TaskSpec, labels: np.ndarray, none: np.ndarray, train: np.ndarray
 ) -> tuple[types.TaskSpec, np.ndarray, np.ndarray]:
   """Labels of pixels; ids below 0 are none, as is a vector with a part that is none."""
   if labels.dtype.kind not in "iuf":
@@ -265,7 +298,9 @@ def _encode_pixels(
     raise ValueError(f"The labels of {task.name!r} are {labels.shape}; pixels have [N, H, W, ...].")
   none = none | np.isnan(labels)
   if kinds.dense(task.kind).stored == "ids":
-    return task, np.where(none, 0, labels).astype(np.int32), ~none & (labels >= 0)
+    ids, known = np.where(none, 0, labels).astype(np.int32), ~none & (labels >= 0)
+    counts = np.bincount(ids[train][known[train]], minlength=task.outputs)
+    return labels_lib.weighed(_asked(task), _asked(task).spec, counts), ids, known
   known = ~np.any(none, -1) if none.ndim > 3 else ~none
   filled = np.where(np.isfinite(labels), labels, 0) if labels.dtype.kind == "f" else labels
   return task, filled.astype(np.float32), known

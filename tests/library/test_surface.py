@@ -24,7 +24,7 @@ SURFACE = {
   "fit": "data, method, backbone, balance, steps, seed, workdir, settings, baseline, progress",
   "load": "path, data_dir",
   "multiclass": "name, classes, weight, class_weights",
-  "multilabel": "name, classes, weight",
+  "multilabel": "name, classes, weight, positive_weight",
   "normals": "name, weight",
   "pixels": "name, kind, outputs, unit, weight",
   "regression": "name, unit, outputs, weight, loss",

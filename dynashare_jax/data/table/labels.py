@@ -633,13 +633,27 @@ def _classed(task: Task, classes: Sequence[str], counts: np.ndarray) -> types.Ta
   else:
     outputs = 1 if task.kind.stored == "answers" else len(classes) or task.spec.outputs
   made = dataclasses.replace(task.spec, outputs=outputs, classes=tuple(classes))
+  return weighed(task, made, counts)
+
+
+def weighed(task: Task, spec: types.TaskSpec, counts: np.ndarray) -> types.TaskSpec:
+  """Returns the task with the weights of classes that are asked for.
+
+  Args:
+    spec: of the task, with its outputs and classes.
+    counts: of the classes in training.
+
+  Raises:
+    ValueError: there is no such class, or a factor is none.
+  """
   if len(task.weights) > 1:
-    raise ValueError(f"{task.place}: say positive_weight or class_weights, not both.")
+    raise ValueError(f"{task.where}: say positive_weight or class_weights, not both.")
   for key, value in task.weights:
     if task.kind.stored == "answers":
-      return dataclasses.replace(made, positive_weight=_positive_weight(task, key, value, counts))
-    return dataclasses.replace(made, class_weights=_class_weights(task, value, classes, counts))
-  return made
+      return dataclasses.replace(spec, positive_weight=_positive_weight(task, key, value, counts))
+    names = spec.classes or tuple(map(str, range(spec.outputs)))
+    return dataclasses.replace(spec, class_weights=_class_weights(task, value, names, counts))
+  return spec
 
 
 def _positive_weight(task: Task, key: str, value: Any, counts: np.ndarray) -> float:
@@ -656,13 +670,12 @@ def _positive_weight(task: Task, key: str, value: Any, counts: np.ndarray) -> fl
 
 
 def _class_weights(
-  task: Task, value: Any, classes: Sequence[str], counts: np.ndarray
+  task: Task, value: Any, names: Sequence[str], counts: np.ndarray
 ) -> tuple[float, ...]:
   """A factor for every class: as said, or by which all weigh alike."""
-  names = tuple(classes) or tuple(map(str, range(len(counts))))
   if value == "balanced":
     return tuple(float(counts.sum() / (len(names) * max(1, count))) for count in counts)
-  if isinstance(value, dict):
+  if isinstance(value, Mapping):
     factor = dict.fromkeys(names, 1.0)
     for key, number in value.items():
       same = next((name for name in _ways(key) if name in factor), None)

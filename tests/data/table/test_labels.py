@@ -27,7 +27,13 @@ LABELS = {
   "digit": [str(i // 2) for i in range(ROWS)],
   "town": [("Köln", "Ulm", "Jena")[i // 2 % 3] for i in range(ROWS)],
   "size": [str(0.5 * i) for i in range(ROWS)],
+  "left": [("on", "off")[i % 2] for i in range(ROWS)],
+  "right": ["" if i == 3 else ("on", "off")[i // 2 % 2] for i in range(ROWS)],
+  "high": [str(1.5 + i) for i in range(ROWS)],
+  "low": [str(0.25 * i) for i in range(ROWS)],
 }
+# Tasks of several columns; the others are called as their column.
+SEVERAL = {"sides": {"columns": ["left", "right"]}, "ends": {"columns": ["high", "low"]}}
 KINDS = {
   "answer": ("binary", 1, ("no", "yes")),
   "side": ("binary", 1, ("left", "right")),
@@ -35,6 +41,8 @@ KINDS = {
   "digit": ("multiclass", 12, tuple(map(str, range(12)))),
   "town": ("multiclass", 3, ("Jena", "Köln", "Ulm")),
   "size": ("number", 1, ()),
+  "sides": ("multilabel", 2, ("left", "right")),
+  "ends": ("number", 2, ("high", "low")),
 }
 
 
@@ -93,15 +101,20 @@ def _same(one, other):
 
 
 def test_every_door_finds_the_same(doors):
-  found = doors({name: {} for name in LABELS})
-  rows = [{"x": 1.0 * i} for i in range(ROWS)]
-  arrays = {n: np.array(v, float if n in ("grade", "size") else None) for n, v in LABELS.items()}
+  found = doors({name: SEVERAL.get(name, {}) for name in KINDS})
+  arrays = {n: np.array(v, float if n == "size" else None) for n, v in LABELS.items()}
   arrays |= {name: arrays[name].astype(int) for name in ("grade", "digit")}
-  python = ds.arrays({"x": [row["x"] for row in rows]}, arrays, split=PARTS).dataset
+  sides = np.stack([arrays[n] == "on" for n in ("left", "right")], 1).astype(float)
+  arrays["sides"] = np.where(np.stack([arrays["left"], arrays["right"]], 1) == "", np.nan, sides)
+  arrays["ends"] = np.stack([arrays[n].astype(float) for n in ("high", "low")], 1)
+  python = ds.arrays(
+    {"x": [i * i % 7 for i in range(ROWS)]}, {n: arrays[n] for n in KINDS}, split=PARTS
+  ).dataset
   for name, data in (found | {"python": python}).items():
     tasks = {task.name: (task.kind, task.outputs, task.classes) for task in data.spec.tasks}
     if name == "python":  # numbers that are classes themselves have no other name
-      tasks["digit"] = (*tasks["digit"][:2], KINDS["digit"][2])
+      for task in ("digit", "sides", "ends"):
+        tasks[task] = (*tasks[task][:2], KINDS[task][2])
     if name == "folder":  # what a word of a pair is called there
       assert tasks["answer"] == ("binary", 1, ("no", "yes"))
     assert tasks == KINDS, name
