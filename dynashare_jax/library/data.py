@@ -17,6 +17,7 @@ from dynashare_jax import types
 from dynashare_jax.data import cells
 from dynashare_jax.data import columns
 from dynashare_jax.data import memory
+from dynashare_jax.data.table import files as table_files
 from dynashare_jax.data.table import labels as labels_lib
 from dynashare_jax.library import tasks as tasks_lib
 
@@ -99,9 +100,9 @@ def arrays(
   """Makes a data set of arrays, of a dict of columns, or of a frame.
 
   Args:
-    inputs: N rows of a table as an array `[N, columns]`, a dict of columns or a frame of pandas or
-      polars (numbers, texts, dates, missing values); series `[N, time, channels]`; or pictures
-      `[N, height, width, channels]`, uint8 in 0..255 or floats in 0..1.
+    inputs: N rows of a table as an array `[N, columns]`, a dict of columns or a frame of pandas,
+      polars or Arrow (numbers, texts, dates, missing values); series `[N, time, channels]`; or
+      pictures `[N, height, width, channels]`, uint8 in 0..255 or floats in 0..1.
     targets: task -> labels, a dict or a frame. NaN, None and empty texts are no label.
     valid: task -> bool, False where there is no label; in place of missing values, or beside them.
     tasks: in order, as `binary("churn")`; default: inferred from the labels, and noted.
@@ -141,28 +142,37 @@ def arrays(
   return Data(dataset, _fingerprint(dataset), raw, labels, told, rows)
 
 
+def has_names(given: Any) -> bool:
+  """Returns whether these are named columns: a dict, or a frame of pandas, polars or Arrow."""
+  return isinstance(given, Mapping) or hasattr(given, "collect") or hasattr(given, "columns")
+
+
 def columns_of(given: Any) -> dict[str, Any]:
   """Returns the columns of a dict or frame, by name.
 
   Raises:
     ValueError: it is neither, or has a name twice.
   """
-  if isinstance(given, Mapping):
-    return {str(name): values for name, values in given.items()}
-  if not hasattr(given, "columns"):
+  if not has_names(given):
     raise ValueError(
       f"Expected a dict or a frame of named columns, but got {type(given).__name__}."
     )
-  names = [str(name) for name in given.columns]
+  if isinstance(given, Mapping):
+    return {str(name): values for name, values in given.items()}
+  frame = given.collect() if hasattr(given, "collect") else given  # a lazy frame of polars
+  arrow = hasattr(frame, "column_names")
+  keys = list(frame.column_names if arrow else frame.columns)
+  names = [str(key) for key in keys]
   twice = [name for name in names if names.count(name) > 1]
   if twice:
     raise ValueError(f"The frame has the column {twice[0]!r} twice: rename one.")
-  return {str(name): np.asarray(given[name]) for name in given.columns}
+  read = table_files.arrow_values if arrow else np.asarray
+  return {name: read(frame[key]) for name, key in zip(names, keys, strict=True)}
 
 
 def _read(inputs: Any, length: Any) -> tuple[Any, int]:
   """Inputs as an array or a dict of columns, and how many rows there are."""
-  if isinstance(inputs, Mapping) or hasattr(inputs, "columns"):
+  if has_names(inputs):
     raw: Any = {name: np.asarray(v) for name, v in columns_of(inputs).items()}
     if not raw:
       raise ValueError("The inputs have no columns.")
@@ -194,6 +204,8 @@ def _read(inputs: Any, length: Any) -> tuple[Any, int]:
 def _labels(name: str, values: Any, count: int) -> np.ndarray:
   """A task's labels as an array of the right length."""
   found = np.asarray(values)
+  if found.dtype == object and found.ndim == 1 and len({np.shape(v) for v in found}) == 1:
+    found = np.stack(list(found))  # lists of one length are several labels
   if found.ndim == 2 and found.shape[1] == 1:
     found = found[:, 0]
   if not found.ndim or len(found) != count:
@@ -346,7 +358,7 @@ def encode_inputs(spec: types.DatasetSpec, inputs: Any) -> Any:
     ValueError: another shape, a column that is missing, or a value that cannot be read.
   """
   if spec.table is not None:
-    named = isinstance(inputs, Mapping) or hasattr(inputs, "columns")
+    named = has_names(inputs)
     if not named and np.ndim(inputs) != 2:
       raise ValueError(f"Rows of a table are [N, columns], not {np.shape(inputs)}.")
     found, notes = columns.Encoder(spec.table).read(

@@ -293,7 +293,7 @@ def _read_parquet(path: str, lenient: bool) -> Frame:
     raise ValueError(f"{path}: two columns are called {twice[0]!r}. Rename one.")
   where = lambda row, name: f"{path}, row {row + 1}, column {name!r}"
   columns = {
-    name: Cells.read(_arrow_values(column), name, where)
+    name: Cells.read(arrow_values(column), name, where)
     for name, column in zip(names, table.columns, strict=True)
   }
   rows = int(table.num_rows)
@@ -301,8 +301,8 @@ def _read_parquet(path: str, lenient: bool) -> Frame:
   return Frame(columns, (path,), np.zeros(rows, np.int32), lines, twice=frozenset(twice))
 
 
-def _arrow_values(column: Any) -> np.ndarray:
-  """A column of an Arrow table; missing ones NaN, NaT or None."""
+def arrow_values(column: Any) -> np.ndarray:
+  """Returns a column of an Arrow table; missing ones NaN, NaT or None."""
   kind = str(column.type)
   if kind.startswith(("timestamp", "date", "int", "uint", "float", "double", "halffloat")):
     zone = getattr(column.type, "tz", None)
