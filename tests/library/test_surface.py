@@ -54,6 +54,14 @@ def test_the_surface_is_what_is_listed():
     assert own - {*inspect.signature(getattr(ds, name)).parameters} == set(methods.split()), name
 
 
+def test_a_program_that_is_type_checked_has_every_name():
+  """`.ci/run` gives it to mypy and, where it is installed, to pyright, both strict."""
+  text = (ROOT / "tests" / "library" / "typed_script.py").read_text(encoding="utf-8")
+  named = {*re.findall(r"\bds\.(\w+(?:\.\w+)?)", text)}
+  pieces = {f"{piece}.{name}" for piece in PIECES for name in getattr(ds, piece).__all__}
+  assert pieces | {*SURFACE} <= named
+
+
 def test_everything_public_says_what_it_does():
   for name in SURFACE:
     found = getattr(ds, name)
