@@ -37,6 +37,10 @@ class Data:
     targets: task -> labels as they were given.
     valid: task -> which of them are labels, where that was told.
     rows: split -> rows of the inputs.
+
+  Example:
+    >>> {split: len(rows) for split, rows in data.rows.items()}
+    {'train': 48, 'validation': 6, 'test': 6}
   """
 
   dataset: types.Dataset
@@ -115,6 +119,14 @@ def arrays(
   Raises:
     ValueError: unequal lengths, a task without label or with one label alone, a value that cannot
       be read, an empty split; names row and column.
+
+  Example:
+    >>> age = 20 + 7 * np.arange(60) % 60
+    >>> rows = {"age": age, "city": ["Ulm", "Jena", "Bonn"] * 20}
+    >>> labels = {"churn": np.where(age > 50, "yes", "no"), "spend": 10.0 * age}
+    >>> data = ds.arrays(rows, labels)
+    >>> [(task.name, task.kind) for task in data.tasks]
+    [('churn', 'binary'), ('spend', 'number')]
   """
   raw, count = _read(inputs, length)
   labels = {name: _labels(name, values, count) for name, values in columns_of(targets).items()}

@@ -42,6 +42,10 @@ def binary(
     weight: factor on its loss.
     positive_weight: factor on the loss of yes; `balanced`: training's no per yes, by which both
       weigh alike.
+
+  Example:
+    >>> ds.binary("churn", ["stays", "leaves"], positive_weight="balanced").classes
+    ('stays', 'leaves')
   """
   weights = ("positive_weight", positive_weight)
   return _task(name, "binary", 1, weight, classes=classes, weights=weights)
@@ -58,6 +62,10 @@ def multiclass(
     weight: factor on its loss.
     class_weights: factors on the loss of every class in order, or of some by name; `balanced`:
       those by which all of training's classes weigh alike.
+
+  Example:
+    >>> ds.multiclass("grade", ["A", "B", "C"], class_weights={"C": 2.5}).outputs
+    3
   """
   return _classed(name, "multiclass", classes, weight, weights=("class_weights", class_weights))
 
@@ -72,6 +80,10 @@ def multilabel(
     classes: what is answered, by name, or how many answers; default: the columns of the labels.
     weight: factor on its loss.
     positive_weight: factor on the loss of every yes.
+
+  Example:
+    >>> ds.multilabel("worn", ["hat", "tie"]).outputs
+    2
   """
   weights = ("positive_weight", positive_weight)
   return _classed(name, "multilabel", classes, weight, weights=weights)
@@ -90,6 +102,10 @@ def regression(
     outputs: how many values.
     weight: factor on its loss.
     loss: `l2`, `l1` or `huber` (which turns from squares to a line at one standard deviation).
+
+  Example:
+    >>> ds.regression("spend", unit="EUR", loss="huber").unit
+    'EUR'
   """
   return _task(name, "number", outputs, weight, unit=unit, loss=loss)
 
@@ -105,6 +121,10 @@ def segmentation(
     weight: factor on its loss.
     class_weights: factors on the loss of every class in order, or of some by name; `balanced`:
       those by which all of training's classes weigh alike.
+
+  Example:
+    >>> ds.segmentation("ground", ["road", "grass"]).outputs
+    2
   """
   return _classed(name, "segmentation", classes, weight, weights=("class_weights", class_weights))
 
@@ -117,6 +137,10 @@ def depth(name: str, unit: str = "m", weight: float = 1.0, inverse: bool = False
     unit: of the distance.
     weight: factor on its loss.
     inverse: whether values grow with nearness (disparity).
+
+  Example:
+    >>> ds.depth("far", unit="cm").unit
+    'cm'
   """
   return _task(name, "depth", 1, weight, unit=unit, inverse=inverse)
 
@@ -127,6 +151,10 @@ def normals(name: str, weight: float = 1.0) -> types.TaskSpec:
   Args:
     name: an identifier.
     weight: factor on its loss.
+
+  Example:
+    >>> ds.normals("up").outputs
+    3
   """
   return _task(name, "normals", 3, weight)
 
@@ -142,6 +170,10 @@ def pixels(
     outputs: channels.
     unit: of the values.
     weight: factor on its loss.
+
+  Example:
+    >>> ds.pixels("flow", outputs=2, unit="px").outputs
+    2
   """
   kinds.dense(kind)
   return _task(name, kind, outputs, weight, unit=unit)

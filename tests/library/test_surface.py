@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import functools
 import inspect
 import pathlib
 import re
 import subprocess
 import sys
+
+import numpy as np
+import pytest
 
 import dynashare_jax as ds
 
@@ -99,3 +104,23 @@ def test_the_page_names_what_is_there():
         found = inspect.signature(getattr(ds, node.func.attr)).parameters
         assert {keyword.arg for keyword in node.keywords} <= {*found}
   assert {*re.findall(r"`run\.(\w+)", page)} <= {*dir(ds.Run), "trained"}
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")
+def test_the_examples_of_the_docstrings_are_true(tmp_path):
+  """One program, in the order of the page: data, tasks, a run, and what it is asked."""
+  asked = ("evaluate", "predict", "report", "save")
+  doors = ("arrays", "fit", "load", "compare", "run_config")
+  tasks = [name for name in SURFACE if name.islower() and name not in doors]
+  names = ["arrays", "Data", *tasks, "fit", "Run", *(f"Run.{name}" for name in asked)]
+  names += ["load", "compare", "Comparison", "run_config"]
+  assert {name.partition(".")[0] for name in names} == {*SURFACE}
+  known = {"ds": ds, "np": np, "folder": tmp_path}
+  runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+  for name in names:
+    text = inspect.getdoc(functools.reduce(getattr, name.split("."), ds)) or ""
+    found = doctest.DocTestParser().get_doctest(text, known, name, None, None)
+    assert found.examples, f"{name} has no example"
+    told: list[str] = []
+    assert not runner.run(found, out=told.append, clear_globs=False).failed, "".join(told)
+    known.update(found.globs)
