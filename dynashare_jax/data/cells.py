@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import decimal as decimals
 import functools
+import itertools
 import numbers as number_types
 import re
 from typing import Any
@@ -329,24 +330,45 @@ def date_of(text: str, form: str) -> np.datetime64:
     return np.datetime64("NaT")
 
 
+_GROUPED = re.compile(r"[+-]?\d{1,3}([.,' \u00a0\u202f])\d{3}(?:\1\d{3})*(?:([.,])\d+)?")
+
+
 def grouped(text: str) -> str:
   """Returns what seems to part the thousands of a number, as `,` in 1,234; else nothing."""
-  found = re.fullmatch(r"[+-]?\d{1,3}([.,' \u00a0\u202f])\d{3}(\1\d{3})*([.,]\d+)?", text)
+  found = _GROUPED.fullmatch(text)
   return found.group(1) if found else ""
+
+
+def _marks(texts: Iterable[str]) -> tuple[str, str, str]:
+  """The decimal mark and the separator of thousands of the first text that has both, and this."""
+  matches = filter(None, map(_GROUPED.fullmatch, texts))
+  both = (m for m in matches if m.group(2) and m.group(2) != m.group(1))
+  found = next(both, None)
+  return (found.group(2), found.group(1), found.group()) if found else ("", "", "")
 
 
 def detect(columns: Mapping[str, Cells], missing: Iterable[str] = ()) -> tuple[Spelling, list[str]]:
   """Finds out whether a table writes decimal points or commas, from all of its columns.
+
+  What parts thousands is found out where a number has a decimal mark, too, as 1.234,56.
 
   Returns:
     The spelling, with a point where nothing tells, and warnings about columns that look otherwise.
   """
   seen: dict[str, dict[str, str]] = {".": {}, ",": {}}  # mark -> column -> first such number
   base = Spelling(missing=tuple(missing))
+  parts: dict[str, str] = {}  # mark -> what parts thousands beside it
   marks = {*MISSING, *NO_NUMBER, *base.missing}
   for name, cells in columns.items():
     texts = cells.texts or ()
     given = np.array([text not in marks for text in texts], bool)
+    told, apart, number = _marks(itertools.compress(texts, given))
+    if (
+      told
+      and (given & ~np.isnan(cells.parsed(Spelling(told, apart))[:-1])).sum() > 0.9 * given.sum()
+    ):
+      seen[told][name], parts[told] = number, parts.get(told, apart)
+      continue
     for mark, found in seen.items():
       known = given & ~np.isnan(cells.parsed(Spelling(mark))[:-1])
       if known.sum() <= 0.9 * given.sum():
@@ -363,5 +385,5 @@ def detect(columns: Mapping[str, Cells], missing: Iterable[str] = ()) -> tuple[S
       f"warning: column {other!r} has texts as {text!r}, but column {one!r} has decimal points:"
       " they are read as texts. If they are numbers, say decimal: ','."
     ]
-  comma = bool(seen[","]) and not seen["."]
-  return dataclasses.replace(base, decimal="," if comma else "."), warnings
+  decimal = "," if seen[","] and not seen["."] else "."
+  return dataclasses.replace(base, decimal=decimal, thousands=parts.get(decimal, "")), warnings

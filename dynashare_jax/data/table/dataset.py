@@ -183,15 +183,17 @@ def read_spelling(
 ) -> tuple[Spelling, list[str]]:
   """Returns how the table writes numbers, as said or as found out, and warnings."""
   spelling, notes = cells_lib.detect(frame.columns, wanted.missing)
-  if wanted.decimal:
-    spelling, notes = dataclasses.replace(spelling, decimal=wanted.decimal), []
-  elif spelling.decimal == ",":
+  if wanted.decimal not in ("", spelling.decimal):
+    spelling, notes = dataclasses.replace(spelling, decimal=wanted.decimal, thousands=""), []
+  elif spelling.decimal == "," and not wanted.decimal:
     notes.append("numbers have decimal commas.")
+  if spelling.thousands and not wanted.thousands:
+    notes.append(f"thousands are parted by {spelling.thousands!r}.")
   if wanted.thousands == spelling.decimal:
     raise ValueError(
       f"{wanted.where}: thousands: {wanted.thousands!r} is the decimal point, too; say decimal."
     )
-  return dataclasses.replace(spelling, thousands=wanted.thousands), notes
+  return dataclasses.replace(spelling, thousands=wanted.thousands or spelling.thousands), notes
 
 
 def _fit(

@@ -15,6 +15,7 @@ from dynashare_jax import types
 from dynashare_jax.data import columns as columns_lib
 from dynashare_jax.data import description as described
 from dynashare_jax.data.cells import Cells
+from dynashare_jax.data.cells import grouped
 from dynashare_jax.data.cells import MISSING
 from dynashare_jax.data.cells import NO_NUMBER
 from dynashare_jax.data.cells import Spelling
@@ -28,6 +29,7 @@ PAIRS = (("0", "1"), ("-1", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), 
 
 _FEW_WHOLE = 10  # so many different whole numbers are taken for classes
 _MOST_IDS = 50  # that are 0, 1, ... without a gap
+_FEW_WORDS = 3  # among numbers, which are then no classes
 _MOST_CLASSES = 100  # of texts, unless the kind is said
 _SHOWN = 6
 _NONE = {"na", "n/a", "nan", "none", "null", "<na>", "-", "?", "unknown"}
@@ -441,12 +443,19 @@ def infer(task: Task, columns: Sequence[Column]) -> tuple[str, str]:
   rows = column.codes[column.codes >= 0]
   none = np.isnan(column.numbers)
   lost = int(none[rows].sum())
-  if count > _FEW_WHOLE and len(rows) - lost > 9 * lost:
+  most = len(rows) - lost > (lost if none.sum() <= _FEW_WORDS else 9 * lost)
+  if count > _FEW_WHOLE and most:
     text = column.first(none)
     raise ValueError(
       f"{column.place(text)}: {text[:40]!r} is no number, as {lost} of {len(rows)} labels of"
       f" {task.name}."
       + task.advice(f"Say missing: [{text[:40]}] if it is no label, or kind: multiclass.", _NAME)
+    )
+  if count > _FEW_WHOLE and all(map(grouped, column.texts)):
+    text = column.first([True] * count)
+    raise ValueError(
+      f"{column.place(text)}: {text!r} seems to have a separator of thousands."
+      + task.advice(f"Say thousands: {grouped(text)!r}, or kind: multiclass.", _NAME)
     )
   if count > min(_MOST_CLASSES, len(rows) // 2):
     raise ValueError(
