@@ -12,6 +12,8 @@ import numpy as np
 from dynashare_jax import types
 from dynashare_jax.data import cells
 from dynashare_jax.data.table import labels as labels_lib
+from dynashare_jax.data.table import tasks as table_tasks
+from dynashare_jax.data.table.column import Column
 from dynashare_jax.objectives import kinds
 
 Weights = Sequence[float] | Mapping[Any, float] | Literal["balanced"]
@@ -243,15 +245,13 @@ def infer(name: str, labels: np.ndarray) -> tuple[types.TaskSpec, str]:
     raise ValueError(f"All labels of {name!r} are {every.pop()!r}: there is nothing to learn.")
   if labels.ndim == 2 and any(np.isnan(column.numbers).any() for column in columns):
     raise ValueError(f"The labels of {name!r} are texts {labels.shape}: give one column a task.")
-  asked = labels_lib.Task(types.TaskSpec(name, "", 0), (name,) * len(columns))
+  asked = table_tasks.Task(types.TaskSpec(name, "", 0), (name,) * len(columns))
   kind, why = labels_lib.infer(asked, columns)
   outputs = 0 if kinds.find(kind).stored == "names" else len(columns)
   return _task(name, kind, outputs, 1.0), why
 
 
-def _columns(
-  name: str, labels: np.ndarray, known: np.ndarray
-) -> tuple[list[labels_lib.Column], bool]:
+def _columns(name: str, labels: np.ndarray, known: np.ndarray) -> tuple[list[Column], bool]:
   """The columns of labels `[N]` or `[N, K]`, where they are known, and whether any has texts."""
   made, words = [], False
   every = labels.T if labels.ndim == 2 else labels[None]
@@ -259,7 +259,7 @@ def _columns(
     rows = np.flatnonzero(mask)
     read = cells.Cells.read(values[rows], name, functools.partial(_row, name, rows))
     words |= bool({*(read.texts or ())} - {"true", "false"})
-    column = labels_lib.Column.of(name, read, lambda row: f"Row {row} of {name!r}")
+    column = Column.of(name, read, lambda row: f"Row {row} of {name!r}")
     column = dataclasses.replace(column, real=labels.dtype.kind == "f")
     made.append(column.scattered(rows, len(labels)))
   return made, words
@@ -307,11 +307,11 @@ def encode(
   return dataclasses.replace(made.spec, classes=classes), made.target, made.valid
 
 
-def _asked(task: types.TaskSpec, columns: int = 1) -> labels_lib.Task:
+def _asked(task: types.TaskSpec, columns: int = 1) -> table_tasks.Task:
   """The task as labels are read by it."""
   plain = {field.name: getattr(task, field.name) for field in dataclasses.fields(types.TaskSpec)}
   weights = task.weights if isinstance(task, Weighed) else ()
-  return labels_lib.Task(types.TaskSpec(**plain), (task.name,) * columns, weights=weights)
+  return table_tasks.Task(types.TaskSpec(**plain), (task.name,) * columns, weights=weights)
 
 
 def _is_ids(task: types.TaskSpec) -> bool:
@@ -332,7 +332,7 @@ def _encode_pixels(
   if kinds.dense(task.kind).stored == "ids":
     ids, known = np.where(none, 0, labels).astype(np.int32), ~none & (labels >= 0)
     counts = np.bincount(ids[train][known[train]], minlength=task.outputs)
-    return labels_lib.weighed(_asked(task), _asked(task).spec, counts), ids, known
+    return table_tasks.weighed(_asked(task), _asked(task).spec, counts), ids, known
   known = ~np.any(none, -1) if none.ndim > 3 else ~none
   filled = np.where(np.isfinite(labels), labels, 0) if labels.dtype.kind == "f" else labels
   return task, filled.astype(np.float32), known

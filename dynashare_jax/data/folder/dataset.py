@@ -29,11 +29,11 @@ from dynashare_jax.data.pictures import layouts as dense_layouts
 from dynashare_jax.data.pictures import store
 from dynashare_jax.data.pictures import surface_normals
 from dynashare_jax.data.table import files as table_files
-from dynashare_jax.data.table import labels as table_labels
+from dynashare_jax.data.table import tasks as table_tasks
 
 NAME = "folder"
 _SIZES = 256  # examples whose files are measured to tell data that changed
-Task = folder_description.Task | table_labels.Task
+Task = folder_description.Task | table_tasks.Task
 
 
 def defaults() -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _check_labelled(split: str, source: Any) -> None:
   for name, task in waiting.items():
     scale = getattr(task, "scale", None) or 0
     negative = f" Its scale is negative: {scale:g}." if scale < 0 else ""
-    if isinstance(task, table_labels.Task):
+    if isinstance(task, table_tasks.Task):
       what = f"none of the {len(source)} examples in {split} has a label. Look at its columns"
     else:
       what = (
@@ -158,9 +158,7 @@ def _find(
   names = tuple(task.name for task in tasks)
   if there:
     tasks = tuple(
-      dataclasses.replace(t, spec=table_labels.complete(t))
-      if isinstance(t, table_labels.Task)
-      else t
+      dataclasses.replace(t, spec=table_tasks.complete(t)) if isinstance(t, table_tasks.Task) else t
       for t in tasks
     )
     return store.open_copy(data_dir, NAME, ("image", *names), size), tasks, ()
@@ -183,7 +181,7 @@ def _by_name(tasks: Any) -> dict[str, Any]:
 
 def _settled(raw: dict[str, Any], task: Task) -> dict[str, Any]:
   """What a copy of the data must know of a task: of a table, what its cells told, too."""
-  if not isinstance(task, table_labels.Task):
+  if not isinstance(task, table_tasks.Task):
     return raw
   spec, stored = task.spec, task.kind.stored
   weighed = {"positive", *(key for key, _ in task.weights)}
@@ -239,7 +237,7 @@ def _patterns(
   """Where the labels of all tasks of pixels lie."""
   patterns = {}
   for task in parsed.tasks:
-    if isinstance(task, table_labels.Task):
+    if isinstance(task, table_tasks.Task):
       continue
     place = f"{parsed.where}: tasks.{task.name}"
     pattern = folder_files.Pattern.read(task.labels, f"{place}.labels")
@@ -261,7 +259,7 @@ def _rows(
   parsed: folder_description.Description, tasks: Sequence[Task], reader: folder_files.Reader
 ) -> table.Rows | None:
   """The tables, row by row as the pictures; None where none is needed."""
-  columns = [c for t in tasks if isinstance(t, table_labels.Task) for c in t.columns]
+  columns = [c for t in tasks if isinstance(t, table_tasks.Task) for c in t.columns]
   if parsed.column:
     columns.append(parsed.column)
   if not columns:

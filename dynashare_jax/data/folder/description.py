@@ -13,7 +13,7 @@ from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import description as described
 from dynashare_jax.data.cells import text_of
-from dynashare_jax.data.table import labels
+from dynashare_jax.data.table import tasks as table_tasks
 from dynashare_jax.objectives import kinds
 
 KINDS = tuple(name for name in kinds.available() if kinds.find(name).dense)
@@ -99,7 +99,7 @@ class Description:
   name: str
   root: str
   pictures: str
-  tasks: tuple[Task | labels.Task, ...]
+  tasks: tuple[Task | table_tasks.Task, ...]
   splits: Mapping[str, float | str | tuple[str, ...]]
   seed: int
   overlap: bool
@@ -136,7 +136,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
   tables, key = _tables(part)
   made = tuple(_task(own, name) for name, own in part.tasks(("image",)).items())
   if not tables:
-    needing = [task.place for task in made if isinstance(task, labels.Task)]
+    needing = [task.place for task in made if isinstance(task, table_tasks.Task)]
     if needing or column:
       raise ValueError(
         f"{needing[0] if needing else splits.where}: needs labels, or table: the file with its"
@@ -182,20 +182,20 @@ def _cells(part: described.Part, split: str) -> tuple[str, ...]:
 def _is_of_table(raw: Mapping[str, Any]) -> bool:
   """Whether the keys of a task are those of one of a table."""
   return (
-    raw.get("kind") in labels.KINDS
+    raw.get("kind") in table_tasks.KINDS
     or "column" in raw
     or "columns" in raw
     or not ({"kind", "labels"} & {*raw})
   )
 
 
-def _task(part: described.Part, name: str) -> Task | labels.Task:
+def _task(part: described.Part, name: str) -> Task | table_tasks.Task:
   """Checks one task."""
   if _is_of_table(part.raw):
-    return labels.parse(part, name)
+    return table_tasks.parse(part, name)
   if "kind" not in part.raw:
     raise part.refusal("kind", f"is missing; it is one of {', '.join(KINDS)}")
-  named = part.choice("kind", KINDS if "labels" in part.raw else (*KINDS, *labels.KINDS))
+  named = part.choice("kind", KINDS if "labels" in part.raw else (*KINDS, *table_tasks.KINDS))
   kind = kinds.dense(named)
   part.check_keys((*_EVERY, *_KEYS[kind.stored], *kind.fields), f" for a {named} task")
   classes, outputs = _classes(part, kind, types.TaskSpec(name, named))

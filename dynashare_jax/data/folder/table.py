@@ -19,6 +19,8 @@ from dynashare_jax.data.cells import Spelling
 from dynashare_jax.data.folder import files as folder_files
 from dynashare_jax.data.table import files
 from dynashare_jax.data.table import labels
+from dynashare_jax.data.table import tasks as table_tasks
+from dynashare_jax.data.table.column import Column
 
 _WHOLE = re.compile(r"[-+]?\d+\.0+")
 _SHOWN = 12  # names of columns in a message
@@ -45,7 +47,7 @@ class Rows:
     """The files."""
     return " and ".join(table.files[0] for table in self.tables)
 
-  def column(self, name: str, place: str, ignore: Sequence[str] = ()) -> labels.Column:
+  def column(self, name: str, place: str, ignore: Sequence[str] = ()) -> Column:
     """Returns what a column says of examples.
 
     Args:
@@ -69,7 +71,7 @@ class Rows:
     there = np.flatnonzero(rows >= 0)
     cells = table.columns[name].take(rows[there])
     place_of = lambda row: table.where(int(rows[row]), name)
-    found = labels.Column.of(name, cells, place_of, None, ignore)
+    found = Column.of(name, cells, place_of, None, ignore)
     return found.scattered(there, len(rows))
 
 
@@ -92,7 +94,7 @@ def read_tasks(
   places = {split: np.array([place_of[n] for n in part], int) for split, part in keys.items()}
   made, values, notes = list(tasks), dict[str, np.ndarray](), list[str]()
   for i, task in enumerate(tasks):
-    if isinstance(task, labels.Task):
+    if isinstance(task, table_tasks.Task):
       columns = [rows.column(name, task.place, task.ignore) for name in task.columns]
       found = labels.read(
         labels.worded(task, columns), columns, places, False, lambda row: rows.examples[row]

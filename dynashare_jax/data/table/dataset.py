@@ -25,6 +25,8 @@ from dynashare_jax.data.table import description as table_description
 from dynashare_jax.data.table import files
 from dynashare_jax.data.table import labels as table_labels
 from dynashare_jax.data.table import splits as table_splits
+from dynashare_jax.data.table import tasks as table_tasks
+from dynashare_jax.data.table.column import Column
 
 NAME = "table"
 
@@ -169,10 +171,10 @@ def read_frame(
 
 
 def read_labels(
-  task: table_labels.Task, frame: files.Frame, rows: table_splits.Rows, spelling: Spelling
+  task: table_tasks.Task, frame: files.Frame, rows: table_splits.Rows, spelling: Spelling
 ) -> table_labels.Labels:
   """Reads the labels of a task; see `labels.read`."""
-  column = lambda name: table_labels.Column.of(
+  column = lambda name: Column.of(
     name, frame.column(name, task.place), frame.places(name), spelling, task.ignore
   )
   return table_labels.read(task, [column(name) for name in task.columns], rows)

@@ -12,7 +12,7 @@ from dynashare_jax.data import columns as columns_lib
 from dynashare_jax.data import description as described
 from dynashare_jax.data.cells import text_of
 from dynashare_jax.data.table import files
-from dynashare_jax.data.table import labels as labels_lib
+from dynashare_jax.data.table import tasks as table_tasks
 
 EXAMPLE = """
   table: customers.csv        # or .parquet
@@ -78,7 +78,7 @@ class Description:
   where: str
   name: str
   tables: Mapping[str, str]
-  tasks: tuple[labels_lib.Task, ...]
+  tasks: tuple[table_tasks.Task, ...]
   splits: Splits
   roles: Mapping[str, columns_lib.Role]
   inputs: tuple[str, ...]
@@ -132,12 +132,12 @@ def parse(raw: Mapping[str, Any], where: str) -> Description:
   )
 
 
-def read_tasks(part: described.Part) -> tuple[labels_lib.Task, ...]:
+def read_tasks(part: described.Part) -> tuple[table_tasks.Task, ...]:
   """Reads the key `tasks`, each of columns of its own."""
   taken: dict[str, str] = {}
   found = []
   for name, own in part.tasks().items():
-    task = labels_lib.parse(own, name)
+    task = table_tasks.parse(own, name)
     for column in task.columns:
       if column in taken:
         raise own.refusal("column", f"{column!r} is the label of {taken[column]} already")
