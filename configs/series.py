@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.head_width = 32
   config.gates.target_rates = (1.0, 1.0, 0.7, 0.7, 0.7)
   train = config.train
-  train.batch_size = 32
+  train.largest_batch = 32
   train.steps = 1000
   train.warmup_steps = 200
   train.cycles = 6

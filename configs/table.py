@@ -43,7 +43,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.gates.noise_fades = 0.5
 
   train = config.train
-  train.batch_size = 256
+  train.batch_size = 0  # as suits the number of rows
+  train.largest_batch = 256
   train.steps = 3000
   train.warmup_steps = 600
   train.cycles = 12

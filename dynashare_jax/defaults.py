@@ -231,7 +231,8 @@ def get_config() -> ml_collections.ConfigDict:
   random.per_task = True  # AdaShare's Random #2; False: Random #1
 
   config.train = train = ml_collections.ConfigDict()
-  train.batch_size = 16
+  train.batch_size = 16  # 0: what suits the number of training examples, at most largest_batch
+  train.largest_batch = 1024
   train.sampling = "examples"  # or tasks: each has an equal share of every batch, of its labels
   train.steps = 20000  # of methods without a search
   train.warmup_steps = 4000

@@ -221,6 +221,36 @@ def test_nothing_but_a_kind_asks_for_a_kind():
           assert not found & set(kinds.available()), f"{path}:{node.lineno}"
 
 
+def public(node: ast.AST, place: str) -> Iterator[tuple[str, ast.AST]]:
+  """Yields what is public in a module or class, itself included, with its place."""
+  yield place, node
+  for part in getattr(node, "body", ()) if isinstance(node, ast.Module | ast.ClassDef) else ():
+    if isinstance(part, ast.ClassDef | ast.FunctionDef) and not part.name.startswith("_"):
+      yield from public(part, f"{place}:{part.name}")
+
+
+def test_all_that_is_public_says_what_it_is():
+  bare = [
+    place
+    for path in FILES
+    if parsed(path).body
+    for place, node in public(parsed(path), str(path))
+    if not ast.get_docstring(node)
+  ]
+  assert not bare
+
+
+def test_functions_of_the_command_line_are_short():
+  long = [
+    f"{path}:{node.lineno} {node.name} has {length} lines"
+    for path in sorted((PACKAGE / "cli").rglob("*.py"))
+    for node in ast.walk(parsed(path))
+    if isinstance(node, ast.FunctionDef)
+    and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > 40
+  ]
+  assert not long
+
+
 def test_there_is_no_drawer_for_everything():
   for path in FILES:
     assert path.stem not in ("utils", "util", "helpers", "misc", "common"), path

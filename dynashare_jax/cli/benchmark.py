@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import os
 import pathlib
 import shlex
@@ -102,9 +103,9 @@ def plan(
 ) -> tuple[jobs_lib.Job, ...]:
   """Lists all runs in the order of their training; nothing is trained.
 
-  In each seed, single-task networks come first, because the others name them
-  as `config.baseline`, and random policies last, because they imitate the
-  learnt route of the same seed (of `adashare`, else of `dynashare`).
+  In each seed, single-task networks come first, because the others name them as `config.baseline`,
+  and random policies last, because they imitate the learnt route of the same seed (of `adashare`,
+  else of `dynashare`).
 
   Args:
     seeds: how many; they are 0, 1, ...
@@ -115,9 +116,8 @@ def plan(
     The runs, each with the names of those before it that it reads.
 
   Raises:
-    ValueError: fewer than one seed, a configuration that does not fit, a
-      folder that was made with another configuration, or a run to be trained
-      whose single-task run has other settings.
+    ValueError: fewer than one seed, a configuration that does not fit, a folder that was made with
+      another configuration, or a run to be trained whose single-task run has other settings.
   """
   if seeds < 1:
     raise ValueError(f"--seeds must be at least 1, but is {seeds}.")
@@ -125,27 +125,33 @@ def plan(
   runs_lib.find_dataset(config.dataset)
   mixed = baselines.read_mixed(config.mixed, "config.mixed")
   folder = pathlib.Path(root or pathlib.Path("runs") / config.dataset)
-  rank = {_SINGLE: 0, _RANDOM: 2}
+  ordered = sorted(entries, key=lambda entry: {_SINGLE: 0, _RANDOM: 2}.get(entry.method, 1))
   jobs: list[jobs_lib.Job] = []
   settings: dict[str, Any] = {}  # by the folder of a run
-  for seed in range(seeds):
-    for entry in sorted(entries, key=lambda entry: rank.get(entry.method, 1)):
-      job, reads, own = _job(path, entry, seed, entries, overrides, folder)
-      settings[os.path.realpath(job.folder)] = baselines.settings(own)
-      read = {os.path.realpath(name) for name in reads if name}
-      needs = [j.name for j in jobs if os.path.realpath(j.folder) in read]
-      needs += _stored_by(jobs, job, reads[0])
-      jobs.append(dataclasses.replace(job, needs=tuple(dict.fromkeys(needs))))
-      if not job.finished:
-        _check_settings(jobs, settings, reads[0], mixed)
+  for seed, entry in itertools.product(range(seeds), ordered):
+    job, reads, own = _job(path, entry, seed, entries, overrides, folder)
+    settings[os.path.realpath(job.folder)] = baselines.settings(own)
+    jobs.append(dataclasses.replace(job, needs=_needs(jobs, job, reads)))
+    _check_settings(jobs, settings, reads[0], mixed)
   return tuple(jobs)
+
+
+def _needs(
+  jobs: Sequence[jobs_lib.Job], job: jobs_lib.Job, reads: Sequence[str]
+) -> tuple[str, ...]:
+  """Names of those runs before one that it reads."""
+  read = {os.path.realpath(name) for name in reads if name}
+  needs = [j.name for j in jobs if os.path.realpath(j.folder) in read]
+  return tuple(dict.fromkeys([*needs, *_stored_by(jobs, job, reads[0])]))
 
 
 def _check_settings(
   jobs: Sequence[jobs_lib.Job], settings: Mapping[str, Any], given: str, mixed: Sequence[str]
 ) -> None:
-  """Refuses the last run if its settings are not those of its single-task run, or of the given."""
+  """Refuses the last run if it is to be trained by other settings than what it is compared with."""
   job = jobs[-1]
+  if job.finished:
+    return
   singles = [str(j.folder) for j in jobs if j.seed == job.seed and j.entry.method == _SINGLE]
   for folder in filter(None, [*singles[:1], given]):
     if single := settings.get(os.path.realpath(folder)):
@@ -244,12 +250,8 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
     ValueError: in the arguments, before anything is trained.
     RuntimeError: a run failed.
   """
-  parser = guard.parser(
-    "benchmark",
-    "Trains what is missing and compares methods in one table.",
-    _ARGUMENTS,
-    "Any --config.name=value goes to all runs.",
-  )
+  about = "Trains what is missing and compares methods in one table."
+  parser = guard.parser("benchmark", about, _ARGUMENTS, "Any --config.name=value goes to all runs.")
   arguments, rest = parser.parse_known_args(argv)
   overrides = read_overrides(rest)
   entries = _entries.cross(_entries.parse(arguments.methods), arguments.balances)

@@ -118,13 +118,7 @@ def shares(
   visible = guard.names(outer.get(_VISIBLE, ""))
   nothing: tuple[dict[str, str], ...] = ({},) * jobs
   if devices:
-    names = guard.names(devices)
-    hidden = [name for name in names if visible and name not in visible]
-    if hidden:
-      raise ValueError(
-        f"--devices names {', '.join(hidden)}, but {_VISIBLE} leaves {','.join(visible)} only."
-      )
-    return _deal(jobs, names, "--devices")
+    return _deal(jobs, _seen(guard.names(devices), visible), "--devices")
   if jobs == 1 or outer.get("JAX_PLATFORMS") == "cpu":
     return nothing
   if _VISIBLE in outer:
@@ -136,6 +130,15 @@ def shares(
       " runs, as in --devices=0,1, or set JAX_PLATFORMS=cpu to train without."
     )
   return nothing
+
+
+def _seen(names: list[str], visible: Sequence[str]) -> list[str]:
+  """Names of GPUs, all of which this process may use."""
+  if hidden := [name for name in names if visible and name not in visible]:
+    raise ValueError(
+      f"--devices names {', '.join(hidden)}, but {_VISIBLE} leaves {','.join(visible)} only."
+    )
+  return names
 
 
 def _deal(jobs: int, names: Sequence[str], source: str) -> tuple[dict[str, str], ...]:

@@ -7,9 +7,11 @@ import dataclasses
 import datetime
 import decimal as decimals
 import functools
+import itertools
 import numbers as number_types
 import re
 from typing import Any
+import unicodedata
 
 import numpy as np
 
@@ -160,8 +162,13 @@ class Cells:
     """Makes cells of texts, as `text_of` writes them; none is missing."""
     known: dict[str, int] = {}
     codes = np.fromiter((known.setdefault(v, len(known)) for v in values), np.int32, len(values))
+    return cls.coded(codes, list(known))
+
+  @classmethod
+  def coded(cls, codes: np.ndarray, values: Sequence[str]) -> Cells:
+    """Makes cells of int32 codes `[N]` of texts, which are written as `text_of` does."""
     texts: dict[str, int] = {}
-    alike = [texts.setdefault(text_of(text), len(texts)) for text in known]
+    alike = [texts.setdefault(text_of(text), len(texts)) for text in values]
     return cls(np.array(alike, np.int32)[codes] if alike else codes, tuple(texts))
 
   @classmethod
@@ -299,7 +306,7 @@ def _days(values: np.ndarray) -> np.ndarray:
 def text_of(value: Any) -> str:
   """Returns a cell as a category's name: whole numbers without a point, truth in small letters."""
   if isinstance(value, str):
-    value = value.strip()
+    value = unicodedata.normalize("NFC", value.strip())
     return value.lower() if value.lower() in ("true", "false") else value
   if isinstance(value, bool | np.bool_):
     return str(bool(value)).lower()
@@ -323,24 +330,45 @@ def date_of(text: str, form: str) -> np.datetime64:
     return np.datetime64("NaT")
 
 
+_GROUPED = re.compile(r"[+-]?\d{1,3}([.,' \u00a0\u202f])\d{3}(?:\1\d{3})*(?:([.,])\d+)?")
+
+
 def grouped(text: str) -> str:
   """Returns what seems to part the thousands of a number, as `,` in 1,234; else nothing."""
-  found = re.fullmatch(r"[+-]?\d{1,3}([.,' \u00a0\u202f])\d{3}(\1\d{3})*([.,]\d+)?", text)
+  found = _GROUPED.fullmatch(text)
   return found.group(1) if found else ""
+
+
+def _marks(texts: Iterable[str]) -> tuple[str, str, str]:
+  """The decimal mark and the separator of thousands of the first text that has both, and this."""
+  matches = filter(None, map(_GROUPED.fullmatch, texts))
+  both = (m for m in matches if m.group(2) and m.group(2) != m.group(1))
+  found = next(both, None)
+  return (found.group(2), found.group(1), found.group()) if found else ("", "", "")
 
 
 def detect(columns: Mapping[str, Cells], missing: Iterable[str] = ()) -> tuple[Spelling, list[str]]:
   """Finds out whether a table writes decimal points or commas, from all of its columns.
+
+  What parts thousands is found out where a number has a decimal mark, too, as 1.234,56.
 
   Returns:
     The spelling, with a point where nothing tells, and warnings about columns that look otherwise.
   """
   seen: dict[str, dict[str, str]] = {".": {}, ",": {}}  # mark -> column -> first such number
   base = Spelling(missing=tuple(missing))
+  parts: dict[str, str] = {}  # mark -> what parts thousands beside it
   marks = {*MISSING, *NO_NUMBER, *base.missing}
   for name, cells in columns.items():
     texts = cells.texts or ()
     given = np.array([text not in marks for text in texts], bool)
+    told, apart, number = _marks(itertools.compress(texts, given))
+    if (
+      told
+      and (given & ~np.isnan(cells.parsed(Spelling(told, apart))[:-1])).sum() > 0.9 * given.sum()
+    ):
+      seen[told][name], parts[told] = number, parts.get(told, apart)
+      continue
     for mark, found in seen.items():
       known = given & ~np.isnan(cells.parsed(Spelling(mark))[:-1])
       if known.sum() <= 0.9 * given.sum():
@@ -357,5 +385,5 @@ def detect(columns: Mapping[str, Cells], missing: Iterable[str] = ()) -> tuple[S
       f"warning: column {other!r} has texts as {text!r}, but column {one!r} has decimal points:"
       " they are read as texts. If they are numbers, say decimal: ','."
     ]
-  comma = bool(seen[","]) and not seen["."]
-  return dataclasses.replace(base, decimal="," if comma else "."), warnings
+  decimal = "," if seen[","] and not seen["."] else "."
+  return dataclasses.replace(base, decimal=decimal, thousands=parts.get(decimal, "")), warnings

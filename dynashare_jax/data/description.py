@@ -90,6 +90,31 @@ class Part:
       raise self.refusal(key, f"must be a mapping with at least one key, but is {shown(value)}")
     return Part(dict(value), self.file, self._path(key))
 
+  def tasks(self, taken: Sequence[str] = ()) -> dict[str, Part]:
+    """Returns the mappings of `tasks`, by name, which may have no key; or a list of names alone.
+
+    Args:
+      taken: names that are no task's.
+    """
+    listed = self.raw.get("tasks")
+    if isinstance(listed, list) and listed and all(isinstance(name, str) for name in listed):
+      tasks = Part({name: {} for name in listed}, self.file, self._path("tasks"))
+    else:
+      tasks = self.mapping("tasks")
+    found = {}
+    for name, raw in dict[Any, Any](tasks.raw).items():
+      if not str(name).isidentifier() or isinstance(name, bool) or name in taken:
+        no = f", and is not {' or '.join(map(repr, taken))}" if taken else ""
+        raise tasks.refusal(
+          name,
+          f"a task's name has letters, digits and _, begins with no digit{no}; the column may have"
+          f" another name: {{label: {{column: {name}}}}}",
+        )
+      if not isinstance(raw or {}, dict):
+        raise tasks.refusal(name, f"must be a mapping as {{}}, but is {shown(raw)}")
+      found[str(name)] = Part(dict(raw or {}), self.file, f"{tasks.place}.{name}")
+    return found
+
   def text(self, key: str, default: str | None = None) -> str:
     """Returns a text; without a default it must be there, and not be empty."""
     value = self.raw.get(key, default)

@@ -14,8 +14,11 @@ import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax import types
+from dynashare_jax.data import cells
 from dynashare_jax.data import columns
 from dynashare_jax.data import memory
+from dynashare_jax.data.table import files as table_files
+from dynashare_jax.data.table import labels as labels_lib
 from dynashare_jax.library import tasks as tasks_lib
 
 SHARES = (0.8, 0.1, 0.1)
@@ -34,6 +37,10 @@ class Data:
     targets: task -> labels as they were given.
     valid: task -> which of them are labels, where that was told.
     rows: split -> rows of the inputs.
+
+  Example:
+    >>> {split: len(rows) for split, rows in data.rows.items()}
+    {'train': 48, 'validation': 6, 'test': 6}
   """
 
   dataset: types.Dataset
@@ -97,9 +104,9 @@ def arrays(
   """Makes a data set of arrays, of a dict of columns, or of a frame.
 
   Args:
-    inputs: N rows of a table as an array `[N, columns]`, a dict of columns or a frame of pandas or
-      polars (numbers, texts, dates, missing values); series `[N, time, channels]`; or pictures
-      `[N, height, width, channels]`, uint8 in 0..255 or floats in 0..1.
+    inputs: N rows of a table as an array `[N, columns]`, a dict of columns or a frame of pandas,
+      polars or Arrow (numbers, texts, dates, missing values); series `[N, time, channels]`; or
+      pictures `[N, height, width, channels]`, uint8 in 0..255 or floats in 0..1.
     targets: task -> labels, a dict or a frame. NaN, None and empty texts are no label.
     valid: task -> bool, False where there is no label; in place of missing values, or beside them.
     tasks: in order, as `binary("churn")`; default: inferred from the labels, and noted.
@@ -112,6 +119,14 @@ def arrays(
   Raises:
     ValueError: unequal lengths, a task without label or with one label alone, a value that cannot
       be read, an empty split; names row and column.
+
+  Example:
+    >>> age = 20 + 7 * np.arange(60) % 60
+    >>> rows = {"age": age, "city": ["Ulm", "Jena", "Bonn"] * 20}
+    >>> labels = {"churn": np.where(age > 50, "yes", "no"), "spend": 10.0 * age}
+    >>> data = ds.arrays(rows, labels)
+    >>> [(task.name, task.kind) for task in data.tasks]
+    [('churn', 'binary'), ('spend', 'number')]
   """
   raw, count = _read(inputs, length)
   labels = {name: _labels(name, values, count) for name, values in columns_of(targets).items()}
@@ -132,10 +147,16 @@ def arrays(
     )
     _check_labels(made, found[task.name][rows["train"]], known[task.name][rows["train"]])
     found_tasks.append(made)
-  notes += tasks_lib.unseen(found_tasks, found, known, rows["train"])
+  for task in found_tasks:
+    notes += labels_lib.unseen(task, task.name, found[task.name], known[task.name], rows)
   spec = _spec(raw, count, rows, tuple(found_tasks), notes, length is not None)
   dataset = _dataset(spec, encode_inputs(spec, raw), found, known, rows)
   return Data(dataset, _fingerprint(dataset), raw, labels, told, rows)
+
+
+def has_names(given: Any) -> bool:
+  """Returns whether these are named columns: a dict, or a frame of pandas, polars or Arrow."""
+  return isinstance(given, Mapping) or hasattr(given, "collect") or hasattr(given, "columns")
 
 
 def columns_of(given: Any) -> dict[str, Any]:
@@ -144,22 +165,26 @@ def columns_of(given: Any) -> dict[str, Any]:
   Raises:
     ValueError: it is neither, or has a name twice.
   """
-  if isinstance(given, Mapping):
-    return {str(name): values for name, values in given.items()}
-  if not hasattr(given, "columns"):
+  if not has_names(given):
     raise ValueError(
       f"Expected a dict or a frame of named columns, but got {type(given).__name__}."
     )
-  names = [str(name) for name in given.columns]
+  if isinstance(given, Mapping):
+    return {str(name): values for name, values in given.items()}
+  frame = given.collect() if hasattr(given, "collect") else given  # a lazy frame of polars
+  arrow = hasattr(frame, "column_names")
+  keys = list(frame.column_names if arrow else frame.columns)
+  names = [str(key) for key in keys]
   twice = [name for name in names if names.count(name) > 1]
   if twice:
     raise ValueError(f"The frame has the column {twice[0]!r} twice: rename one.")
-  return {str(name): np.asarray(given[name]) for name in given.columns}
+  read = table_files.arrow_values if arrow else np.asarray
+  return {name: read(frame[key]) for name, key in zip(names, keys, strict=True)}
 
 
 def _read(inputs: Any, length: Any) -> tuple[Any, int]:
   """Inputs as an array or a dict of columns, and how many rows there are."""
-  if isinstance(inputs, Mapping) or hasattr(inputs, "columns"):
+  if has_names(inputs):
     raw: Any = {name: np.asarray(v) for name, v in columns_of(inputs).items()}
     if not raw:
       raise ValueError("The inputs have no columns.")
@@ -191,6 +216,8 @@ def _read(inputs: Any, length: Any) -> tuple[Any, int]:
 def _labels(name: str, values: Any, count: int) -> np.ndarray:
   """A task's labels as an array of the right length."""
   found = np.asarray(values)
+  if found.dtype == object and found.ndim == 1 and len({np.shape(v) for v in found}) == 1:
+    found = np.stack(list(found))  # lists of one length are several labels
   if found.ndim == 2 and found.shape[1] == 1:
     found = found[:, 0]
   if not found.ndim or len(found) != count:
@@ -215,7 +242,7 @@ def _named(
         values = values[known]
       task, why = tasks_lib.infer(name, values)
       found.append(task)
-      notes.append(f"{name}: taken for a task of the kind {task.kind!r} ({why})")
+      notes.append(f"task {name}: {task.kind} (inferred: {why})")
     return tuple(found)
   names = [task.name for task in tasks]
   if not names or len(set(names)) < len(names):
@@ -295,7 +322,8 @@ def _shared(
     unit = np.arange(count)
   else:
     given = np.asarray(groups)
-    if given.shape != (count,) or tasks_lib.missing(given).any():
+    found = cells.Cells.read(given.ravel(), "groups").missing(cells.Spelling())
+    if given.shape != (count,) or found.any():
       raise ValueError(f"groups must have a value for each of the {count} rows.")
     unit = np.unique(given.astype(str), return_inverse=True)[1]
   order = rng.permutation(unit.max(initial=0) + 1)
@@ -342,7 +370,7 @@ def encode_inputs(spec: types.DatasetSpec, inputs: Any) -> Any:
     ValueError: another shape, a column that is missing, or a value that cannot be read.
   """
   if spec.table is not None:
-    named = isinstance(inputs, Mapping) or hasattr(inputs, "columns")
+    named = has_names(inputs)
     if not named and np.ndim(inputs) != 2:
       raise ValueError(f"Rows of a table are [N, columns], not {np.shape(inputs)}.")
     found, notes = columns.Encoder(spec.table).read(

@@ -64,6 +64,12 @@ def fit(
   Raises:
     ValueError: a name or value that does not fit, or a folder of another run or of other data.
     KeyboardInterrupt: after Ctrl-C; says where the run stands.
+
+  Example:
+    >>> tiny = {"steps": 8, "settings": {"model.blocks": (1,), "model.width": 8}}
+    >>> run = ds.fit(data, method="hard", workdir=folder / "hard-0", progress=False, **tiny)
+    >>> sorted(run.metrics["churn"])
+    ['accuracy', 'auc', 'average_precision']
   """
   spec = data.dataset.spec
   config = settings_lib.of(spec, data.fingerprint, method, backbone, balance, steps, seed, settings)
@@ -96,6 +102,11 @@ def run_config(
   Raises:
     ValueError: there is no such configuration, or a name or value that does not fit.
     KeyboardInterrupt: after Ctrl-C; says where the run stands.
+
+  Example:
+    >>> ds.run_config("rooms", {"train.batch": 32})
+    Traceback (most recent call last):
+    ValueError: There is no setting 'train.batch'. Did you mean ...
   """
   if isinstance(config, ml_collections.ConfigDict):
     made = ml_collections.ConfigDict(config.to_dict())
@@ -118,6 +129,10 @@ class Comparison:
     runs: label -> its runs, by seed.
     table: the table's columns and cells.
     folder: of all runs, with `table.md`, `table.csv`, `table.tex` and `delta.png`.
+
+  Example:
+    >>> table.markdown().startswith("#")
+    True
   """
 
   runs: Mapping[str, tuple[run_lib.Run, ...]]
@@ -185,6 +200,11 @@ def compare(
 
   Raises:
     ValueError: as `fit`; a label twice; or fewer than one seed.
+
+  Example:
+    >>> table = ds.compare(data, ["hard"], seeds=1, workdir=folder, progress=False, **tiny)
+    >>> list(table.runs)
+    ['hard']
   """
   if seeds < 1:
     raise ValueError(f"seeds must be at least 1, but is {seeds}.")

@@ -49,6 +49,10 @@ class Run:
   Attributes:
     workdir: its folder, which has results, checkpoint, report and figures.
     results: what `results.json` says.
+
+  Example:
+    >>> [task.name for task in run.tasks]
+    ['churn', 'spend']
   """
 
   def __init__(
@@ -134,6 +138,10 @@ class Run:
 
     Raises:
       ValueError: a task, column or class is missing, or a label is none that the task can have.
+
+    Example:
+      >>> run.evaluate(split="test") == run.metrics
+      True
     """
     trained = self.trained
     experiment = trained.experiment
@@ -162,6 +170,11 @@ class Run:
 
     Raises:
       ValueError: another shape, a column that is missing, or a value that cannot be read.
+
+    Example:
+      >>> found = run.predict({"age": [28, 61], "city": ["Ulm", "Bonn"]})
+      >>> found["churn"].shape, found["spend"].shape
+      ((2,), (2,))
     """
     spec = self.trained.experiment.dataset.spec
     arrays = data_lib.encode_inputs(spec, inputs)
@@ -197,7 +210,12 @@ class Run:
     return of
 
   def report(self) -> pathlib.Path:
-    """Writes the report and its figures anew; returns the path of `report.md`."""
+    """Writes the report and its figures anew; returns the path of `report.md`.
+
+    Example:
+      >>> run.report().name
+      'report.md'
+    """
     from dynashare_jax.report.run import report
 
     return report.write_report(self.workdir)
@@ -304,6 +322,10 @@ class Run:
 
     Raises:
       ValueError: something is there.
+
+    Example:
+      >>> run.save(folder / "mine").workdir.name
+      'mine'
     """
     target = pathlib.Path(path)
     if target.exists():
@@ -380,6 +402,10 @@ def load(path: str | os.PathLike[str], data_dir: str = "") -> Run | artefact.Art
 
   Raises:
     ValueError: there is neither.
+
+  Example:
+    >>> ds.load(folder / "mine").metrics == run.metrics
+    True
   """
   place = pathlib.Path(path)
   if place.is_file() or (place / artefact.FILE).is_file():

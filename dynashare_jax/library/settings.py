@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import math
 from typing import Any
 
 import jax
@@ -18,11 +17,11 @@ from dynashare_jax.data import in_memory
 from dynashare_jax.models import backbones
 from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import kinds
+from dynashare_jax.train import checks
 
 BACKBONES = {"table": "mlp", "series": "tcn", "image": "resnet"}  # where none is named
 _EPOCHS = 20
 _STEPS = 200, 4000  # fewest and most, where none are given
-_BATCH = 8, 1024
 _CYCLES = 8  # of a search
 _OWN = ["dataset", "data", "data_dir", "method", "seed"]  # that other arguments say
 
@@ -67,7 +66,7 @@ def of(
   name = backbone or BACKBONES[spec.input_kind]
   config.model.backbone = lookup.one_of("backbone", name, backbones.available())
   _network(config, spec)
-  _training(config, spec.sizes, steps)
+  _training(config, spec, steps)
   config.lock()
   for key, value in (values or {}).items():
     _set(config, key, value)
@@ -96,15 +95,15 @@ def _network(config: ml_collections.ConfigDict, spec: types.DatasetSpec) -> None
 
 
 def _training(
-  config: ml_collections.ConfigDict, sizes: Mapping[str, int], steps: int | None
+  config: ml_collections.ConfigDict, spec: types.DatasetSpec, steps: int | None
 ) -> None:
   """Batch and lengths of the phases."""
-  train, count = config.train, sizes["train"]
+  train, count = config.train, spec.sizes["train"]
   part = count - int(train.weights_share * count)  # What the policy is trained on.
   devices = jax.device_count()
   even = lambda size: max(devices, size - size % devices)
-  batch = 2 ** round(math.log2(max(count, 2) / 50))
-  train.batch_size = even(min(max(batch, _BATCH[0]), _BATCH[1], part))
+  train.batch_size = 0
+  train.batch_size = checks.batch_size(config, spec, devices)
   if steps is None:
     steps = min(max(_EPOCHS * count // train.batch_size, _STEPS[0]), _STEPS[1])
   if isinstance(steps, bool) or int(steps) != steps or steps < 1:
@@ -117,7 +116,7 @@ def _training(
   train.log_every = train.steps_per_dispatch = max(1, min(20, steps // 20))
   train.eval_every = max(1, steps // 10)
   train.checkpoint_every = max(1, steps // 2)
-  config.eval.batch_size = even(min(1024, *sizes.values()))
+  config.eval.batch_size = even(min(1024, *spec.sizes.values()))
   config.policy.update(
     candidates=2,
     temperature_decay=0.8,

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, Literal
 
 import numpy as np
 
-from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import cells
+from dynashare_jax.data.table import labels as labels_lib
+from dynashare_jax.data.table import tasks as table_tasks
+from dynashare_jax.data.table.column import Column
 from dynashare_jax.objectives import kinds
 
-_MOST_CLASSES = 50  # of labels that are not declared
+Weights = Sequence[float] | Mapping[Any, float] | Literal["balanced"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed(types.TaskSpec):
+  """A task whose weights of classes are told by its labels.
+
+  Attributes:
+    weights: key and value, `balanced` or factors by class.
+  """
+
+  weights: tuple[tuple[str, Any], ...] = ()
 
 
 def binary(
-  name: str, classes: Sequence[str] = (), weight: float = 1.0, positive_weight: float = 1.0
+  name: str,
+  classes: Sequence[str] = (),
+  weight: float = 1.0,
+  positive_weight: float | Literal["balanced"] = 1.0,
 ) -> types.TaskSpec:
   """Names a task of yes and no, one for each example.
 
@@ -25,16 +42,19 @@ def binary(
     name: an identifier.
     classes: names of no and of yes, in this order; default of texts: sorted, yes last.
     weight: factor on its loss.
-    positive_weight: factor on the loss of yes.
+    positive_weight: factor on the loss of yes; `balanced`: training's no per yes, by which both
+      weigh alike.
+
+  Example:
+    >>> ds.binary("churn", ["stays", "leaves"], positive_weight="balanced").classes
+    ('stays', 'leaves')
   """
-  return _task(name, "binary", 1, weight, classes=classes, positive_weight=positive_weight)
+  weights = ("positive_weight", positive_weight)
+  return _task(name, "binary", 1, weight, classes=classes, weights=weights)
 
 
 def multiclass(
-  name: str,
-  classes: Sequence[str] | int = (),
-  weight: float = 1.0,
-  class_weights: Sequence[float] = (),
+  name: str, classes: Sequence[str] | int = (), weight: float = 1.0, class_weights: Weights = ()
 ) -> types.TaskSpec:
   """Names a task of one class for each example.
 
@@ -42,20 +62,33 @@ def multiclass(
     name: an identifier.
     classes: their names, or their number; default: what the labels hold, sorted.
     weight: factor on its loss.
-    class_weights: factors on the loss of every class.
+    class_weights: factors on the loss of every class in order, or of some by name; `balanced`:
+      those by which all of training's classes weigh alike.
+
+  Example:
+    >>> ds.multiclass("grade", ["A", "B", "C"], class_weights={"C": 2.5}).outputs
+    3
   """
-  return _classed(name, "multiclass", classes, weight, class_weights=tuple(class_weights))
+  return _classed(name, "multiclass", classes, weight, weights=("class_weights", class_weights))
 
 
-def multilabel(name: str, classes: Sequence[str] | int = (), weight: float = 1.0) -> types.TaskSpec:
+def multilabel(
+  name: str, classes: Sequence[str] | int = (), weight: float = 1.0, positive_weight: float = 1.0
+) -> types.TaskSpec:
   """Names a task of several answers of yes or no for each example: labels `[N, classes]`.
 
   Args:
     name: an identifier.
     classes: what is answered, by name, or how many answers; default: the columns of the labels.
     weight: factor on its loss.
+    positive_weight: factor on the loss of every yes.
+
+  Example:
+    >>> ds.multilabel("worn", ["hat", "tie"]).outputs
+    2
   """
-  return _classed(name, "multilabel", classes, weight)
+  weights = ("positive_weight", positive_weight)
+  return _classed(name, "multilabel", classes, weight, weights=weights)
 
 
 def regression(
@@ -71,12 +104,16 @@ def regression(
     outputs: how many values.
     weight: factor on its loss.
     loss: `l2`, `l1` or `huber` (which turns from squares to a line at one standard deviation).
+
+  Example:
+    >>> ds.regression("spend", unit="EUR", loss="huber").unit
+    'EUR'
   """
   return _task(name, "number", outputs, weight, unit=unit, loss=loss)
 
 
 def segmentation(
-  name: str, classes: Sequence[str] | int, weight: float = 1.0, class_weights: Sequence[float] = ()
+  name: str, classes: Sequence[str] | int, weight: float = 1.0, class_weights: Weights = ()
 ) -> types.TaskSpec:
   """Names a task of one class for each pixel: labels int `[N, H, W]`, below 0 without label.
 
@@ -84,9 +121,14 @@ def segmentation(
     name: an identifier.
     classes: their names, or their number.
     weight: factor on its loss.
-    class_weights: factors on the loss of every class.
+    class_weights: factors on the loss of every class in order, or of some by name; `balanced`:
+      those by which all of training's classes weigh alike.
+
+  Example:
+    >>> ds.segmentation("ground", ["road", "grass"]).outputs
+    2
   """
-  return _classed(name, "segmentation", classes, weight, class_weights=tuple(class_weights))
+  return _classed(name, "segmentation", classes, weight, weights=("class_weights", class_weights))
 
 
 def depth(name: str, unit: str = "m", weight: float = 1.0, inverse: bool = False) -> types.TaskSpec:
@@ -97,6 +139,10 @@ def depth(name: str, unit: str = "m", weight: float = 1.0, inverse: bool = False
     unit: of the distance.
     weight: factor on its loss.
     inverse: whether values grow with nearness (disparity).
+
+  Example:
+    >>> ds.depth("far", unit="cm").unit
+    'cm'
   """
   return _task(name, "depth", 1, weight, unit=unit, inverse=inverse)
 
@@ -107,6 +153,10 @@ def normals(name: str, weight: float = 1.0) -> types.TaskSpec:
   Args:
     name: an identifier.
     weight: factor on its loss.
+
+  Example:
+    >>> ds.normals("up").outputs
+    3
   """
   return _task(name, "normals", 3, weight)
 
@@ -122,6 +172,10 @@ def pixels(
     outputs: channels.
     unit: of the values.
     weight: factor on its loss.
+
+  Example:
+    >>> ds.pixels("flow", outputs=2, unit="px").outputs
+    2
   """
   kinds.dense(kind)
   return _task(name, kind, outputs, weight, unit=unit)
@@ -148,7 +202,12 @@ def _task(name: str, kind: str, outputs: int, weight: float, **more: Any) -> typ
     found = kinds.find(kind)
     if found.stored == "answers" and not found.several and len(more["classes"]) not in (0, 2):
       raise ValueError(f"The task {name!r} is binary, and has {len(more['classes'])} classes.")
-  return types.TaskSpec(name, kind, outputs, float(weight), **more)
+  key, value = more.pop("weights", ("", ()))
+  if not isinstance(value, str | Mapping | float | int):
+    value = tuple(map(float, value))
+  if value in ((), 1):
+    return types.TaskSpec(name, kind, outputs, float(weight), **more)
+  return Weighed(name, kind, outputs, float(weight), weights=((key, value),), **more)
 
 
 def check_name(name: Any) -> None:
@@ -178,63 +237,36 @@ def infer(name: str, labels: np.ndarray) -> tuple[types.TaskSpec, str]:
       f"The labels of {name!r}, {labels.dtype} {labels.shape}, may be depth, normals or something"
       f" else: say tasks=[ds.depth({name!r}), ...]."
     )
-  known = labels[~missing(labels)]
-  if not known.size:
+  columns, _ = _columns(name, labels, np.ones(labels.shape, bool))
+  every = {text for column in columns for text in column.texts}
+  if not every:
     raise ValueError(f"The task {name!r} has no label at all.")
-  words = _are_words(known)
-  distinct = sorted({str(value).strip() for value in known.ravel()}) if words else np.unique(known)
-  if len(distinct) == 1:
-    raise ValueError(f"All labels of {name!r} are {distinct[0]!r}: there is nothing to learn.")
-  if labels.ndim == 2:
-    if not words and set(distinct) <= {0, 1}:
-      return multilabel(name, labels.shape[1]), f"{labels.shape[1]} columns of 0 and 1"
-    if words:
-      raise ValueError(f"The labels of {name!r} are texts {labels.shape}: give one column a task.")
-    return regression(name, outputs=labels.shape[1]), f"{labels.shape[1]} columns of numbers"
-  if len(distinct) == 2:
-    return binary(name), f"two values, {distinct[0]} and {distinct[1]}"
-  whole = not words and bool(np.all(np.asarray(distinct, float) % 1 == 0))
-  if words or (whole and len(distinct) <= _MOST_CLASSES and known.dtype.kind != "f"):
-    if len(distinct) > min(_MOST_CLASSES, len(known) // 2):
-      raise ValueError(
-        f"The labels of {name!r} are {len(distinct)} different texts in {len(known)} rows: name its"
-        f" classes, ds.multiclass({name!r}, classes=...), or leave it out."
-      )
-    return multiclass(name), f"{len(distinct)} different {'texts' if words else 'whole numbers'}"
-  return regression(name), "numbers"
+  if len(every) == 1:
+    raise ValueError(f"All labels of {name!r} are {every.pop()!r}: there is nothing to learn.")
+  if labels.ndim == 2 and any(np.isnan(column.numbers).any() for column in columns):
+    raise ValueError(f"The labels of {name!r} are texts {labels.shape}: give one column a task.")
+  asked = table_tasks.Task(types.TaskSpec(name, "", 0), (name,) * len(columns))
+  kind, why = labels_lib.infer(asked, columns)
+  outputs = 0 if kinds.find(kind).stored == "names" else len(columns)
+  return _task(name, kind, outputs, 1.0), why
 
 
-def _are_words(known: np.ndarray) -> bool:
-  """Whether labels that are there are texts, or anything else that is no number."""
-  return known.dtype.kind not in "biuf" and not all(map(_is_number, known.ravel()))
+def _columns(name: str, labels: np.ndarray, known: np.ndarray) -> tuple[list[Column], bool]:
+  """The columns of labels `[N]` or `[N, K]`, where they are known, and whether any has texts."""
+  made, words = [], False
+  every = labels.T if labels.ndim == 2 else labels[None]
+  for values, mask in zip(every, known.T if known.ndim == 2 else known[None], strict=True):
+    rows = np.flatnonzero(mask)
+    read = cells.Cells.read(values[rows], name, functools.partial(_row, name, rows))
+    words |= bool({*(read.texts or ())} - {"true", "false"})
+    column = Column.of(name, read, lambda row: f"Row {row} of {name!r}")
+    column = dataclasses.replace(column, real=labels.dtype.kind == "f")
+    made.append(column.scattered(rows, len(labels)))
+  return made, words
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, (bool, int, float, np.number, np.bool_))
-
-
-def missing(labels: np.ndarray) -> np.ndarray:
-  """Returns which labels are none: NaN, NaT, None, an empty text, and what is unequal to itself."""
-  if labels.dtype.kind == "f":
-    return np.isnan(labels)
-  if labels.dtype.kind in "mM":
-    return np.isnat(labels)
-  if labels.dtype.kind in "US":
-    return np.char.strip(labels.astype(str)) == ""
-  if labels.dtype.kind != "O":
-    return np.zeros(labels.shape, bool)
-  none = [_is_none(value) for value in labels.ravel()]
-  return np.asarray(none, bool).reshape(labels.shape)
-
-
-def _is_none(value: Any) -> bool:
-  """Whether one value stands for none; those of pandas and polars, too."""
-  if value is None or (isinstance(value, str) and not value.strip()):
-    return True
-  try:
-    return bool(value != value)
-  except TypeError:  # pandas.NA answers no question.
-    return True
+def _row(name: str, rows: np.ndarray, row: int, _: str) -> str:
+  return f"Row {rows[row]} of {name!r}"
 
 
 def encode(
@@ -255,144 +287,52 @@ def encode(
     ValueError: a label that the task cannot have; names the row.
   """
   kind = kinds.find(task.kind)
-  none: Any = missing(labels)
+  known = np.ones(labels.shape, bool)
   if valid is not None:
-    none = np.logical_or(none, ~valid.reshape(valid.shape + (1,) * (labels.ndim - valid.ndim)))
+    known &= valid.reshape(valid.shape + (1,) * (labels.ndim - valid.ndim))
   if kind.dense:
-    return _encode_pixels(task, labels, none)
-  if kind.stored in ("answers", "names") and not kind.several:
-    task, targets = _encode_classes(task, labels, none)
-    return task, targets, ~none
-  targets = _as_numbers(task, labels, none)
-  if kind.stored == "answers":
-    task = dataclasses.replace(task, outputs=task.outputs or labels.shape[1])
-  if labels.shape[1:] not in ((), (task.outputs,)) or (not labels.shape[1:] and task.outputs > 1):
+    return _encode_pixels(task, labels, ~known, train)
+  several = kind.several or kind.stored == "values"
+  outputs = task.outputs or (labels.shape[1] if labels.ndim == 2 else 1)
+  if several and labels.shape[1:] not in ((outputs,), () if outputs == 1 else (outputs,)):
     raise ValueError(
-      f"The labels of {task.name!r} have the shape {labels.shape}, and the task has"
-      f" {task.outputs} outputs: they must be [N, {task.outputs}]."
+      f"The labels of {task.name!r} have the shape {labels.shape}, and the task has {outputs}"
+      f" outputs: they must be [N, {outputs}]."
     )
-  if kind.stored == "values" and not task.spread:
-    task = _standardised(task, targets[train], ~none[train])
-  return task, targets, ~none
+  if not several and labels.ndim != 1:
+    raise ValueError(f"The labels of {task.name!r} must be [N], but are {labels.shape}.")
+  columns, words = _columns(task.name, labels, known)
+  made = labels_lib.make(_asked(task, len(columns)), columns, train)
+  classes = task.classes if several or (not words and _is_ids(made.spec)) else made.spec.classes
+  return dataclasses.replace(made.spec, classes=classes), made.target, made.valid
+
+
+def _asked(task: types.TaskSpec, columns: int = 1) -> table_tasks.Task:
+  """The task as labels are read by it."""
+  plain = {field.name: getattr(task, field.name) for field in dataclasses.fields(types.TaskSpec)}
+  weights = task.weights if isinstance(task, Weighed) else ()
+  return table_tasks.Task(types.TaskSpec(**plain), (task.name,) * columns, weights=weights)
+
+
+def _is_ids(task: types.TaskSpec) -> bool:
+  """Whether classes are called 0, 1, ..., or as truth values are."""
+  numbers = tuple(map(str, range(len(task.classes))))
+  return task.classes in (numbers, ("-1", "1"), ("false", "true"))
 
 
 def _encode_pixels(
-  task: types.TaskSpec, labels: np.ndarray, none: np.ndarray
+  task: types.TaskSpec, labels: np.ndarray, none: np.ndarray, train: np.ndarray
 ) -> tuple[types.TaskSpec, np.ndarray, np.ndarray]:
   """Labels of pixels; ids below 0 are none, as is a vector with a part that is none."""
   if labels.dtype.kind not in "iuf":
     raise ValueError(f"The labels of {task.name!r} are {labels.dtype}; pixels have numbers.")
   if labels.ndim < 3:
     raise ValueError(f"The labels of {task.name!r} are {labels.shape}; pixels have [N, H, W, ...].")
+  none = none | np.isnan(labels)
   if kinds.dense(task.kind).stored == "ids":
-    return task, np.where(none, 0, labels).astype(np.int32), ~none & (labels >= 0)
+    ids, known = np.where(none, 0, labels).astype(np.int32), ~none & (labels >= 0)
+    counts = np.bincount(ids[train][known[train]], minlength=task.outputs)
+    return table_tasks.weighed(_asked(task), _asked(task).spec, counts), ids, known
   known = ~np.any(none, -1) if none.ndim > 3 else ~none
   filled = np.where(np.isfinite(labels), labels, 0) if labels.dtype.kind == "f" else labels
   return task, filled.astype(np.float32), known
-
-
-def _encode_classes(
-  task: types.TaskSpec, labels: np.ndarray, none: np.ndarray
-) -> tuple[types.TaskSpec, np.ndarray]:
-  """Class ids of labels, which may be texts, truth values or numbers."""
-  if labels.ndim != 1:
-    raise ValueError(f"The labels of {task.name!r} must be [N], but are {labels.shape}.")
-  is_binary = kinds.find(task.kind).stored == "answers"
-  count = 2 if is_binary else task.outputs
-  out = np.zeros(len(labels), np.float32 if is_binary else np.int32)
-  numbers = not _are_words(labels[~none])
-  if numbers:
-    values = np.where(none, 0, labels).astype(np.float64)
-    distinct = np.unique(values[~none])
-    if set(distinct) <= set(range(count or len(distinct))):  # They are ids.
-      out[:] = values
-      wanted = 1 if is_binary else count or len(distinct)
-      return dataclasses.replace(task, outputs=wanted), out
-    if is_binary and set(distinct) <= {-1, 1}:
-      out[:] = values > 0
-      return task, out
-  pairs = zip(labels, none, strict=True)
-  names = ["" if gone else str(_plain(value)).strip() for value, gone in pairs]
-  known = task.classes or _class_names(labels[~none] if numbers else names, is_binary)
-  if count and len(known) > count:
-    raise ValueError(
-      f"{task.name!r} has {len(known)} different labels, and the task {count} classes:"
-      f" {', '.join(map(repr, known[:3]))}, ..."
-    )
-  codes = {name: code for code, name in enumerate(known)}
-  for row, name in enumerate(names):
-    if not none[row] and name not in codes:
-      raise ValueError(
-        f"Row {row} of {task.name!r} has {name!r}, which is none of its classes"
-        f" ({', '.join(known[:8])}).{lookup.hint(name, known)}"
-      )
-  out[:] = [codes.get(name, 0) for name in names]
-  return dataclasses.replace(task, classes=known, outputs=1 if is_binary else len(known)), out
-
-
-def _class_names(labels: Any, is_binary: bool) -> tuple[str, ...]:
-  """The names of distinct labels, sorted: numbers as such, and no before yes."""
-  distinct = sorted({value for value in labels if value != ""})
-  names = tuple(str(_plain(value)) for value in distinct)
-  if is_binary and distinct and isinstance(distinct[0], str):
-    return tuple(sorted(names, key=lambda name: name.lower() in cells.YES and name != "1"))
-  return names
-
-
-def _plain(value: Any) -> Any:
-  """A number that is whole as an integer, so that 3.0 is called 3."""
-  return int(value) if isinstance(value, (float, np.floating)) and value % 1 == 0 else value
-
-
-def _as_numbers(task: types.TaskSpec, labels: np.ndarray, none: np.ndarray) -> np.ndarray:
-  """Float32 of labels, 0 where there is none."""
-  filled = np.where(none, 0, labels)
-  try:
-    with np.errstate(over="ignore"):
-      found = filled.astype(np.float32)
-  except (TypeError, ValueError):
-    bad = next(place for place in np.ndindex(labels.shape) if not _floats(filled[place]))
-    raise ValueError(f"Row {bad[0]} of {task.name!r} has {labels[bad]!r}: no number.") from None
-  if not np.isfinite(found).all():
-    bad = tuple(np.argwhere(~np.isfinite(found))[0])
-    raise ValueError(f"Row {bad[0]} of {task.name!r} has {labels[bad]}, which 32 bits do not hold.")
-  return found
-
-
-def _floats(value: Any) -> bool:
-  try:
-    float(value)
-  except (TypeError, ValueError):
-    return False
-  return True
-
-
-def _standardised(task: types.TaskSpec, targets: np.ndarray, valid: np.ndarray) -> types.TaskSpec:
-  """The number task with mean and spread of labels; 1 where they are all equal."""
-  rows, known = targets.reshape(len(targets), -1), valid.reshape(len(valid), -1)
-  columns = [column[ok].astype(np.float64) for column, ok in zip(rows.T, known.T, strict=True)]
-  center = tuple(float(c.mean()) if len(c) else 0.0 for c in columns)
-  spread = tuple(float(c.std()) or 1.0 if len(c) else 1.0 for c in columns)
-  return dataclasses.replace(task, center=center, spread=spread)
-
-
-def unseen(
-  tasks: Sequence[types.TaskSpec],
-  targets: Mapping[str, Any],
-  valid: Mapping[str, Any],
-  train: np.ndarray,
-) -> tuple[str, ...]:
-  """Says which classes no training example has, one line a task."""
-  lines = []
-  for task in tasks:
-    kind = kinds.find(task.kind)
-    counted, _ = kind.counts(task, targets[task.name], valid[task.name])
-    seen, _ = kind.counts(task, targets[task.name][train], valid[task.name][train])
-    lost = np.flatnonzero((counted > 0) & (seen == 0))
-    if len(lost):
-      names = [task.classes[i] if task.classes else str(i) for i in lost[:5]]
-      lines.append(
-        f"warning: {task.name} has {int(counted[lost].sum())} labels of {len(lost)} classes that no"
-        f" training example has, first {', '.join(names)}"
-      )
-  return tuple(lines)

@@ -127,7 +127,8 @@ _RANGES = {
   "balance.stch_mu": _POSITIVE,
   "balance.stch_warmup": _ZERO,
   "fusion.lr": _ZERO,
-  "train.batch_size": _ONE,
+  "train.batch_size": _ZERO,
+  "train.largest_batch": _ONE,
   "train.log_every": _ONE,
   "train.eval_every": _ONE,
   "train.checkpoint_every": _ONE,
@@ -382,6 +383,20 @@ def groups_of(config: Any, method: contract.Method, mesh: Any) -> int:
   if wanted == 0:
     return mesh_lib.most_groups(mesh, candidates)
   return len(mesh_lib.candidate_meshes(mesh, wanted))
+
+
+def batch_size(config: Any, spec: types.DatasetSpec, devices: int) -> int:
+  """Returns `config.train.batch_size`, or where it is 0 one that suits the data.
+
+  That is the power of two next to a fiftieth of the training examples, at least 8, at most
+  `config.train.largest_batch` and what any phase reads, and a multiple of the devices.
+  """
+  if config.train.batch_size:
+    return int(config.train.batch_size)
+  count = spec.sizes["train"]
+  part = count - int(config.train.weights_share * count)  # What the policy is trained on.
+  size = min(max(2 ** round(math.log2(max(count, 2) / 50)), 8), config.train.largest_batch, part)
+  return max(devices, size - size % devices)
 
 
 def part_size(config: Any, spec: types.DatasetSpec, data: str) -> int:

@@ -298,6 +298,9 @@ def build(
   checks.values(config)
   dataset = _scored(dataset, config.compat.metrics)
   spec = dataset.spec
+  mesh = mesh_lib.make_mesh(devices)
+  config = copy.deepcopy(config)
+  config.train.batch_size = checks.batch_size(config, spec, mesh.devices.size)
   checks.data(spec)
   dtype = _dtype(config.model.dtype)
   family = backbones.find(config.model.backbone)
@@ -317,7 +320,6 @@ def build(
   network = network_lib.Network(
     method.trunk, _heads(config, spec, dtype), tuple(t.name for t in spec.tasks)
   )
-  mesh = mesh_lib.make_mesh(devices)
   checks.phases(config, spec, method, mesh)
   balancer = balancing.find(config.balance, spec.tasks)
   experiment = Experiment(config, dataset, method, network, mesh, balancer, timed=timed)

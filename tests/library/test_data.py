@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,6 +39,35 @@ def test_columns_frames_and_arrays_are_the_same_data():
   other = ds.arrays(TABLE, LABELS, seed=1)
   assert other.fingerprint != plain.fingerprint
   assert "a (binary)" in repr(plain) and "split at random" in repr(plain)
+
+
+def test_frames_of_other_makers_are_the_same_data():
+  """Gaps, dates, categories and lists of labels, from polars (lazy, too) and Arrow."""
+  polars = pytest.importorskip("polars")
+  columns = {
+    "n": [None if i % 7 == 0 else TABLE[i, 0].item() for i in range(ROWS)],
+    "whole": [None if i % 9 == 0 else i * i % 31 for i in range(ROWS)],
+    "day": [datetime.date(2024, 1, 1 + i * i % 28) for i in range(ROWS)],
+    "town": [None if i % 11 == 0 else "abc"[i % 3] for i in range(ROWS)],
+    "flag": [None if i % 13 == 0 else i % 2 == 0 for i in range(ROWS)],
+  }
+  frame = polars.DataFrame(columns).with_columns(polars.col("town").cast(polars.Categorical))
+  labels = {"a": [None if i % 5 == 0 else i % 2 == 0 for i in range(ROWS)], "b": columns["n"]}
+  labels |= {"two": [[i % 2, i // 2 % 2] for i in range(ROWS)]}
+  told = polars.DataFrame(labels)
+  wanted = ds.arrays(columns, labels)
+  assert [task.kind for task in wanted.tasks] == ["binary", "number", "multilabel"]
+  others = [(frame, told), (frame.lazy(), told.lazy()), (frame.to_arrow(), told.to_arrow())]
+  for inputs, targets in [*others, (pd.DataFrame(columns), pd.DataFrame(labels))]:
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      found = ds.arrays(inputs, targets)
+    _equal(wanted, found)
+    assert found.tasks == wanted.tasks and found.fingerprint == wanted.fingerprint
+  first = data_lib.encode_inputs(wanted.dataset.spec, frame[:3])
+  every = data_lib.encode_inputs(wanted.dataset.spec, columns)
+  for name, array in first.items():
+    np.testing.assert_array_equal(array, every[name][:3])
 
 
 def test_missing_labels_are_those_of_a_mask():
@@ -147,7 +179,7 @@ def test_data_that_cannot_be(arguments, told):
     ({"groups": [None] * ROWS}, "groups must have a value"),
     ({"tasks": [ds.binary("c")]}, "'c'; it must be one of a, b"),
     ({"tasks": [ds.binary("a"), ds.binary("a")]}, "each once"),
-    ({"tasks": [ds.binary("b")]}, "'b' has 40 different labels"),
+    ({"tasks": [ds.binary("b")]}, "column 'b' has 40 values"),
     ({"valid": {"c": [True] * ROWS}}, "A name in valid is 'c'"),
     ({"valid": {"a": [True]}}, r"valid\['a'\] has the shape"),
     ({"valid": {"a": [False] * ROWS}}, "no label at all"),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import functools
 import inspect
 import pathlib
 import re
 import subprocess
 import sys
+
+import numpy as np
+import pytest
 
 import dynashare_jax as ds
 
@@ -24,7 +29,7 @@ SURFACE = {
   "fit": "data, method, backbone, balance, steps, seed, workdir, settings, baseline, progress",
   "load": "path, data_dir",
   "multiclass": "name, classes, weight, class_weights",
-  "multilabel": "name, classes, weight",
+  "multilabel": "name, classes, weight, positive_weight",
   "normals": "name, weight",
   "pixels": "name, kind, outputs, unit, weight",
   "regression": "name, unit, outputs, weight, loss",
@@ -52,6 +57,14 @@ def test_the_surface_is_what_is_listed():
   for name, methods in METHODS.items():
     own = {m for m in vars(getattr(ds, name)) if not m.startswith("_")}
     assert own - {*inspect.signature(getattr(ds, name)).parameters} == set(methods.split()), name
+
+
+def test_a_program_that_is_type_checked_has_every_name():
+  """`.ci/run` gives it to mypy and, where it is installed, to pyright, both strict."""
+  text = (ROOT / "tests" / "library" / "typed_script.py").read_text(encoding="utf-8")
+  named = {*re.findall(r"\bds\.(\w+(?:\.\w+)?)", text)}
+  pieces = {f"{piece}.{name}" for piece in PIECES for name in getattr(ds, piece).__all__}
+  assert pieces | {*SURFACE} <= named
 
 
 def test_everything_public_says_what_it_does():
@@ -91,3 +104,23 @@ def test_the_page_names_what_is_there():
         found = inspect.signature(getattr(ds, node.func.attr)).parameters
         assert {keyword.arg for keyword in node.keywords} <= {*found}
   assert {*re.findall(r"`run\.(\w+)", page)} <= {*dir(ds.Run), "trained"}
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")
+def test_the_examples_of_the_docstrings_are_true(tmp_path):
+  """One program, in the order of the page: data, tasks, a run, and what it is asked."""
+  asked = ("evaluate", "predict", "report", "save")
+  doors = ("arrays", "fit", "load", "compare", "run_config")
+  tasks = [name for name in SURFACE if name.islower() and name not in doors]
+  names = ["arrays", "Data", *tasks, "fit", "Run", *(f"Run.{name}" for name in asked)]
+  names += ["load", "compare", "Comparison", "run_config"]
+  assert {name.partition(".")[0] for name in names} == {*SURFACE}
+  known = {"ds": ds, "np": np, "folder": tmp_path}
+  runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+  for name in names:
+    text = inspect.getdoc(functools.reduce(getattr, name.split("."), ds)) or ""
+    found = doctest.DocTestParser().get_doctest(text, known, name, None, None)
+    assert found.examples, f"{name} has no example"
+    told: list[str] = []
+    assert not runner.run(found, out=told.append, clear_globs=False).failed, "".join(told)
+    known.update(found.globs)

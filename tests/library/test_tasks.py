@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dynashare_jax import types
+from dynashare_jax.data.table import labels
 from dynashare_jax.library import tasks
+from dynashare_jax.objectives import kinds
 
 ALL = np.arange(100)
 
@@ -98,9 +101,9 @@ def test_pixels_without_a_label():
   [
     (tasks.multiclass("x", ["red", "blue"]), ["red", "bleu"], "Row 1 .*'bleu'.*mean 'blue'"),
     (tasks.multiclass("x", 2), [0, 2, 1], "3 different labels"),
-    (tasks.binary("x"), [0, 1, 2], "3 different labels"),
-    (tasks.regression("x"), np.array([1.0, "a"], object), "Row 1 of 'x' has 'a': no number"),
-    (tasks.regression("x"), [1.0, np.inf], "Row 1 of 'x' has inf"),
+    (tasks.binary("x"), [0, 1, 2], "Row 2 of 'x': '2' beside '0' .*column 'x' has 3 values"),
+    (tasks.regression("x"), np.array([1.0, "a"], object), "Row 1 of 'x': 'a' is no number"),
+    (tasks.regression("x"), [1.0, np.inf], "Row 1 of 'x': 'inf' is no number of 32 bits"),
     (tasks.regression("x", outputs=2), [1.0, 2.0], r"must be \[N, 2\]"),
     (tasks.depth("x"), [1.0, 2.0], "pixels have"),
   ],
@@ -117,8 +120,77 @@ def test_names_that_no_task_has(name):
 
 
 def test_classes_that_training_has_not_are_counted():
-  targets, valid = {"x": np.array([0, 0, 1, 2, 2])}, {"x": np.array([1, 1, 1, 1, 0], bool)}
+  targets, valid = np.array([0, 0, 1, 2, 2]), np.array([1, 1, 1, 1, 0], bool)
   task = tasks.multiclass("x", ["a", "b", "c"])
-  (line,) = tasks.unseen([task], targets, valid, np.arange(2))
-  assert line == ("warning: x has 2 labels of 2 classes that no training example has, first b, c")
-  assert tasks.unseen([task], targets, valid, np.arange(5)) == ()
+  rows = {"train": np.arange(2), "test": np.arange(2, 5)}
+  (line,) = labels.unseen(task, "x", targets, valid, rows)
+  assert line == "warning: x: 2 labels of test have a class that train never shows, first 'b'"
+  every = {"train": np.arange(5), "test": np.arange(2, 5)}
+  assert labels.unseen(task, "x", targets, valid, every) == []
+  pixels = np.array([[[0, 1]], [[0, 2]], [[1, 1]]])
+  task, known = tasks.segmentation("x", 3), np.ones((3, 1, 2), bool)
+  (line,) = labels.unseen(
+    task, "x", pixels, known, {"train": np.array([0, 2]), "test": np.array([1])}, "abc".__getitem__
+  )
+  assert line == (
+    "warning: x: 1 labels of test have a class that train never shows, first class 2 ('b')"
+  )
+
+
+def _loss(task, logits, target):
+  found = kinds.find(task.kind).loss(task, logits, target, np.ones(target.shape, bool))
+  return float(found.total), float(found.count)
+
+
+def test_balanced_classes_weigh_alike_in_the_loss():
+  """By hand: with equal logits every label costs log 2, and both sides of a task the same."""
+  labels_ = np.array(["no", "no", "no", "yes", "yes"])
+  task, target, _ = tasks.encode(
+    tasks.binary("x", positive_weight="balanced"), labels_, None, np.arange(4)
+  )
+  assert type(task) is types.TaskSpec and task.positive_weight == 3  # one yes, three no in training
+  total, count = _loss(task, np.zeros((4, 1), np.float32), target[:4])
+  np.testing.assert_allclose((total, count), (6 * np.log(2), 4), rtol=1e-6)
+  classed = tasks.multiclass("x", class_weights="balanced")
+  task, target, _ = tasks.encode(classed, labels_, None, np.arange(4))
+  np.testing.assert_allclose(task.class_weights, (4 / 6, 4 / 2))
+  logits = np.tile(np.float32([0, np.log(3)]), (4, 1))  # a no costs log 4, a yes log 4/3
+  total, count = _loss(task, logits, target[:4])
+  wanted = 3 * 4 / 6 * np.log(4) + 4 / 2 * np.log(4 / 3)
+  np.testing.assert_allclose((total, count), (wanted, 4), rtol=1e-6)
+
+
+def test_weights_of_classes_by_name_and_of_pixels():
+  named = tasks.multiclass("x", class_weights={"yes": 2.5})
+  task, _, _ = tasks.encode(named, np.array(["no", "yes"]), None, np.arange(2))
+  assert task.class_weights == (1, 2.5)
+  task, _, _ = tasks.encode(
+    tasks.multiclass("x", class_weights=np.array([1, 4])), np.array([0, 1]), None, np.arange(2)
+  )
+  assert task.class_weights == (1, 4)
+  pixels = np.array([[[0, 0, 0, 1]], [[1, 1, 1, -1]]])
+  named = tasks.segmentation("x", 2, class_weights="balanced")
+  task, _, _ = tasks.encode(named, pixels, None, np.arange(1))
+  np.testing.assert_allclose(task.class_weights, (4 / 6, 4 / 2))
+  several = tasks.multilabel("x", positive_weight=3)
+  task, target, _ = tasks.encode(several, np.array([[0, 1], [1, 1]]), None, np.arange(2))
+  assert (task.outputs, task.positive_weight, task.classes) == (2, 3, ())
+  total, _ = _loss(task, np.zeros((2, 2), np.float32), target)
+  np.testing.assert_allclose(total, (1 + 3 * 3) * np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("task", "told"),
+  [
+    (tasks.multiclass("x", class_weights=(1, 2, 3)), "a number for each of the 2 classes .no, yes"),
+    (
+      tasks.multiclass("x", class_weights={"yse": 2}),
+      "there is no class 'yse'. Did you mean 'yes'",
+    ),
+    (tasks.multiclass("x", class_weights="even"), "must be balanced, a number for each"),
+    (tasks.binary("x", positive_weight=-1), "must be balanced or a number above 0, but is -1"),
+  ],
+)
+def test_weights_that_cannot_be(task, told):
+  with pytest.raises(ValueError, match=told):
+    tasks.encode(task, np.array(["no", "yes"]), None, np.arange(2))

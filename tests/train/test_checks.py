@@ -31,7 +31,7 @@ from dynashare_jax.train import checks
     ("model.widths", (4, 0), "at least 1 each, but is (4, 0)"),
     ("model.std", (1.0, 0.0, 1.0), "above 0 each"),
     ("eval.batch_size", 0, "at least 1, but is 0"),
-    ("train.batch_size", -8, "at least 1"),
+    ("train.batch_size", -8, "at least 0"),
   ],
 )
 def test_values_are_refused_by_name(name, value, told):
@@ -85,3 +85,16 @@ def test_data_that_cannot_be_trained_on_are_refused(sizes, task, told):
   with pytest.raises(ValueError) as error:
     checks.data(types.DatasetSpec("own", (task,), "series", (1,), counts))
   assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+  ("rows", "devices", "wanted"),
+  [(142, 1, 8), (20, 1, 4), (5, 1, 1), (3200, 1, 64), (10**6, 1, 256), (142, 3, 6), (3, 4, 4)],
+)
+def test_a_batch_that_suits_the_data(rows, devices, wanted):
+  config = configs.make()
+  config.train.update(batch_size=0, largest_batch=256, weights_share=0.8)
+  spec = types.DatasetSpec("d", (), "table", (2,), {"train": rows})
+  assert checks.batch_size(config, spec, devices) == wanted
+  config.train.batch_size = 3
+  assert checks.batch_size(config, spec, devices) == 3

@@ -24,15 +24,16 @@ from dynashare_jax.data.folder import description as folder_description
 from dynashare_jax.data.folder import files as folder_files
 from dynashare_jax.data.folder import splits as folder_splits
 from dynashare_jax.data.folder import table
-from dynashare_jax.data.folder import table_tasks
 from dynashare_jax.data.pictures import dataset as dense
 from dynashare_jax.data.pictures import layouts as dense_layouts
 from dynashare_jax.data.pictures import store
 from dynashare_jax.data.pictures import surface_normals
+from dynashare_jax.data.table import files as table_files
+from dynashare_jax.data.table import tasks as table_tasks
 
 NAME = "folder"
 _SIZES = 256  # examples whose files are measured to tell data that changed
-Task = folder_description.Task | table_tasks.TableTask
+Task = folder_description.Task | table_tasks.Task
 
 
 def defaults() -> dict[str, Any]:
@@ -119,7 +120,7 @@ def _check_labelled(split: str, source: Any) -> None:
   for name, task in waiting.items():
     scale = getattr(task, "scale", None) or 0
     negative = f" Its scale is negative: {scale:g}." if scale < 0 else ""
-    if isinstance(task, table_tasks.TableTask):
+    if isinstance(task, table_tasks.Task):
       what = f"none of the {len(source)} examples in {split} has a label. Look at its columns"
     else:
       what = (
@@ -156,14 +157,44 @@ def _find(
   tasks = tuple(known[t] for t in options.tasks(parsed.where, config.tasks or tuple(known), known))
   names = tuple(task.name for task in tasks)
   if there:
+    tasks = tuple(
+      dataclasses.replace(t, spec=table_tasks.complete(t)) if isinstance(t, table_tasks.Task) else t
+      for t in tasks
+    )
     return store.open_copy(data_dir, NAME, ("image", *names), size), tasks, ()
   reader, keys, tasks, notes = _scan(parsed, tasks, size, os.path.dirname(path))
   title = f"{parsed.name}, {path}" if parsed.name else path
   layout = dense_layouts.counted(title, keys)
-  told = {t.name: table_tasks.facts(t) for t in tasks if isinstance(t, table_tasks.TableTask)}
-  described = {name: task | told.get(name, {}) for name, task in raw["tasks"].items()}
+  made = {task.name: task for task in tasks}
+  described = {
+    name: _settled(task or {}, made[name]) if name in made else task
+    for name, task in _by_name(raw["tasks"]).items()
+  }
   facts = {**raw, "tasks": described}
   return store.Original(layout, keys, reader, facts, ("image", *names), size), tasks, notes
+
+
+def _by_name(tasks: Any) -> dict[str, Any]:
+  """The key `tasks`, which may be a list of names, as a mapping."""
+  return dict.fromkeys(tasks) if isinstance(tasks, list) else tasks
+
+
+def _settled(raw: dict[str, Any], task: Task) -> dict[str, Any]:
+  """What a copy of the data must know of a task: of a table, what its cells told, too."""
+  if not isinstance(task, table_tasks.Task):
+    return raw
+  spec, stored = task.spec, task.kind.stored
+  weighed = {"positive", *(key for key, _ in task.weights)}
+  found = {key: value for key, value in raw.items() if key not in weighed} | {"kind": spec.kind}
+  if stored == "values":
+    return found | {"center": list(spec.center), "spread": list(spec.spread)}
+  if stored == "names" or spec.classes not in (("no", "yes"), task.columns):
+    found["classes"] = list(spec.classes) or spec.outputs
+  if task.weights and stored == "names":
+    found["class_weights"] = list(spec.class_weights)
+  elif task.weights:
+    found["positive_weight"] = spec.positive_weight
+  return found
 
 
 def _scan(
@@ -191,7 +222,7 @@ def _scan(
         f" {used[0]!r} should be {path}."
       )
   if rows is not None:
-    tasks, told, more = table_tasks.read(tasks, rows, keys)
+    tasks, told, more = table.read_tasks(tasks, rows, keys)
     reader, notes = dataclasses.replace(reader, told=told), (*rows.notes, *notes, *more)
   lost = folder_files.unused(parsed.root, pictures, tuple(patterns.values()), examples)
   count = (
@@ -206,7 +237,7 @@ def _patterns(
   """Where the labels of all tasks of pixels lie."""
   patterns = {}
   for task in parsed.tasks:
-    if isinstance(task, table_tasks.TableTask):
+    if isinstance(task, table_tasks.Task):
       continue
     place = f"{parsed.where}: tasks.{task.name}"
     pattern = folder_files.Pattern.read(task.labels, f"{place}.labels")
@@ -228,15 +259,16 @@ def _rows(
   parsed: folder_description.Description, tasks: Sequence[Task], reader: folder_files.Reader
 ) -> table.Rows | None:
   """The tables, row by row as the pictures; None where none is needed."""
-  columns = [c for t in tasks if isinstance(t, table_tasks.TableTask) for c in t.columns]
+  columns = [c for t in tasks if isinstance(t, table_tasks.Task) for c in t.columns]
   if parsed.column:
     columns.append(parsed.column)
   if not columns:
     return None
   place = f"{parsed.where}: table"
+  paths = [path for file in parsed.tables for path in table_files.find(parsed.root, file, place)]
   try:
-    tables = [table.read(os.path.join(parsed.root, file), columns) for file in parsed.tables]
-  except ValueError as error:
+    tables = [table_files.read([path], table_files.Layout(), columns, True) for path in paths]
+  except (ValueError, ImportError) as error:
     raise ValueError(f"{place}: {error}") from error
   stems = {key: reader.stem(key) for key in reader.examples}
   return table.find_rows(tables, parsed.key, stems, place)

@@ -10,9 +10,9 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.data.folder import description as folder_description
-from dynashare_jax.data.folder import table_tasks
 from dynashare_jax.data.pictures import layouts
 from dynashare_jax.data.pictures import surface_normals
+from dynashare_jax.data.table import tasks as table_tasks
 
 _NONE = np.array([0, 0, -1], np.float32)  # in place of a missing normal
 _UNKNOWN, _IGNORED = -1, -2  # in place of a class
@@ -22,7 +22,7 @@ _UNKNOWN, _IGNORED = -1, -2  # in place of a class
 class Decode:
   """Makes examples of raw fields, for `tasks` in order; picklable."""
 
-  tasks: tuple[folder_description.Task | table_tasks.TableTask, ...]
+  tasks: tuple[folder_description.Task | table_tasks.Task, ...]
 
   def __call__(self, fields: Mapping[str, np.ndarray]) -> types.Batch:
     """Decodes an example of `image` and those fields of the tasks that are there.
@@ -36,14 +36,27 @@ class Decode:
     size = image.shape[:2]
     found = {}
     for task in self.tasks:
-      if isinstance(task, table_tasks.TableTask):
-        found[task.name] = task.decoded(fields.get(task.name))
+      if isinstance(task, table_tasks.Task):
+        found[task.name] = _of_table(task, fields.get(task.name))
       elif task.name in fields:
         stored = _checked(task, fields[task.name], size)
         found[task.name] = _DECODERS[task.kind.stored](task, stored)
       else:
         found[task.name] = _absent(task, size), np.zeros(size, bool)
     return layouts.example(image, found)
+
+
+def _of_table(task: table_tasks.Task, stored: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+  """The label of an example, and where it is valid, of `[outputs]` with NaN for none."""
+  values = np.full(len(task.columns), np.nan, np.float32) if stored is None else stored
+  if values.shape != (len(task.columns),):
+    raise ValueError(f"its {task.name} has {values.size} values, not {len(task.columns)}.")
+  kind = task.kind
+  one = len(values) == 1 and not (kind.several and kind.stored == "answers")
+  values = values[0] if one else values
+  valid = np.isfinite(values)
+  dtype = np.float32 if kind.stored == "values" else np.int32
+  return np.where(valid, values, 0).astype(dtype), np.asarray(valid)
 
 
 def _absent(task: folder_description.Task, size: tuple[int, ...]) -> np.ndarray:

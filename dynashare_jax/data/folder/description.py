@@ -12,8 +12,8 @@ from typing import Any
 from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import description as described
-from dynashare_jax.data.folder import table
-from dynashare_jax.data.folder import table_tasks
+from dynashare_jax.data.cells import text_of
+from dynashare_jax.data.table import tasks as table_tasks
 from dynashare_jax.objectives import kinds
 
 KINDS = tuple(name for name in kinds.available() if kinds.find(name).dense)
@@ -99,7 +99,7 @@ class Description:
   name: str
   root: str
   pictures: str
-  tasks: tuple[Task | table_tasks.TableTask, ...]
+  tasks: tuple[Task | table_tasks.Task, ...]
   splits: Mapping[str, float | str | tuple[str, ...]]
   seed: int
   overlap: bool
@@ -126,11 +126,6 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
   """
   part = described.Part(raw, where, "")
   part.check_keys(_TOP)
-  tasks = part.mapping("tasks")
-  names = tuple(tasks.raw)
-  for name in names:
-    if not str(name).isidentifier() or name == "image":
-      raise tasks.refusal(name, "a task's name has letters, digits and _, and is not 'image'")
   splits = part.mapping("splits")
   splits.check_keys(_SPLITS)
   column = splits.text("column", "")
@@ -139,9 +134,9 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
       raise splits.refusal(needed, "is missing; train and test are needed")
   root = pathlib.Path(folder) / part.text("root", ".")
   tables, key = _tables(part)
-  made = tuple(_task(tasks.mapping(name), str(name)) for name in names)
+  made = tuple(_task(own, name) for name, own in part.tasks(("image",)).items())
   if not tables:
-    needing = [task.place for task in made if isinstance(task, table_tasks.TableTask)]
+    needing = [task.place for task in made if isinstance(task, table_tasks.Task)]
     if needing or column:
       raise ValueError(
         f"{needing[0] if needing else splits.where}: needs labels, or table: the file with its"
@@ -171,7 +166,7 @@ def _tables(part: described.Part) -> tuple[tuple[str, ...], str | None]:
     return part.texts("table") if "table" in part.raw else (), None
   found = part.mapping("table")
   found.check_keys(("file", "key"))
-  return found.texts("file"), table.cell(found.text("key")) if "key" in found.raw else None
+  return found.texts("file"), text_of(found.text("key")) if "key" in found.raw else None
 
 
 def _cells(part: described.Part, split: str) -> tuple[str, ...]:
@@ -179,12 +174,24 @@ def _cells(part: described.Part, split: str) -> tuple[str, ...]:
   texts = part.listed(split) or _CELLS[split]
   if wrong := [value for value in texts if isinstance(value, bool | list | dict) or value is None]:
     raise part.refusal(split, f"must be what the column says, but is {described.shown(wrong[0])}")
-  return tuple(table.cell(str(value)) for value in texts)
+  return tuple(
+    text_of(value if isinstance(value, str | int | float) else str(value)) for value in texts
+  )
 
 
-def _task(part: described.Part, name: str) -> Task | table_tasks.TableTask:
+def _is_of_table(raw: Mapping[str, Any]) -> bool:
+  """Whether the keys of a task are those of one of a table."""
+  return (
+    raw.get("kind") in table_tasks.KINDS
+    or "column" in raw
+    or "columns" in raw
+    or not ({"kind", "labels"} & {*raw})
+  )
+
+
+def _task(part: described.Part, name: str) -> Task | table_tasks.Task:
   """Checks one task."""
-  if table_tasks.is_of_table(part.raw):
+  if _is_of_table(part.raw):
     return table_tasks.parse(part, name)
   if "kind" not in part.raw:
     raise part.refusal("kind", f"is missing; it is one of {', '.join(KINDS)}")

@@ -57,27 +57,27 @@ def _told(
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
   """Splits by the cells of a column."""
   place = f"{description.where}: splits"
-  column, places = rows.column(description.column, f"{place}.column")
+  column = rows.column(description.column, f"{place}.column")
   split_of: dict[str, str] = {}
   wanted = {split: cells for split, cells in description.splits.items() if isinstance(cells, tuple)}
   for split, cells in wanted.items():
     for cell in cells:
       if split_of.setdefault(cell, split) != split:
         raise ValueError(f"{place}.{split}: {cell!r} stands for {split_of[cell]}, too.")
-  of = [split_of.get(value, split_of.get(value.lower(), "")) for value in column.values]
+  of = [split_of.get(value, split_of.get(value.lower(), "")) for value in column.texts]
   found: dict[str, list[str]] = {split: [] for split in description.splits}
-  for at, code in zip(places, column.codes, strict=True):
-    if of[code]:
-      found[of[code]].append(rows.examples[at])
-  told = ", ".join(map(repr, list(column.values)[:12]))
+  for example, code in zip(rows.examples, column.codes, strict=True):
+    if code >= 0 and of[code]:
+      found[of[code]].append(example)
+  told = ", ".join(map(repr, column.texts[:12]))
   for split in ("train", "test"):
     if not found[split]:
       raise ValueError(
-        f"{place}.{split}: no row of column {column.name!r} in {column.where} says"
+        f"{place}.{split}: no row of column {column.name!r} in {rows.where} says"
         f" {' or '.join(map(repr, wanted[split]))}; they say {told}. Name what stands"
         f" for {split} with splits.{split}."
       )
-  others = [v for v, split in zip(column.values, of, strict=True) if v and not split]
+  others = [text for text, split in zip(column.texts, of, strict=True) if not split]
   lost = len(rows.examples) - sum(map(len, found.values()))
   notes = [f"warning: column {column.name!r} puts {lost} of {len(rows.examples)} pictures in no"]
   notes[0] += f" split{f', as {column.place(others[0])}: {others[0]!r}' if others else ''}"

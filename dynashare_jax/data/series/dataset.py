@@ -23,7 +23,6 @@ from dynashare_jax.data.series import description as series_description
 from dynashare_jax.data.series import encoding
 from dynashare_jax.data.table import dataset as table
 from dynashare_jax.data.table import files
-from dynashare_jax.data.table import labels as table_labels
 from dynashare_jax.data.table import splits as table_splits
 
 NAME = "series"
@@ -70,7 +69,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   series = _numbers(names, own_names)
   own, own_names, series, lost = _with_rows(wanted, own, own_names, names, series)
   rows, split_notes = table_splits.assign(own, wanted.rows.splits, own_spelling, {})
-  found = [table_labels.read(task, own, rows, own_spelling) for task in tasks]
+  found = [table.read_labels(task, own, rows, own_spelling) for task in tasks]
   fitted = _fit(wanted, frame, series, own, rows["train"], spelling, own_spelling)
   inputs, notes = fitted.encoder.read(frame.columns, series, own.columns, frame.where, own.where)
   return table.assemble(

@@ -25,6 +25,8 @@ from dynashare_jax.data.table import description as table_description
 from dynashare_jax.data.table import files
 from dynashare_jax.data.table import labels as table_labels
 from dynashare_jax.data.table import splits as table_splits
+from dynashare_jax.data.table import tasks as table_tasks
+from dynashare_jax.data.table.column import Column
 
 NAME = "table"
 
@@ -73,7 +75,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
     frame.column(name, path)
   spelling, warnings = read_spelling(frame, wanted)
   rows, split_notes = table_splits.assign(frame, wanted.splits, spelling, of_file)
-  found = [table_labels.read(task, frame, rows, spelling) for task in tasks]
+  found = [read_labels(task, frame, rows, spelling) for task in tasks]
   encoder = _fit(frame, wanted, rows["train"], spelling)
   inputs, _ = encoder.read(frame.columns, frame.where)
   return assemble(
@@ -168,20 +170,32 @@ def read_frame(
   return files.read(paths, wanted.layout, columns), of_file
 
 
+def read_labels(
+  task: table_tasks.Task, frame: files.Frame, rows: table_splits.Rows, spelling: Spelling
+) -> table_labels.Labels:
+  """Reads the labels of a task; see `labels.read`."""
+  column = lambda name: Column.of(
+    name, frame.column(name, task.place), frame.places(name), spelling, task.ignore
+  )
+  return table_labels.read(task, [column(name) for name in task.columns], rows)
+
+
 def read_spelling(
   frame: files.Frame, wanted: table_description.Description
 ) -> tuple[Spelling, list[str]]:
   """Returns how the table writes numbers, as said or as found out, and warnings."""
   spelling, notes = cells_lib.detect(frame.columns, wanted.missing)
-  if wanted.decimal:
-    spelling, notes = dataclasses.replace(spelling, decimal=wanted.decimal), []
-  elif spelling.decimal == ",":
+  if wanted.decimal not in ("", spelling.decimal):
+    spelling, notes = dataclasses.replace(spelling, decimal=wanted.decimal, thousands=""), []
+  elif spelling.decimal == "," and not wanted.decimal:
     notes.append("numbers have decimal commas.")
+  if spelling.thousands and not wanted.thousands:
+    notes.append(f"thousands are parted by {spelling.thousands!r}.")
   if wanted.thousands == spelling.decimal:
     raise ValueError(
       f"{wanted.where}: thousands: {wanted.thousands!r} is the decimal point, too; say decimal."
     )
-  return dataclasses.replace(spelling, thousands=wanted.thousands), notes
+  return dataclasses.replace(spelling, thousands=wanted.thousands or spelling.thousands), notes
 
 
 def _fit(

@@ -12,55 +12,19 @@ from dynashare_jax.data import columns as columns_lib
 from dynashare_jax.data import description as described
 from dynashare_jax.data.cells import text_of
 from dynashare_jax.data.table import files
+from dynashare_jax.data.table import tasks as table_tasks
 
 EXAMPLE = """
   table: customers.csv        # or .parquet
   tasks:                      # each the column of its name
     churn: {}
     spend: {unit: EUR}"""
-TABLE_KINDS = ("binary", "multiclass", "multilabel", "number")
 KEYS = (
   *("name", "table", "tasks", "splits", "columns", "inputs", "delimiter", "encoding", "decimal"),
   *("thousands", "missing", "names", "bins", "most_categories"),
 )
-_TASK = ("column", "columns", "kind", "weight")
-_OF_KIND = {
-  "binary": ("positive", "positive_weight", "class_weights"),
-  "multiclass": ("class_weights",),
-  "multilabel": ("positive_weight",),
-  "number": ("unit", "loss", "huber_delta"),
-}
-_OPTIONS = tuple(dict.fromkeys(key for keys in _OF_KIND.values() for key in keys))
 _SPLITS = (*types.SPLITS, "seed", "group", "time", "column")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """One task of a description.
-
-  Attributes:
-    name: of the task.
-    place: file and key, for messages.
-    columns: with its labels.
-    kind: of `TABLE_KINDS`; empty is found out.
-    weight: in the total loss.
-    options: values of the keys of its kind, as they are written.
-  """
-
-  name: str
-  place: str
-  columns: tuple[str, ...]
-  kind: str
-  weight: float
-  options: Mapping[str, Any]
-
-  def check_options(self, kind: str) -> None:
-    """Refuses keys of another kind."""
-    for key in self.options:
-      if key not in _OF_KIND[kind]:
-        known = ", ".join(_OF_KIND[kind]) or "none"
-        raise ValueError(f"{self.place}.{key}: a {kind} task has no such key; of its own: {known}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +78,7 @@ class Description:
   where: str
   name: str
   tables: Mapping[str, str]
-  tasks: tuple[Task, ...]
+  tasks: tuple[table_tasks.Task, ...]
   splits: Splits
   roles: Mapping[str, columns_lib.Role]
   inputs: tuple[str, ...]
@@ -168,40 +132,17 @@ def parse(raw: Mapping[str, Any], where: str) -> Description:
   )
 
 
-def read_tasks(part: described.Part) -> tuple[Task, ...]:
-  """Reads the key `tasks`, a mapping or a list of names."""
-  listed = part.raw.get("tasks")
-  if isinstance(listed, list) and listed and all(isinstance(name, str) for name in listed):
-    tasks = described.Part({name: {} for name in listed}, part.file, "tasks")
-  else:
-    tasks = part.mapping("tasks")
-  found: list[Task] = []
+def read_tasks(part: described.Part) -> tuple[table_tasks.Task, ...]:
+  """Reads the key `tasks`, each of columns of its own."""
   taken: dict[str, str] = {}
-  for name in tasks.raw:
-    if not str(name).isidentifier() or isinstance(name, bool):
-      raise tasks.refusal(
-        name,
-        "a task's name has letters, digits and _, and begins with no digit; the column may have"
-        f" another name: {{label: {{column: {name}}}}}",
-      )
-    own = described.Part(tasks.raw[name] or {}, part.file, f"tasks.{name}")
-    if not isinstance(own.raw, Mapping):
-      raise tasks.refusal(name, f"must be a mapping as {{}}, but is {described.shown(own.raw)}")
-    own.check_keys((*_TASK, *_OPTIONS))
-    columns = texts(own, "columns")
-    if columns and "column" in own.raw:
-      raise own.refusal("columns", "say column or columns, not both")
-    columns = columns or (own.text("column", name),)
-    for column in columns:
+  found = []
+  for name, own in part.tasks().items():
+    task = table_tasks.parse(own, name)
+    for column in task.columns:
       if column in taken:
         raise own.refusal("column", f"{column!r} is the label of {taken[column]} already")
       taken[column] = name
-    weight = own.number("weight", 1.0)
-    if weight < 0:
-      raise own.refusal("weight", f"must be at least 0, but is {weight:g}")
-    kind = own.choice("kind", ("", *TABLE_KINDS))
-    options = {key: own.raw[key] for key in _OPTIONS if key in own.raw}
-    found.append(Task(name, f"{part.file}: tasks.{name}", columns, kind, weight, options))
+    found.append(task)
   return tuple(found)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import collections
+from collections.abc import Callable, Collection, Mapping, Sequence
 import csv
 import dataclasses
 import glob
@@ -12,6 +13,7 @@ import itertools
 import os
 import pathlib
 from typing import Any
+import unicodedata
 
 import numpy as np
 
@@ -25,6 +27,7 @@ _OTHERS = (  # what is no text, though it holds tables
   *(".arrow", ".sav", ".dta", ".sas7bdat", ".db", ".sqlite", ".mat", ".json", ".jsonl"),
 )
 _SAMPLE = 100  # lines that tell the separator
+_CHUNK = 256  # rows that are split up at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Frame:
     file: which of them a row is from, `[N]`.
     lines: place of a row in its file, from 1, `[N]`.
     notes: what was found out of the files.
+    twice: names that stand more than once; none of these can be asked for.
   """
 
   columns: Mapping[str, Cells]
@@ -59,6 +63,7 @@ class Frame:
   file: np.ndarray
   lines: np.ndarray
   notes: tuple[str, ...] = ()
+  twice: frozenset[str] = frozenset()
 
   @property
   def rows(self) -> int:
@@ -67,9 +72,16 @@ class Frame:
 
   def where(self, row: int, column: str) -> str:
     """Returns where a cell is: file, line and column."""
-    path = self.files[self.file[row]]
-    unit = "row" if path.endswith(_PARQUET) else "line"
-    return f"{path}, {unit} {self.lines[row]}, column {column!r}"
+    return f"{self.files[self.file[row]]}, {self.unit} {self.lines[row]}, column {column!r}"
+
+  @property
+  def unit(self) -> str:
+    """What `lines` count: `line`, or `row` of a Parquet file."""
+    return "row" if self.files[0].lower().endswith(_PARQUET) else "line"
+
+  def places(self, column: str) -> Callable[[int], str]:
+    """Returns what says where a column's cell of a row is."""
+    return lambda row: self.where(row, column)
 
   def take(self, rows: np.ndarray) -> Frame:
     """Returns some rows."""
@@ -80,8 +92,10 @@ class Frame:
     """Returns a column that `place`, for messages, names.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or more than one.
     """
+    if name in self.twice:
+      raise ValueError(f"{place}: the column {name!r} stands twice in {self.files[0]}; rename one.")
     if name not in self.columns:
       raise ValueError(
         f"{place}: {self.files[0]} has no column {name!r}.{lookup.hint(name, self.columns)} It has"
@@ -105,16 +119,19 @@ def find(folder: str, pattern: str, place: str) -> tuple[str, ...]:
   raise ValueError(f"{place}: there is no file {path}.{lookup.hint(pattern, known)}")
 
 
-def read(paths: Sequence[str], layout: Layout, wanted: Collection[str] = ()) -> Frame:
+def read(
+  paths: Sequence[str], layout: Layout, wanted: Collection[str] = (), lenient: bool = False
+) -> Frame:
   """Reads files of the same columns, one behind the other.
 
   Args:
     wanted: columns that they should have, which tell the separator.
+    lenient: whether a name of columns may stand twice, or be a number, as not all are used.
 
   Raises:
     ValueError: a file cannot be read, or its columns are others; names file and line.
   """
-  parts = [_read(path, layout, wanted) for path in paths]
+  parts = [_read(path, layout, wanted, lenient) for path in paths]
   first = parts[0]
   for part in parts[1:]:
     for one, other in ((first, part), (part, first)):
@@ -132,27 +149,28 @@ def read(paths: Sequence[str], layout: Layout, wanted: Collection[str] = ()) -> 
     np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
     np.concatenate([part.lines for part in parts]),
     notes,
+    frozenset().union(*(part.twice for part in parts)),
   )
 
 
-def _read(path: str, layout: Layout, wanted: Collection[str]) -> Frame:
+def _read(path: str, layout: Layout, wanted: Collection[str], lenient: bool) -> Frame:
   """One file, by its ending."""
   ending = pathlib.Path(path).suffix.lower()
   if ending in _PARQUET:
-    frame = _read_parquet(path)
+    frame = _read_parquet(path, lenient)
   elif ending in _OTHERS:
     raise ValueError(
       f"{path}: tables are read from CSV (.csv, .tsv, .txt, also with .gz) and Parquet (.parquet),"
       f" not from {ending}: save it as one of them."
     )
   else:
-    frame = _read_csv(path, layout, wanted)
+    frame = _read_csv(path, layout, wanted, lenient)
   if not frame.rows:
-    raise ValueError(f"{path} has no row.")
+    raise ValueError(f"{path} has no row{'' if layout.names else ' below its header'}.")
   return frame
 
 
-def _read_csv(path: str, layout: Layout, wanted: Collection[str]) -> Frame:
+def _read_csv(path: str, layout: Layout, wanted: Collection[str], lenient: bool) -> Frame:
   """A file of fields with a separator."""
   content, encoding = text.read_any(path, layout.encoding)
   if "\0" in content:
@@ -163,37 +181,51 @@ def _read_csv(path: str, layout: Layout, wanted: Collection[str]) -> Frame:
   reader = csv.reader(
     io.StringIO(content, newline=""), delimiter=mark, skipinitialspace=True, strict=True
   )
-  rows: list[list[str]] = []
-  lines: list[int] = []
-  header: list[str] = []
+  filled = ((reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip())
   try:
-    for row in reader:
-      if len(row) < 2 and not "".join(row).strip():
-        continue
-      if not header:
-        named = not layout.names or (bool(wanted) and {*wanted} <= {name.strip() for name in row})
-        header = _header(path, reader.line_num, row) if named else list(layout.names)
-        if named:
-          continue
-      if len(row) != len(header):
-        raise ValueError(
-          f"{path}, line {reader.line_num}: {len(row)} fields, but"
-          f" {'names has' if layout.names else 'the first line has'} {len(header)}, parted by"
-          f" {mark!r}. Mend the line; fields that hold {mark!r} belong in quotes."
-        )
-      rows.append(row)
-      lines.append(reader.line_num)
+    line, first = next(filled, (0, []))
+    named = not layout.names or (bool(wanted) and {*wanted} <= {name.strip() for name in first})
+    header = _header(path, line, first, lenient) if named else list(layout.names)
+    rows = filled if named else itertools.chain([(line, first)], filled)
+    # Cell -> code, in the order of the first occurrences.
+    known: list[dict[str, int]] = [
+      collections.defaultdict(itertools.count().__next__) for _ in header
+    ]
+    codes = [[np.zeros(0, np.int32)] for _ in header]
+    lines: list[int] = []
+    while part := list(itertools.islice(rows, _CHUNK)):
+      for number, row in part:
+        _check_fields(path, number, row, header, mark, layout)
+      lines += [number for number, _ in part]
+      columns = zip(*(row for _, row in part), strict=True)
+      for cells, vocabulary, found in zip(columns, known, codes, strict=True):
+        found.append(np.fromiter(map(vocabulary.__getitem__, cells), np.int32, len(cells)))
   except csv.Error as error:
     raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
-  columns = {
-    name: Cells.of_texts(cells)
-    for name, cells in zip(header, zip(*rows, strict=True), strict=False)
+  twice = frozenset(name for name in header if header.count(name) > 1)
+  made = {
+    name: Cells.coded(np.concatenate(found), list(vocabulary))
+    for name, vocabulary, found in reversed(list(zip(header, known, codes, strict=True)))
   }
+  made = {name: made[name] for name in header}
+  for name in [n for n in made if n.startswith("unnamed ") and n not in layout.names]:
+    if made[name].texts == ("",):
+      del made[name]  # every line ends with a separator
   notes = _csv_notes(mark, encoding, layout)
-  for name in [n for n in columns if n.startswith("unnamed ") and n not in layout.names]:
-    if columns[name].texts == ("",):
-      del columns[name]  # every line ends with a separator
-  return Frame(columns, (path,), np.zeros(len(rows), np.int32), np.array(lines, np.int64), notes)
+  of_file = np.zeros(len(lines), np.int32)
+  return Frame(made, (path,), of_file, np.array(lines, np.int64), notes, twice)
+
+
+def _check_fields(
+  path: str, line: int, row: Sequence[str], header: Sequence[str], mark: str, layout: Layout
+) -> None:
+  """Refuses a row of another length than the header."""
+  if len(row) != len(header):
+    raise ValueError(
+      f"{path}, line {line}: {len(row)} fields, but"
+      f" {'names has' if layout.names else 'the first line has'} {len(header)}, parted by"
+      f" {mark!r}. Mend the line; fields that hold {mark!r} belong in quotes."
+    )
 
 
 def _csv_notes(mark: str, encoding: str, layout: Layout) -> tuple[str, ...]:
@@ -205,9 +237,12 @@ def _csv_notes(mark: str, encoding: str, layout: Layout) -> tuple[str, ...]:
   return tuple(notes)
 
 
-def _header(path: str, line: int, row: Sequence[str]) -> list[str]:
+def _header(path: str, line: int, row: Sequence[str], lenient: bool) -> list[str]:
   """The names of columns; those without one are called by their place."""
-  names = [name.strip() or f"unnamed {place}" for place, name in enumerate(row, 1)]
+  written = (unicodedata.normalize("NFC", name.strip()) for name in row)
+  names = [name or f"unnamed {place}" for place, name in enumerate(written, 1)]
+  if lenient:
+    return names
   twice = [name for name in names if names.count(name) > 1]
   if twice:
     places = [str(i) for i, name in enumerate(names, 1) if name == twice[0]]
@@ -240,7 +275,7 @@ def _separator(content: str, wanted: Collection[str]) -> str:
   return max(text.SEPARATORS, key=score)
 
 
-def _read_parquet(path: str) -> Frame:
+def _read_parquet(path: str, lenient: bool) -> Frame:
   """A Parquet file, column by column."""
   try:
     parquet = importlib.import_module("pyarrow.parquet")
@@ -252,19 +287,22 @@ def _read_parquet(path: str) -> Frame:
     table = parquet.read_table(path)
   except (OSError, ValueError) as error:
     raise ValueError(f"{path} cannot be read ({error}).") from error
-  twice = [name for name in table.column_names if table.column_names.count(name) > 1]
-  if twice:
+  names = [unicodedata.normalize("NFC", str(name)) for name in table.column_names]
+  twice = [name for name in names if names.count(name) > 1]
+  if twice and not lenient:
     raise ValueError(f"{path}: two columns are called {twice[0]!r}. Rename one.")
   where = lambda row, name: f"{path}, row {row + 1}, column {name!r}"
   columns = {
-    name: Cells.read(_arrow_values(table.column(name)), name, where) for name in table.column_names
+    name: Cells.read(arrow_values(column), name, where)
+    for name, column in zip(names, table.columns, strict=True)
   }
   rows = int(table.num_rows)
-  return Frame(columns, (path,), np.zeros(rows, np.int32), np.arange(1, rows + 1))
+  lines = np.arange(1, rows + 1)
+  return Frame(columns, (path,), np.zeros(rows, np.int32), lines, twice=frozenset(twice))
 
 
-def _arrow_values(column: Any) -> np.ndarray:
-  """A column of an Arrow table; missing ones NaN, NaT or None."""
+def arrow_values(column: Any) -> np.ndarray:
+  """Returns a column of an Arrow table; missing ones NaN, NaT or None."""
   kind = str(column.type)
   if kind.startswith(("timestamp", "date", "int", "uint", "float", "double", "halffloat")):
     zone = getattr(column.type, "tz", None)

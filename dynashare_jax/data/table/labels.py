@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
 import math
-import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import columns as columns_lib
-from dynashare_jax.data import description as described
-from dynashare_jax.data.cells import Cells
-from dynashare_jax.data.cells import MISSING
-from dynashare_jax.data.cells import NO_NUMBER
-from dynashare_jax.data.cells import Spelling
+from dynashare_jax.data.cells import grouped
 from dynashare_jax.data.cells import text_of
 from dynashare_jax.data.cells import YES
-from dynashare_jax.data.table import description as table_description
-from dynashare_jax.data.table import files
-from dynashare_jax.data.table import splits as table_splits
+from dynashare_jax.data.table import tasks
+from dynashare_jax.data.table.column import Column
+from dynashare_jax.data.table.tasks import Task
+from dynashare_jax.objectives import kinds
+
+# No and yes, in small letters.
+PAIRS = (("0", "1"), ("-1", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"))
 
 _FEW_WHOLE = 10  # so many different whole numbers are taken for classes
+_MOST_IDS = 50  # that are 0, 1, ... without a gap
+_FEW_WORDS = 3  # among numbers, which are then no classes
 _MOST_CLASSES = 100  # of texts, unless the kind is said
-_LOSSES = ("l2", "l1", "huber")
+_NONE = {"na", "n/a", "nan", "none", "null", "<na>", "-", "?", "unknown"}
+_NAME = "Then name them, ds.multiclass({!r}, classes=...)."
 
 
 class Labels(NamedTuple):
@@ -41,339 +44,395 @@ class Labels(NamedTuple):
   spec: types.TaskSpec
   target: np.ndarray
   valid: np.ndarray
-  notes: tuple[str, ...]
+  notes: tuple[str, ...] = ()
+
+
+class _Coded(NamedTuple):
+  """A column as classes: their names, int32 `[N]` with -1 for none, and whether cells told them."""
+
+  classes: tuple[str, ...]
+  codes: np.ndarray
+  found: bool
 
 
 def read(
-  task: table_description.Task, frame: files.Frame, rows: table_splits.Rows, spelling: Spelling
+  task: Task,
+  columns: Sequence[Column],
+  rows: Mapping[str, np.ndarray],
+  strict: bool = True,
+  named: Callable[[int], str] | None = None,
 ) -> Labels:
   """Reads a task's labels.
 
   Args:
     rows: of every split; weights, means and spreads are those of train.
+    strict: whether a split without a label is refused, and numbers that are all alike in training.
+    named: what a row is called in notes.
 
   Raises:
-    ValueError: labels of another kind than is said, without a difference, or none in a split; names
-      the file and the key, or the cell.
+    ValueError: labels of another kind than is said, or without a difference; names the file and
+      the key, or the cell.
   """
-  cells = [frame.column(name, task.place) for name in task.columns]
-  for name, column in zip(task.columns, cells, strict=True):
-    _check_differs(task, name, column, spelling)
-  kind, why = task.kind, ""
+  kind, why = task.spec.kind, ""
+  for column in columns:
+    _check_differs(task, column, len(columns) > 1)
   if not kind:
-    kind, why = _kind(task, cells, frame, spelling)
+    kind, why = infer(task, columns)
     why = f" (inferred: {why})"
-  task.check_options(kind)
-  if len(cells) > 1 and kind in ("binary", "multiclass"):
-    raise ValueError(f"{task.place}.columns: a {kind} task has one column, not {len(cells)}.")
-  found = _MAKERS[kind](task, cells, frame, rows, spelling)
+  task = tasks.of_kind(task, kind)
+  found = make(task, columns, rows["train"])
+  spec = found.spec
   notes = [f"task {task.name}: {kind}{why}, {found.notes[0]}", *found.notes[1:]]
-  lacking, gone = {}, {*MISSING, *spelling.missing, *(NO_NUMBER if kind == "number" else ())}
+  lacking = {}
   for split, part in rows.items():
     known = int(found.valid[part].reshape(len(part), -1).any(1).sum())
-    if not known:
-      raise ValueError(f"{task.place}: none of the {len(part)} rows of {split} has a label.")
+    if not known and strict:
+      raise ValueError(f"{task.where}: none of the {len(part)} rows of {split} has a label.")
     if known < len(part):
       lacking[split] = f"{len(part) - known} of {len(part)} {split} rows"
+  if (alike := _alike(task, found, rows["train"])) and strict and task.kind.stored == "values":
+    raise ValueError(f"{alike}: nothing can be learnt.")
+  notes += [f"warning: {alike}: nothing can be learnt"] * bool(alike)
+  notes += unseen(spec, task.where, found.target, found.valid, rows, named)
   if lacking:
-    marks = {text for c in cells for text in c.texts or () if text and text in gone}
-    also = f" (also where it says {', '.join(sorted(marks))})" if marks else ""
+    marks = sorted({mark for column in columns for mark in column.marks})
+    also = f" (also where it says {', '.join(marks)})" if marks else ""
     notes.append(f"task {task.name}: no label in {', '.join(lacking.values())}{also}.")
   return found._replace(notes=tuple(notes))
 
 
-def _check_differs(
-  task: table_description.Task, name: str, cells: Cells, spelling: Spelling
-) -> None:
-  """Refuses a column of labels with one value, or none."""
-  texts = cells.as_texts(spelling)
-  used = np.unique(texts.values[texts.values >= 0])
-  if len(used) < 2:
-    what = f"has one value, {(texts.texts or ())[used[0]]!r}" if len(used) else "has no value"
-    raise ValueError(f"{task.place}: column {name!r} {what}: there is nothing to learn.")
+def worded(task: Task, columns: Sequence[Column]) -> Task:
+  """Returns the task with the classes no and yes, where cells write them as 0 and 1 or alike."""
+  spec = task.spec
+  if spec.kind not in ("", "binary") or spec.classes or task.codes or len(columns) > 1:
+    return task
+  if task.positive is not None:
+    return task
+  if not _pair(columns[0].texts):
+    return task
+  return dataclasses.replace(task, spec=dataclasses.replace(spec, classes=("no", "yes")))
 
 
-def _as_classes(cells: Cells, spelling: Spelling) -> Cells:
-  """A column as texts; of numbers, but for those with leading zeros, 1 and 1.0 are the same."""
-  texts = cells.as_texts(spelling)
-  numbers, wrong = cells.numbers(spelling)
-  padded = any(re.fullmatch(r"0\d+", text) for text in cells.texts or ())
-  if cells.kind != "text" or wrong.any() or padded:
-    return texts
-  return Cells(np.where(texts.values < 0, np.nan, numbers)).as_texts(spelling)
+def make(task: Task, columns: Sequence[Column], train: np.ndarray) -> Labels:
+  """Returns the labels of a task whose kind is known; the first note says what they are.
+
+  Raises:
+    ValueError: a cell is no label of this kind; names it.
+  """
+  return _MAKERS[task.spec.kind](task, columns, train)
 
 
-def _distinct(cells: Cells, spelling: Spelling) -> list[str]:
-  """The different texts of a column, numbers by size."""
-  texts = _as_classes(cells, spelling)
-  found = [(texts.texts or ())[code] for code in np.unique(texts.values[texts.values >= 0])]
-  values = {text: Spelling().number(text) or 0.0 for text in found}
-  return sorted(found, key=lambda text: (values[text], text))
+def _check_differs(task: Task, column: Column, several: bool) -> None:
+  """Refuses a column with no label, or with one value where that is no answer of several."""
+  if not column.texts:
+    raise ValueError(f"{task.where}: column {column.name!r} has no value, and so no label.")
+  if len(column.texts) == 1 and not (several and _pair(column.texts)):
+    raise ValueError(
+      f"{task.where}: column {column.name!r} has one value, {column.texts[0]!r}: there is nothing"
+      " to learn."
+    )
 
 
-def _kind(
-  task: table_description.Task, cells: Sequence[Cells], frame: files.Frame, spelling: Spelling
-) -> tuple[str, str]:
-  """The kind of a task, and why."""
-  counts = [len(_distinct(column, spelling)) for column in cells]
-  numbers = not any(column.kind == "date" or column.numbers(spelling)[1].any() for column in cells)
-  if len(cells) > 1:
-    if max(counts) == 2:
-      return "multilabel", f"{len(cells)} columns of two values"
+def infer(task: Task, columns: Sequence[Column]) -> tuple[str, str]:
+  """Returns the kind that all cells fit, and why.
+
+  Raises:
+    ValueError: there is none; names the column or a cell.
+  """
+  numbers = all(not column.dates and _all_numbers(column) for column in columns)
+  if len(columns) > 1:
+    if all(_pair(c.texts) or (len(c.texts) == 2 and not c.real) for c in columns):
+      return "multilabel", f"{len(columns)} columns of two values"
     if numbers:
-      return "number", f"{len(cells)} columns of numbers"
+      return "number", f"{len(columns)} columns of numbers"
+    column = next(column for column in columns if not _all_numbers(column))
+    wrong = column.first(np.isnan(column.numbers))
     raise ValueError(
-      f"{task.place}.columns: they are neither all numbers nor all of two values; make a task of"
-      " each."
+      f"{column.place(wrong)}: {wrong!r} is no number.{task.advice('Say with {}.kind what the')}"
+      f" columns are ({', '.join(tasks.KINDS)}), or make a task of each."
     )
-  if any(column.kind == "date" for column in cells):
-    raise ValueError(
-      f"{task.place}: column {task.columns[0]!r} holds dates, which no task predicts."
-    )
-  if counts[0] == 2:
+  (column,) = columns
+  count = len(column.texts)
+  if column.dates:
+    raise ValueError(f"{task.where}: column {column.name!r} holds dates, which no task predicts.")
+  if given := task.spec.outputs or len(task.spec.classes):
+    return ("binary", "two values") if given == 2 else ("multiclass", f"{given} classes")
+  if count == 2 or _pair(column.texts):
     return "binary", "two values"
   if numbers:
-    values = cells[0].numbers(spelling)[0]
-    whole = np.array_equal(values[~np.isnan(values)], np.floor(values[~np.isnan(values)]))
-    if whole and counts[0] <= _FEW_WHOLE:
-      return "multiclass", f"{counts[0]} different whole numbers"
+    ids = count <= _MOST_IDS and np.array_equal(column.numbers, np.arange(count))
+    few = count <= _FEW_WHOLE and np.array_equal(column.numbers, np.floor(column.numbers))
+    if (few or ids) and not column.real:
+      return "multiclass", f"{count} different whole numbers"
     return "number", "numbers"
-  known, wrong = cells[0].numbers(spelling)
-  if wrong.any() and counts[0] > _FEW_WHOLE and np.isfinite(known).sum() > 9 * wrong.sum():
-    row = int(np.argmax(wrong))
-    text = cells[0].take(np.array([row])).as_texts(spelling)
-    shown = (text.texts or ())[text.values[0]][:40]
+  rows = column.codes[column.codes >= 0]
+  none = np.isnan(column.numbers)
+  lost = int(none[rows].sum())
+  most = len(rows) - lost > (lost if none.sum() <= _FEW_WORDS else 9 * lost)
+  if count > _FEW_WHOLE and most:
+    text = column.first(none)
     raise ValueError(
-      f"{frame.where(row, task.columns[0])}: {shown!r} is no number, as {wrong.sum()} of"
-      f" {len(wrong)} labels of {task.name}. Say missing: [{shown}] if it is no label, or kind:"
-      " multiclass."
+      f"{column.place(text)}: {text[:40]!r} is no number, as {lost} of {len(rows)} labels of"
+      f" {task.name}."
+      + task.advice(f"Say missing: [{text[:40]}] if it is no label, or kind: multiclass.", _NAME)
     )
-  if counts[0] > _MOST_CLASSES:
+  if count > _FEW_WHOLE and all(map(grouped, column.texts)):
+    text = column.first([True] * count)
     raise ValueError(
-      f"{task.place}: column {task.columns[0]!r} has {counts[0]} different texts, as"
-      f" {_distinct(cells[0], spelling)[0][:40]!r}: are these classes? Then say kind: multiclass."
+      f"{column.place(text)}: {text!r} seems to have a separator of thousands."
+      + task.advice(f"Say thousands: {grouped(text)!r}, or kind: multiclass.", _NAME)
     )
-  return "multiclass", f"{counts[0]} texts"
+  if count > min(_MOST_CLASSES, len(rows) // 2):
+    raise ValueError(
+      f"{task.where}: column {column.name!r} has {count} different texts in {len(rows)} rows, as"
+      f" {column.texts[0][:40]!r}: are these classes?"
+      + task.advice("Then say kind: multiclass.", _NAME)
+    )
+  return "multiclass", f"{count} texts"
 
 
-def _binary(
-  task: table_description.Task,
-  cells: Sequence[Cells],
-  frame: files.Frame,
-  rows: table_splits.Rows,
-  spelling: Spelling,
-) -> Labels:
-  """Two values, the second is yes."""
-  classes, codes = _ids(cells[0], spelling)
-  if len(classes) != 2:
-    raise ValueError(
-      f"{task.place}.kind: column {task.columns[0]!r} has {len(classes)} values, as"
-      f" {', '.join(map(repr, classes[:3]))}; binary needs two."
-    )
-  numbers = all(Spelling().number(text) is not None for text in classes)
-  yes = [place for place, text in enumerate(classes) if text.lower() in YES]
-  positive = yes[0] if len(yes) == 1 and not numbers else 1  # Of numbers the larger.
-  if "positive" in task.options:
-    value = task.options["positive"]
-    told = text_of(value)
-    same = [text for text in classes if text == told or (value is True and text.lower() in YES)]
-    same += [text for text in classes if value is False and text.lower() not in YES]
-    if not same:
+def _all_numbers(column: Column) -> bool:
+  return not np.isnan(column.numbers).any()
+
+
+def _pair(texts: Iterable[str]) -> tuple[str, str] | None:
+  """No and yes, in small letters, where all texts are one of them."""
+  small = {text.lower() for text in texts}
+  return next((pair for pair in PAIRS if small <= {*pair}), None)
+
+
+def _coded(task: Task, column: Column) -> _Coded:
+  """Classes by map, name or number, or as the cells have them."""
+  classes, count = task.spec.classes, task.spec.outputs * (task.kind.stored == "names")
+  codes = dict(task.codes) or {text_of(name): place for place, name in enumerate(classes)}
+  ids = {str(place): place for place in range(count or len(classes))}
+  if not task.codes and (not classes or not task.place) and {*column.texts} <= {*ids}:
+    codes = ids  # also of names, but in a file
+  elif not codes:
+    if count and len(column.texts) > count:
       raise ValueError(
-        f"{task.place}.positive: {told!r} is not in column {task.columns[0]!r}, which has"
-        f" {' and '.join(map(repr, classes))}.{lookup.hint(told, classes)}"
+        f"{task.where}: column {column.name!r} has {len(column.texts)} different labels, and the"
+        f" task {count} classes: {', '.join(map(repr, column.texts[:3]))}, ..."
       )
-    positive = classes.index(same[0])
-  target = (codes == positive).astype(np.float32)
-  valid = codes >= 0
-  names = (classes[1 - positive], classes[positive])
-  counts = [int((valid & (target == t))[rows["train"]].sum()) for t in (0, 1)]
-  weight = _positive_weight(task, counts)
-  spec = types.TaskSpec(task.name, "binary", 1, task.weight, names, positive_weight=weight)
-  note = (
-    f"yes is {names[1]!r} ({100 * counts[1] / max(1, sum(counts)):.3g}% of train), no {names[0]!r}"
-  )
-  return Labels(spec, target, valid, (note, *_unseen(task, names, counts)))
+    return _Coded(column.texts, column.codes, True)
+  told = [codes.get(t, codes.get(s, -1)) for t, s in zip(column.texts, column.spelt, strict=True)]
+  if -1 in told and task.unmapped == "error":
+    wrong = column.first(code < 0 for code in told)
+    raise ValueError(
+      f"{column.place(wrong)}: {wrong!r} is none of the classes {tasks.listed(codes)}."
+      f"{lookup.hint(wrong, codes)}"
+      f"{task.advice('Add it to {}.ignore, classes or map, or say unmapped: ignore.')}"
+    )
+  return _Coded(classes, np.array([*told, -1], np.int32)[column.codes], False)
 
 
-def _positive_weight(task: table_description.Task, counts: Sequence[int]) -> float:
-  """The factor on a yes: as said, or by which both classes weigh alike."""
-  given = {k: task.options[k] for k in ("positive_weight", "class_weights") if k in task.options}
-  if len(given) == 2:
-    raise ValueError(f"{task.place}: say positive_weight or class_weights, not both.")
-  for key, value in given.items():
-    if value == "balanced":
-      return counts[0] / max(1, counts[1])
-    number = described.number_of(value) if key == "positive_weight" else None
-    if number is None or not 0 < number < math.inf:
-      allowed = "balanced" if key == "class_weights" else "balanced or a number above 0"
-      raise ValueError(f"{task.place}.{key}: must be {allowed}, but is {described.shown(value)}.")
-    return number
-  return 1.0
+def _answers(task: Task, column: Column, several: bool) -> _Coded:
+  """No and yes: two values, or one of a pair of words."""
+  own = () if several else task.spec.classes
+  texts, pair = column.texts, _pair(column.texts)
+  if task.codes or {*texts} & {*own} or (own and pair is None):
+    return _coded(task, column)
+  if pair is None and len(texts) != 2:
+    pair = max(PAIRS, key=lambda pair: sum(text.lower() in pair for text in texts))
+    right = [text.lower() in pair for text in texts]
+    wrong = column.first(not is_right for is_right in right)
+    other = column.first(right) if any(right) else ""
+    beside = f" beside {other!r} ({column.place(other)})" if other else ""
+    raise ValueError(
+      f"{column.place(wrong)}: {wrong!r}{beside} is no answer: column {column.name!r} has"
+      f" {len(texts)} values, as {', '.join(map(repr, texts[:3]))}; a {task.spec.kind} task needs"
+      f" two.{task.advice('Add it to {}.ignore, or give map.')}"
+    )
+  if pair is not None:
+    answer = [text.lower() == pair[1] for text in texts]
+    seen = {is_yes: text for text, is_yes in zip(reversed(texts), reversed(answer), strict=True)}
+    names = tuple(seen.get(place == 1, pair[place]) for place in (0, 1))
+  else:
+    words = [text.lower() in YES for text in texts]
+    swapped = words == [True, False] and not _all_numbers(column)  # Of numbers the larger is yes.
+    answer = [swapped, not swapped]
+    names = texts[::-1] if swapped else texts
+  if task.positive is not None and _no_of(task, column, names):
+    answer, names = [not is_yes for is_yes in answer], names[::-1]
+  return _Coded(own or names, np.array([*answer, -1], np.int32)[column.codes], not own)
 
 
-def _multiclass(
-  task: table_description.Task,
-  cells: Sequence[Cells],
-  frame: files.Frame,
-  rows: table_splits.Rows,
-  spelling: Spelling,
-) -> Labels:
+def _no_of(task: Task, column: Column, names: Sequence[str]) -> bool:
+  """Whether the value that is said to be yes is the no of two."""
+  told = text_of(task.positive)
+  ways = {*tasks.ways(task.positive), told, *(YES if task.positive is True else ())}
+  same = [name for name in names if name in ways or name.lower() in ways]
+  same += [name for name in names if task.positive is False and name.lower() not in YES]
+  if not same:
+    raise ValueError(
+      f"{task.where}.positive: {told!r} is not in column {column.name!r}, which has"
+      f" {' and '.join(map(repr, names))}.{lookup.hint(told, names)}"
+    )
+  return same[0] == names[0]
+
+
+def _binary(task: Task, columns: Sequence[Column], train: np.ndarray) -> Labels:
+  """Two values, the second is yes."""
+  coded = _answers(task, columns[0], False)
+  counts = _counts(coded.codes[train], 2)
+  spec = tasks.classed(task, coded.classes, counts)
+  no, yes = spec.classes or ("0", "1")
+  note = f"yes is {yes!r} ({100 * counts[1] / max(1, counts.sum()):.3g}% of train), no {no!r}"
+  return Labels(spec, (coded.codes == 1).astype(np.float32), coded.codes >= 0, (note,))
+
+
+def _multiclass(task: Task, columns: Sequence[Column], train: np.ndarray) -> Labels:
   """Classes, in the order of their texts or numbers."""
-  classes, codes = _ids(cells[0], spelling)
-  trained = codes[rows["train"]]
-  counts = np.bincount(trained[trained >= 0], minlength=len(classes))
-  weights = _class_weights(task, classes, counts)
-  spec = types.TaskSpec(
-    task.name, "multiclass", len(classes), task.weight, classes, class_weights=weights
-  )
-  shown = ", ".join(map(repr, classes[:6])) + ", ..." * (len(classes) > 6)
-  notes = (f"{len(classes)} classes: {shown}", *_unseen(task, classes, counts))
+  classes, codes, found = _coded(task, columns[0])
+  counts = _counts(codes[train], len(classes) or task.spec.outputs)
+  spec = tasks.classed(task, classes, counts)
+  shown = f": {tasks.listed(map(repr, classes))}" if classes else ""
+  notes = (f"{spec.outputs} classes{shown}", *(_looked_at(task, columns[0]) if found else ()))
   return Labels(spec, np.maximum(codes, 0).astype(np.int32), codes >= 0, notes)
 
 
-def _class_weights(
-  task: table_description.Task, classes: Sequence[str], counts: np.ndarray
-) -> tuple[float, ...]:
-  """A factor for every class: as said, or by which all weigh alike."""
-  value = task.options.get("class_weights", ())
-  if value == "balanced":
-    return tuple(float(counts.sum() / (len(classes) * max(1, count))) for count in counts)
-  if isinstance(value, dict):
-    named = {text_of(key): weight for key, weight in value.items()}
-    for name in named:
-      if name not in classes:
-        raise ValueError(
-          f"{task.place}.class_weights: there is no class {name!r}.{lookup.hint(name, classes)}"
-        )
-    value = [named.get(name, 1) for name in classes]
-  numbers = [described.number_of(v) for v in value] if isinstance(value, list | tuple) else [None]
-  good = [number for number in numbers if number is not None and 0 <= number < math.inf]
-  if len(good) < len(numbers) or (good and (len(good) != len(classes) or not any(good))):
-    raise ValueError(
-      f"{task.place}.class_weights: must be balanced, a number for each of the {len(classes)}"
-      f" classes ({', '.join(classes[:6])}), or some of them by name, but is"
-      f" {described.shown(value)}."
-    )
-  return tuple(good)
+def _counts(codes: np.ndarray, classes: int) -> np.ndarray:
+  return np.bincount(codes[codes >= 0], minlength=classes)
 
 
-def _multilabel(
-  task: table_description.Task,
-  cells: Sequence[Cells],
-  frame: files.Frame,
-  rows: table_splits.Rows,
-  spelling: Spelling,
-) -> Labels:
+def _multilabel(task: Task, columns: Sequence[Column], train: np.ndarray) -> Labels:
   """A column of two values for every label."""
-  one = [
-    _binary(
-      table_description.Task(task.name, task.place, (name,), "", 1.0, {}),
-      [c],
-      frame,
-      rows,
-      spelling,
-    )
-    for name, c in zip(task.columns, cells, strict=True)
-  ]
-  weight = (
-    _positive_weight(task, (1, 1)) if task.options.get("positive_weight") != "balanced" else 0
-  )
-  if not weight:
-    raise ValueError(
-      f"{task.place}.positive_weight: one number is for all labels; balanced is none."
-    )
-  spec = types.TaskSpec(
-    task.name, "multilabel", len(cells), task.weight, task.columns, positive_weight=weight
-  )
-  told = [
-    f"{name} {labels.spec.classes[1]!r}" for name, labels in zip(task.columns, one, strict=True)
-  ]
-  more = [note for labels in one for note in labels.notes[1:]]
-  target, valid = (np.stack([getattr(la, n) for la in one], 1) for n in ("target", "valid"))
-  return Labels(spec, target, valid, (f"yes is {', '.join(told)}", *more))
+  found = [_answers(task, column, True) for column in columns]
+  codes = np.stack([coded.codes for coded in found], 1)
+  spec = tasks.classed(task, task.spec.classes or task.columns, np.zeros(2))
+  told = [f"{c.name} {f.classes[1]!r}" for c, f in zip(columns, found, strict=True) if f.classes]
+  note = f"yes is {tasks.listed(told)}" if told else f"{len(columns)} answers"
+  return Labels(spec, (codes == 1).astype(np.float32), codes >= 0, (note,))
 
 
-def _number(
-  task: table_description.Task,
-  cells: Sequence[Cells],
-  frame: files.Frame,
-  rows: table_splits.Rows,
-  spelling: Spelling,
-) -> Labels:
+def _number(task: Task, columns: Sequence[Column], train: np.ndarray) -> Labels:
   """Numbers in their unit; logits stand for distances from the mean."""
-  each, notes = [], []
-  for name, column in zip(task.columns, cells, strict=True):
-    values, wrong = column.numbers(spelling)
+  spec, each, notes = task.spec, [], []
+  for column in columns:
     with np.errstate(over="ignore"):
-      wrong = wrong | np.isinf(values.astype(np.float32))
+      wrong = ~np.isfinite(column.numbers.astype(np.float32))
     if wrong.any():
-      row = int(np.argmax(wrong))
-      shown = values[row] if column.texts is None else column.texts[column.values[row]]
+      text = column.first(wrong)
+      lost = int(wrong[column.codes[column.codes >= 0]].sum())
       raise ValueError(
-        f"{frame.where(row, name)}: {shown!r} is no number of 32 bits, as {wrong.sum()} of"
-        f" {len(wrong)} labels of {task.name}. Mend it, say missing: [{shown}], or another kind."
+        f"{column.place(text)}: {column.spelt[column.texts.index(text)]!r} is no number of 32 bits,"
+        f" as {lost} of {len(column.codes)} labels of {task.name}."
+        f"{task.advice('Mend it, add it to {}.ignore, or say another kind.')}"
       )
-    notes += columns_lib.fillers(name, values, frame.where)
+    values = np.array([*column.numbers, np.nan])[column.codes]
+    notes += columns_lib.fillers(column.name, values, _places(column))
     each.append(values)
   values = np.stack(each, 1)
+  low, high = task.limits
+  values[(values < low) | (values > high)] = np.nan
   valid = ~np.isnan(values)
-  center, spread = [], []
-  for name, column_values in zip(task.columns, values[rows["train"]].T, strict=True):
-    known = column_values[~np.isnan(column_values)]
-    if not len(known) or known.min() == known.max():
-      raise ValueError(f"{task.place}: column {name!r} has one value in train, or none.")
-    center.append(float(np.float32(known.mean())))
-    spread.append(float(np.float32(known.std())))
-  own: dict[str, Any] = {"unit": str(task.options.get("unit", ""))}
-  if "loss" in task.options:
-    own["loss"] = lookup.one_of(f"{task.place}.loss", task.options["loss"], _LOSSES)
-  if "huber_delta" in task.options:
-    delta = described.number_of(task.options["huber_delta"])
-    if delta is None or not 0 < delta < math.inf:
-      raise ValueError(f"{task.place}.huber_delta: must be a number above 0.")
-    own["huber_delta"] = delta
-  names = task.columns if len(cells) > 1 else ()
-  spec = types.TaskSpec(
-    task.name,
-    "number",
-    len(cells),
-    task.weight,
-    names,
-    center=tuple(center),
-    spread=tuple(spread),
-    **own,
+  known = [v[~np.isnan(v)] for v in values[train].astype(np.float32).astype(np.float64).T]
+  spec = dataclasses.replace(
+    spec,
+    outputs=len(columns),
+    classes=task.columns if len(columns) > 1 else (),
+    center=spec.center or tuple(float(v.mean()) if len(v) else 0.0 for v in known),
+    spread=spec.spread or tuple(float(v.std()) or 1.0 if len(v) else 1.0 for v in known),
   )
+  low, high = (f(values[valid]) if valid.any() else math.nan for f in (np.min, np.max))
+  note = f"{low:.6g} to {high:.6g}, mean {spec.center[0]:.4g} in train"
   target = np.where(valid, values, 0).astype(np.float32)
-  note = f"{np.nanmin(values):.6g} to {np.nanmax(values):.6g}, mean {center[0]:.4g} in train"
-  if len(cells) == 1:
+  if len(columns) == 1:
     target, valid = target[:, 0], valid[:, 0]
   return Labels(spec, target, valid, (note, *notes))
 
 
-def _ids(cells: Cells, spelling: Spelling) -> tuple[tuple[str, ...], np.ndarray]:
-  """The classes of a column, and every row's; -1 where it has none."""
-  classes = _distinct(cells, spelling)
-  place = {text: i for i, text in enumerate(classes)}
-  texts = _as_classes(cells, spelling)
-  table = np.array([*(place.get(text, -1) for text in texts.texts or ()), -1], np.int32)
-  return tuple(classes), table[texts.values]
+def _places(column: Column) -> Callable[[int, str], str]:
+  return lambda row, _: column.where(row)
 
 
-def _unseen(
-  task: table_description.Task, classes: Sequence[str], counts: Sequence[int] | np.ndarray
-) -> list[str]:
-  """Warns of classes that training never shows."""
-  missing = [name for name, count in zip(classes, counts, strict=True) if not count]
-  if not missing:
-    return []
-  listed = ", ".join(map(repr, missing[:6]))
-  return [f"warning: task {task.name}: training never shows {len(missing)} class(es): {listed}."]
-
-
-_MAKERS: Mapping[str, Any] = {
+_MAKERS: Mapping[str, Callable[[Task, Sequence[Column], np.ndarray], Labels]] = {
   "binary": _binary,
   "multiclass": _multiclass,
   "multilabel": _multilabel,
   "number": _number,
 }
+
+
+def _looked_at(task: Task, column: Column) -> tuple[str, ...]:
+  """Warns of classes, taken from the cells, that look like a missing label, alike, or mixed."""
+  texts, none = column.texts, np.isnan(column.numbers)
+  words = [text for text, is_word in zip(texts, none, strict=True) if is_word]
+  numbers = [text for text in texts if text not in words]
+  notes = [
+    f"warning: {column.place(text)}: is the class {text!r} no label? Then add it to"
+    f" {task.place}.ignore"
+    for text in words
+    if text.lower() in _NONE and len(texts) > 2
+  ]
+  if numbers and words and not notes:
+    few = min(numbers, words, key=len)
+    notes.append(
+      f"warning: {column.place(few[0])}: the class {few[0]!r} is one of {len(few)} among"
+      f" {len(texts)}, of which the others are {'texts' if few is numbers else 'numbers'}"
+    )
+  small: dict[str, str] = {}
+  first = np.unique(column.codes[column.codes >= 0], return_index=True)[1]
+  for text in (texts[code] for code in np.argsort(first)):
+    if (other := small.setdefault(text.lower(), text)) != text:
+      notes.append(
+        f"warning: {column.place(text)}: the class {text!r} and {other!r} differ in capitals"
+      )
+  return tuple(notes)
+
+
+def _alike(task: Task, found: Labels, train: np.ndarray) -> str:
+  """Says that a column has the same label in all of train, or none; empty where it has not."""
+  target, valid = (array.reshape(len(array), -1)[train] for array in (found.target, found.valid))
+  for place, name in enumerate(task.columns if len(train) else ()):
+    known = np.unique(target[valid[:, place], place])
+    if len(known) < 2:
+      what = _named(found.spec, known[0]) if len(known) else "nothing"
+      return f"{task.where}: column {name!r} is {what} for all of train"
+  return ""
+
+
+def _named(spec: types.TaskSpec, value: float) -> str:
+  """A label in words."""
+  kind = kinds.find(spec.kind)
+  if kind.stored == "values":
+    return f"{value:g}"
+  names = ("no", "yes") if kind.several else spec.classes
+  return repr(names[int(value)]) if names else f"class {int(value)}"
+
+
+def unseen(
+  spec: types.TaskSpec,
+  place: str,
+  target: np.ndarray,
+  valid: np.ndarray,
+  rows: Mapping[str, np.ndarray],
+  named: Callable[[int], str] | None = None,
+) -> list[str]:
+  """Warns of labels with a class that training never shows, of whole examples or of pixels.
+
+  Args:
+    place: of the task, for messages.
+    target: `[N, ...]`.
+    valid: of the same shape.
+    rows: split -> rows.
+    named: what a row is called.
+  """
+  kind = kinds.find(spec.kind)
+  if kind.stored not in ("answers", "names", "ids"):
+    return []
+  size = math.prod(target.shape[1:]) if kind.dense else 1
+  columns = lambda part: (array[part].reshape(len(part) * size, -1).T for array in (target, valid))
+  trained = [np.unique(t[v]) for t, v in zip(*columns(rows["train"]), strict=True)]
+  notes = []
+  for split in rows:
+    for seen, labels, known in zip(trained, *columns(rows[split]), strict=True):
+      fresh = known & ~np.isin(labels, seen)
+      if len(seen) and fresh.any():
+        first = int(np.argmax(fresh))
+        example = f" ({named(int(rows[split][first // size]))!r})" if named else ""
+        notes.append(
+          f"warning: {place}: {int(fresh.sum())} labels of {split} have a class that train never"
+          f" shows, first {_named(spec, labels[first])}{example}"
+        )
+  return notes

@@ -234,7 +234,9 @@ def test_classes_that_training_never_shows_are_told(tmp_path):
   content["part"] = [("train", "val", "test")[i // 20] for i in range(ROWS)]
   content["grade"] = [*content["grade"][:-1], "9"]
   data = _open(tmp_path, content, splits={"column": "part"})
-  assert "training never shows 1 class(es): '9'" in _all(data)[1]
+  assert (
+    "tasks.grade: 1 labels of test have a class that train never shows, first '9'" in _all(data)[1]
+  )
   assert data.spec.tasks[1].outputs == 5
 
 
@@ -272,6 +274,16 @@ FAULTS = {
     {"spend": [*map(str, range(59)), "much"]},
     {},
     "t.csv, line 61, column 'spend': 'much' is no number, as 1 of 60 labels of spend",
+  ),
+  "labels with thousands": (
+    {"spend": [f"{i},{i:03d}" for i in range(1, 61)]},
+    {},
+    "line 2, column 'spend': '1,001' seems to have a separator of thousands. Say thousands: ','",
+  ),
+  "a word for no label": (
+    {"spend": ["k.A." if i % 7 == 0 else str(i + 0.5) for i in range(ROWS)]},
+    {},
+    "line 2, column 'spend': 'k.A.' is no number, as 9 of 60 labels of spend. Say missing: .k.A.",
   ),
   "key of another kind": ({}, {"tasks": {"churn": {"unit": "m"}}}, "a binary task has no such key"),
   "mixed": ({"age": ["30"] * 59 + ["old"]}, {}, "t.csv, line 61, column 'age': 'old' is no number"),
@@ -416,6 +428,23 @@ def test_numbers_with_a_unit_are_told(tmp_path):
   content["pay"] = [f"{i % 25} %" for i in range(ROWS)]
   notes = _all(_open(tmp_path, content))[1]
   assert "the texts of column 'pay', as '0 %'" in notes and "line 2" in notes
+
+
+@pytest.mark.parametrize("decimal, part", [(",", "."), (",", " "), (".", ","), (".", "'")])
+def test_thousands_are_found_where_decimals_tell(tmp_path, decimal, part):
+  content = _content()
+  plain = _open(tmp_path, content | {"pay": [f"{1000 + i * i}.25" for i in range(ROWS)]})
+  for name in ("pay", "spend"):
+    numbers = [1000 + i * i + 0.25 for i in range(ROWS)] if name == "pay" else content[name]
+    texts = [f"{float(number):_.2f}" for number in numbers]
+    content[name] = [t.replace(".", decimal).replace("_", part) for t in texts]
+  data = _open(tmp_path, content, write={"delimiter": ";"})
+  assert (data.spec.table.decimal, data.spec.table.thousands) == (decimal, part)
+  assert f"thousands are parted by {part!r}." in data.spec.notes
+  for split in types.SPLITS:
+    one, other = plain.arrays(split), data.arrays(split)
+    np.testing.assert_array_equal(one.inputs["numeric"], other.inputs["numeric"])
+    np.testing.assert_array_equal(one.targets["spend"], other.targets["spend"])
 
 
 def test_a_file_without_a_line_of_names(tmp_path):
