@@ -173,8 +173,10 @@ def read_spelling(
 ) -> tuple[Spelling, list[str]]:
   """Returns how the table writes numbers, as said or as found out, and warnings."""
   spelling, notes = cells_lib.detect(frame.columns, wanted.missing)
+  if wanted.decimal or wanted.thousands:
+    notes = []
   if wanted.decimal:
-    spelling, notes = dataclasses.replace(spelling, decimal=wanted.decimal), []
+    spelling = dataclasses.replace(spelling, decimal=wanted.decimal)
   elif spelling.decimal == ",":
     notes.append("numbers have decimal commas.")
   if wanted.thousands == spelling.decimal:

@@ -100,6 +100,8 @@ def _as_classes(cells: Cells, spelling: Spelling) -> Cells:
   padded = any(re.fullmatch(r"0\d+", text) for text in cells.texts or ())
   if cells.kind != "text" or wrong.any() or padded:
     return texts
+  if (abs(numbers[~np.isnan(numbers)]) >= 2**53).any():
+    return cells.as_names(spelling)  # floats would take some for their neighbours
   return Cells(np.where(texts.values < 0, np.nan, numbers)).as_texts(spelling)
 
 
