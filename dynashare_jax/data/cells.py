@@ -156,6 +156,7 @@ class Cells:
       values[kept] = [_float(array[row]) for row in kept]
       return cls(values)
     if found == {"date"}:
+      _check_zones([(row, array[row]) for row in kept], name, where)
       values = np.full(len(array), "NaT", "datetime64[us]")
       values[kept] = [_instant(array[row]) for row in kept]
       return cls(values)
@@ -298,6 +299,14 @@ def _sort(value: Any) -> str:
   if isinstance(value, datetime.date | np.datetime64):
     return "date"
   return "text" if isinstance(value, str) else ""
+
+
+def _check_zones(values: Sequence[tuple[int, Any]], name: str, where: Where) -> None:
+  """Refuses times of which some name a zone and others do not."""
+  times = [(row, v.tzinfo is None) for row, v in values if isinstance(v, datetime.datetime)]
+  lacking = [row for row, bare in times if bare]
+  if 0 < len(lacking) < len(times):
+    raise ValueError(f"{where(lacking[0], name)}: this time names no zone, but others do.")
 
 
 def _exact(*values: Any) -> bool:

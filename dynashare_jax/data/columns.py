@@ -32,6 +32,7 @@ NUMBER, CATEGORY, DATE, IGNORED = KINDS = ("number", "category", "date", "ignore
 MOST_CATEGORIES = 255
 _NEARLY = 0.9  # share of numbers, or dates, from which other texts look like faults
 _FEW_ROWS = 20  # with fewer, texts that all differ say nothing
+_SOME = 2000  # rows that are looked at first
 _RARE_ROWS = 100  # from so many rows on, categories of one row are "other"
 _LISTED = 12  # names in a note
 _MONTHS = tuple(map(str, range(1, 13)))
@@ -457,6 +458,34 @@ def fillers(name: str, values: np.ndarray, where: Where = place) -> list[str]:
         f" say missing: [{text}]."
       )
   return notes
+
+
+def tells(cells: Cells, labels: np.ndarray, spelling: Spelling) -> bool:
+  """Returns whether a column gives the label of every row away.
+
+  Either each of few values has one label; or values and labels belong together one by one, and, of
+  so many that this says nothing, also ascend or descend together.
+  """
+  if len(labels) > 2 * _SOME:  # A value with two labels among some rows is one among all.
+    some = np.linspace(0, len(labels) - 1, _SOME).astype(int)
+    codes, part = cells.take(some).codes(spelling), labels[some]
+    if len({*zip(codes.tolist(), part.tolist(), strict=True)}) > len(np.unique(codes)):
+      return False
+  _, label = np.unique(labels, return_inverse=True)
+  _, code = np.unique(cells.codes(spelling), return_inverse=True)
+  rows, count = len(label), int(code.max(initial=0)) + 1
+  both = len(np.unique(code.astype(np.int64) * (label.max(initial=0) + 1) + label))
+  if both == count <= rows / 10:
+    return True
+  if not both == count == label.max(initial=0) + 1:
+    return False
+  values, wrong = cells.numbers(spelling)
+  if both < _NEARLY * rows:
+    return True
+  if wrong.any() or np.isnan(values).any():
+    return False
+  steps = np.diff(label[np.argsort(values, kind="stable")])
+  return bool((steps >= 0).all() or (steps <= 0).all())
 
 
 def far_dates(name: str, days: np.ndarray, where: Where = place) -> list[str]:

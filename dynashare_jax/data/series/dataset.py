@@ -90,6 +90,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
       *fitted.notes,
       *notes,
       *(note for labels in found for note in labels.notes),
+      *table.tells(_constant(fitted.encoder.spec, frame, series, own), found, spelling),
     ),
   )
 
@@ -172,6 +173,21 @@ def _check_constant(
         f"{frame.where(int(np.argmax(other)), name)}: another value than in the first row of the"
         " same series; labels and splits have one value a series. Put them into a table of labels."
       )
+
+
+def _constant(
+  spec: types.SeriesSpec, frame: files.Frame, series: np.ndarray, own: files.Frame
+) -> dict[str, Cells]:
+  """The inputs that have one value a series, by name, a row for each series."""
+  rows = np.flatnonzero(series >= 0)
+  _, first = np.unique(series[rows], return_index=True)
+  found = {c.name: own.columns[c.name] for c in (spec.static.columns if spec.static else ())}
+  for column in spec.rows.columns:
+    cells = frame.columns[column.name].take(rows)
+    codes = cells.codes(Spelling())
+    if (codes == codes[first][series[rows]]).all():
+      found[column.name] = cells.take(first)
+  return found
 
 
 def _numbers(names: list[str], own: list[str]) -> np.ndarray:

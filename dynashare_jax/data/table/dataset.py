@@ -89,7 +89,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
       *encoder.notes,
       *_unseen(inputs["categorical"], encoder.spec, rows),
       *(note for labels in found for note in labels.notes),
-      *_tells(frame, encoder.spec, found, spelling),
+      *tells({c.name: frame.columns[c.name] for c in encoder.spec.columns}, found, spelling),
     ),
   )
 
@@ -247,21 +247,18 @@ def _unseen(codes: np.ndarray, spec: types.TableSpec, rows: table_splits.Rows) -
   return notes
 
 
-def _tells(
-  frame: files.Frame, spec: types.TableSpec, found: list[table_labels.Labels], spelling: Spelling
+def tells(
+  columns: Mapping[str, cells_lib.Cells], found: list[table_labels.Labels], spelling: Spelling
 ) -> list[str]:
   """Warns of columns that give a label away in every row, as they may not be known beforehand."""
   notes = []
   for labels in found:
     if labels.target.ndim > 1 or (rows := np.flatnonzero(labels.valid)).size < 50:
       continue
-    _, label = np.unique(labels.target[rows], return_inverse=True)
-    for column in spec.columns:
-      _, code = np.unique(frame.columns[column.name].codes(spelling)[rows], return_inverse=True)
-      both = len(np.unique(code.astype(np.int64) * (label.max() + 1) + label))
-      if both == code.max() + 1 <= len(rows) / 10 or both == label.max() + 1 == code.max() + 1:
-        notes.append(
-          f"warning: column {column.name!r} tells {labels.spec.name} in every row: is it known when"
-          " predicting? If not, say columns: {" + column.name + ": ignore}."
-        )
+    notes += [
+      f"warning: column {name!r} tells {labels.spec.name} in every row: is it known when"
+      " predicting? If not, say columns: {" + name + ": ignore}."
+      for name, cells in columns.items()
+      if columns_lib.tells(cells.take(rows), labels.target[rows], spelling)
+    ]
   return notes
