@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from dynashare_jax.data import text
 from dynashare_jax.data.cells import Cells
 
 _PARQUET = (".parquet", ".pq")
+_READ = (".csv", ".tsv", ".txt", *_PARQUET)
 _OTHERS = (  # what is no text, though it holds tables
   *(".xlsx", ".xls", ".ods", ".zip", ".bz2", ".xz", ".npy", ".npz", ".h5", ".pkl", ".feather"),
   *(".arrow", ".sav", ".dta", ".sas7bdat", ".db", ".sqlite", ".mat", ".json", ".jsonl"),
 )
+_TOLD = re.compile(r"(sep=([^\w\s]|\t|\|))\r?\n", re.IGNORECASE)  # as Excel tells the separator
 _SAMPLE = 100  # lines that tell the separator
 
 
@@ -87,6 +90,7 @@ class Frame:
         f"{place}: {self.files[0]} has no column {name!r}.{lookup.hint(name, self.columns)} It has"
         f" {', '.join(map(repr, itertools.islice(self.columns, 20)))}"
         f"{', ...' if len(self.columns) > 20 else ''}."
+        f"{' If that is several, say delimiter.' if len(self.columns) == 1 else ''}"
       )
     return self.columns[name]
 
@@ -103,6 +107,19 @@ def find(folder: str, pattern: str, place: str) -> tuple[str, ...]:
     return files
   known = os.listdir(folder) if os.path.isdir(folder) else []
   raise ValueError(f"{place}: there is no file {path}.{lookup.hint(pattern, known)}")
+
+
+def tables_in(folder: str) -> tuple[str, ...]:
+  """Returns the files of a folder whose endings are those of tables, sorted; nothing hidden.
+
+  Raises:
+    ValueError: there is none.
+  """
+  names = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+  found = [name for name in names if name.lower().removesuffix(".gz").endswith(_READ)]
+  if not found:
+    raise ValueError(f"There is no table in {folder}; endings read are {', '.join(_READ)}.")
+  return tuple(os.path.join(folder, name) for name in found)
 
 
 def read(paths: Sequence[str], layout: Layout, wanted: Collection[str] = ()) -> Frame:
@@ -157,43 +174,63 @@ def _read_csv(path: str, layout: Layout, wanted: Collection[str]) -> Frame:
   content, encoding = text.read_any(path, layout.encoding)
   if "\0" in content:
     line = 1 + content.count("\n", 0, content.index("\0"))
-    raise ValueError(f"{path}, line {line}: a byte of 0, as no text has. Is it a CSV file?")
-  mark = layout.delimiter or _separator(content, wanted)
-  # Strict: a quote that is never closed would swallow all that follows.
-  reader = csv.reader(
-    io.StringIO(content, newline=""), delimiter=mark, skipinitialspace=True, strict=True
-  )
+    raise ValueError(
+      f"{path}, line {line}: a byte of 0, as no text has. Is it a CSV file? If it is UTF-16, say"
+      " encoding: utf-16-le."
+    )
+  told = _TOLD.match(content)
+  content = content[told.end(1) :] if told else content  # its line stays, as an empty one
+  mark = layout.delimiter or (told.group(2) if told else _separator(content, wanted))
+  empty: list[int] = []
   rows: list[list[str]] = []
   lines: list[int] = []
   header: list[str] = []
-  try:
-    for row in reader:
-      if len(row) < 2 and not "".join(row).strip():
+  names: list[str] = []  # as they are written
+  for line, row in text.records(path, content, mark, empty):
+    if not header:
+      named = not layout.names or (bool(wanted) and {*wanted} <= {name.strip() for name in row})
+      header = _header(path, line, row) if named else list(layout.names)
+      if named:
+        names = row
         continue
-      if not header:
-        named = not layout.names or (bool(wanted) and {*wanted} <= {name.strip() for name in row})
-        header = _header(path, reader.line_num, row) if named else list(layout.names)
-        if named:
-          continue
-      if len(row) != len(header):
-        raise ValueError(
-          f"{path}, line {reader.line_num}: {len(row)} fields, but"
-          f" {'names has' if layout.names else 'the first line has'} {len(header)}, parted by"
-          f" {mark!r}. Mend the line; fields that hold {mark!r} belong in quotes."
-        )
-      rows.append(row)
-      lines.append(reader.line_num)
-  except csv.Error as error:
-    raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
+    if row == names:
+      raise ValueError(
+        f"{path}, line {line}: the line of names stands again, as where files were put together."
+        " Leave it out."
+      )
+    if len(row) != len(header):
+      raise ValueError(f"{path}, line {line}: {_other_length(row, header, mark, layout, not rows)}")
+    rows.append(row)
+    lines.append(line)
   columns = {
     name: Cells.of_texts(cells)
     for name, cells in zip(header, zip(*rows, strict=True), strict=False)
   }
   notes = _csv_notes(mark, encoding, layout)
+  if empty:
+    notes += (f"{len(empty)} lines of {path} without any value are left out, first {empty[0]}.",)
   for name in [n for n in columns if n.startswith("unnamed ") and n not in layout.names]:
     if columns[name].texts == ("",):
       del columns[name]  # every line ends with a separator
   return Frame(columns, (path,), np.zeros(len(rows), np.int32), np.array(lines, np.int64), notes)
+
+
+def _other_length(
+  row: Sequence[str], header: Sequence[str], mark: str, layout: Layout, first: bool
+) -> str:
+  """What to say of a row of another length than the header; `first` is the first below it."""
+  if first and len(header) < 3 <= len(row) and not layout.names:
+    return (
+      f"{len(row)} fields, but above it stands {mark.join(header)[:40]!r}, which seems to be no"
+      " line of names: leave it out."
+    )
+  more = ""
+  if first and len(row) == len(header) + 1:
+    more = " If all lines have one more, give the first line a name for it, as of row numbers."
+  return (
+    f"{len(row)} fields, but {'names has' if layout.names else 'the first line has'} {len(header)},"
+    f" parted by {mark!r}. Mend the line; fields that hold {mark!r} belong in quotes.{more}"
+  )
 
 
 def _csv_notes(mark: str, encoding: str, layout: Layout) -> tuple[str, ...]:
@@ -226,7 +263,7 @@ def _header(path: str, line: int, row: Sequence[str]) -> list[str]:
 
 def _separator(content: str, wanted: Collection[str]) -> str:
   """The separator by which most lines have as many fields as the first, and more than one."""
-  sample = list(itertools.islice(io.StringIO(content), _SAMPLE))
+  sample = list(itertools.islice(io.StringIO(content, newline=None), _SAMPLE))
 
   def score(mark: str) -> tuple[bool, float, int]:
     try:

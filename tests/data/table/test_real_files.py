@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 import re
+import types
 
 import ml_collections
 import numpy as np
@@ -11,6 +14,7 @@ from pyarrow import parquet
 import pytest
 import yaml
 
+from dynashare_jax.cli import predict
 from dynashare_jax.data import cells
 from dynashare_jax.data import columns
 from dynashare_jax.data.series import dataset as series
@@ -182,3 +186,72 @@ def test_any_blank_parts_thousands(tmp_path, blank):
 def test_steps_beyond_32_bits_are_cut(tmp_path):
   data = _open_series(tmp_path, *_visits(time=lambda step: step * 1e6), bin=0.001, steps=3)
   assert set(data.arrays("train").inputs["length"].tolist()) == {3}
+
+
+FILES = {
+  "excel's separator": lambda text: "sep=;\n" + text.replace(",", ";"),
+  "carriage returns": lambda text: text.replace(",", ";").replace("\n", "\r"),
+  "empty lines of a sheet": lambda text: text + ",,\n" * 5,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_as_spreadsheets_write_them_are_read(tmp_path, name):
+  data = _open(tmp_path, FILES[name](_text(_content())))
+  assert sum(data.spec.sizes.values()) == ROWS
+  assert data.spec.table.numeric == ("age", "pay")
+
+
+BROKEN = {
+  "names again": (lambda text: text + text, "line 62: the line of names stands again"),
+  "a remark": (lambda text: f"# of today\n{text}", "line 2: 3 fields, but above it stands '# of"),
+  "row numbers": (
+    lambda text: text.replace("\n", "\n7,").removesuffix("7,"),
+    "line 2: 4 fields.*give the first line a name",
+  ),
+  "open quote": (lambda text: text.replace("\n", '\n"', 1), "line 2: a quote is opened there"),
+  "long field": (
+    lambda text: text.replace("\n", "\n" + "7" * 140000, 1),
+    "line 2: a field is longer",
+  ),
+  "backslash": (
+    lambda text: text.replace("age", '"a \\"b\\" c"', 1),
+    "line 1: .*a quote within quotes is written",
+  ),
+  "blanks": (lambda text: text.replace(",", " "), "If that is several, say delimiter"),
+  "zip": (lambda text: b"PK\x03\x04" + text.encode(), "no text, but a zip archive or an Excel"),
+  "gzip": (lambda text: gzip.compress(text.encode()), "give it the ending .gz"),
+  "wide": (lambda text: text.encode("utf-16-le"), "If it is UTF-16, say encoding"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, name):
+  broken, words = BROKEN[name]
+  with pytest.raises(ValueError, match=words):
+    _open(tmp_path, broken(_text(_content())))
+
+
+def test_a_first_row_that_comes_again_is_no_line_of_names(tmp_path):
+  rows = _text(_content()).split("\n", 1)[1]
+  data = _open(tmp_path, rows + rows, names=["age", "pay", "churn"])
+  assert sum(data.spec.sizes.values()) == 2 * ROWS
+
+
+def test_series_to_predict_are_the_tables_of_a_folder(tmp_path, capsys):
+  rows, own = _visits()
+  own["ward"] = ["A" if i % 3 else "B" for i in range(12)]
+  spec = _open_series(tmp_path, rows, own, static=["ward"]).spec.series
+  folder = tmp_path / "new"
+  folder.mkdir()
+  text = _text(rows | {"ward": ["A", "B"] * 24})
+  (folder / "a.csv").write_text(text, encoding="utf-8")
+  (folder / "README.md").write_text("of today", encoding="utf-8")
+  described = {"inputs": {"kind": "series", "series": dataclasses.asdict(spec)}}
+  model = types.SimpleNamespace(manifest=described)
+  _, ids = predict._read_series(model, folder)
+  assert len(ids) == 12
+  assert "'ward' has several values in 12 of 12 series" in capsys.readouterr().out
+  (folder / "a.csv").unlink()
+  with pytest.raises(ValueError, match="There is no table in"):
+    predict._read_series(model, folder)
