@@ -94,7 +94,7 @@ class Part:
     """Returns a text; without a default it must be there, and not be empty."""
     value = self.raw.get(key, default)
     if not isinstance(value, str) or (not value and default is None):
-      raise self.refusal(key, f"must be a text, but is {shown(value)}")
+      raise self.refusal(key, f"must be a text, but is {shown(value)}{quoted(value)}")
     return str(value)
 
   def number(self, key: str, default: float) -> float:
@@ -156,6 +156,14 @@ def number_of(value: Any) -> float | None:
   except (ValueError, OverflowError):
     return None
   return None if math.isnan(found) else found
+
+
+def quoted(value: Any) -> str:
+  """Returns the advice to quote a word that YAML takes for true or false; nothing for others."""
+  values = value if isinstance(value, list | tuple) else [value]
+  if not any(isinstance(v, bool) for v in values):
+    return ""
+  return ": YAML reads yes, no, on and off so; put the word in quotes"
 
 
 def shown(value: Any) -> str:

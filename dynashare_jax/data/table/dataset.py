@@ -27,6 +27,8 @@ from dynashare_jax.data.table import labels as table_labels
 from dynashare_jax.data.table import splits as table_splits
 
 NAME = "table"
+_LOOKED = 1000  # rows that are looked for in train
+_FEW = 20  # different rows of train, of which others may well be equal
 
 
 def defaults() -> dict[str, Any]:
@@ -88,6 +90,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
       *split_notes,
       *encoder.notes,
       *_unseen(inputs["categorical"], encoder.spec, rows),
+      *_repeated(inputs, found, rows),
       *(note for labels in found for note in labels.notes),
       *tells({c.name: frame.columns[c.name] for c in encoder.spec.columns}, found, spelling),
     ),
@@ -163,6 +166,8 @@ def read_frame(
   for split, pattern in wanted.tables.items():
     key = f"table.{split}" if split else "table"
     found = files.find(folder, pattern, f"{wanted.where}: {key}")
+    if twice := {*map(os.path.realpath, found)} & {*map(os.path.realpath, paths)}:
+      raise ValueError(f"{wanted.where}: {key}: {min(twice)} is in another split, too.")
     of_file |= {len(paths) + index: split for index in range(len(found)) if split}
     paths += found
   return files.read(paths, wanted.layout, columns), of_file
@@ -243,6 +248,26 @@ def _unseen(codes: np.ndarray, spec: types.TableSpec, rows: table_splits.Rows) -
       notes.append(
         f"{warning}{split}: rows with a category that training had not, or rarely: {each}, of"
         f" {len(rows[split])}."
+      )
+  return notes
+
+
+def _repeated(
+  inputs: Mapping[str, np.ndarray], found: list[table_labels.Labels], rows: table_splits.Rows
+) -> list[str]:
+  """Warns of rows of validation and test of which at least half are rows of train, labels too."""
+  every = [*inputs.values(), *(labels.target for labels in found)]
+  flat = [np.ascontiguousarray(part.reshape(len(part), -1), np.float32) for part in every]
+  trained = {row.tobytes() for row in np.concatenate([part[rows["train"]] for part in flat], 1)}
+  notes = []
+  for split in ("validation", "test") if len(trained) > _FEW else ():
+    some = rows[split][np.unique(np.linspace(0, len(rows[split]) - 1, _LOOKED).astype(int))]
+    whole = np.concatenate([part[some] for part in flat], 1)
+    count = sum(row.tobytes() in trained for row in whole)
+    if 2 * count >= len(some) > 1:
+      notes.append(
+        f"warning: {count} of {len(some)} rows of {split} stand in train, too, with their labels:"
+        " are rows there twice?"
       )
   return notes
 

@@ -178,11 +178,11 @@ def read_tasks(part: described.Part) -> tuple[Task, ...]:
   found: list[Task] = []
   taken: dict[str, str] = {}
   for name in tasks.raw:
-    if not str(name).isidentifier() or isinstance(name, bool):
+    if not str(name).isidentifier() or isinstance(name, bool) or name == "total":
       raise tasks.refusal(
         name,
-        "a task's name has letters, digits and _, and begins with no digit; the column may have"
-        f" another name: {{label: {{column: {name}}}}}",
+        "a task's name has letters, digits and _, begins with no digit and is not total; the"
+        f" column may have another name: {{label: {{column: {name}}}}}",
       )
     own = described.Part(tasks.raw[name] or {}, part.file, f"tasks.{name}")
     if not isinstance(own.raw, Mapping):
@@ -263,6 +263,8 @@ def read_roles(part: described.Part) -> dict[str, columns_lib.Role]:
   raw = part.raw.get("columns") or {}
   if not isinstance(raw, dict):
     raise part.refusal("columns", f"must be a mapping, but is {described.shown(raw)}")
+  if words := [key for key in raw if isinstance(key, bool)]:
+    raise part.refusal("columns", f"a column is {words[0]}{described.quoted(words[0])}")
   columns = described.Part({str(key): value for key, value in raw.items()}, part.file, "columns")
   known = ("number", "category", "date", "ignore", "ignored")
   roles = {}
@@ -281,8 +283,9 @@ def texts(part: described.Part, key: str) -> tuple[str, ...]:
   """Reads a text or a list of texts and numbers, each once."""
   value = part.raw.get(key, [])
   value = value if isinstance(value, list | tuple) else [value]
-  if not all(isinstance(v, str | int | float) for v in value):
-    raise part.refusal(key, f"must be a list of texts, but is {described.shown(value)}")
+  if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in value):
+    told = described.shown(value) + described.quoted(value)
+    raise part.refusal(key, f"must be a list of texts, but is {told}")
   found = tuple(text_of(v) for v in value)
   if len(set(found)) < len(found):
     twice = next(v for v in found if found.count(v) > 1)

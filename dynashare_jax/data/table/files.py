@@ -27,6 +27,11 @@ _OTHERS = (  # what is no text, though it holds tables
   *(".arrow", ".sav", ".dta", ".sas7bdat", ".db", ".sqlite", ".mat", ".json", ".jsonl"),
 )
 _TOLD = re.compile(r"(sep=([^\w\s]|\t|\|))\r?\n", re.IGNORECASE)  # as Excel tells the separator
+# Arrow's types that are neither a number, a text, a truth value nor a date.
+_NOT_READ = (
+  *("list", "large_list", "fixed_size_list", "struct", "map", "binary", "large_binary"),
+  *("fixed_size_binary", "time32", "time64"),
+)
 _SAMPLE = 100  # lines that tell the separator
 
 
@@ -293,17 +298,28 @@ def _read_parquet(path: str) -> Frame:
   if twice:
     raise ValueError(f"{path}: two columns are called {twice[0]!r}. Rename one.")
   where = lambda row, name: f"{path}, row {row + 1}, column {name!r}"
+  kinds = {name: str(table.schema.field(name).type) for name in table.column_names}
+  left = [name for name, kind in kinds.items() if kind.startswith(_NOT_READ)]
   columns = {
-    name: Cells.read(_arrow_values(table.column(name)), name, where) for name in table.column_names
+    name: Cells.read(_arrow_values(table.column(name)), name, where)
+    for name in table.column_names
+    if name not in left
   }
+  notes = tuple(
+    f"warning: column {name!r} of {path} holds {kinds[name][:40]}, which is not read, and is left"
+    " out."
+    for name in left
+  )
   rows = int(table.num_rows)
-  return Frame(columns, (path,), np.zeros(rows, np.int32), np.arange(1, rows + 1))
+  return Frame(columns, (path,), np.zeros(rows, np.int32), np.arange(1, rows + 1), notes)
 
 
 def _arrow_values(column: Any) -> np.ndarray:
   """A column of an Arrow table; missing ones NaN, NaT or None."""
   kind = str(column.type)
-  if kind.startswith(("timestamp", "date", "int", "uint", "float", "double", "halffloat")):
+  if kind.startswith(
+    ("timestamp", "date", "duration", "int", "uint", "float", "double", "halffloat")
+  ):
     zone = getattr(column.type, "tz", None)
     values = column.cast(_without_zone(column.type)) if zone else column
     array: np.ndarray = values.to_numpy()

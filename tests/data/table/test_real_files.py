@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import gzip
 import re
 import types
@@ -255,3 +256,40 @@ def test_series_to_predict_are_the_tables_of_a_folder(tmp_path, capsys):
   (folder / "a.csv").unlink()
   with pytest.raises(ValueError, match="There is no table in"):
     predict._read_series(model, folder)
+
+
+@pytest.mark.parametrize(
+  "keys, words",
+  [
+    ({"tasks": {"t": {"column": True}}}, "tasks.t.column: .* put the word in quotes"),
+    ({"missing": False}, "missing: must be a list of texts.*put the word in quotes"),
+    ({"columns": {True: "ignore"}}, "a column is True: .*put the word in quotes"),
+    ({"tasks": ["total"]}, "is not total"),
+    (
+      {"table": {"train": "t.csv", "test": "t.csv"}},
+      "table.test: .*t.csv is in another split, too",
+    ),
+  ],
+)
+def test_words_of_yaml_and_names_that_mean_something_else_are_refused(tmp_path, keys, words):
+  with pytest.raises(ValueError, match=words):
+    _open(tmp_path, _content(), **keys)
+
+
+def test_rows_of_train_that_are_tested_are_told(tmp_path):
+  rows = _text(_content()).split("\n", 1)
+  notes = _open(tmp_path, f"{rows[0]}\n{rows[1] * 3}").spec.notes
+  assert sum("stand in train, too" in note for note in notes) == 2
+  assert not any("stand in train, too" in note for note in _open(tmp_path, _content()).spec.notes)
+
+
+def test_columns_of_parquet_that_hold_no_cells_are_left_out(tmp_path):
+  content = {name: pa.array(list(map(float, values))) for name, values in _content().items()}
+  content["near"] = pa.array([[1, 2]] * ROWS)
+  content["stay"] = pa.array([datetime.timedelta(hours=6 * (i % 7)) for i in range(ROWS)])
+  content["__index_level_0__"] = pa.array(list(range(ROWS, 0, -1)))
+  parquet.write_table(pa.table(content), tmp_path / "t.parquet")
+  data = _described(tmp_path, table, table="t.parquet", tasks=["churn"])
+  assert data.spec.table.numeric == ("age", "pay", "stay")
+  assert data.arrays("train").inputs["numeric"][:, 2].max() == 1.5  # days
+  assert any("'near' of" in note and "is left out" in note for note in data.spec.notes)
