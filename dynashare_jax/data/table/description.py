@@ -178,7 +178,7 @@ def read_tasks(part: described.Part) -> tuple[Task, ...]:
   found: list[Task] = []
   taken: dict[str, str] = {}
   for name in tasks.raw:
-    if not str(name).isidentifier() or isinstance(name, bool) or name == "total":
+    if name == "total" or not str(name).isidentifier() or isinstance(name, bool):
       raise tasks.refusal(
         name,
         "a task's name has letters, digits and _, begins with no digit and is not total; the"
