@@ -92,6 +92,11 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
       " pictures are not taken for input the next time."
     )
   shape = model.manifest["inputs"]["arrays"]["image"]["shape"]
+  if shape[2] not in (1, 3):
+    raise ValueError(
+      f"The model reads {shape[2]} channels, but files of pictures are read as grey or as red,"
+      " green and blue: predict arrays from Python, ds.load(folder).predict(pictures)."
+    )
   tasks = model.manifest["tasks"]
   flat = [task for task in tasks if not prediction_pictures.is_dense(task)]
   stems = [file.stem for file in files]

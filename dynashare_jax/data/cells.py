@@ -152,16 +152,17 @@ class Cells:
         f"{where(row, name)}: {array[row]!r:.40} is no number, text, truth value or date."
       )
     if found <= {"number"} and all(_exact(array[row]) for row in kept):
-      values = np.full(len(array), np.nan)
-      values[kept] = [_float(array[row]) for row in kept]
-      return cls(values)
+      numbers = np.full(len(array), np.nan)
+      numbers[kept] = [_float(array[row]) for row in kept]
+      return cls(numbers)
     if found == {"date"}:
       _check_zones([(row, array[row]) for row in kept], name, where)
-      values = np.full(len(array), "NaT", "datetime64[us]")
-      values[kept] = [_instant(array[row]) for row in kept]
-      return cls(values)
+      times = np.full(len(array), "NaT", "datetime64[us]")
+      times[kept] = [_instant(array[row]) for row in kept]
+      return cls(times)
     codes = np.full(len(array), -1, np.int32)
-    cells = cls.of_texts([text_of(array[row]) for row in kept])
+    values = array[kept].tolist() if found == {"text"} else [text_of(array[row]) for row in kept]
+    cells = cls.of_texts(values)
     codes[kept] = cells.values
     return cls(codes, cells.texts)
 
