@@ -190,7 +190,7 @@ def _read_raw(encoder: columns_lib.Encoder, source: pathlib.Path) -> dict[str, n
   for name in wanted:
     frame.column(name, "The model")
   found, notes = encoder.read(frame.columns, frame.where)
-  for note in (*notes, *_extra(frame, wanted)):
+  for note in (*frame.notes, *notes, *_extra(frame, wanted)):
     print(f"{source}: {note}")
   return found
 
@@ -216,7 +216,8 @@ def _read_series(
   series, first = series_dataset.number(ids)
   own = frame.take(first)
   found, notes = encoder.read(frame.columns, series, own.columns, frame.where, own.where)
-  for note in (*notes, *_changing(frame, static, series, first), *_extra(frame, wanted)):
+  changing = _changing(frame, static, series, first)
+  for note in (*frame.notes, *notes, *changing, *_extra(frame, wanted)):
     print(f"{source}: {note}")
   return found, [ids[row] for row in first]
 

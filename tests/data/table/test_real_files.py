@@ -293,3 +293,11 @@ def test_columns_of_parquet_that_hold_no_cells_are_left_out(tmp_path):
   assert data.spec.table.numeric == ("age", "pay", "stay")
   assert data.arrays("train").inputs["numeric"][:, 2].max() == 1.5  # days
   assert any("'near' of" in note and "is left out" in note for note in data.spec.notes)
+
+
+def test_lines_without_any_value_are_told_where_rows_are_predicted(tmp_path, capsys):
+  spec = _open(tmp_path, _content()).spec.table
+  (tmp_path / "new.csv").write_text("age,pay\n31,5\n,\n32,6\n", encoding="utf-8")
+  found = predict._read_raw(columns.Encoder(spec), tmp_path / "new.csv")
+  assert found["numeric"].tolist() == [[31, 5], [32, 6]]
+  assert "1 lines of" in capsys.readouterr().out
