@@ -222,7 +222,7 @@ def _task_problems(
     warnings.append(
       f"{where}: {task.examples - task.labelled} of {task.examples} examples have no label."
     )
-  warnings += [f"{where}: {text}." for text in task.doubts()]
+  warnings += [f"{where}: {text}{'' if text.endswith('?') else '.'}" for text in task.doubts()]
   if task.unusual:
     wanted, _ = task.kind.usual(task.task)
     warnings.append(

@@ -23,6 +23,7 @@ from dynashare_jax import infer
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import columns as columns_lib
 from dynashare_jax.data import text
+from dynashare_jax.data.cells import Spelling
 from dynashare_jax.data.pictures import files as picture_files
 from dynashare_jax.data.series import dataset as series_dataset
 from dynashare_jax.data.series import encoding as series_encoding
@@ -91,6 +92,11 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
       " pictures are not taken for input the next time."
     )
   shape = model.manifest["inputs"]["arrays"]["image"]["shape"]
+  if shape[2] not in (1, 3):
+    raise ValueError(
+      f"The model reads {shape[2]} channels, but files of pictures are read as grey or as red,"
+      " green and blue: predict arrays from Python, ds.load(folder).predict(pictures)."
+    )
   tasks = model.manifest["tasks"]
   flat = [task for task in tasks if not prediction_pictures.is_dense(task)]
   stems = [file.stem for file in files]
@@ -184,7 +190,7 @@ def _read_raw(encoder: columns_lib.Encoder, source: pathlib.Path) -> dict[str, n
   for name in wanted:
     frame.column(name, "The model")
   found, notes = encoder.read(frame.columns, frame.where)
-  for note in (*notes, *_extra(frame, wanted)):
+  for note in (*frame.notes, *notes, *_extra(frame, wanted)):
     print(f"{source}: {note}")
   return found
 
@@ -201,18 +207,34 @@ def _read_series(
   spec = encoder.spec
   static = [column.name for column in spec.static.columns] if spec.static else []
   wanted = [*(c.name for c in spec.rows.columns), spec.time, *static, *filter(None, [spec.id])]
-  files = sorted(str(f) for f in source.iterdir() if f.is_file()) if source.is_dir() else [source]
+  files = table_files.tables_in(str(source)) if source.is_dir() else (str(source),)
   layout = table_files.Layout(*spec.rows.layout)
-  frame = table_files.read([str(file) for file in files], layout, wanted)
+  frame = table_files.read(files, layout, wanted)
   for name in wanted:
     frame.column(name, "The model")
   ids = series_dataset.ids(frame, spec.id, "The model")
   series, first = series_dataset.number(ids)
   own = frame.take(first)
   found, notes = encoder.read(frame.columns, series, own.columns, frame.where, own.where)
-  for note in (*notes, *_extra(frame, wanted)):
+  changing = _changing(frame, static, series, first)
+  for note in (*frame.notes, *notes, *changing, *_extra(frame, wanted)):
     print(f"{source}: {note}")
   return found, [ids[row] for row in first]
+
+
+def _changing(
+  frame: table_files.Frame, static: Sequence[str], series: np.ndarray, first: np.ndarray
+) -> list[str]:
+  """What is said of columns of whole series that differ from row to row."""
+  notes = []
+  for name in static:
+    codes = frame.columns[name].codes(Spelling())
+    if count := len(np.unique(series[codes != codes[first][series]])):
+      notes.append(
+        f"warning: column {name!r} has several values in {count} of {len(first)} series, of which"
+        " the first row counts"
+      )
+  return notes
 
 
 def _extra(frame: table_files.Frame, wanted: Sequence[str]) -> list[str]:

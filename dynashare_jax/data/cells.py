@@ -36,14 +36,19 @@ MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "NaT", 
 NO_NUMBER = ("None", "none", "-", "--", ".")  # missing, too, in a column of numbers or dates
 ISO = "iso"  # in place of a format: as 2024-01-31, with a time and a zone or without
 _DAY = np.timedelta64(1, "D")
+# Blanks that look like a plain one or like nothing.
+_BLANKS = {0xA0: " ", 0x202F: " ", 0x2007: " ", 0x200B: None, 0x2060: None, 0xFEFF: None}
+_WHOLE = re.compile(r"[+-]?\d+\.0+")
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
+_ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
+_UTC = re.compile(r" ?(UTC|GMT)$")
 _DAYS = (
   *("%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y.%m.%d"),
   *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y"),
   *("%b %d, %Y", "%B %d, %Y", "%Y-%m"),
 )
-_TIMES = ("", " %H:%M", " %H:%M:%S", "T%H%M%S", "T%H:%M:%S")
+_TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H%M%S", "T%H:%M:%S")
 FORMATS = (ISO, "%Y%m%d", "%Y%m%dT%H%M%S", *(day + time for day in _DAYS for time in _TIMES))
 
 Where = Callable[[int, str], str]
@@ -77,6 +82,7 @@ class Spelling:
 def _reader(decimal: str, thousands: str) -> Callable[[str], float | None]:
   """What reads the numbers of a spelling."""
   point = re.escape(decimal)
+  thousands = " " if thousands.isspace() else thousands
   plain = re.compile(rf"[+-]?(\d+({point}\d*)?|{point}\d+)([eE][+-]?\d+)?").fullmatch
   parted = re.compile(rf"[+-]?\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+({point}\d*)?").fullmatch
 
@@ -124,6 +130,8 @@ class Cells:
       array = np.fromiter(values, object, len(values))
     if array.ndim != 1:
       raise ValueError(f"Column {name!r} has the shape {array.shape}; it must have one axis.")
+    if array.dtype.kind in "iu" and array.size and not _exact(array.min(), array.max()):
+      return cls.of_texts([str(value) for value in array.tolist()])
     if array.dtype.kind in "iuf":
       return cls(array.astype(np.float64))
     if array.dtype.kind == "M":
@@ -144,16 +152,18 @@ class Cells:
       raise ValueError(
         f"{where(row, name)}: {array[row]!r:.40} is no number, text, truth value or date."
       )
-    if found <= {"number"}:
-      values = np.full(len(array), np.nan)
-      values[kept] = [_float(array[row]) for row in kept]
-      return cls(values)
+    if found <= {"number"} and all(_exact(array[row]) for row in kept):
+      numbers = np.full(len(array), np.nan)
+      numbers[kept] = [_float(array[row]) for row in kept]
+      return cls(numbers)
     if found == {"date"}:
-      values = np.full(len(array), "NaT", "datetime64[us]")
-      values[kept] = [_instant(array[row]) for row in kept]
-      return cls(values)
+      _check_zones([(row, array[row]) for row in kept], name, where)
+      times = np.full(len(array), "NaT", "datetime64[us]")
+      times[kept] = [_instant(array[row]) for row in kept]
+      return cls(times)
     codes = np.full(len(array), -1, np.int32)
-    cells = cls.of_texts([text_of(array[row]) for row in kept])
+    values = array[kept].tolist() if found == {"text"} else [text_of(array[row]) for row in kept]
+    cells = cls.of_texts(values)
     codes[kept] = cells.values
     return cls(codes, cells.texts)
 
@@ -216,6 +226,13 @@ class Cells:
       return Cells(np.where(self.missing(spelling), -1, cells.values), cells.texts)
     return Cells(np.where(self.missing(spelling), -1, self.values), self.texts, self.known)
 
+  def as_names(self, spelling: Spelling) -> Cells:
+    """Returns the same as texts by which rows belong together: of numbers 1 and 1.0 are one."""
+    cells = self.as_texts(spelling)
+    texts: dict[str, int] = {}
+    same = [texts.setdefault(whole(text), len(texts)) for text in cells.texts or ()]
+    return Cells(np.array([*same, -1], np.int32)[cells.values], tuple(texts))
+
   def missing(self, spelling: Spelling, strict: bool = False) -> np.ndarray:
     """Returns which rows are missing, `[N]`.
 
@@ -223,13 +240,19 @@ class Cells:
       strict: whether `NO_NUMBER` means missing, too.
     """
     if self.texts is None:
-      gone = np.isnat(self.values) if self.kind == "date" else np.isnan(self.values)
+      if self.kind == "date":
+        dates = [date_of(text, ISO) for text in spelling.missing]
+        return np.isnat(self.values) | np.isin(self.values, [d for d in dates if not np.isnat(d)])
+      gone = np.isnan(self.values)
       if self.values.dtype.kind == "f":
         marks = [spelling.number(text) for text in spelling.missing]
         gone = gone | np.isin(self.values, [mark for mark in marks if mark is not None])
       return gone
     marks_ = {*MISSING, *spelling.missing, *(NO_NUMBER if strict else ())}
-    return np.array([*(text in marks_ for text in self.texts), True], bool)[self.values]
+    gone = np.array([*(text in marks_ for text in self.texts), True], bool)
+    if numbers := [mark for mark in map(spelling.number, spelling.missing) if mark is not None]:
+      gone |= np.isin(self.parsed(spelling), numbers)  # -999 is -999.0, too
+    return gone[self.values]
 
   def numbers(self, spelling: Spelling) -> tuple[np.ndarray, np.ndarray]:
     """Returns float64 `[N]` with NaN for missing ones, and which cells are no number."""
@@ -285,6 +308,20 @@ def _sort(value: Any) -> str:
   return "text" if isinstance(value, str) else ""
 
 
+def _check_zones(values: Sequence[tuple[int, Any]], name: str, where: Where) -> None:
+  """Refuses times of which some name a zone and others do not."""
+  times = [(row, v.tzinfo is None) for row, v in values if isinstance(v, datetime.datetime)]
+  lacking = [row for row, bare in times if bare]
+  if 0 < len(lacking) < len(times):
+    raise ValueError(f"{where(lacking[0], name)}: this time names no zone, but others do.")
+
+
+def _exact(*values: Any) -> bool:
+  """Whether none is a whole number that a float would take for its neighbour, as long ids are."""
+  whole = [abs(_float(v)) for v in values if isinstance(v, number_types.Integral)]
+  return all(v < 2**53 or v == float("inf") for v in whole)
+
+
 def _float(value: Any) -> float:
   try:
     return float(value)
@@ -306,10 +343,12 @@ def _days(values: np.ndarray) -> np.ndarray:
 def text_of(value: Any) -> str:
   """Returns a cell as a category's name: whole numbers without a point, truth in small letters."""
   if isinstance(value, str):
-    value = unicodedata.normalize("NFC", value.strip())
+    value = unicodedata.normalize("NFC", value.translate(_BLANKS).strip())
     return value.lower() if value.lower() in ("true", "false") else value
   if isinstance(value, bool | np.bool_):
     return str(bool(value)).lower()
+  if isinstance(value, number_types.Integral):
+    return str(int(value))
   if isinstance(value, number_types.Real | decimals.Decimal):
     value = _float(value)
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
@@ -318,19 +357,29 @@ def text_of(value: Any) -> str:
   return str(value.isoformat())
 
 
+def whole(text: str) -> str:
+  """Returns 1 of 1.0, and any other text as it is."""
+  return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
+
+
 def date_of(text: str, form: str) -> np.datetime64:
   """Returns the time that a text is by a format of `strptime` or `ISO`; NaT where it is none."""
   try:
     if form == ISO:
       if not _ISO.fullmatch(text):
         return np.datetime64("NaT")
-      return _instant(datetime.datetime.fromisoformat(text))
+      return _instant(datetime.datetime.fromisoformat(_UTC.sub("+00:00", text)))
     return _instant(datetime.datetime.strptime(text, form))
   except ValueError:
     return np.datetime64("NaT")
 
 
 _GROUPED = re.compile(r"[+-]?\d{1,3}([.,' \u00a0\u202f])\d{3}(?:\1\d{3})*(?:([.,])\d+)?")
+
+
+def zoned(text: str) -> bool | None:
+  """Returns whether a time in ISO form names its zone; None for a date without a time."""
+  return bool(_ZONE.search(_UTC.sub("Z", text)[10:])) if len(text) > 10 else None
 
 
 def grouped(text: str) -> str:
@@ -386,4 +435,23 @@ def detect(columns: Mapping[str, Cells], missing: Iterable[str] = ()) -> tuple[S
       " they are read as texts. If they are numbers, say decimal: ','."
     ]
   decimal = "," if seen[","] and not seen["."] else "."
-  return dataclasses.replace(base, decimal=decimal, thousands=parts.get(decimal, "")), warnings
+  base = dataclasses.replace(base, decimal=decimal, thousands=parts.get(decimal, ""))
+  return base, [*warnings, *_perhaps_grouped(columns, base)]
+
+
+def _perhaps_grouped(columns: Mapping[str, Cells], spelling: Spelling) -> list[str]:
+  """Warns of columns as 987, 1.234, 12.345, whose mark may be no decimal point."""
+  warnings = []
+  for name, cells in columns.items():
+    numbers = [text for text in cells.texts or () if spelling.number(text) is not None]
+    marked = [text for text in numbers if spelling.decimal in text]
+    plain = [text for text in numbers if spelling.decimal not in text]
+    if not marked or not plain or any(len(text.lstrip("+-")) > 3 for text in plain):
+      continue
+    if all(grouped(text) == spelling.decimal and text.lstrip("+-")[0] != "0" for text in marked):
+      warnings.append(
+        f"warning: the numbers of column {name!r}, as {marked[0]!r} beside {plain[0]!r}, have three"
+        f" digits behind the mark or none: if it parts thousands, say thousands:"
+        f" {spelling.decimal!r} and the other mark as decimal."
+      )
+  return warnings

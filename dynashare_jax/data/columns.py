@@ -32,12 +32,17 @@ NUMBER, CATEGORY, DATE, IGNORED = KINDS = ("number", "category", "date", "ignore
 MOST_CATEGORIES = 255
 _NEARLY = 0.9  # share of numbers, or dates, from which other texts look like faults
 _FEW_ROWS = 20  # with fewer, texts that all differ say nothing
+_SOME = 2000  # rows that are looked at first
 _RARE_ROWS = 100  # from so many rows on, categories of one row are "other"
 _LISTED = 12  # names in a note
 _MONTHS = tuple(map(str, range(1, 13)))
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_ID = re.compile(r"(?i:^unnamed|(^|[_ .-])(id|uuid|guid|key|index|nr|no)$)|[a-z]I[dD]$")
+_ID = re.compile(
+  r"(?i:^unnamed|^__index_level_\d+__$|(^|[_ .-])(id|uuid|guid|key|index|nr|no)$)|[a-z]I[dD]$"
+)
 _WITH_UNIT = re.compile(r"([$€£¥] ?)?[+-]?\d[\d.,']*( ?([%°$€£¥]|[A-Za-z]{1,3}))?")
+_DATED = re.compile(r"\d{1,4}[-./, ]+(\d{1,2}|[^\W\d]{3,})[-./, ]+\d{2,4}(\D|$)")  # perhaps a date
+_YEARS = 36525  # days of 100 years
 _FILLERS = re.compile(r"-?9{2,}|-?9{2,}\.0+")  # -999, 99999: often a missing value
 
 
@@ -148,6 +153,7 @@ def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
   row = int(np.argmax(wrong))
   text = (texts.texts or ())[texts.values[row]]
   _check_thousands(name, distinct, spelling, where, texts)
+  _check_marks(name, distinct, spelling, where, texts)
   if share >= _NEARLY:
     raise ValueError(
       f"{where(row, name)}: {text[:40]!r} is no number, as {wrong.sum()} of the {len(cells)} values"
@@ -155,9 +161,15 @@ def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
       f" columns: {{{name}: category}} if all are texts."
     )
   cell = f"{text[:40]!r} ({where(row, name)})"
-  units = sum(bool(_WITH_UNIT.fullmatch(text)) for text in distinct)
+  others = [text for text in distinct if spelling.number(text) is None]
+  units = sum(bool(_WITH_UNIT.fullmatch(text)) for text in others)
   warning = ""
-  if len(distinct) > _FEW_ROWS and units >= _NEARLY * len(distinct):
+  if sum(bool(_DATED.match(text)) for text in distinct) >= _NEARLY * len(distinct):
+    warning = (
+      f"warning: the texts of column {name!r}, as {cell}, look like dates, but of no known form, or"
+      f" of several: {how_dated(name)}"
+    )
+  elif len(distinct) > _FEW_ROWS and units >= _NEARLY * len(others):
     warning = (
       f"warning: the texts of column {name!r}, as {cell}, are numbers with something beside them,"
       " and are read as texts: leave that out of the file."
@@ -165,7 +177,7 @@ def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
   elif known:
     warning = (
       f"warning: {known} of {len(cells)} values of column {name!r} are numbers, the others texts,"
-      f" first {cell}: all are read as texts."
+      f" first {cell}: all are read as texts. If those mean a missing value, add them to missing."
     )
   role = _lone_texts(len(distinct), int((~gone).sum())) or Role(CATEGORY, f"{len(distinct)} texts")
   return role._replace(warning=warning)
@@ -220,14 +232,54 @@ def _date_role(
       f" are {wrong.sum()} of {(~gone).sum()} values. Mend it, say missing: [{text[:40]}], or"
       f" columns: {{{name}: category}}."
     )
+  warnings = _date_doubts(name, distinct, form)
   other = form.replace("%d", "%?").replace("%m", "%d").replace("%?", "%m")
-  warning = ""
   if other != form and shares.get(other) == 1:
-    warning = (
+    warnings.append(
       f"warning: column {name!r}, as {distinct[0]!r}, is read as {form}, but {other} fits all of it"
       f', too: say columns: {{{name}: {{date: "{other}"}}}} if that is meant.'
     )
-  return Role(DATE, f"as {distinct[0]!r}", form, warning)
+  return Role(DATE, f"as {distinct[0]!r}", form, " ".join(warnings))
+
+
+def _date_doubts(name: str, distinct: list[str], form: str) -> list[str]:
+  """Warns of years of two digits that span long, and of times of which some name no zone."""
+  if "%y" in form:
+    years = [cells_lib.date_of(text, form).astype("datetime64[Y]").item().year for text in distinct]
+    if max(years) - min(years) > 50:
+      return [
+        f"warning: the years of column {name!r} have two digits, and are read as {min(years)} to"
+        f" {max(years)}: write all four."
+      ]
+  zones = [cells_lib.zoned(text) for text in distinct] if form == cells_lib.ISO else []
+  if True in zones and False in zones:
+    lacking = distinct[zones.index(False)]
+    return [
+      f"warning: {zones.count(False)} of the {len(zones)} times of column {name!r}, as {lacking!r},"
+      f" name no zone as {distinct[zones.index(True)]!r} does, and are read as UTC: write one."
+    ]
+  return []
+
+
+def how_dated(name: str) -> str:
+  """Returns the advice to say how the dates of a column are written."""
+  return f'say how they are written, as columns: {{{name}: {{date: "%d.%m.%Y %H:%M"}}}}.'
+
+
+def _check_marks(
+  name: str, distinct: list[str], spelling: Spelling, where: Where, texts: Cells
+) -> None:
+  """Refuses numbers of which some have a decimal point and others a comma."""
+  other = Spelling("," if spelling.decimal == "." else ".")
+  foreign = [t for t in distinct if spelling.number(t) is None and other.number(t) is not None]
+  if not foreign or sum(spelling.number(t) is None for t in distinct) > len(foreign) * 1.1:
+    return
+  if own := next((t for t in distinct if spelling.decimal in t and spelling.number(t)), ""):
+    row = int(np.argmax(texts.values == (texts.texts or ()).index(foreign[0])))
+    raise ValueError(
+      f"{where(row, name)}: {foreign[0]!r} has another decimal mark than {own!r} in the same"
+      f" column. Write all with one, or say columns: {{{name}: category}} if these are texts."
+    )
 
 
 def _check_thousands(
@@ -408,6 +460,65 @@ def fillers(name: str, values: np.ndarray, where: Where = place) -> list[str]:
   return notes
 
 
+def tells(cells: Cells, labels: np.ndarray, spelling: Spelling) -> bool:
+  """Returns whether a column gives the label of every row away.
+
+  Either each of few values has one label; or values and labels belong together one by one, and, of
+  so many that this says nothing, also ascend or descend together.
+  """
+  if len(labels) > 2 * _SOME:  # A value with two labels among some rows is one among all.
+    some = np.linspace(0, len(labels) - 1, _SOME).astype(int)
+    codes, part = cells.take(some).codes(spelling), labels[some]
+    if len({*zip(codes.tolist(), part.tolist(), strict=True)}) > len(np.unique(codes)):
+      return False
+  _, label = np.unique(labels, return_inverse=True)
+  _, code = np.unique(cells.codes(spelling), return_inverse=True)
+  rows, count = len(label), int(code.max(initial=0)) + 1
+  both = len(np.unique(code.astype(np.int64) * (label.max(initial=0) + 1) + label))
+  if both == count <= rows / 10:
+    return True
+  if not both == count == label.max(initial=0) + 1:
+    return False
+  values, wrong = cells.numbers(spelling)
+  if both < _NEARLY * rows:
+    return True
+  if wrong.any() or np.isnan(values).any():
+    return False
+  steps = np.diff(label[np.argsort(values, kind="stable")])
+  return bool((steps >= 0).all() or (steps <= 0).all())
+
+
+def far_dates(name: str, days: np.ndarray, where: Where = place) -> list[str]:
+  """Warns of 9999-12-31, 0001-01-01 and their like, a century from all other dates of a column."""
+  distinct, counts = np.unique(days[~np.isnan(days)], return_counts=True)
+  notes = []
+  for at, near in ((-1, -2), (0, 1)):
+    if len(distinct) > 2 and abs(distinct[at] - distinct[near]) > _YEARS:
+      text = str(np.datetime64(int(np.floor(distinct[at])), "D"))
+      row = int(np.argmax(days == distinct[at]))
+      notes.append(
+        f"warning: {counts[at]} values of column {name!r} are {text}, a century from all others,"
+        f" first {where(row, name)}: if that means a missing value, say missing: ['{text}'], as it"
+        " is written."
+      )
+  return notes
+
+
+def _alike(name: str, texts: Iterable[str]) -> list[str]:
+  """Warns of categories that differ in capitals or blanks alone."""
+  groups: dict[str, list[str]] = {}
+  for text in texts:
+    groups.setdefault(" ".join(text.casefold().split()), []).append(text)
+  found = [group for group in groups.values() if len(group) > 1]
+  if not found:
+    return []
+  first = " and ".join(map(repr, found[0][:3]))
+  more = f", and {len(found) - 1} more such" if len(found) > 1 else ""
+  return [
+    f"warning: categories of column {name!r} differ in capitals or blanks alone: {first}{more}."
+  ]
+
+
 class _Fit:
   """The features of all columns so far."""
 
@@ -443,8 +554,8 @@ class _Fit:
       self._add_codes(f"{name} (weekday)", _WEEKDAYS)
     if gone.any():
       self.gaps[name] = int(gone.sum())
-    if role.kind == NUMBER:
-      self.notes += fillers(name, values, self.where)
+    tell = fillers if role.kind == NUMBER else far_dates
+    self.notes += tell(name, values, self.where)
 
   def _add_codes(self, name: str, values: tuple[str, ...]) -> None:
     if name in self._categorical:
@@ -457,6 +568,7 @@ class _Fit:
     counts = np.bincount(texts.values + 1, minlength=len(texts.texts or ()) + 1)
     numbered = zip(("", *(texts.texts or ())), counts.tolist(), strict=True)
     found = {text: count for text, count in numbered if count}
+    self.notes += _alike(name, found)
     least = 2 if len(cells) >= _RARE_ROWS else 1
     common = sorted(found, key=lambda text: (-found[text], text))
     kept = [text for text in common if found[text] >= least][: self.most] or common[:1]

@@ -90,12 +90,8 @@ class Part:
       raise self.refusal(key, f"must be a mapping with at least one key, but is {shown(value)}")
     return Part(dict(value), self.file, self._path(key))
 
-  def tasks(self, taken: Sequence[str] = ()) -> dict[str, Part]:
-    """Returns the mappings of `tasks`, by name, which may have no key; or a list of names alone.
-
-    Args:
-      taken: names that are no task's.
-    """
+  def tasks(self) -> dict[str, Part]:
+    """Returns the mappings of `tasks`, by name, which may have no key; or a list of names alone."""
     listed = self.raw.get("tasks")
     if isinstance(listed, list) and listed and all(isinstance(name, str) for name in listed):
       tasks = Part({name: {} for name in listed}, self.file, self._path("tasks"))
@@ -103,12 +99,11 @@ class Part:
       tasks = self.mapping("tasks")
     found = {}
     for name, raw in dict[Any, Any](tasks.raw).items():
-      if not str(name).isidentifier() or isinstance(name, bool) or name in taken:
-        no = f", and is not {' or '.join(map(repr, taken))}" if taken else ""
+      if not str(name).isidentifier() or isinstance(name, bool) or name in ("image", "total"):
         raise tasks.refusal(
           name,
-          f"a task's name has letters, digits and _, begins with no digit{no}; the column may have"
-          f" another name: {{label: {{column: {name}}}}}",
+          "a task's name has letters, digits and _, begins with no digit, and is not image or"
+          f" total; the column may have another name: {{label: {{column: {name}}}}}",
         )
       if not isinstance(raw or {}, dict):
         raise tasks.refusal(name, f"must be a mapping as {{}}, but is {shown(raw)}")
@@ -119,7 +114,7 @@ class Part:
     """Returns a text; without a default it must be there, and not be empty."""
     value = self.raw.get(key, default)
     if not isinstance(value, str) or (not value and default is None):
-      raise self.refusal(key, f"must be a text, but is {shown(value)}")
+      raise self.refusal(key, f"must be a text, but is {shown(value)}{quoted(value)}")
     return str(value)
 
   def number(self, key: str, default: float) -> float:
@@ -181,6 +176,14 @@ def number_of(value: Any) -> float | None:
   except (ValueError, OverflowError):
     return None
   return None if math.isnan(found) else found
+
+
+def quoted(value: Any) -> str:
+  """Returns the advice to quote a word that YAML takes for true or false; nothing for others."""
+  values = value if isinstance(value, list | tuple) else [value]
+  if not any(isinstance(v, bool) for v in values):
+    return ""
+  return ": YAML reads yes, no, on and off so; put the word in quotes"
 
 
 def shown(value: Any) -> str:

@@ -14,15 +14,17 @@ import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax import types
-from dynashare_jax.data import cells
+from dynashare_jax.data import cells as cells_lib
 from dynashare_jax.data import columns
 from dynashare_jax.data import memory
 from dynashare_jax.data.table import files as table_files
 from dynashare_jax.data.table import labels as labels_lib
+from dynashare_jax.library import given as given_lib
 from dynashare_jax.library import tasks as tasks_lib
 
 SHARES = (0.8, 0.1, 0.1)
 _NAME = "in_memory"
+_FEW_ROWS = 50  # of fewer a column may tell a label by chance
 _KINDS = {2: "table", 3: "series", 4: "image"}
 
 
@@ -129,12 +131,14 @@ def arrays(
     [('churn', 'binary'), ('spend', 'number')]
   """
   raw, count = _read(inputs, length)
+  given_lib.check_order(inputs, targets)
   labels = {name: _labels(name, values, count) for name, values in columns_of(targets).items()}
   if not labels:
     raise ValueError("There are no targets: give a dict of task -> labels.")
   notes: list[str] = []
+  given_lib.check_inputs(raw, notes)
   rows = split_rows(count, split, groups, seed, notes)
-  told = {name: np.asarray(mask, bool) for name, mask in (valid or {}).items()}
+  told = {name: given_lib.mask(name, mask) for name, mask in (valid or {}).items()}
   for name, mask in told.items():
     shape = labels[lookup.one_of("A name in valid", name, labels)].shape
     if not mask.ndim or mask.shape != shape[: mask.ndim]:
@@ -142,6 +146,7 @@ def arrays(
   named = _named(tasks, labels, told, notes)
   found_tasks, found, known = [], {}, {}
   for task in named:
+    labels[task.name] = given_lib.pixels(task, labels[task.name], raw, notes)
     made, found[task.name], known[task.name] = tasks_lib.encode(
       task, labels[task.name], told.get(task.name), rows["train"]
     )
@@ -149,6 +154,7 @@ def arrays(
     found_tasks.append(made)
   for task in found_tasks:
     notes += labels_lib.unseen(task, task.name, found[task.name], known[task.name], rows)
+  _check_leaks(raw, found_tasks, found, known, notes)
   spec = _spec(raw, count, rows, tuple(found_tasks), notes, length is not None)
   dataset = _dataset(spec, encode_inputs(spec, raw), found, known, rows)
   return Data(dataset, _fingerprint(dataset), raw, labels, told, rows)
@@ -157,6 +163,35 @@ def arrays(
 def has_names(given: Any) -> bool:
   """Returns whether these are named columns: a dict, or a frame of pandas, polars or Arrow."""
   return isinstance(given, Mapping) or hasattr(given, "collect") or hasattr(given, "columns")
+
+
+def _check_leaks(
+  raw: Any,
+  tasks: Sequence[types.TaskSpec],
+  targets: Mapping[str, np.ndarray],
+  valid: Mapping[str, np.ndarray],
+  notes: list[str],
+) -> None:
+  """Refuses a column of a table that is a task's label by name, too; notes others that tell one."""
+  if isinstance(raw, dict) and "series" in raw and "length" in raw:
+    return
+  if not isinstance(raw, dict) and raw.ndim != 2:
+    return
+  every = {name: cells_lib.Cells.read(values, name) for name, values in _columns(raw).items()}
+  spelling, _ = cells_lib.detect(every)
+  for task in tasks:
+    rows = np.flatnonzero(valid[task.name]) if targets[task.name].ndim == 1 else np.zeros(0, int)
+    for name, cells in every.items() if len(rows) else ():
+      same = name == task.name
+      if (not same and len(rows) < _FEW_ROWS) or not columns.tells(
+        cells.take(rows), targets[task.name][rows], spelling
+      ):
+        continue
+      if same:
+        raise ValueError(f"The inputs have the labels of {name!r}, too: drop that column.")
+      notes.append(
+        f"warning: column {name!r} tells {task.name} in every row: is it known when predicting?"
+      )
 
 
 def columns_of(given: Any) -> dict[str, Any]:
@@ -170,6 +205,9 @@ def columns_of(given: Any) -> dict[str, Any]:
       f"Expected a dict or a frame of named columns, but got {type(given).__name__}."
     )
   if isinstance(given, Mapping):
+    names = [str(name) for name in given]
+    if twice := [name for name in names if names.count(name) > 1]:
+      raise ValueError(f"Two columns are called {twice[0]!r}, as a text and a number: rename one.")
     return {str(name): values for name, values in given.items()}
   frame = given.collect() if hasattr(given, "collect") else given  # a lazy frame of polars
   arrow = hasattr(frame, "column_names")
@@ -185,19 +223,11 @@ def columns_of(given: Any) -> dict[str, Any]:
 def _read(inputs: Any, length: Any) -> tuple[Any, int]:
   """Inputs as an array or a dict of columns, and how many rows there are."""
   if has_names(inputs):
-    raw: Any = {name: np.asarray(v) for name, v in columns_of(inputs).items()}
-    if not raw:
-      raise ValueError("The inputs have no columns.")
-    sizes = {name: np.shape(values) for name, values in raw.items()}
-    first, shape = next(iter(sizes.items()))
-    for name, other in sizes.items():
-      if len(other) != 1 or other != shape:
-        raise ValueError(
-          f"The columns of the inputs must be of one length, but {first!r} has {shape} and {name!r}"
-          f" {other}."
-        )
-    return raw, shape[0]
-  raw = np.asarray(inputs)
+    raw: Any = _named_columns(inputs)
+    return raw, len(next(iter(raw.values())))
+  raw = given_lib.array(inputs, "The inputs")
+  if not raw.ndim:
+    raise ValueError(f"The inputs are a {type(inputs).__name__}: give an array, a dict or a frame.")
   if raw.ndim == 3 and raw.dtype == np.uint8:
     raise ValueError("Grey pictures have an axis for their one channel: inputs[..., None].")
   if raw.ndim not in _KINDS:
@@ -206,18 +236,43 @@ def _read(inputs: Any, length: Any) -> tuple[Any, int]:
       f" channels], but have the shape {raw.shape}."
     )
   if length is not None:
-    length = np.asarray(length, np.int32)
+    length = np.asarray(length)
     if raw.ndim != 3 or length.shape != raw.shape[:1]:
       raise ValueError(f"length is [N] of series [N, time, channels]; got {np.shape(length)}.")
-    return {"series": raw, "length": length}, len(raw)
+    return {"series": raw, "length": given_lib.lengths(length, raw.shape[1])}, len(raw)
   return raw, len(raw)
+
+
+def _named_columns(inputs: Any) -> dict[str, np.ndarray]:
+  """The columns of a dict or a frame, each `[N]`."""
+  made = {
+    name: given_lib.array(v, f"The column {name!r}") for name, v in columns_of(inputs).items()
+  }
+  if not made:
+    raise ValueError("The inputs have no columns.")
+  first, shape = next((name, np.shape(values)) for name, values in made.items())
+  for name, values in made.items():
+    if values.ndim != 1:
+      told = "one value, not a column" if not values.ndim else f"the shape {values.shape}"
+      raise ValueError(f"The column {name!r} of the inputs has {told}: give [N] of each.")
+    if values.shape != shape:
+      raise ValueError(
+        f"The columns of the inputs must be of one length, but {first!r} has {shape} and {name!r}"
+        f" {values.shape}."
+      )
+  return made
 
 
 def _labels(name: str, values: Any, count: int) -> np.ndarray:
   """A task's labels as an array of the right length."""
-  found = np.asarray(values)
-  if found.dtype == object and found.ndim == 1 and len({np.shape(v) for v in found}) == 1:
+  found = given_lib.array(values, f"The labels of {name!r}")
+  shapes = {np.shape(v) for v in found} if found.dtype == object and found.ndim == 1 else {()}
+  if len(shapes) == 1 and shapes != {()}:
     found = np.stack(list(found))  # lists of one length are several labels
+  if found.dtype.kind == "m":
+    raise ValueError(f"The labels of {name!r} are durations: give numbers, such as of hours.")
+  if found.ndim >= 3 and found.dtype == bool:
+    found = found.astype(np.uint8)
   if found.ndim == 2 and found.shape[1] == 1:
     found = found[:, 0]
   if not found.ndim or len(found) != count:
@@ -240,6 +295,8 @@ def _named(
       known = valid.get(name)
       if known is not None and known.ndim == 1:
         values = values[known]
+      given_lib.check_ids(name, values)
+      notes += given_lib.check_answers(name, values)
       task, why = tasks_lib.infer(name, values)
       found.append(task)
       notes.append(f"task {name}: {task.kind} (inferred: {why})")
@@ -280,11 +337,16 @@ def split_rows(
   if isinstance(split, Mapping):
     for name in split:
       lookup.one_of("A name in split", name, types.SPLITS)
-    rows = {name: _rows(name, split.get(name, ()), count) for name in types.SPLITS}
+    rows = {name: given_lib.rows(name, split.get(name, ()), count) for name in types.SPLITS}
   elif np.shape(split) == (3,) and count != 3 and np.asarray(split).dtype.kind in "fi":
     rows = _shared(count, np.asarray(split, float), groups, rng)
   else:
-    names = np.asarray(split).astype(str)
+    names = np.asarray(split)
+    if names.dtype.kind in "fi" and names.ndim == 1 and len(names) < 4 and count > 3:
+      raise ValueError(
+        f"split has {len(names)} shares; it must have three, (train, validation, test)."
+      )
+    names = names.astype(str)
     if names.shape != (count,):
       raise ValueError(f"split must name the split of all {count} rows, but is {names.shape}.")
     for name in np.unique(names):
@@ -293,6 +355,8 @@ def split_rows(
   every = np.concatenate(list(rows.values()))
   if len(np.unique(every)) < len(every):
     raise ValueError("A row is in two splits: each may be in one.")
+  if groups is not None:
+    given_lib.check_groups(_groups(groups, count), rows)
   for name, found in rows.items():
     if not len(found):
       raise ValueError(
@@ -301,35 +365,30 @@ def split_rows(
   return rows
 
 
-def _rows(name: str, given: Any, count: int) -> np.ndarray:
-  """Rows of a split, given by number or as a mask."""
-  rows = np.asarray(given)
-  if rows.dtype == bool and rows.shape == (count,):
-    return np.flatnonzero(rows)
-  rows = np.sort(rows.astype(np.int64)) if rows.size else np.zeros(0, np.int64)
-  if rows.size and not 0 <= rows[0] <= rows[-1] < count:
-    raise ValueError(f"split[{name!r}] has rows outside 0 to {count - 1}.")
-  return rows
-
-
 def _shared(
   count: int, shares: np.ndarray, groups: Any, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
   """Random rows by shares; of groups, whole groups."""
   if shares.min() <= 0 or abs(shares.sum() - 1) > 1e-6:
-    raise ValueError(f"The shares of split must be above 0 and sum to 1, but are {tuple(shares)}.")
-  if groups is None:
-    unit = np.arange(count)
-  else:
-    given = np.asarray(groups)
-    found = cells.Cells.read(given.ravel(), "groups").missing(cells.Spelling())
-    if given.shape != (count,) or found.any():
-      raise ValueError(f"groups must have a value for each of the {count} rows.")
-    unit = np.unique(given.astype(str), return_inverse=True)[1]
+    raise ValueError(
+      f"The shares of split must be above 0 and sum to 1, but are {tuple(shares.tolist())}."
+    )
+  unit = np.arange(count) if groups is None else _groups(groups, count)
   order = rng.permutation(unit.max(initial=0) + 1)
   ends = np.rint(np.cumsum(shares)[:2] * len(order)).astype(int)
   parts = zip(types.SPLITS, np.split(order, ends), strict=True)
   return {name: np.flatnonzero(np.isin(unit, part)) for name, part in parts}
+
+
+def _groups(groups: Any, count: int) -> np.ndarray:
+  """The number of every row's group; 1 and 1.0 are one."""
+  given = given_lib.array(groups, "groups")
+  if given.shape == (count,):
+    names = cells_lib.Cells.read(given, "groups").as_names(cells_lib.Spelling())
+    if (names.values >= 0).all():
+      order = {text: place for place, text in enumerate(sorted(names.texts or ()))}
+      return np.array([order[text] for text in names.texts or ()])[names.values]
+  raise ValueError(f"groups must have a value for each of the {count} rows.")
 
 
 def _spec(
@@ -373,26 +432,35 @@ def encode_inputs(spec: types.DatasetSpec, inputs: Any) -> Any:
     named = has_names(inputs)
     if not named and np.ndim(inputs) != 2:
       raise ValueError(f"Rows of a table are [N, columns], not {np.shape(inputs)}.")
-    found, notes = columns.Encoder(spec.table).read(
-      columns_of(inputs) if named else _columns(np.asarray(inputs))
-    )
+    made = _named_columns(inputs) if named else _columns(given_lib.array(inputs, "The inputs"))
+    if not named and len(made) and not {c.name for c in spec.table.columns} & {*made}:
+      known = ", ".join(column.name for column in spec.table.columns[:8])
+      raise ValueError(f"The columns have names, as {known}: give a dict of them, or a frame.")
+    found, notes = columns.Encoder(spec.table).read(made)
     for note in notes:
       warnings.warn(note, stacklevel=3)
     return found
   if spec.lengths:
-    found = {"series": _floats(inputs["series"], spec.input_shape, "series")}
-    return found | {"length": np.asarray(inputs["length"], np.int32)}
+    series = given_lib.array(inputs["series"], "The inputs")
+    length = given_lib.lengths(inputs["length"], spec.input_shape[0])
+    if series.ndim == 3 and series.dtype.kind == "f" and len(series) == len(length):
+      inside = np.arange(series.shape[1])[None] < length[:, None]
+      series = np.where(inside[..., None], series, 0)  # what is padding may be NaN
+    return {"series": _floats(series, spec.input_shape, "series"), "length": length}
   return _floats(inputs, spec.input_shape, spec.input_kind)
 
 
 def _floats(values: Any, shape: tuple[int, ...], kind: str) -> np.ndarray:
   """Float32 of series or pictures, checked; uint8 pictures in 0..1."""
-  found = np.asarray(values)
+  found = given_lib.array(values, "The inputs")
   if found.shape[1:] != shape:
     raise ValueError(f"Inputs must be [N, {', '.join(map(str, shape))}], but are {found.shape}.")
   if kind == "image" and found.dtype.kind in "iu":
     if found.dtype != np.uint8:
-      raise ValueError(f"Pictures are uint8 in 0..255 or floats in 0..1, but are {found.dtype}.")
+      raise ValueError(
+        f"Pictures are uint8 in 0..255 or floats in 0..1, but are {found.dtype}: hand over"
+        " pictures.astype(np.uint8), or divide them by their highest number."
+      )
     return (found / np.float32(255)).astype(np.float32)
   if found.dtype.kind not in "biuf":
     raise ValueError(f"Inputs must be numbers, but are {found.dtype}.")

@@ -290,3 +290,11 @@ def test_what_cannot_be_read_is_one_line(dense, table, tmp_path, capsys):
     source.write_text(content)
     assert wanted in _error(capsys, table, source, output)
   assert not output.exists()
+
+
+def test_a_model_of_four_channels_refuses_files_of_pictures(tmp_path):
+  inputs = {"kind": "image", "arrays": {"image": {"shape": [4, 6, 4], "dtypes": ["uint8"]}}}
+  model = type("Model", (), {"manifest": {"inputs": inputs, "tasks": []}})()
+  Image.fromarray(np.zeros((4, 6, 4), np.uint8)).save(tmp_path / "a.png")
+  with pytest.raises(ValueError, match="The model reads 4 channels, but files of pictures"):
+    predict.images(model, tmp_path / "a.png", tmp_path / "out")

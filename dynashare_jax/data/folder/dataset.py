@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import identity
 from dynashare_jax.data import options
@@ -209,6 +210,8 @@ def _scan(
   patterns = _patterns(parsed, pictures)
   examples = folder_files.find_pictures(parsed.root, pictures, where)
   labels = {task.name: patterns[task.name] for task in tasks if task.name in patterns}
+  beside = folder_files.labels_among(parsed.root, pictures, tuple(patterns.values()), examples)
+  examples = {name: texts for name, texts in examples.items() if name not in beside}
   ids = tuple(task.name for task in tasks if task.name in labels and task.kind.stored == "ids")
   reader = folder_files.Reader(parsed.root, pictures, labels, examples, size, ids)
   rows = _rows(parsed, tasks, reader)
@@ -219,7 +222,7 @@ def _scan(
       path = os.path.join(parsed.root, reader.expected(name, used[0]))
       raise ValueError(
         f"{where}: tasks.{name}.labels: none of the {len(used)} examples has a label; that of"
-        f" {used[0]!r} should be {path}."
+        f" {used[0]!r} should be {path}.{_near(reader, name, used[0])}"
       )
   if rows is not None:
     tasks, told, more = table.read_tasks(tasks, rows, keys)
@@ -228,7 +231,18 @@ def _scan(
   count = (
     f"warning: {len(lost)} files beside the labels belong to no picture or are not read, first"
   )
+  if beside:
+    first = next(iter(beside.values()))
+    notes = (*notes, f"{len(beside)} files are labels of others, and no pictures, first {first}")
   return reader, keys, tasks, (*notes, *([f"{count} {lost[0]}"] if lost else ()))
+
+
+def _near(reader: folder_files.Reader, task: str, key: str) -> str:
+  """The file that may be meant for the label of an example."""
+  folder, name = os.path.split(
+    os.path.join(reader.root, reader.expected(task, key).split(" or ")[0])
+  )
+  return lookup.hint(name, os.listdir(folder)) if os.path.isdir(folder) else ""
 
 
 def _patterns(

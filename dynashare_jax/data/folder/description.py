@@ -134,7 +134,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
       raise splits.refusal(needed, "is missing; train and test are needed")
   root = pathlib.Path(folder) / part.text("root", ".")
   tables, key = _tables(part)
-  made = tuple(_task(own, name) for name, own in part.tasks(("image",)).items())
+  made = tuple(_task(own, name) for name, own in part.tasks().items())
   if not tables:
     needing = [task.place for task in made if isinstance(task, table_tasks.Task)]
     if needing or column:

@@ -20,6 +20,7 @@ from dynashare_jax.data.pictures import layouts as dense_layouts
 ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".tif", ".tiff")
 UNREAD = (".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pfm", ".exr", ".npz", ".mat", ".h5")
 
+_FORM = 1.2  # how far the ratio of height and width of a label may be from its picture's
 _WILDCARD = re.compile(r"\{(\w*)\}")
 
 
@@ -203,6 +204,24 @@ def find_pictures(root: str, pattern: Pattern, where: str) -> dict[str, tuple[st
   return found
 
 
+def labels_among(
+  root: str, pictures: Pattern, labels: Sequence[Pattern], examples: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
+  """Returns which examples are labels of others, in the same folder: name -> path."""
+  of = {
+    path: "/".join(values[w] for w in pictures.wildcards) for path, values in pictures.find(root)
+  }
+  found: dict[str, str] = {}
+  for pattern in labels:
+    places = [pictures.wildcards.index(name) for name in pattern.wildcards]
+    owners = {tuple(texts[p] for p in places): name for name, texts in examples.items()}
+    for path, values in pattern.find(root):
+      owner = owners.get(tuple(values[name] for name in pattern.wildcards))
+      if owner is not None and path in of and of[path] != owner:
+        found[of[path]] = path
+  return found
+
+
 def unused(
   root: str, pictures: Pattern, labels: Sequence[Pattern], examples: Mapping[str, tuple[str, ...]]
 ) -> list[str]:
@@ -268,6 +287,7 @@ class Reader:
       if path is not None:
         formats = files.EXACT if task in self.ids else (*files.EXACT, "JPEG")
         fields[task] = _read(path, False, formats)
+        _check_form(task, fields[task].shape, fields["image"].shape)
     there = {t: v[self._places[key]] for t, v in self.told.items() if self.has(t, key)}
     return {**dense_layouts.fitted(fields, self.size), **there}
 
@@ -304,6 +324,19 @@ class Reader:
     spelt = (resolved(self.root, path) for path in candidates)
     others = (os.path.join(self.root, path) for path in spelt if path is not None)
     return next(filter(os.path.isfile, itertools.chain(paths, others)), None)
+
+
+def _check_form(task: str, label: Sequence[int], picture: Sequence[int]) -> None:
+  """Refuses a label of another form than its picture, which resizing would only hide."""
+  if len(label) < 2 or not all((*label[:2], *picture[:2])):
+    return
+  height = label[0] * picture[1] / label[1]  # at the picture's width
+  if abs(height - picture[0]) > 2 and not 1 / _FORM < height / picture[0] < _FORM:
+    raise ValueError(
+      f"its {task} is {dense_layouts.times(label[:2])}, its picture"
+      f" {dense_layouts.times(picture[:2])}, of another form: is it turned, do its channels come"
+      " first, or is it of another picture?"
+    )
 
 
 def _read(path: str, picture: bool, formats: Sequence[str] = ()) -> Any:

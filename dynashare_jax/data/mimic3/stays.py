@@ -48,7 +48,7 @@ def parse(data: bytes, file: str, problems: mimic3_problems.Problems) -> Series 
     and "inf" included, and stops at the first thing that is wrong; times
     before the admission, which the pipeline never writes, are refused.
   """
-  lines = data.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
+  lines = data.decode("utf-8-sig", "replace").replace("\r\n", "\n").split("\n")
   cut = bool(lines.pop())
   if cut:
     problems.add(file, len(lines) + 1, "", "the line does not end: the file is cut off")

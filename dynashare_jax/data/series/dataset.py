@@ -89,6 +89,7 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
       *fitted.notes,
       *notes,
       *(note for labels in found for note in labels.notes),
+      *table.tells(_constant(fitted.encoder.spec, frame, series, own), found, spelling),
     ),
   )
 
@@ -102,7 +103,7 @@ def ids(frame: files.Frame, column: str, place: str) -> list[str]:
   if not column:
     stems = [pathlib.Path(path).name.removesuffix(".gz").rpartition(".")[0] for path in frame.files]
     return [stems[index] for index in frame.file]
-  cells = frame.column(column, place).as_texts(Spelling())
+  cells = frame.column(column, place).as_names(Spelling())
   if (gone := cells.values < 0).any():
     raise ValueError(
       f"{frame.where(int(np.argmax(gone)), column)}: {gone.sum()} rows have no id: mend them, or"
@@ -171,6 +172,21 @@ def _check_constant(
         f"{frame.where(int(np.argmax(other)), name)}: another value than in the first row of the"
         " same series; labels and splits have one value a series. Put them into a table of labels."
       )
+
+
+def _constant(
+  spec: types.SeriesSpec, frame: files.Frame, series: np.ndarray, own: files.Frame
+) -> dict[str, Cells]:
+  """The inputs that have one value a series, by name, a row for each series."""
+  rows = np.flatnonzero(series >= 0)
+  _, first = np.unique(series[rows], return_index=True)
+  found = {c.name: own.columns[c.name] for c in (spec.static.columns if spec.static else ())}
+  for column in spec.rows.columns:
+    cells = frame.columns[column.name].take(rows)
+    codes = cells.codes(Spelling())
+    if (codes == codes[first][series[rows]]).all():
+      found[column.name] = cells.take(first)
+  return found
 
 
 def _numbers(names: list[str], own: list[str]) -> np.ndarray:
@@ -248,7 +264,8 @@ def _fit(
     static = fitted.spec
     notes += [f"static: {note}" for note in fitted.notes]
     center += encoding.moments(static, own.columns, train, own.where)
-  date = _date(wanted, frame, spelling)
+  date, warning = _date(wanted, frame, spelling)
+  notes += [warning] * bool(warning)
   if wanted.bin and wanted.dated != bool(date):
     other = "dates: give it a unit, as 30min" if date else "numbers: give it none"
     raise ValueError(f"{rows.where}: bin: the times of column {wanted.time!r} are {other}.")
@@ -272,20 +289,23 @@ def _fit(
   return _Fitted(encoding.Encoder(spec), (*notes, *told))
 
 
-def _date(wanted: series_description.Description, frame: files.Frame, spelling: Spelling) -> str:
-  """The format of the times; empty for numbers."""
+def _date(
+  wanted: series_description.Description, frame: files.Frame, spelling: Spelling
+) -> tuple[str, str]:
+  """The format of the times, empty for numbers, and what may be wrong with it."""
   cells: Cells = frame.columns[wanted.time]
   given = wanted.rows.roles.get(wanted.time)
   if given is not None and given.date:
-    return given.date
+    return given.date, ""
   role = columns_lib.infer({wanted.time: cells}, spelling, frame.where)[wanted.time]
   if role.kind == "date":
-    return role.date or "iso"
+    return role.date or "iso", role.warning
   if cells.numbers(spelling)[1].any():
     raise ValueError(
-      f"{wanted.rows.where}: time: column {wanted.time!r} is no date or number, but {role.reason}."
+      f"{wanted.rows.where}: time: column {wanted.time!r} has neither numbers nor dates of a known"
+      f" form, but {role.reason}: {columns_lib.how_dated(wanted.time)}"
     )
-  return ""
+  return "", ""
 
 
 def _steps(
@@ -297,7 +317,7 @@ def _steps(
 ) -> tuple[int, list[str]]:
   """The most steps of a series, and a note on how long they are and how far apart."""
   time = encoding.Encoder(spec).times(frame.columns[wanted.time], frame.where)
-  free = dataclasses.replace(spec, steps=2**31)
+  free = dataclasses.replace(spec, steps=2**31 - 1)
   length = encoding.place_rows(free, series, time, count).length
   steps = wanted.steps or min(int(length.max()), MOST_STEPS)
   notes = [
@@ -305,6 +325,8 @@ def _steps(
     f" {steps} are read."
   ]
   order = np.lexsort((time, series))
+  if spec.date:
+    notes += columns_lib.far_dates(wanted.time, time, frame.where)
   gaps = np.diff(time[order])[np.diff(series[order]) == 0]
   gaps = gaps[gaps > 0]
   if not wanted.bin and len(gaps) and gaps.max() > 1.5 * np.median(gaps):

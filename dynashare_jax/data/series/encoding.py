@@ -48,7 +48,6 @@ def place_rows(spec: types.SeriesSpec, series: np.ndarray, time: np.ndarray, cou
   rows = rows[np.lexsort((time[rows], series[rows]))]
   of, when = series[rows], time[rows]
   starts = np.searchsorted(of, np.arange(count))
-  has = np.bincount(of, minlength=count) > 0
   same = (of[1:] == of[:-1]) & (when[1:] == when[:-1])
   if spec.bin:
     # A time that a rounding puts just below a bin's edge lies on it.
@@ -62,7 +61,6 @@ def place_rows(spec: types.SeriesSpec, series: np.ndarray, time: np.ndarray, cou
     step = step - over[of]
   kept = (step >= 0) & (step < spec.steps)
   length = np.minimum(length, spec.steps)
-  del has
   return Steps(
     rows[kept],
     of[kept],

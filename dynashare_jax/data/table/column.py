@@ -15,6 +15,7 @@ from dynashare_jax.data.cells import MISSING
 from dynashare_jax.data.cells import NO_NUMBER
 from dynashare_jax.data.cells import Spelling
 from dynashare_jax.data.cells import text_of
+from dynashare_jax.data.cells import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,10 @@ class Column:
     if all(not math.isnan(numbers[place]) or texts[place] in weak for place in kept):
       kept = [place for place in kept if not math.isnan(numbers[place])]
       padded = any(re.fullmatch(r"0\d+", texts[place]) for place in kept)
-      names = {p: texts[p] if padded else text_of(float(numbers[p])) for p in kept}
+      # Floats would take some long ids for their neighbours.
+      exact = all(abs(numbers[place]) < 2**53 for place in kept)
+      named = lambda p: text_of(float(numbers[p])) if exact else whole(texts[p])
+      names = {place: texts[place] if padded else named(place) for place in kept}
     else:
       names = {place: texts[place] for place in kept}
     value = {text: numbers[place] for place, text in names.items()}

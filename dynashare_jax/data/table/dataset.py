@@ -29,6 +29,8 @@ from dynashare_jax.data.table import tasks as table_tasks
 from dynashare_jax.data.table.column import Column
 
 NAME = "table"
+_LOOKED = 1000  # rows that are looked for in train
+_FEW = 20  # different rows of train, of which others may well be equal
 
 
 def defaults() -> dict[str, Any]:
@@ -90,8 +92,9 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
       *split_notes,
       *encoder.notes,
       *_unseen(inputs["categorical"], encoder.spec, rows),
+      *_repeated(inputs, found, rows),
       *(note for labels in found for note in labels.notes),
-      *_tells(frame, encoder.spec, found, spelling),
+      *tells({c.name: frame.columns[c.name] for c in encoder.spec.columns}, found, spelling),
     ),
   )
 
@@ -165,6 +168,8 @@ def read_frame(
   for split, pattern in wanted.tables.items():
     key = f"table.{split}" if split else "table"
     found = files.find(folder, pattern, f"{wanted.where}: {key}")
+    if twice := {*map(os.path.realpath, found)} & {*map(os.path.realpath, paths)}:
+      raise ValueError(f"{wanted.where}: {key}: {min(twice)} is in another split, too.")
     of_file |= {len(paths) + index: split for index in range(len(found)) if split}
     paths += found
   return files.read(paths, wanted.layout, columns), of_file
@@ -185,8 +190,10 @@ def read_spelling(
 ) -> tuple[Spelling, list[str]]:
   """Returns how the table writes numbers, as said or as found out, and warnings."""
   spelling, notes = cells_lib.detect(frame.columns, wanted.missing)
+  if wanted.decimal or wanted.thousands:
+    notes = []
   if wanted.decimal not in ("", spelling.decimal):
-    spelling, notes = dataclasses.replace(spelling, decimal=wanted.decimal, thousands=""), []
+    spelling = dataclasses.replace(spelling, decimal=wanted.decimal, thousands="")
   elif spelling.decimal == "," and not wanted.decimal:
     notes.append("numbers have decimal commas.")
   if spelling.thousands and not wanted.thousands:
@@ -259,21 +266,38 @@ def _unseen(codes: np.ndarray, spec: types.TableSpec, rows: table_splits.Rows) -
   return notes
 
 
-def _tells(
-  frame: files.Frame, spec: types.TableSpec, found: list[table_labels.Labels], spelling: Spelling
+def _repeated(
+  inputs: Mapping[str, np.ndarray], found: list[table_labels.Labels], rows: table_splits.Rows
+) -> list[str]:
+  """Warns of rows of validation and test of which at least half are rows of train, labels too."""
+  every = [*inputs.values(), *(labels.target for labels in found)]
+  flat = [np.ascontiguousarray(part.reshape(len(part), -1), np.float32) for part in every]
+  trained = {row.tobytes() for row in np.concatenate([part[rows["train"]] for part in flat], 1)}
+  notes = []
+  for split in ("validation", "test") if len(trained) > _FEW else ():
+    some = rows[split][np.unique(np.linspace(0, len(rows[split]) - 1, _LOOKED).astype(int))]
+    whole = np.concatenate([part[some] for part in flat], 1)
+    count = sum(row.tobytes() in trained for row in whole)
+    if 2 * count >= len(some) > 1:
+      notes.append(
+        f"warning: {count} of {len(some)} rows of {split} stand in train, too, with their labels:"
+        " are rows there twice?"
+      )
+  return notes
+
+
+def tells(
+  columns: Mapping[str, cells_lib.Cells], found: list[table_labels.Labels], spelling: Spelling
 ) -> list[str]:
   """Warns of columns that give a label away in every row, as they may not be known beforehand."""
   notes = []
   for labels in found:
     if labels.target.ndim > 1 or (rows := np.flatnonzero(labels.valid)).size < 50:
       continue
-    _, label = np.unique(labels.target[rows], return_inverse=True)
-    for column in spec.columns:
-      _, code = np.unique(frame.columns[column.name].codes(spelling)[rows], return_inverse=True)
-      both = len(np.unique(code.astype(np.int64) * (label.max() + 1) + label))
-      if both == code.max() + 1 <= len(rows) / 10 or both == label.max() + 1 == code.max() + 1:
-        notes.append(
-          f"warning: column {column.name!r} tells {labels.spec.name} in every row: is it known when"
-          " predicting? If not, say columns: {" + column.name + ": ignore}."
-        )
+    notes += [
+      f"warning: column {name!r} tells {labels.spec.name} in every row: is it known when"
+      " predicting? If not, say columns: {" + name + ": ignore}."
+      for name, cells in columns.items()
+      if columns_lib.tells(cells.take(rows), labels.target[rows], spelling)
+    ]
   return notes

@@ -204,6 +204,8 @@ def read_roles(part: described.Part) -> dict[str, columns_lib.Role]:
   raw = part.raw.get("columns") or {}
   if not isinstance(raw, dict):
     raise part.refusal("columns", f"must be a mapping, but is {described.shown(raw)}")
+  if words := [key for key in raw if isinstance(key, bool)]:
+    raise part.refusal("columns", f"a column is {words[0]}{described.quoted(words[0])}")
   columns = described.Part({str(key): value for key, value in raw.items()}, part.file, "columns")
   known = ("number", "category", "date", "ignore", "ignored")
   roles = {}
@@ -222,8 +224,9 @@ def texts(part: described.Part, key: str) -> tuple[str, ...]:
   """Reads a text or a list of texts and numbers, each once."""
   value = part.raw.get(key, [])
   value = value if isinstance(value, list | tuple) else [value]
-  if not all(isinstance(v, str | int | float) for v in value):
-    raise part.refusal(key, f"must be a list of texts, but is {described.shown(value)}")
+  if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in value):
+    told = described.shown(value) + described.quoted(value)
+    raise part.refusal(key, f"must be a list of texts, but is {told}")
   found = tuple(text_of(v) for v in value)
   if len(set(found)) < len(found):
     twice = next(v for v in found if found.count(v) > 1)

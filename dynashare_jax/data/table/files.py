@@ -12,6 +12,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 from typing import Any
 import unicodedata
 
@@ -22,9 +23,16 @@ from dynashare_jax.data import text
 from dynashare_jax.data.cells import Cells
 
 _PARQUET = (".parquet", ".pq")
+_READ = (".csv", ".tsv", ".txt", *_PARQUET)
 _OTHERS = (  # what is no text, though it holds tables
   *(".xlsx", ".xls", ".ods", ".zip", ".bz2", ".xz", ".npy", ".npz", ".h5", ".pkl", ".feather"),
   *(".arrow", ".sav", ".dta", ".sas7bdat", ".db", ".sqlite", ".mat", ".json", ".jsonl"),
+)
+_TOLD = re.compile(r"(sep=([^\w\s]|\t|\|))\r?\n", re.IGNORECASE)  # as Excel tells the separator
+# Arrow's types that are neither a number, a text, a truth value nor a date.
+_NOT_READ = (
+  *("list", "large_list", "fixed_size_list", "struct", "map", "binary", "large_binary"),
+  *("fixed_size_binary", "time32", "time64"),
 )
 _SAMPLE = 100  # lines that tell the separator
 _CHUNK = 256  # rows that are split up at once
@@ -101,6 +109,7 @@ class Frame:
         f"{place}: {self.files[0]} has no column {name!r}.{lookup.hint(name, self.columns)} It has"
         f" {', '.join(map(repr, itertools.islice(self.columns, 20)))}"
         f"{', ...' if len(self.columns) > 20 else ''}."
+        f"{' If that is several, say delimiter.' if len(self.columns) == 1 else ''}"
       )
     return self.columns[name]
 
@@ -117,6 +126,19 @@ def find(folder: str, pattern: str, place: str) -> tuple[str, ...]:
     return files
   known = os.listdir(folder) if os.path.isdir(folder) else []
   raise ValueError(f"{place}: there is no file {path}.{lookup.hint(pattern, known)}")
+
+
+def tables_in(folder: str) -> tuple[str, ...]:
+  """Returns the files of a folder whose endings are those of tables, sorted; nothing hidden.
+
+  Raises:
+    ValueError: there is none.
+  """
+  names = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+  found = [name for name in names if name.lower().removesuffix(".gz").endswith(_READ)]
+  if not found:
+    raise ValueError(f"There is no table in {folder}; endings read are {', '.join(_READ)}.")
+  return tuple(os.path.join(folder, name) for name in found)
 
 
 def read(
@@ -175,33 +197,32 @@ def _read_csv(path: str, layout: Layout, wanted: Collection[str], lenient: bool)
   content, encoding = text.read_any(path, layout.encoding)
   if "\0" in content:
     line = 1 + content.count("\n", 0, content.index("\0"))
-    raise ValueError(f"{path}, line {line}: a byte of 0, as no text has. Is it a CSV file?")
-  mark = layout.delimiter or _separator(content, wanted)
-  # Strict: a quote that is never closed would swallow all that follows.
-  reader = csv.reader(
-    io.StringIO(content, newline=""), delimiter=mark, skipinitialspace=True, strict=True
-  )
-  filled = ((reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip())
-  try:
-    line, first = next(filled, (0, []))
-    named = not layout.names or (bool(wanted) and {*wanted} <= {name.strip() for name in first})
-    header = _header(path, line, first, lenient) if named else list(layout.names)
-    rows = filled if named else itertools.chain([(line, first)], filled)
-    # Cell -> code, in the order of the first occurrences.
-    known: list[dict[str, int]] = [
-      collections.defaultdict(itertools.count().__next__) for _ in header
-    ]
-    codes = [[np.zeros(0, np.int32)] for _ in header]
-    lines: list[int] = []
-    while part := list(itertools.islice(rows, _CHUNK)):
-      for number, row in part:
-        _check_fields(path, number, row, header, mark, layout)
-      lines += [number for number, _ in part]
-      columns = zip(*(row for _, row in part), strict=True)
-      for cells, vocabulary, found in zip(columns, known, codes, strict=True):
-        found.append(np.fromiter(map(vocabulary.__getitem__, cells), np.int32, len(cells)))
-  except csv.Error as error:
-    raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
+    raise ValueError(
+      f"{path}, line {line}: a byte of 0, as no text has. Is it a CSV file? If it is UTF-16, say"
+      " encoding: utf-16-le."
+    )
+  told = _TOLD.match(content)
+  content = content[told.end(1) :] if told else content  # its line stays, as an empty one
+  mark = layout.delimiter or (told.group(2) if told else _separator(content, wanted))
+  empty: list[int] = []
+  filled = text.records(path, content, mark, empty)
+  line, first = next(filled, (0, []))
+  named = not layout.names or (bool(wanted) and {*wanted} <= {name.strip() for name in first})
+  header = _header(path, line, first, lenient) if named else list(layout.names)
+  rows = filled if named else itertools.chain([(line, first)], filled)
+  # Cell -> code, in the order of the first occurrences.
+  known: list[dict[str, int]] = [
+    collections.defaultdict(itertools.count().__next__) for _ in header
+  ]
+  codes = [[np.zeros(0, np.int32)] for _ in header]
+  lines: list[int] = []
+  while part := list(itertools.islice(rows, _CHUNK)):
+    for number, row in part:
+      _check_row(path, number, row, header, first if named else [], mark, layout, not lines)
+      lines.append(number)
+    columns = zip(*(row for _, row in part), strict=True)
+    for cells, vocabulary, found in zip(columns, known, codes, strict=True):
+      found.append(np.fromiter(map(vocabulary.__getitem__, cells), np.int32, len(cells)))
   twice = frozenset(name for name in header if header.count(name) > 1)
   made = {
     name: Cells.coded(np.concatenate(found), list(vocabulary))
@@ -212,20 +233,48 @@ def _read_csv(path: str, layout: Layout, wanted: Collection[str], lenient: bool)
     if made[name].texts == ("",):
       del made[name]  # every line ends with a separator
   notes = _csv_notes(mark, encoding, layout)
+  if empty:
+    notes += (f"{len(empty)} lines of {path} without any value are left out, first {empty[0]}.",)
   of_file = np.zeros(len(lines), np.int32)
   return Frame(made, (path,), of_file, np.array(lines, np.int64), notes, twice)
 
 
-def _check_fields(
-  path: str, line: int, row: Sequence[str], header: Sequence[str], mark: str, layout: Layout
+def _check_row(
+  path: str,
+  line: int,
+  row: Sequence[str],
+  header: Sequence[str],
+  names: Sequence[str],
+  mark: str,
+  layout: Layout,
+  first: bool,
 ) -> None:
-  """Refuses a row of another length than the header."""
-  if len(row) != len(header):
+  """Refuses a row of another length than the header, and the line of names once more."""
+  if row == names:
     raise ValueError(
-      f"{path}, line {line}: {len(row)} fields, but"
-      f" {'names has' if layout.names else 'the first line has'} {len(header)}, parted by"
-      f" {mark!r}. Mend the line; fields that hold {mark!r} belong in quotes."
+      f"{path}, line {line}: the line of names stands again, as where files were put together."
+      " Leave it out."
     )
+  if len(row) != len(header):
+    raise ValueError(f"{path}, line {line}: {_other_length(row, header, mark, layout, first)}")
+
+
+def _other_length(
+  row: Sequence[str], header: Sequence[str], mark: str, layout: Layout, first: bool
+) -> str:
+  """What to say of a row of another length than the header; `first` is the first below it."""
+  if first and len(header) < 3 <= len(row) and not layout.names:
+    return (
+      f"{len(row)} fields, but above it stands {mark.join(header)[:40]!r}, which seems to be no"
+      " line of names: leave it out."
+    )
+  more = ""
+  if first and len(row) == len(header) + 1:
+    more = " If all lines have one more, give the first line a name for it, as of row numbers."
+  return (
+    f"{len(row)} fields, but {'names has' if layout.names else 'the first line has'} {len(header)},"
+    f" parted by {mark!r}. Mend the line; fields that hold {mark!r} belong in quotes.{more}"
+  )
 
 
 def _csv_notes(mark: str, encoding: str, layout: Layout) -> tuple[str, ...]:
@@ -261,7 +310,7 @@ def _header(path: str, line: int, row: Sequence[str], lenient: bool) -> list[str
 
 def _separator(content: str, wanted: Collection[str]) -> str:
   """The separator by which most lines have as many fields as the first, and more than one."""
-  sample = list(itertools.islice(io.StringIO(content), _SAMPLE))
+  sample = list(itertools.islice(io.StringIO(content, newline=None), _SAMPLE))
 
   def score(mark: str) -> tuple[bool, float, int]:
     try:
@@ -292,19 +341,29 @@ def _read_parquet(path: str, lenient: bool) -> Frame:
   if twice and not lenient:
     raise ValueError(f"{path}: two columns are called {twice[0]!r}. Rename one.")
   where = lambda row, name: f"{path}, row {row + 1}, column {name!r}"
+  kinds = {n: str(column.type) for n, column in zip(names, table.columns, strict=True)}
+  left = [name for name, kind in kinds.items() if kind.startswith(_NOT_READ)]
   columns = {
     name: Cells.read(arrow_values(column), name, where)
     for name, column in zip(names, table.columns, strict=True)
+    if name not in left
   }
+  notes = tuple(
+    f"warning: column {name!r} of {path} holds {kinds[name][:40]}, which is not read, and is left"
+    " out."
+    for name in left
+  )
   rows = int(table.num_rows)
   lines = np.arange(1, rows + 1)
-  return Frame(columns, (path,), np.zeros(rows, np.int32), lines, twice=frozenset(twice))
+  return Frame(columns, (path,), np.zeros(rows, np.int32), lines, notes, frozenset(twice))
 
 
 def arrow_values(column: Any) -> np.ndarray:
   """Returns a column of an Arrow table; missing ones NaN, NaT or None."""
   kind = str(column.type)
-  if kind.startswith(("timestamp", "date", "int", "uint", "float", "double", "halffloat")):
+  if kind.startswith(
+    ("timestamp", "date", "duration", "int", "uint", "float", "double", "halffloat")
+  ):
     zone = getattr(column.type, "tz", None)
     values = column.cast(_without_zone(column.type)) if zone else column
     array: np.ndarray = values.to_numpy()

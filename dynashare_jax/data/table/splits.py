@@ -36,6 +36,7 @@ def assign(
   Raises:
     ValueError: a split without rows, or a cell that does not tell where its row belongs.
   """
+  notes: list[str] = []
   if splits.column:
     found = _by_column(frame, splits, spelling)
     how = f"by column {splits.column!r}"
@@ -43,17 +44,18 @@ def assign(
     part = np.array([of_file[index] for index in range(len(frame.files))])[frame.file]
     found, how = {split: np.flatnonzero(part == split) for split in types.SPLITS}, "by files"
   else:
-    found, how = _by_share(frame, np.arange(frame.rows), splits, splits.shares, spelling)
+    found, how = _by_share(frame, np.arange(frame.rows), splits, splits.shares, spelling, notes)
   if not len(found["validation"]) and len(found["train"]):
     share = splits.shares["validation"]
     parts = {"train": 1 - share, "validation": share}
-    cut, drawn = _by_share(frame, found["train"], splits, parts, spelling)
+    cut, drawn = _by_share(frame, found["train"], splits, parts, spelling, notes)
     found, how = {**found, **cut}, f"{how}; validation is {share:g} of train, {drawn}"
   for split in types.SPLITS:
     if not len(found[split]):
       raise ValueError(f"{splits.place}: the split {split} has no row ({how}).")
   sizes = ", ".join(f"{split} {len(found[split])}" for split in types.SPLITS)
-  return {split: found[split] for split in types.SPLITS}, (f"splits {how}: {sizes} rows.",)
+  rows = {split: found[split] for split in types.SPLITS}
+  return rows, (f"splits {how}: {sizes} rows.", *dict.fromkeys(notes))
 
 
 def _by_column(frame: files.Frame, splits: table_description.Splits, spelling: Spelling) -> Rows:
@@ -76,11 +78,12 @@ def _by_share(
   splits: table_description.Splits,
   shares: Mapping[str, float],
   spelling: Spelling,
+  notes: list[str],
 ) -> tuple[Rows, str]:
   """Cuts some rows into shares, oldest first, whole groups, or drawn with the seed."""
   listed = ", ".join(f"{split} {share:g}" for split, share in shares.items())
   if splits.time:
-    days = _times(frame, splits, spelling)[rows]
+    days = _times(frame, splits, spelling, notes)[rows]
     order = np.argsort(days, kind="stable")
     # Equal times never part: those at a cut are all in the later split.
     first = lambda at: int(np.searchsorted(days[order], days[order][at], "left"))
@@ -120,8 +123,10 @@ def _cut(rows: np.ndarray, shares: Mapping[str, float], start: Callable[[int], i
   return found
 
 
-def _times(frame: files.Frame, splits: table_description.Splits, spelling: Spelling) -> np.ndarray:
-  """When every row is, as numbers that grow."""
+def _times(
+  frame: files.Frame, splits: table_description.Splits, spelling: Spelling, notes: list[str]
+) -> np.ndarray:
+  """When every row is, as numbers that grow; adds what may be wrong to `notes`."""
   cells = _complete(frame, splits.time, f"{splits.place}.time", spelling)
   raw = frame.column(splits.time, splits.place)
   given = {splits.time: columns_lib.Role("date", "as said", splits.date)} if splits.date else {}
@@ -130,8 +135,9 @@ def _times(frame: files.Frame, splits: table_description.Splits, spelling: Spell
     role = columns_lib.Role("number")  # counts the rows, or is called an id
   if role.kind not in ("date", "number"):
     raise ValueError(
-      f"{splits.place}.time: column {splits.time!r} is no date or number, but {role.reason}, first"
-      f" {(cells.texts or ('',))[0]!r}."
+      f"{splits.place}.time: column {splits.time!r} has neither numbers nor dates of a known form,"
+      f" but {role.reason}, first {(cells.texts or ('',))[0]!r}:"
+      f" {columns_lib.how_dated(splits.time)}"
     )
   dated = role.kind == "date"
   values, wrong = raw.days(spelling, role.date) if dated else raw.numbers(spelling)
@@ -139,12 +145,14 @@ def _times(frame: files.Frame, splits: table_description.Splits, spelling: Spell
     row = int(np.argmax(wrong))
     form = f"date of the format {role.date}" if dated else "number"
     raise ValueError(f"{frame.where(row, splits.time)}: {wrong.sum()} values are no {form}.")
+  far = columns_lib.far_dates(splits.time, values, frame.where) if dated else []
+  notes += [note for note in (role.warning, *far) if note]
   return values
 
 
 def _complete(frame: files.Frame, name: str, place: str, spelling: Spelling) -> Cells:
-  """A column as texts, which must have a value in every row."""
-  cells = frame.column(name, place).as_texts(spelling)
+  """A column as names, which must have a value in every row."""
+  cells = frame.column(name, place).as_names(spelling)
   if (gone := cells.values < 0).any():
     raise ValueError(
       f"{place}: {gone.sum()} rows have no value, first"

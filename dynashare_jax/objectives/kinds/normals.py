@@ -15,6 +15,7 @@ from dynashare_jax.types import Array, Metric, Sums, TaskSpec
 
 _WITHIN = (("within_11.25", 11.25), ("within_22.5", 22.5), ("within_30", 30.0))
 _BINS = 3600  # of the angles, 0.05 degrees each
+_FEW = 100  # of fewer directions nothing is said
 
 
 class Normals(base.Dense):
@@ -98,6 +99,15 @@ class Normals(base.Dense):
   def usual(self, task: TaskSpec) -> base.Rule:
     """Returns that directions have length 1, within 1%."""
     return "of length 1", lambda v: np.abs(np.linalg.norm(v, axis=-1) - 1) <= 0.01
+
+  def doubts(self, task: TaskSpec, labels: np.ndarray) -> list[str]:
+    """Returns that most directions point away from the camera, where they do."""
+    if len(labels) < _FEW or (labels[:, 2] > 0.05).mean() <= 0.5:
+      return []
+    return [
+      "most normals point away from the camera (z is above 0): are they stored as 0 to 1 (of files:"
+      " scale: 2, offset: -1), or is an axis turned (axes)?"
+    ]
 
   def pictures(self, task: TaskSpec, values: np.ndarray) -> tuple[base.Picture, ...]:
     """Returns the directions as colours."""

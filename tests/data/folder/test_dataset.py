@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dynashare_jax import types
+from dynashare_jax.cli import data_check
 from dynashare_jax.data.folder import dataset as folder
 from dynashare_jax.data.folder import description as folder_description
 from dynashare_jax.data.folder import files as folder_files
@@ -711,3 +712,48 @@ def test_inputs_that_failed_once(data_folder, case):
       levels |= set(example.targets["segmentation"][example.valid["segmentation"]].tolist())
   assert levels == {0, 1, 2, 3} and len(inputs) == 10
   assert 0.2 < np.mean(inputs) < 0.8 and np.max(inputs) <= 1
+
+
+def _folder(path, labels, kind, suffix=".npy", pictures="images", **keys):
+  """Ten pictures of 24x32 with a label each, `labels(i)`."""
+  for i in range(10):
+    _save(path / "images" / f"{i:02d}.png", _picture(i, (24, 32)))
+    _save(path / pictures / f"{i:02d}{suffix}", labels(i))
+  task = {"kind": kind, "labels": f"{pictures}/{{name}}{suffix}", **keys}
+  _write(path, _description(tasks={"t": task}, splits={"train": 0.6, "test": 0.4}))
+
+
+@pytest.mark.parametrize("shape", [(32, 24), (4, 24, 32)])
+@pytest.mark.parametrize("size", [{}, {"height": 24, "width": 32}])
+def test_a_label_of_another_form_is_refused_also_where_it_could_be_resized(tmp_path, shape, size):
+  _folder(tmp_path, lambda i: np.zeros(shape, np.uint8), "segmentation", pictures="ids", classes=4)
+  with pytest.raises(ValueError, match="Example '..': its t is .*, of another form"):
+    _build(tmp_path, **size)
+
+
+def test_labels_beside_pictures_are_no_pictures(tmp_path):
+  labels = lambda i: np.full((24, 32), i % 4, np.uint8)
+  _folder(tmp_path, labels, "segmentation", "_seg.png", classes=4)
+  data = _build(tmp_path)
+  assert sum(data.spec.sizes.values()) == 10
+  assert any("10 files are labels of others" in note for note in data.spec.notes)
+
+
+def test_a_label_that_is_missing_is_told_with_a_file_that_may_be_meant(tmp_path):
+  labels = lambda i: np.full((24, 32), i % 4, np.uint8)
+  _folder(tmp_path, labels, "segmentation", "_mask.png", pictures="ids", classes=4)
+  tasks = {"t": {"kind": "segmentation", "labels": "ids", "classes": 4}}
+  _write(tmp_path, _description(tasks=tasks, splits={"train": 0.6, "test": 0.4}))
+  with pytest.raises(ValueError, match="Did you mean '.*_mask.png'"):
+    _build(tmp_path)
+
+
+@pytest.mark.parametrize("store, told", [(lambda n: n, 0), (lambda n: (n + 1) / 2, 3)])
+def test_normals_that_point_away_are_told(tmp_path, store, told):
+  """As those of 0 to 1 that nobody scaled do."""
+  rng = np.random.default_rng(0)
+  normals = rng.normal(size=(24, 32, 3)) * [1, 1, 0.1] - [0, 0, 1]
+  normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+  _folder(tmp_path, lambda i: store(normals), "normals", pictures="up")
+  warnings = data_check.check(_build(tmp_path)).warnings
+  assert sum("away from the camera" in text for text in warnings) == told

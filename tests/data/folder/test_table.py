@@ -228,7 +228,10 @@ def _changed(old, new):
       _changed("b.png,-1,dog", "b.png,-1"),
       "labels.csv, line 3: 6 fields, but the first line has 7",
     ),
-    (_changed("cat,yes,no,31.5", 'cat,yes,no,"31.5'), "labels.csv, line 7: unexpected end of data"),
+    (
+      _changed("cat,yes,no,31.5", 'cat,yes,no,"31.5'),
+      "labels.csv, line 2: a quote is opened there",
+    ),
     (_changed("b.png", "images/a"), "the picture 'a' has two rows, in lines 2 and 3. Keep one"),
     (_changed("hat,tie", "hat,hat"), r"tasks.worn: the column 'hat' stands twice in .*labels.csv"),
     (_changed("smiling", "smilin"), "tasks.smiling: .* no column 'smiling'. Did you mean 'smilin'"),

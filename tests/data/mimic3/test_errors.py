@@ -284,3 +284,9 @@ def test_no_value_of_a_patient_is_shown(folder, capfd, caplog):
   for text in shown:
     assert not [value for value in values if value in text]
     assert "4.512" not in text
+
+
+def test_a_mark_of_unicode_before_the_header_is_no_fault(folder):
+  path = folder / FIRST
+  path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+  assert _build(folder).spec.sizes["train"] > 0

@@ -332,7 +332,7 @@ def test_a_fault_is_one_clear_error(tmp_path, name):
   [
     ("a,b,a\n1,2,3\n", "line 1: the columns 1 and 3 are both called 'a'"),
     ("a,b\n1,2\n\n3,4,5\n", "line 4: 3 fields, but the first line has 2"),
-    ('a,b\n1,2\n3,"4\n5,6\n', "line 4: unexpected end of data"),
+    ('a,b\n1,2\n3,"4\n5,6\n', "line 3: a quote is opened there and never closed"),
     ("a,b\n", "has no row"),
     ("", "has no row"),
     ("1.5,2\n3,4\n", "line 1: most names of columns are numbers"),
