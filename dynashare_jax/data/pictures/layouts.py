@@ -233,6 +233,8 @@ def photograph(array: np.ndarray) -> np.ndarray:
     ValueError: another shape or range.
   """
   array = colours("image", array)
+  if not array.size:
+    raise ValueError(f"its image is {times(array.shape[:2])}, and has no pixel.")
   if array.dtype.kind == "u" and array.dtype.itemsize == 2:
     return array.astype(np.float32) / np.float32(65535)
   if array.dtype != np.uint8 and (
