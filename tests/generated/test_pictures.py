@@ -52,7 +52,7 @@ OTHERS = (
 )
 TYPES = (
   *("u1", "<u2", ">u2", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8"),
-  *("i1", "<i2", "<i4", ">i8", "<u4", ">u8", "?", "<c8"),
+  *("i1", "<i2", "<i4", ">i8", "<u4", ">u8", "?", "<c8", "<U3"),
 )
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
@@ -211,8 +211,10 @@ def _seen(mode, array, palette):
   if mode == "CMYK":
     return (1 - array[..., :3] / 255) * (1 - array[..., 3:] / 255)
   top = {"1": 1, "I;16": 65535, "I;16B": 65535}.get(mode, 255)
-  return _grey(array[..., :1]) / top if mode in ("1", "L", "LA", "I;16", "I;16B") else (
-    array[..., :3] / top
+  return (
+    _grey(array[..., :1]) / top
+    if mode in ("1", "L", "LA", "I;16", "I;16B")
+    else (array[..., :3] / top)
   )
 
 
@@ -235,23 +237,25 @@ def arrays(draw):
     array = (rng.random(shape) * high).astype(kind)
     if array.size and draw(st.integers(0, 4)) == 0:
       array.ravel()[0] = draw(st.sampled_from((np.nan, np.inf, -0.5)))
-  elif kind.kind == "b":
-    array = rng.random(shape) < 0.5
+  elif kind.kind in "bU":
+    array = (rng.random(shape) < 0.5).astype(int)
   else:
     limits = np.iinfo(kind)
     high = draw(st.sampled_from((2, 200, limits.max)))
     low = draw(st.sampled_from((0, 0, max(limits.min, -high))))
-    array = rng.integers(low, min(high, limits.max), shape, endpoint=True, dtype=kind.newbyteorder("=")).astype(kind)
+    array = rng.integers(
+      low, min(high, limits.max), shape, endpoint=True, dtype=kind.newbyteorder("=")
+    ).astype(kind)
   array = np.asarray(array, kind)
   if array.ndim > 1 and draw(st.booleans()):
     array = np.asfortranarray(array)
   out = io.BytesIO()
-  if (packed := draw(st.integers(0, 9)) == 0):
+  if packed := draw(st.integers(0, 9)) == 0:
     np.savez(out, array)
   else:
     np.save(out, array)
   seen = _seen_array(array)
-  label = array if array.ndim in (2, 3) and array.size else None
+  label = array if array.ndim in (2, 3) and array.size and array.dtype.kind in "biuf" else None
   return File(
     draw(st.sampled_from((".npy", ".npy", ".npy", ".npy", ".png", ".NPY"))),
     out.getvalue(),
@@ -301,7 +305,9 @@ def _read(file, task=REGRESSION, label=None):
     root = pathlib.Path(place)
     return cases.attempt(
       lambda: _dataset(root, file, task, label).source("train")[0],
-      str(root / "images" / "a"), str(root / "labels" / "a"), "Example 'a'",
+      str(root / "images" / "a"),
+      str(root / "labels" / "a"),
+      "Example 'a'",
     )
 
 
@@ -356,3 +362,159 @@ def test_a_damaged_picture_is_refused_or_seen_as_it_was_written(case):
   if exact:
     assert file.seen is not None, file.about
     np.testing.assert_allclose(found.inputs, file.seen, atol=file.tolerance, err_msg=file.about)
+
+
+def _limits(low, high):
+  return st.tuples(st.integers(low, high), st.integers(low, high)).map(sorted)
+
+
+@st.composite
+def tasks(draw, file):
+  """A task, and what its labels are by hand: values and where they count, None where refused."""
+  kind = draw(st.sampled_from(("segmentation", "depth", "regression", "normals", "colour")))
+  task = {"kind": kind, "labels": "labels"}
+  stored = file.label
+  if kind == "segmentation":
+    return task, _ids(draw, task, stored)
+  if kind in ("depth", "regression"):
+    return task, _numbers(draw, task, stored)
+  return task, _triples(draw, task, stored)
+
+
+def _plane(stored):
+  """A label of one channel, as rows of Python's numbers."""
+  if stored is None or stored.ndim not in (2, 3) or (stored.ndim == 3 and stored.shape[2] != 1):
+    return None
+  return stored.reshape(stored.shape[:2])
+
+
+def _ids(draw, task, stored):
+  """Ids of classes, with a map, ignored ids and others."""
+  task["classes"] = count = draw(st.sampled_from((2, 16, 256)))
+  known = [0, 1, 255]
+  if stored is not None:
+    known = [int(v) for v in np.unique(stored[np.isfinite(stored)])[:6]]
+  table = {}
+  if draw(st.booleans()):
+    keys = draw(st.lists(st.sampled_from(known or [0]), min_size=1, unique=True))
+    table = task["map"] = {key: draw(st.integers(0, count - 1)) for key in keys}
+  void = []
+  if draw(st.booleans()):
+    void = task["ignore"] = draw(st.lists(st.sampled_from([*known, -1, 255, 0.5]), max_size=3))
+  if draw(st.booleans()):
+    task["unmapped"] = draw(st.sampled_from(("ignore", "error")))
+  plane = _plane(stored)
+  if plane is None:
+    return None
+  values, valid = np.zeros(plane.shape, int), np.zeros(plane.shape, bool)
+  for at, one in np.ndenumerate(plane):
+    one = one.item()
+    if one != one or one in (np.inf, -np.inf) or one != int(one):
+      return None
+    if one in void:
+      continue
+    found = table.get(int(one)) if table else int(one) if 0 <= one < count else None
+    if found is None and task.get("unmapped", "error") == "error":
+      return None
+    valid[at] = found is not None
+    values[at] = found or 0
+  return values, valid
+
+
+def _numbers(draw, task, stored):
+  """Depths and other numbers, scaled, within a range."""
+  if draw(st.booleans()):
+    task["scale"] = draw(st.sampled_from((0.001, 2, -1, 1e30)))
+  if draw(st.booleans()):
+    task["offset"] = draw(st.sampled_from((0.5, -3)))
+  if draw(st.booleans()):
+    task["range"] = list(draw(_limits(-100, 300)))
+  void = []
+  if draw(st.booleans()):
+    void = task["ignore"] = draw(st.lists(st.sampled_from((0, 1, 255, 65535, -1)), max_size=3))
+  plane = _plane(stored)
+  if stored is not None and stored.ndim == 3 and stored.shape[2] == 3 and draw(st.booleans()):
+    factors = task["channels"] = draw(st.sampled_from(([1, 256, 65536], [0, 1, 0])))
+    plane = sum(stored[..., i].astype(float) * f for i, f in enumerate(factors) if f)
+  if plane is None:
+    return None
+  low, high = task.get("range", (-np.inf, np.inf))
+  values, valid = np.zeros(plane.shape), np.zeros(plane.shape, bool)
+  for at, one in np.ndenumerate(plane):
+    one = float(one)
+    value = one * task.get("scale", 1) + task.get("offset", 0)
+    good = np.isfinite(value) and low <= value <= high and one not in void
+    valid[at] = (
+      good and abs(value) <= np.finfo(np.float32).max and (task["kind"] != "depth" or value > 0)
+    )
+    values[at] = value if valid[at] else 0
+  return values, valid
+
+
+def _triples(draw, task, stored):
+  """Three numbers a pixel: directions, or colours."""
+  directions = task["kind"] == "normals"
+  signs = [draw(st.sampled_from((1, -1))) for _ in range(3)]
+  places = draw(st.permutations(range(3)))
+  if directions and draw(st.booleans()):
+    task["axes"] = " ".join(
+      f"{'+' if s > 0 else '-'}{p}" for s, p in zip(signs, places, strict=True)
+    )
+  scale, offset = 1.0, 0.0
+  if draw(st.booleans()):
+    scale, offset = task["scale"], task["offset"] = draw(
+      st.sampled_from(((1 / 255, 0), (2 / 255, -1)))
+    )
+  elif directions and stored is not None and stored.dtype.kind in "ui":
+    unsigned, top = stored.dtype.kind == "u", float(np.iinfo(stored.dtype).max)
+    scale, offset = ((2 if unsigned else 1) / top, -1.0 if unsigned else 0.0)
+  if stored is None or stored.ndim != 3 or stored.shape[2] != 3:
+    return None
+  values, valid = np.zeros(stored.shape), np.zeros(stored.shape[:2], bool)
+  for at in np.ndindex(stored.shape[:2]):
+    one = np.array([float(v) * scale + offset for v in stored[at]])
+    if directions:
+      length = np.sqrt((one**2).sum())
+      valid[at] = bool(np.isfinite(one).all()) and length >= 0.5
+      one = one / length if valid[at] else np.array([0, 0, -1.0])
+      if "axes" in task and valid[at]:
+        one = np.array([s * one[p] for s, p in zip(signs, places, strict=True)])
+    else:
+      valid[at] = bool(np.isfinite(one).all())
+      one = one if valid[at] else np.zeros(3)
+    values[at] = one
+  return values, valid
+
+
+@st.composite
+def labelled(draw):
+  """A label's file, its task, and a picture of its size or another."""
+  file = draw(FILES)
+  task, wanted = draw(tasks(file))
+  size = file.label.shape[:2] if file.label is not None else (2, 2)
+  fits = draw(st.integers(0, 9)) > 0
+  size = size if fits else (size[0] + 1, size[1])
+  out = io.BytesIO()
+  np.save(out, np.zeros((*size, 3), np.uint8))
+  picture = File(".npy", out.getvalue(), None, None, None)
+  npy = file.ending.lower() == ".npy"
+  if npy != file.content.startswith((b"\x93NUMPY", b"PK")) or not fits:
+    wanted = None
+  return file, task, picture, wanted
+
+
+@hypothesis.given(labelled())
+@cases.some(0.2)
+def test_labels_are_those_that_were_written(case):
+  file, task, picture, wanted = case
+  found, refusal = _read(picture, task, file)
+  about = f"{file.about} of {task}"
+  if wanted is None:
+    assert refusal, f"{about} was read"
+    return
+  assert not refusal, f"{about}: {refusal}"
+  values, valid = wanted
+  np.testing.assert_array_equal(found.valid["t"], valid, about)
+  assert found.targets["t"].dtype == (np.int32 if task["kind"] == "segmentation" else np.float32)
+  tolerance = {"normals": 1e-3}.get(task["kind"], 0)
+  np.testing.assert_allclose(found.targets["t"], values, rtol=1e-5, atol=tolerance, err_msg=about)

@@ -65,6 +65,8 @@ def _checked(
       f"its {task.name} is {layouts.times(stored.shape[:2])}, its picture {layouts.times(size)}."
       " Give config.data.height and width."
     )
+  if stored.dtype.kind not in "biuf":
+    raise ValueError(f"its {task.name} holds {stored.dtype.name}, which are no real numbers.")
   channels = stored.shape[2] if stored.ndim == 3 else 1
   if task.channels:
     if stored.ndim != 3 or channels != len(task.channels):
