@@ -43,7 +43,7 @@ def attempt(work: Callable[[], Any], *places: str) -> tuple[Any, str]:
   except (ValueError, OSError) as error:
     text = str(error)
     line = text.partition(" For example:")[0]
-    odd = [letter for letter in line if unicodedata.category(letter) == "Cc"]
+    odd = [letter for letter in line if unicodedata.category(letter) == "Cc" and letter != "\t"]
     assert not odd, f"a refusal of several lines: {text!r}"
     assert any(place in text for place in places), f"no place in: {text}"
     own = re.sub(r"Cannot read .*|'[^']*'|\"[^\"]*\"", "", line)

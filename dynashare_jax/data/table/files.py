@@ -226,7 +226,7 @@ def _header(path: str, line: int, row: Sequence[str]) -> list[str]:
 
 def _separator(content: str, wanted: Collection[str]) -> str:
   """The separator by which most lines have as many fields as the first, and more than one."""
-  sample = list(itertools.islice(io.StringIO(content), _SAMPLE))
+  sample = list(itertools.islice(io.StringIO(content, newline=""), _SAMPLE))
 
   def score(mark: str) -> tuple[bool, float, int]:
     try:
