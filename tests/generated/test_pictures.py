@@ -125,6 +125,7 @@ def pngs(draw, sizes=st.tuples(st.integers(1, 9), st.integers(1, 9))):
   seen = _grey(seen) if seen.shape[2] == 1 else seen
   seen = palette[array[..., 0]] / 255 if colour == 3 else seen / (2**bits - 1)
   label = array[..., :3] if colour in (2, 6) else array[..., 0]
+  label = label.astype(np.uint8 if bits <= 8 else np.uint16)
   about = f"PNG of {bits} bits, colour {colour}, orientation {tag}"
   ending = draw(st.sampled_from(ENDINGS))
   return File(
@@ -174,6 +175,8 @@ def others(draw):
   array = UPRIGHT.get(tag, lambda a: a)(array)
   seen = _seen(mode, array, palette)
   label = array[..., :3] if mode in ("RGB", "RGBA") else array[..., 0]
+  codes = {"I;16": np.uint16, "I;16B": np.uint16, "I": np.int32, "F": np.float32}
+  label = label.astype(codes.get(mode, np.uint8))
   label = None if mode == "CMYK" or kind not in ("TIFF",) else label
   if mode == "CMYK":
     tolerance = max(tolerance, 0.02)
@@ -465,9 +468,12 @@ def _triples(draw, task, stored):
     scale, offset = task["scale"], task["offset"] = draw(
       st.sampled_from(((1 / 255, 0), (2 / 255, -1)))
     )
-  elif directions and stored is not None and stored.dtype.kind in "ui":
+  elif stored is not None and stored.dtype.kind in "ui":
     unsigned, top = stored.dtype.kind == "u", float(np.iinfo(stored.dtype).max)
-    scale, offset = ((2 if unsigned else 1) / top, -1.0 if unsigned else 0.0)
+    if directions:
+      scale, offset = (2 / top, -1.0) if unsigned else (1 / top, 0.0)
+    elif unsigned:
+      scale = 1 / top
   if stored is None or stored.ndim != 3 or stored.shape[2] != 3:
     return None
   values, valid = np.zeros(stored.shape), np.zeros(stored.shape[:2], bool)
@@ -480,7 +486,7 @@ def _triples(draw, task, stored):
       if "axes" in task and valid[at]:
         one = np.array([s * one[p] for s, p in zip(signs, places, strict=True)])
     else:
-      valid[at] = bool(np.isfinite(one).all())
+      valid[at] = bool(((one >= 0) & (one <= 1)).all())
       one = one if valid[at] else np.zeros(3)
     values[at] = one
   return values, valid

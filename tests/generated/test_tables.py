@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import datetime
+import decimal
 import gzip
 import math
 import pathlib
@@ -26,7 +27,17 @@ from dynashare_jax.data.table import files as table_files
 SPLITS = ("train", "validation", "test")
 MISSING = ("", "NA", "N/A", "NaN", "NULL", "null", "<NA>", "NaT", "#N/A", "?")
 ENCODINGS = {"utf-8": b"", "utf-8-sig": b"", "utf-16": b"", "cp1252": b"", "latin-1": b""}
-WORDS = ("Köln", "Ulm", "Jena, Ost", 'the "old" town', "a;b", "tab\tbed", "two\nlines", " São ", "x|y")
+WORDS = (
+  "Köln",
+  "Ulm",
+  "Jena, Ost",
+  'the "old" town',
+  "a;b",
+  "tab\tbed",
+  "two\nlines",
+  " São ",
+  "x|y",
+)
 FORMS = ("%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S")
 
 
@@ -95,7 +106,9 @@ def labels(draw, rows, comma):
   """A column of labels, and its kind."""
   kind = draw(st.sampled_from(("binary", "multiclass", "number")))
   if kind == "binary":
-    pair = draw(st.sampled_from((("no", "yes"), ("0", "1"), ("-1", "1"), ("False", "true"), ("b", "a"))))
+    pair = draw(
+      st.sampled_from((("no", "yes"), ("0", "1"), ("-1", "1"), ("False", "true"), ("b", "a")))
+    )
     yes = draw(st.lists(st.booleans(), min_size=rows, max_size=rows))
     yes[:6] = [True, False] * 3
     cells = [pair[one] for one in yes]
@@ -218,17 +231,26 @@ def _check_inputs(made, found, missing=()):
         told = [2 if value is None else 1 for value in meant]
         assert codes[f"{read.name} (missing)"].tolist() == told
       if read.role == "date":
-        days = [None if v is None else datetime.date(1970, 1, 1) + datetime.timedelta(math.floor(v)) for v in meant]
+        days = [
+          None if v is None else datetime.date(1970, 1, 1) + datetime.timedelta(math.floor(v))
+          for v in meant
+        ]
         months = [day.month if day else 0 for day in days]
         assert codes[f"{read.name} (month)"].tolist() == months
-        assert codes[f"{read.name} (weekday)"].tolist() == [day.isoweekday() if day else 0 for day in days]
+        assert codes[f"{read.name} (weekday)"].tolist() == [
+          day.isoweekday() if day else 0 for day in days
+        ]
 
 
 @hypothesis.given(files())
 @cases.some(0.15)
 def test_a_table_is_read_as_it_was_written(case):
   made, text, delimiter, encoding, comma = case
-  roles = {n: {"date": c.form} if c.role == "date" else c.role for n, c in made.items() if not n.startswith(("label", "part"))}
+  roles = {
+    n: {"date": c.form} if c.role == "date" else c.role
+    for n, c in made.items()
+    if not n.startswith(("label", "part"))
+  }
   more = {"columns": roles}
   content = text.encode(encoding)
   found, refusal = _read(_description(made, **more), "t.csv", content)
@@ -236,7 +258,9 @@ def test_a_table_is_read_as_it_was_written(case):
   _check_labels(made, found)
   _check_inputs(made, found)
   inputs = {column.name for column in found.spec.table.columns}
-  empty = {n for n in roles if not any(made[n].meant[row] is not None for row in _rows_of(made)["train"])}
+  empty = {
+    n for n in roles if not any(made[n].meant[row] is not None for row in _rows_of(made)["train"])
+  }
   assert inputs == set(roles) - empty
 
 
@@ -334,7 +358,9 @@ def mangled(draw):
   _, text, delimiter, encoding, _ = draw(files())
   for _ in range(draw(st.integers(1, 3))):
     at = draw(st.integers(0, len(text)))
-    new = draw(st.sampled_from(('"', delimiter, "\n", "\r", "\r\n", "x", " ", "", "\0", "\u2028", "\ufeff")))
+    new = draw(
+      st.sampled_from(('"', delimiter, "\n", "\r", "\r\n", "x", " ", "", "\0", "\u2028", "\ufeff"))
+    )
     text = text[:at] + new + text[at + draw(st.integers(0, 2)) :]
   return text, delimiter, encoding, draw(st.booleans())
 
@@ -358,9 +384,132 @@ def test_a_mangled_table_is_refused_or_read_letter_by_letter(case):
   if refusal:
     assert wanted is None or not told, refusal
     return
-  read = {name: [cells.texts[code] for code in cells.values] for name, cells in found.columns.items()}
+  read = {
+    name: [cells.texts[code] for code in cells.values] for name, cells in found.columns.items()
+  }
   if told:
     assert read == wanted
   elif read != wanted:  # another separator fits as well
     others = [_meaning(_parsed(text.removeprefix("\ufeff"), mark)) for mark in ",;\t|"]
     assert read in others
+
+
+@st.composite
+def arrow(draw):
+  """A column of Arrow, and what its values mean: numbers, seconds since 1970 or texts."""
+  rows = 8
+  name = draw(st.sampled_from(list(TYPES)))
+  kind = TYPES[name]
+  rng = np.random.default_rng(draw(st.integers(0, 999)))
+  gone = rng.random(rows) < draw(st.sampled_from((0, 0.3)))
+  mark = lambda values: [None if lost else v for v, lost in zip(values, gone, strict=True)]
+  if name.startswith(("int", "uint")):
+    top = min(np.iinfo(name).max, 2**62)
+    values = mark([int(v) for v in rng.integers(0, draw(st.sampled_from((2, 100, top))), rows)])
+    return pa.array(values, kind), [None if v is None else float(v) for v in values]
+  if name in ("half", "float", "double"):
+    code = {"half": np.float16, "float": np.float32, "double": np.float64}[name]
+    values = mark([code(v) for v in rng.normal(0, 10, rows)])
+    return pa.array(values, kind), [None if v is None else float(v) for v in values]
+  if name == "decimal":
+    values = mark([decimal.Decimal(int(v)) / 100 for v in rng.integers(-999, 999, rows)])
+    return pa.array(values, kind), [None if v is None else float(v) for v in values]
+  if name == "bool":
+    values = mark([bool(v) for v in rng.integers(0, 2, rows)])
+    return pa.array(values, kind), [None if v is None else str(v).lower() for v in values]
+  if name in ("string", "large_string", "dictionary"):
+    values = mark([WORDS[v] for v in rng.integers(0, len(WORDS), rows)])
+    return pa.array(values, kind), [None if v is None else v.strip() for v in values]
+  if name.startswith(("timestamp", "date")):
+    seconds = rng.integers(-(10**9), 10**9, rows).tolist()
+    seconds = [s // 86400 * 86400 if "date" in name else s for s in seconds]
+    moments = [datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=s) for s in seconds]
+    if "date" in name:
+      moments = [m.date() for m in moments]
+    if "zone" in name:
+      moments = [m.replace(tzinfo=datetime.UTC) for m in moments]
+    return pa.array(mark(moments), kind), mark([float(s) for s in seconds])
+  if name == "duration":
+    values = mark([datetime.timedelta(hours=int(v)) for v in rng.integers(-99, 99, rows)])
+    return pa.array(values, kind), [
+      None if v is None else v / datetime.timedelta(days=1) for v in values
+    ]
+  other = {
+    "binary": b"x",
+    "list": [1, 2],
+    "struct": {"a": 1},
+    "time": datetime.time(3),
+    "null": None,
+  }[name]
+  values = [other] * rows
+  return pa.array(values, kind), [None if name == "null" else ...] * rows
+
+
+TYPES = {
+  **{name: pa.type_for_alias(name) for name in ("int8", "int16", "int32", "int64")},
+  **{name: pa.type_for_alias(name) for name in ("uint8", "uint16", "uint32", "uint64")},
+  "half": pa.float16(),
+  "float": pa.float32(),
+  "double": pa.float64(),
+  "decimal": pa.decimal128(9, 2),
+  "bool": pa.bool_(),
+  "string": pa.string(),
+  "large_string": pa.large_string(),
+  "dictionary": pa.dictionary(pa.int8(), pa.string()),
+  "date32": pa.date32(),
+  "date64": pa.date64(),
+  "time": pa.time32("s"),
+  "timestamp s": pa.timestamp("s"),
+  "timestamp ns": pa.timestamp("ns"),
+  "timestamp us zone": pa.timestamp("us", "Europe/Berlin"),
+  "binary": pa.binary(),
+  "list": pa.list_(pa.int8()),
+  "struct": pa.struct({"a": pa.int8()}),
+  "duration": pa.duration("s"),
+  "null": pa.null(),
+}
+
+
+@st.composite
+def parquets(draw):
+  """A Parquet file's columns, its bytes, and whether they are whole."""
+  names = draw(st.lists(st.sampled_from(("a", "b ", "Größe", "a")), min_size=1, max_size=3))
+  made = [draw(arrow()) for _ in names]
+  with tempfile.TemporaryDirectory() as place:
+    path = pathlib.Path(place) / "t"
+    kept = pa.table([array for array, _ in made], names=names)
+    parquet.write_table(kept, path, compression=draw(st.sampled_from(("none", "snappy", "zstd"))))
+    content = path.read_bytes()
+  whole = draw(st.integers(0, 3)) > 0
+  if not whole:
+    content = content[: draw(st.integers(0, len(content) - 1))]
+  return names, made, content, whole
+
+
+@hypothesis.given(parquets())
+@cases.some(0.08)
+def test_parquet_is_read_by_its_types(case):
+  names, made, content, whole = case
+  with tempfile.TemporaryDirectory() as place:
+    path = pathlib.Path(place) / "t.parquet"
+    path.write_bytes(content)
+    found, refusal = cases.attempt(
+      lambda: table_files.read([str(path)], table_files.Layout()), str(path)
+    )
+  twice = len(set(names)) < len(names)
+  unread = any(... in meant for _, meant in made)
+  if not whole or twice or unread:
+    assert refusal, (names, made)
+    return
+  assert not refusal, refusal
+  assert list(found.columns) == names
+  for (array, meant), cells in zip(made, found.columns.values(), strict=True):
+    if cells.kind == "date":
+      values = [
+        None if np.isnat(v) else v.astype("datetime64[s]").astype(float) for v in cells.values
+      ]
+    elif cells.kind == "number":
+      values = [None if np.isnan(v) else float(v) for v in cells.values]
+    else:
+      values = [None if code < 0 else cells.texts[code] for code in cells.values]
+    assert values == meant, array.type

@@ -129,7 +129,10 @@ def _classes(task: folder_description.Task, stored: np.ndarray) -> np.ndarray:
 
 def _numbers(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Depths and other numbers: offset + scale * stored."""
-  values = stored.astype(np.float64) * (1.0 if task.scale is None else task.scale)
+  scale = 1.0 if task.scale is None else task.scale
+  if task.scale is None and task.offset is None and task.kind.shares and stored.dtype.kind == "u":
+    scale = 1 / np.iinfo(stored.dtype).max
+  values = stored.astype(np.float64) * scale
   if task.offset is not None:
     values = values + task.offset
   good: np.ndarray = np.isfinite(values)

@@ -32,11 +32,7 @@ def opened(path: str | os.PathLike[str], content: IO[bytes] | None = None) -> It
     ValueError: it cannot be read, also from within the context, or holds several; with `path`.
   """
   # Of a path, Pillow maps the file into memory, and mixes up the pixels of a TIFF that lies.
-  with (
-    _named(path),
-    content or open(path, "rb") as file,
-    _open(file) as picture,
-  ):
+  with _named(path), content or open(path, "rb") as file, _open(file) as picture:
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # a photograph with a preview
       raise ValueError(f"it holds {frames} pictures, of which one can be read")

@@ -249,9 +249,10 @@ def _read_parquet(path: str) -> Frame:
       f"Reading {path} needs pyarrow: run `pip install 'dynashare-jax[tables]'`, or save it as CSV."
     ) from error
   try:
-    table = parquet.read_table(path)
+    table = parquet.ParquetFile(path).read()  # read_table fails where a name stands twice
   except (OSError, ValueError) as error:
-    raise ValueError(f"{path} cannot be read ({error}).") from error
+    told = " ".join(str(error).split())
+    raise ValueError(f"{path} cannot be read ({told}).") from error
   twice = [name for name in table.column_names if table.column_names.count(name) > 1]
   if twice:
     raise ValueError(f"{path}: two columns are called {twice[0]!r}. Rename one.")
@@ -266,7 +267,9 @@ def _read_parquet(path: str) -> Frame:
 def _arrow_values(column: Any) -> np.ndarray:
   """A column of an Arrow table; missing ones NaN, NaT or None."""
   kind = str(column.type)
-  if kind.startswith(("timestamp", "date", "int", "uint", "float", "double", "halffloat")):
+  if kind.startswith(
+    ("timestamp", "date", "int", "uint", "float", "double", "halffloat", "duration")
+  ):
     zone = getattr(column.type, "tz", None)
     values = column.cast(_without_zone(column.type)) if zone else column
     array: np.ndarray = values.to_numpy()
