@@ -34,6 +34,7 @@ MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "NaT", 
 NO_NUMBER = ("None", "none", "-", "--", ".")  # missing, too, in a column of numbers or dates
 ISO = "iso"  # in place of a format: as 2024-01-31, with a time and a zone or without
 _DAY = np.timedelta64(1, "D")
+_EXACT = 2**53  # larger whole numbers, such as ids, may be others as floats
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _DAYS = (
@@ -123,7 +124,10 @@ class Cells:
     if array.ndim != 1:
       raise ValueError(f"Column {name!r} has the shape {array.shape}; it must have one axis.")
     if array.dtype.kind in "iuf":
-      return cls(array.astype(np.float64))
+      values = array.astype(np.float64)
+      if array.dtype.kind == "f" or (np.abs(values) < _EXACT).all():
+        return cls(values)
+      return cls.of_texts(list(map(str, array.tolist())))
     if array.dtype.kind == "M":
       return cls(array.astype("datetime64[us]"))
     if array.dtype.kind == "m":
@@ -142,7 +146,7 @@ class Cells:
       raise ValueError(
         f"{where(row, name)}: {array[row]!r:.40} is no number, text, truth value or date."
       )
-    if found <= {"number"}:
+    if found <= {"number"} and all(_fits(array[row]) for row in kept):
       values = np.full(len(array), np.nan)
       values[kept] = [_float(array[row]) for row in kept]
       return cls(values)
@@ -278,6 +282,11 @@ def _sort(value: Any) -> str:
   return "text" if isinstance(value, str) else ""
 
 
+def _fits(value: Any) -> bool:
+  """Whether a number stays the same as a float."""
+  return not isinstance(value, number_types.Integral) or abs(int(value)) < _EXACT
+
+
 def _float(value: Any) -> float:
   try:
     return float(value)
@@ -304,8 +313,10 @@ def text_of(value: Any) -> str:
   if isinstance(value, bool | np.bool_):
     return str(bool(value)).lower()
   if isinstance(value, number_types.Real | decimals.Decimal):
+    if isinstance(value, number_types.Integral):
+      return str(int(value))
     value = _float(value)
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return str(int(value)) if value.is_integer() and abs(value) < _EXACT else repr(value)
   if isinstance(value, np.datetime64):
     return str(value)
   return str(value.isoformat())

@@ -139,11 +139,15 @@ def _listed(value):
   return list(value) if isinstance(value, list) else [value]
 
 
+def _whole(value):
+  return f"{value:.0f}" if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
 def _texts(value):
   """Texts of a list, whole numbers without a point."""
   told = {True: "true", False: "false"}
   return [
-    told[v] if isinstance(v, bool) else v.strip() if isinstance(v, str) else f"{v:.17g}"
+    told[v] if isinstance(v, bool) else str(v).strip() if isinstance(v, str | int) else _whole(v)
     for v in _listed(value)
   ]
 

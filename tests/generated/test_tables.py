@@ -406,7 +406,9 @@ def arrow(draw):
   if name.startswith(("int", "uint")):
     top = min(np.iinfo(name).max, 2**62)
     values = mark([int(v) for v in rng.integers(0, draw(st.sampled_from((2, 100, top))), rows)])
-    return pa.array(values, kind), [None if v is None else float(v) for v in values]
+    exact = all(abs(v or 0) < 2**53 for v in values)
+    meant = [None if v is None else float(v) if exact else str(v) for v in values]
+    return pa.array(values, kind), meant
   if name in ("half", "float", "double"):
     code = {"half": np.float16, "float": np.float32, "double": np.float64}[name]
     values = mark([code(v) for v in rng.normal(0, 10, rows)])

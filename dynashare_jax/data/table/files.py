@@ -267,6 +267,8 @@ def _read_parquet(path: str) -> Frame:
 def _arrow_values(column: Any) -> np.ndarray:
   """A column of an Arrow table; missing ones NaN, NaT or None."""
   kind = str(column.type)
+  if kind.endswith("int64") and column.null_count:  # as floats, large ones would be others
+    return np.fromiter(column.to_pylist(), object, len(column))
   if kind.startswith(
     ("timestamp", "date", "int", "uint", "float", "double", "halffloat", "duration")
   ):
