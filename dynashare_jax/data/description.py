@@ -105,6 +105,14 @@ class Part:
       raise self.refusal(key, f"must be a finite number, but is {shown(value)}")
     return found
 
+  def whole(self, key: str, default: int, least: int, most: int = 2**53) -> int:
+    """Returns a whole number of some range."""
+    value = self.number(key, default)
+    if value != math.floor(value) or not least <= value <= most:
+      wanted = f"from {least} to {most}" if most < 2**53 else f"of at least {least}"
+      raise self.refusal(key, f"must be a whole number {wanted}, but is {value:g}")
+    return int(value)
+
   def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
     """Returns a list of numbers, or of one that stands alone; of `count`, if it is said."""
     value = self.raw.get(key, [])

@@ -46,6 +46,6 @@ def attempt(work: Callable[[], Any], *places: str) -> tuple[Any, str]:
     odd = [letter for letter in line if unicodedata.category(letter) == "Cc" and letter != "\t"]
     assert not odd, f"a refusal of several lines: {text!r}"
     assert any(place in text for place in places), f"no place in: {text}"
-    own = re.sub(r"Cannot read .*|'[^']*'|\"[^\"]*\"", "", line)
+    own = re.sub(r"Cannot read .*|config\.[\w.]+|'[^']*'|\"[^\"]*\"", "", line)
     assert not any(words in own for words in _FOREIGN), f"another library's words: {text}"
     return None, text

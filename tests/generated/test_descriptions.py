@@ -185,7 +185,9 @@ def _check_table(raw, found):
       assert one.kind == {"ignore": "ignored"}.get(role, role)
   assert list(found.inputs) == _texts(raw.get("inputs", []))
   assert list(found.missing) == _texts(raw.get("missing", []))
-  assert found.layout.delimiter == {"tab": "\t"}.get(raw.get("delimiter", ""), raw.get("delimiter", ""))
+  assert found.layout.delimiter == {"tab": "\t"}.get(
+    raw.get("delimiter", ""), raw.get("delimiter", "")
+  )
   assert found.decimal == raw.get("decimal", "")
   assert found.bins == _number(raw.get("bins", 16)) >= 1
   assert found.most_categories == _number(raw.get("most_categories", found.most_categories)) >= 1
@@ -258,6 +260,19 @@ def _read(kind, text):
     return cases.attempt(lambda: parse(folder.described.read(where, keys, ""), where), where)
 
 
+def _changed(kind, path, value):
+  """A case of `mutated`."""
+  raw = copy.deepcopy(PARSERS[kind][0])
+  _at(raw, path[:-1])[path[-1]] = value
+  return kind, raw, path
+
+
+@hypothesis.example(_changed("table", ("splits", "seed"), 0.5))
+@hypothesis.example(_changed("folder", ("splits", "seed"), 2.5))
+@hypothesis.example(_changed("folder", ("tasks", "classes", "map"), {1.5: "car"}))
+@hypothesis.example(_changed("folder", ("tasks", "classes", "map"), {True: "car"}))
+@hypothesis.example(_changed("table", ("inputs",), 2**53 + 1))
+@hypothesis.example(_changed("series", ("steps",), 10**12))
 @hypothesis.given(mutated())
 @cases.some(0.1)
 def test_a_changed_description_is_refused_or_read_as_it_says(case):
@@ -280,7 +295,11 @@ def mangled(draw):
   if how == "letters":
     for _ in range(draw(st.integers(1, 3))):
       place = draw(st.integers(0, len(text)))
-      new = draw(st.sampled_from(list(":-{}[]&*!|>'\"%@`#,?\t\n \0\x07é\u2028\ufeff") + ["", "<<: *x", "---\n"]))
+      new = draw(
+        st.sampled_from(
+          list(":-{}[]&*!|>'\"%@`#,?\t\n \0\x07é\u2028\ufeff") + ["", "<<: *x", "---\n"]
+        )
+      )
       text = text[:place] + new + text[place + draw(st.integers(0, 2)) :]
   elif how == "twice":
     text = "\n".join([*lines[: at + 1], lines[at], *lines[at + 1 :]])
@@ -289,7 +308,9 @@ def mangled(draw):
   elif how == "deep":
     text += "more: " + draw(st.sampled_from(("[", "{a: "))) * draw(st.sampled_from((3, 20000)))
   elif how == "bytes":
-    return kind, text.encode().replace(b"a", draw(st.sampled_from((b"\xe9", b"\xff\xfe", b"\0"))), 1)
+    return kind, text.encode().replace(
+      b"a", draw(st.sampled_from((b"\xe9", b"\xff\xfe", b"\0"))), 1
+    )
   else:
     text = text[: draw(st.integers(0, len(text)))]
   return kind, text

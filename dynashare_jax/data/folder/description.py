@@ -156,7 +156,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
     {s: _cells(splits, s) for s in types.SPLITS}
     if column
     else {s: _members(splits, s) for s in types.SPLITS if s in splits.raw},
-    int(splits.number("seed", 0)),
+    splits.whole("seed", 0, 0),
     splits.choice("overlap", (False, True)),
     tables,
     key,
@@ -224,10 +224,7 @@ def _classes(
 ) -> tuple[tuple[str, ...], int]:
   """Returns the names of classes, and the number of a task's outputs."""
   if kind.stored != "ids":
-    outputs = part.number("outputs", kind.outputs(task))
-    if outputs < 1 or outputs != int(outputs):
-      raise part.refusal("outputs", f"must be a whole number of at least 1, but is {outputs:g}")
-    return (), int(outputs)
+    return (), part.whole("outputs", kind.outputs(task), 1, 2**16)
   value: Any = part.raw.get("classes")
   if isinstance(value, int) and not isinstance(value, bool) and value > 1:
     return (), value
@@ -250,10 +247,10 @@ def _ids(
   pairs: list[tuple[int, int]] = []
   found = part.mapping("map")
   for key, value in found.raw.items():
-    try:
-      stored = int(key)
-    except (TypeError, ValueError) as error:
-      raise found.refusal(key, "is no whole number; write {stored id: class}") from error
+    number = described.number_of(key)
+    if number is None or not number.is_integer():
+      raise found.refusal(key, "is no whole number; write {stored id: class}")
+    stored = key if isinstance(key, int) else int(number)
     if stored in dict(pairs):
       raise found.refusal(key, f"the stored id {stored} stands twice")
     place = classes.index(value) if value in classes else value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import math
 from typing import Any
 
 from dynashare_jax import types
@@ -32,6 +31,7 @@ _OF_KIND = {
 }
 _OPTIONS = tuple(dict.fromkeys(key for keys in _OF_KIND.values() for key in keys))
 _SPLITS = (*types.SPLITS, "seed", "group", "time", "column")
+_MOST = 2**16  # bins, categories and steps, for which memory is taken
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
@@ -244,7 +244,7 @@ def read_splits(part: described.Part, tables: Mapping[str, str]) -> Splits:
     shares = dict(SHARES)
   else:
     shares = _completed(splits, shares)
-  return Splits(place, shares, int(splits.number("seed", 0)), group, time, column)
+  return Splits(place, shares, splits.whole("seed", 0, 0), group, time, column)
 
 
 def _completed(splits: described.Part, shares: dict[str, float]) -> dict[str, float]:
@@ -291,11 +291,8 @@ def texts(part: described.Part, key: str) -> tuple[str, ...]:
 
 
 def whole(part: described.Part, key: str, default: int) -> int:
-  """Reads a whole number of at least 1."""
-  value = part.number(key, default)
-  if value < 1 or value != math.floor(value):
-    raise part.refusal(key, f"must be a whole number of at least 1, but is {value:g}")
-  return int(value)
+  """Reads a whole number from 1 to `_MOST`."""
+  return part.whole(key, default, 1, _MOST)
 
 
 def _mark(part: described.Part, key: str) -> str:
