@@ -72,7 +72,8 @@ class Part:
     return ValueError(f"{self.file}: {self._path(key)}: {why}.{hint}")
 
   def _path(self, key: Any) -> str:
-    return f"{self.place}.{key}" if self.place else str(key)
+    name = str(key) if str(key).isprintable() else repr(key)
+    return f"{self.place}.{name}" if self.place else name
 
   def check_keys(self, known: Sequence[str], of: str = "") -> None:
     """Refuses other keys than those known (` for a depth task`, where `of` says so)."""
@@ -96,6 +97,13 @@ class Part:
     if not isinstance(value, str) or (not value and default is None):
       raise self.refusal(key, f"must be a text, but is {shown(value)}")
     return str(value)
+
+  def path(self, key: str, default: str | None = None) -> str:
+    """Returns a text in one line, which names files."""
+    value = self.text(key, default)
+    if not value.isprintable():
+      raise self.refusal(key, f"must be a path, but is {shown(value)}")
+    return value
 
   def number(self, key: str, default: float) -> float:
     """Returns a finite number."""

@@ -10,10 +10,14 @@ import tempfile
 from generated import cases
 import hypothesis
 from hypothesis import strategies as st
+import ml_collections
+import numpy as np
 import yaml
 
 from dynashare_jax.data.folder import description as folder
+from dynashare_jax.data.series import dataset as series_data
 from dynashare_jax.data.series import description as series
+from dynashare_jax.data.table import dataset as table_data
 from dynashare_jax.data.table import description as table
 
 TABLE = {
@@ -101,9 +105,9 @@ def _at(raw, path):
 
 
 @st.composite
-def mutated(draw):
+def mutated(draw, kinds=("table", "series", "folder")):
   """A kind of file, what it says, and the path of the key that was changed (its last may be new)."""
-  kind = draw(st.sampled_from(list(PARSERS)))
+  kind = draw(st.sampled_from(kinds))
   raw = copy.deepcopy(PARSERS[kind][0])
   path = draw(st.sampled_from(list(_places(raw))))
   parent, key = _at(raw, path[:-1]), path[-1]
@@ -230,11 +234,12 @@ def _check_folder(raw, found):
     assert task.unmapped == said.get("unmapped", "error")
     if said["kind"] == "segmentation":
       classes = said["classes"]
+      names = classes if isinstance(classes, list) else []
       assert task.spec.outputs == (classes if isinstance(classes, int) else len(classes))
-      assert list(task.spec.classes) == ([] if isinstance(classes, int) else classes)
+      assert list(task.spec.classes) == names
       if "map" in said:
-        place = lambda v: classes.index(v) if isinstance(v, str) else v
-        assert dict(task.ids) == {_number(k): place(v) for k, v in said["map"].items()}
+        wanted = {_number(k): names.index(v) if v in names else v for k, v in said["map"].items()}
+        assert dict(task.ids) == wanted
       else:
         assert task.ids is None
   splits = raw["splits"]
@@ -326,3 +331,64 @@ def test_a_mangled_text_is_refused_or_read_as_yaml_has_it(case):
   raw = yaml.load(text, yaml.BaseLoader)
   assert isinstance(raw, dict)
   CHECKS[kind](yaml.safe_load(text), found)
+
+
+def _people():
+  """A table that fits `TABLE`, with all that a changed description may ask for."""
+  rng = np.random.default_rng(0)
+  lines = [["age", "born", "zip", "family", "churn", "Note", "a", "b", "part", "x"]]
+  for row in range(40):
+    numbers = [f"{v:.2f}".replace(".", ",") for v in rng.normal(170, 9, 3)]
+    born = f"{1 + row % 28:02d}.{1 + row % 12:02d}.{1950 + row}"
+    choices = ("yes", "no")[row % 2], "123"[row % 3], ("train", "test", "val")[row % 3]
+    churn, grade, part = choices
+    lines.append([numbers[0], born, f"0{row % 7}", f"f{row % 13}", churn, grade])
+    lines[-1] += [*numbers[1:], part, str(row % 2)]
+  return "\n".join(";".join(line) for line in lines)
+
+
+def _visits():
+  """Rows of series and labels that fit `SERIES`."""
+  rows = ["patient,when,pulse,died"]
+  for row in range(60):
+    rows.append(f"p{row % 12},2020-01-{1 + row // 12:02d} {row % 24:02d}:00,{60 + row},{row % 2}")
+  labels = ["patient,age,died,x"] + [f"p{i},{20 + i},{i % 2},{i}" for i in range(12)]
+  return "\n".join(rows), "\n".join(labels)
+
+
+def _built(kind, raw):
+  """The data set of a description beside data that fit what it was."""
+  with tempfile.TemporaryDirectory() as place:
+    root = pathlib.Path(place)
+    (root / "people.csv").write_text(_people())
+    rows, labels = _visits()
+    (root / "rows.csv").write_text(rows)
+    (root / "labels.csv").write_text(labels)
+    (root / "dataset.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    data = {"table": table_data, "series": series_data}[kind]
+    config = ml_collections.ConfigDict(data.defaults())
+    return cases.attempt(
+      lambda: data.build(config, ml_collections.ConfigDict(), str(root), 0), f"{root}/", "olumn"
+    )
+
+
+@hypothesis.given(mutated(("table", "series")))
+@cases.some(0.08)
+def test_a_changed_description_beside_its_data_is_refused_or_trained_on(case):
+  kind, raw, _ = case
+  found, refusal = _built(kind, raw)
+  if refusal:
+    return
+  tasks = raw["tasks"] if isinstance(raw["tasks"], dict) else {name: {} for name in raw["tasks"]}
+  assert [task.name for task in found.spec.tasks] == list(tasks)
+  for split in ("train", "validation", "test"):
+    batch = found.arrays(split)
+    for task in found.spec.tasks:
+      target, valid = batch.targets[task.name], batch.valid[task.name]
+      assert valid.any() and np.isfinite(target[valid]).all()
+      if task.kind == "multiclass":
+        assert 0 <= target[valid].min() <= target[valid].max() < len(task.classes)
+    for values in batch.inputs.values():
+      assert np.isfinite(values).all() and len(values) == len(batch.present)
+  if kind == "series" and raw.get("steps"):
+    assert found.spec.input_shape[0] == _number(raw["steps"])

@@ -19,7 +19,6 @@ from PIL import Image
 import pytest
 import yaml
 
-from dynashare_jax.cli import data_check
 from dynashare_jax.data.folder import dataset as folder
 
 # As a user's Python has it: what Pillow only warns of is read all the same.
@@ -110,11 +109,14 @@ def _grey(array):
   return np.repeat(array.reshape(*array.shape[:2], 1), 3, -1)
 
 
+SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
 @st.composite
-def pngs(draw, sizes=st.tuples(st.integers(1, 9), st.integers(1, 9))):
+def pngs(draw):
   """PNG files of every kind."""
   bits, colour = draw(st.sampled_from(PNGS))
-  rng, size = np.random.default_rng(draw(st.integers(0, 999))), draw(sizes)
+  rng, size = np.random.default_rng(draw(st.integers(0, 999))), draw(SIZES)
   array = rng.integers(0, 2**bits, (*size, _CHANNELS[colour]))
   tag = draw(st.one_of(st.none(), st.integers(0, 9)))
   palette = rng.integers(0, 256, (2**bits, 3)) if colour == 3 else None
@@ -139,7 +141,7 @@ def others(draw):
   """Files of other kinds than PNG, which Pillow writes of an array."""
   mode, kind = draw(st.sampled_from(OTHERS))
   rng = np.random.default_rng(draw(st.integers(0, 999)))
-  size = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+  size = draw(SIZES)
   options, tolerance = {}, 1e-6
   if kind == "JPEG":  # smooth, so that little is lost
     size = 16, 24

@@ -20,7 +20,6 @@ import pyarrow as pa
 from pyarrow import parquet
 import yaml
 
-from dynashare_jax.cli import data_check
 from dynashare_jax.data.table import dataset as table
 from dynashare_jax.data.table import files as table_files
 
@@ -245,7 +244,7 @@ def _check_inputs(made, found, missing=()):
 @hypothesis.given(files())
 @cases.some(0.15)
 def test_a_table_is_read_as_it_was_written(case):
-  made, text, delimiter, encoding, comma = case
+  made, text, _, encoding, _ = case
   roles = {
     n: {"date": c.form} if c.role == "date" else c.role
     for n, c in made.items()
@@ -275,7 +274,7 @@ def _inferred(column):
 @hypothesis.given(files(), st.booleans())
 @cases.some(0.1)
 def test_roles_and_spelling_are_found_out(case, packed):
-  made, text, delimiter, encoding, comma = case
+  made, text, _, encoding, comma = case
   content = text.encode(encoding)
   name = "t.csv.gz" if packed else "t.csv"
   content = gzip.compress(content, mtime=0) if packed else content

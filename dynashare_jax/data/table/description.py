@@ -208,13 +208,13 @@ def read_tasks(part: described.Part) -> tuple[Task, ...]:
 def read_tables(part: described.Part, key: str) -> dict[str, str]:
   """Reads a path, or paths of the splits."""
   if not isinstance(part.raw.get(key), dict):
-    return {"": part.text(key)}
+    return {"": part.path(key)}
   tables = part.mapping(key)
   tables.check_keys(types.SPLITS)
   for needed in ("train", "test"):
     if needed not in tables.raw:
       raise tables.refusal(needed, "is missing; train and test are needed")
-  return {split: tables.text(split) for split in types.SPLITS if split in tables.raw}
+  return {split: tables.path(split) for split in types.SPLITS if split in tables.raw}
 
 
 def read_splits(part: described.Part, tables: Mapping[str, str]) -> Splits:
