@@ -217,16 +217,19 @@ class Cells:
     """Returns which rows are missing, `[N]`.
 
     Args:
-      strict: whether `NO_NUMBER` means missing, too.
+      strict: whether `NO_NUMBER` means missing, too, and -999.0 where -999 does.
     """
+    spellings = spelling, Spelling()  # YAML writes decimal points
+    read = [other.number(text) for text in spelling.missing for other in spellings]
+    marks = [mark for mark in read if mark is not None]
     if self.texts is None:
       gone = np.isnat(self.values) if self.kind == "date" else np.isnan(self.values)
-      if self.values.dtype.kind == "f":
-        marks = [spelling.number(text) for text in spelling.missing]
-        gone = gone | np.isin(self.values, [mark for mark in marks if mark is not None])
-      return gone
-    marks_ = {*MISSING, *spelling.missing, *(NO_NUMBER if strict else ())}
-    return np.array([*(text in marks_ for text in self.texts), True], bool)[self.values]
+      return gone | np.isin(self.values, marks) if self.values.dtype.kind == "f" else gone
+    words = {*MISSING, *spelling.missing, *(NO_NUMBER if strict else ())}
+    told = np.array([*(text in words for text in self.texts), True], bool)
+    if strict and marks:
+      told |= np.isin(self.parsed(spelling), marks)
+    return told[self.values]
 
   def numbers(self, spelling: Spelling) -> tuple[np.ndarray, np.ndarray]:
     """Returns float64 `[N]` with NaN for missing ones, and which cells are no number."""

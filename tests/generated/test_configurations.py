@@ -89,7 +89,7 @@ def _meant(text, default):
     return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
   if isinstance(default, int):
     try:
-      return int(text)
+      return int(text, 16 if text.startswith("0x") else 10)
     except ValueError:
       return None
   if isinstance(default, float):

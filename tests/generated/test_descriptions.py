@@ -106,7 +106,7 @@ def _at(raw, path):
 
 @st.composite
 def mutated(draw, kinds=("table", "series", "folder")):
-  """A kind of file, what it says, and the path of the key that was changed (its last may be new)."""
+  """A kind of file, what it says, and the path of the key that was changed, as it is now."""
   kind = draw(st.sampled_from(kinds))
   raw = copy.deepcopy(PARSERS[kind][0])
   path = draw(st.sampled_from(list(_places(raw))))
@@ -176,8 +176,8 @@ def _check_table(raw, found):
   assert [task.name for task in found.tasks] == list(tasks)
   for task, said in zip(found.tasks, tasks.values(), strict=True):
     said = said or {}
-    columns = said.get("columns") or said.get("column", task.name)
-    assert list(task.columns) == _texts(columns)
+    columns = said.get("columns", [])
+    assert list(task.columns) == _texts(said.get("column", task.name) if columns == [] else columns)
     assert task.weight == _number(said.get("weight", 1)) >= 0
     assert said.get("kind", "") in ("", task.kind if isinstance(task.kind, str) else task.spec.kind)
   _check_splits(raw, found.splits)

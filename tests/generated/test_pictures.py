@@ -316,9 +316,27 @@ def _read(file, task=REGRESSION, label=None):
     )
 
 
+def _npy(array, ending=".npy"):
+  """A file of an array that is no picture and no label."""
+  out = io.BytesIO()
+  np.save(out, array)
+  return File(ending, out.getvalue(), array, None, None, about=f"npy of {array.dtype}")
+
+
+def _flipped():
+  """A PNG in whose stored pixels a byte was changed, which its checksum tells."""
+  array = np.arange(6).reshape(2, 3, 1) * 2 + 1
+  content = bytearray(png(array, 8, 0))
+  content[content.index(b"IDAT") + 12] ^= 64
+  return File(".png", bytes(content), array, _grey(array) / 255, array[..., 0], sums=True), True
+
+
 FILES = st.one_of(pngs(), others(), arrays())
 
 
+@hypothesis.example(_npy(np.zeros((0, 1), np.uint8)))
+@hypothesis.example(_npy(np.zeros((0, 2, 3), np.float32)))
+@hypothesis.example(_npy(np.full((1, 1, 3), "0")))
 @hypothesis.given(FILES)
 @cases.some(0.18)
 def test_a_picture_is_seen_as_it_was_written(file):
@@ -354,6 +372,7 @@ def damaged(draw):
   return dataclasses.replace(file, content=content, about=f"{file.about}, {how} at {at}"), exact
 
 
+@hypothesis.example(_flipped())
 @hypothesis.given(damaged())
 @cases.some(0.15)
 def test_a_damaged_picture_is_refused_or_seen_as_it_was_written(case):
@@ -511,6 +530,18 @@ def labelled(draw):
   return file, task, picture, wanted
 
 
+def _beside(file, task, wanted=None):
+  """A case of `labelled`."""
+  size = file.stored.shape[:2]
+  return file, {"labels": "labels", **task}, _npy(np.zeros((*size, 3), np.uint8)), wanted
+
+
+BYTES = np.uint8([[[255, 51, 0]]])
+
+
+@hypothesis.example(_beside(_npy(np.ones((1, 1), complex)), {"kind": "depth"}))
+@hypothesis.example(_beside(_npy(np.full((1, 1), "1")), {"kind": "segmentation", "classes": 2}))
+@hypothesis.example(_beside(_npy(BYTES), {"kind": "colour"}, (BYTES / 255, np.ones((1, 1), bool))))
 @hypothesis.given(labelled())
 @cases.some(0.2)
 def test_labels_are_those_that_were_written(case):

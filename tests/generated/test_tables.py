@@ -6,6 +6,7 @@ import codecs
 import datetime
 import decimal
 import gzip
+import io
 import math
 import pathlib
 import re
@@ -57,27 +58,34 @@ class Column:
     return f"{self.role}: {self.cells}"
 
 
-def _number(value, comma, how):
+def _number(value, comma, how, thousands=""):
   """A number as some table writes it."""
   text = {"plain": repr, "exponent": "{:.3e}".format, "plus": "{:+}".format}.get(how, repr)(value)
+  if how == "parted" and thousands and "e" not in text:
+    whole, point, rest = text.partition(".")
+    parted = f"{int(whole):,}".replace(",", "_")
+    parted = f"-{parted}" if whole.startswith("-") and not parted.startswith("-") else parted
+    return (parted + ("," if comma else ".") * bool(point) + rest).replace("_", thousands)
   text = f" {text} " if how == "blanks" else text
   return text.replace(".", ",") if comma else text
 
 
 @st.composite
-def columns(draw, rows, comma):
+def columns(draw, rows, comma, keys):
   """A column that is an input."""
   role = draw(st.sampled_from(("number", "number", "category", "date")))
+  void = keys.get("missing", ())
   form = ""
   if role == "number":
-    how = draw(st.sampled_from(("plain", "exponent", "plus", "blanks")))
+    how = draw(st.sampled_from(("plain", "exponent", "plus", "blanks", "parted")))
     many = st.one_of(
-      st.integers(-1000, 1000),
+      st.one_of(st.integers(-1000, 1000), st.sampled_from((-999.0, -999))),
       st.floats(-1e6, 1e6, allow_subnormal=False).map(lambda v: float(f"{v:.4g}")),
     )
     values = draw(st.lists(many, min_size=rows, max_size=rows))
-    cells = [_number(v, comma, how) for v in values]
-    values = [float(cell.replace(",", ".")) for cell in cells]
+    cells = [_number(v, comma, how, keys.get("thousands", "")) for v in values]
+    values = [float(f"{v:.3e}") if how == "exponent" else float(v) for v in values]
+    values = [None if v in void else v for v in values]
   elif role == "category":
     words = draw(st.lists(st.sampled_from(WORDS), min_size=2, max_size=4, unique=True))
     cells = draw(st.lists(st.sampled_from(words), min_size=rows, max_size=rows))
@@ -94,6 +102,7 @@ def columns(draw, rows, comma):
     ]
   gone = draw(st.sets(st.integers(0, rows - 1), max_size=2))
   marks = MISSING + (("None", "-", ".") if role != "category" else ())
+  marks += tuple(map(str, keys.get("missing", ())))
   for row in gone:
     cells[row] = draw(st.sampled_from(marks))
     values[row] = None
@@ -101,7 +110,7 @@ def columns(draw, rows, comma):
 
 
 @st.composite
-def labels(draw, rows, comma):
+def labels(draw, rows, comma, keys):
   """A column of labels, and its kind."""
   kind = draw(st.sampled_from(("binary", "multiclass", "number")))
   if kind == "binary":
@@ -125,9 +134,10 @@ def labels(draw, rows, comma):
     )
     numbers[:6] = [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
     cells = [_number(v, comma, "plain") for v in numbers]
-    values = numbers
+    values = [None if v in keys.get("missing", ()) else v for v in numbers]
   for row in draw(st.sets(st.integers(6, rows - 1), max_size=2)):
-    cells[row], values[row] = draw(st.sampled_from(MISSING)), None
+    marks = MISSING + tuple(map(str, keys.get("missing", ())))
+    cells[row], values[row] = draw(st.sampled_from(marks)), None
   return Column(kind, cells, values)
 
 
@@ -143,21 +153,31 @@ def files(draw):
   rows = draw(st.integers(9, 19))
   delimiter = draw(st.sampled_from(",;\t|"))
   comma = draw(st.booleans())
+  keys = {}
+  if draw(st.integers(0, 2)) == 0:
+    keys["missing"] = [-999, "unknown"]
+  if draw(st.integers(0, 2)) == 0:
+    keys["thousands"] = draw(st.sampled_from(("'", "\u00a0", "." if comma else ",")))
+    keys["decimal"] = "," if comma else "."
   made = {"part": Column("split", [SPLITS[i % 3] for i in range(rows)], [])}
   for place in range(draw(st.integers(1, 4))):
-    made[draw(st.sampled_from(("in ", "Größe", "a,b "))) + str(place)] = draw(columns(rows, comma))
+    made[draw(st.sampled_from(("in ", "Größe", "a,b "))) + str(place)] = draw(
+      columns(rows, comma, keys)
+    )
   for place in range(draw(st.integers(1, 2))):
-    made[f"label{place}"] = draw(labels(rows, comma))
+    made[f"label{place}"] = draw(labels(rows, comma, keys))
   made = {name: made[name] for name in draw(st.permutations(list(made)))}
   encoding = draw(st.sampled_from(("utf-8", "utf-8", "utf-8-sig", "utf-16", "cp1252")))
   always = draw(st.booleans())
   end = draw(st.sampled_from(("\n", "\r\n", "\r")))
   lines = [list(made), *zip(*(column.cells for column in made.values()), strict=True)]
+  if draw(st.integers(0, 4)) == 0:
+    keys |= {"names": lines.pop(0), "delimiter": delimiter}
   text = end.join(
     delimiter.join(_quoted(cell, delimiter, always) for cell in line) for line in lines
   )
   text += draw(st.sampled_from(("", end, end + end)))
-  return made, text, delimiter, encoding, comma
+  return made, text, delimiter, encoding, comma, keys
 
 
 def _description(made, **more):
@@ -241,16 +261,28 @@ def _check_inputs(made, found, missing=()):
         ]
 
 
+def _lines(end, delimiter):
+  """A case of `files` with other ends of lines."""
+  made = {
+    "part": Column("split", [SPLITS[i % 3] for i in range(9)], []),
+    "in 0": Column("number", [str(i % 4) for i in range(9)], [i % 4 for i in range(9)]),
+    "label0": Column("binary", ["0", "0", "0", "1", "1", "1"] * 2, [0, 0, 0, 1, 1, 1] * 2),
+  }
+  lines = [list(made), *zip(*(column.cells for column in made.values()), strict=False)]
+  return made, end.join(map(delimiter.join, lines)), delimiter, "utf-8", False, {}
+
+
+@hypothesis.example(_lines("\r", ";"))
 @hypothesis.given(files())
 @cases.some(0.15)
 def test_a_table_is_read_as_it_was_written(case):
-  made, text, _, encoding, _ = case
+  made, text, _, encoding, _, keys = case
   roles = {
     n: {"date": c.form} if c.role == "date" else c.role
     for n, c in made.items()
     if not n.startswith(("label", "part"))
   }
-  more = {"columns": roles}
+  more = {"columns": roles, **keys}
   content = text.encode(encoding)
   found, refusal = _read(_description(made, **more), "t.csv", content)
   assert not refusal, refusal
@@ -271,19 +303,37 @@ def _inferred(column):
   return column.role
 
 
+def _one(column):
+  """A case of `files` whose only input is a column of nine rows."""
+  made, _, delimiter, *rest = _lines("\n", ",")
+  made["in 0"] = column
+  lines = [list(made), *zip(*(each.cells for each in made.values()), strict=False)]
+  return made, "\n".join(map(delimiter.join, lines)), delimiter, *rest
+
+
+DAYS = Column("date", ["None", *["2000-01-01", "2000-01-02"] * 4], [None, *[10957.0, 10958.0] * 4])
+
+
+@hypothesis.example(_one(DAYS), False)
+@hypothesis.example(_one(Column("number", ["0"] * 8 + ["0.0"], [0.0] * 9)), False)
 @hypothesis.given(files(), st.booleans())
 @cases.some(0.1)
 def test_roles_and_spelling_are_found_out(case, packed):
-  made, text, _, encoding, comma = case
+  made, text, _, encoding, comma, keys = case
   content = text.encode(encoding)
   name = "t.csv.gz" if packed else "t.csv"
   content = gzip.compress(content, mtime=0) if packed else content
-  found, refusal = _read(_description(made, table=name), name, content)
+  found, refusal = _read(_description(made, table=name, **keys), name, content)
   ins = {n: c for n, c in made.items() if not n.startswith(("label", "part"))}
   if not any(_inferred(column) != "ignored" for column in ins.values()):
     assert "No column is left" in refusal
     return
   cells = [cell.strip() for c in made.values() if c.role == "number" for cell in c.cells]
+  for column in ins.values():  # which of two numbers is the day, only a day after the 12th tells
+    known = [cell for cell in column.cells if re.match(r"\d\d[./]", cell)]
+    hypothesis.assume(
+      not known or any("12" < part < "32" for cell in known for part in re.split("[./]", cell)[:2])
+    )
   if refusal:
     # 1,234 may be either; the page says that it is refused.
     assert comma and any(re.fullmatch(r"[+-]?\d{1,3},\d{3}", cell) for cell in cells), refusal
@@ -354,7 +404,7 @@ def _meaning(lines):
 @st.composite
 def mangled(draw):
   """A table with a few letters more, less or others."""
-  _, text, delimiter, encoding, _ = draw(files())
+  _, text, delimiter, encoding, *_ = draw(files())
   for _ in range(draw(st.integers(1, 3))):
     at = draw(st.integers(0, len(text)))
     new = draw(
@@ -487,6 +537,23 @@ def parquets(draw):
   return names, made, content, whole
 
 
+def _packed(*columns):
+  """A case of `parquets`: name, values and what they mean."""
+  out = io.BytesIO()
+  arrays = [pa.array(values) for _, values, _ in columns]
+  names = [name for name, _, _ in columns]
+  parquet.write_table(pa.table(arrays, names=names), out)
+  made = [(array, meant) for array, (_, _, meant) in zip(arrays, columns, strict=True)]
+  return names, made, out.getvalue(), True
+
+
+IDS = [2**53, 2**53 + 1, 3]
+
+
+@hypothesis.example(_packed(("id", IDS, list(map(str, IDS)))))
+@hypothesis.example(_packed(("id", [*IDS, None], [*map(str, IDS), None])))
+@hypothesis.example(_packed(("a", [1, 2], [1.0, 2.0]), ("a", [1, 2], [1.0, 2.0])))
+@hypothesis.example(_packed(("days", [datetime.timedelta(hours=36), None], [1.5, None])))
 @hypothesis.given(parquets())
 @cases.some(0.08)
 def test_parquet_is_read_by_its_types(case):
