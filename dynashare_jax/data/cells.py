@@ -286,8 +286,9 @@ def _sort(value: Any) -> str:
 
 
 def _fits(value: Any) -> bool:
-  """Whether a number stays the same as a float."""
-  return not isinstance(value, number_types.Integral) or abs(int(value)) < _EXACT
+  """Whether a number is the same, or infinite, as a float."""
+  whole = isinstance(value, number_types.Integral)
+  return not whole or abs(int(value)) < _EXACT or _float(value) == float("inf")
 
 
 def _float(value: Any) -> float:

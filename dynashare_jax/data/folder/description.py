@@ -247,10 +247,11 @@ def _ids(
   pairs: list[tuple[int, int]] = []
   found = part.mapping("map")
   for key, value in found.raw.items():
-    number = described.number_of(key)
+    written: Any = key
+    number = described.number_of(written)
     if number is None or not number.is_integer():
       raise found.refusal(key, "is no whole number; write {stored id: class}")
-    stored = key if isinstance(key, int) else int(number)
+    stored = written if isinstance(written, int) else int(number)
     if stored in dict(pairs):
       raise found.refusal(key, f"the stored id {stored} stands twice")
     place = classes.index(value) if value in classes else value
