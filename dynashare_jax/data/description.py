@@ -98,11 +98,11 @@ class Part:
       raise self.refusal(key, f"must be a text, but is {shown(value)}")
     return str(value)
 
-  def path(self, key: str, default: str | None = None) -> str:
-    """Returns a text in one line, which names files."""
+  def line(self, key: str, default: str | None = None) -> str:
+    """Returns a text in one line, as paths and formats are."""
     value = self.text(key, default)
     if not value.isprintable():
-      raise self.refusal(key, f"must be a path, but is {shown(value)}")
+      raise self.refusal(key, f"must be a text in one line, but is {shown(value)}")
     return value
 
   def number(self, key: str, default: float) -> float:

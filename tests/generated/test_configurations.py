@@ -120,7 +120,7 @@ def _opened(name, field, text):
 
 
 @hypothesis.given(settings_())
-@cases.some(0.12)
+@cases.some(0.06)
 def test_a_setting_is_refused_by_name_or_kept(case):
   name, field, text = case
   found, refusal = cases.attempt(lambda: _opened(name, field, text), f"config.{field}")

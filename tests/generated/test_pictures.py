@@ -338,7 +338,7 @@ FILES = st.one_of(pngs(), others(), arrays())
 @hypothesis.example(_npy(np.zeros((0, 2, 3), np.float32)))
 @hypothesis.example(_npy(np.full((1, 1, 3), "0")))
 @hypothesis.given(FILES)
-@cases.some(0.18)
+@cases.some(0.12)
 def test_a_picture_is_seen_as_it_was_written(file):
   found, refusal = _read(file)
   npy = file.ending.lower() == ".npy"
@@ -374,7 +374,7 @@ def damaged(draw):
 
 @hypothesis.example(_flipped())
 @hypothesis.given(damaged())
-@cases.some(0.15)
+@cases.some(0.1)
 def test_a_damaged_picture_is_refused_or_seen_as_it_was_written(case):
   file, exact = case
   found, refusal = _read(file)
@@ -543,7 +543,7 @@ BYTES = np.uint8([[[255, 51, 0]]])
 @hypothesis.example(_beside(_npy(np.full((1, 1), "1")), {"kind": "segmentation", "classes": 2}))
 @hypothesis.example(_beside(_npy(BYTES), {"kind": "colour"}, (BYTES / 255, np.ones((1, 1), bool))))
 @hypothesis.given(labelled())
-@cases.some(0.2)
+@cases.some(0.12)
 def test_labels_are_those_that_were_written(case):
   file, task, picture, wanted = case
   found, refusal = _read(picture, task, file)

@@ -104,7 +104,7 @@ def _moments(values):
 
 
 @hypothesis.given(series_tables())
-@cases.some(0.08)
+@cases.some(0.07)
 def test_series_are_the_steps_of_a_slow_reading(case):
   rows, labels, keys, dated = case
   found, refusal = _build(*case)
@@ -147,7 +147,7 @@ def test_series_are_the_steps_of_a_slow_reading(case):
 
 
 @hypothesis.given(series_tables(), st.sampled_from(("id", "time", "word", "number", "twice")))
-@cases.some(0.03)
+@cases.some(0.02)
 def test_a_fault_in_a_series_is_refused(case, fault):
   rows, labels, keys, dated = case
   rows, labels = list(rows), list(labels)

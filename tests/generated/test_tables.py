@@ -274,7 +274,7 @@ def _lines(end, delimiter):
 
 @hypothesis.example(_lines("\r", ";"))
 @hypothesis.given(files())
-@cases.some(0.15)
+@cases.some(0.1)
 def test_a_table_is_read_as_it_was_written(case):
   made, text, _, encoding, _, keys = case
   roles = {
@@ -317,7 +317,7 @@ DAYS = Column("date", ["None", *["2000-01-01", "2000-01-02"] * 4], [None, *[1095
 @hypothesis.example(_one(DAYS), False)
 @hypothesis.example(_one(Column("number", ["0"] * 8 + ["0.0"], [0.0] * 9)), False)
 @hypothesis.given(files(), st.booleans())
-@cases.some(0.1)
+@cases.some(0.08)
 def test_roles_and_spelling_are_found_out(case, packed):
   made, text, _, encoding, comma, keys = case
   content = text.encode(encoding)
@@ -415,7 +415,7 @@ def mangled(draw):
 
 
 @hypothesis.given(mangled())
-@cases.some(0.08)
+@cases.some(0.06)
 def test_a_mangled_table_is_refused_or_read_letter_by_letter(case):
   text, delimiter, encoding, told = case
   hypothesis.assume(not text.encode(encoding, "replace").startswith(codecs.BOM_UTF8 * 2))
@@ -555,7 +555,7 @@ IDS = [2**53, 2**53 + 1, 3]
 @hypothesis.example(_packed(("a", [1, 2], [1.0, 2.0]), ("a", [1, 2], [1.0, 2.0])))
 @hypothesis.example(_packed(("days", [datetime.timedelta(hours=36), None], [1.5, None])))
 @hypothesis.given(parquets())
-@cases.some(0.08)
+@cases.some(0.05)
 def test_parquet_is_read_by_its_types(case):
   names, made, content, whole = case
   with tempfile.TemporaryDirectory() as place:

@@ -137,7 +137,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
   for needed in ("train", "test"):
     if needed not in splits.raw and not column:
       raise splits.refusal(needed, "is missing; train and test are needed")
-  root = pathlib.Path(folder) / part.path("root", ".")
+  root = pathlib.Path(folder) / part.line("root", ".")
   tables, key = _tables(part)
   made = tuple(_task(tasks.mapping(name), str(name)) for name in names)
   if not tables:
@@ -151,7 +151,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
     where,
     part.text("name", ""),
     str(root),
-    part.path("pictures"),
+    part.line("pictures"),
     made,
     {s: _cells(splits, s) for s in types.SPLITS}
     if column
@@ -207,7 +207,7 @@ def _task(part: described.Part, name: str) -> Task | table_tasks.TableTask:
   unit = part.text("unit", "" if inverse else kind.unit)
   return Task(
     types.TaskSpec(name, named, outputs, part.weight(), classes, unit, inverse=inverse),
-    part.path("labels"),
+    part.line("labels"),
     part.numbers("ignore"),
     _ids(part, classes, outputs),
     part.choice("unmapped", ("error", "ignore")),

@@ -208,13 +208,13 @@ def read_tasks(part: described.Part) -> tuple[Task, ...]:
 def read_tables(part: described.Part, key: str) -> dict[str, str]:
   """Reads a path, or paths of the splits."""
   if not isinstance(part.raw.get(key), dict):
-    return {"": part.path(key)}
+    return {"": part.line(key)}
   tables = part.mapping(key)
   tables.check_keys(types.SPLITS)
   for needed in ("train", "test"):
     if needed not in tables.raw:
       raise tables.refusal(needed, "is missing; train and test are needed")
-  return {split: tables.path(split) for split in types.SPLITS if split in tables.raw}
+  return {split: tables.line(split) for split in types.SPLITS if split in tables.raw}
 
 
 def read_splits(part: described.Part, tables: Mapping[str, str]) -> Splits:
@@ -270,7 +270,7 @@ def read_roles(part: described.Part) -> dict[str, columns_lib.Role]:
     if isinstance(value, dict):
       own = columns.mapping(name)
       own.check_keys(("date",))
-      roles[name] = columns_lib.Role("date", "as said", own.text("date"))
+      roles[name] = columns_lib.Role("date", "as said", own.line("date"))
     else:
       kind = columns.choice(name, known)
       roles[name] = columns_lib.Role("ignored" if kind == "ignore" else kind, "as said")
