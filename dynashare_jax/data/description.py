@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
+import reprlib
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
 from dynashare_jax import lookup
 from dynashare_jax.data import text
+
+_PARTS = 200  # of a value in a message
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -174,7 +178,19 @@ def number_of(value: Any) -> float | None:
   return None if math.isnan(found) else found
 
 
+def _is_large(value: Any) -> bool:
+  """Whether a value has more than some parts: anchors make huge ones of a few lines."""
+  parts, seen = [value], 0
+  while parts and seen < _PARTS:
+    part, seen = parts.pop(), seen + 1
+    if isinstance(part, dict):
+      parts += itertools.chain.from_iterable(itertools.islice(part.items(), _PARTS))
+    elif isinstance(part, list | tuple):
+      parts += part[:_PARTS]
+  return bool(parts)
+
+
 def shown(value: Any) -> str:
   """Returns a value for a message, cut where it is long."""
-  text = "missing" if value is None else repr(value)
+  text = "missing" if value is None else (reprlib.repr if _is_large(value) else repr)(value)
   return text if len(text) < 60 else f"{text[:56]} ..."

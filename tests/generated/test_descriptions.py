@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 import yaml
 
+from dynashare_jax.cli import data_check
 from dynashare_jax.data.folder import description as folder
 from dynashare_jax.data.series import dataset as series_data
 from dynashare_jax.data.series import description as series
@@ -321,6 +322,16 @@ def mangled(draw):
   return kind, text
 
 
+# Of which each is ten of the one before: a billion texts.
+LAUGHS = ", ".join(f"&l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 10))
+
+
+@hypothesis.example(
+  ("folder", f"tasks: [&l0 x, {LAUGHS}]\npictures: a\nsplits: {{train: 0.5, test: 0.5}}")
+)
+@hypothesis.example(("folder", "pictures: &a [*a, *a]"))
+@hypothesis.example(("table", "tasks: {t: &a {column: *a}}\ntable: t.csv"))
+@hypothesis.example(("series", "series: &a {id: *a}"))
 @hypothesis.given(mangled())
 @cases.some(0.04)
 def test_a_mangled_text_is_refused_or_read_as_yaml_has_it(case):
@@ -374,7 +385,7 @@ def _built(kind, raw):
 
 @hypothesis.example(_changed("table", ("columns", "born"), {"date": "a\nb"}))
 @hypothesis.example(_changed("table", ("table",), "a\nb"))
-@hypothesis.example(_changed("series", ("bin",), "1e-300"))
+@hypothesis.example(_changed("series", ("bin",), "0.0000000000000000001s"))
 @hypothesis.given(mutated(("table", "series")))
 @cases.some(0.05)
 def test_a_changed_description_beside_its_data_is_refused_or_trained_on(case):
@@ -382,6 +393,11 @@ def test_a_changed_description_beside_its_data_is_refused_or_trained_on(case):
   found, refusal = _built(kind, raw)
   if refusal:
     return
+  looked = data_check.check(found)
+  assert not looked.broken
+  for split in looked.splits.values():
+    for name, told in split.tasks.items():
+      assert told.known == found.arrays(split.name).valid[name].sum()
   tasks = raw["tasks"] if isinstance(raw["tasks"], dict) else {name: {} for name in raw["tasks"]}
   assert [task.name for task in found.spec.tasks] == list(tasks)
   for split in ("train", "validation", "test"):
