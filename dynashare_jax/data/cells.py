@@ -39,6 +39,7 @@ _DAY = np.timedelta64(1, "D")
 # Blanks that look like a plain one or like nothing.
 _BLANKS = {0xA0: " ", 0x202F: " ", 0x2007: " ", 0x200B: None, 0x2060: None, 0xFEFF: None}
 _WHOLE = re.compile(r"[+-]?\d+\.0+")
+_EXACT = 2**53  # larger whole numbers, such as ids, may be others as floats
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
@@ -237,22 +238,22 @@ class Cells:
     """Returns which rows are missing, `[N]`.
 
     Args:
-      strict: whether `NO_NUMBER` means missing, too.
+      strict: whether `NO_NUMBER` means missing, too, and -999.0 where -999 does.
     """
+    spellings = spelling, Spelling()  # YAML writes decimal points
+    read = [other.number(text) for text in spelling.missing for other in spellings]
+    marks = [mark for mark in read if mark is not None]
     if self.texts is None:
       if self.kind == "date":
         dates = [date_of(text, ISO) for text in spelling.missing]
         return np.isnat(self.values) | np.isin(self.values, [d for d in dates if not np.isnat(d)])
       gone = np.isnan(self.values)
-      if self.values.dtype.kind == "f":
-        marks = [spelling.number(text) for text in spelling.missing]
-        gone = gone | np.isin(self.values, [mark for mark in marks if mark is not None])
-      return gone
-    marks_ = {*MISSING, *spelling.missing, *(NO_NUMBER if strict else ())}
-    gone = np.array([*(text in marks_ for text in self.texts), True], bool)
-    if numbers := [mark for mark in map(spelling.number, spelling.missing) if mark is not None]:
-      gone |= np.isin(self.parsed(spelling), numbers)  # -999 is -999.0, too
-    return gone[self.values]
+      return gone | np.isin(self.values, marks) if self.values.dtype.kind == "f" else gone
+    words = {*MISSING, *spelling.missing, *(NO_NUMBER if strict else ())}
+    told = np.array([*(text in words for text in self.texts), True], bool)
+    if marks:
+      told |= np.isin(self.parsed(spelling), marks)
+    return told[self.values]
 
   def numbers(self, spelling: Spelling) -> tuple[np.ndarray, np.ndarray]:
     """Returns float64 `[N]` with NaN for missing ones, and which cells are no number."""
@@ -319,7 +320,7 @@ def _check_zones(values: Sequence[tuple[int, Any]], name: str, where: Where) -> 
 def _exact(*values: Any) -> bool:
   """Whether none is a whole number that a float would take for its neighbour, as long ids are."""
   whole = [abs(_float(v)) for v in values if isinstance(v, number_types.Integral)]
-  return all(v < 2**53 or v == float("inf") for v in whole)
+  return all(v < _EXACT or v == float("inf") for v in whole)
 
 
 def _float(value: Any) -> float:
@@ -351,7 +352,7 @@ def text_of(value: Any) -> str:
     return str(int(value))
   if isinstance(value, number_types.Real | decimals.Decimal):
     value = _float(value)
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return str(int(value)) if value.is_integer() and abs(value) < _EXACT else repr(value)
   if isinstance(value, np.datetime64):
     return str(value)
   return str(value.isoformat())

@@ -146,7 +146,7 @@ def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
   if not wrong.any():
     return _numeric_role(name, cells, numbers, distinct)
   texts = cells.as_texts(spelling)
-  if (role := _date_role(name, texts, distinct, gone, spelling, where)) is not None:
+  if (role := _date_role(name, texts, distinct, spelling, where)) is not None:
     return role
   known = np.isfinite(numbers).sum()
   share = known / max(1, known + wrong.sum())
@@ -186,6 +186,8 @@ def _role(name: str, cells: Cells, spelling: Spelling, where: Where) -> Role:
 def _numeric_role(name: str, cells: Cells, numbers: np.ndarray, texts: list[str]) -> Role:
   """What a column is whose values are all numbers, written as some texts if it has such."""
   values = numbers[np.isfinite(numbers)]
+  if len(values) == len(cells) and values.min() == values.max():
+    return Role(IGNORED, f"one value, {values[0]:g}")
   whole = bool((values == np.floor(values)).all())
   if whole and len(values) and values.min() >= 19000101 and values.max() <= 21001231:
     days = [cells_lib.date_of(str(int(v)), "%Y%m%d") for v in np.unique(values)]
@@ -211,9 +213,11 @@ def _lone_texts(distinct: int, rows: int) -> Role | None:
 
 
 def _date_role(
-  name: str, texts: Cells, distinct: list[str], gone: np.ndarray, spelling: Spelling, where: Where
+  name: str, texts: Cells, distinct: list[str], spelling: Spelling, where: Where
 ) -> Role | None:
   """The format that reads all dates; None where they are none."""
+  distinct = [text for text in distinct if text not in cells_lib.NO_NUMBER]
+  gone = texts.missing(spelling, strict=True)
   if not all(any(c.isdigit() for c in text) for text in distinct[:5]):
     return None
   reads = lambda form: [not np.isnat(cells_lib.date_of(text, form)) for text in distinct[:10]]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
+import reprlib
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
 from dynashare_jax import lookup
 from dynashare_jax.data import text
+
+_PARTS = 200  # of a value in a message
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -72,7 +76,8 @@ class Part:
     return ValueError(f"{self.file}: {self._path(key)}: {why}.{hint}")
 
   def _path(self, key: Any) -> str:
-    return f"{self.place}.{key}" if self.place else str(key)
+    name = str(key) if str(key).isprintable() else repr(key)
+    return f"{self.place}.{name}" if self.place else name
 
   def check_keys(self, known: Sequence[str], of: str = "") -> None:
     """Refuses other keys than those known (` for a depth task`, where `of` says so)."""
@@ -117,6 +122,13 @@ class Part:
       raise self.refusal(key, f"must be a text, but is {shown(value)}{quoted(value)}")
     return str(value)
 
+  def line(self, key: str, default: str | None = None) -> str:
+    """Returns a text in one line, as paths and formats are."""
+    value = self.text(key, default)
+    if not value.isprintable():
+      raise self.refusal(key, f"must be a text in one line, but is {shown(value)}")
+    return value
+
   def number(self, key: str, default: float) -> float:
     """Returns a finite number."""
     value = self.raw.get(key, default)
@@ -124,6 +136,14 @@ class Part:
     if found is None or math.isinf(found):
       raise self.refusal(key, f"must be a finite number, but is {shown(value)}")
     return found
+
+  def whole(self, key: str, default: int, least: int, most: int = 2**53) -> int:
+    """Returns a whole number of some range."""
+    value = self.number(key, default)
+    if value != math.floor(value) or not least <= value <= most:
+      wanted = f"from {least} to {most}" if most < 2**53 else f"of at least {least}"
+      raise self.refusal(key, f"must be a whole number {wanted}, but is {value:g}")
+    return int(value)
 
   def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
     """Returns a list of numbers, or of one that stands alone; of `count`, if it is said."""
@@ -186,7 +206,19 @@ def quoted(value: Any) -> str:
   return ": YAML reads yes, no, on and off so; put the word in quotes"
 
 
+def _is_large(value: Any) -> bool:
+  """Whether a value has more than some parts: anchors make huge ones of a few lines."""
+  parts, seen = [value], 0
+  while parts and seen < _PARTS:
+    part, seen = parts.pop(), seen + 1
+    if isinstance(part, dict):
+      parts += itertools.chain.from_iterable(itertools.islice(part.items(), _PARTS))
+    elif isinstance(part, list | tuple):
+      parts += part[:_PARTS]
+  return bool(parts)
+
+
 def shown(value: Any) -> str:
   """Returns a value for a message, cut where it is long."""
-  text = "missing" if value is None else repr(value)
+  text = "missing" if value is None else (reprlib.repr if _is_large(value) else repr)(value)
   return text if len(text) < 60 else f"{text[:56]} ..."

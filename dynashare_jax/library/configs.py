@@ -115,6 +115,7 @@ def parse(argv: list[str], values: flags.FlagValues) -> list[str]:
       if match[1] not in known:
         hint = lookup.hint_dotted(match[1], known)
         raise ValueError(f"There is no config.{match[1]} in {path}.{hint}")
+      _check_name(match[1], match[2])
       _check_numbers(match[1], match[2], known[match[1]])
   given = {match[1]: match[2] for match in filter(None, map(OVERRIDE.fullmatch, argv[1:]))}
   if all(given.get(name, "0") not in ("0", "0.0") for name in _EITHER):
@@ -141,6 +142,13 @@ def _named(argv: list[str]) -> tuple[list[str], list[str]]:
       argument = f"--config={file_of(given[-1])}"
     line.append(argument)
   return line, given
+
+
+def _check_name(name: str, text: str) -> None:
+  """Refuses a name that a path of the library cannot have, and says how to write it."""
+  group, _, last = name.rpartition(".")
+  if not last.isidentifier():
+    raise ValueError(f"config.{name} must be written as \"--config.{group}['{last}']={text}\".")
 
 
 def _check_numbers(name: str, text: str, default: Any) -> None:

@@ -141,3 +141,11 @@ def test_files_that_are_no_configuration_are_one_line(text, told, tmp_path):
     configs.load(str(file))
   found = str(error.value)
   assert found.startswith(f"In the configuration {file}") and told in found and "\n" not in found
+
+
+def test_a_name_that_begins_with_a_digit_is_told_how_to_write_it():
+  wanted = r"--config\.data\.weights\['5_o_Clock_Shadow'\]=2"
+  with pytest.raises(ValueError, match=wanted):
+    configs.load("celeba", ["data.weights.5_o_Clock_Shadow=2"])
+  found = configs.load("celeba", ["data.weights['5_o_Clock_Shadow']=2"])
+  assert found.data.weights["5_o_Clock_Shadow"] == 2

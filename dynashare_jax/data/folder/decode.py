@@ -78,6 +78,8 @@ def _checked(
       f"its {task.name} is {layouts.times(stored.shape[:2])}, its picture {layouts.times(size)}."
       " Give config.data.height and width."
     )
+  if stored.dtype.kind not in "biuf":
+    raise ValueError(f"its {task.name} holds {stored.dtype.name}, which are no real numbers.")
   channels = stored.shape[2] if stored.ndim == 3 else 1
   if task.channels:
     if stored.ndim != 3 or channels != len(task.channels):
@@ -140,7 +142,10 @@ def _classes(task: folder_description.Task, stored: np.ndarray) -> np.ndarray:
 
 def _numbers(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Depths and other numbers: offset + scale * stored."""
-  values = stored.astype(np.float64) * (1.0 if task.scale is None else task.scale)
+  scale = 1.0 if task.scale is None else task.scale
+  if task.scale is None and task.offset is None and task.kind.shares and stored.dtype.kind == "u":
+    scale = 1 / np.iinfo(stored.dtype).max
+  values = stored.astype(np.float64) * scale
   if task.offset is not None:
     values = values + task.offset
   good: np.ndarray = np.isfinite(values)

@@ -132,7 +132,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
   for needed in ("train", "test"):
     if needed not in splits.raw and not column:
       raise splits.refusal(needed, "is missing; train and test are needed")
-  root = pathlib.Path(folder) / part.text("root", ".")
+  root = pathlib.Path(folder) / part.line("root", ".")
   tables, key = _tables(part)
   made = tuple(_task(own, name) for name, own in part.tasks().items())
   if not tables:
@@ -146,12 +146,12 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
     where,
     part.text("name", ""),
     str(root),
-    part.text("pictures"),
+    part.line("pictures"),
     made,
     {s: _cells(splits, s) for s in types.SPLITS}
     if column
     else {s: _members(splits, s) for s in types.SPLITS if s in splits.raw},
-    int(splits.number("seed", 0)),
+    splits.whole("seed", 0, 0),
     splits.choice("overlap", (False, True)),
     tables,
     key,
@@ -214,7 +214,7 @@ def _task(part: described.Part, name: str) -> Task | table_tasks.Task:
   unit = part.text("unit", "" if inverse else kind.unit)
   return Task(
     types.TaskSpec(name, named, outputs, part.weight(), classes, unit, inverse=inverse),
-    part.text("labels"),
+    part.line("labels"),
     part.numbers("ignore"),
     _ids(part, classes, outputs),
     part.choice("unmapped", ("error", "ignore")),
@@ -231,10 +231,7 @@ def _classes(
 ) -> tuple[tuple[str, ...], int]:
   """Returns the names of classes, and the number of a task's outputs."""
   if kind.stored != "ids":
-    outputs = part.number("outputs", kind.outputs(task))
-    if outputs < 1 or outputs != int(outputs):
-      raise part.refusal("outputs", f"must be a whole number of at least 1, but is {outputs:g}")
-    return (), int(outputs)
+    return (), part.whole("outputs", kind.outputs(task), 1, 2**16)
   value: Any = part.raw.get("classes")
   if isinstance(value, int) and not isinstance(value, bool) and value > 1:
     return (), value
@@ -257,10 +254,11 @@ def _ids(
   pairs: list[tuple[int, int]] = []
   found = part.mapping("map")
   for key, value in found.raw.items():
-    try:
-      stored = int(key)
-    except (TypeError, ValueError) as error:
-      raise found.refusal(key, "is no whole number; write {stored id: class}") from error
+    written: Any = key
+    number = described.number_of(written)
+    if number is None or not number.is_integer():
+      raise found.refusal(key, "is no whole number; write {stored id: class}")
+    stored = written if isinstance(written, int) else int(number)
     if stored in dict(pairs):
       raise found.refusal(key, f"the stored id {stored} stands twice")
     place = classes.index(value) if value in classes else value

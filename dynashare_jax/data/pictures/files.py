@@ -32,11 +32,7 @@ def opened(path: str | os.PathLike[str], content: IO[bytes] | None = None) -> It
     ValueError: it cannot be read, also from within the context, or holds several; with `path`.
   """
   # Of a path, Pillow maps the file into memory, and mixes up the pixels of a TIFF that lies.
-  with (
-    _named(path),
-    content or open(path, "rb") as file,
-    Image.open(file, formats=FORMATS) as picture,
-  ):
+  with _named(path), content or open(path, "rb") as file, _open(file) as picture:
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # a photograph with a preview
       raise ValueError(f"it holds {frames} pictures, of which one can be read")
@@ -46,6 +42,15 @@ def opened(path: str | os.PathLike[str], content: IO[bytes] | None = None) -> It
         " store it as .npy"
       )
     yield picture
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+  """Opens a picture; compares the checksums of a PNG, as Pillow leaves out those of pixels."""
+  picture = Image.open(file, formats=FORMATS)
+  if picture.format != "PNG":
+    return picture
+  picture.verify()
+  return Image.open(file, formats=FORMATS)
 
 
 def read_picture(path: str | os.PathLike[str], formats: Sequence[str] = EXACT) -> np.ndarray:
@@ -112,8 +117,8 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
   Raises:
     ValueError: the file is missing or damaged, or holds Python objects.
   """
-  with _named(path):
-    array: np.ndarray = np.load(path, allow_pickle=False)
+  with _named(path), open(path, "rb") as file:  # np.load leaves that of an archive open
+    array: np.ndarray = np.load(file, allow_pickle=False)
   if not isinstance(array, np.ndarray):
     raise ValueError(f"{path} is no .npy file with one array.")
   return array

@@ -233,16 +233,18 @@ def photograph(array: np.ndarray) -> np.ndarray:
     ValueError: another shape or range.
   """
   array = colours("image", array)
+  if not array.size:
+    raise ValueError(f"its image is {times(array.shape[:2])}, and has no pixel.")
   if array.dtype.kind == "u" and array.dtype.itemsize == 2:
     return array.astype(np.float32) / np.float32(65535)
-  if array.dtype != np.uint8 and (
-    array.dtype.kind != "f" or not -1e-3 <= array.min() <= array.max() <= 1.001
-  ):
-    raise ValueError(
-      "its image must be bytes, or floats of 0 to 1; it is"
-      f" {array.dtype} of {array.min()} to {array.max()}."
-    )
-  return array
+  if array.dtype == np.uint8:
+    return array
+  found = array.dtype.name
+  if array.dtype.kind == "f" and not -1e-3 <= array.min() <= array.max() <= 1.001:
+    found += f" of {array.min()} to {array.max()}"
+  elif array.dtype.kind == "f":
+    return array
+  raise ValueError(f"its image must be bytes, or floats of 0 to 1; it is {found}.")
 
 
 def fitted(

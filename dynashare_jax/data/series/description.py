@@ -64,13 +64,13 @@ def parse(raw: Mapping[str, Any], where: str) -> Description:
   """
   part = described.Part(raw, where, "")
   part.check_keys(KEYS)
-  path = part.text("series")
+  path = part.line("series")
   own = {key: value for key, value in raw.items() if key in table_description.KEYS}
   own = {"most_categories": _MOST_CATEGORIES} | own | {"table": path}
   rows = table_description.parse(own, where)
   files = "*" in path
   name = part.text("id", "" if files else "id")
-  labels = part.text("labels", "")
+  labels = part.line("labels", "")
   if not name and not labels:
     raise part.refusal("labels", "is missing: where every file is a series, a table has the labels")
   time = part.text("time", "time")

@@ -77,7 +77,8 @@ class Column:
       codes, texts, numbers = cells.values, cells.texts, cells.parsed(plain)[:-1]
     kept = [place for place in np.unique(codes[codes >= 0]) if texts[place] not in gone]
     if all(not math.isnan(numbers[place]) or texts[place] in weak for place in kept):
-      kept = [place for place in kept if not math.isnan(numbers[place])]
+      marks = {plain.number(mark) for mark in gone}  # 13.0 is none where 13 is none
+      kept = [p for p in kept if not math.isnan(numbers[p]) and numbers[p] not in marks]
       padded = any(re.fullmatch(r"0\d+", texts[place]) for place in kept)
       # Floats would take some long ids for their neighbours.
       exact = all(abs(numbers[place]) < 2**53 for place in kept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import math
 from typing import Any
 
 from dynashare_jax import types
@@ -24,6 +23,7 @@ KEYS = (
   *("thousands", "missing", "names", "bins", "most_categories"),
 )
 _SPLITS = (*types.SPLITS, "seed", "group", "time", "column")
+_MOST = 2**16  # bins, categories and steps, for which memory is taken
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
@@ -149,13 +149,13 @@ def read_tasks(part: described.Part) -> tuple[table_tasks.Task, ...]:
 def read_tables(part: described.Part, key: str) -> dict[str, str]:
   """Reads a path, or paths of the splits."""
   if not isinstance(part.raw.get(key), dict):
-    return {"": part.text(key)}
+    return {"": part.line(key)}
   tables = part.mapping(key)
   tables.check_keys(types.SPLITS)
   for needed in ("train", "test"):
     if needed not in tables.raw:
       raise tables.refusal(needed, "is missing; train and test are needed")
-  return {split: tables.text(split) for split in types.SPLITS if split in tables.raw}
+  return {split: tables.line(split) for split in types.SPLITS if split in tables.raw}
 
 
 def read_splits(part: described.Part, tables: Mapping[str, str]) -> Splits:
@@ -185,7 +185,7 @@ def read_splits(part: described.Part, tables: Mapping[str, str]) -> Splits:
     shares = dict(SHARES)
   else:
     shares = _completed(splits, shares)
-  return Splits(place, shares, int(splits.number("seed", 0)), group, time, column)
+  return Splits(place, shares, splits.whole("seed", 0, 0), group, time, column)
 
 
 def _completed(splits: described.Part, shares: dict[str, float]) -> dict[str, float]:
@@ -213,7 +213,7 @@ def read_roles(part: described.Part) -> dict[str, columns_lib.Role]:
     if isinstance(value, dict):
       own = columns.mapping(name)
       own.check_keys(("date",))
-      roles[name] = columns_lib.Role("date", "as said", own.text("date"))
+      roles[name] = columns_lib.Role("date", "as said", own.line("date"))
     else:
       kind = columns.choice(name, known)
       roles[name] = columns_lib.Role("ignored" if kind == "ignore" else kind, "as said")
@@ -235,11 +235,8 @@ def texts(part: described.Part, key: str) -> tuple[str, ...]:
 
 
 def whole(part: described.Part, key: str, default: int) -> int:
-  """Reads a whole number of at least 1."""
-  value = part.number(key, default)
-  if value < 1 or value != math.floor(value):
-    raise part.refusal(key, f"must be a whole number of at least 1, but is {value:g}")
-  return int(value)
+  """Reads a whole number from 1 to `_MOST`."""
+  return part.whole(key, default, 1, _MOST)
 
 
 def _mark(part: described.Part, key: str) -> str:

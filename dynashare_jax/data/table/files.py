@@ -333,9 +333,10 @@ def _read_parquet(path: str, lenient: bool) -> Frame:
       f"Reading {path} needs pyarrow: run `pip install 'dynashare-jax[tables]'`, or save it as CSV."
     ) from error
   try:
-    table = parquet.read_table(path)
+    table = parquet.ParquetFile(path).read()  # read_table fails where a name stands twice
   except (OSError, ValueError) as error:
-    raise ValueError(f"{path} cannot be read ({error}).") from error
+    told = " ".join(str(error).split())
+    raise ValueError(f"{path} cannot be read ({told}).") from error
   names = [unicodedata.normalize("NFC", str(name)) for name in table.column_names]
   twice = [name for name in names if names.count(name) > 1]
   if twice and not lenient:
@@ -361,6 +362,8 @@ def _read_parquet(path: str, lenient: bool) -> Frame:
 def arrow_values(column: Any) -> np.ndarray:
   """Returns a column of an Arrow table; missing ones NaN, NaT or None."""
   kind = str(column.type)
+  if kind.endswith("int64") and column.null_count:  # as floats, large ones would be others
+    return np.fromiter(column.to_pylist(), object, len(column))
   if kind.startswith(
     ("timestamp", "date", "duration", "int", "uint", "float", "double", "halffloat")
   ):

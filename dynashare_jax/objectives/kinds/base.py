@@ -302,12 +302,14 @@ class Dense(Kind):
   Attributes:
     fields: of a `TaskSpec`, that a description of files may give.
     unit: of labels whose description names none.
+    shares: whether whole numbers without sign are shares of their type's highest, as of pictures.
   """
 
   dense = True
   stored = "numbers"
   fields: tuple[str, ...] = ()
   unit = ""
+  shares = False
 
   def moved(self, task: TaskSpec, label: Any, distance: Any, sideways: Any, xp: Any) -> Any:
     """Changes the values of labels `[H, W, ...]` whose picture is scaled and mirrored.

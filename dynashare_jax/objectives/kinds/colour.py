@@ -14,6 +14,7 @@ class Colour(regression.Regression):
 
   fields: tuple[str, ...] = ()
   reads = ()
+  shares = True
 
   def outputs(self, task: TaskSpec) -> int:
     """Returns 3."""
