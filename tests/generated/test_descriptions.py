@@ -180,7 +180,7 @@ def _check_table(raw, found):
     columns = said.get("columns", [])
     assert list(task.columns) == _texts(said.get("column", task.name) if columns == [] else columns)
     assert task.spec.weight == _number(said.get("weight", 1)) >= 0
-    assert said.get("kind", "") in ("", task.kind if isinstance(task.kind, str) else task.spec.kind)
+    assert task.spec.kind == said.get("kind", "")
   _check_splits(raw, found.splits)
   for name, role in (raw.get("columns") or {}).items():
     one = found.roles[str(name)]

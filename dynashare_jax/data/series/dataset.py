@@ -27,7 +27,7 @@ from dynashare_jax.data.table import splits as table_splits
 
 NAME = "series"
 MOST_STEPS = 256
-_FREE = 2**31  # steps that no series has
+_FREE = 2**31 - 1  # steps that no series has
 
 
 def defaults() -> dict[str, Any]:
@@ -318,6 +318,12 @@ def _steps(
 ) -> tuple[int, list[str]]:
   """The most steps of a series, and a note on how long they are and how far apart."""
   time = encoding.Encoder(spec).times(frame.columns[wanted.time], frame.where)
+  span = float(time.max()) - float(time.min())
+  if wanted.bin and span / wanted.bin >= 2**53:
+    raise ValueError(
+      f"{wanted.rows.where}: bin: steps of {wanted.bin:g} are too many for times that are {span:g}"
+      " apart."
+    )
   free = dataclasses.replace(spec, steps=_FREE)
   length = encoding.place_rows(free, series, time, count).length
   steps = wanted.steps or min(int(length.max()), MOST_STEPS)
