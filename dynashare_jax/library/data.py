@@ -185,7 +185,7 @@ def columns_of(given: Any) -> dict[str, Any]:
 def _read(inputs: Any, length: Any) -> tuple[Any, int]:
   """Inputs as an array or a dict of columns, and how many rows there are."""
   if has_names(inputs):
-    raw: Any = {name: np.asarray(v) for name, v in columns_of(inputs).items()}
+    raw: Any = {name: _array(v) for name, v in columns_of(inputs).items()}
     if not raw:
       raise ValueError("The inputs have no columns.")
     sizes = {name: np.shape(values) for name, values in raw.items()}
@@ -213,11 +213,19 @@ def _read(inputs: Any, length: Any) -> tuple[Any, int]:
   return raw, len(raw)
 
 
+def _array(values: Any) -> np.ndarray:
+  """An array, in which NaN beside texts of a list stays NaN."""
+  found = np.asarray(values)
+  return np.array(values, object) if found.dtype.kind in "US" else found
+
+
 def _labels(name: str, values: Any, count: int) -> np.ndarray:
   """A task's labels as an array of the right length."""
-  found = np.asarray(values)
-  if found.dtype == object and found.ndim == 1 and len({np.shape(v) for v in found}) == 1:
-    found = np.stack(list(found))  # lists of one length are several labels
+  found = _array(values)
+  if found.dtype == object and found.ndim == 1:
+    shapes = {np.shape(value) for value in found}
+    if len(shapes) == 1 and shapes != {()}:
+      found = np.stack(list(found))  # lists of one length are several labels
   if found.ndim == 2 and found.shape[1] == 1:
     found = found[:, 0]
   if not found.ndim or len(found) != count:
@@ -321,7 +329,7 @@ def _shared(
   if groups is None:
     unit = np.arange(count)
   else:
-    given = np.asarray(groups)
+    given = _array(groups)
     found = cells.Cells.read(given.ravel(), "groups").missing(cells.Spelling())
     if given.shape != (count,) or found.any():
       raise ValueError(f"groups must have a value for each of the {count} rows.")

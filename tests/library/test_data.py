@@ -80,8 +80,11 @@ def test_missing_labels_are_those_of_a_mask():
   )
   texts = {"c": pd.Series(np.where(LABELS["a"], "yes", "no"), dtype="string").where(known)}
   made = ds.arrays(TABLE, texts)
-  whole = np.concatenate([made.dataset.arrays(s).valid["c"] for s in made.rows])
-  np.testing.assert_array_equal(whole, known[np.concatenate(list(made.rows.values()))])
+  objects = np.where(known, np.where(LABELS["a"], "yes", "no").astype(object), np.nan)
+  for given in (made, ds.arrays(TABLE, {"c": objects}), ds.arrays(TABLE, {"c": list(objects)})):
+    assert given.tasks[0].classes == ("no", "yes")
+    whole = np.concatenate([given.dataset.arrays(s).valid["c"] for s in given.rows])
+    np.testing.assert_array_equal(whole, known[np.concatenate(list(given.rows.values()))])
 
 
 def test_splits_by_name_by_rows_and_by_group():
