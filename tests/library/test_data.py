@@ -102,6 +102,18 @@ def test_splits_by_name_by_rows_and_by_group():
   ] & found[0]
 
 
+def test_tasks_by_name_and_a_column_alone():
+  frame = pd.DataFrame(LABELS)
+  one = ds.arrays(TABLE, frame["b"])
+  _equal(one, ds.arrays(TABLE, {"b": LABELS["b"]}))
+  both = ds.arrays(TABLE, frame, tasks=[ds.regression("b", unit="m"), "a"])
+  assert [(task.name, task.kind, task.unit) for task in both.tasks] == [
+    ("b", "number", "m"),
+    ("a", "binary", ""),
+  ]
+  assert "task a: binary (inferred: two values)" in repr(both) and "task b:" not in repr(both)
+
+
 def test_labels_that_no_task_names_are_told():
   (name, *others), note = LABELS, "warning: labels that no task names are left out: "
   data = ds.arrays(TABLE, LABELS, tasks=[ds.arrays(TABLE, {name: LABELS[name]}).tasks[0]])
