@@ -53,7 +53,7 @@ class Output(NamedTuple):
   executed: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Artefact:
   """A loaded model; call it with a batch.
 
@@ -73,6 +73,13 @@ class Artefact:
   def tasks(self) -> tuple[str, ...]:
     """Names of the tasks, in order."""
     return tuple(task["name"] for task in self.manifest["tasks"])
+
+  def __repr__(self) -> str:
+    """Names tasks and inputs, where all weights would be pages."""
+    arrays = self.manifest["inputs"]["arrays"].items()
+    shapes = {name: ", ".join(["B", *map(str, array["shape"])]) for name, array in arrays}
+    inputs = ", ".join(f"{name} [{shape}]" for name, shape in shapes.items())
+    return f"Artefact: {', '.join(self.tasks)}; inputs {inputs}"
 
   def __call__(self, inputs: Any) -> dict[str, jax.Array]:
     """Returns the predictions of every task; see `run`."""

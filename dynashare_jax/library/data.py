@@ -97,7 +97,7 @@ def arrays(
   targets: Any,
   valid: Mapping[str, Any] | None = None,
   *,
-  tasks: Sequence[types.TaskSpec] | None = None,
+  tasks: Sequence[types.TaskSpec | str] | None = None,
   split: Any = None,
   groups: Any = None,
   length: Any = None,
@@ -109,9 +109,11 @@ def arrays(
     inputs: N rows of a table as an array `[N, columns]`, a dict of columns or a frame of pandas,
       polars or Arrow (numbers, texts, dates, missing values); series `[N, time, channels]`; or
       pictures `[N, height, width, channels]`, uint8 in 0..255 or floats in 0..1.
-    targets: task -> labels, a dict or a frame. NaN, None and empty texts are no label.
+    targets: task -> labels, a dict, a frame or a named column of one. NaN, None and empty texts are
+      no label.
     valid: task -> bool, False where there is no label; in place of missing values, or beside them.
-    tasks: in order, as `binary("churn")`; default: inferred from the labels, and noted.
+    tasks: in order, as `binary("churn")`, or their names alone; default: all labels. What is not
+      said is inferred from the labels, and noted.
     split: shares of (train, validation, test), by default (0.8, 0.1, 0.1); or N names of splits; or
       a dict of split -> rows.
     groups: N values; rows with one value never part (with shares).
@@ -131,6 +133,8 @@ def arrays(
     [('churn', 'binary'), ('spend', 'number')]
   """
   raw, count = _read(inputs, length)
+  if isinstance(getattr(targets, "name", None), str) and not has_names(targets):
+    targets = {targets.name: targets}
   given_lib.check_order(inputs, targets)
   labels = {name: _labels(name, values, count) for name, values in columns_of(targets).items()}
   if not labels:
@@ -283,32 +287,31 @@ def _labels(name: str, values: Any, count: int) -> np.ndarray:
 
 
 def _named(
-  tasks: Sequence[types.TaskSpec] | None,
+  tasks: Sequence[types.TaskSpec | str] | None,
   labels: Mapping[str, np.ndarray],
   valid: Mapping[str, np.ndarray],
   notes: list[str],
 ) -> tuple[types.TaskSpec, ...]:
-  """The tasks that are told, or inferred ones with a note of each."""
-  if tasks is None:
-    found = []
-    for name, values in labels.items():
-      known = valid.get(name)
-      if known is not None and known.ndim == 1:
-        values = values[known]
-      given_lib.check_ids(name, values)
-      notes += given_lib.check_answers(name, values)
-      task, why = tasks_lib.infer(name, values)
-      found.append(task)
-      notes.append(f"task {name}: {task.kind} (inferred: {why})")
-    return tuple(found)
-  names = [task.name for task in tasks]
+  """The tasks that are told; of names alone, inferred ones with a note of each."""
+  told = list(labels) if tasks is None else list(tasks)
+  names = [task if isinstance(task, str) else task.name for task in told]
   if not names or len(set(names)) < len(names):
     raise ValueError(f"tasks must name at least one task, each once, but are {names}.")
   for name in names:
     lookup.one_of("A task's name", name, labels)
+  found = []
+  for task in told:
+    if isinstance(task, str):
+      known, values = valid.get(task), labels[task]
+      values = values if known is None or known.ndim > 1 else values[known]
+      given_lib.check_ids(task, values)
+      notes += given_lib.check_answers(task, values)
+      name, (task, why) = task, tasks_lib.infer(task, values)
+      notes.append(f"task {name}: {task.kind} (inferred: {why})")
+    found.append(task)
   if left := [name for name in labels if name not in names]:
     notes.append(f"warning: labels that no task names are left out: {', '.join(left)}")
-  return tuple(tasks)
+  return tuple(found)
 
 
 def _check_labels(task: types.TaskSpec, target: np.ndarray, valid: np.ndarray) -> None:

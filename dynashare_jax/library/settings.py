@@ -67,6 +67,8 @@ def of(
   config.model.backbone = lookup.one_of("backbone", name, backbones.available())
   _network(config, spec)
   _training(config, spec, steps)
+  if len(spec.tasks) == 1:
+    config.policy.sharing = 0.0  # There is none to share with.
   config.lock()
   for key, value in (values or {}).items():
     _set(config, key, value)

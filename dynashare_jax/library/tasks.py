@@ -260,9 +260,17 @@ def _columns(name: str, labels: np.ndarray, known: np.ndarray) -> tuple[list[Col
     read = cells.Cells.read(values[rows], name, functools.partial(_row, name, rows))
     words |= bool({*(read.texts or ())} - {"true", "false"})
     column = Column.of(name, read, lambda row: f"Row {row} of {name!r}")
-    column = dataclasses.replace(column, real=labels.dtype.kind == "f")
+    column = dataclasses.replace(column, real=_is_real(labels))
     made.append(column.scattered(rows, len(labels)))
   return made, words
+
+
+def _is_real(labels: np.ndarray) -> bool:
+  """Whether these are of a type of real numbers, and not whole ones that gaps made such."""
+  if labels.dtype.kind != "f":
+    return False
+  known = labels[~np.isnan(labels)]
+  return known.size == labels.size or not np.array_equal(known, np.floor(known))
 
 
 def _row(name: str, rows: np.ndarray, row: int, _: str) -> str:

@@ -75,6 +75,7 @@ def folder(packed, tmp_path):
 def test_the_batch_chooses_the_program(folder):
   model = infer.load(folder)
   assert model.tasks == ("shade",) and isinstance(model, infer.Artefact)
+  assert repr(model) == "Artefact: shade; inputs image [B, 2, 2, 3]"
   x = np.random.default_rng(0).uniform(size=(5, 2, 2, 3)).astype(np.float32)
   for count, factor in ((1, 1), (2, 1), (3, 10), (5, 10)):
     found = model.run(x[:count])

@@ -80,8 +80,11 @@ def test_missing_labels_are_those_of_a_mask():
   )
   texts = {"c": pd.Series(np.where(LABELS["a"], "yes", "no"), dtype="string").where(known)}
   made = ds.arrays(TABLE, texts)
-  whole = np.concatenate([made.dataset.arrays(s).valid["c"] for s in made.rows])
-  np.testing.assert_array_equal(whole, known[np.concatenate(list(made.rows.values()))])
+  objects = np.where(known, np.where(LABELS["a"], "yes", "no").astype(object), np.nan)
+  for given in (made, ds.arrays(TABLE, {"c": objects}), ds.arrays(TABLE, {"c": list(objects)})):
+    assert given.tasks[0].classes == ("no", "yes")
+    whole = np.concatenate([given.dataset.arrays(s).valid["c"] for s in given.rows])
+    np.testing.assert_array_equal(whole, known[np.concatenate(list(given.rows.values()))])
 
 
 def test_splits_by_name_by_rows_and_by_group():
@@ -97,6 +100,18 @@ def test_splits_by_name_by_rows_and_by_group():
   assert [len(group) for group in found] == [6, 2, 2] and not found[0] & found[1] | found[
     2
   ] & found[0]
+
+
+def test_tasks_by_name_and_a_column_alone():
+  frame = pd.DataFrame(LABELS)
+  one = ds.arrays(TABLE, frame["b"])
+  _equal(one, ds.arrays(TABLE, {"b": LABELS["b"]}))
+  both = ds.arrays(TABLE, frame, tasks=[ds.regression("b", unit="m"), "a"])
+  assert [(task.name, task.kind, task.unit) for task in both.tasks] == [
+    ("b", "number", "m"),
+    ("a", "binary", ""),
+  ]
+  assert "task a: binary (inferred: two values)" in repr(both) and "task b:" not in repr(both)
 
 
 def test_labels_that_no_task_names_are_told():

@@ -225,3 +225,9 @@ def test_every_method_takes_as_many_steps(data, method):
   config = settings_lib.of(spec, "", method, steps=600)
   total = runs.build(config, dataset=data.dataset)[0].total_steps
   assert total == pytest.approx(600, rel=0.03) or (method == "affinity" and 400 < total < 600)
+
+
+def test_one_task_alone_can_be_searched():
+  one = ds.arrays(FRAME, {"value": LABELS["value"]})
+  config = settings_lib.of(one.dataset.spec, one.fingerprint, "dynashare", steps=60)
+  assert config.policy.sharing == 0 and runs.build(config, dataset=one.dataset)

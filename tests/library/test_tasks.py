@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dynashare_jax import types
@@ -25,6 +26,8 @@ ALL = np.arange(100)
     ([0, 2, 1, 2, 0, 1], "multiclass", 0),
     ([0.5, 2.25, 1.0], "number", 1),
     ([1.0, 2.0, 3.0], "number", 1),
+    ([1.0, 2.0, 3.5, np.nan], "number", 1),
+    (pd.Series([1, 2, 3, None]), "multiclass", 0),
     ([[0, 1], [1, 1]], "multilabel", 2),
     ([[0.5, 1], [1, 2]], "number", 2),
     (np.zeros((2, 3, 3), int) + np.arange(3), "segmentation", 3),
