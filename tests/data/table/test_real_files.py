@@ -166,6 +166,8 @@ def test_a_time_of_no_known_form_is_refused_with_advice(tmp_path):
   quarters = [f"{2000 + i // 4}-Q{1 + i % 4}" for i in range(ROWS)]
   with pytest.raises(ValueError, match="say how they are written, as columns: {when"):
     _open(tmp_path, _content(when=quarters), splits={"time": "when"})
+  with pytest.raises(ValueError, match="all rows of column 'when' have '2024-01-01'"):
+    _open(tmp_path, _content(when=["2024-01-01"] * ROWS), splits={"time": "when"})
   with pytest.raises(ValueError, match="say how they are written, as columns: {time"):
     _open_series(tmp_path, *_visits(time=lambda step: f"2024-Q{1 + step}"))
 
