@@ -37,6 +37,7 @@ ISO = "iso"  # in place of a format: as 2024-01-31, with a time and a zone or wi
 _DAY = np.timedelta64(1, "D")
 # Blanks that look like a plain one or like nothing.
 _BLANKS = {0xA0: " ", 0x202F: " ", 0x2007: " ", 0x200B: None, 0x2060: None, 0xFEFF: None}
+_PADDED = re.compile(r"[+-]?0\d")
 _WHOLE = re.compile(r"[+-]?\d+\.0+")
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
@@ -245,7 +246,9 @@ class Cells:
     marks_ = {*MISSING, *spelling.missing, *(NO_NUMBER if strict else ())}
     gone = np.array([*(text in marks_ for text in self.texts), True], bool)
     if numbers := [mark for mark in map(spelling.number, spelling.missing) if mark is not None]:
-      gone |= np.isin(self.parsed(spelling), numbers)  # -999 is -999.0, too
+      # -999 is -999.0, too, but 0 no code as 00.
+      padded = np.array([*(bool(_PADDED.match(text)) for text in self.texts), False])
+      gone |= np.isin(self.parsed(spelling), numbers) & ~padded
     return gone[self.values]
 
   def numbers(self, spelling: Spelling) -> tuple[np.ndarray, np.ndarray]:

@@ -104,6 +104,8 @@ def test_a_number_that_means_missing_does_so_however_it_is_spelt():
   read = cells.Cells.of_texts(["-999", "-999.0", "5", "9999-12-31"])
   gone = read.missing(cells.Spelling(missing=("-999", "9999-12-31")))
   assert gone.tolist() == [True, True, False, True]
+  codes = cells.Cells.of_texts(["0", "0.0", "00", "1"])
+  assert codes.missing(cells.Spelling(missing=("0",))).tolist() == [True, True, False, False]
   dates = cells.Cells.read(np.array(["9999-12-31", "2024-01-05"], "datetime64[D]"), "x")
   assert dates.missing(cells.Spelling(missing=("9999-12-31",))).tolist() == [True, False]
 
