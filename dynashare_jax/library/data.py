@@ -124,6 +124,8 @@ def arrays(
   notes: list[str] = []
   given_lib.check_inputs(raw, notes)
   rows = split_rows(count, split, groups, seed, notes)
+  if valid is not None and not isinstance(valid, Mapping):
+    raise ValueError(f"valid is a dict of task -> mask, but is a {type(valid).__name__}.")
   told = {name: given_lib.mask(name, mask) for name, mask in (valid or {}).items()}
   for name, mask in told.items():
     shape = labels[lookup.one_of("A name in valid", name, labels)].shape
@@ -274,6 +276,8 @@ def _named(
       found.append(task)
       notes.append(f"{name}: taken for a task of the kind {task.kind!r} ({why})")
     return tuple(found)
+  if wrong := [task for task in tasks if not isinstance(task, types.TaskSpec)]:
+    raise ValueError(f"tasks are made by ds.binary(...) and others, but one is {wrong[0]!r}.")
   names = [task.name for task in tasks]
   if not names or len(set(names)) < len(names):
     raise ValueError(f"tasks must name at least one task, each once, but are {names}.")
@@ -303,6 +307,8 @@ def split_rows(
   Raises:
     ValueError: a row in two splits or a split without a row.
   """
+  if not isinstance(seed, int | np.integer) or seed < 0:
+    raise ValueError(f"seed must be a whole number of at least 0, but is {seed!r}.")
   rng = np.random.default_rng(seed)
   if split is None:
     split = SHARES

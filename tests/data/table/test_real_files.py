@@ -150,6 +150,13 @@ def test_what_may_be_read_wrongly_is_told(name):
   assert re.search(words, notes[0])
 
 
+@pytest.mark.parametrize("text", ["192.168.{}.{}", "{}.{}.0", "52.{}, 13.{}", "1{}/7{}"])
+def test_texts_with_several_numbers_are_no_dates_and_no_numbers(text):
+  values = [text.format(i % 9, i % 7) for i in range(60)]
+  notes = columns.Encoder.fit({"x": values, "y": [i % 7 for i in range(60)]}).notes
+  assert not [note for note in notes if "warning" in note]
+
+
 @pytest.mark.parametrize("time", ["%d/%m/%Y", "%d.%m.%y"])
 def test_doubts_of_a_time_that_orders_are_told(tmp_path, time):
   """Splits by time, and times of series, whose column is no input."""
