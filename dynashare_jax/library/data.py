@@ -276,8 +276,6 @@ def _named(
       found.append(task)
       notes.append(f"{name}: taken for a task of the kind {task.kind!r} ({why})")
     return tuple(found)
-  if wrong := [task for task in tasks if not isinstance(task, types.TaskSpec)]:
-    raise ValueError(f"tasks are made by ds.binary(...) and others, but one is {wrong[0]!r}.")
   names = [task.name for task in tasks]
   if not names or len(set(names)) < len(names):
     raise ValueError(f"tasks must name at least one task, each once, but are {names}.")

@@ -144,7 +144,6 @@ REFUSED = {
   ),
   "durations": (TABLE, {"y": np.arange(N) * np.timedelta64(1, "h")}, {}, "are durations"),
   "no dict": (TABLE, {"y": SPEND}, {"valid": MASK}, "valid is a dict of task -> mask"),
-  "names for tasks": (TABLE, {"y": SPEND}, {"tasks": ["y"]}, "made by ds.binary"),
   "seed": (TABLE, {"y": SPEND}, {"seed": -1}, "seed must be a whole number"),
   "zones": (
     {"t": [pd.Timestamp("2024-01-01", tz="UTC"), pd.Timestamp("2024-01-02")] * (N // 2)},
