@@ -305,7 +305,8 @@ def split_rows(
   Raises:
     ValueError: a row in two splits or a split without a row.
   """
-  if not isinstance(seed, int | np.integer) or seed < 0:
+  given: Any = seed
+  if not isinstance(given, int | np.integer) or given < 0:
     raise ValueError(f"seed must be a whole number of at least 0, but is {seed!r}.")
   rng = np.random.default_rng(seed)
   if split is None:
