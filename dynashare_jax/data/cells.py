@@ -221,6 +221,13 @@ class Cells:
       return Cells(np.where(self.missing(spelling), -1, cells.values), cells.texts)
     return Cells(np.where(self.missing(spelling), -1, self.values), self.texts, self.known)
 
+  def dated(self, spelling: Spelling) -> bool:
+    """Returns whether all values are dates, or texts of dates in ISO form."""
+    if self.texts is None:
+      return self.kind == "date"
+    there = [self.texts[code] for code in np.unique(self.codes(spelling)) if code >= 0]
+    return bool(there) and not any(np.isnat(date_of(text, ISO)) for text in there)
+
   def as_names(self, spelling: Spelling) -> Cells:
     """Returns the same as texts by which rows belong together: of numbers 1 and 1.0 are one."""
     cells = self.as_texts(spelling)

@@ -128,7 +128,7 @@ def _kind(
       f"{task.place}.columns: they are neither all numbers nor all of two values; make a task of"
       " each."
     )
-  if any(column.kind == "date" for column in cells):
+  if any(column.dated(spelling) for column in cells):
     raise ValueError(
       f"{task.place}: column {task.columns[0]!r} holds dates, which no task predicts."
     )

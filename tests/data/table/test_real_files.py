@@ -181,6 +181,12 @@ def test_a_time_of_no_known_form_is_refused_with_advice(tmp_path):
     _open_series(tmp_path, *_visits(time=lambda step: f"2024-Q{1 + step}"))
 
 
+def test_dates_are_no_labels(tmp_path):
+  days = [f"2024-01-{1 + i % 9:02d}" for i in range(ROWS)]
+  with pytest.raises(ValueError, match="column 'churn' holds dates, which no task predicts"):
+    _open(tmp_path, _content() | {"churn": days})
+
+
 def test_points_and_commas_in_one_column_are_refused():
   values = [f"{i},5" if i % 3 == 0 else f"{i}.5" for i in range(30)]
   with pytest.raises(ValueError, match="row 1: '0,5' has another decimal mark than '1.5'"):
