@@ -92,11 +92,6 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
       " pictures are not taken for input the next time."
     )
   shape = model.manifest["inputs"]["arrays"]["image"]["shape"]
-  if shape[2] not in (1, 3):
-    raise ValueError(
-      f"The model reads {shape[2]} channels, but files of pictures are read as grey or as red,"
-      " green and blue: predict arrays from Python, ds.load(folder).predict(pictures)."
-    )
   tasks = model.manifest["tasks"]
   flat = [task for task in tasks if not prediction_pictures.is_dense(task)]
   stems = [file.stem for file in files]
@@ -131,6 +126,11 @@ def _images_in(source: pathlib.Path) -> list[pathlib.Path]:
 
 def _read_image(file: pathlib.Path, height: int, width: int, channels: int) -> np.ndarray:
   """An image as the model takes it, uint8 `[H, W, 3]` or grey `[H, W, 1]`; prints a new size."""
+  if channels not in (1, 3):
+    raise ValueError(
+      f"The model reads {channels} channels, but files of pictures are read as grey or as red,"
+      " green and blue: predict arrays from Python, ds.load(folder).predict(pictures)."
+    )
   array = picture_files.read_colour(file)
   if array.dtype != np.uint8:
     array = np.rint(255 * array).astype(np.uint8)

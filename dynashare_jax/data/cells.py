@@ -38,6 +38,7 @@ ISO = "iso"  # in place of a format: as 2024-01-31, with a time and a zone or wi
 _DAY = np.timedelta64(1, "D")
 # Blanks that look like a plain one or like nothing.
 _BLANKS = {0xA0: " ", 0x202F: " ", 0x2007: " ", 0x200B: None, 0x2060: None, 0xFEFF: None}
+_PADDED = re.compile(r"[+-]?0\d")
 _WHOLE = re.compile(r"[+-]?\d+\.0+")
 _EXACT = 2**53  # larger whole numbers, such as ids, may be others as floats
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
@@ -227,6 +228,13 @@ class Cells:
       return Cells(np.where(self.missing(spelling), -1, cells.values), cells.texts)
     return Cells(np.where(self.missing(spelling), -1, self.values), self.texts, self.known)
 
+  def dated(self, spelling: Spelling) -> bool:
+    """Returns whether all values are dates, or texts of dates in ISO form."""
+    if self.texts is None:
+      return self.kind == "date"
+    there = [self.texts[code] for code in np.unique(self.codes(spelling)) if code >= 0]
+    return bool(there) and not any(np.isnat(date_of(text, ISO)) for text in there)
+
   def as_names(self, spelling: Spelling) -> Cells:
     """Returns the same as texts by which rows belong together: of numbers 1 and 1.0 are one."""
     cells = self.as_texts(spelling)
@@ -252,7 +260,9 @@ class Cells:
     words = {*MISSING, *spelling.missing, *(NO_NUMBER if strict else ())}
     told = np.array([*(text in words for text in self.texts), True], bool)
     if marks:
-      told |= np.isin(self.parsed(spelling), marks)
+      # -999 is -999.0, too, but 0 no code as 00.
+      padded = np.array([*(bool(_PADDED.match(text)) for text in self.texts), False])
+      told |= np.isin(self.parsed(spelling), marks) & ~padded
     return told[self.values]
 
   def numbers(self, spelling: Spelling) -> tuple[np.ndarray, np.ndarray]:

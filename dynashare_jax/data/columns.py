@@ -40,8 +40,10 @@ _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _ID = re.compile(
   r"(?i:^unnamed|^__index_level_\d+__$|(^|[_ .-])(id|uuid|guid|key|index|nr|no)$)|[a-z]I[dD]$"
 )
-_WITH_UNIT = re.compile(r"([$€£¥] ?)?[+-]?\d[\d.,']*( ?([%°$€£¥]|[A-Za-z]{1,3}))?")
-_DATED = re.compile(r"\d{1,4}[-./, ]+(\d{1,2}|[^\W\d]{3,})[-./, ]+\d{2,4}(\D|$)")  # perhaps a date
+_WITH_UNIT = re.compile(r"([$€£¥] ?)?[+-]?\d+([.,']\d{3})*([.,]\d+)?( ?([%°$€£¥]|[A-Za-z]{1,3}))?")
+_DATED = re.compile(  # perhaps a date
+  r"\d{1,4}([-./])\d{1,2}\1\d{2,4}(\D|$)|(\d{1,2}\.? )?[^\W\d]{3,}\.? (\d{1,2}, )?\d{4}(\D|$)"
+)
 _YEARS = 36525  # days of 100 years
 _FILLERS = re.compile(r"-?9{2,}|-?9{2,}\.0+")  # -999, 99999: often a missing value
 

@@ -142,6 +142,8 @@ def arrays(
   notes: list[str] = []
   given_lib.check_inputs(raw, notes)
   rows = split_rows(count, split, groups, seed, notes)
+  if valid is not None and not isinstance(valid, Mapping):
+    raise ValueError(f"valid is a dict of task -> mask, but is a {type(valid).__name__}.")
   told = {name: given_lib.mask(name, mask) for name, mask in (valid or {}).items()}
   for name, mask in told.items():
     shape = labels[lookup.one_of("A name in valid", name, labels)].shape
@@ -333,6 +335,9 @@ def split_rows(
   Raises:
     ValueError: a row in two splits or a split without a row.
   """
+  given: Any = seed
+  if not isinstance(given, int | np.integer) or given < 0:
+    raise ValueError(f"seed must be a whole number of at least 0, but is {seed!r}.")
   rng = np.random.default_rng(seed)
   if split is None:
     split = SHARES

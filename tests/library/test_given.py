@@ -143,6 +143,8 @@ REFUSED = {
     "rows 0 and 1 are of one group",
   ),
   "durations": (TABLE, {"y": np.arange(N) * np.timedelta64(1, "h")}, {}, "are durations"),
+  "no dict": (TABLE, {"y": SPEND}, {"valid": MASK}, "valid is a dict of task -> mask"),
+  "seed": (TABLE, {"y": SPEND}, {"seed": -1}, "seed must be a whole number"),
   "zones": (
     {"t": [pd.Timestamp("2024-01-01", tz="UTC"), pd.Timestamp("2024-01-02")] * (N // 2)},
     {"y": ANSWERS},

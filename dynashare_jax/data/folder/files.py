@@ -213,6 +213,8 @@ def labels_among(
   }
   found: dict[str, str] = {}
   for pattern in labels:
+    if {*pattern.wildcards} != {*pictures.wildcards}:
+      continue  # one label of several examples
     places = [pictures.wildcards.index(name) for name in pattern.wildcards]
     owners = {tuple(texts[p] for p in places): name for name, texts in examples.items()}
     for path, values in pattern.find(root):

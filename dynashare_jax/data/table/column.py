@@ -100,7 +100,7 @@ class Column:
       np.array([value[text] for text in order], np.float64),
       where,
       tuple(sorted({texts[p] for p in np.unique(codes[codes >= 0]) if p not in names} - {""})),
-      dates,
+      cells.dated(spelling) if spelling else dates,
     )
 
   def scattered(self, rows: np.ndarray, count: int) -> Column:

@@ -128,6 +128,9 @@ def _times(
 ) -> np.ndarray:
   """When every row is, as numbers that grow; adds what may be wrong to `notes`."""
   cells = _complete(frame, splits.time, f"{splits.place}.time", spelling)
+  if len(cells.texts or ()) == 1:
+    only = (cells.texts or ("",))[0]
+    raise ValueError(f"{splits.place}.time: all rows of column {splits.time!r} have {only!r}.")
   raw = frame.column(splits.time, splits.place)
   given = {splits.time: columns_lib.Role("date", "as said", splits.date)} if splits.date else {}
   role = columns_lib.infer({splits.time: raw}, spelling, frame.where, given)[splits.time]

@@ -739,6 +739,16 @@ def test_labels_beside_pictures_are_no_pictures(tmp_path):
   assert any("10 files are labels of others" in note for note in data.spec.notes)
 
 
+def test_pictures_that_are_the_label_of_several_stay_pictures(tmp_path):
+  for i in range(10):
+    for view in ("front", "left"):
+      _save(tmp_path / view / f"{i}.png", _picture(i))
+  task = {"kind": "colour", "labels": "left/{name}.png"}
+  values = {"pictures": "{view}/{name}.png", "splits": {"train": 0.6, "test": 0.4}}
+  _write(tmp_path, _description(tasks={"t": task}, **values))
+  assert sum(_build(tmp_path).spec.sizes.values()) == 20
+
+
 def test_a_label_that_is_missing_is_told_with_a_file_that_may_be_meant(tmp_path):
   labels = lambda i: np.full((24, 32), i % 4, np.uint8)
   _folder(tmp_path, labels, "segmentation", "_mask.png", pictures="ids", classes=4)

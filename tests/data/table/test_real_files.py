@@ -104,6 +104,8 @@ def test_a_number_that_means_missing_does_so_however_it_is_spelt():
   read = cells.Cells.of_texts(["-999", "-999.0", "5", "9999-12-31"])
   gone = read.missing(cells.Spelling(missing=("-999", "9999-12-31")))
   assert gone.tolist() == [True, True, False, True]
+  codes = cells.Cells.of_texts(["0", "0.0", "00", "1"])
+  assert codes.missing(cells.Spelling(missing=("0",))).tolist() == [True, True, False, False]
   dates = cells.Cells.read(np.array(["9999-12-31", "2024-01-05"], "datetime64[D]"), "x")
   assert dates.missing(cells.Spelling(missing=("9999-12-31",))).tolist() == [True, False]
 
@@ -148,6 +150,13 @@ def test_what_may_be_read_wrongly_is_told(name):
   assert re.search(words, notes[0])
 
 
+@pytest.mark.parametrize("text", ["192.168.{}.{}", "{}.{}.0", "52.{}, 13.{}", "1{}/7{}"])
+def test_texts_with_several_numbers_are_no_dates_and_no_numbers(text):
+  values = [text.format(i % 9, i % 7) for i in range(60)]
+  notes = columns.Encoder.fit({"x": values, "y": [i % 7 for i in range(60)]}).notes
+  assert not [note for note in notes if "warning" in note]
+
+
 @pytest.mark.parametrize("time", ["%d/%m/%Y", "%d.%m.%y"])
 def test_doubts_of_a_time_that_orders_are_told(tmp_path, time):
   """Splits by time, and times of series, whose column is no input."""
@@ -166,8 +175,16 @@ def test_a_time_of_no_known_form_is_refused_with_advice(tmp_path):
   quarters = [f"{2000 + i // 4}-Q{1 + i % 4}" for i in range(ROWS)]
   with pytest.raises(ValueError, match="say how they are written, as columns: {when"):
     _open(tmp_path, _content(when=quarters), splits={"time": "when"})
+  with pytest.raises(ValueError, match="all rows of column 'when' have '2024-01-01'"):
+    _open(tmp_path, _content(when=["2024-01-01"] * ROWS), splits={"time": "when"})
   with pytest.raises(ValueError, match="say how they are written, as columns: {time"):
     _open_series(tmp_path, *_visits(time=lambda step: f"2024-Q{1 + step}"))
+
+
+def test_dates_are_no_labels(tmp_path):
+  days = [f"2024-01-{1 + i % 9:02d}" for i in range(ROWS)]
+  with pytest.raises(ValueError, match="column 'churn' holds dates, which no task predicts"):
+    _open(tmp_path, _content() | {"churn": days})
 
 
 def test_points_and_commas_in_one_column_are_refused():
