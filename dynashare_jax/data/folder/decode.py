@@ -163,7 +163,7 @@ def _normals(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndar
   parts = [stored[..., i].astype(np.float32) * factor + start for i in range(3)]
   valid = np.logical_and.reduce([np.isfinite(p) for p in parts])
   for value in task.ignore:
-    valid &= ~_equal(stored, value).all(-1)
+    valid &= ~np.logical_and.reduce([_equal(stored[..., i], value) for i in range(3)])
   parts = [np.where(valid, p, np.float32(0)) for p in parts]
   normals, valid = surface_normals.unit(parts, valid)
   turned = surface_normals.read_axes(task.axes)(normals)
