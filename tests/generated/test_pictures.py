@@ -542,6 +542,13 @@ BYTES = np.uint8([[[255, 51, 0]]])
 @hypothesis.example(_beside(_npy(np.ones((1, 1), complex)), {"kind": "depth"}))
 @hypothesis.example(_beside(_npy(np.full((1, 1), "1")), {"kind": "segmentation", "classes": 2}))
 @hypothesis.example(_beside(_npy(BYTES), {"kind": "colour"}, (BYTES / 255, np.ones((1, 1), bool))))
+@hypothesis.example(
+  _beside(
+    _npy(np.float16([[0.5]])),
+    {"kind": "depth", "ignore": [65535]},
+    (np.array([[0.5]]), np.array([[True]])),
+  )
+)
 @hypothesis.given(labelled())
 @cases.some(0.12)
 def test_labels_are_those_that_were_written(case):

@@ -140,6 +140,12 @@ def _classes(task: folder_description.Task, stored: np.ndarray) -> np.ndarray:
   return classes.astype(np.int32)
 
 
+def _equal(stored: np.ndarray, value: float) -> np.ndarray:
+  """Where a stored number is this one, as far as its type tells."""
+  with np.errstate(over="ignore"):  # half floats end before 65535
+    return np.asarray(stored == value)
+
+
 def _numbers(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Depths and other numbers: offset + scale * stored."""
   scale = 1.0 if task.scale is None else task.scale
@@ -150,7 +156,7 @@ def _numbers(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndar
     values = values + task.offset
   good: np.ndarray = np.isfinite(values)
   for value in task.ignore:
-    good &= stored != value
+    good &= ~_equal(stored, value)
   with np.errstate(invalid="ignore"):
     good &= (values >= task.limits[0]) & (values <= task.limits[1])
     good &= task.kind.usual(task.spec)[1](values)
@@ -170,7 +176,7 @@ def _normals(task: folder_description.Task, stored: np.ndarray) -> tuple[np.ndar
   parts = [stored[..., i].astype(np.float32) * factor + start for i in range(3)]
   valid = np.logical_and.reduce([np.isfinite(p) for p in parts])
   for value in task.ignore:
-    valid &= ~np.logical_and.reduce([stored[..., i] == value for i in range(3)])
+    valid &= ~np.logical_and.reduce([_equal(stored[..., i], value) for i in range(3)])
   parts = [np.where(valid, p, np.float32(0)) for p in parts]
   normals, valid = surface_normals.unit(parts, valid)
   turned = surface_normals.read_axes(task.axes)(normals)
