@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import sys
 
 from absl import logging
@@ -31,11 +30,11 @@ def run(loop: loop_lib.Loop) -> state_lib.State:
   with ahead_lib.Ahead(loop) as ahead:
     if not any((loop.workdir / "checkpoints").glob("[0-9]*")):
       ahead.start()
-    return _run(loop, ahead.look)
+    return _run(loop, ahead)
 
 
-def _run(loop: loop_lib.Loop, look: Callable[[int], None]) -> state_lib.State:
-  """`run`; tells which phase it has come to."""
+def _run(loop: loop_lib.Loop, ahead: ahead_lib.Ahead) -> state_lib.State:
+  """`run`, which tells what phase it has come to."""
   experiment = loop.experiment
   looked_at = loop.feed.check()
   if mesh_lib.rank(experiment.mesh) == 0:
@@ -50,9 +49,10 @@ def _run(loop: loop_lib.Loop, look: Callable[[int], None]) -> state_lib.State:
     step, state = loop.restore(checkpoints)
     meshes = candidates.layout(experiment, loop.workdir, step)
     if not meshes:
-      return loop.train(checkpoints, watch, step, state, experiment.total_steps, look)
+      return loop.train(checkpoints, watch, step, state, experiment.total_steps, ahead.look)
     last = part_lib.spans(experiment)[0].start
-    state = loop.train(checkpoints, watch, step, state, last, look)
+    ahead.end = experiment.locate(last)[0]
+    state = loop.train(checkpoints, watch, step, state, last, ahead.look)
     if step < last:
       loop.profile = 0  # It is recorded.
     checkpoints.wait()
