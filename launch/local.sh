@@ -13,7 +13,11 @@
 #             other than 0 and 2, the user's error (0)
 #   GRACE     seconds after which processes are killed that did not end by
 #             themselves, counted from a signal or the first failure (60)
+#   WARM      1: one process imports everything, and all are forked from it,
+#             so that a restart imports nothing (0)
 #
+# Where a signal ends one process, the others, which can only wait for it, are
+# killed at once, unless it was SIGTERM or SIGINT, which ask for a checkpoint.
 # SIGTERM and Ctrl-C are handed on, so that a checkpoint is written. Ends with
 # the first status that is not 0: 143 after SIGTERM, 2 after a user's error.
 set -uo pipefail
@@ -30,8 +34,9 @@ devices=$2
 shift 2
 restarts=${RESTARTS:-0}
 grace=${GRACE:-60}
-for number in "$restarts" "$grace"; do
-  whole "$number" || { echo "RESTARTS and GRACE must be numbers" >&2; exit 2; }
+warm=${WARM:-0}
+for number in "$restarts" "$grace" "$warm"; do
+  whole "$number" || { echo "RESTARTS, GRACE and WARM must be numbers" >&2; exit 2; }
 done
 
 logs=${LOGS:-runs/logs}
@@ -45,15 +50,37 @@ news=0  # whether the processes still have to hear of it
 trap 'told=143 news=1' TERM
 trap 'told=130 news=1' INT
 
+# Starts process $1 with the other arguments; sets pid.
+launch() {
+  local i=$1
+  shift
+  if [ -n "${NURSERY_PID:-}" ]; then
+    { echo "$i" >&"${NURSERY[1]}" && read -r pid <&"${NURSERY[0]}"; } 2>/dev/null && return
+    NURSERY_PID=''  # it is gone
+  fi
+  "${PYTHON:-python}" -m dynashare_jax.main "$@" --process_id="$i" \
+    >>"$logs/process-$i.log" 2>&1 &
+  pid=$!
+}
+
+# Sets found to the status of an ended process.
+collect() {
+  wait "$1" 2>/dev/null
+  found=$?
+  if [ "$found" -eq 127 ]; then  # no child of the shell, but of the nursery
+    found=137
+    [ ! -f "$logs/.status-$1" ] || read -r found <"$logs/.status-$1"
+    rm -f "$logs/.status-$1"
+  fi
+}
+
 # Starts all processes and waits for them; sets status.
 run() {
-  local pids=() deadline='' i found
+  local pids=() deadline='' i pid found
   status=0
   for ((i = 0; i < processes; i++)); do
-    "${PYTHON:-python}" -m dynashare_jax.main "$@" \
-      --coordinator="localhost:${PORT:-29500}" --processes="$processes" \
-      --process_id="$i" >>"$logs/process-$i.log" 2>&1 &
-    pids[i]=$!
+    launch "$i" "$@"
+    pids[i]=$pid
   done
   while [ "${#pids[@]}" -gt 0 ]; do
     if [ "$news" -ne 0 ]; then
@@ -64,12 +91,15 @@ run() {
     sleep 0.1
     for i in "${!pids[@]}"; do
       kill -0 "${pids[i]}" 2>/dev/null && continue
-      wait "${pids[i]}"
-      found=$?
+      collect "${pids[i]}"
       unset "pids[i]"
       if [ "$found" -ne 0 ] && [ "$status" -eq 0 ]; then
         status=$found
         deadline=${deadline:-$((SECONDS + grace))}
+        case $found in
+          130 | 143) ;;
+          129 | 1[3-9]?) deadline=$SECONDS ;;
+        esac
       fi
     done
     if [ -n "$deadline" ] && [ "$SECONDS" -ge "$deadline" ] &&
@@ -82,6 +112,11 @@ run() {
 for ((i = 0; i < processes; i++)); do
   : >"$logs/process-$i.log" || exit 2
 done
+set -- "$@" --coordinator="localhost:${PORT:-29500}" --processes="$processes"
+if [ "$warm" -ne 0 ]; then
+  trap '' PIPE
+  coproc NURSERY { exec "${PYTHON:-python}" -m dynashare_jax.cli.nursery "$logs" "$@"; }
+fi
 echo "$processes processes; logs in $logs"
 for ((start = 0; ; start++)); do
   run "$@"
@@ -90,6 +125,11 @@ for ((start = 0; ; start++)); do
   echo "a process ended with status $status; restart $((start + 1)) of" \
     "$restarts" >&2
 done
+if [ -n "${NURSERY_PID:-}" ]; then
+  pid=$NURSERY_PID
+  exec {NURSERY[1]}>&-  # its end
+  wait "$pid"
+fi
 [ "$status" -ne 143 ] || [ "$told" -eq 0 ] || status=$told
 [ "$status" -eq 0 ] || tail -n 3 "$logs"/process-*.log >&2
 exit "$status"

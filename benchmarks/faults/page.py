@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 import os
+import pathlib
 
 from benchmarks import timing
 from benchmarks.faults import group as groups
@@ -89,6 +90,25 @@ number of processes and devices each.
       + "\n"
     )
   return text
+
+
+GOODPUT = "## Goodput"  # what stands below it is of benchmarks/faults/goodput.py
+
+
+def with_goodput(file: pathlib.Path, section: str = "", above: str = "") -> str:
+  """The text of a page whose last section is another one.
+
+  Args:
+    file: the page as it is.
+    section: below the heading `GOODPUT`; default what is there.
+    above: all above it; default what is there.
+  """
+  text = file.read_text(encoding="utf-8") if file.is_file() else ""
+  now, found, below = text.partition(f"\n{GOODPUT}\n")
+  above = above or now
+  if not (section or found):
+    return above
+  return f"{above.rstrip()}\n\n{GOODPUT}\n\n{(section or below).strip()}\n"
 
 
 def _good(runs: Sequence[tallies.Finished]) -> int:

@@ -87,7 +87,7 @@ def work(given: argparse.Namespace, folder: pathlib.Path) -> bool:
   if given.dry:
     print(text)
   else:
-    timing.write("faults.md", text)
+    timing.write("faults.md", faults_page.with_goodput(timing.DOCS / "faults.md", above=text))
   return (
     not any(r.problem for r in tally.records + tally.elastic)
     and not any(r.problem for r in tally.runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import functools
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,12 @@ def _splits(mesh: Mesh, groups: int) -> bool:
     if len(set(members)) > 1 and not whole_ones:
       return False
   return True
+
+
+def quick(mesh: Mesh) -> dict[str, Any]:
+  """Returns options for programs that run once: on the CPU less time goes into optimising them."""
+  cpu = mesh.devices.flat[0].platform == "cpu"
+  return {"xla_backend_optimization_level": 1} if cpu else {}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import copy
 import dataclasses
 import functools
@@ -126,8 +125,13 @@ class Experiment:
     return _sample_inputs(self.dataset.spec, cropped)
 
   @functools.cached_property
-  def init(self) -> Callable[[jax.Array], tuple[Any, Any]]:
+  def init(self) -> jax.stages.Wrapped:
     """New parameters and statistics of a key, by one compiled program."""
+    return jax.jit(self._init, compiler_options=mesh_lib.quick(self.mesh))
+
+  @functools.cached_property
+  def _init(self) -> jax.stages.Wrapped:
+    """`init` without options, which a program within another may not have."""
 
     def init(key: jax.Array) -> tuple[Any, Any]:
       inputs = self.sample_inputs(cropped=True)
@@ -141,7 +145,7 @@ class Experiment:
     Those of `config.model.weights` take the place of random ones.
     """
     key = streams.stream_key(self.config.seed, stream, number)
-    made = self.init(key)
+    made = (self._init if isinstance(key, jax.core.Tracer) else self.init)(key)
     if self.loaded is None:
       return made
     return jax.tree.map(

@@ -108,6 +108,22 @@ class Feed:
     batch = self._streamed(index, position)
     return batch, jnp.arange(self._config.batch_size)[None], None
 
+  def outline(self, index: int, count: int) -> tuple[types.Batch, jax.Array, Any]:
+    """Returns what `chunk` does of resident data, for the first steps of a phase.
+
+    The split is its shapes, for which one example is read; rows are zeros.
+    """
+    dataset, everywhere = self._experiment.dataset, mesh_lib.replicated(self._experiment.mesh)
+    size = dataset.spec.sizes["train"]
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+      kind = jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
+      return jax.ShapeDtypeStruct((size, *np.shape(leaf)), kind, sharding=everywhere)
+
+    arrays = jax.tree.map(shape, dataset.source("train")[0])
+    rows = jnp.zeros((count, self._config.batch_size), jnp.int32)
+    return arrays, rows, self._draws(index, 0, count)
+
   def _draws(self, index: int, position: int, count: int) -> Any:
     augment = self._experiment.dataset.augment
     if augment is None:

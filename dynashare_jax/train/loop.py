@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 import math
 import pathlib
@@ -80,8 +81,13 @@ class Loop:
     step: int,
     state: state_lib.State,
     last: int,
+    look: Callable[[int], None] = lambda index: None,
   ) -> state_lib.State:
-    """Trains from one step to another, phase after phase."""
+    """Trains from one step to another, phase after phase.
+
+    Args:
+      look: told the number of every phase that is come to.
+    """
     experiment, config = self.experiment, self.config
     began, spent_before = time.monotonic(), self.spent
     active = mesh_lib.rank(experiment.mesh) == 0
@@ -95,9 +101,10 @@ class Loop:
       while step < last:
         index, offset = experiment.locate(step)
         phase = experiment.method.phases[index]
+        look(index)
         if offset == 0:
           state = self._begin(index, state)
-        stop = self._next_stop(phase, offset)
+        stop = self.next_stop(phase, offset)
         self.monitor.begin(str(phase), step, phase.steps - offset)
         state, parts, seconds = self._advance(index, offset, stop - offset, step, state, watch)
         done = len(parts["loss/total"])
@@ -197,8 +204,8 @@ class Loop:
     self.trials = [self.trials[place] for place in places]
     return jax.tree.map(lambda leaf: leaf[np.array(places)], structures)
 
-  def _next_stop(self, phase: contract.Phase, offset: int) -> int:
-    """Where the host looks next; a function of the phase and offset alone."""
+  def next_stop(self, phase: contract.Phase, offset: int) -> int:
+    """Returns where the host looks next; a function of the phase and offset alone."""
     train = self.config.train
     every = [train.log_every]
     if phase.select:

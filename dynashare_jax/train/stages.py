@@ -10,6 +10,7 @@ import jax
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.distributed import preemption
+from dynashare_jax.train import ahead as ahead_lib
 from dynashare_jax.train import candidates
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import part as part_lib
@@ -26,6 +27,14 @@ def run(loop: loop_lib.Loop) -> state_lib.State:
     PreemptedError: the run was told to end, and its state is saved.
     NonFiniteLossError: a loss or a parameter is not finite any more.
   """
+  with ahead_lib.Ahead(loop) as ahead:
+    if not any((loop.workdir / "checkpoints").glob("[0-9]*")):
+      ahead.start()
+    return _run(loop, ahead)
+
+
+def _run(loop: loop_lib.Loop, ahead: ahead_lib.Ahead) -> state_lib.State:
+  """`run`, which tells what phase it has come to."""
   experiment = loop.experiment
   looked_at = loop.feed.check()
   if mesh_lib.rank(experiment.mesh) == 0:
@@ -40,9 +49,10 @@ def run(loop: loop_lib.Loop) -> state_lib.State:
     step, state = loop.restore(checkpoints)
     meshes = candidates.layout(experiment, loop.workdir, step)
     if not meshes:
-      return loop.train(checkpoints, watch, step, state, experiment.total_steps)
+      return loop.train(checkpoints, watch, step, state, experiment.total_steps, ahead.look)
     last = part_lib.spans(experiment)[0].start
-    state = loop.train(checkpoints, watch, step, state, last)
+    ahead.end = experiment.locate(last)[0]
+    state = loop.train(checkpoints, watch, step, state, last, ahead.look)
     if step < last:
       loop.profile = 0  # It is recorded.
     checkpoints.wait()

@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -176,6 +177,56 @@ def test_local_restarts(fake, local, statuses, restarts, starts, last):
   assert done.returncode == last
   assert len(_notes(local)) == 2 * starts
   assert done.stderr.count("restart ") == starts - 1
+
+
+@pytest.mark.parametrize("sign, status", [("KILL", 137), ("SEGV", 139), ("TERM", 143)])
+def test_what_a_local_process_that_waits_for_a_dead_one_is_left(fake, local, sign, status):
+  """Nothing, where a signal killed that; a second to save, where it was SIGTERM."""
+  fake(
+    "python",
+    f"""echo start >>"$NOTES"
+case "$*" in *_id=1)
+  until [ "$(grep -c start "$NOTES")" = 2 ]; do sleep 0.02; done; kill -{sign} $$ ;; esac
+trap '' TERM; for _ in $(seq 50); do sleep 0.02; done; echo saved >>"$NOTES"; exit 143""",
+  )
+  began = time.monotonic()
+  assert _run("local.sh", "2", "1", env=local).returncode == status
+  assert ("saved" in _notes(local)) == (sign == "TERM")
+  assert time.monotonic() - began < 20  # GRACE is 60
+
+
+def test_local_processes_are_forked_from_one_that_has_imported_everything(tmp_path, fake, local):
+  """WARM: its forks get their number, log and status, and are started again."""
+  fake(
+    "python",
+    f"""[ "$2" = dynashare_jax.cli.nursery ] || exit 9
+export PYTHONPATH={ROOT} JAX_PLATFORMS=cpu
+exec {sys.executable} -c '
+import os, pathlib, sys
+from dynashare_jax.cli import nursery
+imported = os.getpid()
+number = nursery.serve(pathlib.Path(sys.argv[3]))
+if number is not None:
+  print("number", number, sys.argv[4:], os.getppid() == imported, flush=True)
+  again = len(pathlib.Path(f"{{sys.argv[3]}}/process-1.log").read_text().splitlines()) > 1
+  os.kill(os.getpid(), 9 * (number == 1 and not again))
+' "$@" """,
+  )
+  done = _run("local.sh", "2", "1", "--config=x.py", env=local | {"WARM": "1", "RESTARTS": "3"})
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.count("status 137; restart 1 of 3") == 1
+  given = ["--config=x.py", "--coordinator=localhost:1234", "--processes=2"]
+  for number in range(2):
+    lines = (tmp_path / "logs" / f"process-{number}.log").read_text().splitlines()
+    assert set(lines) == {f"number {number} {given} True"} and len(lines) <= 2
+  assert len(lines) == 2
+  assert sorted(p.name for p in (tmp_path / "logs").iterdir()) == ["process-0.log", "process-1.log"]
+
+
+def test_local_processes_start_plainly_where_nothing_can_be_forked(fake, local):
+  fake("python", '[ "$2" != dynashare_jax.cli.nursery ] || exit 1; echo "$2" >>"$NOTES"')
+  assert _run("local.sh", "2", "1", env=local | {"WARM": "1"}).returncode == 0
+  assert _notes(local) == ["dynashare_jax.main"] * 2
 
 
 # SLURM.
