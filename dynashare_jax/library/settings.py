@@ -155,7 +155,12 @@ def change(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
   for part in filter(None, group.split(".")):
     place = place[part]
   try:
-    place[last] = tuple(value) if isinstance(place[last], tuple) else value
+    before = place[last]
+    several = isinstance(before, tuple)
+    # What would be taken for something else: letters for values, yes for 1.
+    if isinstance(value, str) if several else isinstance(value, bool) > isinstance(before, bool):
+      raise TypeError
+    place[last] = tuple(value) if several else value
   except TypeError as error:
     wanted = type(place[last]).__name__
     raise ValueError(f"{name} must be of the type {wanted}, but is {value!r}.") from error
