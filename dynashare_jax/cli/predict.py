@@ -273,9 +273,14 @@ def _read_arrays(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nd
   one = len(names) == 1
   try:
     found = np.load(source, allow_pickle=False)
-    if one != isinstance(found, np.ndarray):
+    if isinstance(found, np.ndarray):
+      found = {"": found}
+    else:
+      with found as file:
+        found = dict(file)
+    if one != (list(found) == [""]):
       raise ValueError(f"it holds {'several arrays' if one else 'one array without a name'}")
-    arrays = {names[0]: found} if one else {name: found[name] for name in names}
+    arrays = {name: found["" if one else name] for name in names}
   except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
     wanted = ".npy file" if one else f".npz file with {' and '.join(names)}"
     raise ValueError(f"{source} is no {wanted}: {error}.") from error

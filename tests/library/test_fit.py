@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -228,3 +229,35 @@ def test_every_method_takes_as_many_steps(data, method):
   config = settings_lib.of(spec, "", method, steps=600)
   total = runs.build(config, dataset=data.dataset)[0].total_steps
   assert total == pytest.approx(600, rel=0.03) or (method == "affinity" and 400 < total < 600)
+
+
+def test_names_of_another_run_are_refused(run, data, tmp_path):
+  """Its classes would stand for what this network says."""
+  other = run.save(tmp_path / "other")
+  file = other.workdir / "spec.json"
+  told = json.loads(file.read_text())
+  file.write_text(json.dumps(told).replace('"letter"', '"letters"'))
+  with pytest.raises(ValueError, match=r"spec.json is not of this run, as data.json tells: letter"):
+    ds.load(other.workdir).predict(FRAME[:2])
+
+
+def test_what_needs_the_folder_says_that_it_is_gone(run, tmp_path):
+  other = run.save(tmp_path / "other")
+  shutil.rmtree(other.workdir)
+  for call in (
+    lambda: other.calibrate(0.9),
+    lambda: other.curve(),
+    lambda: other.cost((1,)),
+    lambda: other.export(tmp_path / "out"),
+    lambda: other.save(tmp_path / "copy"),
+  ):
+    with pytest.raises(ValueError, match="The folder of the run is gone"):
+      call()
+  for call, told in (
+    (lambda: run.calibrate("x"), "A budget must be above 0, but is 'x'"),
+    (lambda: run.cost((1.5,)), "Give different batch sizes"),
+    (lambda: run.evaluate(5), "`data` must be of ds.arrays, but is a int"),
+    (lambda: run.export(tmp_path / "out", "sing"), "is 'sing'; it must be one of sign"),
+  ):
+    with pytest.raises(ValueError, match=told):
+      call()
