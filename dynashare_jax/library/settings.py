@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -55,6 +56,9 @@ def of(
   Raises:
     ValueError: an unknown name or a value of another type.
   """
+  whole(seed, "seed", 0)
+  if values is not None and not isinstance(values, Mapping):
+    raise ValueError(f"settings must be a dict of dotted name -> value, but is {values!r}.")
   methods.find(method)
   config = defaults.get_config()
   config.dataset, config.method, config.seed = "in_memory", method, int(seed)
@@ -78,6 +82,12 @@ def of(
     first = min(2, blocks - 1)
     config.gates.target_rates = (1.0,) * first + (0.7,) * (blocks - first)
   return config
+
+
+def whole(value: Any, name: str, least: int) -> None:
+  """Refuses what is no whole number, or below the least."""
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    raise ValueError(f"{name} must be a whole number of at least {least}, but is {value!r}.")
 
 
 def _network(config: ml_collections.ConfigDict, spec: types.DatasetSpec) -> None:
@@ -107,8 +117,7 @@ def _training(
   train.batch_size = even(min(max(batch, _BATCH[0]), _BATCH[1], part))
   if steps is None:
     steps = min(max(_EPOCHS * count // train.batch_size, _STEPS[0]), _STEPS[1])
-  if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-    raise ValueError(f"steps must be a whole number of at least 1, but is {steps!r}.")
+  whole(steps, "steps", 1)
   share = lambda of: max(1, round(steps / of))
   train.steps, train.warmup_steps, train.retrain_steps = steps, share(6), share(18 / 7)
   train.cycles = min(_CYCLES, share(12))
@@ -136,7 +145,7 @@ def _training(
 
 def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
   """Sets what no argument of `fit` sets."""
-  if name.partition(".")[0] in _OWN or name in ("balance.name", "model.backbone"):
+  if str(name).partition(".")[0] in _OWN or name in ("balance.name", "model.backbone"):
     raise ValueError(f"settings[{name!r}]: fit has an argument for it.")
   change(config, name, value)
 
@@ -148,6 +157,7 @@ def change(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
     ValueError: there is none, or the value has another type than before; names the nearest.
   """
   known = {key for key, _ in workdir.flatten(config.to_dict())}
+  name = str(name)
   group, _, last = name.rpartition(".")
   if name not in known:
     raise ValueError(f"There is no setting {name!r}.{lookup.hint_dotted(name, known)}")
@@ -159,6 +169,8 @@ def change(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
     several = isinstance(before, tuple)
     # What would be taken for something else: letters for values, yes for 1.
     if isinstance(value, str) if several else isinstance(value, bool) > isinstance(before, bool):
+      raise TypeError
+    if value is None:  # Which a configuration takes for a value that is not there yet.
       raise TypeError
     place[last] = tuple(value) if several else value
   except TypeError as error:

@@ -197,6 +197,12 @@ def test_a_comparison_reuses_its_runs(data, tmp_path, monkeypatch):
     ({"balance": "nush"}, "mean 'nash'"),
     ({"steps": 0}, "steps must be"),
     ({"steps": 2.5}, "steps must be"),
+    ({"steps": np.inf}, "steps must be a whole number of at least 1, but is inf"),
+    ({"seed": 1.5}, "seed must be a whole number of at least 0, but is 1.5"),
+    ({"seed": None}, "seed must be a whole number"),
+    ({"settings": [1]}, "settings must be a dict"),
+    ({"settings": {3: 1}}, "There is no setting '3'"),
+    ({"settings": {"train.batch_size": None}}, "must be of the type int, but is None"),
     ({"settings": {"train.bath_size": 4}}, "mean 'train.batch_size'"),
     ({"settings": {"train.batch_size": "four"}}, "must be of the type int"),
     ({"settings": {"train.batch_size": True}}, "must be of the type int, but is True"),
@@ -210,6 +216,25 @@ def test_what_cannot_be_trained_is_told_at_once(options, told, data, monkeypatch
   monkeypatch.setattr(runs.stages, "run", lambda loop: pytest.fail("trains"))
   with pytest.raises(ValueError, match=told):
     ds.fit(data, progress=False, **options)
+
+
+@pytest.mark.parametrize(
+  ("options", "told"),
+  [
+    ({"seeds": 1.5}, "seeds must be a whole number of at least 1, but is 1.5"),
+    ({"mixed": ["all", "zeal"]}, "A name in `mixed` is 'zeal'"),
+    ({"trials": [1]}, "`trials` must be a dict"),
+    ({"trials": {"soft": 1}}, "A label in `trials` is 'soft'; it must be one of hard"),
+    ({"trials": {"hard": "x"}}, r"trials\['hard'\] must be a whole number"),
+    ({"methods": "hrad"}, "mean 'hard'"),
+  ],
+)
+def test_what_cannot_be_compared_is_told_before_training(options, told, data, monkeypatch):
+  monkeypatch.setattr(runs.stages, "run", lambda loop: pytest.fail("trains"))
+  with pytest.raises(ValueError, match=told):
+    ds.compare(data, **{"methods": ["hard"], "progress": False, **options})
+  with pytest.raises(ValueError, match="must be of ds.arrays, but is a dict"):
+    ds.fit({"a": [1]})
 
 
 @pytest.mark.parametrize("rows", [12, 5_000, 10**6])
