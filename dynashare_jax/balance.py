@@ -17,8 +17,9 @@ the losses: `value_and_grad`, and `step`, which also moves the parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +126,9 @@ class Balancer:
       ValueError: what the method reads is missing or of another shape, or it reads the elements of
         the gradients (use `update`).
     """
+    given: Any = state
+    if not isinstance(given, State):
+      raise ValueError(f"`state` must be of `init` or the last step, not a {type(given).__name__}.")
     if self.reads == "gradients":
       raise ValueError(f"The method {self.name!r} reads elements of gradients: call `update`.")
     seen = {"losses": None, "gramian": gramian, "slopes": slopes}[self.reads]
@@ -168,6 +172,15 @@ class Balancer:
     """
     if len(gradients) != self.tasks:
       raise ValueError(f"There are {len(gradients)} gradients for {self.tasks} tasks.")
+    shapes = [list(map(jnp.shape, jax.tree.leaves(gradient))) for gradient in gradients]
+    trees: list[Any] = [jax.tree.structure(gradient) for gradient in gradients]
+    if any(shape != shapes[0] for shape in shapes) or any(tree != trees[0] for tree in trees):
+      raise ValueError(
+        "The gradients must be of the same parameters, but differ in names or shapes:"
+        f" {'; '.join(f'{t} with {s}' for t, s in zip(trees, shapes, strict=True))}."
+      )
+    if not jax.tree.leaves(gradients[0]):
+      raise ValueError("The gradients have no array: there is nothing to balance.")
     told, of, kept = self._losses(losses, labelled), self._of, state.kept
     tree = jax.tree.structure(gradients[0])
     _, flags = self._leaves(gradients[0])
@@ -240,6 +253,8 @@ class Balancer:
     if self.shared is None or not leaves:
       return leaves, [True] * len(leaves)
     mask = self.shared(tree) if callable(self.shared) else self.shared
+    if odd := [f for f in jax.tree.leaves(mask) if not isinstance(f, bool | np.bool_)]:
+      raise ValueError(f"`shared` must hold True and False, not {odd[0]!r}.")
     wide = jax.tree.map(lambda flag, part: jax.tree.map(lambda _: bool(flag), part), mask, tree)
     flags = jax.tree.leaves(wide)
     if not any(flags):
@@ -298,15 +313,32 @@ def make(
     [1.0, 10.0]
   """
   known = settings(name)
-  prior = tuple(float(weight) for weight in (weights or (1.0,) * tasks))
-  if tasks < 1 or len(prior) != tasks or not min(prior) >= 0 or not sum(prior) > 0:
+  counts: Any = (("tasks", tasks, 1), ("epoch", epoch, 1), ("seed", seed, 0))
+  for what, value, least in counts:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+      raise ValueError(f"`{what}` must be a whole number of at least {least}, but is {value!r}.")
+    if value >= 2**31:
+      raise ValueError(f"`{what}` must be below 2^31, but is {value}.")
+  if isinstance(weights, str | Mapping):
+    raise ValueError(f"`weights` must be {tasks} numbers in the order of the tasks: {weights!r}.")
+  prior = (1.0,) * tasks if weights is None else tuple(map(float, weights))
+  if len(prior) != tasks or not min(prior) >= 0 or not 0 < sum(prior) < math.inf:
     raise ValueError(
       f"`weights` are {weights} for {tasks} tasks: give one a task, at least 0, not all 0."
     )
   given = defaults.get_config().balance
   given.name = name
   for key, value in options.items():
-    given[lookup.one_of(f"A setting of the method {name!r}", key, known)] = value
+    lookup.one_of(f"A setting of the method {name!r}", key, known)
+    before = given[key]
+    typed = isinstance(value, str) if isinstance(before, str) else isinstance(value, int | float)
+    if isinstance(value, bool) or not typed or (type(before) is int and int(value) != value):
+      raise ValueError(f"`{key}` must be as {before!r}, but is {value!r}.")
+    fits, wanted = balancing.RANGES.get(key, (lambda v: True, ""))
+    if not fits(value) or value == math.inf:
+      raise ValueError(f"`{key}` must be {wanted} and finite, but is {value!r}.")
+    given[key] = type(before)(value)
+  lookup.one_of("`aligned_scale`", given.aligned_scale, balancing.SCALES)
   lookup.one_of("`normalise`", given.normalise, balancing.NORMALISE)
   lookup.one_of("`length`", given.length or "own", balancing.LENGTHS)
   specs = [types.TaskSpec(f"task {t}", "number") for t in range(tasks)]

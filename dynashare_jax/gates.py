@@ -27,12 +27,16 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from dynashare_jax.models import gates
-from dynashare_jax.objectives.regularisers import instance
+from dynashare_jax.objectives import regularisers
 from dynashare_jax.ops import compaction
-from dynashare_jax.ops.gumbel import hard_gate
-from dynashare_jax.ops.gumbel import logistic_noise
+from dynashare_jax.ops import gumbel
+from dynashare_jax.ops.annotated import checked
 
 __all__ = ["Gate", "hard_gate", "instance", "logistic_noise", "mix", "only"]
+
+hard_gate = checked(gumbel.hard_gate)
+instance = checked(regularisers.instance)
+logistic_noise = checked(gumbel.logistic_noise)
 
 
 class Gate(nn.Module):
@@ -86,7 +90,13 @@ class Gate(nn.Module):
       target: the execution rate wanted, in (0, 1]; read if `told`, where None means 1.
       threshold: what a score must exceed; a higher one keeps fewer examples, without training.
     """
-    score = self.relevance(x, train, target) - threshold
+    score = self.relevance(x, train, target)
+    if jnp.shape(threshold) not in ((), score.shape):
+      raise ValueError(
+        f"`threshold` must be one number, or [B] = {score.shape}, but has the shape"
+        f" {jnp.shape(threshold)}."
+      )
+    score = score - threshold
     noise = None
     if train and not self.is_initializing():
       noise = logistic_noise(self.make_rng("gates"), jnp.arange(score.shape[0]))
@@ -98,11 +108,24 @@ class Gate(nn.Module):
     """Returns the scores `[B]` before the decision: log-odds of running the block.
 
     Raises:
-      ValueError: a target outside (0, 1], or for a gate that reads none.
+      ValueError: a target outside (0, 1], or for a gate that reads none; a hidden layer without
+        width; an input that is no batch of features.
     """
+    width: Any = self.hidden
+    if not isinstance(width, int) or width < 1:
+      raise ValueError(
+        f"`hidden` of a gate must be a whole number of at least 1, but is {self.hidden}."
+      )
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+    if not shapes or min(map(len, shapes)) < 2 or len({shape[0] for shape in shapes}) > 1:
+      raise ValueError(
+        f"A gate reads an array [B, ..., C], or a tree of such, but got the shapes {shapes}."
+      )
     if target is not None and not self.told:
       raise ValueError("This gate reads no target rate: make it with `Gate(told=True)`.")
-    if isinstance(target, int | float) and not 0 < target <= 1:
+    wanted: Any = 1 if target is None else target
+    known = not isinstance(wanted, jax.core.Tracer)
+    if jnp.ndim(wanted) or (known and not 0 < float(wanted) <= 1):
       raise ValueError(f"The target rate is {target}: give a number above 0 and at most 1.")
     grouped = jax.tree.map(lambda a: jnp.asarray(a)[None], x)
     rate = None if target is None else jnp.asarray(target, jnp.float32)
@@ -122,12 +145,17 @@ def mix(keep: jax.Array, done: Any, skipped: Any) -> Any:
     keep * done + (1 - keep) * skipped, example by example, in `done`'s types; `keep` gets the
     gradient by which the loss tells which one is better.
 
+  Raises:
+    ValueError: shapes that do not fit.
+
   Source: DynaShare section 3.2.
 
   Example:
     >>> mix(jnp.array([1.0, 0.0]), jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [4.0]])).tolist()
     [[1.0], [4.0]]
   """
+  keep = jnp.asarray(keep)
+  _check_rows(keep, done, skipped)
 
   def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
     wide = keep.reshape(keep.shape + (1,) * (a.ndim - keep.ndim))
@@ -152,6 +180,9 @@ def only(
     skipped: what the output is without the block, in its shapes.
     buckets: number of sizes; 0 asks every example in turn, best for a batch of one or few.
 
+  Raises:
+    ValueError: shapes that do not fit, of the block's output too.
+
   Example:
     >>> only(jnp.array([1.0, 0.0]), lambda x: 10 * x, jnp.arange(2.0), jnp.arange(2.0)).tolist()
     [0.0, 1.0]
@@ -159,4 +190,35 @@ def only(
   way = compaction.Compaction(compaction.BUCKETS, buckets)
   if not buckets:
     way = compaction.Compaction(compaction.ROWS)
-  return compaction.run(lambda rows, rest: block(rows), x, skipped, keep > 0, way)
+  keep = jnp.asarray(keep)
+  if keep.ndim != 1:
+    raise ValueError(f"`keep` must be [B], but has the shape {keep.shape}.")
+  _check_rows(keep, x)
+  _check_rows(keep, skipped)
+
+  def done(rows: Any, rest: Any) -> Any:
+    found = block(rows)
+    _check_rows(jnp.ones(len(jax.tree.leaves(rest)[0])), found, rest)
+    return found
+
+  return compaction.run(done, x, skipped, keep > 0, way)
+
+
+def _check_rows(keep: jax.Array, done: Any, skipped: Any = None) -> None:
+  """Refuses arrays whose first axes are not those of `keep`, and pairs of other shapes."""
+  shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(done)]
+  for shape in shapes:
+    if shape[: keep.ndim] != keep.shape:
+      raise ValueError(
+        f"`keep` has the shape {keep.shape}, but an output or input has {shape}: give every example"
+        " a row of each."
+      )
+  if skipped is None:
+    return
+  others = [jnp.shape(leaf) for leaf in jax.tree.leaves(skipped)]
+  trees: Any = jax.tree.structure(done), jax.tree.structure(skipped)
+  if trees[0] != trees[1] or shapes != others:
+    raise ValueError(
+      f"The block's output has the shapes {shapes}, but what stands in its place has {others}: they"
+      " must be the same, in the same tree."
+    )

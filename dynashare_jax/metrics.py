@@ -21,10 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 from dynashare_jax import lookup
 from dynashare_jax.objectives import kinds
@@ -87,17 +89,40 @@ class Metrics:
   def add(self, total: Sums | None, more: Sums) -> Sums:
     """Adds the sums of one batch more, on the host in float64 and int64; None before the first."""
     before = Sums(None, ()) if total is None else total
+    if before.sums is not None and before.sums.keys() != more.sums.keys():
+      raise ValueError("These are sums of two kinds of tasks: each kind has a total of its own.")
     scores = (*before.scores, *jax.device_get(more.scores))
     return Sums(base.added(before.sums, more.sums), scores)
 
   def finish(self, total: Sums) -> dict[str, float]:
-    """Divides: metric -> value, percentages as 0 to 100; nan where it is not defined."""
+    """Divides: metric -> value, percentages as 0 to 100; nan where it is not defined.
+
+    Raises:
+      ValueError: sums of another kind of task.
+    """
+    if not isinstance(total, Sums):
+      raise ValueError(f"finish needs what `sums` or `add` gave, not a {type(total).__name__}.")
     whole = self.add(None, total)
-    return self._kind.finish(self.task, whole.sums, base.joined(whole.scores))
+    try:
+      return self._kind.finish(self.task, whole.sums, base.joined(whole.scores))
+    except KeyError as error:
+      raise ValueError(
+        f"These are sums of another kind of task than {self.task.kind}: {error} is missing."
+      ) from error
 
   def predict(self, logits: Array) -> jax.Array:
-    """Returns classes, probabilities or values, at the size of the logits."""
-    return jnp.asarray(self._kind.predict(self.task, jnp.asarray(logits)))
+    """Returns classes, probabilities or values, at the size of the logits.
+
+    Raises:
+      ValueError: logits with another number of outputs.
+    """
+    logits = jnp.asarray(logits)
+    if self.outputs > 1 and logits.shape[-1:] != (self.outputs,):
+      raise ValueError(
+        f"The logits of a {self.task.kind} task have the shape {logits.shape}: their last axis must"
+        f" have {self.outputs} outputs."
+      )
+    return jnp.asarray(self._kind.predict(self.task, logits))
 
   @property
   def _kind(self) -> base.Kind:
@@ -108,7 +133,12 @@ class Metrics:
     self, logits: Array, targets: Array, valid: Array | None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Arrays of a batch that fit together, and which targets are labels."""
-    logits, targets, outputs = jnp.asarray(logits), jnp.asarray(targets), self.outputs
+    kind, outputs = self._kind, self.outputs
+    for what, given in (("logits", logits), ("targets", targets)):
+      held = jnp.bool_ if isinstance(given, jax.Array) else np.asarray(given).dtype
+      if not (jnp.issubdtype(held, np.number) or held == jnp.bool_):
+        raise ValueError(f"The {what} of a {self.task.kind} task must be numbers.")
+    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
     told = f"The logits of a {self.task.kind} task have the shape {logits.shape}"
     if self._kind.dense and logits.ndim != 4:
       raise ValueError(f"{told}: give [B, h, w, {outputs}].")
@@ -116,9 +146,51 @@ class Metrics:
       raise ValueError(f"{told}: their last axis must have {outputs} outputs.")
     if logits.shape[:1] != targets.shape[:1]:
       raise ValueError(f"{told} for targets {targets.shape}: give equally many examples.")
-    axes = 3 if self._kind.dense else targets.ndim
+    self._check_targets(told, logits, targets)
+    axes = 3 if kind.dense else targets.ndim
     known = jnp.ones(targets.shape[:axes], bool) if valid is None else jnp.asarray(valid, bool)
+    whole = known.ndim if not kind.dense and known.ndim else axes
+    if known.shape != targets.shape[:whole]:
+      raise ValueError(
+        f"`valid` has the shape {known.shape} for targets {targets.shape}: give their leading axes."
+      )
+    self._check_labels(targets, known)
     return logits, targets, known
+
+  def _check_targets(self, told: str, logits: jax.Array, targets: jax.Array) -> None:
+    """Refuses targets that are no labels of such logits, by shape and type."""
+    kind, outputs = self._kind, self.outputs
+    ids = isinstance(kind, base.Classes) and not kind.several
+    if ids and jnp.issubdtype(targets.dtype, jnp.floating):
+      raise ValueError(
+        f"Class ids of a {self.task.kind} task must be integers, not {targets.dtype}."
+      )
+    if kind.dense:
+      plain = kind.stored == "ids" or outputs == 1
+      fits = targets.ndim == 3 if plain else targets.shape[3:] == (outputs,)
+      fits = fits or (outputs == 1 and kind.stored != "ids" and targets.shape[3:] == (1,))
+      fits = fits and logits.shape[3:] == (outputs,)
+    else:
+      fits = targets.shape == logits.shape[:-1] and (ids or outputs == 1)
+      fits = fits or (targets.shape == logits.shape and not ids)
+      single = logits.ndim == targets.ndim and outputs == 1
+      fits = fits and (single or logits.shape[-1:] == (outputs,))
+    if not fits:
+      raise ValueError(
+        f"{told} for targets {targets.shape}: these are no labels of {outputs} outputs."
+      )
+
+  def _check_labels(self, targets: jax.Array, known: jax.Array) -> None:
+    """Refuses values that no label of the kind has, where they are known."""
+    if isinstance(self._kind, base.Classes) or isinstance(targets, jax.core.Tracer):
+      return
+    if isinstance(known, jax.core.Tracer):
+      return
+    name, allowed = self._kind.allowed(self.task)
+    values = np.asarray(targets)[np.asarray(known)]
+    if not (good := allowed(values)).all():
+      odd = values[~good].flat[0]
+      raise ValueError(f"Labels of a {self.task.kind} task must be {name}, but one is {odd}.")
 
 
 def find(
@@ -167,6 +239,11 @@ def find(
   if classes is not None and outputs is not None:
     raise ValueError("`classes` and `outputs` are one number: give one of them.")
   count = classes if outputs is None else outputs
+  told: Any = count
+  if count is not None and (isinstance(told, bool) or not isinstance(told, int) or count < 1):
+    if isinstance(found, base.Classes) and isinstance(told, int):
+      raise ValueError(f"A task of the kind {kind!r} needs `classes`: how many there are.")
+    raise ValueError(f"`classes` or `outputs` must be whole and at least 1, but is {count!r}.")
   task = dataclasses.replace(
     plain,
     outputs=1 if count is None else count,
@@ -188,7 +265,9 @@ def find(
       f"A task of the kind {kind!r} has no use for {', '.join(told)}; its options are"
       f" {', '.join((*found.reads, 'unit'))}."
     )
-  if isinstance(found, base.Classes) and task.outputs < 2:
+  if (isinstance(found, base.Classes) and task.outputs < 2) or (
+    found.several and found.stored == "answers" and count is None
+  ):
     raise ValueError(f"A task of the kind {kind!r} needs `classes`: how many there are.")
   for name in ("class_weights", "center", "spread"):
     if len(getattr(task, name)) not in (0, task.outputs):
@@ -196,4 +275,14 @@ def find(
         f"`{name}` has {len(getattr(task, name))} numbers for {task.outputs} outputs."
       )
   lookup.one_of("`loss`", loss, ("l2", "l1", "huber"))
+  finite = lambda values: all(map(math.isfinite, values))
+  for name, values, fits, wanted in (
+    ("class_weights", task.class_weights, lambda v: v >= 0, "at least 0"),
+    ("positive_weight", (positive_weight,), lambda v: v > 0, "above 0"),
+    ("huber_delta", (huber_delta,), lambda v: v > 0, "above 0"),
+    ("spread", task.spread, lambda v: v > 0, "above 0"),
+    ("center", task.center, lambda v: True, "numbers"),
+  ):
+    if not finite(values) or not all(map(fits, values)):
+      raise ValueError(f"`{name}` must be finite and {wanted}, but is {getattr(task, name)}.")
   return Metrics(task)

@@ -26,23 +26,10 @@ Source: DynaShare (Rahimian et al., CVPRW 2023), section 3; AdaShare (Sun et al.
 
 from __future__ import annotations
 
-from dynashare_jax.objectives.regularisers import budget
-from dynashare_jax.objectives.regularisers import conflict
-from dynashare_jax.objectives.regularisers import instance
-from dynashare_jax.objectives.regularisers import sharing
-from dynashare_jax.objectives.regularisers import sparsity
-from dynashare_jax.ops.gumbel import sample_routes
-from dynashare_jax.ops.gumbel import soft_choices
-from dynashare_jax.ops.gumbel import soft_decisions
-from dynashare_jax.ops.policy import alpha
-from dynashare_jax.ops.policy import draw_routes
-from dynashare_jax.ops.policy import entropy
-from dynashare_jax.ops.policy import init_logits
-from dynashare_jax.ops.policy import open_mask
-from dynashare_jax.ops.policy import opened
-from dynashare_jax.ops.policy import random_routes
-from dynashare_jax.ops.policy import spread
-from dynashare_jax.ops.policy import temperature
+from dynashare_jax.objectives import regularisers
+from dynashare_jax.ops import gumbel
+from dynashare_jax.ops import policy
+from dynashare_jax.ops.annotated import checked
 
 __all__ = [
   "alpha",
@@ -63,3 +50,21 @@ __all__ = [
   "spread",
   "temperature",
 ]
+
+alpha = checked(policy.alpha)
+budget = checked(regularisers.budget)
+conflict = checked(regularisers.conflict)
+draw_routes = checked(policy.draw_routes)
+entropy = checked(policy.entropy)
+init_logits = checked(policy.init_logits)
+instance = checked(regularisers.instance)
+open_mask = checked(policy.open_mask)
+opened = checked(policy.opened)
+random_routes = checked(policy.random_routes)
+sample_routes = checked(gumbel.sample_routes)
+sharing = checked(regularisers.sharing)
+soft_choices = checked(gumbel.soft_choices)
+soft_decisions = checked(gumbel.soft_decisions)
+sparsity = checked(regularisers.sparsity)
+spread = checked(policy.spread)
+temperature = checked(policy.temperature)

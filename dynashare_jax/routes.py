@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from dynashare_jax import lookup
+from dynashare_jax.objectives import regularisers
 from dynashare_jax.sharing import plan as plan_lib
 from dynashare_jax.sharing import prices
 from dynashare_jax.sharing import routes
@@ -58,10 +59,19 @@ def plan(route: Any, tasks: Sequence[str] | None = None) -> Plan:
       "The route is being traced: a plan is made of numbers. Make it outside of `jit` and let it be"
       " a constant of the compiled function."
     )
-  rows = np.asarray(route)
+  try:
+    rows = np.asarray(route)
+  except ValueError as error:
+    raise ValueError("The rows of a route, one a task, must have the same length.") from error
   if rows.ndim != 2:
     raise ValueError(f"A route has the shape [tasks, blocks], not {rows.shape}.")
-  return plan_lib.make(tasks or [f"task {t}" for t in range(len(rows))], rows)
+  if rows.dtype.kind not in "biuf":
+    raise ValueError(f"A route holds 0 and 1 only, not {route}.")
+  names = [f"task {t}" for t in range(len(rows))] if tasks is None else tasks
+  texts = not isinstance(names, str) and all(isinstance(name, str) for name in names)
+  if not texts or len(set(names)) < len(names):
+    raise ValueError(f"`tasks` must be different names, one a row, but is {tasks!r}.")
+  return plan_lib.make(names, rows)
 
 
 def runner(
@@ -94,10 +104,12 @@ def runner(
   """
   made = route if isinstance(route, Plan) else plan(route)
   splits = made.splits
-  passing: Sequence[Block | None] = [None] * len(splits) if shortcuts is None else shortcuts
+  passing: Sequence[Block | None] = [None] * len(splits) if shortcuts is None else [*shortcuts]
   for what, count in (("blocks", len(blocks)), ("shortcuts", len(passing))):
     if count != len(splits):
       raise ValueError(f"There are {count} {what} for a route of {len(splits)} blocks.")
+  if not all(map(callable, (*blocks, *filter(None, passing)))):
+    raise ValueError("A block or a shortcut is no function of (params, x).")
 
   def run(params: Sequence[Any], x: Any) -> tuple[Any, ...]:
     """Runs the blocks; returns one output a task."""
@@ -144,13 +156,22 @@ def best(
     [[1, 0], [1, 1]]
   """
   pairs, singles = np.asarray(pairs, np.float64), np.asarray(singles, np.float64)
+  if singles.ndim != 2:
+    raise ValueError(f"`singles` must be [tasks, blocks], but has the shape {singles.shape}.")
   tasks, blocks = singles.shape
   if pairs.shape != (blocks, tasks, tasks) or len(costs) != blocks:
     raise ValueError(
       f"`singles` {singles.shape} is of {tasks} tasks and {blocks} blocks, but `pairs` has the"
       f" shape {pairs.shape}, not {(blocks, tasks, tasks)}, or there are {len(costs)} costs."
     )
+  for name, values in (("pairs", pairs), ("singles", singles)):
+    if not np.isfinite(values).all():
+      raise ValueError(f"`{name}` must hold finite numbers.")
+  if not np.allclose(pairs, pairs.swapaxes(1, 2)):
+    raise ValueError("`pairs` must be symmetric: what two tasks are worth to each other is one.")
+  regularisers.check_costs(costs, blocks)
   lookup.one_of("serve", serve, routes.SERVES)
-  if not 0 < share <= 1:
-    raise ValueError(f"The share is {share}: give a number above 0 and at most 1.")
+  given: Any = share
+  if isinstance(given, str) or not 0 < share <= 1:
+    raise ValueError(f"The share is {share!r}: give a number above 0 and at most 1.")
   return routes.best(pairs, singles, prices.within_share(costs, tasks, share, serve))

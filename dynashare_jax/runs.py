@@ -325,6 +325,7 @@ def load(
     )
     spec = workdir_lib.read_spec(workdir)
     folder = pathlib.Path(workdir)
+    _check_spec(spec, folder)
     if spec is None:
       dataset = _same(config, open_dataset(config), folder)
     else:
@@ -333,6 +334,19 @@ def load(
   except (AttributeError, KeyError) as error:
     raise ValueError(f"{file} was written by another version: {error}.") from error
   return trained_lib.restore(experiment, pathlib.Path(workdir))
+
+
+def _check_spec(spec: types.DatasetSpec | None, folder: pathlib.Path) -> None:
+  """Refuses a `spec.json` of another run: its names would stand for what this network says."""
+  before = None if spec is None else workdir_lib.read_data(folder)
+  if spec is None or before is None:
+    return
+  now = identity.described(spec)
+  if found := identity.differences({part: before.get(part) for part in now}, now):
+    raise ValueError(
+      f"{folder / workdir_lib.SPEC} is not of this run, as {workdir_lib.DATA} tells:"
+      f" {'; '.join(found)}. Delete the first; without it, the data set is read."
+    )
 
 
 def _unopened(

@@ -307,4 +307,4 @@ def cli(argv: Sequence[str] | None = None) -> None:
   errors = (ValueError, OSError, RuntimeError)
   line = sys.argv[1:] if argv is None else argv
   if table := guard.run(lambda: run(line), "the same command goes on.", errors):
-    print(f"table: {table}")
+    guard.say(f"table: {table}")

@@ -113,7 +113,9 @@ def run(argv: Sequence[str] | None) -> pathlib.Path:
   many = _numbers(arguments.budgets, "budgets")
   if many and not arguments.curve:
     raise ValueError("--budgets belongs to --curve; give --budget=VALUE.")
-  sizes = [int(size) for size in _numbers(arguments.tune, "tune")]
+  sizes = [int(size) for size in command.names(arguments.tune) if size.isdecimal()]
+  if len(sizes) < len(command.names(arguments.tune)):
+    raise ValueError(f"--tune must be whole numbers with commas, not {arguments.tune!r}.")
   values = [arguments.budget] if one else many
   wanted = [settings.Budget(value, arguments.unit) for value in values]
   with lock.held(arguments.workdir):
@@ -135,4 +137,4 @@ def cli(argv: Sequence[str] | None = None) -> None:
   command.use_compilation_cache()
   start = time.monotonic()
   path = command.run(lambda: run(argv), "budgets written so far stay.")
-  print(f"{path} ({time.monotonic() - start:,.0f} s)")
+  command.say(f"{path} ({time.monotonic() - start:,.0f} s)")

@@ -15,6 +15,7 @@ import pathlib
 
 from absl import logging
 
+from dynashare_jax import lookup
 from dynashare_jax import runs
 from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir
@@ -39,6 +40,7 @@ def run(argv: Sequence[str] | None) -> str:
   """
   about = "Compares the gradients of the tasks of a finished run, block by block."
   arguments = guard.parser("conflict", about, _ARGUMENTS).parse_args(argv)
+  lookup.one_of("--split", arguments.split, ("validation", "test"))
   with lock.held(arguments.workdir):
     return _written(arguments)
 
@@ -61,4 +63,4 @@ def _written(arguments: argparse.Namespace) -> str:
 def cli(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with 2 after an error, 130 after an interruption."""
   logging.set_verbosity(logging.ERROR)
-  print(guard.run(lambda: run(argv), "nothing was written."))
+  guard.say(guard.run(lambda: run(argv), "nothing was written."))

@@ -102,4 +102,4 @@ def run(argv: Sequence[str] | None) -> str:
 def cli(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with 2 after an error, 130 after an interruption."""
   command.use_compilation_cache()
-  print(command.run(lambda: run(argv), "nothing was written."))
+  command.say(command.run(lambda: run(argv), "nothing was written."))

@@ -61,4 +61,4 @@ def cli(argv: Sequence[str] | None = None) -> None:
   start = time.monotonic()
   errors = (ValueError, OSError, ImportError)
   path = command.run(lambda: run(argv), "nothing was written.", errors)
-  print(f"{path} ({path.stat().st_size / 1e6:.1f} MB, {time.monotonic() - start:.0f} s)")
+  command.say(f"{path} ({path.stat().st_size / 1e6:.1f} MB, {time.monotonic() - start:.0f} s)")

@@ -91,6 +91,18 @@ def run(
     return _failed(error, interrupted, errors)
 
 
+def say(*lines: object) -> None:
+  """Prints what a command found, each on a line; nobody may listen any more.
+
+  The work is done and its files are there: a closed pipe must not look like a failure.
+  """
+  try:
+    print(*lines, sep="\n", flush=True)
+  except (BrokenPipeError, ValueError):  # A pipe without a reader; a stream that is closed.
+    with open(os.devnull, "w") as nowhere, contextlib.suppress(Exception):
+      os.dup2(nowhere.fileno(), sys.stdout.fileno())  # Python writes once more when it ends.
+
+
 def _failed(error: Exception, interrupted: str, errors: tuple[type[Exception], ...]) -> NoReturn:
   """Says what happened and ends; unexpected errors go on in one process."""
   trace = "" if errors else "".join(traceback.format_exception(error))

@@ -15,6 +15,7 @@ import csv
 import io
 import pathlib
 from typing import Any
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -294,14 +295,23 @@ def _read_arrays(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nd
   one = len(names) == 1
   try:
     found = np.load(source, allow_pickle=False)
-    arrays = {names[0]: found} if one else {name: found[name] for name in names}
-  except (OSError, ValueError, KeyError, IndexError) as error:
+    if isinstance(found, np.ndarray):
+      found = {"": found}
+    else:
+      with found as file:
+        found = dict(file)
+    if one != (list(found) == [""]):
+      raise ValueError(f"it holds {'several arrays' if one else 'one array without a name'}")
+    arrays = {name: found["" if one else name] for name in names}
+  except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
     wanted = ".npy file" if one else f".npz file with {' and '.join(names)}"
     raise ValueError(f"{source} is no {wanted}: {error}.") from error
   for name, array in arrays.items():
     if not np.size(array) or not np.ndim(array):
       of = "its shape" if one else f"the shape of {name}"
       raise ValueError(f"{source} holds no example; {of} is {array.shape}.")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+      raise ValueError(f"{source}: {name} has numbers that are not finite: leave them out or fill.")
   return arrays
 
 
@@ -353,4 +363,4 @@ def _write_csv(path: pathlib.Path, rows: Rows) -> pathlib.Path:
 def cli(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with 2 after an error, 130 after an interruption."""
   command.use_compilation_cache()
-  print(*command.run(lambda: run(argv), "files written so far stay."), sep="\n")
+  command.say(*command.run(lambda: run(argv), "files written so far stay."))

@@ -76,4 +76,4 @@ def agree(text: str, page: pathlib.Path) -> str:
 
 def cli(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with 2 after an error."""
-  print(guard.run(lambda: run(argv), "nothing was written."))
+  guard.say(guard.run(lambda: run(argv), "nothing was written."))

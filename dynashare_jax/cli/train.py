@@ -75,7 +75,9 @@ def _main(argv: list[str]) -> None:
 
   whole = bool(os.environ.get("DYNASHARE_TRACEBACK"))
   errors = () if whole else (ValueError, OSError, FloatingPointError)
-  print(guard.run(work, f"the same command goes on from the last checkpoint in {workdir}", errors))
+  guard.say(
+    guard.run(work, f"the same command goes on from the last checkpoint in {workdir}", errors)
+  )
 
 
 def _print_help() -> None:
@@ -104,6 +106,8 @@ def _parse(argv: list[str]) -> list[str]:
       raise ValueError(f"Unexpected arguments: {' '.join(rest[1:])}.")
     if _CONFIG.value is None:
       raise ValueError("Name a configuration: --config=rooms")
+    if _ROUTE.value is not None and not _DESCRIBE.value:
+      raise ValueError("--route goes with --describe: training finds a route of its own.")
     return rest
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)

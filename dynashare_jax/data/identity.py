@@ -40,10 +40,7 @@ def of(dataset: types.Dataset) -> Json:
   sources = {split: dataset.source(split) for split in spec.sizes}
   names = {split: getattr(source, "keys", None) for split, source in sources.items()}
   return {
-    "tasks": {
-      t.name: {"kind": t.kind, "outputs": t.outputs, "classes": list(t.classes)} for t in spec.tasks
-    },
-    "input_shape": list(spec.input_shape),
+    **described(spec),
     "table": _table(spec.table),
     "examples": dict(spec.sizes),
     "names": {split: list(keys) for split, keys in names.items() if keys is not None},
@@ -55,6 +52,16 @@ def of(dataset: types.Dataset) -> Json:
       for split, source in sources.items()
       for place in np.unique(np.linspace(0, len(source) - 1, _SAMPLES).astype(int)).tolist()
     },
+  }
+
+
+def described(spec: types.DatasetSpec) -> Json:
+  """Returns what a network's inputs and outputs mean: `tasks` and `input_shape` of an identity."""
+  return {
+    "tasks": {
+      t.name: {"kind": t.kind, "outputs": t.outputs, "classes": list(t.classes)} for t in spec.tasks
+    },
+    "input_shape": list(spec.input_shape),
   }
 
 

@@ -135,6 +135,19 @@ def load(path: str | pathlib.Path) -> Artefact:
       " python -m dynashare_jax export --workdir=RUN."
     )
   index, sections = unpack(file.read_bytes(), str(file))
+  try:
+    return _read(index, sections, file)
+  except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+    if str(error).startswith(str(file)):
+      raise
+    raise ValueError(
+      f"{file} holds no model that this program reads ({type(error).__name__}: {error}). Export it"
+      " again."
+    ) from error
+
+
+def _read(index: dict[str, Any], sections: np.ndarray, file: pathlib.Path) -> Artefact:
+  """The model of an index and the sections that it names."""
   manifest = index["manifest"]
   here = platform()
   if here not in manifest["platforms"]:
@@ -151,7 +164,9 @@ def load(path: str | pathlib.Path) -> Artefact:
     if here in entry["platforms"]:
       code = sections[entry["at"] : entry["at"] + entry["size"]]
       call = _deserialise(code, file, manifest["jax"])
-      programs[entry["role"]].append((entry["smallest"], call))
+      programs[entry["role"]].append((int(entry["smallest"]), call))
+  if not programs["run"] or not manifest["inputs"]["arrays"] or not manifest["tasks"]:
+    raise ValueError("it has no program, no input or no task")
   return Artefact(
     manifest,
     jax.device_put(weights, may_alias=False),  # aligned: quicker
@@ -224,7 +239,12 @@ def unpack(data: bytes, where: str) -> tuple[dict[str, Any], np.ndarray]:
   if rest.digest() != digest:
     raise damaged
   end = _HEAD.size + length
-  index: dict[str, Any] = json.loads(data[_HEAD.size : end])
+  try:
+    index: dict[str, Any] = json.loads(data[_HEAD.size : end])
+  except (ValueError, RecursionError) as error:
+    raise ValueError(
+      f"{where} has no index that can be read ({error}). Export it again."
+    ) from error
   return index, np.frombuffer(data, np.uint8, offset=end)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 import pathlib
 from typing import Any, NamedTuple
 
@@ -37,8 +38,9 @@ class Budget:
   def __post_init__(self) -> None:
     """Checks both."""
     lookup.one_of("The unit of a budget", self.unit, UNITS)
-    if not (math.isfinite(self.value) and self.value > 0):
-      raise ValueError(f"A budget must be above 0, but is {self.value}.")
+    number = isinstance(self.value, numbers.Real) and not isinstance(self.value, bool)
+    if not (number and math.isfinite(self.value) and self.value > 0):
+      raise ValueError(f"A budget must be above 0, but is {self.value!r}.")
 
 
 class Measured(NamedTuple):

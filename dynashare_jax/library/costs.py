@@ -69,7 +69,8 @@ class Settings:
       ValueError: names what is wrong.
     """
     sizes = self.batches
-    if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+    whole = all(isinstance(size, int) for size in sizes)
+    if not sizes or not whole or min(sizes) < 1 or len(set(sizes)) < len(sizes):
       raise ValueError(f"Give different batch sizes of at least 1, not {sizes}.")
     if self.repeats < 1:
       raise ValueError(f"The rounds are {self.repeats}; there must be at least 1.")

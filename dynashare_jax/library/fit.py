@@ -12,6 +12,7 @@ from typing import Any, TYPE_CHECKING
 
 import ml_collections
 
+from dynashare_jax import lookup
 from dynashare_jax import runs
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.distributed import preemption
@@ -21,6 +22,7 @@ from dynashare_jax.library import run as run_lib
 from dynashare_jax.library import settings as settings_lib
 from dynashare_jax.methods import _entries
 from dynashare_jax.monitoring import logs
+from dynashare_jax.train import baselines
 
 if TYPE_CHECKING:
   from dynashare_jax.report import tables
@@ -71,6 +73,8 @@ def fit(
     >>> sorted(run.metrics["churn"])
     ['accuracy', 'auc', 'average_precision']
   """
+  if not isinstance(data, data_lib.Data):
+    raise ValueError(f"`data` must be of ds.arrays, but is a {type(data).__name__}.")
   spec = data.dataset.spec
   config = settings_lib.of(spec, data.fingerprint, method, backbone, balance, steps, seed, settings)
   config.baseline = os.fspath(baseline)
@@ -206,9 +210,18 @@ def compare(
     >>> list(table.runs)
     ['hard']
   """
-  if seeds < 1:
-    raise ValueError(f"seeds must be at least 1, but is {seeds}.")
-  entries = _entries.cross(_entries.parse(",".join(methods)), ",".join(balances))
+  settings_lib.whole(seeds, "seeds", 1)
+  # A name alone is a list of one.
+  methods, balances, mixed = (
+    (names,) if isinstance(names, str) else names for names in (methods, balances, mixed)
+  )
+  baselines.read_mixed(",".join(mixed), "`mixed`")
+  entries = _entries.cross(_entries.parse(",".join(map(str, methods))), ",".join(balances))
+  if trials is not None and not isinstance(trials, Mapping):
+    raise ValueError(f"`trials` must be a dict of label -> number, but is {trials!r}.")
+  for label, count in (trials or {}).items():
+    lookup.one_of("A label in `trials`", label, (entry.label for entry in entries))
+    settings_lib.whole(count, f"trials[{label!r}]", 0)
   folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="dynashare-compare-"))
   found: dict[str, list[run_lib.Run]] = {entry.label: [] for entry in entries}
   told = dict(settings.pop("settings", None) or {}) | ({"mixed": ",".join(mixed)} if mixed else {})

@@ -120,6 +120,14 @@ class Run:
     """The figures of the report: `run.figures.policy()`; `dir(run.figures)` lists them."""
     return Figures(self)
 
+  def _check_there(self) -> None:
+    """Refuses what reads or writes the folder where it is gone."""
+    if not workdir_lib.is_opened(self.workdir):
+      raise ValueError(
+        f"The folder of the run is gone: {self.workdir}. A run without a workdir ends with its"
+        " object; keep others with run.save(folder)."
+      )
+
   @property
   def _files(self) -> Any:
     """What reports know of the folder."""
@@ -143,6 +151,8 @@ class Run:
       >>> run.evaluate(split="test") == run.metrics
       True
     """
+    if data is not None and not isinstance(data, data_lib.Data):
+      raise ValueError(f"`data` must be of ds.arrays, but is a {type(data).__name__}.")
     trained = self.trained
     experiment = trained.experiment
     dataset = experiment.dataset if data is None else data.encoded(experiment.dataset.spec)
@@ -236,6 +246,7 @@ class Run:
     Raises:
       ValueError: the run has no gates, or the budget is out of reach.
     """
+    self._check_there()
     wanted = settings_lib.Budget(budget, unit)
     with lock.held(self.workdir):
       found = self._calibrator(batch).meet(wanted, test=True)
@@ -261,6 +272,7 @@ class Run:
     Raises:
       ValueError: the run has no gates.
     """
+    self._check_there()
     tell = print if progress else lambda text: None
     with lock.held(self.workdir):
       return budgets_lib.curve(self._calibrator(batch), unit, budgets, tell)
@@ -293,6 +305,7 @@ class Run:
       batches: sizes; the first one's latency is shown.
       repeats: rounds of timing.
     """
+    self._check_there()
     with lock.held(self.workdir):
       return costs.measure(self.trained, costs.Settings(tuple(batches), repeats))
 
@@ -311,6 +324,8 @@ class Run:
       platforms: that it runs on, of `cpu`, `cuda`, `rocm` and `tpu`.
       budget: a file of `budgets/`, see `calibrate`.
     """
+    self._check_there()
+    tasks, platforms = ((v,) if isinstance(v, str) else v for v in (tasks, platforms))
     kept = None
     if os.fspath(budget):
       kept = export_lib.read_budget(pathlib.Path(budget), self.trained)
@@ -327,6 +342,7 @@ class Run:
       >>> run.save(folder / "mine").workdir.name
       'mine'
     """
+    self._check_there()
     target = pathlib.Path(path)
     if target.exists():
       raise ValueError(f"{target} exists: name a folder that does not.")
@@ -411,7 +427,9 @@ def load(path: str | os.PathLike[str], data_dir: str = "") -> Run | artefact.Art
   if place.is_file() or (place / artefact.FILE).is_file():
     return artefact.load(place)
   if not workdir_lib.is_opened(place):
-    raise ValueError(f"{place} is neither the folder of a run nor that of an exported network.")
+    raise ValueError(
+      f"{str(place)!r} is neither the folder of a run nor that of an exported network."
+    )
   return Run(place, data_dir=data_dir)
 
 

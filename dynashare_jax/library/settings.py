@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import numbers
 from typing import Any
 
 import jax
@@ -54,6 +55,9 @@ def of(
   Raises:
     ValueError: an unknown name or a value of another type.
   """
+  whole(seed, "seed", 0)
+  if values is not None and not isinstance(values, Mapping):
+    raise ValueError(f"settings must be a dict of dotted name -> value, but is {values!r}.")
   methods.find(method)
   config = defaults.get_config()
   config.dataset, config.method, config.seed = "in_memory", method, int(seed)
@@ -79,6 +83,12 @@ def of(
     first = min(2, blocks - 1)
     config.gates.target_rates = (1.0,) * first + (0.7,) * (blocks - first)
   return config
+
+
+def whole(value: Any, name: str, least: int) -> None:
+  """Refuses what is no whole number, or below the least."""
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    raise ValueError(f"{name} must be a whole number of at least {least}, but is {value!r}.")
 
 
 def _network(config: ml_collections.ConfigDict, spec: types.DatasetSpec) -> None:
@@ -108,8 +118,7 @@ def _training(
   train.batch_size = checks.batch_size(config, spec, devices)
   if steps is None:
     steps = min(max(_EPOCHS * count // train.batch_size, _STEPS[0]), _STEPS[1])
-  if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-    raise ValueError(f"steps must be a whole number of at least 1, but is {steps!r}.")
+  whole(steps, "steps", 1)
   share = lambda of: max(1, round(steps / of))
   train.steps, train.warmup_steps, train.retrain_steps = steps, share(6), share(18 / 7)
   train.cycles = min(_CYCLES, share(12))
@@ -137,7 +146,7 @@ def _training(
 
 def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
   """Sets what no argument of `fit` sets."""
-  if name.partition(".")[0] in _OWN or name in ("balance.name", "model.backbone"):
+  if str(name).partition(".")[0] in _OWN or name in ("balance.name", "model.backbone"):
     raise ValueError(f"settings[{name!r}]: fit has an argument for it.")
   change(config, name, value)
 
@@ -149,6 +158,7 @@ def change(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
     ValueError: there is none, or the value has another type than before; names the nearest.
   """
   known = {key for key, _ in workdir.flatten(config.to_dict())}
+  name = str(name)
   group, _, last = name.rpartition(".")
   if name not in known:
     raise ValueError(f"There is no setting {name!r}.{lookup.hint_dotted(name, known)}")
@@ -156,7 +166,14 @@ def change(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
   for part in filter(None, group.split(".")):
     place = place[part]
   try:
-    place[last] = tuple(value) if isinstance(place[last], tuple) else value
+    before = place[last]
+    several = isinstance(before, tuple)
+    # What would be taken for something else: letters for values, yes for 1.
+    if isinstance(value, str) if several else isinstance(value, bool) > isinstance(before, bool):
+      raise TypeError
+    if value is None:  # Which a configuration takes for a value that is not there yet.
+      raise TypeError
+    place[last] = tuple(value) if several else value
   except TypeError as error:
     wanted = type(place[last]).__name__
     raise ValueError(f"{name} must be of the type {wanted}, but is {value!r}.") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 import numpy as np
@@ -19,7 +19,10 @@ def _value(values: Values, name: str, whose: str) -> float:
     raise ValueError(
       f"metric {name!r} is missing from {whose}, which has {', '.join(sorted(values)) or 'none'}."
     )
-  return float(values[name])
+  value: Any = values[name]
+  if isinstance(value, str) or value is None or np.ndim(value):
+    raise ValueError(f"metric {name!r} of {whose} must be a number, but is {value!r}.")
+  return float(value)
 
 
 def delta_task(metrics: Sequence[Metric], values: Values, baseline: Values) -> float:
@@ -34,7 +37,7 @@ def delta_task(metrics: Sequence[Metric], values: Values, baseline: Values) -> f
     Percent; above 0 is better than the baseline. nan when a value is nan.
 
   Raises:
-    ValueError: no metric, a missing value, or a baseline of 0.
+    ValueError: no metric, or one twice; a missing value, or none; a baseline of 0.
 
   Source: DynaShare (CVPRW 2023), Eq. 7.
   Differs: divides by the baseline's magnitude, so that a gain over a negative
@@ -46,6 +49,7 @@ def delta_task(metrics: Sequence[Metric], values: Values, baseline: Values) -> f
   """
   if not metrics:
     raise ValueError("a relative gain needs at least one metric of the task.")
+  _check(metrics)
   gains = []
   for metric in (m for m in metrics if m.in_delta):
     value = _value(values, metric.name, "the run")
@@ -58,6 +62,21 @@ def delta_task(metrics: Sequence[Metric], values: Values, baseline: Values) -> f
     sign = 1.0 if metric.higher_is_better else -1.0
     gains.append(sign * (value - reference) / abs(reference))
   return float(100.0 * np.mean(gains))
+
+
+def _check(metrics: Sequence[Metric]) -> None:
+  """Refuses a metric twice, a direction that is a word, and metrics none of which counts."""
+  names = [metric.name for metric in metrics]
+  if len(set(names)) < len(names):
+    raise ValueError(f"a metric is named twice: {', '.join(names)}.")
+  for metric in metrics:
+    if not isinstance(metric.higher_is_better, bool | np.bool_):
+      raise ValueError(
+        f"`higher_is_better` of metric {metric.name!r} must be True or False, but is"
+        f" {metric.higher_is_better!r}."
+      )
+  if not any(metric.in_delta for metric in metrics):
+    raise ValueError(f"none of the metrics {', '.join(names)} counts in Delta (`in_delta`).")
 
 
 def deltas(
@@ -79,6 +98,8 @@ def deltas(
     for where, known in (("the run", values), ("the baseline", baseline)):
       if task not in known:
         raise ValueError(f"task {task!r} is missing from {where}.")
+      if not isinstance(known[task], Mapping):
+        raise ValueError(f"task {task!r} of {where} must be a dict of metric -> value.")
     try:
       gains[task] = delta_task(names, values[task], baseline[task])
     except ValueError as error:
@@ -100,7 +121,7 @@ def delta(tasks: Mapping[str, float]) -> float:
   """
   if not tasks:
     raise ValueError("an overall gain needs at least one task.")
-  return float(np.mean(list(tasks.values())))
+  return float(np.mean([_value(tasks, task, "the tasks") for task in tasks]))
 
 
 def mean_rank(
@@ -139,9 +160,10 @@ def mean_rank(
 
 def _ranks(costs: np.ndarray) -> np.ndarray:
   """Ranks of numbers of which the smallest is best; NaN is last."""
-  costs = np.where(np.isnan(costs), np.inf, costs)
-  better = np.sum(costs[None, :] < costs[:, None], axis=1)
-  equal = np.sum(costs[None, :] == costs[:, None], axis=1)
+  # An infinite one is a number, and ranks before NaN.
+  places = np.unique(costs, return_inverse=True, equal_nan=True)[1]
+  better = np.sum(places[None, :] < places[:, None], axis=1)
+  equal = np.sum(places[None, :] == places[:, None], axis=1)
   return np.asarray(better + (equal + 1) / 2)
 
 
@@ -190,10 +212,12 @@ def rank_test(
   counts = {len(runs) for runs in methods.values()}
   if len(methods) < 2 or len(counts) != 1 or not min(counts):
     raise ValueError("a test of ranks needs two methods or more, each with as many runs.")
+  if not metrics:
+    raise ValueError("a test of ranks needs at least one task.")
   cases = []
   for run in range(counts.pop()):
     for task, names in metrics.items():
-      values = {method: {task: runs[run][task]} for method, runs in methods.items()}
+      values = {method: {task: runs[run].get(task, {})} for method, runs in methods.items()}
       cases.append(_ranks(np.array(list(mean_rank({task: names}, values).values()))))
   count, ranks = len(methods), np.array(cases)
   spread = stats.studentized_range.ppf(0.95, count, np.inf) / 2**0.5

@@ -116,15 +116,34 @@ def budget(
   Returns:
     The square of the excess, a share: at least 0.
 
+  Raises:
+    ValueError: costs that do not fit, or another word for `serve`.
+
   Example:
     >>> opened = jnp.array([True, True, True])
     >>> budget(jnp.zeros((2, 3, 2)), opened, (1, 1, 1), 0.25, "apart").item()  # (0.5 - 0.25)^2
     0.0625
   """
+  lookup.one_of("`serve`", serve, ("together", "apart"))
+  check_costs(costs, logits.shape[1])
   alpha = jnp.where(opened[None], jax.nn.sigmoid(logits[..., 0] - logits[..., 1]), 1.0)
   each = jnp.asarray(costs, alpha.dtype)
   expected = alpha.mean(0) if serve == "apart" else alpha.max(0)
   return jnp.square(jnp.maximum((expected * each).sum() / each.sum() - share, 0.0))
+
+
+def check_costs(costs: Sequence[float] | np.ndarray, blocks: int) -> None:
+  """Refuses the work of blocks that is not L finite numbers of at least 0, some above.
+
+  Raises:
+    ValueError: says what they are.
+  """
+  each = np.asarray(costs, np.float64)
+  if each.shape != (blocks,) or not (np.isfinite(each).all() and (each >= 0).all() and each.any()):
+    raise ValueError(
+      f"`costs` must be {blocks} numbers, one a block, at least 0 and not all 0, but are"
+      f" {each.tolist()}."
+    )
 
 
 def conflict(logits: Float[Array, "T L 2"], cosine: Float[Array, "T T"]) -> Float[Array, ""]:
@@ -137,6 +156,9 @@ def conflict(logits: Float[Array, "T L 2"], cosine: Float[Array, "T T"]) -> Floa
   Returns:
     Minus the mean over pairs and blocks of cosine * alpha * alpha'.
 
+  Raises:
+    ValueError: fewer than two tasks.
+
   Source: ours; Eq. 4 of DynaShare pays every pair alike for executing the same blocks.
 
   Example:
@@ -144,6 +166,8 @@ def conflict(logits: Float[Array, "T L 2"], cosine: Float[Array, "T T"]) -> Floa
     >>> conflict(jnp.zeros((2, 3, 2)), cosine).item()
     0.25
   """
+  if len(logits) < 2:
+    raise ValueError("the conflict penalty compares tasks and there is 1: use at least two.")
   alpha = jax.nn.sigmoid(logits[..., 0] - logits[..., 1])
   first, second = np.triu_indices(logits.shape[0], 1)
   both = alpha[first] * alpha[second]
@@ -169,7 +193,7 @@ def instance(
     Dimensionless, at least 0; exactly 0 when all targets are 1.
 
   Raises:
-    ValueError: unknown `form`, or another number of targets than blocks.
+    ValueError: unknown `form`, another number of targets than blocks, or one outside of (0, 1].
 
   Source: DynaShare (CVPRW 2023), Eq. 5; authors' code.
   Differs: Eq. 5 names no task; its beta is read as the mean over tasks. The authors' code fails
@@ -183,6 +207,8 @@ def instance(
   wanted = jnp.asarray(targets, rates.dtype)
   if wanted.shape != rates.shape[1:]:
     raise ValueError(f"{wanted.size} target rates for {rates.shape[1]} blocks: give one per block.")
+  if not isinstance(targets, jax.core.Tracer):
+    check_target_rates(targets, wanted.size)
   gated = wanted < 1.0
   if form == "code":
     squares = jnp.square(wanted[None, :] - rates)

@@ -11,6 +11,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Float, Integer, Shaped
 
+from dynashare_jax.ops import policy
 from dynashare_jax.types import Array
 
 _TINY = 2.0**-25
@@ -179,6 +180,7 @@ def sample_routes(
   """
   if count < 1:
     raise ValueError(f"count is {count}: sample at least one route.")
+  policy.check_inside("alpha", alpha)
 
   def draw(index: Array) -> jax.Array:
     uniform = jax.random.uniform(jax.random.fold_in(key, index), alpha.shape, jnp.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Shaped
@@ -44,10 +46,7 @@ def init_logits(
     >>> init_logits("all", tasks=1, blocks=2).tolist()
     [[[3.0, -3.0], [3.0, -3.0]]]
   """
-  if tasks < 1 or blocks < 1:
-    raise ValueError(
-      f"a policy needs at least one task and one block, got {tasks} tasks and {blocks} blocks."
-    )
+  _check_sizes(tasks, blocks)
   lookup.one_of("`how` a policy starts, or config.policy.init", how, INITIAL)
   if how == "equal":
     return jnp.zeros((tasks, blocks, 2), jnp.float32)
@@ -56,6 +55,13 @@ def init_logits(
   if key is None:
     raise ValueError("the policy's initialisation `random` needs a key.")
   return 1e-3 * jax.random.normal(key, (tasks, blocks, 2), jnp.float32)
+
+
+def _check_sizes(tasks: int, blocks: int) -> None:
+  if tasks < 1 or blocks < 1:
+    raise ValueError(
+      f"a policy needs at least one task and one block, got {tasks} tasks and {blocks} blocks."
+    )
 
 
 def open_mask(blocks: int, opened: int) -> Bool[jax.Array, " L"]:
@@ -85,6 +91,7 @@ def opened(cycle: int, speed: int, blocks: int) -> int:
   """
   if speed < 1:
     raise ValueError(f"curriculum speed is {speed}: give at least 1 cycle.")
+  _check_sizes(1, blocks)
   if cycle < 0:
     raise ValueError(f"cycle is {cycle}: cycles count from 0.")
   return min(cycle // speed + 1, blocks)
@@ -116,7 +123,7 @@ def temperature(
       f"temperature needs initial > 0, floor > 0 and 0 < decay <= 1, got "
       f"{initial}, {floor} and {decay}."
     )
-  return max(initial * decay**cycle, floor)
+  return max(initial * decay ** min(cycle, 10**6), floor)
 
 
 def draw_routes(key: jax.Array, tasks: int, blocks: int) -> Float[jax.Array, "T L"]:
@@ -125,10 +132,14 @@ def draw_routes(key: jax.Array, tasks: int, blocks: int) -> Float[jax.Array, "T 
   The probabilities are uniform in 0 .. 1, so that a network trained on such routes has seen every
   depth. The draw of a task and a block depends on (`key`, task, block) alone.
 
+  Raises:
+    ValueError: no task or no block.
+
   Example:
     >>> draw_routes(jax.random.key(0), tasks=2, blocks=3).shape
     (2, 3)
   """
+  _check_sizes(tasks, blocks)
   of = lambda task, number: jax.random.fold_in(jax.random.fold_in(key, task), number)
   row = lambda task: jax.vmap(lambda l: jax.random.uniform(of(task, l)))(jnp.arange(blocks + 1))
   uniform = jax.vmap(row)(jnp.arange(tasks))
@@ -142,9 +153,24 @@ def entropy(alpha: Float[Array, "T L"]) -> float:
     >>> round(entropy(np.array([[0.5, 1.0]])), 6)
     0.5
   """
+  check_inside("alpha", alpha)
   p = np.clip(np.asarray(alpha, np.float64), 1e-12, 1 - 1e-12)
   bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
   return float(bits.mean()) if bits.size else 0.0
+
+
+def check_inside(name: str, values: Any) -> None:
+  """Refuses numbers outside of 0 .. 1, where they are known.
+
+  Raises:
+    ValueError: names the first.
+  """
+  if isinstance(values, jax.core.Tracer):
+    return
+  known = np.asarray(values)
+  odd = known[~((known >= 0) & (known <= 1))]
+  if odd.size:
+    raise ValueError(f"`{name}` must hold numbers in 0 .. 1, but has {odd.flat[0]}.")
 
 
 def spread(alpha: Float[Array, "T L"]) -> float:
@@ -176,6 +202,7 @@ def random_routes(
   """
   if count < 1:
     raise ValueError(f"count is {count}: ask for at least one route.")
+  check_inside("route", route)
   route = jnp.asarray(route, jnp.float32)
 
   def draw(index: Array) -> jax.Array:

@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 from typing import Any
+import zipfile
 
 import numpy as np
 
@@ -118,6 +119,23 @@ def _read_json(path: pathlib.Path) -> Json:
     ) from error
 
 
+def _read_arrays(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+  """Arrays that are read when they are used; none if the file is absent."""
+  if not path.is_file():
+    return {}
+  try:
+    found = np.load(path)
+    if isinstance(found, Mapping):
+      return found
+    why = "it holds one array"
+  except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+    why = f"{type(error).__name__}: {error}"
+  raise ValueError(
+    f"{path} holds no predictions ({why}). Delete it and results.json, and run the training command"
+    " again: it writes both."
+  )
+
+
 def _read_lines(folder: pathlib.Path) -> tuple[Json, ...]:
   """Rows of `metrics.jsonl`; damaged lines are left out with a warning."""
   # A run that was resumed may have written some places twice: the later row counts.
@@ -135,14 +153,13 @@ def load(workdir: str | pathlib.Path) -> Run:
   path = pathlib.Path(workdir)
   if not path.is_dir():
     raise ValueError(f"There is no work directory {path}. Give the --workdir of a training run.")
-  arrays = path / "predictions.npz"
   return Run(
     path=path,
     results=_read_json(path / "results.json"),
     policy=_read_json(path / "policy.json"),
     config=_read_json(path / "config.json"),
     lines=_read_lines(path),
-    predictions=np.load(arrays) if arrays.is_file() else {},
+    predictions=_read_arrays(path / "predictions.npz"),
   )
 
 

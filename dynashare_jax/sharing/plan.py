@@ -114,15 +114,15 @@ def make(tasks: Sequence[str], route: Any, gated: Sequence[bool] | None = None) 
     ValueError: another number of rows than tasks, rows of other lengths than
       `gated`, no block, or other values than 0 and 1.
   """
+  odd = {float(v) for row in route for v in row} - {0.0, 1.0}
+  if odd:
+    raise ValueError(f"A route holds 0 and 1 only, not {sorted(odd)}.")
   rows = tuple(tuple(int(value) for value in row) for row in route)
   if len(rows) != len(tasks) or not rows:
     raise ValueError(
       f"The route has {len(rows)} rows for {len(tasks)} tasks {tuple(tasks)}:"
       " give it one row a task."
     )
-  odd = {float(v) for row in route for v in row} - {0.0, 1.0}
-  if odd:
-    raise ValueError(f"A route holds 0 and 1 only, not {sorted(odd)}.")
   gates = (False,) * len(rows[0]) if gated is None else tuple(map(bool, gated))
   made = Plan(tuple(tasks), rows, gates)
   routing.splits(made.modes)  # raises for lengths that do not fit

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynashare_jax import lookup
+from dynashare_jax.objectives import regularisers
 from dynashare_jax.sharing import prices
 
 TOGETHER, APART = SERVES = prices.SERVES
@@ -54,11 +56,18 @@ def work(route: Any, costs: Sequence[float], serve: str = TOGETHER) -> float:
     serve: `together`, all tasks for every input, where tasks with equal history share a
       computation (`plan.Plan`); or `apart`, a pass for each task, as the papers count.
 
+  Raises:
+    ValueError: no route, costs that do not fit it, or another word.
+
   Example:
     >>> work([[1, 1], [1, 0]], (1, 1)), work([[1, 1], [1, 0]], (1, 1), "apart")
     (1.0, 0.75)
   """
   many = np.asarray(route)[None]
+  lookup.one_of("`serve`", serve, SERVES)
+  if many.ndim != 3 or not np.isin(many, (0, 1)).all():
+    raise ValueError(f"A route holds 0 and 1 only, in the shape [tasks, blocks], not {route}.")
+  regularisers.check_costs(costs, many.shape[2])
   of = lambda routes: float(prices.of_work(costs, many.shape[1]).totals(routes, serve)[0])
   return of(many) / of(np.ones_like(many))
 

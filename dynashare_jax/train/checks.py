@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynashare_jax import defaults
 from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir
@@ -41,18 +43,24 @@ _CHOICES = {
   "balance.name": balancing.available(),
   "balance.normalise": balancing.NORMALISE,
   "balance.length": ("", *balancing.LENGTHS),
-  "balance.aligned_scale": ("min", "rmse"),
+  "balance.aligned_scale": balancing.SCALES,
   "compat.search": ("corrected", "papers"),
   "compat.gates": ("argmax", "sampled"),
   "compat.selection": ("validation", "test"),
   "compat.metrics": kinds.METRICS,
   "compat.mask_at": ("norm", "conv"),
+  "compat.mix": ("after", "before"),
+  "compat.instance": ("code", "paper"),
+  "compat.sharing": ("mean", "paper", "authors"),
+  "compat.sparsity": ("code", "paper"),
 }
 _POSITIVE = (lambda v: v > 0, "above 0")
 _ONE = (lambda v: v >= 1, "at least 1")
 _ZERO = (lambda v: v >= 0, "at least 0")
 _SHARE = (lambda v: 0 <= v < 1, "in [0, 1)")
 _EACH_ONE = (lambda v: all(part >= 1 for part in v), "at least 1 each")
+# Of a network: what is beyond fits no memory, and ends without a word.
+_SIZE = (lambda v: 1 <= v <= 2**20, "at least 1 and at most 2^20")
 _OF_OPTIMIZERS = {
   "lr": _ZERO,
   "head_lr": _ZERO,
@@ -62,24 +70,25 @@ _OF_OPTIMIZERS = {
   "b1": _SHARE,
   "b2": _SHARE,
   "factor": _POSITIVE,
+  "every": _ONE,
   "warm": _SHARE,
 }
 _RANGES = {
   "seed": (lambda v: 0 <= v < 2**31, "in 0 .. 2^31 - 1"),
   "model.widths": _EACH_ONE,
-  "model.width_factor": _POSITIVE,
+  "model.width_factor": (lambda v: 0 < v <= 1024, "above 0 and at most 1024"),
   "model.strides": _EACH_ONE,
   "model.dilations": _EACH_ONE,
-  "model.width": _ONE,
-  "model.hidden": _ONE,
+  "model.width": _SIZE,
+  "model.hidden": _SIZE,
   "model.attention_heads": _ONE,
-  "model.patch": _ONE,
-  "model.positions": _ONE,
-  "model.embedding": _ONE,
+  "model.patch": _SIZE,
+  "model.positions": _SIZE,
+  "model.embedding": _SIZE,
   "model.dropout": _SHARE,
   "model.std": (lambda v: all(part > 0 for part in v), "above 0 each"),
-  "model.head_width": _ONE,
-  "model.decoder_width": _ONE,
+  "model.head_width": _SIZE,
+  "model.decoder_width": _SIZE,
   "policy.sharing": _ZERO,
   "policy.conflict": _ZERO,
   "policy.sparsity": _ZERO,
@@ -99,34 +108,10 @@ _RANGES = {
     lambda v: len(v) == 2 and 0 < v[0] < v[1] <= 1,
     "(low, high) with 0 < low < high <= 1",
   ),
-  "balance.smooth": _SHARE,
-  "balance.offset": (lambda v: -math.inf < v <= 0, "a lower bound of losses, at most 0"),
-  "balance.average": _SHARE,
-  "balance.every": _ONE,
-  "balance.autolambda_lr": _POSITIVE,
-  "balance.autolambda_step": _POSITIVE,
-  "balance.cagrad_c": _ZERO,
-  "balance.dwa_temperature": _POSITIVE,
-  "balance.excess_lr": _POSITIVE,
-  "balance.fairgrad_alpha": _POSITIVE,
-  "balance.famo_lr": _POSITIVE,
-  "balance.famo_decay": _ZERO,
-  "balance.go4align_groups": _ONE,
-  "balance.go4align_beta": _ZERO,
-  "balance.graddrop_leak": (lambda v: 0 <= v <= 1, "in [0, 1]"),
-  "balance.gradnorm_alpha": _ZERO,
-  "balance.gradnorm_lr": _POSITIVE,
-  "balance.gradvac_beta": (lambda v: 0 <= v <= 1, "in [0, 1]"),
-  "balance.learned_lr": _POSITIVE,
-  "balance.moco_beta": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
-  "balance.moco_lr": _POSITIVE,
-  "balance.moco_decay": _ZERO,
-  "balance.modo_lr": _POSITIVE,
-  "balance.modo_decay": _ZERO,
-  "balance.sdmgrad_lambda": _ZERO,
-  "balance.stch_mu": _POSITIVE,
-  "balance.stch_warmup": _ZERO,
+  **{f"balance.{name}": range_ for name, range_ in balancing.RANGES.items()},
   "fusion.lr": _ZERO,
+  "experts.count": (lambda v: 1 <= v <= 1024, "at least 1 and at most 1024"),
+  "train.shared_prefixes": (lambda v: all(part >= 0 for part in v), "at least 0 each"),
   "train.batch_size": _ZERO,
   "train.largest_batch": _ONE,
   "train.log_every": _ONE,
@@ -142,8 +127,11 @@ _RANGES = {
 
 def values(config: Any) -> None:
   """Refuses values that are wrong whatever the data set and the method."""
+  usual = dict(workdir.flatten(defaults.get_config().to_dict()))
   for name, value in workdir.flatten(config.to_dict()):
     _finite(f"config.{name}", value)
+    if name in usual and name != "data.tasks":
+      _alike(f"config.{name}", value, usual[name])
   for name, known in _CHOICES.items():
     lookup.one_of(f"config.{name}", _at(config, name), known)
   ranges: dict[str, Any] = dict(_RANGES)
@@ -178,6 +166,24 @@ def _finite(name: str, value: Any) -> None:
       _finite(f"{name}[{place}]", part)
   elif isinstance(value, float) and not math.isfinite(value):
     raise ValueError(f"{name} must be a finite number, but is {value}.")
+
+
+def _alike(name: str, value: Any, usual: Any) -> None:
+  """Refuses a value of another type than the usual one, of tuples in any place."""
+  several = isinstance(usual, tuple)
+  kinds_of = {type(part) for part in (usual if several else (usual,))}
+  kind = float if kinds_of == {int, float} else kinds_of.pop()
+  wanted, word = {
+    bool: (bool, "True or False"),
+    int: (numbers.Integral, "whole numbers" if several else "a whole number"),
+    float: (numbers.Real, "numbers" if several else "a number"),
+    str: (str, "texts" if several else "a text"),
+  }[kind]
+  parts = value if several and isinstance(value, list | tuple) else (value,)
+  of_kind = lambda v: isinstance(v, wanted) and isinstance(v, bool) == (kind is bool)
+  if several != isinstance(value, list | tuple) or not all(map(of_kind, parts)):
+    shown = f", as {usual}" if several else ""
+    raise ValueError(f"{name} must be {word}{shown}, but is {value!r}.")
 
 
 def _milliseconds(config: Any) -> None:

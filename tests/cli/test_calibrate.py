@@ -107,6 +107,9 @@ def test_bad_arguments_are_one_line(run, capsys):
   assert "error: Give one of --budget=VALUE, --curve and --tune=SIZES" in text
   text = _error(capsys, f"--workdir={run}", "--curve", "--budgets=a")
   assert "--budgets must be numbers" in text
+  for sizes in ("1.5,2", "nan", "inf", "-1"):
+    text = _error(capsys, f"--workdir={run}", f"--tune={sizes}")
+    assert text == f"error: --tune must be whole numbers with commas, not {sizes!r}.\n"
   text = _error(capsys, f"--workdir={run}", "--budget=0")
   assert text == "error: A budget must be above 0, but is 0.0.\n"
   text = _error(capsys, f"--workdir={run / 'none'}", "--budget=1")

@@ -263,6 +263,10 @@ def test_a_series_is_read_from_an_array(tmp_path, capsys):
   )
   np.save(tmp_path / "z.npy", np.float32(1))
   assert "holds no example; its shape is ()" in _error(capsys, model, tmp_path / "z.npy", tmp_path)
+  np.save(tmp_path / "n.npy", np.full((2, 5), np.nan, np.float32))
+  assert "numbers that are not finite" in _error(capsys, model, tmp_path / "n.npy", tmp_path)
+  np.savez(tmp_path / "v.npz", series=np.zeros((2, 5), np.float32))
+  assert "it holds several arrays" in _error(capsys, model, tmp_path / "v.npz", tmp_path)
   (tmp_path / "w.npy").write_text("x")
   assert "is no .npy file" in _error(capsys, model, tmp_path / "w.npy", tmp_path)
 

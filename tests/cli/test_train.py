@@ -68,6 +68,10 @@ _CASES = {
     ["--config=configs/rooms.py", "--config.policy.budget=half"],
     "error: config.policy.budget must be a number (float), but is 'half'.",
   ),
+  "route without describe": (
+    ["--config=configs/rooms.py", "--route=11,11,11"],
+    "error: --route goes with --describe",
+  ),
   "two budgets": (
     ["--config=configs/rooms.py", "--config.policy.budget=0.5", "--config.policy.budget_ms=3.2"],
     "error: --config.policy.budget=0.5 and --config.policy.budget_ms=3.2 are two budgets: give one",
@@ -438,3 +442,13 @@ def test_help_lists_every_flag_of_training_and_none_of_absl(asked, monkeypatch, 
   words = " ".join(text.split())
   assert all(" ".join(flag.help.split())[:20] in words for flag in own)
   assert "--config.NAME=VALUE" in words and "dynashare_jax/defaults.py" in words
+
+
+def test_a_pipe_that_nobody_reads_is_no_failure(monkeypatch):
+  """A finished run that ended with a failure would be started again."""
+  read, write = os.pipe()
+  os.close(read)
+  with os.fdopen(write, "w") as stream:
+    monkeypatch.setattr(sys, "stdout", stream)
+    command.say("rmse 0.1", "report: runs/x/report.md")
+    stream.write("what Python writes at its end")

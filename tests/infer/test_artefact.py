@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
 import shutil
@@ -244,3 +245,33 @@ def test_what_is_packed_comes_out(packed):
   (entry,) = index["programs"]
   code = sections[entry["at"] : entry["at"] + entry["size"]].tobytes()
   assert code == b"code"
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda index: index.pop("manifest"),
+    lambda index: index["manifest"].pop("platforms"),
+    lambda index: index["manifest"].update(inputs={}),
+    lambda index: index["manifest"].update(tasks=None),
+    lambda index: index["weights"][0].__setitem__(1, "float33"),
+    lambda index: index["weights"][0].__setitem__(2, [7]),
+    lambda index: index.update(programs=[]),
+    lambda index: index["programs"][0].update(role="fly"),
+    lambda index: index["programs"][0].update(smallest="z"),
+    list,
+  ],
+)
+def test_an_index_that_says_something_else_is_one_line(packed, folder, change):
+  """With a checksum that fits, as another program may write it."""
+  index, sections = artefact.unpack(packed, "")
+  index = [] if change is list else (change(index), index)[1]
+  text = json.dumps(index).encode()
+  text += b" " * (-(len(text) + artefact._HEAD.size) % 64)
+  rest = struct.pack("<IQ", artefact.VERSION, len(text)) + text + sections.tobytes()
+  digest = hashlib.sha256(rest).digest()
+  head = artefact._HEAD.pack(artefact._MARK, artefact.VERSION, len(text), digest)
+  (folder / artefact.FILE).write_bytes(head + rest[12:])
+  with pytest.raises(ValueError, match="holds no model that this program reads") as error:
+    infer.load(folder)
+  assert str(error.value).startswith(str(folder / artefact.FILE))

@@ -74,6 +74,12 @@ def test_what_cannot_be_measured(whole):
     conflict.measure(single)
 
 
+def test_the_command_takes_no_example_of_training(capsys):
+  with pytest.raises(SystemExit):
+    command.cli(["--workdir=none", "--split=train"])
+  assert "--split is 'train'; it must be one of validation, test" in capsys.readouterr().err
+
+
 def test_the_command_tells_writes_and_draws(whole, tmp_path, capsys):
   folder = shutil.copytree(whole(**VALUES).folder, tmp_path / "run")
   workdir_lib.write_json(folder / "config.json", configs.make(**VALUES).to_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -196,8 +197,17 @@ def test_a_comparison_reuses_its_runs(data, tmp_path, monkeypatch):
     ({"balance": "nush"}, "mean 'nash'"),
     ({"steps": 0}, "steps must be"),
     ({"steps": 2.5}, "steps must be"),
+    ({"steps": np.inf}, "steps must be a whole number of at least 1, but is inf"),
+    ({"seed": 1.5}, "seed must be a whole number of at least 0, but is 1.5"),
+    ({"seed": None}, "seed must be a whole number"),
+    ({"settings": [1]}, "settings must be a dict"),
+    ({"settings": {3: 1}}, "There is no setting '3'"),
+    ({"settings": {"train.batch_size": None}}, "must be of the type int, but is None"),
     ({"settings": {"train.bath_size": 4}}, "mean 'train.batch_size'"),
     ({"settings": {"train.batch_size": "four"}}, "must be of the type int"),
+    ({"settings": {"train.batch_size": True}}, "must be of the type int, but is True"),
+    ({"settings": {"policy.budget": True}}, "must be of the type float, but is True"),
+    ({"settings": {"model.widths": "16"}}, "must be of the type tuple, but is '16'"),
     ({"settings": {"method": "hard"}}, "fit has an argument"),
     ({"settings": {"model.dropout": 1.5}}, "model.dropout"),
   ],
@@ -206,6 +216,25 @@ def test_what_cannot_be_trained_is_told_at_once(options, told, data, monkeypatch
   monkeypatch.setattr(runs.stages, "run", lambda loop: pytest.fail("trains"))
   with pytest.raises(ValueError, match=told):
     ds.fit(data, progress=False, **options)
+
+
+@pytest.mark.parametrize(
+  ("options", "told"),
+  [
+    ({"seeds": 1.5}, "seeds must be a whole number of at least 1, but is 1.5"),
+    ({"mixed": ["all", "zeal"]}, "A name in `mixed` is 'zeal'"),
+    ({"trials": [1]}, "`trials` must be a dict"),
+    ({"trials": {"soft": 1}}, "A label in `trials` is 'soft'; it must be one of hard"),
+    ({"trials": {"hard": "x"}}, r"trials\['hard'\] must be a whole number"),
+    ({"methods": "hrad"}, "mean 'hard'"),
+  ],
+)
+def test_what_cannot_be_compared_is_told_before_training(options, told, data, monkeypatch):
+  monkeypatch.setattr(runs.stages, "run", lambda loop: pytest.fail("trains"))
+  with pytest.raises(ValueError, match=told):
+    ds.compare(data, **{"methods": ["hard"], "progress": False, **options})
+  with pytest.raises(ValueError, match="must be of ds.arrays, but is a dict"):
+    ds.fit({"a": [1]})
 
 
 @pytest.mark.parametrize("rows", [12, 5_000, 10**6])
@@ -231,3 +260,35 @@ def test_one_task_alone_can_be_searched():
   one = ds.arrays(FRAME, {"value": LABELS["value"]})
   config = settings_lib.of(one.dataset.spec, one.fingerprint, "dynashare", steps=60)
   assert config.policy.sharing == 0 and runs.build(config, dataset=one.dataset)
+
+
+def test_names_of_another_run_are_refused(run, data, tmp_path):
+  """Its classes would stand for what this network says."""
+  other = run.save(tmp_path / "other")
+  file = other.workdir / "spec.json"
+  told = json.loads(file.read_text())
+  file.write_text(json.dumps(told).replace('"letter"', '"letters"'))
+  with pytest.raises(ValueError, match=r"spec.json is not of this run, as data.json tells: letter"):
+    ds.load(other.workdir).predict(FRAME[:2])
+
+
+def test_what_needs_the_folder_says_that_it_is_gone(run, tmp_path):
+  other = run.save(tmp_path / "other")
+  shutil.rmtree(other.workdir)
+  for call in (
+    lambda: other.calibrate(0.9),
+    lambda: other.curve(),
+    lambda: other.cost((1,)),
+    lambda: other.export(tmp_path / "out"),
+    lambda: other.save(tmp_path / "copy"),
+  ):
+    with pytest.raises(ValueError, match="The folder of the run is gone"):
+      call()
+  for call, told in (
+    (lambda: run.calibrate("x"), "A budget must be above 0, but is 'x'"),
+    (lambda: run.cost((1.5,)), "Give different batch sizes"),
+    (lambda: run.evaluate(5), "`data` must be of ds.arrays, but is a int"),
+    (lambda: run.export(tmp_path / "out", "sing"), "is 'sing'; it must be one of sign"),
+  ):
+    with pytest.raises(ValueError, match=told):
+      call()

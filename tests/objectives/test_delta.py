@@ -185,3 +185,25 @@ def test_the_middle_half_ignores_the_ends():
   assert delta.interquartile_mean(np.array([[1.0, 2.0, 1e9], [3.0, 6.0, -1e9]])) == 3.0
   assert delta.interquartile_mean(np.array([[1.0], [2.0], [6.0]])) == 3.0
   assert delta.interval(np.full((5, 2), 7.0)) == (7.0, 7.0)
+
+
+@pytest.mark.parametrize(
+  ("metrics", "told"),
+  [
+    ([Metric("m", True), Metric("m", False)], "named twice"),
+    ([Metric("m", "lower")], "must be True or False, but is 'lower'"),
+    ([Metric("m", True, "", False)], "counts in Delta"),
+  ],
+)
+def test_what_no_gain_can_be_computed_of(metrics, told):
+  with pytest.raises(ValueError, match=told):
+    delta.delta_task(metrics, {"m": 2.0}, {"m": 1.0})
+
+
+def test_infinity_ranks_before_nan():
+  values = {name: {"t": {"m": v}} for name, v in (("a", np.nan), ("b", np.inf), ("c", 1.0))}
+  assert delta.mean_rank({"t": [Metric("m", False)]}, values) == {"a": 3.0, "b": 2.0, "c": 1.0}
+  with pytest.raises(ValueError, match="at least one task"):
+    delta.rank_test({}, {"a": [{}], "b": [{}]})
+  with pytest.raises(ValueError, match="missing from task 't'"):
+    delta.rank_test({"t": [Metric("m", True)]}, {"a": [{}], "b": [{}]})

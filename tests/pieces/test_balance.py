@@ -233,3 +233,45 @@ def test_what_is_missing_in_a_step_is_told():
   with pytest.raises(ValueError, match="losses have the shape \\(2,\\), not \\(3,\\)"):
     three = balance.make("fixed", 3)
     balance.value_and_grad(three, _losses)(PARAMS, three.init(), *BATCH)
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "told"),
+  [
+    ("fixed", {"tasks": 2.5}, "`tasks` must be a whole number"),
+    ("fixed", {"tasks": True}, "`tasks` must be a whole number"),
+    ("fixed", {"weights": "12"}, "in the order of the tasks"),
+    ("fixed", {"weights": (np.inf, 1)}, "give one a task"),
+    ("dwa", {"epoch": 0}, "`epoch` must be a whole number of at least 1"),
+    ("random", {"seed": 2**31}, "`seed` must be below"),
+    ("cagrad", {"cagrad_c": -1.0}, "`cagrad_c` must be at least 0"),
+    ("cagrad", {"cagrad_c": np.nan}, "`cagrad_c` must be at least 0"),
+    ("cagrad", {"cagrad_c": "a"}, "`cagrad_c` must be as 0.4, but is 'a'"),
+    ("cagrad", {"cagrad_c": None}, "`cagrad_c` must be as 0.4, but is None"),
+    ("fixed", {"smooth": 5.0}, r"`smooth` must be in \[0, 1\)"),
+    ("go4align", {"go4align_groups": 0}, "`go4align_groups` must be at least 1"),
+    ("aligned", {"aligned_scale": "max"}, "`aligned_scale` is 'max'"),
+  ],
+)
+def test_settings_out_of_range_are_refused(name, options, told):
+  with pytest.raises(ValueError, match=told):
+    balance.make(name, **{"tasks": 2, **options})
+
+
+@pytest.mark.parametrize("name", ["fixed", "pcgrad"])
+@pytest.mark.parametrize("other", [{"v": jnp.ones(3)}, {"w": jnp.ones(1)}])
+def test_gradients_of_other_parameters_are_refused(name, other):
+  balancer = balance.make(name, tasks=2)
+  with pytest.raises(ValueError, match="differ in names or shapes"):
+    balancer.update([{"w": jnp.ones(3)}, other], balancer.init(), [1.0, 2.0])
+  with pytest.raises(ValueError, match="nothing to balance"):
+    balancer.update([{}, {}], balancer.init(), [1.0, 2.0])
+
+
+def test_words_are_no_flags_and_none_is_no_state():
+  balancer = balance.make("pcgrad", tasks=2, shared={"w": "no"})
+  with pytest.raises(ValueError, match="must hold True and False, not 'no'"):
+    balancer.update([{"w": jnp.ones(3)}] * 2, balance.State(jnp.int32(0), {}), [1.0, 2.0])
+  with pytest.raises(ValueError, match="`state` must be of `init`"):
+    balance.make("fixed", tasks=2).weigh([1.0, 2.0], None)
+  assert balance.make("fixed", tasks=2, weights=np.array([1.0, 2.0])).weights == (1.0, 2.0)

@@ -109,3 +109,36 @@ def test_bad_gates_are_told(started):
     gates.Gate().apply(variables, X, False, 0.5)
   with pytest.raises(ValueError, match="target rate is 40: give a number above 0 and at most 1"):
     gates.Gate(told=True).apply(variables, X, False, 40)
+
+
+@pytest.mark.parametrize(
+  ("options", "x", "more", "told"),
+  [
+    ({"hidden": 0}, X["vector"], {}, "`hidden` of a gate must be a whole number of at least 1"),
+    ({}, jnp.ones(4), {}, r"reads an array \[B, ..., C\]"),
+    ({}, {"a": jnp.ones((4, 2)), "b": jnp.ones((3, 2))}, {}, r"got the shapes"),
+    ({"told": True}, X["vector"], {"target": jnp.float32(2)}, "The target rate is 2.0"),
+    ({}, X["vector"], {"threshold": jnp.ones((6, 1))}, "`threshold` must be one number"),
+  ],
+)
+def test_a_gate_refuses_what_is_no_batch(options, x, more, told):
+  with pytest.raises(ValueError, match=told):
+    jax.eval_shape(lambda: gates.Gate(**options).init(jax.random.key(0), x, **more))
+
+
+@pytest.mark.parametrize(
+  "call",
+  [
+    lambda keep: gates.mix(keep, jnp.ones((3, 1)), jnp.ones((3, 1))),
+    lambda keep: gates.mix(keep, jnp.ones((2, 1)), jnp.ones((2, 3))),
+    lambda keep: gates.mix(keep, jnp.ones((2, 3)), jnp.ones((1, 3))),
+    lambda keep: gates.mix(keep, {"a": jnp.ones((2, 3))}, {"b": jnp.ones((2, 3))}),
+    lambda keep: gates.only(keep, lambda x: x, jnp.ones((3, 1)), jnp.ones((3, 1))),
+    lambda keep: gates.only(keep, lambda x: x, jnp.ones((2, 1)), jnp.ones((2, 3))),
+    lambda keep: gates.only(keep, lambda x: x[:, :0], jnp.ones((2, 1)), jnp.ones((2, 1)), 0),
+  ],
+)
+def test_rows_that_do_not_fit_are_refused(call):
+  """Broadcast, they would be an answer of another shape."""
+  with pytest.raises(ValueError, match="give every example a row of each|must be the same"):
+    jax.eval_shape(call, jnp.array([1.0, 0.0]))

@@ -121,3 +121,64 @@ def test_arrays_that_do_not_fit_are_told():
     metrics.find("segmentation", classes=3).sums(np.zeros((4, 3)), pixels)
   with pytest.raises(ValueError, match="give equally many examples"):
     metrics.find("segmentation", classes=3).loss(np.zeros((3, 2, 2, 3)), pixels)
+
+
+ONES = jnp.ones
+
+
+@pytest.mark.parametrize(
+  ("kind", "options", "logits", "targets", "valid", "told"),
+  [
+    ("binary", {}, (4, 1), np.full(4, 2.0), None, "must be 0 and 1, but one is 2.0"),
+    ("binary", {}, (4, 1), np.full(4, np.nan), None, "must be 0 and 1, but one is nan"),
+    ("binary", {}, (4, 1), np.ones(4), ONES((4, 1)), "give their leading axes"),
+    ("binary", {}, (4, 1), np.ones(4), ONES(1), "give their leading axes"),
+    ("binary", {}, (2, 1), np.array(["a", "b"]), None, "must be numbers"),
+    ("multiclass", {"classes": 3}, (2, 3), np.array([0.5, 1.0]), None, "must be integers"),
+    ("multiclass", {"classes": 3}, (2, 3), np.ones((2, 1), int), None, "no labels of 3 outputs"),
+    ("multilabel", {"classes": 3}, (2, 3), np.ones(2), None, "no labels of 3 outputs"),
+    ("number", {}, (2, 5), np.ones(2), None, "no labels of 1 outputs"),
+    ("number", {}, (2, 1), np.array([np.inf, 0.0]), None, "must be finite numbers"),
+    ("segmentation", {"classes": 3}, (1, 2, 2, 3), np.ones((1, 2, 2, 1), int), None, "no labels"),
+    ("segmentation", {"classes": 3}, (1, 2, 2, 3), np.ones((1, 2, 2)), None, "must be integers"),
+    ("segmentation", {"classes": 3}, (1, 2, 2, 3), np.ones((1, 2, 2), int), ONES(1), "leading"),
+    ("depth", {}, (1, 2, 2, 2), np.ones((1, 2, 2)), None, "no labels of 1 outputs"),
+    ("normals", {}, (1, 2, 2, 3), np.ones((1, 2, 2)), None, "no labels of 3 outputs"),
+  ],
+)
+def test_targets_that_are_no_labels_are_refused(kind, options, logits, targets, valid, told):
+  found = metrics.find(kind, **options)
+  with pytest.raises(ValueError, match=told):
+    found.loss(ONES(logits), targets, valid)
+
+
+@pytest.mark.parametrize(
+  ("kind", "options", "told"),
+  [
+    ("multiclass", {"classes": 2.5}, "whole and at least 1, but is 2.5"),
+    ("number", {"outputs": 0}, "whole and at least 1, but is 0"),
+    ("multilabel", {}, "needs `classes`"),
+    ("multiclass", {"classes": 2, "class_weights": (-1, 1)}, "`class_weights` must be finite"),
+    ("binary", {"positive_weight": np.nan}, "`positive_weight` must be finite and above 0"),
+    ("number", {"loss": "huber", "huber_delta": 0.0}, "`huber_delta` must be"),
+    ("number", {"spread": (0.0,)}, "`spread` must be"),
+    ("number", {"center": (np.nan,)}, "`center` must be"),
+  ],
+)
+def test_options_that_no_loss_has_are_refused(kind, options, told):
+  with pytest.raises(ValueError, match=told):
+    metrics.find(kind, **options)
+
+
+def test_sums_of_two_kinds_are_not_mixed():
+  binary, classes = metrics.find("binary"), metrics.find("multiclass", classes=2)
+  labels = np.array([0, 1])
+  other = classes.sums(ONES((2, 2)), labels)
+  with pytest.raises(ValueError, match="another kind of task than binary"):
+    binary.finish(other)
+  with pytest.raises(ValueError, match="two kinds of tasks"):
+    binary.add(binary.add(None, binary.sums(ONES((2, 1)), labels)), other)
+  with pytest.raises(ValueError, match="not a NoneType"):
+    binary.finish(None)
+  with pytest.raises(ValueError, match="must have 2 outputs"):
+    classes.predict(ONES((2, 5)))

@@ -93,3 +93,38 @@ def test_the_best_route_is_the_packages_own(serve):
   np.testing.assert_array_equal(found.route, wanted.route)
   assert (found.value, found.bound) == (wanted.value, wanted.bound)
   assert 0 < routes.work(found.route, costs, serve) <= 0.5
+
+
+ROUTE, COSTS, PAIRS, SINGLES = [[1, 1], [1, 0]], (1, 1), np.zeros((2, 2, 2)), np.ones((2, 2))
+
+
+@pytest.mark.parametrize(
+  ("call", "told"),
+  [
+    (lambda: routes.plan([[np.nan, 1]]), "0 and 1 only"),
+    (lambda: routes.plan([[np.inf, 1]]), "0 and 1 only"),
+    (lambda: routes.plan([[1, 1], [1]]), "the same length"),
+    (lambda: routes.plan([["1", "0"]]), "0 and 1 only"),
+    (lambda: routes.plan(ROUTE, ["a", "a"]), "different names"),
+    (lambda: routes.plan(ROUTE, "ab"), "different names"),
+    (lambda: routes.runner([None, None], ROUTE), "no function"),
+    (lambda: routes.work([[2, 1], [1, 0]], COSTS), "0 and 1 only"),
+    (lambda: routes.work([1, 0], COSTS), "in the shape"),
+    (lambda: routes.work(ROUTE, (1,)), "`costs` must be 2 numbers"),
+    (lambda: routes.work(ROUTE, (-1, 2)), "at least 0"),
+    (lambda: routes.work(ROUTE, (0, 0)), "not all 0"),
+    (lambda: routes.work(ROUTE, COSTS, "alone"), "`serve` is 'alone'"),
+    (lambda: routes.best(PAIRS, np.ones(2), COSTS, 1.0, "apart"), "`singles` must be"),
+    (lambda: routes.best(PAIRS + np.nan, SINGLES, COSTS, 1.0, "apart"), "`pairs` must hold finite"),
+    (
+      lambda: routes.best(np.arange(8.0).reshape(2, 2, 2), SINGLES, COSTS, 1.0, "apart"),
+      "symmetric",
+    ),
+    (lambda: routes.best(PAIRS, SINGLES, (1, np.nan), 1.0, "apart"), "`costs` must be 2"),
+    (lambda: routes.best(PAIRS, SINGLES, (0, 0), 1.0, "apart"), "`costs` must be 2"),
+    (lambda: routes.best(PAIRS, SINGLES, COSTS, "1", "apart"), "The share is '1'"),
+  ],
+)
+def test_what_is_no_route_is_refused(call, told):
+  with pytest.raises(ValueError, match=told):
+    call()

@@ -82,6 +82,10 @@ def test_null_targets_are_nan(tmp_path, make):
 def test_no_directory_and_damaged_json_say_what_to_do(tmp_path):
   with pytest.raises(ValueError, match="no work directory"):
     workdir_lib.load(tmp_path / "absent")
+  for content in (b"", b"x"):
+    (tmp_path / "predictions.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"predictions.npz holds no predictions .* Delete it and"):
+      workdir_lib.load(tmp_path)
   (tmp_path / "results.json").write_text("{")
   with pytest.raises(ValueError, match="results.json is not valid JSON"):
     workdir_lib.load(tmp_path)

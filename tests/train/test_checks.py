@@ -32,6 +32,21 @@ from dynashare_jax.train import checks
     ("model.std", (1.0, 0.0, 1.0), "above 0 each"),
     ("eval.batch_size", 0, "at least 1, but is 0"),
     ("train.batch_size", -8, "at least 0"),
+    # Of another type than the usual value, which nothing converts.
+    ("model.widths", (4.5, 8), "whole numbers, as (64, 128, 256, 512), but is (4.5, 8)"),
+    ("model.blocks", (True, 1), "whole numbers"),
+    ("model.blocks", ((1,), 1), "whole numbers"),
+    ("model.std", ("a", "b", "c"), "numbers, as (1.0, 1.0, 1.0)"),
+    ("gated.targets", ("a",), "numbers, as (0.5,)"),
+    ("eval.scales", ("a",), "numbers"),
+    ("train.shared_prefixes", (0.5,), "whole numbers"),
+    ("train.shared_prefixes", (-1,), "at least 0 each"),
+    ("train.batch_size", True, "a whole number, but is True"),
+    # Too large for any machine.
+    ("model.width_factor", 1e30, "above 0 and at most 1024"),
+    ("model.width", 10**9, "at least 1 and at most 2^20"),
+    ("experts.count", 10**9, "at least 1 and at most 1024"),
+    ("optimizers.warmup.every", 0, "at least 1"),
   ],
 )
 def test_values_are_refused_by_name(name, value, told):
@@ -40,6 +55,14 @@ def test_values_are_refused_by_name(name, value, told):
   with pytest.raises(ValueError) as error:
     checks.values(config)
   assert str(error.value).startswith(f"config.{name} must be {told}")
+
+
+@pytest.mark.parametrize("name", ["instance", "sharing", "sparsity", "mix"])
+def test_words_of_compat_are_read_before_training(name):
+  config = configs.make()
+  config.compat[name] = "papper"
+  with pytest.raises(ValueError, match=f"config.compat.{name} is 'papper'; it must be one of"):
+    checks.values(config)
 
 
 def test_nothing_is_nan_at_any_depth():

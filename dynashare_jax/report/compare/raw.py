@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.compare import gains
+from dynashare_jax.train import baselines
 
 FILE = "table.json"
 # Of `results.json`, what tables read.
@@ -16,6 +17,9 @@ _KEPT = (
   *("dataset", "method", "seed", "finished", "split", "tasks", "parameters", "macs", "served"),
   *("execution", "delta", "timing", "compat", "identity"),
 )
+
+
+_GROUPS = ("parameters", "macs", "served", "execution", "delta", "timing", "compat", "identity")
 
 
 class Told(NamedTuple):
@@ -66,6 +70,10 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, list[workdir_lib.Run]], To
       label: [_run(file.parent / name, results) for name, results in several]
       for label, several in found.pop("runs").items()
     }
+    for name, kind in (("notes", list), ("mixed", list), ("trials", dict)):
+      if not isinstance(found.get(name, kind()), kind):
+        raise TypeError(f"{name} is no {kind.__name__}")
+    baselines.read_mixed(",".join(found.get("mixed", ())), "`mixed`")
     return runs, Told(**found)
   except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
@@ -77,4 +85,10 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, list[workdir_lib.Run]], To
 def _run(path: pathlib.Path, results: workdir_lib.Json) -> workdir_lib.Run:
   """A run with its results alone; KeyError where they lack what no table does without."""
   needed = {name: results[name] for name in ("dataset", "method", "seed", "split", "tasks")}
+  for name in _GROUPS:
+    if not isinstance(results.get(name), Mapping | None):
+      raise TypeError(f"{name} of {path.name} is no group of values")
+  for metric in (metric for task in results["tasks"] for metric in task["metrics"]):
+    if isinstance(metric["test"], str):
+      raise TypeError(f"{metric['name']} of {path.name} is {metric['test']!r}")
   return workdir_lib.Run(path, results | needed, {}, {}, (), {})

@@ -39,6 +39,18 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
       f"{run.path} has no results.json: the run has not finished. Start the"
       " same training command again; it resumes."
     )
+  try:
+    return _written(run)
+  except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"The files of the run in {run.path} do not fit together ({type(error).__name__}: {error}):"
+      " results.json or policy.json was changed. Delete results.json and run the training command"
+      " again: it writes both anew."
+    ) from error
+
+
+def _written(run: workdir_lib.Run) -> pathlib.Path:
+  """Draws all figures and writes the page; returns its path."""
   drawn = figures.write_figures(run)
   sections = [
     _headline(run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import json
 import math
 import pathlib
@@ -231,6 +232,29 @@ def test_raw_results_give_the_table_again(
   with pytest.raises(SystemExit):
     table_cli.cli([f"--source={file}"])
   assert "is not the raw results of a table (JSONDecodeError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    (lambda t: t.update(notes=5), "notes is no list"),
+    (lambda t: t.update(trials="x"), "trials is no dict"),
+    (lambda t: t.update(mixed=["zeal"]), "A name in `mixed` is 'zeal'"),
+    (lambda t: t["runs"]["ours"][0][1].update(timing="x"), "timing of .* is no group"),
+    (lambda t: t["runs"]["ours"][0][1].update(identity="x"), "identity of .* is no group"),
+    (lambda t: t["runs"]["ours"][0][1]["tasks"][0].update(metrics=None), "not iterable"),
+    (lambda t: t["runs"]["ours"][0][1]["tasks"][0]["metrics"][0].update(test="x"), "is 'x'"),
+  ],
+)
+def test_raw_results_that_say_something_else_are_one_line(
+  tmp_path: pathlib.Path, change: Callable[[Any], Any], told: str
+) -> None:
+  found = json.loads(raw.text(five(1), raw.NOTHING))
+  change(found)
+  file = tmp_path / "table.json"
+  file.write_text(json.dumps(found))
+  with pytest.raises(ValueError, match=rf"is not the raw results of a table .*{told}"):
+    table_cli.run([f"--source={file}"])
 
 
 def test_a_folder_is_computed_again_from_its_predictions(

@@ -216,3 +216,17 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning(workdir, tmp_path, monkeypat
   copy(workdir, tmp_path)
   report.write_report(tmp_path)
   assert warned == ["Classes is left out: TypeError: of a font"]
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("tasks", None), ("notes", 7), ("sections", [{}]), ("versions", None), ("delta", 5)],
+)
+def test_results_that_say_something_else_are_one_line(workdir, tmp_path, monkeypatch, name, value):
+  monkeypatch.setattr(report.figures, "write_figures", lambda run: ())
+  copy(workdir, tmp_path, **{name: value})
+  with pytest.raises(
+    ValueError, match="do not fit together .*results.json or policy.json"
+  ) as error:
+    report.write_report(tmp_path)
+  assert str(tmp_path) in str(error.value)
