@@ -566,12 +566,16 @@ def test_parquet_is_read_by_its_types(case):
     )
   twice = len(set(names)) < len(names)
   unread = any(... in meant for _, meant in made)
-  if not whole or twice or unread:
+  if unread and refusal and whole and not twice:
+    return
+  if not whole or twice:
     assert refusal, (names, made)
     return
   assert not refusal, refusal
-  assert list(found.columns) == names
-  for (array, meant), cells in zip(made, found.columns.values(), strict=True):
+  known = {n: m for n, m in zip(names, made, strict=True) if ... not in m[1]}
+  assert [name for name in found.columns if name in known] == list(known)
+  for name, (array, meant) in known.items():
+    cells = found.columns[name]
     if cells.kind == "date":
       values = [
         None if np.isnat(v) else v.astype("datetime64[s]").astype(float) for v in cells.values

@@ -247,7 +247,7 @@ class Source(Sequence[types.Batch]):
       ValueError: the example cannot be read, or has another size; names it.
     """
     key = self.keys[int(index)]
-    example = _decoded(self.read, self.decode, key)
+    example = _example(self.read, self.decode, key)
     if example.inputs.shape != self.shape:
       raise ValueError(
         f"Example {key!r} is {layouts.times(example.inputs.shape[:2])}, the first one"
@@ -257,10 +257,10 @@ class Source(Sequence[types.Batch]):
     return example
 
 
-def _decoded(
+def _example(
   read: Callable[[str], Fields], decode: Callable[[Fields], types.Batch], key: str
 ) -> types.Batch:
-  """One example; an error names it."""
+  """Reads one example; every error names it."""
   try:
     return decode(read(key))
   except (OSError, KeyError, ValueError) as error:
@@ -282,7 +282,7 @@ def assemble(
     ValueError: a wrong value, an empty split, or a first example that cannot be read.
   """
   keys, note = splits(found.keys, config, switches.get("selection"))
-  first = _decoded(found.read, found.decode, keys["train"][0])
+  first = _example(found.read, found.decode, keys["train"][0])
   shape = first.inputs.shape
   if len(shape) != 3 or shape[2] != 3:
     raise ValueError(f"{name}: the first picture has the shape {shape}; it must be [H, W, 3].")

@@ -28,7 +28,7 @@ from dynashare_jax.data.table import splits as table_splits
 
 NAME = "series"
 MOST_STEPS = 256
-_FREE = 2**31  # steps that no series has
+_FREE = 2**31 - 1  # steps that no series has
 
 
 def defaults() -> dict[str, Any]:
