@@ -26,7 +26,6 @@ from dynashare_jax.data.table import files as table_files
 
 SPLITS = ("train", "validation", "test")
 MISSING = ("", "NA", "N/A", "NaN", "NULL", "null", "<NA>", "NaT", "#N/A", "?")
-ENCODINGS = {"utf-8": b"", "utf-8-sig": b"", "utf-16": b"", "cp1252": b"", "latin-1": b""}
 WORDS = (
   "Köln",
   "Ulm",
@@ -60,7 +59,7 @@ class Column:
 
 def _number(value, comma, how, thousands=""):
   """A number as some table writes it."""
-  text = {"plain": repr, "exponent": "{:.3e}".format, "plus": "{:+}".format}.get(how, repr)(value)
+  text = {"exponent": "{:.3e}".format, "plus": "{:+}".format}.get(how, repr)(value)
   if how == "parted" and thousands and "e" not in text:
     whole, point, rest = text.partition(".")
     parted = f"{int(whole):,}".replace(",", "_")
@@ -220,7 +219,7 @@ def _check_labels(made, found):
       np.testing.assert_array_equal(batch.targets[spec.name], np.float32(known), spec.name)
 
 
-def _check_inputs(made, found, missing=()):
+def _check_inputs(made, found):
   """Compares every feature with what the cells mean."""
   spec = found.spec.table
   rows = _rows_of(made)
