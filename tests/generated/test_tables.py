@@ -26,7 +26,6 @@ from dynashare_jax.data.table import files as table_files
 
 SPLITS = ("train", "validation", "test")
 MISSING = ("", "NA", "N/A", "NaN", "NULL", "null", "<NA>", "NaT", "#N/A", "?")
-ENCODINGS = {"utf-8": b"", "utf-8-sig": b"", "utf-16": b"", "cp1252": b"", "latin-1": b""}
 WORDS = (
   "Köln",
   "Ulm",
@@ -60,7 +59,7 @@ class Column:
 
 def _number(value, comma, how, thousands=""):
   """A number as some table writes it."""
-  text = {"plain": repr, "exponent": "{:.3e}".format, "plus": "{:+}".format}.get(how, repr)(value)
+  text = {"exponent": "{:.3e}".format, "plus": "{:+}".format}.get(how, repr)(value)
   if how == "parted" and thousands and "e" not in text:
     whole, point, rest = text.partition(".")
     parted = f"{int(whole):,}".replace(",", "_")
@@ -220,7 +219,7 @@ def _check_labels(made, found):
       np.testing.assert_array_equal(batch.targets[spec.name], np.float32(known), spec.name)
 
 
-def _check_inputs(made, found, missing=()):
+def _check_inputs(made, found):
   """Compares every feature with what the cells mean."""
   spec = found.spec.table
   rows = _rows_of(made)
@@ -567,12 +566,16 @@ def test_parquet_is_read_by_its_types(case):
     )
   twice = len(set(names)) < len(names)
   unread = any(... in meant for _, meant in made)
-  if not whole or twice or unread:
+  if unread and refusal and whole and not twice:
+    return
+  if not whole or twice:
     assert refusal, (names, made)
     return
   assert not refusal, refusal
-  assert list(found.columns) == names
-  for (array, meant), cells in zip(made, found.columns.values(), strict=True):
+  known = {n: m for n, m in zip(names, made, strict=True) if ... not in m[1]}
+  assert [name for name in found.columns if name in known] == list(known)
+  for name, (array, meant) in known.items():
+    cells = found.columns[name]
     if cells.kind == "date":
       values = [
         None if np.isnat(v) else v.astype("datetime64[s]").astype(float) for v in cells.values
