@@ -80,8 +80,9 @@ class Column:
       marks = {plain.number(mark) for mark in gone}  # 13.0 is none where 13 is none
       kept = [p for p in kept if not math.isnan(numbers[p]) and numbers[p] not in marks]
       padded = any(re.fullmatch(r"0\d+", texts[place]) for place in kept)
-      # Floats would take some long ids for their neighbours.
-      exact = all(abs(numbers[place]) < 2**53 for place in kept)
+      exact = all(
+        abs(numbers[place]) < 2**53 for place in kept
+      )  # Else ids may be their neighbours.
       named = lambda p: text_of(float(numbers[p])) if exact else whole(texts[p])
       names = {place: texts[place] if padded else named(place) for place in kept}
     else:
@@ -100,7 +101,7 @@ class Column:
       np.array([value[text] for text in order], np.float64),
       where,
       tuple(sorted({texts[p] for p in np.unique(codes[codes >= 0]) if p not in names} - {""})),
-      cells.dated(spelling) if spelling else dates,
+      cells.dated(spelling or Spelling()),
     )
 
   def scattered(self, rows: np.ndarray, count: int) -> Column:

@@ -209,7 +209,7 @@ def _read_csv(path: str, layout: Layout, wanted: Collection[str], lenient: bool)
   line, first = next(filled, (0, []))
   named = not layout.names or (bool(wanted) and {*wanted} <= {name.strip() for name in first})
   header = _header(path, line, first, lenient) if named else list(layout.names)
-  rows = filled if named else itertools.chain([(line, first)], filled)
+  rows = filled if named else itertools.chain([(line, first)] if first else [], filled)
   # Cell -> code, in the order of the first occurrences.
   known: list[dict[str, int]] = [
     collections.defaultdict(itertools.count().__next__) for _ in header
