@@ -91,6 +91,8 @@ def read_spec(folder: str | os.PathLike[str]) -> types.DatasetSpec | None:
       stored["table"] = types.TableSpec(**stored["table"])
     if stored.get("series") is not None:
       stored["series"] = types.SeriesSpec(**stored["series"])
+    if stored["input_kind"] not in ("image", "series", "table"):
+      raise ValueError(f"its input_kind is {stored['input_kind']!r}")
     return types.DatasetSpec(**stored)
   except (OSError, KeyError, TypeError, ValueError) as error:
     raise ValueError(

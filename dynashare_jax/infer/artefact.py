@@ -273,6 +273,8 @@ def _named(inputs: Any, wanted: Mapping[str, Any]) -> Arrays:
     if not hasattr(array, "aval"):  # no array of jax; quicker than isinstance
       arrays[name] = np.asarray(array)
       _check_dtype(name, arrays[name], wanted[name])
+      if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
+        raise ValueError(f"Wrong input: {name} has numbers that are not finite.")
   return arrays
 
 

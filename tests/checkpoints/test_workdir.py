@@ -136,6 +136,12 @@ def test_a_data_set_comes_back_equal(tmp_path):
   found = workdir.read_spec(tmp_path)
   assert found == spec
   assert hash((found.tasks, found.table, found.crop, found.channels, found.notes))
+  text = (tmp_path / workdir.SPEC).read_text()
+  (tmp_path / workdir.SPEC).write_text(
+    text.replace('"input_kind": "table"', '"input_kind": "tables"')
+  )
+  with pytest.raises(ValueError, match="its input_kind is 'tables'"):
+    workdir.read_spec(tmp_path)
   (tmp_path / workdir.SPEC).write_text('{"name": 1}')
   with pytest.raises(ValueError, match="spec.json cannot be read"):
     workdir.read_spec(tmp_path)

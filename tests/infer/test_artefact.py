@@ -216,6 +216,7 @@ def test_a_program_of_another_jax_is_refused(packed, folder):
     (np.zeros((1, 2, 2, 3)), "dtype: image is float64; this model takes float32 or uint8"),
     (np.zeros((1, 2, 2, 3), np.int32), "Wrong input dtype: image is int32"),
     (np.zeros((0, 2, 2, 3), np.float32), "at least one example"),
+    (np.full((1, 2, 2, 3), np.nan, np.float32), "Wrong input: image has numbers that are not"),
     (
       {"picture": np.zeros((1, 2, 2, 3), np.uint8)},
       r"\['picture'\]; this model"
