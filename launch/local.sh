@@ -127,7 +127,8 @@ for ((start = 0; ; start++)); do
 done
 if [ -n "${NURSERY_PID:-}" ]; then
   pid=$NURSERY_PID
-  exec {NURSERY[1]}>&-  # its end
+  input=${NURSERY[1]}
+  exec {input}>&-  # its end
   wait "$pid"
 fi
 [ "$status" -ne 143 ] || [ "$told" -eq 0 ] || status=$told
