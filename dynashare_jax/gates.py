@@ -146,7 +146,7 @@ def mix(keep: jax.Array, done: Any, skipped: Any) -> Any:
     gradient by which the loss tells which one is better.
 
   Raises:
-    ValueError: shapes that do not fit.
+    ValueError: shapes that do not fit, or whole numbers, which a mixture would cut.
 
   Source: DynaShare section 3.2.
 
@@ -156,6 +156,9 @@ def mix(keep: jax.Array, done: Any, skipped: Any) -> Any:
   """
   keep = jnp.asarray(keep)
   _check_rows(keep, done, skipped)
+  for a in jax.tree.leaves((done, skipped)):
+    if not jnp.issubdtype(jnp.result_type(a), jnp.inexact):
+      raise ValueError(f"Outputs that are mixed must be real numbers, but one is {a.dtype}.")
 
   def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
     wide = keep.reshape(keep.shape + (1,) * (a.ndim - keep.ndim))

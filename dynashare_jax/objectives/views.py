@@ -7,7 +7,6 @@ of the picture itself and averaged with the other views, in the way of the task'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +36,7 @@ class View(NamedTuple):
 
 
 PLAIN = View()
+LARGEST = 8  # scale: 64 times the pixels
 
 
 def listed(
@@ -74,12 +74,13 @@ def check_scales(scales: Sequence[float]) -> None:
   """Refuses scales that no picture can have.
 
   Raises:
-    ValueError: none at all, one that is not a number above 0, or one twice.
+    ValueError: none at all, one that is not a number above 0 and at most `LARGEST`, or one twice.
   """
-  good = all(math.isfinite(scale) and scale > 0 for scale in scales)
+  good = all(0 < scale <= LARGEST for scale in scales)
   if not scales or not good or len(set(scales)) < len(scales):
     raise ValueError(
-      f"config.eval.scales must be one or more different numbers above 0, but is {tuple(scales)}."
+      f"config.eval.scales must be one or more different numbers above 0 and at most {LARGEST}, but"
+      f" is {tuple(scales)}."
     )
 
 

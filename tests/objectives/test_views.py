@@ -64,7 +64,9 @@ def test_the_first_view_is_upright_and_plain_where_it_can_be():
   assert plain == (views.View(0.5), views.View(0.5, True))
 
 
-@pytest.mark.parametrize("scales", [(), (0.0,), (-1.0, 1.0), (1.0, 1.0), (float("nan"),)])
+@pytest.mark.parametrize(
+  "scales", [(), (0.0,), (-1.0, 1.0), (1.0, 1.0), (float("nan"),), (1000.0,)]
+)
 def test_scales_that_no_picture_can_have(scales):
   with pytest.raises(
     ValueError, match="config.eval.scales must be one or more different numbers above 0"
