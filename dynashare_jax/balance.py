@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -331,7 +332,7 @@ def make(
   for key, value in options.items():
     lookup.one_of(f"A setting of the method {name!r}", key, known)
     before = given[key]
-    typed = isinstance(value, str) if isinstance(before, str) else isinstance(value, int | float)
+    typed = isinstance(value, str if isinstance(before, str) else numbers.Real)
     if isinstance(value, bool) or not typed or (type(before) is int and int(value) != value):
       raise ValueError(f"`{key}` must be as {before!r}, but is {value!r}.")
     fits, wanted = balancing.RANGES.get(key, (lambda v: True, ""))

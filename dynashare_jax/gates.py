@@ -19,6 +19,7 @@ Source: DynaShare (Rahimian et al., CVPRW 2023), section 3.2, Eqs. 1, 2 and 5.
 from __future__ import annotations
 
 from collections.abc import Callable
+import numbers
 from typing import Any
 
 from flax import linen as nn
@@ -112,7 +113,7 @@ class Gate(nn.Module):
         width; an input that is no batch of features.
     """
     width: Any = self.hidden
-    if not isinstance(width, int) or width < 1:
+    if not isinstance(width, numbers.Integral) or width < 1:
       raise ValueError(
         f"`hidden` of a gate must be a whole number of at least 1, but is {self.hidden}."
       )

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import math
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -240,13 +241,15 @@ def find(
     raise ValueError("`classes` and `outputs` are one number: give one of them.")
   count = classes if outputs is None else outputs
   told: Any = count
-  if count is not None and (isinstance(told, bool) or not isinstance(told, int) or count < 1):
-    if isinstance(found, base.Classes) and isinstance(told, int):
+  if count is not None and (
+    isinstance(told, bool) or not isinstance(told, numbers.Integral) or count < 1
+  ):
+    if isinstance(found, base.Classes) and isinstance(told, numbers.Integral):
       raise ValueError(f"A task of the kind {kind!r} needs `classes`: how many there are.")
     raise ValueError(f"`classes` or `outputs` must be whole and at least 1, but is {count!r}.")
   task = dataclasses.replace(
     plain,
-    outputs=1 if count is None else count,
+    outputs=1 if count is None else int(count),
     class_weights=tuple(map(float, class_weights)),
     positive_weight=positive_weight,
     inverse=inverse,

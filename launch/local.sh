@@ -55,7 +55,7 @@ launch() {
   local i=$1
   shift
   if [ -n "${NURSERY_PID:-}" ]; then
-    { echo "$i" >&"${NURSERY[1]}" && read -r pid <&"${NURSERY[0]}"; } 2>/dev/null && return
+    { echo "$i" >&"$input" && read -r pid <&"$answers"; } 2>/dev/null && return
     NURSERY_PID=''  # it is gone
   fi
   "${PYTHON:-python}" -m dynashare_jax.main "$@" --process_id="$i" \
@@ -67,7 +67,7 @@ launch() {
 collect() {
   wait "$1" 2>/dev/null
   found=$?
-  if [ "$found" -eq 127 ]; then  # no child of the shell, but of the nursery
+  if [ "$found" -eq 127 ] && [ "$warm" -ne 0 ]; then  # no child of the shell, but of the nursery
     found=137
     [ ! -f "$logs/.status-$1" ] || read -r found <"$logs/.status-$1"
     rm -f "$logs/.status-$1"
@@ -116,6 +116,7 @@ set -- "$@" --coordinator="localhost:${PORT:-29500}" --processes="$processes"
 if [ "$warm" -ne 0 ]; then
   trap '' PIPE
   coproc NURSERY { exec "${PYTHON:-python}" -m dynashare_jax.cli.nursery "$logs" "$@"; }
+  answers=${NURSERY[0]} input=${NURSERY[1]}
 fi
 echo "$processes processes; logs in $logs"
 for ((start = 0; ; start++)); do
@@ -127,7 +128,6 @@ for ((start = 0; ; start++)); do
 done
 if [ -n "${NURSERY_PID:-}" ]; then
   pid=$NURSERY_PID
-  input=${NURSERY[1]}
   exec {input}>&-  # its end
   wait "$pid"
 fi

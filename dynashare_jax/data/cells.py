@@ -341,9 +341,12 @@ def _float(value: Any) -> float:
 
 
 def _instant(value: Any) -> np.datetime64:
-  """A date or time; with a zone, that of UTC."""
+  """A date or time; with a zone, that of UTC; NaT where there is none, as at the end of time."""
   if isinstance(value, datetime.datetime) and value.tzinfo is not None:
-    value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+    try:
+      value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+    except OverflowError:
+      return np.datetime64("NaT")
   return np.datetime64(value, "us")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
 import itertools
 import math
+import numbers
 import os
 import pathlib
 import reprlib
@@ -189,7 +190,7 @@ class Part:
 
 def number_of(value: Any) -> float | None:
   """Returns a number, never NaN, or None; YAML takes 1e-3, without a point, for a text."""
-  if isinstance(value, bool) or not isinstance(value, int | float | str):
+  if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
     return None
   try:
     found = float(value)

@@ -16,8 +16,8 @@ _OTHERS = {  # how files begin that are no text
   b"\x1f\x8b": "compressed by gzip: give it the ending .gz",
   b"PK\x03\x04": "a zip archive or an Excel sheet",
   b"\xd0\xcf\x11\xe0": "an old Excel sheet",
-  b"PAR1": "a Parquet file: give it the ending .parquet",
-  b"BZh": "compressed by bzip2",
+  b"PAR1\x15": "a Parquet file: give it the ending .parquet",
+  b"BZh91AY&SY": "compressed by bzip2",
   b"\xfd7zXZ": "compressed by xz",
   b"\x28\xb5\x2f\xfd": "compressed by zstd",
 }

@@ -241,12 +241,12 @@ def _metadata(name: str, environment: Mapping[str, str]) -> str:
 def told(batch_size: int) -> str:
   """Describes processes, devices and the batch over all of them, for the first line of the log."""
   processes, devices = jax.process_count(), jax.device_count()
-  each = f"{batch_size // devices} of {batch_size}" if batch_size else "as many as suit the data of"
+  each = f"{batch_size // devices} of {batch_size} examples a step on each"
   kind = jax.devices()[0].device_kind
   return (
     f"{processes} process{'es' * (processes > 1)}, {devices} device{'s' * (devices > 1)} ({kind}),"
     f" {jax.local_device_count()} in this process, number {jax.process_index()},"
-    f" {each} examples a step on each"
+    f" {each if batch_size else 'a batch that suits the data'}"
   )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import json
+import numbers
 import os
 import pathlib
 import platform
@@ -69,7 +70,7 @@ class Settings:
       ValueError: names what is wrong.
     """
     sizes = self.batches
-    whole = all(isinstance(size, int) for size in sizes)
+    whole = all(isinstance(size, numbers.Integral) for size in sizes)
     if not sizes or not whole or min(sizes) < 1 or len(set(sizes)) < len(sizes):
       raise ValueError(f"Give different batch sizes of at least 1, not {sizes}.")
     if self.repeats < 1:

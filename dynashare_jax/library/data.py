@@ -79,9 +79,15 @@ class Data:
     inputs = encode_inputs(spec, self.inputs)
     targets, valid = {}, {}
     for task in spec.tasks:
-      _, targets[task.name], valid[task.name] = tasks_lib.encode(
+      found, targets[task.name], valid[task.name] = tasks_lib.encode(
         task, self.targets[task.name], self.valid.get(task.name), np.zeros(0, np.int64)
       )
+      if (found.outputs, found.classes) != (task.outputs, task.classes):
+        raise ValueError(
+          f"The labels of {task.name!r} are not those that the network knows: they have"
+          f" {found.outputs} classes, {', '.join(found.classes) or 'numbers'}, and it"
+          f" {task.outputs}, {', '.join(task.classes) or f'0 to {task.outputs - 1}'}."
+        )
     return _dataset(spec, inputs, targets, valid, self.rows)
 
   def __repr__(self) -> str:

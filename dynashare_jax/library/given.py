@@ -88,17 +88,20 @@ def check_inputs(raw: Any, notes: list[str]) -> None:
   """
   if isinstance(raw, Mapping) or raw.ndim != 4 or not raw.size:
     return
-  if raw.shape[1] in _CHANNELS and raw.shape[3] not in _CHANNELS:
+  first, *others = raw.shape[1:]
+  if first in _CHANNELS and first < min(others) and raw.shape[3] not in _CHANNELS:
     raise ValueError(
       f"Pictures are [N, height, width, channels], but of {raw.shape} the channels seem to come"
       " first: give np.moveaxis(pictures, 1, -1)."
     )
   top = float(raw.max()) / (255 if raw.dtype == np.uint8 else 1)
   if 0 < top < _DARK:
-    notes.append(
-      f"warning: the brightest value of all pictures is {top:.2g} of 1: were they divided by 255"
-      " twice?"
+    why = (
+      "are they 0 and 1, not 0 to 255"
+      if raw.dtype == np.uint8
+      else "were they divided by 255 twice"
     )
+    notes.append(f"warning: the brightest value of all pictures is {top:.2g} of 1: {why}?")
 
 
 def lengths(values: Any, steps: int) -> np.ndarray:

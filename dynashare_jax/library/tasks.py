@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import numbers
 from typing import Any, Literal
 
 import numpy as np
@@ -185,8 +186,8 @@ def _classed(
   name: str, kind: str, classes: Sequence[str] | int, weight: float, **more: Any
 ) -> types.TaskSpec:
   """A task with classes, named or counted; 0 outputs are told from the labels."""
-  named = () if isinstance(classes, int) else tuple(map(str, classes))
-  count = classes if isinstance(classes, int) else len(named)
+  named = () if isinstance(classes, int | np.integer) else tuple(map(str, classes))
+  count = int(classes) if isinstance(classes, int | np.integer) else len(named)
   return _task(name, kind, count, weight, classes=named, **more)
 
 
@@ -203,7 +204,9 @@ def _task(name: str, kind: str, outputs: int, weight: float, **more: Any) -> typ
     if found.stored == "answers" and not found.several and len(more["classes"]) not in (0, 2):
       raise ValueError(f"The task {name!r} is binary, and has {len(more['classes'])} classes.")
   key, value = more.pop("weights", ("", ()))
-  if not isinstance(value, str | Mapping | float | int):
+  if isinstance(value, numbers.Real):
+    value = float(value)
+  elif not isinstance(value, str | Mapping):
     value = tuple(map(float, value))
   if value in ((), 1):
     return types.TaskSpec(name, kind, outputs, float(weight), **more)

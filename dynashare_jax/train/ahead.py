@@ -24,7 +24,8 @@ class Ahead(contextlib.AbstractContextManager["Ahead"]):
 
   Compiling leaves Python to the other threads. It is what the loop would compile by itself, so that
   no number depends on it. Several processes compile when they come to it, all in one order; so do
-  runs whose data are streamed, and those whose balancer wants two programs a phase.
+  runs whose data are streamed, those whose balancer wants two programs a phase, and accelerators,
+  where kernels are chosen by timing them. An end waits for the program that is being compiled.
 
   Attributes:
     end: number of the first phase that this loop does not train; default after the last one.
@@ -38,7 +39,8 @@ class Ahead(contextlib.AbstractContextManager["Ahead"]):
     self._index = -1  # of the phase that the loop has come to
     self._begun: dict[forward.Spec | None, futures.Future[None]] = {}
     whole = jax.process_count() == 1 and loop.config.train.resident and loop.part is None
-    self._works = whole and loop.experiment.balancer.every == 1
+    plain = loop.experiment.balancer.every == 1 and jax.default_backend() == "cpu"
+    self._works = whole and plain
 
   def start(self) -> None:
     """Compiles what a run needs that begins: new parameters, and the first step."""

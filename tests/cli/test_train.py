@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -444,11 +445,18 @@ def test_help_lists_every_flag_of_training_and_none_of_absl(asked, monkeypatch, 
   assert "--config.NAME=VALUE" in words and "dynashare_jax/defaults.py" in words
 
 
-def test_a_pipe_that_nobody_reads_is_no_failure(monkeypatch):
+def test_a_pipe_that_nobody_reads_is_no_failure():
   """A finished run that ended with a failure would be started again."""
+  code = "from dynashare_jax.cli import guard; guard.say('rmse 0.1', 'report'); print('at the end')"
   read, write = os.pipe()
   os.close(read)
-  with os.fdopen(write, "w") as stream:
-    monkeypatch.setattr(sys, "stdout", stream)
-    command.say("rmse 0.1", "report: runs/x/report.md")
-    stream.write("what Python writes at its end")
+  done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE)
+  os.close(write)
+  assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_terminal_without_a_sign_gets_all_the_rest(monkeypatch):
+  found = io.BytesIO()
+  monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(found, "ascii"))
+  command.say("0.1 \u00b1 0.02", "report: runs/x")
+  assert found.getvalue() == b"0.1 ? 0.02\nreport: runs/x\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import warnings
 
@@ -143,6 +144,31 @@ def test_other_rows_are_read_as_training_was():
     data_lib.encode_inputs(spec, {"n": [1, 2], "c": ["a", "new"]})
   with pytest.raises(ValueError, match="no labels of k"):
     ds.arrays(frame, {"j": kinds["k"]}).encoded(spec)
+
+
+@pytest.mark.parametrize(
+  ("trained", "new", "wanted"),
+  [
+    ([1, 2, 3], [1, 2, 1], [0, 1, 0]),  # names, of which some are places of others
+    (["1", "2", "3"], ["2", "1", "2"], [1, 0, 1]),
+    ([0, 1, 2], [0, 2, 0], [0, 2, 0]),
+    ([1, 2, 1], [1, 1, 1], [0, 0, 0]),
+    ([0, 1, 2], [2, 3, 2], "not those that the network knows"),
+    ([1, 2, 3], [1, 4, 1], "'4' is none of the classes"),
+  ],
+)
+def test_labels_of_other_rows_are_the_classes_of_training(trained, new, wanted):
+  """Places would shift them by one, or number them anew."""
+  many = lambda labels: {"k": np.array(labels)[np.arange(ROWS) % 3]}
+  rows = {"n": np.arange(ROWS)}
+  data, other = ds.arrays(rows, many(trained)), ds.arrays(rows, many([7, 8, 9]))
+  other = dataclasses.replace(other, targets=many(new))
+  if isinstance(wanted, str):
+    with pytest.raises(ValueError, match=wanted):
+      other.encoded(data.dataset.spec)
+    return
+  read = other.encoded(data.dataset.spec).arrays("train").targets["k"]
+  assert read.tolist() == many(wanted)["k"][other.rows["train"]].tolist()
 
 
 def test_pictures_and_series():

@@ -70,6 +70,11 @@ def test_classes_by_hand():
   assert (task.classes, targets) == (("3", "5"), [0, 1, 0])
   task, targets, _ = _encoded(tasks.binary("x", ["up", "down"]), ["down", "up"])
   assert (task.classes, targets) == (("up", "down"), [1, 0])
+  names = tasks.multiclass("x", ["1", "2", "3", "4"])
+  assert _encoded(names, [1, 3, 2])[1] == _encoded(names, ["1", "3", "2"])[1] == [0, 2, 1]
+  assert _encoded(tasks.multiclass("x", ["a", "b"]), [True, False])[1] == [1, 0]
+  assert _encoded(tasks.multiclass("x", np.int64(3)), [2, 0, 1])[1] == [2, 0, 1]
+  assert tasks.binary("x", positive_weight=np.float32(3)) == tasks.binary("x", positive_weight=3)
   task, targets, _ = _encoded(tasks.multiclass("x"), [10, 2, 10])
   assert (task.classes, task.outputs, targets) == (("2", "10"), 2, [1, 0, 1])
   task, targets, _ = _encoded(tasks.multiclass("x"), [2, 0, 1])

@@ -279,9 +279,9 @@ def _rows(
   if not columns:
     return None
   place = f"{parsed.where}: table"
-  paths = [path for file in parsed.tables for path in table_files.find(parsed.root, file, place)]
+  groups = [table_files.find(parsed.root, file, place) for file in parsed.tables]
   try:
-    tables = [table_files.read([path], table_files.Layout(), columns, True) for path in paths]
+    tables = [table_files.read(paths, table_files.Layout(), columns, True) for paths in groups]
   except (ValueError, ImportError) as error:
     raise ValueError(f"{place}: {error}") from error
   stems = {key: reader.stem(key) for key in reader.examples}

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import itertools
 import os
-import re
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ import numpy as np
 from dynashare_jax import lookup
 from dynashare_jax.data.cells import Cells
 from dynashare_jax.data.cells import Spelling
+from dynashare_jax.data.cells import whole
 from dynashare_jax.data.folder import files as folder_files
 from dynashare_jax.data.table import files
 from dynashare_jax.data.table import labels
 from dynashare_jax.data.table import tasks as table_tasks
 from dynashare_jax.data.table.column import Column
 
-_WHOLE = re.compile(r"[-+]?\d+\.0+")
 _SHOWN = 12  # names of columns in a message
 
 
@@ -169,8 +168,7 @@ def _texts(cells: Cells) -> tuple[np.ndarray, list[str]]:
   """Every row's code, and the texts, whole numbers without `.0`; nothing but "" is missing."""
   if cells.texts is None:
     cells = cells.as_texts(Spelling())
-  found = [t.partition(".")[0] if _WHOLE.fullmatch(t) else t for t in cells.texts or ()]
-  return cells.values, [*found, ""]
+  return cells.values, [*map(whole, cells.texts or ()), ""]
 
 
 def _rows_of(

@@ -30,7 +30,7 @@ from dynashare_jax.data.table.column import Column
 
 NAME = "table"
 _LOOKED = 1000  # rows that are looked for in train
-_FEW = 20  # different rows of train, of which others may well be equal
+_FEW = 20  # different rows of train
 
 
 def defaults() -> dict[str, Any]:
@@ -272,12 +272,13 @@ def _repeated(
   """Warns of rows of validation and test of which at least half are rows of train, labels too."""
   every = [*inputs.values(), *(labels.target for labels in found)]
   flat = [np.ascontiguousarray(part.reshape(len(part), -1), np.float32) for part in every]
-  trained = {row.tobytes() for row in np.concatenate([part[rows["train"]] for part in flat], 1)}
+  of = lambda places: np.concatenate([part[places] for part in flat], 1)
+  trained = {hash(row.tobytes()) for row in of(rows["train"])}
+  differ = len(trained) > max(_FEW, len(rows["train"]) // 4)  # else others may well be equal
   notes = []
-  for split in ("validation", "test") if len(trained) > _FEW else ():
+  for split in ("validation", "test") if differ else ():
     some = rows[split][np.unique(np.linspace(0, len(rows[split]) - 1, _LOOKED).astype(int))]
-    whole = np.concatenate([part[some] for part in flat], 1)
-    count = sum(row.tobytes() in trained for row in whole)
+    count = sum(hash(row.tobytes()) in trained for row in of(some))
     if 2 * count >= len(some) > 1:
       notes.append(
         f"warning: {count} of {len(some)} rows of {split} stand in train, too, with their labels:"

@@ -23,7 +23,7 @@ from dynashare_jax.data import text
 from dynashare_jax.data.cells import Cells
 
 _PARQUET = (".parquet", ".pq")
-_READ = (".csv", ".tsv", ".txt", *_PARQUET)
+_READ = (".csv", ".tsv", ".txt", ".data", ".dat", ".asc", *_PARQUET)
 _OTHERS = (  # what is no text, though it holds tables
   *(".xlsx", ".xls", ".ods", ".zip", ".bz2", ".xz", ".npy", ".npz", ".h5", ".pkl", ".feather"),
   *(".arrow", ".sav", ".dta", ".sas7bdat", ".db", ".sqlite", ".mat", ".json", ".jsonl"),
@@ -263,7 +263,7 @@ def _other_length(
   row: Sequence[str], header: Sequence[str], mark: str, layout: Layout, first: bool
 ) -> str:
   """What to say of a row of another length than the header; `first` is the first below it."""
-  if first and len(header) < 3 <= len(row) and not layout.names:
+  if first and len(header) < 3 <= len(row) > len(header) + 1 and not layout.names:
     return (
       f"{len(row)} fields, but above it stands {mark.join(header)[:40]!r}, which seems to be no"
       " line of names: leave it out."

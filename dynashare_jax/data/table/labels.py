@@ -174,13 +174,13 @@ def infer(task: Task, columns: Sequence[Column]) -> tuple[str, str]:
     raise ValueError(
       f"{column.place(text)}: {text[:40]!r} is no number, as {lost} of {len(rows)} labels of"
       f" {task.name}."
-      + task.advice(f"Say missing: [{text[:40]}] if it is no label, or kind: multiclass.", _NAME)
+      + task.advice(f"Say ignore: [{text[:40]}] if it is no label, or kind: multiclass.", _NAME)
     )
   if count > _FEW_WHOLE and all(map(grouped, column.texts)):
     text = column.first([True] * count)
     raise ValueError(
       f"{column.place(text)}: {text!r} seems to have a separator of thousands."
-      + task.advice(f"Say thousands: {grouped(text)!r}, or kind: multiclass.", _NAME)
+      + task.advice(f"Say thousands: {grouped(text)!r} of a table, or kind: multiclass.", _NAME)
     )
   if count > min(_MOST_CLASSES, len(rows) // 2):
     raise ValueError(
@@ -206,8 +206,11 @@ def _coded(task: Task, column: Column) -> _Coded:
   classes, count = task.spec.classes, task.spec.outputs * (task.kind.stored == "names")
   codes = dict(task.codes) or {text_of(name): place for place, name in enumerate(classes)}
   ids = {str(place): place for place in range(count or len(classes))}
-  if not task.codes and (not classes or not task.place) and {*column.texts} <= {*ids}:
-    codes = ids  # also of names, but in a file
+  if len(ids) == 2 and {*column.texts} <= {"false", "true"}:
+    ids = {"false": 0, "true": 1}
+  # Ids also of named classes, but in a file, and where cells are no names themselves.
+  if not task.codes and (not classes or not task.place) and {*column.texts} <= {*ids} - {*codes}:
+    codes = ids
   elif not codes:
     if count and len(column.texts) > count:
       raise ValueError(

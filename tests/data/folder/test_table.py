@@ -215,6 +215,16 @@ def test_several_tables_and_a_key(build, tmp_path):
   assert any("puts 3 of 6 pictures in no split" in n for n in notes)
 
 
+def test_files_of_a_pattern_are_one_table(build, tmp_path):
+  head, *lines = CSV.splitlines(keepends=True)
+  for number, part in enumerate((lines[:2], lines[2:])):
+    (tmp_path / f"part-{number}.csv").write_text("".join([head, *part]))
+  wanted, found = build(), build(None, table=str(tmp_path / "part-*.csv"))
+  for task in TASKS:
+    assert _labels(found, task, "train") == _labels(wanted, task, "train")
+  assert not any("have no row" in note for note in found.spec.notes)
+
+
 def _changed(old, new):
   assert CSV.count(old) == 1, old
   return CSV.replace(old, new)

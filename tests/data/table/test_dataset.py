@@ -283,7 +283,7 @@ FAULTS = {
   "a word for no label": (
     {"spend": ["k.A." if i % 7 == 0 else str(i + 0.5) for i in range(ROWS)]},
     {},
-    "line 2, column 'spend': 'k.A.' is no number, as 9 of 60 labels of spend. Say missing: .k.A.",
+    "line 2, column 'spend': 'k.A.' is no number, as 9 of 60 labels of spend. Say ignore: .k.A.",
   ),
   "key of another kind": ({}, {"tasks": {"churn": {"unit": "m"}}}, "a binary task has no such key"),
   "mixed": ({"age": ["30"] * 59 + ["old"]}, {}, "t.csv, line 61, column 'age': 'old' is no number"),

@@ -20,6 +20,7 @@ from dynashare_jax.data import cells
 from dynashare_jax.data import columns
 from dynashare_jax.data.series import dataset as series
 from dynashare_jax.data.table import dataset as table
+from dynashare_jax.data.table import files
 
 ROWS = 60
 BIG = 2**53  # floats take the next whole number for this one
@@ -297,7 +298,21 @@ def test_rows_of_train_that_are_tested_are_told(tmp_path):
   rows = _text(_content()).split("\n", 1)
   notes = _open(tmp_path, f"{rows[0]}\n{rows[1] * 3}").spec.notes
   assert sum("stand in train, too" in note for note in notes) == 2
-  assert not any("stand in train, too" in note for note in _open(tmp_path, _content()).spec.notes)
+  few = {"sex": ["f", "m"] * 60, "town": list("abc") * 40, "churn": ["yes", "no", "no", "yes"] * 30}
+  for content in (_content(), few):  # of few columns rows are equal, though they are others
+    notes = _open(tmp_path, content).spec.notes
+    assert not any("stand in train, too" in note for note in notes)
+
+
+def test_files_that_begin_as_others_are_read(tmp_path):
+  for name in ("PAR1", "BZh1"):
+    (tmp_path / "t.csv").write_text(f"{name},b\n1,2\n")
+    assert [*files.read([str(tmp_path / "t.csv")], files.Layout()).columns] == [name, "b"]
+
+
+def test_dates_at_the_end_of_time_are_none():
+  for text in ("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00"):
+    assert np.isnat(cells.date_of(text, cells.ISO))
 
 
 def test_columns_of_parquet_that_hold_no_cells_are_left_out(tmp_path):
