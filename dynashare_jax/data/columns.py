@@ -292,10 +292,9 @@ def _check_thousands(
   name: str, distinct: list[str], spelling: Spelling, where: Where, texts: Cells
 ) -> None:
   """Refuses numbers with what parts the thousands."""
-  marks = [cells_lib.grouped(text) for text in distinct]
-  apart = [text for text, mark in zip(distinct, marks, strict=True) if mark]
-  numbers = [t for t, mark in zip(distinct, marks, strict=True) if mark or spelling.number(t)]
-  if apart and len(numbers) >= _NEARLY * len(distinct):
+  others = [text for text in distinct if spelling.number(text) is None]
+  apart = [text for text in others if cells_lib.grouped(text)]
+  if apart and len(others) - len(apart) <= (1 - _NEARLY) * len(distinct):
     code = (texts.texts or ()).index(apart[0])
     mark = cells_lib.grouped(apart[0])
     comma = " (or decimal: ',' if it is that)" * (mark == "," and spelling.decimal == ".")

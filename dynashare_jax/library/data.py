@@ -24,6 +24,10 @@ from dynashare_jax.library import tasks as tasks_lib
 
 SHARES = (0.8, 0.1, 0.1)
 _NAME = "in_memory"
+_KEYS = (
+  " (These keys are of files: from Python give None for what is missing, numbers and dates as such,"
+  " and texts alone for categories.)"
+)
 _FEW_ROWS = 50  # of fewer a column may tell a label by chance
 _KINDS = {2: "table", 3: "series", 4: "image"}
 
@@ -420,7 +424,10 @@ def _spec(
     return make("series", raw["series"].shape[1:], notes=tuple(notes))
   if isinstance(raw, dict) or raw.ndim == 2:
     every = _columns(raw)
-    encoder = columns.Encoder.fit({name: v[rows["train"]] for name, v in every.items()})
+    try:
+      encoder = columns.Encoder.fit({name: v[rows["train"]] for name, v in every.items()})
+    except ValueError as error:
+      raise ValueError(f"{error}{_KEYS * ('say ' in str(error).lower())}") from error
     table = encoder.spec
     shape = (len(table.categorical) + len(table.numeric),)
     return make("table", shape, table=table, notes=(*notes, *encoder.notes))

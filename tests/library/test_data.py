@@ -202,6 +202,7 @@ FRAME = pd.DataFrame(TABLE, columns=["x", "y", "z"])
     ((RNG.normal(size=(ROWS, 4, 4, 3)), LABELS), "divide them"),
     ((np.full((ROWS, 4, 4, 3), np.nan), LABELS), "finite numbers"),
     ((np.zeros((ROWS, 4, 4, 3), np.uint16), LABELS), "uint16"),
+    (({"x": ["n.a.", *map(str, TABLE[1:, 0])]}, LABELS), "'n.a.'.*from Python give None"),
   ],
 )
 def test_data_that_cannot_be(arguments, told):
