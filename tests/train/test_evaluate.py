@@ -316,7 +316,7 @@ def test_views_that_cannot_be_are_refused_before_compute(build):
   with pytest.raises(ValueError, match="need pictures, but the inputs are of the kind 'series'"):
     build(eval__flip=True).evaluator()
   with pytest.raises(
-    ValueError, match="scales must be one or more different numbers above 0, but is"
+    ValueError, match="scales must be one or more different numbers above 0 and at most 8, but"
   ):
     build(eval__scales=(1.0, -1.0))
   with pytest.raises(ValueError, match="config.compat.metrics is 'ours'; it must be one of"):
