@@ -89,6 +89,8 @@ def __getattr__(name: str) -> Any:
   """Imports what is public when it is first asked for."""
   if name in _PIECES:
     return importlib.import_module(f"{__name__}.{name}")
+  if name == "__version__":
+    return importlib.import_module(f"{__name__}.version").__version__
   if name not in _PLACES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   found = getattr(importlib.import_module(f"{__name__}.library.{_PLACES[name]}"), name)
