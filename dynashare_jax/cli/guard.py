@@ -98,11 +98,10 @@ def say(*lines: object) -> None:
   """
   try:
     print(*lines, sep="\n", flush=True)
-  except (BrokenPipeError, ValueError) as error:  # A pipe without a reader; a closed stream.
-    if isinstance(error, UnicodeError):  # Letters that the terminal does not have.
-      words = "\n".join(map(str, lines)).encode(sys.stdout.encoding, "replace")
-      print(words.decode(sys.stdout.encoding), flush=True)
-      return
+  except UnicodeError:  # Letters that the terminal does not have.
+    words = "\n".join(map(str, lines)).encode(sys.stdout.encoding, "replace")
+    print(words.decode(sys.stdout.encoding), flush=True)
+  except (BrokenPipeError, ValueError):  # A pipe without a reader; a stream that is closed.
     with open(os.devnull, "w") as nowhere, contextlib.suppress(Exception):
       os.dup2(nowhere.fileno(), sys.stdout.fileno())  # Python writes once more when it ends.
 

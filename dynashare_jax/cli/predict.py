@@ -24,7 +24,6 @@ from dynashare_jax import infer
 from dynashare_jax.cli import guard as command
 from dynashare_jax.data import columns as columns_lib
 from dynashare_jax.data import text
-from dynashare_jax.data.cells import Spelling
 from dynashare_jax.data.pictures import files as picture_files
 from dynashare_jax.data.series import dataset as series_dataset
 from dynashare_jax.data.series import encoding as series_encoding
@@ -229,8 +228,8 @@ def _changing(
   """What is said of columns of whole series that differ from row to row."""
   notes = []
   for name in static:
-    codes = frame.columns[name].codes(Spelling())
-    if count := len(np.unique(series[codes != codes[first][series]])):
+    changed = series_dataset.changes(frame.columns[name], series, first)
+    if count := len(np.unique(series[changed])):
       notes.append(
         f"warning: column {name!r} has several values in {count} of {len(first)} series, of which"
         " the first row counts"

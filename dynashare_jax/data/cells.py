@@ -40,7 +40,7 @@ _DAY = np.timedelta64(1, "D")
 _BLANKS = {0xA0: " ", 0x202F: " ", 0x2007: " ", 0x200B: None, 0x2060: None, 0xFEFF: None}
 _PADDED = re.compile(r"[+-]?0\d")
 _WHOLE = re.compile(r"[+-]?\d+\.0+")
-_EXACT = 2**53  # larger whole numbers, such as ids, may be others as floats
+EXACT = 2**53  # larger whole numbers, such as ids, may be others as floats
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
@@ -330,7 +330,7 @@ def _check_zones(values: Sequence[tuple[int, Any]], name: str, where: Where) -> 
 def _exact(*values: Any) -> bool:
   """Whether none is a whole number that a float would take for its neighbour, as long ids are."""
   whole = [abs(_float(v)) for v in values if isinstance(v, number_types.Integral)]
-  return all(v < _EXACT or v == float("inf") for v in whole)
+  return all(v < EXACT or v == float("inf") for v in whole)
 
 
 def _float(value: Any) -> float:
@@ -365,7 +365,7 @@ def text_of(value: Any) -> str:
     return str(int(value))
   if isinstance(value, number_types.Real | decimals.Decimal):
     value = _float(value)
-    return str(int(value)) if value.is_integer() and abs(value) < _EXACT else repr(value)
+    return str(int(value)) if value.is_integer() and abs(value) < EXACT else repr(value)
   if isinstance(value, np.datetime64):
     return str(value)
   return str(value.isoformat())

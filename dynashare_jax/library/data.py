@@ -345,9 +345,7 @@ def split_rows(
   Raises:
     ValueError: a row in two splits or a split without a row.
   """
-  given: Any = seed
-  if not isinstance(given, int | np.integer) or given < 0:
-    raise ValueError(f"seed must be a whole number of at least 0, but is {seed!r}.")
+  given_lib.whole(seed, "seed", 0)
   rng = np.random.default_rng(seed)
   if split is None:
     split = SHARES

@@ -18,6 +18,7 @@ from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.distributed import preemption
 from dynashare_jax.library import configs
 from dynashare_jax.library import data as data_lib
+from dynashare_jax.library import given
 from dynashare_jax.library import run as run_lib
 from dynashare_jax.library import settings as settings_lib
 from dynashare_jax.methods import _entries
@@ -210,7 +211,7 @@ def compare(
     >>> list(table.runs)
     ['hard']
   """
-  settings_lib.whole(seeds, "seeds", 1)
+  given.whole(seeds, "seeds", 1)
   # A name alone is a list of one.
   methods, balances, mixed = (
     (names,) if isinstance(names, str) else names for names in (methods, balances, mixed)
@@ -221,7 +222,7 @@ def compare(
     raise ValueError(f"`trials` must be a dict of label -> number, but is {trials!r}.")
   for label, count in (trials or {}).items():
     lookup.one_of("A label in `trials`", label, (entry.label for entry in entries))
-    settings_lib.whole(count, f"trials[{label!r}]", 0)
+    given.whole(count, f"trials[{label!r}]", 0)
   folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="dynashare-compare-"))
   found: dict[str, list[run_lib.Run]] = {entry.label: [] for entry in entries}
   told = dict(settings.pop("settings", None) or {}) | ({"mixed": ",".join(mixed)} if mixed else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import numbers
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,16 @@ from dynashare_jax.objectives import kinds
 _CHANNELS = (1, 3, 4)  # of usual pictures
 _DARK = 0.02  # below it pictures were scaled twice
 _VOID = 255  # often stands for no class
+
+
+def whole(value: Any, name: str, least: int) -> None:
+  """Refuses what is no whole number, or below the least.
+
+  Raises:
+    ValueError: it is; names the argument.
+  """
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    raise ValueError(f"{name} must be a whole number of at least {least}, but is {value!r}.")
 
 
 def array(values: Any, what: str) -> np.ndarray:

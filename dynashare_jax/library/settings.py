@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import numbers
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from dynashare_jax import methods
 from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir
 from dynashare_jax.data import in_memory
+from dynashare_jax.library import given
 from dynashare_jax.models import backbones
 from dynashare_jax.objectives import balancing
 from dynashare_jax.objectives import kinds
@@ -55,7 +55,7 @@ def of(
   Raises:
     ValueError: an unknown name or a value of another type.
   """
-  whole(seed, "seed", 0)
+  given.whole(seed, "seed", 0)
   if values is not None and not isinstance(values, Mapping):
     raise ValueError(f"settings must be a dict of dotted name -> value, but is {values!r}.")
   methods.find(method)
@@ -85,12 +85,6 @@ def of(
   return config
 
 
-def whole(value: Any, name: str, least: int) -> None:
-  """Refuses what is no whole number, or below the least."""
-  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-    raise ValueError(f"{name} must be a whole number of at least {least}, but is {value!r}.")
-
-
 def _network(config: ml_collections.ConfigDict, spec: types.DatasetSpec) -> None:
   """A network of a size that a laptop trains."""
   model, dense = config.model, any(kinds.find(task.kind).dense for task in spec.tasks)
@@ -118,7 +112,7 @@ def _training(
   train.batch_size = checks.batch_size(config, spec, devices)
   if steps is None:
     steps = min(max(_EPOCHS * count // train.batch_size, _STEPS[0]), _STEPS[1])
-  whole(steps, "steps", 1)
+  given.whole(steps, "steps", 1)
   share = lambda of: max(1, round(steps / of))
   train.steps, train.warmup_steps, train.retrain_steps = steps, share(6), share(18 / 7)
   train.cycles = min(_CYCLES, share(12))

@@ -54,10 +54,8 @@ _CHOICES = {
   "compat.sharing": ("mean", "paper", "authors"),
   "compat.sparsity": ("code", "paper"),
 }
-_POSITIVE = (lambda v: v > 0, "above 0")
-_ONE = (lambda v: v >= 1, "at least 1")
-_ZERO = (lambda v: v >= 0, "at least 0")
-_SHARE = (lambda v: 0 <= v < 1, "in [0, 1)")
+_POSITIVE, _ONE = balancing.POSITIVE, balancing.ONE
+_ZERO, _SHARE = balancing.ZERO, balancing.SHARE
 _EACH_ONE = (lambda v: all(part >= 1 for part in v), "at least 1 each")
 # Of a network: what is beyond fits no memory, and ends without a word.
 _SIZE = (lambda v: 1 <= v <= 2**20, "at least 1 and at most 2^20")

@@ -27,6 +27,7 @@ from dynashare_jax.data.table import splits as table_splits
 
 NAME = "series"
 MOST_STEPS = 256
+_PLAIN = Spelling()
 _FREE = 2**31 - 1  # steps that no series has
 
 
@@ -158,6 +159,20 @@ def _labels(
   return own, own_names, own_spelling, (*own.notes, *notes)
 
 
+def changes(
+  cells: Cells, series: np.ndarray, first: np.ndarray, spelling: Spelling = _PLAIN
+) -> np.ndarray:
+  """Returns which rows have another value than the first row of their series, bool `[N]`.
+
+  Args:
+    series: number of the series of every row.
+    first: the first row of every series.
+    spelling: of numbers and missing values.
+  """
+  codes = cells.codes(spelling)
+  return np.asarray(codes != codes[first][series])
+
+
 def _check_constant(
   wanted: series_description.Description,
   frame: files.Frame,
@@ -167,8 +182,8 @@ def _check_constant(
 ) -> None:
   """Refuses labels, and what splits go by, that differ between the rows of a series."""
   for name in (*wanted.rows.labels, *wanted.rows.splits.columns):
-    codes = frame.column(name, wanted.rows.where).codes(spelling)
-    if (other := codes != codes[first][series]).any():
+    other = changes(frame.column(name, wanted.rows.where), series, first, spelling)
+    if other.any():
       raise ValueError(
         f"{frame.where(int(np.argmax(other)), name)}: another value than in the first row of the"
         " same series; labels and splits have one value a series. Put them into a table of labels."
@@ -184,8 +199,7 @@ def _constant(
   found = {c.name: own.columns[c.name] for c in (spec.static.columns if spec.static else ())}
   for column in spec.rows.columns:
     cells = frame.columns[column.name].take(rows)
-    codes = cells.codes(Spelling())
-    if (codes == codes[first][series[rows]]).all():
+    if not changes(cells, series[rows], first).any():
       found[column.name] = cells.take(first)
   return found
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynashare_jax.data.cells import Cells
+from dynashare_jax.data.cells import EXACT
 from dynashare_jax.data.cells import MISSING
 from dynashare_jax.data.cells import NO_NUMBER
 from dynashare_jax.data.cells import Spelling
@@ -80,9 +81,7 @@ class Column:
       marks = {plain.number(mark) for mark in gone}  # 13.0 is none where 13 is none
       kept = [p for p in kept if not math.isnan(numbers[p]) and numbers[p] not in marks]
       padded = any(re.fullmatch(r"0\d+", texts[place]) for place in kept)
-      exact = all(
-        abs(numbers[place]) < 2**53 for place in kept
-      )  # Else ids may be their neighbours.
+      exact = all(abs(numbers[place]) < EXACT for place in kept)
       named = lambda p: text_of(float(numbers[p])) if exact else whole(texts[p])
       names = {place: texts[place] if padded else named(place) for place in kept}
     else:

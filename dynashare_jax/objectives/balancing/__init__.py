@@ -37,39 +37,39 @@ LEVELS = ("losses", "gramian", "gradients")
 NORMALISE = ("none", "log", "unit")
 LENGTHS = ("own", "sum", "plain", "unit")
 SCALES = ("min", "rmse")  # of `aligned_scale`
-_POSITIVE = (lambda v: v > 0, "above 0")
-_ONE = (lambda v: v >= 1, "at least 1")
-_ZERO = (lambda v: v >= 0, "at least 0")
-_SHARE = (lambda v: 0 <= v < 1, "in [0, 1)")
+POSITIVE = (lambda v: v > 0, "above 0")
+ONE = (lambda v: v >= 1, "at least 1")
+ZERO = (lambda v: v >= 0, "at least 0")
+SHARE = (lambda v: 0 <= v < 1, "in [0, 1)")
 # Of settings that are numbers: what fits, and in words.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-  "smooth": _SHARE,
+  "smooth": SHARE,
   "offset": (lambda v: -math.inf < v <= 0, "a lower bound of losses, at most 0"),
-  "average": _SHARE,
-  "every": _ONE,
-  "autolambda_lr": _POSITIVE,
-  "autolambda_step": _POSITIVE,
-  "cagrad_c": _ZERO,
-  "dwa_temperature": _POSITIVE,
-  "excess_lr": _POSITIVE,
-  "fairgrad_alpha": _POSITIVE,
-  "famo_lr": _POSITIVE,
-  "famo_decay": _ZERO,
-  "go4align_groups": _ONE,
-  "go4align_beta": _ZERO,
+  "average": SHARE,
+  "every": ONE,
+  "autolambda_lr": POSITIVE,
+  "autolambda_step": POSITIVE,
+  "cagrad_c": ZERO,
+  "dwa_temperature": POSITIVE,
+  "excess_lr": POSITIVE,
+  "fairgrad_alpha": POSITIVE,
+  "famo_lr": POSITIVE,
+  "famo_decay": ZERO,
+  "go4align_groups": ONE,
+  "go4align_beta": ZERO,
   "graddrop_leak": (lambda v: 0 <= v <= 1, "in [0, 1]"),
-  "gradnorm_alpha": _ZERO,
-  "gradnorm_lr": _POSITIVE,
+  "gradnorm_alpha": ZERO,
+  "gradnorm_lr": POSITIVE,
   "gradvac_beta": (lambda v: 0 <= v <= 1, "in [0, 1]"),
-  "learned_lr": _POSITIVE,
+  "learned_lr": POSITIVE,
   "moco_beta": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
-  "moco_lr": _POSITIVE,
-  "moco_decay": _ZERO,
-  "modo_lr": _POSITIVE,
-  "modo_decay": _ZERO,
-  "sdmgrad_lambda": _ZERO,
-  "stch_mu": _POSITIVE,
-  "stch_warmup": _ZERO,
+  "moco_lr": POSITIVE,
+  "moco_decay": ZERO,
+  "modo_lr": POSITIVE,
+  "modo_decay": ZERO,
+  "sdmgrad_lambda": ZERO,
+  "stch_mu": POSITIVE,
+  "stch_warmup": ZERO,
 }
 
 
