@@ -87,11 +87,13 @@ class Processes:
       self._count += 1
       log = self._logs / f"{self._count}.txt"
       with open(log, "wb") as file:
+        # A pipe between them: the file of a process without room would have none either.
+        sink = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
         found.append(
           subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            stdout=file,
+            stdout=sink.stdin,
             stderr=subprocess.STDOUT,
             env=os.environ
             | {
@@ -103,7 +105,8 @@ class Processes:
             | environments.get(f"p{number}", {}),
           )
         )
-      found[-1].log = log
+      sink.stdin.close()
+      found[-1].log, found[-1].sink = log, sink
     self._all += found
     return found
 
@@ -118,12 +121,14 @@ class Processes:
     """Statuses and texts, all within 15 seconds of a fault."""
     for process in processes:
       process.wait(max(since + within - time.monotonic(), 0.1))
+      process.sink.wait(5)
     return ([p.returncode for p in processes], [p.log.read_text() for p in processes])
 
   def kill(self):
     for process in self._all:
       process.kill()
       process.wait()
+      process.sink.wait()
 
 
 @pytest.fixture
