@@ -104,6 +104,8 @@ def get_config() -> ml_collections.ConfigDict:
   policy.sparsity = 0.05  # weight of Eq. 3, where routes are sampled
   policy.candidates = 8  # routes that are trained and compared
   policy.halving = True  # all train a little first; False: all in full, the papers
+  # Score that routes other than the search's best and hard sharing must be ahead in a trial.
+  policy.margin = 0.01
   policy.finalists = 1  # with halving: how many are then trained in full, 1 or 2
 
   config.gates = gates = ml_collections.ConfigDict()
@@ -119,6 +121,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Last fraction of a re-training in which the gates' noise falls to 0, so
   # that the rates hold for the decisions at test too; 0.0: never, the papers.
   gates.noise_fades = 0.0
+  # First fraction of a re-training in which the wanted rates fall from 1 to their
+  # targets; 0.0: wanted at once, the papers.
+  gates.anneal = 0.0
 
   config.balance = balance = ml_collections.ConfigDict()  # see docs/balancing.md
   balance.name = "fixed"  # a file of objectives/balancing

@@ -127,6 +127,7 @@ class SkipSharing(contract.Sharing):
     sampled_range: every step draws one target rate for all gated blocks from this range, and the
       gates read it; None: `target_rates`.
     noise_fades: last fraction of a phase in which the gates' noise falls from full to none.
+    anneal: first fraction of a phase in which the wanted rates fall from 1 to the target rates.
     sampled_gates: seed of sampled gate decisions at test, as the authors evaluate; None takes the
       likelier decision.
     budget: the share of the blocks of hard sharing above which the policy is charged, how it is
@@ -155,6 +156,7 @@ class SkipSharing(contract.Sharing):
   gate_temperature: float = 1.0
   sampled_range: tuple[float, float] | None = None
   noise_fades: float = 0.0
+  anneal: float = 0.0
   sampled_gates: int | None = None
   budget: Budget | None = None
   conflict: bool = False
@@ -235,9 +237,10 @@ class SkipSharing(contract.Sharing):
     return Static(modes, drawn, told.gated, told.penalties)
 
   def knobs(self, phase: contract.Phase, offset: int, step: int) -> Mapping[str, jax.Array]:
-    """Returns the temperature, the open blocks bool `[L]`, and where the gates' noise fades.
+    """Returns the temperature, the open blocks bool `[L]`, and how noise and rates of gates change.
 
-    `fade` int32 `[2]` are the steps between which it falls; equal numbers keep it full.
+    `fade` int32 `[2]` are the steps between which the noise falls; equal numbers keep it full.
+    `anneal` int32 `[2]` are the step from which the wanted rates fall and in how many they do.
     """
     told = _settings(phase)
     end = step - offset + phase.steps
@@ -246,6 +249,7 @@ class SkipSharing(contract.Sharing):
       "temperature": jnp.asarray(told.temperature, jnp.float32),
       "opened": self._opened(told),
       "fade": jnp.asarray([begin, end], jnp.int32),
+      "anneal": jnp.asarray([step - offset, round(self.anneal * phase.steps)], jnp.int32),
     }
 
   def _opened(self, told: Stretch) -> jax.Array:
@@ -269,7 +273,7 @@ class SkipSharing(contract.Sharing):
       drawn = jnp.where(moving.knobs["opened"][None, :], drawn, 1.0)
     else:
       drawn = moving.structure
-    noise, target = None, None
+    noise, target, rates = None, None, None
     if static.gated:
       key = streams.stream_key(moving.seed, "gates", step)
       noise = gumbel.logistic_noise(key, jnp.arange(batch), (len(self.names), self.blocks))
@@ -278,6 +282,9 @@ class SkipSharing(contract.Sharing):
         low, high = self.sampled_range
         key = streams.stream_key(moving.seed, "target_rate", step)
         target = jax.random.uniform(key, (), jnp.float32, low, high)
+      rates = jnp.asarray(self.rates)
+      rates = rates if target is None else jnp.where(rates < 1, target, 1.0)
+      rates = 1 - (1 - rates) * _reached(moving.knobs["anneal"], step)
     return skip_trunk.Decisions(
       modes=static.modes,
       policy=drawn,
@@ -286,6 +293,7 @@ class SkipSharing(contract.Sharing):
       noise=noise,
       temperature=self.gate_temperature,
       target=target,
+      rates=rates,
     )
 
   def charges(
@@ -303,9 +311,7 @@ class SkipSharing(contract.Sharing):
     found = self._penalties(static, learnt, memory, moving)
     if static.gated:
       weight, form = self.instance
-      targets = jnp.asarray(self.rates)
-      if control.target is not None:
-        targets = jnp.where(targets < 1, control.target, 1.0)
+      targets = control.rates
       counted = signals.own.gated & (moving.structure > 0)
       rates = jnp.where(counted, signals.own.gate.mean(1), targets[None])
       found["instance"] = weight * regularisers.instance(rates, targets, form)
@@ -495,6 +501,13 @@ def _noise_scale(fade: jax.Array, step: Any) -> jax.Array:
   return jnp.where(span > 0, jnp.clip(left, 0.0, 1.0), 1.0)
 
 
+def _reached(anneal: jax.Array, step: Any) -> jax.Array:
+  """From 0 to 1 in `anneal[1]` steps from `anneal[0]` on; 1 if they are none."""
+  begin, steps = anneal
+  part = (step + 1 - begin) / jnp.maximum(steps, 1)
+  return jnp.where(steps > 0, jnp.clip(part, 0.0, 1.0), 1.0)
+
+
 def every_block(tasks: int, blocks: int) -> Routes:
   """Returns the one route `[1, T, L]` on which every task executes every block."""
   return lambda key, alpha, measured: jnp.ones((1, tasks, blocks))
@@ -545,6 +558,7 @@ def make(
     gate_temperature=config.gates.temperature,
     sampled_range=tuple(config.gates.sampled_range) if samples_rates(config) else None,
     noise_fades=config.gates.noise_fades,
+    anneal=config.gates.anneal,
     sampled_gates=config.seed if config.compat.gates == "sampled" else None,
     whole=not backbone.skips,
   )

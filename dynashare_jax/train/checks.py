@@ -102,6 +102,8 @@ _RANGES = {
   "gates.hidden": _ONE,
   "gates.temperature": _POSITIVE,
   "gates.noise_fades": (lambda v: 0 <= v <= 1, "in [0, 1]"),
+  "policy.margin": _ZERO,
+  "gates.anneal": (lambda v: 0 <= v <= 1, "in [0, 1]"),
   "gates.sampled_range": (
     lambda v: len(v) == 2 and 0 < v[0] < v[1] <= 1,
     "(low, high) with 0 < low < high <= 1",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
 import pathlib
@@ -191,16 +191,8 @@ class Loop:
     return state.replace(anchor=_copy({"params": state.params["network"], "stats": state.stats}))
 
   def _ordered(self, structures: Any) -> Any:
-    """The structures by the scores of their trials, the best first.
-
-    A short training tells good routes from bad, not the best from the second best: the first round
-    does not overrule what the search found best. The second, of two, does.
-    """
-    if "second" in self.trials[0]:
-      rank = lambda trial: -trial.get("second", -np.inf)
-    else:
-      rank = lambda trial: (trial["index"] > 0, -trial["score"])
-    places = sorted(range(len(self.trials)), key=lambda place: rank(self.trials[place]))
+    """The structures by the scores of their trials, the best first."""
+    places = order(self.trials, self.config.policy.margin)
     self.trials = [self.trials[place] for place in places]
     return jax.tree.map(lambda leaf: leaf[np.array(places)], structures)
 
@@ -465,6 +457,26 @@ class Loop:
       f"The last good checkpoint is kept in {self.workdir / 'checkpoints'}. Lower the learning"
       " rate of this phase (config.optimizers) or check the data."
     )
+
+
+def order(trials: Sequence[Mapping[str, Any]], margin: float) -> list[int]:
+  """Returns the places of tried structures, the best first.
+
+  A short training tells good structures from bad, not the best from the second best. So number 0,
+  the search's own, stays first after the first round, and structures after number 1 (of skipping,
+  hard sharing) count with `margin` less score in both rounds.
+
+  Args:
+    trials: of each, its number `index`, the `score` of the first round, and for the two that went
+      on, that of the `second`.
+    margin: at least 0.
+  """
+  lead = lambda trial: margin * (trial["index"] < 2)
+  if any("second" in trial for trial in trials):
+    rank = lambda trial: (-trial.get("second", -np.inf) - lead(trial), 0.0)
+  else:
+    rank = lambda trial: (float(trial["index"] > 0), -trial["score"] - lead(trial))
+  return sorted(range(len(trials)), key=lambda place: rank(trials[place]))
 
 
 def _copy(tree: Any) -> Any:

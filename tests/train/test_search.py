@@ -10,6 +10,7 @@ import pytest
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.ops import routing
 from dynashare_jax.train import forward as forward_lib
+from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import step as step_lib
 
 # Warm-up 0-4, comparison 4-6, cycles 6-11 and 11-16, trials 16-17, -18 and -19, longer ones 19-22
@@ -47,6 +48,23 @@ def test_groups_of_devices_retrain_what_the_trials_chose(whole, train, tmp_path)
     assert one["score"] == pytest.approx(other["score"], abs=0.05)
 
 
+def test_only_hard_sharing_overrules_the_search_by_little():
+  trial = lambda index, score, **second: {"index": index, "score": score, **second}
+  first = [trial(2, 0.705), trial(0, 0.69), trial(3, 0.715), trial(1, 0.70)]
+  assert loop_lib.order(first, 0.0) == [1, 2, 0, 3]
+  assert loop_lib.order(first, 0.01) == [1, 2, 3, 0]  # 0.715 - 0.01, 0.70, 0.705 - 0.01
+  for index, score, margin, overrules in (
+    (2, 0.755, 0.01, False),
+    (2, 0.755, 0.0, True),
+    (2, 0.765, 0.01, True),
+    (1, 0.751, 0.01, True),
+    (1, 0.749, 0.01, False),
+  ):
+    other = trial(index, 0.7, second=score)
+    found = loop_lib.order([trial(0, 0.6, second=0.75), trial(5, 0.9), other], margin)
+    assert found == ([2, 0, 1] if overrules else [0, 2, 1]), (index, score, margin)
+
+
 def test_the_first_route_stays_first_and_the_others_follow_their_trials(whole):
   run = whole(**VALUES | {"policy__finalists": 2})
   trials = run.found["trials"]
@@ -61,7 +79,8 @@ def test_the_first_route_stays_first_and_the_others_follow_their_trials(whole):
 
 
 def test_the_longer_trials_decide_between_the_first_and_the_best_of_the_others(whole):
-  run, former = whole(**VALUES), whole(**VALUES | {"policy__finalists": 2})
+  values = VALUES | {"policy__margin": 0.0}
+  run, former = whole(**values), whole(**values | {"policy__finalists": 2})
   (kept,), trials = run.found["candidates"], run.found["trials"]
   one, other, last = trials
   assert {one["index"], other["index"]} == {t["index"] for t in former.found["trials"][:2]}

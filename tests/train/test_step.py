@@ -16,6 +16,7 @@ from dynashare_jax.objectives import regularisers
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
+from dynashare_jax.sharing import contract
 from dynashare_jax.sharing import skip
 from dynashare_jax.train import finite
 from dynashare_jax.train import optim
@@ -191,6 +192,20 @@ def test_gate_noise_fades_at_the_end_of_its_phase(dyna):
     fade = sharing.knobs(phase, 3, 103)["fade"]
     found = [skip._noise_scale(fade, jnp.int32(100 + i)) for i in range(10)]
     np.testing.assert_allclose(found, wanted, 1e-6)
+
+
+def test_wanted_rates_of_gates_fall_at_the_start_of_their_phase(dyna):
+  """From 1 to the targets in 4 steps of 10; else the targets at once."""
+  phase = dataclasses.replace(dyna.method.phases[-1], steps=10)
+  targets = np.asarray(dyna.sharing.rates)
+  assert targets.min() < targets.max() == 1
+  moving = contract.Moving(jnp.int32(0), jnp.int32(100), {}, jnp.ones(()))
+  for anneal, wanted in ((0.4, [0.25, 0.5, 0.75] + [1] * 7), (0.0, [1] * 10)):
+    sharing = dataclasses.replace(dyna.sharing, anneal=anneal)
+    moving = moving._replace(knobs=sharing.knobs(phase, 3, 103))
+    static = sharing.static(phase, np.ones((len(sharing.names), sharing.blocks)))
+    found = [sharing.control(static, {}, moving, 100 + i, 2).rates for i in range(10)]
+    np.testing.assert_allclose(found, 1 - np.outer(wanted, 1 - targets), 1e-6)
 
 
 def test_planned_and_masked_steps_agree(build):

@@ -35,6 +35,7 @@ class Decisions(NamedTuple):
     threshold: score that a gate must exceed, `[L]` or None for 0.
     target: the execution rate wanted, in (0, 1], read by gates that are told it
       (`SkipTrunk.gate_told`); else None.
+    rates: `[L]`, the execution rates that a step of training wants, 1 for blocks without gate.
     compaction: how examples that skip a block are left out of its computation, at test with
       discrete decisions; None computes and masks them.
   """
@@ -47,6 +48,7 @@ class Decisions(NamedTuple):
   temperature: float = 1.0
   threshold: jax.Array | None = None
   target: jax.Array | None = None
+  rates: jax.Array | None = None
   compaction: compaction.Compaction | None = None
 
 
