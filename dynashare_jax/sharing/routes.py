@@ -169,8 +169,8 @@ def candidates(
   agreement and the policy's preferences; number 1 is hard sharing, so that validation can refuse
   the others; where milliseconds are limited, of as many blocks as fit. Then come the policy's most
   probable blocks alone (its top K) where agreement decided number 0, and in turn draws of the
-  policy at a low temperature and exchanges from number 0. All but hard sharing keep the limit, and
-  it, too, keeps one of milliseconds.
+  policy at a temperature that begins low and exchanges from number 0. All but hard sharing keep the
+  limit, and it, too, keeps one of milliseconds.
 
   Args:
     rng: of draws and exchanges.
@@ -209,7 +209,8 @@ def candidates(
       route = _route(fit(likes), first.route)
     elif alpha is not None and attempt % 2 == 0:
       logits = np.log(np.clip(likes, 1e-6, 1 - 1e-6) / np.clip(1 - likes, 1e-6, 1 - 1e-6))
-      drawn = 1 / (1 + np.exp(-(logits + _COLD * rng.logistic(size=logits.shape))))
+      heat = _COLD * (1 + attempt // count)  # Where cold draws are all alike.
+      drawn = 1 / (1 + np.exp(-(logits + heat * rng.logistic(size=logits.shape))))
       route = _route(fit(drawn), first.route)
     else:
       route = swaps(rng, first.route, 1 + attempt // 6, int(keep_first))

@@ -135,6 +135,16 @@ def test_fewer_routes_than_candidates_repeat_the_first():
   np.testing.assert_array_equal(found, np.ones((4, 2, 1)))
 
 
+def test_candidates_differ_where_a_sure_policy_and_a_tight_budget_leave_few_exchanges():
+  """Served together no task can exchange a block alone, and all cold draws are number 0."""
+  costs = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 4.0)
+  limit = prices.within_share(costs, 3, 0.75, "together")
+  alpha = np.tile([0.99] * 7 + [0.9], (3, 1))
+  found = routes.candidates(np.random.default_rng(0), alpha, np.ones((3, 3)), limit, 8)
+  assert len(np.unique(found, axis=0)) >= 5
+  assert all(routes.work(r, costs) <= 0.75 + 1e-9 for r in np.delete(found, 1, 0))
+
+
 def test_swaps_keep_every_tasks_number_and_the_first_blocks():
   rng = np.random.default_rng(2)
   route = np.array([[1, 1, 0, 0, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]], np.float32)
