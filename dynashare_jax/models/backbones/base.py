@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import itertools
 import operator
 from typing import Any, NamedTuple
@@ -87,6 +87,24 @@ def as_it_is(path: str, tensor: np.ndarray, model: Any) -> np.ndarray:
   return tensor
 
 
+def in_segments(block: int, model: Any) -> dict[str, int]:
+  """Returns where a block is, as names of tensors count.
+
+  Returns:
+    `s` and `s1`, its segment from 0 and from 1; `b`, its place there from 0; `pair`, which pair of
+    blocks of the network it is in.
+
+  Raises:
+    ValueError: there are fewer blocks.
+  """
+  place = block
+  for segment, count in enumerate(model.blocks):
+    if place < count:
+      return {"s": segment, "s1": segment + 1, "b": place, "pair": block // 2}
+    place -= count
+  raise ValueError(f"config.model.blocks {tuple(model.blocks)} has fewer blocks than the network.")
+
+
 class Pretrained(NamedTuple):
   """Which files of weights fit a backbone; a file of a family has it as `PRETRAINED`.
 
@@ -94,15 +112,21 @@ class Pretrained(NamedTuple):
     needs: values that `config.model` must have.
     first: path of the kernel that reads colours.
     layers: pattern of a layer's path below the backbone, and its group in
-      `weight_tables.Family.names`. A pattern names `part`, and may name `block` and `index`.
+      `weight_tables.Family.names`. A pattern names `part`, and may name `block` and numbers that
+      the family's names count by.
     arranged: `(path of a leaf, tensor of the file, config.model) -> tensor`, with its outputs in
       this network's order.
+    place: `(block, config.model) -> numbers` that the family's names count by.
+    looks: what values of `config.model` a file of these names is of, a sentence after a space;
+      None: as of a ResNet.
   """
 
   needs: dict[str, str]
   first: str
   layers: tuple[tuple[str, str], ...]
   arranged: Callable[[str, np.ndarray, Any], np.ndarray] = as_it_is
+  place: Callable[[int, Any], Mapping[str, int]] = in_segments
+  looks: Callable[[Mapping[str, np.ndarray]], str] | None = None
 
 
 class Backbone(nn.Module):
