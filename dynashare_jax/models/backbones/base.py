@@ -52,6 +52,7 @@ class Pass(NamedTuple):
       takes the output's place. It may record, mask or mix.
     inner: called within every layer of a block, with `weights` and what its weights give, then
       with `norm` and what its activation reads; what it returns takes the place of either.
+    rows: bool `[G, B]`, which rows count in the batch statistics of a task's own norms; None: all.
   """
 
   train: bool
@@ -59,6 +60,7 @@ class Pass(NamedTuple):
   steps: series.Steps | None = None
   tap: Callable[[str, Features], Features] = untapped
   inner: Callable[[str, jax.Array], jax.Array] = untapped
+  rows: jax.Array | None = None
 
   def mask(self, x: jax.Array) -> jax.Array | None:
     """Returns which steps of features `[G, B, time, C]` count; None: all."""
@@ -66,7 +68,8 @@ class Pass(NamedTuple):
 
   def normalise(self, layer: nn.Module, x: jax.Array) -> jax.Array:
     """Applies a layer of `models.norm` to features `[G, B, ..., C]`."""
-    return layer(x, self.updates, not self.train, self.mask(x))
+    mask = self.mask(x) if self.rows is None else self.rows
+    return layer(x, self.updates, not self.train, mask)
 
   def linear(self, x: jax.Array, norm: nn.Module | None = None) -> jax.Array:
     """Returns what a layer's weights gave as its activation reads it: normalised, if it has a norm.
