@@ -15,6 +15,7 @@ from dynashare_jax import lookup
 
 Dtype = DTypeLike
 NORMS = ("batch", "group", "task")
+TASKS = "tasks"  # in the path of leaves that hold every task's, along their first axis
 MOMENTUM = 0.9  # what one update keeps of a running average
 
 
@@ -168,7 +169,7 @@ class TaskNorm(nn.Module):
 
     axes: Any = {"params": 0, "batch_stats": 0}
     each = nn.vmap(one, variable_axes=axes, split_rngs={"params": False})
-    found: jax.Array = each(GroupedBatchNorm(dtype=self.dtype, name="tasks"), x, updates, mask)
+    found: jax.Array = each(GroupedBatchNorm(dtype=self.dtype, name=TASKS), x, updates, mask)
     return found
 
 

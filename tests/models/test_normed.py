@@ -118,6 +118,27 @@ def test_with_one_task_hard_sharing_is_as_with_ordinary_norms():
   assert np.ptp(a[0]) > 0.1
 
 
+def test_a_network_of_some_tasks_gives_what_the_whole_gave_them():
+  whole = normed.NormedTrunk(vgg.Vgg((1, 1), (4, 6), "task"), 3)
+  x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
+  shapes = jax.eval_shape(lambda: whole.init(jax.random.key(0), x, (), False))
+  variables = jax.tree.map(lambda a: RNG.uniform(0.5, 1.5, a.shape).astype(np.float32), shapes)
+  (two, names), (last, _) = whole.only((2, 0)), whole.only((2, 0))[0].only((1,))
+  assert names == {"backbone": "backbone"}
+
+  @functools.partial(jax.jit, compiler_options=QUICK)
+  def run(v, x):
+    return [trunk.apply(v, x, (), False)[0] for trunk in (whole, two, last)]
+
+  every, some, first = run(variables, x)
+  for found, wanted in zip((*some, *first), (every[2], every[0], every[0]), strict=True):
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+  assert np.abs(every[0] - every[2]).max() > 0.1
+  work = lambda trunk: costs.macs(lambda v, x: trunk.apply(v, x, (), False)[0], variables, x)
+  stem = 2 * 64 * 27 * 4
+  assert work(last) - stem == (work(whole) - stem) / 3
+
+
 @pytest.mark.parametrize("method", ["hard", "single"])
 def test_a_step_on_one_tasks_data_leaves_the_others_norms_as_they_are(build, method):
   experiment = build(method=method, **TINY, optimizers__retrain__weight_decay=0.0)
