@@ -49,9 +49,11 @@ def get_config() -> ml_collections.ConfigDict:
   model.backbone = "resnet"  # a file of models/backbones
   # Of the computation; parameters stay float32. auto: bfloat16 on accelerators.
   model.dtype = "float32"  # or bfloat16, auto
-  model.blocks = (2, 2, 2, 2)  # of every segment; vit: two of every layer
+  # Of every segment; vit: two of every layer; hrnet: bottlenecks, then modules of every stage.
+  model.blocks = (2, 2, 2, 2)
+  model.rows = 4  # hrnet: pairs of convolutions before an exchange
   model.block = "basic"  # or bottleneck: 4 times as many channels come out
-  model.norm = "batch"  # or group: for small batches
+  model.norm = "batch"  # or group: for small batches; task: hard and single, a batch norm a task
   model.widths = (64, 128, 256, 512)
   model.width_factor = 1.0  # multiplies all widths
   model.strides = (1, 2, 1, 1)
@@ -70,13 +72,13 @@ def get_config() -> ml_collections.ConfigDict:
   model.mean = (0.0, 0.0, 0.0)
   model.std = (1.0, 1.0, 1.0)
   model.weights = ""  # file to start from, see docs/weights.md
-  model.weights_family = "auto"  # or torchvision, timm, timm_vit, adashare, dynashare
-  # Or mlp; aspp: branches of four dilations, summed; deeplab: branches side by side and the map's
-  # mean; dpt: from four depths of a vit; pixels: dense predictions at the size of the picture;
-  # temporal: of series with lengths.
+  model.weights_family = "auto"  # or torchvision, timm, timm_vit, timm_hrnet, adashare, dynashare
+  # Or mlp; point: a 1-wide layer with a norm before the last; aspp: branches of four dilations,
+  # summed; deeplab: branches side by side and the map's mean; dpt: from four depths of a vit;
+  # pixels: dense predictions at the size of the picture; temporal: of series with lengths.
   model.head = "linear"
   model.head_width = 1024  # of an mlp, aspp, pixels or temporal head
-  model.decoder_width = 256  # of a deeplab or dpt head
+  model.decoder_width = 256  # of a point, deeplab or dpt head
 
   config.policy = policy = ml_collections.ConfigDict()
   policy.use = True  # dynashare only: False leaves instance gates alone

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from dynashare_jax import defaults
@@ -77,9 +78,8 @@ def of(
   for key, value in (values or {}).items():
     _set(config, key, value)
   if not values or "gates.target_rates" not in values:
-    blocks = (
-      2 * sum(config.model.blocks) if config.model.backbone == "vit" else sum(config.model.blocks)
-    )
+    network = backbones.find(config.model.backbone).build(config.model, spec, jnp.float32)
+    blocks = network.num_blocks
     first = min(2, blocks - 1)
     config.gates.target_rates = (1.0,) * first + (0.7,) * (blocks - first)
   return config
@@ -94,6 +94,8 @@ def _network(config: ml_collections.ConfigDict, spec: types.DatasetSpec) -> None
     model.update(blocks=(2, 2, 2, 2), widths=(16, 32, 48, 64), stem="deeplab" if large else "small")
     if not dense:
       model.update(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 1))
+  elif model.backbone == "hrnet":
+    model.update(blocks=(1, 1, 1), widths=(16, 32, 48), rows=2)
   elif model.backbone in ("resnet", "vgg", "lenet", "vit", "channel_lstm"):
     model.blocks = (2, 2, 2, 2)
   if spec.lengths:

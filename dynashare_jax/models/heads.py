@@ -14,7 +14,7 @@ from dynashare_jax.models import dpt
 from dynashare_jax.models import norm
 from dynashare_jax.models import series
 
-HEADS = ("linear", "mlp", "aspp", "deeplab", "dpt")  # of `build`
+HEADS = ("linear", "mlp", "point", "aspp", "deeplab", "dpt")  # of `build`
 TEMPORAL = "temporal"  # of series with lengths
 PIXELS = "pixels"  # of pictures of one size
 
@@ -40,7 +40,7 @@ class LinearHead(nn.Module):
 
 
 class MlpHead(nn.Module):
-  """A hidden layer with ReLU and dropout, then one as of a `LinearHead`.
+  """A hidden layer with ReLU and dropout, and a norm if wanted, then one as of a `LinearHead`.
 
   Attributes:
     outputs: channels of the prediction.
@@ -48,8 +48,9 @@ class MlpHead(nn.Module):
     width: of the hidden layer.
     dropout: after it, in training.
     dtype: compute type; the last layer computes in float32.
+    norm_kind: of the hidden layer's norm, see `models.norm.layer`; empty: none.
 
-  Source: Sener and Koltun 2018, their code for MultiMNIST.
+  Source: Sener and Koltun 2018, their code for MultiMNIST. With a norm Wang et al. 2019 (HRNetV2).
   """
 
   outputs: int
@@ -57,14 +58,18 @@ class MlpHead(nn.Module):
   width: int
   dropout: float = 0.0
   dtype: norm.Dtype = jnp.float32
+  norm_kind: str = ""
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps `[B, ..., C]` to `[B, ..., outputs]`, or `[B, outputs]`."""
     if not self.dense and x.ndim > 2:
       x = x.mean(tuple(range(1, x.ndim - 1)))
-    x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = nn.Dense(self.width, dtype=self.dtype, name="hidden")(x)
+    if self.norm_kind:
+      layer = norm.layer(self.norm_kind, self.dtype, "norm")
+      x = layer(x[None], jnp.ones((1,)), not train)[0]
+    x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
     return nn.Dense(self.outputs, dtype=jnp.float32, name="linear")(x.astype(jnp.float32))
 
 
@@ -310,6 +315,8 @@ def build(
   lookup.one_of("config.model.head", kind, (*HEADS, PIXELS))
   if kind == "mlp":
     return MlpHead(outputs, dense, width, dropout, dtype, name=name)
+  if kind == "point" and dense:
+    return MlpHead(outputs, dense, width, 0.0, dtype, norm_kind, name=name)
   if kind == "aspp" and dense:
     return AsppHead(outputs, width=width, dtype=dtype, name=name)
   if kind == "deeplab" and dense:
@@ -362,7 +369,7 @@ def of_task(
       f" the backbone is {config.backbone!r}, and {task.name} has"
       f" {'a map' if dense else 'one prediction for a picture'}: use another head."
     )
-  if kind in ("deeplab", "dpt"):
+  if kind in ("point", "deeplab", "dpt"):
     if spec.input_kind != "image":
       raise ValueError(
         f"config.model.head={kind!r} reads maps of pictures, not the {spec.input_kind} inputs of"

@@ -14,17 +14,20 @@ from jax.typing import DTypeLike
 from dynashare_jax import lookup
 
 Dtype = DTypeLike
-NORMS = ("batch", "group")
+NORMS = ("batch", "group", "task")
+TASKS = "tasks"  # in the path of leaves that hold every task's, along their first axis
 MOMENTUM = 0.9  # what one update keeps of a running average
 
 
 def layer(kind: str, dtype: Dtype, name: str) -> nn.Module:
   """Makes a layer that is called with `(x, updates, use_running, mask)`.
 
-  Its `kind` is `batch` (`GroupedBatchNorm`) or `group` (`ExampleNorm`).
+  Its `kind` is `batch` (`GroupedBatchNorm`), `group` (`ExampleNorm`) or `task` (`TaskNorm`).
   """
   lookup.one_of("config.model.norm", kind, NORMS)
-  return (GroupedBatchNorm if kind == "batch" else ExampleNorm)(dtype=dtype, name=name)
+  kinds: dict[str, Any] = {"batch": GroupedBatchNorm, "group": ExampleNorm, "task": TaskNorm}
+  found: nn.Module = kinds[kind](dtype=dtype, name=name)
+  return found
 
 
 class ExampleNorm(nn.Module):
@@ -129,6 +132,45 @@ class GroupedBatchNorm(nn.Module):
     for name, found in (("mean", mean), ("var", unbiased)):
       old: jax.Array = self.get_variable("batch_stats", name)
       self.put_variable("batch_stats", name, keep * old + (1 - keep) * (share * found).sum(0))
+
+
+class TaskNorm(nn.Module):
+  """A `GroupedBatchNorm` of its own for every task; groups are the tasks.
+
+  Attributes:
+    dtype: of the output.
+  """
+
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, updates: jax.Array, use_running: bool, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """Normalises by the batch, or by the running averages; parameters are `[T, C]`.
+
+    Args:
+      x: `[T, B, ..., C]`; of one group, which all tasks share, as many come out.
+      updates: `[T]`, how many updates of its running averages each task makes.
+      use_running: normalise by the running averages (at test).
+      mask: bool `[T, B]`, False for rows that do not count in a task's statistics. A task without
+        any keeps its running averages, and is normalised by all rows.
+    """
+    x = jnp.broadcast_to(x, (len(updates), *x.shape[1:]))
+    if mask is not None:
+      some = mask.any(1, keepdims=True)
+      updates = updates * some[:, 0]
+      mask = (mask | ~some).reshape(*mask.shape, *[1] * (x.ndim - 3))
+      mask = jnp.broadcast_to(mask, x.shape[:-1])
+
+    def one(own: nn.Module, x: jax.Array, updates: jax.Array, mask: Any) -> jax.Array:
+      found: jax.Array = own(x[None], updates[None], use_running, mask)
+      return found[0]
+
+    axes: Any = {"params": 0, "batch_stats": 0}
+    each = nn.vmap(one, variable_axes=axes, split_rngs={"params": False})
+    found: jax.Array = each(GroupedBatchNorm(dtype=self.dtype, name=TASKS), x, updates, mask)
+    return found
 
 
 def together(old: Any, alone: Sequence[Any]) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import dataclasses
 import re
+from typing import Any
 
 from dynashare_jax import lookup
 from dynashare_jax.models.backbones import base
@@ -42,10 +43,9 @@ class Family:
   Attributes:
     name: what `config.model.weights_family` says.
     names: "group part" of ours to the program's layer; empty where the tensor's
-      own name is all. `{s}` is the segment from 0 and `{s1}` from 1, `{b}` the
-      block in it from 0, `{pair}` which pair of blocks of the network it is in,
-      `{i}` and `{i1}` the layer in it (of a head, its branch), `{t1}` the task
-      from 1.
+      own name is all. Numbers are those of `Pretrained.place` (`{s}`, `{b}` ...) and
+      of the pattern; `{i}` and `{i1}` are the `index` of the layer in its block (of a
+      head, its branch) from 0 and from 1, `{t1}` is the task from 1.
     logits: name of a task's policy logits, or empty.
     ignored: what a file may hold beside, as (pattern of the whole name, what
       it is). Nothing else is left out.
@@ -65,12 +65,12 @@ class Family:
   std: tuple[float, float, float]
   middle_stride: bool = False
 
-  def source(self, path: str, blocks: Sequence[int], fits: base.Pretrained) -> str | None:
+  def source(self, path: str, model: Any, fits: base.Pretrained) -> str | None:
     """Returns the name of the tensor that fills a leaf; None if the family has none.
 
     Args:
       path: of the leaf, such as `trunk/backbone/block_3/conv_1/kernel`.
-      blocks: of every segment.
+      model: `config.model`.
       fits: the layers of the backbone.
     """
     layer, _, leaf = path.rpartition("/")
@@ -79,15 +79,14 @@ class Family:
       match = re.fullmatch(pattern, layer)
       if match is None:
         continue
-      part = match.groupdict()
-      template = self.names.get(f"{group} {part['part']}")
+      told = match.groupdict()
+      template = self.names.get(f"{group} {told.pop('part')}")
       if template is None or leaf not in _KINDS:
         return None
-      block = int(part.get("block") or 0)
-      segment, place = _locate(block, blocks)
-      index, task = int(part.get("index") or 0), int(part.get("task") or 0)
-      places = dict(s=segment, s1=segment + 1, b=place, i=index, i1=index + 1, t1=task + 1)
-      name = template.format(**places, pair=block // 2)
+      numbers = {name: int(number or 0) for name, number in told.items()}
+      index, place = numbers.get("index", 0), fits.place(numbers.get("block", 0), model)
+      t1 = numbers.get("task", 0) + 1
+      name = template.format(**{**place, **numbers}, i=index, i1=index + 1, t1=t1)
       return f"{name}.{_KINDS[leaf]}".removeprefix(".")
     return None
 
@@ -111,15 +110,6 @@ class Family:
       "bottleneck" if wide else "basic",
       tuple(counts.get(s, 0) for s in range(max(counts, default=-1) + 1)),
     )
-
-
-def _locate(block: int, blocks: Sequence[int]) -> tuple[int, int]:
-  """Segment of a block and its place in it."""
-  for segment, count in enumerate(blocks):
-    if block < count:
-      return segment, block
-    block -= count
-  raise ValueError(f"config.model.blocks {tuple(blocks)} has fewer blocks than the network.")
 
 
 _COUNTS = (r".*\.num_batches_tracked", "counters of batches")
@@ -164,6 +154,30 @@ _VIT_REST = (
   # Read where the network has it.
   (r"norm\.(weight|bias)", "the last norm, which heads of several depths do not read"),
 )
+_HRNET = {
+  "stem conv": "conv{i1}",
+  "stem norm": "bn{i1}",
+  "bottleneck conv": "layer1.{row}.conv{i1}",
+  "bottleneck norm": "layer1.{row}.bn{i1}",
+  "projection conv": "layer1.0.downsample.0",
+  "projection norm": "layer1.0.downsample.1",
+  "narrowed conv": "transition1.0.0",
+  "narrowed norm": "transition1.0.1",
+  "halved conv": "transition1.1.0.0",
+  "halved norm": "transition1.1.0.1",
+  "opening conv": "transition{s}.{s}.0.0",
+  "opening norm": "transition{s}.{s}.0.1",
+  "row conv": "stage{s1}.{b}.branches.{to}.{row}.conv{i1}",
+  "row norm": "stage{s1}.{b}.branches.{to}.{row}.bn{i1}",
+  "up conv": "stage{s1}.{b}.fuse_layers.{to}.{of}.0",
+  "up norm": "stage{s1}.{b}.fuse_layers.{to}.{of}.1",
+  "down conv": "stage{s1}.{b}.fuse_layers.{to}.{of}.{i}.0",
+  "down norm": "stage{s1}.{b}.fuse_layers.{to}.{of}.{i}.1",
+}
+_HRNET_REST = (
+  _COUNTS,
+  (r"(incre_modules|downsamp_modules|final_layer|classifier)\..*", "the classifier of ImageNet"),
+)
 _IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _AUTHORS_COLOURS = (
   (122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
@@ -189,7 +203,8 @@ _DYNASHARE = dataclasses.replace(
 )
 _TIMM = dataclasses.replace(_TORCHVISION, name="timm")
 _TIMM_VIT = Family("timm_vit", _VIT, "", _VIT_REST, False, (0.5,) * 3, (0.5,) * 3)
-FAMILIES = {f.name: f for f in (_TORCHVISION, _TIMM, _TIMM_VIT, _ADASHARE, _DYNASHARE)}
+_TIMM_HRNET = Family("timm_hrnet", _HRNET, "", _HRNET_REST, False, *_IMAGENET_COLOURS)
+FAMILIES = {f.name: f for f in (_TORCHVISION, _TIMM, _TIMM_VIT, _TIMM_HRNET, _ADASHARE, _DYNASHARE)}
 
 
 def find(name: str) -> Family:
@@ -210,6 +225,8 @@ def detect(names: Iterable[str]) -> Family | None:
   if any(n.startswith("backbone.blocks.") for n in names):
     gated = any(re.fullmatch(r"backbone\.blocks\.\d+\.\d+\.fc1\.weight", n) for n in names)
     return FAMILIES["dynashare" if gated else "adashare"]
+  if any(n.startswith("stage2.0.branches.") for n in names):
+    return FAMILIES["timm_hrnet"]
   if any(n.startswith("conv1.") for n in names) and any(n.startswith("layer1.0.") for n in names):
     return FAMILIES["torchvision"]
   if {"patch_embed.proj.weight", "pos_embed"} <= set(names):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import math
 import os
 import pathlib
 import re
@@ -265,7 +264,7 @@ def _leaves(file: _File, trees: dict[str, dict[str, Any]]) -> tuple[list[_Leaf],
       if group not in covered:
         kept.add(group)
         continue
-      source = table.source(name, tuple(file.model.blocks), file.fits)
+      source = table.source(name, file.model, file.fits)
       if source is None:
         raise ValueError(
           f"{table.name} files have nothing for {name} {list(leaf.shape)}, which"
@@ -340,14 +339,8 @@ def _check(file: _File, leaves: list[_Leaf]) -> dict[str, int]:
 
 def _suggestion(file: _File, leaves: list[_Leaf]) -> str:
   """What may be meant instead, from the file's names and shapes."""
-  if not file.table.has("block"):
-    layers = {m[1] for m in (re.match(r"blocks\.(\d+)\.", name) for name in file.tensors) if m}
-    positions = file.tensors["pos_embed"].shape
-    return (
-      f" The file has {len(layers)} layers, each two blocks of config.model.blocks, of"
-      f" config.model.width={positions[-1]}, and positions for"
-      f" config.model.positions={math.isqrt(positions[1] - 1)}; see config.model.hidden and patch."
-    )
+  if file.fits.looks is not None:
+    return file.fits.looks(file.tensors)
   block, blocks = file.table.layout(file.tensors)
   ours = (file.model.block, tuple(file.model.blocks))
   if (block, blocks) != ours:

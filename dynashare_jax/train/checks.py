@@ -227,6 +227,27 @@ def trunk(method: contract.Method) -> None:
       )
 
 
+def norms(config: Any, spec: types.DatasetSpec, method: contract.Method, backbone: Any) -> None:
+  """Refuses norms of the tasks' own where several tasks pass at once, or where there are none."""
+  if config.model.norm != "task":
+    return
+  what = "config.model.norm='task' gives every task norms of its own, but"
+  if not getattr(method.trunk, "own_norms", False):
+    raise ValueError(
+      f"{what} config.method={method.name!r} computes features for several tasks at once: use"
+      " 'hard' or 'single', or another norm."
+    )
+  if getattr(backbone, "norm_kind", "") != "task":
+    raise ValueError(
+      f"{what} config.model.backbone={config.model.backbone!r} has none to choose: use 'batch'."
+    )
+  if spec.lengths:
+    raise ValueError(
+      f"{what} {spec.name} has series of different lengths, whose padding they would read: use"
+      " 'batch'."
+    )
+
+
 def groups(
   rules: optim.Rules, method: contract.Method, balancer: balancing.Balancer, state: Any
 ) -> None:

@@ -101,7 +101,13 @@ class Experiment:
     """What a training step minimises."""
     at_labels = self.config.train.loss_at == "labels"
     return forward.Objective(
-      self.network, self.tasks, self.sharing, self.balancer, at_labels, self.mesh
+      self.network,
+      self.tasks,
+      self.sharing,
+      self.balancer,
+      at_labels,
+      self.mesh,
+      self.config.model.norm == "task",
     )
 
   def locate(self, step: int) -> tuple[int, int]:
@@ -321,6 +327,7 @@ def build(
   parts = contract.Parts(config, spec, backbone, backbone().num_blocks, dtype, block_costs, timed)
   method = make_method(parts)
   checks.trunk(method)
+  checks.norms(config, spec, method, backbone())
   network = network_lib.Network(
     method.trunk, _heads(config, spec, dtype), tuple(t.name for t in spec.tasks)
   )

@@ -53,6 +53,7 @@ class Objective(NamedTuple):
     balancer: of the task losses; in phases that do not train the backbone it is not asked.
     at_labels: whether dense losses are taken at the size of the labels, from enlarged logits;
       else at that of the logits, from reduced labels.
+    rows: whether the network is told which rows have labels of which task, see `Labelled`.
     mesh: devices, of which each keeps a part of every task's gradients; None splits nothing.
   """
 
@@ -62,6 +63,7 @@ class Objective(NamedTuple):
   balancer: balancing.Balancer
   at_labels: bool = False
   mesh: Any = None
+  rows: bool = False
 
 
 class Aside(NamedTuple):
@@ -146,9 +148,17 @@ class Pass(NamedTuple):
   def losses(self, params: PyTree) -> tuple[list[jax.Array], jax.Array, Aside]:
     """Computes a batch's mean loss per task, the sum of the penalties, and what comes beside."""
     control = self.control(params)
-    inputs = self.batch.inputs
-    (logits, signals), stats = self.apply(params, self.state.stats, inputs, control, True)
+    (logits, signals), stats = self.apply(params, self.state.stats, self.inputs, control, True)
     return self.judge(params, control, logits, signals, stats)
+
+  @property
+  def inputs(self) -> Any:
+    """What the network reads."""
+    if not self.objective.rows:
+      return self.batch.inputs
+    valid = [jnp.asarray(self.batch.valid[task.name]) for task in self.objective.tasks]
+    rows = [of.reshape(of.shape[0], -1).any(1) for of in valid]
+    return trunks.Labelled(self.batch.inputs, jnp.stack(rows))
 
   def control(self, params: PyTree) -> PyTree:
     """What the trunk is told."""

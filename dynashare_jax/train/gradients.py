@@ -307,7 +307,7 @@ def _trunk(pass_: forward_lib.Pass, trained: PyTree, still: PyTree) -> _Trunk:
     told = pass_.control(params)
     if task >= 0:
       told = network.trunk.apart(told)[task]
-    args = params, pass_.state.stats, pass_.batch.inputs, told, True
+    args = params, pass_.state.stats, pass_.inputs, told, True
     return pass_.apply(*args, method="features", network=of)
 
   scaled = lambda f, tree: jax.tree.map(lambda a: f * a, tree)
@@ -364,7 +364,7 @@ def _heads(pass_: forward_lib.Pass, trained: PyTree, still: PyTree, trunk: _Trun
 
   def heads(part: PyTree, features: Any, signals: trunks.Signals) -> Any:
     params = optim.join(part, still)
-    inputs = pass_.batch.inputs
+    inputs = pass_.inputs
     logits, stats = pass_.apply(params, trunk.stats, features, inputs, True, method="logits")
     control = pass_.control(params)
     values, charge, aside = pass_.judge(params, control, logits, signals, stats)

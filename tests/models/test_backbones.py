@@ -17,6 +17,7 @@ from dynashare_jax import types
 from dynashare_jax.models import backbones
 from dynashare_jax.models import series
 from dynashare_jax.models.backbones import channel_lstm
+from dynashare_jax.models.backbones import hrnet
 from dynashare_jax.models.backbones import mlp
 from dynashare_jax.models.backbones import resnet
 from dynashare_jax.models.backbones import tcn
@@ -54,6 +55,7 @@ CASES: Any = {
   ),
   "lstm": (channel_lstm.ChannelLstm(2, width=6), PADDED),
   "vgg": (vgg.Vgg((1, 2), (4, 6)), PICTURES),
+  "hrnet": (hrnet.HrNet((1, 1, 1), (4, 6, 8), 1, stem_width=4), PICTURES),
   "vit": (vit.Vit(4, width=6, hidden=8, heads=2, patch=4, grid=3), PICTURES[:, :20, :24]),
 }
 # Of commit e77596f, or of the first with the backbone: how many leaves there were, a checksum of
@@ -71,6 +73,7 @@ RECORDED = {
   "channels": (11, 2245078685, -2.03394),
   "lstm": (8, 1697134674, 2.62257),
   "vgg": (24, 1422488592, 1144.87),
+  "hrnet": (140, 814284867, 3574.37),
   "vit": (30, 64189666, -0.765794),
 }
 

@@ -180,7 +180,7 @@ def test_linear_shapes(shape, dense, wanted):
   )
 
 
-@pytest.mark.parametrize("kind", ["linear", "aspp", "deeplab"])
+@pytest.mark.parametrize("kind", ["linear", "point", "aspp", "deeplab"])
 def test_the_last_layer_is_float32(kind):
   head = heads.build(kind, 2, True, 8, jnp.bfloat16, None)
   x = jnp.asarray(RNG.normal(size=(1, 5, 5, 3)), jnp.bfloat16)
@@ -214,7 +214,9 @@ def test_vectors_get_a_head_of_vectors():
 
 
 def test_an_unknown_head_is_refused():
-  with pytest.raises(ValueError, match="head is 'asp'.*linear, mlp, aspp, deeplab, dpt, pixels"):
+  with pytest.raises(
+    ValueError, match="head is 'asp'.*linear, mlp, point, aspp, deeplab, dpt, pixels"
+  ):
     heads.build("asp", 2, True, 8, jnp.float32, None)
 
 

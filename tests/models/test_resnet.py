@@ -373,7 +373,7 @@ def test_a_config_without_sense_is_refused(values, message):
 def test_an_unknown_backbone_names_the_nearest():
   with pytest.raises(ValueError, match=r"'resnt'.*Did you mean 'resnet'\?"):
     backbones.find("resnt")
-  known = ("channel_lstm", "lenet", "mlp", "resnet", "tcn", "vgg", "vit")
+  known = ("channel_lstm", "hrnet", "lenet", "mlp", "resnet", "tcn", "vgg", "vit")
   assert backbones.available() == known
   for name in backbones.available():
     assert callable(backbones.find(name).build)

@@ -383,7 +383,7 @@ def test_families(tmp_path):
   assert "are dynashare's" in _error(tmp_path, layouts.authors(gated=True), "adashare")
   assert _error(tmp_path, state, "torchvison") == (
     "config.model.weights_family is 'torchvison'; it must be one of auto, torchvision,"
-    " timm, timm_vit, adashare, dynashare. Did you mean 'torchvision'?"
+    " timm, timm_vit, timm_hrnet, adashare, dynashare. Did you mean 'torchvision'?"
   )
   found = _error(tmp_path, {"a.b": np.zeros(2, np.float32)})
   assert "are of no family that is known: a.b, ..." in found
@@ -397,7 +397,7 @@ def test_families(tmp_path):
     (
       dict(backbone="mlp"),
       {},
-      "config.model.weights needs config.model.backbone='resnet or vit'; it is 'mlp'.",
+      "config.model.weights needs config.model.backbone='hrnet or resnet or vit'; it is 'mlp'.",
     ),
     (dict(stem="small"), {}, "needs config.model.stem='deeplab'; it is 'small'"),
     (dict(norm="group"), dict(norm="group"), "needs config.model.norm='batch'; it is 'group'"),
@@ -435,12 +435,12 @@ def test_leaves_that_no_tensor_fills(tmp_path, network, text):
   assert found == text.format(tmp_path / "given.safetensors")
 
 
-@pytest.mark.parametrize("family", sorted(set(weight_tables.FAMILIES) - {"timm_vit"}))
+@pytest.mark.parametrize("family", sorted(set(weight_tables.FAMILIES) - {"timm_vit", "timm_hrnet"}))
 def test_no_two_leaves_of_a_backbone_read_one_tensor(family):
   table = weight_tables.find(family)
   params, stats = _shapes(gated=GATED)
   sources = [
-    table.source(path, R18, resnet.PRETRAINED)
+    table.source(path, _model(), resnet.PRETRAINED)
     for tree in (params, stats)
     for path in traverse_util.flatten_dict(tree, sep="/")
   ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import itertools
 import operator
 from typing import Any, NamedTuple
@@ -52,6 +52,7 @@ class Pass(NamedTuple):
       takes the output's place. It may record, mask or mix.
     inner: called within every layer of a block, with `weights` and what its weights give, then
       with `norm` and what its activation reads; what it returns takes the place of either.
+    rows: bool `[G, B]`, which rows count in the batch statistics of a task's own norms; None: all.
   """
 
   train: bool
@@ -59,6 +60,7 @@ class Pass(NamedTuple):
   steps: series.Steps | None = None
   tap: Callable[[str, Features], Features] = untapped
   inner: Callable[[str, jax.Array], jax.Array] = untapped
+  rows: jax.Array | None = None
 
   def mask(self, x: jax.Array) -> jax.Array | None:
     """Returns which steps of features `[G, B, time, C]` count; None: all."""
@@ -66,7 +68,8 @@ class Pass(NamedTuple):
 
   def normalise(self, layer: nn.Module, x: jax.Array) -> jax.Array:
     """Applies a layer of `models.norm` to features `[G, B, ..., C]`."""
-    return layer(x, self.updates, not self.train, self.mask(x))
+    mask = self.mask(x) if self.rows is None else self.rows
+    return layer(x, self.updates, not self.train, mask)
 
   def linear(self, x: jax.Array, norm: nn.Module | None = None) -> jax.Array:
     """Returns what a layer's weights gave as its activation reads it: normalised, if it has a norm.
@@ -87,6 +90,24 @@ def as_it_is(path: str, tensor: np.ndarray, model: Any) -> np.ndarray:
   return tensor
 
 
+def in_segments(block: int, model: Any) -> dict[str, int]:
+  """Returns where a block is, as names of tensors count.
+
+  Returns:
+    `s` and `s1`, its segment from 0 and from 1; `b`, its place there from 0; `pair`, which pair of
+    blocks of the network it is in.
+
+  Raises:
+    ValueError: there are fewer blocks.
+  """
+  place = block
+  for segment, count in enumerate(model.blocks):
+    if place < count:
+      return {"s": segment, "s1": segment + 1, "b": place, "pair": block // 2}
+    place -= count
+  raise ValueError(f"config.model.blocks {tuple(model.blocks)} has fewer blocks than the network.")
+
+
 class Pretrained(NamedTuple):
   """Which files of weights fit a backbone; a file of a family has it as `PRETRAINED`.
 
@@ -94,15 +115,21 @@ class Pretrained(NamedTuple):
     needs: values that `config.model` must have.
     first: path of the kernel that reads colours.
     layers: pattern of a layer's path below the backbone, and its group in
-      `weight_tables.Family.names`. A pattern names `part`, and may name `block` and `index`.
+      `weight_tables.Family.names`. A pattern names `part`, and may name `block` and numbers that
+      the family's names count by.
     arranged: `(path of a leaf, tensor of the file, config.model) -> tensor`, with its outputs in
       this network's order.
+    place: `(block, config.model) -> numbers` that the family's names count by.
+    looks: what values of `config.model` a file of these names is of, a sentence after a space;
+      None: as of a ResNet.
   """
 
   needs: dict[str, str]
   first: str
   layers: tuple[tuple[str, str], ...]
   arranged: Callable[[str, np.ndarray, Any], np.ndarray] = as_it_is
+  place: Callable[[int, Any], Mapping[str, int]] = in_segments
+  looks: Callable[[Mapping[str, np.ndarray]], str] | None = None
 
 
 class Backbone(nn.Module):

@@ -192,7 +192,7 @@ class ResNet(base.Backbone):
     x = self.stem_conv(x.astype(self.dtype))[None]
     x = nn.relu(pass_.normalise(self.stem_norm, x))
     if self.stem_kind == "deeplab":
-      return max_pool(x[0], self.dims, self.variant == "adashare")[None]
+      return base.each_group(lambda a: max_pool(a, self.dims, self.variant == "adashare"), x)
     if self.stem_kind == "series":
       return x[:, :, ::2]
     return x

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import itertools
+import math
+import re
 from typing import Any
 
 from flax import linen as nn
@@ -28,6 +31,17 @@ def _arranged(path: str, tensor: np.ndarray, model: Any) -> np.ndarray:
   return by_head.swapaxes(0, 1).reshape(tensor.shape)
 
 
+def _looks(tensors: Mapping[str, np.ndarray]) -> str:
+  """The values of `config.model` that a file's names and shapes are of."""
+  layers = {m[1] for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if m}
+  positions = tensors["pos_embed"].shape
+  return (
+    f" The file has {len(layers)} layers, each two blocks of config.model.blocks, of"
+    f" config.model.width={positions[-1]}, and positions for"
+    f" config.model.positions={math.isqrt(positions[1] - 1)}; see config.model.hidden and patch."
+  )
+
+
 PRETRAINED = base.Pretrained(
   {},
   "patch/kernel",
@@ -37,6 +51,7 @@ PRETRAINED = base.Pretrained(
     (r"block_(?P<block>\d*[13579])/(?P<part>norm|widen|narrow)", "feed"),
   ),
   _arranged,
+  looks=_looks,
 )
 
 

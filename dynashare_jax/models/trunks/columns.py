@@ -24,6 +24,7 @@ class ColumnTrunk(contract.Trunk):
   """
 
   columns: tuple[Any, ...]
+  own_norms = True
 
   @property
   def units(self) -> int:
@@ -52,9 +53,11 @@ class ColumnTrunk(contract.Trunk):
     """Runs every column on the same inputs; refuses a `control` that skips a block."""
     if any(mode != routing.RUN for row in getattr(control, "modes", ()) for mode in row):
       raise ValueError("Single-task networks execute every block: their routing is `all_run`.")
-    pass_ = backbones.Pass(train, jnp.ones((1,)), series.steps_of(inputs))
+    inputs, rows = contract.unlabelled(inputs)
+    whole = backbones.Pass(train, jnp.ones((1,)), series.steps_of(inputs))
     features = []
-    for column in self.columns:
+    for task, column in enumerate(self.columns):
+      pass_ = whole if rows is None else whole._replace(rows=rows[task : task + 1])
       x = column.stem(inputs, pass_)
       for block in range(column.num_blocks):
         residual = column.shortcut(block, x, pass_)

@@ -25,6 +25,23 @@ class Signals(NamedTuple):
   own: Any = ()
 
 
+class Labelled(NamedTuple):
+  """A batch's inputs in training, where norms are each task's own.
+
+  Attributes:
+    inputs: leading axis B.
+    rows: bool `[T, B]`, which rows have a label of a task.
+  """
+
+  inputs: Any
+  rows: jax.Array
+
+
+def unlabelled(inputs: Any) -> tuple[Any, jax.Array | None]:
+  """Returns a batch's inputs, and the rows of `Labelled` ones."""
+  return (inputs.inputs, inputs.rows) if isinstance(inputs, Labelled) else (inputs, None)
+
+
 class Leaf(NamedTuple):
   """What is known of the leaves below one name of the parameter tree.
 
@@ -49,7 +66,13 @@ class Trunk(nn.Module):
     `[B, ..., C]`, and `control` is what the method's `Sharing` decides,
 
   and, where it can say more, what follows.
+
+  Attributes:
+    own_norms: whether norms may be each task's own (`config.model.norm='task'`): then `inputs` are
+      `Labelled` in training.
   """
+
+  own_norms = False
 
   @nn.nowrap
   def begin(self, params: Any) -> Any:
