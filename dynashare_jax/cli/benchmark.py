@@ -264,8 +264,7 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   environment = places.environment(bool(arguments.shard), os.environ)
   mixed = baselines.read_mixed(arguments.mixed, "--mixed")
   trials = read_trials(arguments.trials, entries)
-  if arguments.cost:
-    cost.read_batches(arguments.cost, "--cost")
+  sizes = cost.read_all(arguments.cost)
   if mixed:
     overrides = (*overrides, f"mixed={arguments.mixed}")
   jobs = plan(arguments.config, entries, arguments.seeds, overrides, arguments.workdir)
@@ -274,7 +273,7 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   if missing := [job.name for job in jobs if not job.finished]:
     print(_unfinished(arguments.shard, bool(own), missing, len(jobs)))
     return None
-  cost.measure_all([job.folder for job in jobs], arguments.cost)
+  cost.measure_all([job.folder for job in jobs], sizes)
   from dynashare_jax.report.compare import comparison
   from dynashare_jax.report.compare import raw
 

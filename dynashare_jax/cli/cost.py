@@ -72,14 +72,18 @@ def read_batches(text: str, name: str = "--batches") -> tuple[int, ...]:
   return found
 
 
-def measure_all(folders: Iterable[str | pathlib.Path], text: str) -> None:
-  """Measures finished runs at the batch sizes of `--cost`, if it is given and they are not yet.
+def read_all(text: str) -> tuple[int, ...]:
+  """Reads the batch sizes of `--cost`; none where it is not given.
 
   Raises:
-    ValueError: `text` names no batch sizes.
+    ValueError: something else than positive numbers with commas.
   """
-  if text:
-    sizes = read_batches(text, "--cost")
+  return read_batches(text, "--cost") if text else ()
+
+
+def measure_all(folders: Iterable[str | pathlib.Path], sizes: tuple[int, ...]) -> None:
+  """Measures finished runs at batch sizes, if there are some, unless they are measured already."""
+  if sizes:
     command.use_compilation_cache()
     costs.measure_all(tuple(folders), costs.Settings(sizes), command.tell)
 

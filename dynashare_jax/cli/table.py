@@ -43,10 +43,11 @@ def run(argv: Sequence[str] | None = None) -> str:
 
   given = pathlib.Path(arguments.source)
   folder = given.is_dir()
-  if arguments.cost and not folder:
+  sizes = cost.read_all(arguments.cost)
+  if sizes and not folder:
     raise ValueError(f"--cost measures runs, but {given} is no folder that has them.")
   runs, told = raw.read(given / raw.FILE if folder else given)
-  cost.measure_all([run.path for several in runs.values() for run in several], arguments.cost)
+  cost.measure_all([run.path for several in runs.values() for run in several], sizes)
   if folder:
     names = {label: [run.path for run in several] for label, several in runs.items()}
     runs = {label: list(map(report_workdir.load, paths)) for label, paths in names.items()}
