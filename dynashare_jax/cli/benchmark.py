@@ -265,8 +265,7 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   mixed = baselines.read_mixed(arguments.mixed, "--mixed")
   trials = read_trials(arguments.trials, entries)
   sizes = cost.read_all(arguments.cost)
-  if mixed:
-    overrides = (*overrides, f"mixed={arguments.mixed}")
+  overrides = (*overrides, *[f"mixed={arguments.mixed}"] * bool(mixed))
   jobs = plan(arguments.config, entries, arguments.seeds, overrides, arguments.workdir)
   own = places.part(jobs, *place)
   jobs_lib.train(own, shares, environment)
