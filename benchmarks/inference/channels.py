@@ -101,7 +101,7 @@ def folding(quick: bool, repeats: int) -> str:
     for batch in (1,) if quick else (1, 16):
       times = timed({"trained": net, "folded": net.folded()}, size, batch, repeats)
       found = timing.ratios(times["folded"].cpu, times["trained"].cpu)
-      ms = [f"{1000 * times[way].median:.1f}" for way in ("trained", "folded")]
+      ms = [f"{1000 * statistics.median(times[w].cpu):.1f}" for w in ("trained", "folded")]
       rows.append([name, f"{batch}", *ms, timing.spread(found)])
   titles = ["network", "batch", "as trained (ms)", "folded (ms)", "folded / as trained"]
   return f"""\
@@ -110,8 +110,8 @@ def folding(quick: bool, repeats: int) -> str:
 - Command: `python -m benchmarks.inference.channels --folding --repeats={repeats}`
 {timing.machine(1, ("jax", "flax"))}
 - `gated`, two dense tasks, a quarter of the gates after stem and blocks open, closed channels cut
-  out. As trained and with its batch norms folded into the convolutions, in turn; times are medians
-  of elapsed time, ratios those of processor time, with (minimum–maximum) of the rounds.
+  out. As trained and with its batch norms folded into the convolutions, in turn: medians of
+  processor time, and of its ratios round by round with (minimum–maximum).
 
 {timing.table(titles, rows)}
 """
