@@ -102,6 +102,7 @@ def _panel(axes: Axes, known: Sequence[Point], cost: str, colours: Mapping[str, 
   axes.set_xlim(0, _ROOM * right)
   low, high = axes.get_ylim() if axes.has_data() else (math.inf, -math.inf)
   axes.set_ylim(min(low, min(ends) - room), max(high, max(ends) + room))
+  axes.locator_params(axis="x", nbins=5)
   axes.grid(True)
   steps = [(p.costs[cost], p.gain.value) for p in front]
   steps.append((_ROOM * right, steps[-1][1]))

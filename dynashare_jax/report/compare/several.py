@@ -67,17 +67,17 @@ def _table(named: gains.Runs, points: Sequence[front_figure.Point]) -> tables.Ta
     *(tables.Column(title, align="left") for title in ("run", "method", "settings")),
     *(tables.Column(name, unit=unit) for name, unit in map(_parts, costs)),
     tables.Column(_SCORE, True),
-    tables.Column("Δ on test", True, "%"),
+    *[tables.Column("Δ on test", True, "%")] * bool(deltas),
     tables.Column("on the front by", align="left"),
   ]
   rows = []
   for point in sorted(points, key=lambda p: [p.costs[cost] for cost in costs]):
-    gain = deltas[point.label][gains.ALL][0] if deltas else float("nan")
+    gain = deltas[point.label][gains.ALL] if deltas else []
     fronts = [_parts(cost)[0] for cost in costs if point.label in best[cost]]
     rows.append(
       [point.label, point.kind, settings[point.label]]
       + [point.costs[cost] for cost in costs]
-      + [point.gain, tables.Cell(gain, digits=2, signed=True), "; ".join(fronts)]
+      + [point.gain, *(tables.Cell(g, digits=2, signed=True) for g in gain), "; ".join(fronts)]
     )
   return tables.table(columns, rows)
 
