@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib import patheffects
 from matplotlib.axes import Axes
@@ -159,8 +159,16 @@ def _names(axes: Axes, known: Sequence[Point], cost: str, colours: Mapping[str, 
       boxes.append((covered + 5e-4 * order, beside, box))
     _, beside, box = min(boxes)
     taken.append(box)
-    told = {"textcoords": "offset points", "fontsize": 8, "ha": "center", "va": "center"}
+    told: dict[str, Any] = {
+      "textcoords": "offset points",
+      "fontsize": 8,
+      "ha": "center",
+      "va": "center",
+    }
     told |= {"color": colours[point.kind], "zorder": 4, "path_effects": [_HALO]}
+    if abs(beside[1]) > 1.5 * height:
+      line = {"arrowstyle": "-", "linewidth": 0.6, "color": told["color"], "shrinkA": 0}
+      told["arrowprops"] = line | {"shrinkB": 4, "relpos": (0.5, 0.5)}
     where = point.costs[cost], point.gain.value
     axes.annotate(point.label, where, (72 * beside[0], 72 * beside[1]), **told)
 
