@@ -25,6 +25,7 @@ from dynashare_jax import lookup
 from dynashare_jax import runs as runs_lib
 from dynashare_jax.cli import benchmark_jobs as jobs_lib
 from dynashare_jax.cli import benchmark_places as places
+from dynashare_jax.cli import cost
 from dynashare_jax.cli import guard
 from dynashare_jax.library import configs
 from dynashare_jax.methods import _entries
@@ -67,6 +68,7 @@ _ARGUMENTS = {
     "how many validation-only trials the settings of methods took, as in adashare:12,hard:1, for"
     " a column",
   ),
+  "cost": cost.ALL,
   "shard": (
     "",
     "i/n: train part i of n (from 1), for machines that share --workdir; the table comes when all"
@@ -262,14 +264,15 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   environment = places.environment(bool(arguments.shard), os.environ)
   mixed = baselines.read_mixed(arguments.mixed, "--mixed")
   trials = read_trials(arguments.trials, entries)
-  if mixed:
-    overrides = (*overrides, f"mixed={arguments.mixed}")
+  sizes = cost.read_all(arguments.cost)
+  overrides = (*overrides, *[f"mixed={arguments.mixed}"] * bool(mixed))
   jobs = plan(arguments.config, entries, arguments.seeds, overrides, arguments.workdir)
   own = places.part(jobs, *place)
   jobs_lib.train(own, shares, environment)
   if missing := [job.name for job in jobs if not job.finished]:
     print(_unfinished(arguments.shard, bool(own), missing, len(jobs)))
     return None
+  cost.measure_all([job.folder for job in jobs], sizes)
   from dynashare_jax.report.compare import comparison
   from dynashare_jax.report.compare import raw
 

@@ -1,16 +1,20 @@
-"""Finds gate thresholds that meet a budget, without any training.
+"""Finds gate thresholds that meet a budget, without any training; or chooses among finished runs.
 
   python -m dynashare_jax calibrate --workdir=runs/rooms/dynashare-0 \
       --budget=0.6 --unit=flops
   python -m dynashare_jax calibrate --workdir=runs/rooms/dynashare-0 --curve
   python -m dynashare_jax calibrate --workdir=runs/rooms/dynashare-0 \
       --tune=1,8,32
+  python -m dynashare_jax calibrate --curve \
+      --workdir=runs/rooms/weak-0,runs/rooms/strong-0
 
 The first writes `<workdir>/budgets/flops-0.6.json`, whose thresholds
 `infer.trained.Trained.forward` takes. The second writes `budget.md`,
 `budget.csv` and `figures/budget.png`: metrics against budgets. The third times
 the ways of gated execution at these batch sizes on this device and writes
-`execution.json`, which `infer.strategy.choose` follows from then on.
+`execution.json`, which `infer.strategy.choose` follows from then on. The fourth compares finished
+runs, such as those of `gated` with several weights: it times those that `cost` has not timed yet,
+and writes `calibration.md`, `.csv` and `.png` into the folder above the first.
 """
 
 from __future__ import annotations
@@ -33,9 +37,13 @@ from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.library import budgets
+from dynashare_jax.library import costs
 
 _ARGUMENTS = {
-  "workdir": (None, "folder of a finished run with gates"),
+  "workdir": (
+    None,
+    "folder of a finished run with gates; or with --curve several runs of any method, with commas",
+  ),
   "batch": (8, "examples of the batch that is timed"),
   "curve": (False, "a table and a figure of metrics against budgets"),
   "budgets": (
@@ -83,6 +91,21 @@ def _tell(text: str) -> None:
   print(text, flush=True)
 
 
+def several(folders: Sequence[str], curve: bool, batch: int) -> pathlib.Path:
+  """Compares finished runs by what they cost, after measuring it; returns the path of the page.
+
+  Raises:
+    ValueError: runs that cannot be compared, or nothing is asked for that several runs have.
+  """
+  if not curve:
+    raise ValueError("Several folders of --workdir are compared: give --curve, and no --budgets.")
+  from dynashare_jax.report import workdir as report_workdir
+  from dynashare_jax.report.compare import several as report
+
+  costs.measure_all(folders, costs.Settings((batch,)), command.tell)
+  return report.write(list(map(report_workdir.load, folders)), pathlib.Path(folders[0]).parent)
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   about = "Finds gate thresholds that meet a budget on validation."
   parser = command.parser("calibrate", about, _ARGUMENTS)
@@ -116,6 +139,9 @@ def run(argv: Sequence[str] | None) -> pathlib.Path:
   sizes = [int(size) for size in command.names(arguments.tune) if size.isdecimal()]
   if len(sizes) < len(command.names(arguments.tune)):
     raise ValueError(f"--tune must be whole numbers with commas, not {arguments.tune!r}.")
+  folders = command.names(arguments.workdir)
+  if len(folders) > 1 and not pathlib.Path(arguments.workdir).exists():
+    return several(folders, arguments.curve and not many, arguments.batch)
   values = [arguments.budget] if one else many
   wanted = [settings.Budget(value, arguments.unit) for value in values]
   with lock.held(arguments.workdir):

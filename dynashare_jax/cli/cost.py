@@ -17,8 +17,8 @@ command keeps the milliseconds of the parts, by which `--config.policy.latency=F
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-import sys
+from collections.abc import Iterable, Sequence
+import pathlib
 
 from dynashare_jax import runs
 from dynashare_jax.checkpoints import lock
@@ -27,6 +27,11 @@ from dynashare_jax.data import identity
 from dynashare_jax.library import configs
 from dynashare_jax.library import costs
 
+ALL = (
+  "",
+  "batch sizes with commas, as in 1,8: measure what every run costs that is not measured at the"
+  " first of them yet, for milliseconds in the table and its figure",
+)
 _ARGUMENTS = {
   "workdir": ("", "of a finished run"),
   "config": (
@@ -50,8 +55,8 @@ _ARGUMENTS = {
 }
 
 
-def read_batches(text: str) -> tuple[int, ...]:
-  """Reads batch sizes from text such as `1,8,32`.
+def read_batches(text: str, name: str = "--batches") -> tuple[int, ...]:
+  """Reads batch sizes from text such as `1,8,32`, the value of the argument of that name.
 
   Raises:
     ValueError: something else than positive numbers with commas.
@@ -62,9 +67,25 @@ def read_batches(text: str) -> tuple[int, ...]:
     found = ()
   if not found or min(found) < 1 or len(set(found)) < len(found):
     raise ValueError(
-      f"--batches is {text!r}; give different numbers of at least 1 with commas, as in 1,8,32."
+      f"{name} is {text!r}; give different numbers of at least 1 with commas, as in 1,8,32."
     )
   return found
+
+
+def read_all(text: str) -> tuple[int, ...]:
+  """Reads the batch sizes of `--cost`; none where it is not given.
+
+  Raises:
+    ValueError: something else than positive numbers with commas.
+  """
+  return read_batches(text, "--cost") if text else ()
+
+
+def measure_all(folders: Iterable[str | pathlib.Path], sizes: tuple[int, ...]) -> None:
+  """Measures finished runs at batch sizes, if there are some, unless they are measured already."""
+  if sizes:
+    command.use_compilation_cache()
+    costs.measure_all(tuple(folders), costs.Settings(sizes), command.tell)
 
 
 def run(argv: Sequence[str] | None) -> str:
@@ -96,7 +117,7 @@ def run(argv: Sequence[str] | None) -> str:
     return costs.of_a_route(configs.load(arguments.config, overrides), arguments.route, settings)
   with lock.held(arguments.workdir):
     trained = runs.load(arguments.workdir, arguments.data_dir, arguments.data_changed)
-    return costs.measure(trained, settings, lambda text: print(text, file=sys.stderr, flush=True))
+    return costs.measure(trained, settings, command.tell)
 
 
 def cli(argv: Sequence[str] | None = None) -> None:

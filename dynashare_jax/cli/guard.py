@@ -57,6 +57,11 @@ def parser(
   return made
 
 
+def tell(text: str) -> None:
+  """Says on the error stream what is done now."""
+  print(text, file=sys.stderr, flush=True)
+
+
 def names(text: str) -> list[str]:
   """Returns what stands between the commas of an argument."""
   return [part.strip() for part in text.split(",") if part.strip()]

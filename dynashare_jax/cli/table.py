@@ -1,11 +1,13 @@
 """Computes a table again, from what its runs stored; nothing is trained.
 
   python -m dynashare_jax table --source=runs/rooms
+  python -m dynashare_jax table --source=runs/rooms --cost=1,16
   python -m dynashare_jax table --source=docs/benchmarks/seeds.json --page=docs/benchmarks/seeds.md
 
 Of a folder that `benchmark` filled, every test metric is computed again from the predictions of its
-run and must be that of `results.json`; then the table with its figures is written anew. Of a file,
-`table.json` under any name, the table is printed.
+run and must be that of `results.json`; then the table with its figures is written anew. With
+`--cost` what every run costs is measured first. Of a file, `table.json` under any name, the table
+is printed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
+from dynashare_jax.cli import cost
 from dynashare_jax.cli import guard
 from dynashare_jax.train import predictions
 
@@ -21,6 +24,7 @@ _ARGUMENTS = {
   "source": (None, "folder of a benchmark, or a file of raw results"),
   "stored": (False, "take metrics from results.json, where predictions are not there"),
   "page": ("", "a page that must have every line of the table; nothing is written"),
+  "cost": cost.ALL,
 }
 
 
@@ -39,7 +43,11 @@ def run(argv: Sequence[str] | None = None) -> str:
 
   given = pathlib.Path(arguments.source)
   folder = given.is_dir()
+  sizes = cost.read_all(arguments.cost)
+  if sizes and not folder:
+    raise ValueError(f"--cost measures runs, but {given} is no folder that has them.")
   runs, told = raw.read(given / raw.FILE if folder else given)
+  cost.measure_all([run.path for several in runs.values() for run in several], sizes)
   if folder:
     names = {label: [run.path for run in several] for label, several in runs.items()}
     runs = {label: list(map(report_workdir.load, paths)) for label, paths in names.items()}

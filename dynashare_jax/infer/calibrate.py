@@ -336,7 +336,8 @@ def _check(trained: trained_lib.Trained, batch: int) -> None:
   if not any(trained.gated):
     raise ValueError(
       f"{trained.workdir} was trained with the method {name!r} without instance"
-      " gates: nothing can be calibrated. Its cost is fixed by its route."
+      " gates: nothing can be calibrated. Its cost is fixed. To choose among several finished runs,"
+      " give them all: calibrate --workdir=A,B --curve."
     )
   route = np.asarray(trained.route)
   if not route[:, np.asarray(trained.gated)].any():

@@ -162,7 +162,7 @@ def choose(
   if len(set(tasks)) < len(tasks):
     raise ValueError(f"--tasks names a task twice: {', '.join(tasks)}.")
   rows = tuple(i for i, n in enumerate(names) if n in tasks or not tasks)
-  cut = trained.lean().only(rows)
+  cut = trained.lean().folded().only(rows)
   plan = cut.plan
   if plan is not None:
     route, gated = np.array(plan.route), np.asarray(plan.gated)

@@ -14,6 +14,7 @@ import numpy as np
 
 from dynashare_jax import types
 from dynashare_jax.checkpoints import checkpoint
+from dynashare_jax.models import norm
 from dynashare_jax.models.trunks import contract
 from dynashare_jax.objectives import kinds
 from dynashare_jax.ops import resize
@@ -105,6 +106,16 @@ class Trained:
     return dataclasses.replace(
       self, experiment=experiment, params=params, stats=stats, structure=()
     )
+
+  def folded(self) -> Trained:
+    """Returns the model with batch norms in the weights before them, see `models.norm.fold`.
+
+    With instance gates it is the model itself: rounding could turn their decisions.
+    """
+    if any(self.gated):
+      return self
+    params, stats = norm.fold(self.params, self.stats)
+    return dataclasses.replace(self, params=params, stats=stats)
 
   def only(self, tasks: Sequence[int]) -> Trained:
     """Returns the model with some of its tasks: what of the trunk they need, and their heads."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from dynashare_jax import methods
 from dynashare_jax import runs
+from dynashare_jax.checkpoints import lock
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.data import identity
 from dynashare_jax.data import loader
@@ -383,3 +384,20 @@ def measure(
 
     of_the_run.write_report(folder)
   return text
+
+
+def measure_all(
+  folders: Sequence[str | pathlib.Path],
+  settings: Settings,
+  tell: Callable[[str], None] = lambda text: None,
+) -> None:
+  """Measures those finished runs that `cost` has not measured at the first batch size yet."""
+  from dynashare_jax.report import workdir as report_workdir
+  from dynashare_jax.report.run import served
+
+  for folder in folders:
+    known = served.measured(report_workdir.load(folder))
+    if known is None or known.batch != settings.batches[0]:
+      tell(f"{folder}: measuring what it costs")
+      with lock.held(folder):
+        measure(runs.load(str(folder)), settings, tell)

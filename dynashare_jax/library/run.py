@@ -206,7 +206,7 @@ class Run:
   @functools.cached_property
   def _programs(self) -> Callable[[bool], Callable[[Any], dict[str, jax.Array]]]:
     """Inputs to predictions, compiled once for each way to tell classes."""
-    trained = self.trained.lean()
+    trained = self.trained.lean().folded()
     forward = trained.forward()
 
     @functools.cache

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 
 from flax import linen as nn
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+import numpy as np
 
 from dynashare_jax import lookup
 
@@ -17,6 +19,8 @@ Dtype = DTypeLike
 NORMS = ("batch", "group", "task")
 TASKS = "tasks"  # in the path of leaves that hold every task's, along their first axis
 MOMENTUM = 0.9  # what one update keeps of a running average
+_EPSILON = 1e-5  # added to variances
+_FOLDED = "folded"  # all that is left of a norm in inference, see `fold`
 
 
 def layer(kind: str, dtype: Dtype, name: str) -> nn.Module:
@@ -82,7 +86,7 @@ class GroupedBatchNorm(nn.Module):
   """
 
   momentum: float = MOMENTUM
-  epsilon: float = 1e-5
+  epsilon: float = _EPSILON
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -100,11 +104,13 @@ class GroupedBatchNorm(nn.Module):
         statistics; None counts all.
     """
     channels = x.shape[-1]
+    shape = (1,) * (x.ndim - 1) + (channels,)
+    if self.has_variable("params", _FOLDED):
+      return (x + self.get_variable("params", _FOLDED).reshape(shape)).astype(self.dtype)
     scale = self.param("scale", nn.initializers.ones, (channels,))
     bias = self.param("bias", nn.initializers.zeros, (channels,))
     mean_r = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
     var_r = self.variable("batch_stats", "var", jnp.ones, (channels,))
-    shape = (1,) * (x.ndim - 1) + (channels,)
     if use_running:
       factor = scale * jax.lax.rsqrt(var_r.value + self.epsilon)
       offset = bias - mean_r.value * factor
@@ -192,6 +198,32 @@ def together(old: Any, alone: Sequence[Any]) -> Any:
     return before + share * sum(moves)
 
   return jax.tree.map(leaf, old, *alone)
+
+
+def fold(
+  params: Mapping[str, Any], stats: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns a network's parameters and statistics with batch norms in the weights before them.
+
+  Evaluation with them gives the same but for rounding; training is not possible any more. A norm is
+  folded where its name says which convolution or dense layer it reads: `norm_1` of `conv_1`,
+  `stem_norm` of `stem_conv`, `mean_norm` of `mean`. Others stay as they are.
+  """
+  trees = jax.device_get((params, stats))
+  flat, kept = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)
+  for name in [path.removesuffix("/var") for path in kept if path.endswith("/var")]:
+    where, slash, last = name.rpartition("/")
+    names = last.replace("norm", "conv"), last.removesuffix("_norm")
+    layers = (where + slash + n for n in names)
+    layer = next((n for n in layers if f"{n}/kernel" in flat), None)
+    if layer is None:
+      continue
+    mean, var = kept.pop(f"{name}/mean"), kept.pop(f"{name}/var")
+    factor = flat.pop(f"{name}/scale") / np.sqrt(var + _EPSILON)
+    flat[f"{name}/{_FOLDED}"] = flat.pop(f"{name}/bias") - mean * factor
+    for leaf in {f"{layer}/kernel", f"{layer}/bias"} & flat.keys():
+      flat[leaf] = flat[leaf] * factor
+  return traverse_util.unflatten_dict(flat, sep="/"), traverse_util.unflatten_dict(kept, sep="/")
 
 
 def _statistics(

@@ -15,6 +15,7 @@ from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.cli import calibrate
 from dynashare_jax.infer import settings
 from dynashare_jax.infer import strategy
+from dynashare_jax.report.compare import several
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import results
 from dynashare_jax.train import stages
@@ -138,3 +139,23 @@ def test_tuning_is_kept_beside_the_checkpoint(run, capsys):
   assert strategy.choose(4, "cpu", saved) == strategy.WAYS[quickest]
   message = _error(capsys, f"--workdir={run}", "--tune=1,400")
   assert "batch sizes from 1 to 200, the size of the validation" in message
+
+
+def test_several_runs_are_timed_and_compared(tmp_path, capsys, monkeypatch):
+  folders = [str(tmp_path / name) for name in ("weak-0", "strong-0")]
+  for folder in folders:
+    (tmp_path / folder).mkdir()
+  told = _error(capsys, f"--workdir={','.join(folders)}", "--budget=0.5")
+  assert "give --curve" in told
+  assert "give --curve" in _error(
+    capsys, f"--workdir={','.join(folders)}", "--curve", "--budgets=1"
+  )
+  seen = []
+  monkeypatch.setattr(
+    calibrate.costs, "measure_all", lambda paths, settings, tell: seen.append((paths, settings))
+  )
+  written = lambda runs, where: seen.append(([str(run.path) for run in runs], where)) or where
+  monkeypatch.setattr(several, "write", written)
+  calibrate.cli([f"--workdir={','.join(folders)}", "--curve", "--batch=2"])
+  (timed, settings), (compared, where) = seen
+  assert timed == compared == folders and settings.batches == (2,) and where == tmp_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ import shutil
 import pytest
 
 from dynashare_jax.cli import table
+from dynashare_jax.library import costs
 from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.compare import comparison
 from dynashare_jax.train import predictions
@@ -42,3 +44,30 @@ def test_tables_of_the_docs_are_what_their_raw_results_give(file):
 
 def test_there_is_such_a_table():
   assert PAGES
+
+
+def test_cost_measures_the_runs_that_are_not_timed_yet(whole, tmp_path, monkeypatch):
+  folder = tmp_path / "ours-0"
+  folder.mkdir()
+  shutil.copy(whole().folder / "results.json", folder)
+  comparison.write({"ours": [workdir_lib.load(folder)]}, tmp_path)
+  seen = []
+
+  def measure(trained, settings, tell):
+    seen.append((trained, settings.batches))
+    rows = "all tasks,planned,3,0.004\na,planned,3,0.003\nb,planned,3,0.002\n"
+    (folder / "cost.csv").write_text("scope,execution,batch,seconds_median\n" + rows)
+
+  monkeypatch.setattr(costs, "measure", measure)
+  monkeypatch.setattr(costs.runs, "load", lambda path: path)
+  for _ in range(2):
+    table.run([f"--source={tmp_path}", "--stored", "--cost=3,1"])
+  assert seen == [(str(folder), (3, 1))]
+  (row,) = csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+  assert [row[f"cost/{serve} (ms)"] for serve in ("together", "apart")] == ["4", "5"]
+  table.run([f"--source={tmp_path}", "--stored", "--cost=1"])  # of another batch size
+  assert len(seen) == 2
+  with pytest.raises(ValueError, match="--cost is '0'"):
+    table.run([f"--source={tmp_path}", "--cost=0"])
+  with pytest.raises(ValueError, match="is no folder"):
+    table.run([f"--source={tmp_path / 'table.json'}", "--cost=1"])

@@ -180,6 +180,20 @@ def test_a_model_without_gates(tmp_path):
   assert len(model.programs) == 1 and model.manifest["gates"] == []
 
 
+def test_norms_are_folded_where_no_decision_hangs_on_them(images, tmp_path):
+  """Norms of a model with instance gates stay: rounding could turn what these decide."""
+  route = [[1, 1, 1], [1, 0, 1]]
+  trained = _trained(tmp_path, route, **IMAGES | {"method": "hard"})
+  hard, inputs = export.choose(trained, ["b"]), jnp.asarray(_inputs(trained, 3))
+  found = jax.jit(lambda w, x: hard.forward(w, {"image": x}, None))(hard.weights, inputs)
+  want, _ = _reference(trained, inputs)
+  np.testing.assert_allclose(found.predictions["b"], want["b"], atol=2e-5)
+  stats = lambda model: [name for name in model.weights if name.startswith("batch_stats/")]
+  assert not stats(hard) and stats(export.choose(images))
+  assert any(name.endswith("norm_1/folded") for name in hard.weights)
+  assert not any(name.endswith("norm_1/scale") for name in hard.weights)
+
+
 def test_a_chosen_task_leaves_the_others_behind(images, tmp_path):
   alone = export.choose(images, ["b"])
   model = _written(tmp_path, alone)

@@ -12,6 +12,7 @@ from models.conftest import QUICK
 import numpy as np
 import pytest
 
+from dynashare_jax.models import norm
 from dynashare_jax.models.backbones import mlp
 from dynashare_jax.models.backbones import resnet
 from dynashare_jax.models.backbones import tcn
@@ -155,19 +156,26 @@ def test_what_is_cut_out_was_of_no_use(kind, inner):
   gates["block_0"] = np.zeros_like(gates["block_0"])  # all shared
   gates["stem"][1] = 1  # all of a task's own
   lean, kept = _leant(trunk, variables, gates, inputs)
+  params, stats = norm.fold(kept["params"], kept.get("batch_stats", {}))
+  assert not stats  # Every batch norm here follows a convolution.
+  folded = {"params": params}
 
-  def both(variables: Any, kept: Any) -> Any:
+  def all_(variables: Any, kept: Any, folded: Any) -> Any:
     alone = [lean.only((t,))[0].apply(kept, inputs, (), False)[0][0] for t in range(TASKS)]
     whole = trunk.apply(variables, inputs, gates, False)[0]
-    return whole, lean.apply(kept, inputs, (), False)[0], alone
+    smaller = [lean.apply(tree, inputs, (), False)[0] for tree in (kept, folded)]
+    return whole, *smaller, alone
 
-  whole, smaller, alone = jax.jit(both, compiler_options=QUICK)(variables, kept)
+  compiled = jax.jit(all_, compiler_options=QUICK)
+  whole, smaller, quicker, alone = compiled(variables, kept, folded)
   for task in range(TASKS):
     scale = float(jnp.abs(whole[task]).max())
     np.testing.assert_allclose(smaller[task], whole[task], atol=1e-5 * scale)
     np.testing.assert_allclose(alone[task], smaller[task], atol=1e-5 * scale)
+    np.testing.assert_allclose(quicker[task], smaller[task], atol=1e-5 * scale)
   size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
   assert size(kept) < size(variables)
+  assert (size(folded) < size(kept)) == ("batch_stats" in kept)
 
 
 def _work(gates: Any, macs: Any) -> float:

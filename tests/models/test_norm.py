@@ -10,7 +10,11 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from dynashare_jax.models import fusions
+from dynashare_jax.models import heads
 from dynashare_jax.models import norm
+from dynashare_jax.models.backbones import base
+from dynashare_jax.models.trunks import attention
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(2.0, 3.0, (2, 4, 3, 5)).astype(np.float32)
@@ -177,3 +181,54 @@ def test_group_norm_takes_fewer_groups_where_they_do_not_divide():
   x = jnp.ones((1, 2, 48))
   found = layer.init_with_output(jax.random.key(0), x, jnp.ones((1,)), False)
   assert found[0].shape == x.shape  # gcd(32, 48) = 16 groups
+
+
+def test_a_folded_norm_is_where_its_name_says_which_layer_it_reads():
+  kernel = np.ones((2, 5), np.float32)
+  layer = {"kernel": kernel, "bias": jnp.ones(5)}
+  params = {
+    "block": {"conv_1": layer, "norm_1": PARAMS, "norm_2": PARAMS},  # there is no conv_2
+    "gate": {"reduce": layer, "norm": PARAMS},
+    "mean": layer,
+    "mean_norm": PARAMS,
+  }
+  stats = {"block": {"norm_1": STATS, "norm_2": STATS}, "gate": {"norm": STATS}, "mean_norm": STATS}
+  found, left = norm.fold(params, stats)
+  assert left.keys() == {"block", "gate"} and left["block"].keys() == {"norm_2"}
+  assert found["gate"]["norm"].keys() == found["block"]["norm_2"].keys() == PARAMS.keys()
+  np.testing.assert_array_equal(found["gate"]["reduce"]["kernel"], kernel)
+  factor = np.asarray(PARAMS["scale"]) / np.sqrt(np.asarray(STATS["var"]) + 1e-5)
+  for where, name in ((found["block"], "conv_1"), (found, "mean")):
+    np.testing.assert_allclose(where[name]["kernel"], kernel * factor, rtol=1e-6)
+    np.testing.assert_allclose(where[name]["bias"], factor, rtol=1e-6)
+  (offset,) = found["mean_norm"].values()
+  np.testing.assert_allclose(offset, PARAMS["bias"] - STATS["mean"] * factor, rtol=1e-6)
+
+
+PASS = base.Pass(False, jnp.ones((1,)))
+STYLE = attention.Style("batch", False, jnp.float32)
+
+
+@pytest.mark.parametrize(
+  "module, told, left",
+  [
+    (heads.DeeplabHead(2, width=3, rates=(2,)), (False,), 0),
+    (attention.Extract(4, True, 1, STYLE), (PASS,), 0),
+    (attention.Extract(4, False, 1, STYLE), (PASS,), 0),
+    (fusions.Reduction(), (PASS,), 2),  # several norms read parts of one layer
+  ],
+)
+def test_evaluation_is_the_same_with_folded_norms(module, told, left):
+  x = jnp.asarray(RNG.normal(size=(1, 2, 4, 4, 3)), jnp.float32)
+  given = {0: x, 2: [x, x]}[left] if told == (PASS,) else x[0]
+  options = {"xla_backend_optimization_level": 0}
+  made = jax.jit(lambda key: module.init(key, given, *told), compiler_options=options)
+  drawn = lambda a: jnp.asarray(a + RNG.uniform(0.1, 0.9, a.shape), a.dtype)
+  variables = jax.tree.map(drawn, made(jax.random.key(0)))
+  params, stats = norm.fold(variables["params"], variables["batch_stats"])
+  assert len(stats) == left
+  both = lambda *trees: [module.apply(tree, given, *told) for tree in trees]
+  run = jax.jit(both, compiler_options=options)
+  whole, folded = run(variables, {"params": params, "batch_stats": stats})
+  scale = float(max(jnp.abs(a).max() for a in jax.tree.leaves(whole)))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), whole, folded)

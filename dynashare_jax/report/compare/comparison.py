@@ -18,6 +18,7 @@ from dynashare_jax.report import workdir as workdir_lib
 from dynashare_jax.report.compare import class_comparison
 from dynashare_jax.report.compare import comparison_figure
 from dynashare_jax.report.compare import example_figures
+from dynashare_jax.report.compare import front_figure
 from dynashare_jax.report.compare import gains
 from dynashare_jax.report.compare import raw
 from dynashare_jax.report.run import served
@@ -25,6 +26,7 @@ from dynashare_jax.report.run import served
 DELTA = "Delta"
 SEEDS = "seeds"
 COST = "cost"
+_GAIN = "Δ over single-task networks (%)"
 _WORK = "work, "  # in titles, before the way to serve
 # Figures of a task, `<name>-<task>.png`: how each is drawn, and its caption.
 _FIGURES: dict[str, tuple[Callable[[gains.Runs, str], Figure | None], str]] = {
@@ -80,8 +82,9 @@ def write(
 ) -> pathlib.Path:
   """Writes `table.md`, `.csv`, `.tex`, `.json` and figures; returns the path of `table.md`.
 
-  The figures are `delta.png`, `classes-<task>.png` of segmentations whose runs list classes, and
-  `examples-<task>.png` of tasks whose runs drew the same examples. `table.json` has the raw results
+  The figures are `delta.png`, `front.png` (Delta against the costs that two methods have),
+  `classes-<task>.png` of segmentations whose runs list classes, and `examples-<task>.png` of tasks
+  whose runs drew the same examples. `table.json` has the raw results
   (see `raw.text`).
 
   Args:
@@ -99,6 +102,8 @@ def write(
   (target / raw.FILE).write_text(raw.text(runs, told), encoding="utf-8")
   shown = functools.partial(comparison_figure.chart, _over_single(runs))
   bars = style.draw(shown, target / "delta.png") is not None
+  front = functools.partial(front_figure.chart, points(runs), _GAIN)
+  style.draw(front, target / "front.png")
   path = target / "table.md"
   path.write_text(markdown(runs, told, bars, figures(runs, target)), encoding="utf-8")
   return path
@@ -245,14 +250,44 @@ def _macs(results: workdir_lib.Json) -> float:
   return float(_number(macs, "stem") + share * blocks[0].sum() + heads) / 1e6
 
 
+def points(runs: gains.Runs) -> list[front_figure.Point]:
+  """Returns Delta and costs of every method: multiply-accumulates, and what `cost` measured."""
+  found, batch = gains.over_single(runs), _batch(runs)
+  mean = lambda values: tables.mean_std(values).value
+  made = []
+  for label, several in runs.items():
+    costs = {"multiply-accumulates of an example (M)": mean([_macs(r.results) for r in several])}
+    for serve in served.SERVES:
+      ms = mean([_ms(run, serve, batch) for run in several])
+      costs[f"all tasks {serve}, batch {batch} (ms)"] = ms
+    gain = tables.mean_std(found[label][gains.ALL] if found else ())
+    made.append(front_figure.Point(label, several[0].results["method"], costs, gain))
+  return made
+
+
+def _front(runs: gains.Runs) -> str:
+  """The figure of Delta against costs, and which methods are best for a cost."""
+  found = points(runs)
+  told = "; ".join(
+    f"{cost.rpartition(' (')[0]}: {', '.join(front_figure.best(found, cost))}"
+    for cost in front_figure.axes_of(found)
+  )
+  return told and (
+    "![Delta against what a method costs](front.png)\n\nThe grey steps and filled marks are the"
+    " front: no other row has at least the Δ at no more cost. Rows of one method have a line"
+    f" between them; bars are standard deviations over seeds. On the front, by {told}."
+  )
+
+
+def _ms(run: workdir_lib.Run, serve: str, batch: int | None) -> float:
+  """Milliseconds that `cost` measured of a run at a batch size; NaN where it did not."""
+  found = served.measured(run)
+  return math.nan if found is None or found.batch != batch else found.ms[serve]
+
+
 def _served_columns(runs: gains.Runs) -> _Block:
   """Work, and what `cost` measured, for both ways to serve; nothing where it is not known."""
-  batch = _batch(runs)
-
-  def ms(run: workdir_lib.Run, serve: str) -> float:
-    found = served.measured(run)
-    return math.nan if found is None or found.batch != batch else found.ms[serve]
-
+  ms = functools.partial(_ms, batch=_batch(runs))
   columns: list[tables.Column] = []
   bodies: list[list[tables.Entry]] = [[] for _ in runs]
   for title, unit, of, digits in ((_WORK, "%", served.work, 1), ("", "ms", ms, None)):
@@ -356,6 +391,7 @@ def markdown(
     " ".join(gains.told(runs, told.mixed)),
     _rank_test(runs),
     "![Delta of every method](delta.png)" if bars else "",
+    _front(runs) if bars else "",
   ]
   for task in gains.metrics(gains.first(runs)):
     parts.append(tables.section(task, "", _part(table, (task,))))
