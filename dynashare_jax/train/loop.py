@@ -228,6 +228,7 @@ class Loop:
     phase = self.experiment.method.phases[index]
     place = max(phase.candidate, 0)
     structure = jax.tree.map(lambda leaf: np.asarray(leaf[place]), state.routes)
+    horizon = self.experiment.horizon(index)
     every = self.experiment.balancer.every if "backbone" in phase.trainable else 1
     ways = (False, True) if every > 1 else (False,)
     programs = [self.programs(self.experiment.spec(index, structure, held)) for held in ways]
@@ -244,7 +245,13 @@ class Loop:
       with self.monitor.input():
         arrays, rows, draws = self.feed.chunk(index, offset + done, size)
       moving = step_lib.moving_of(
-        self.experiment.sharing, phase, self.config.seed, offset + done, step + done, structure
+        self.experiment.sharing,
+        phase,
+        self.config.seed,
+        offset + done,
+        step + done,
+        structure,
+        horizon,
       )
       state, found = programs[since > 0](state, arrays, rows, moving, draws)
       parts.append(found)
@@ -264,7 +271,7 @@ class Loop:
     experiment = self.experiment
     return step_lib.make(
       experiment.objective,
-      experiment.optimizer(spec.optimizer, spec.steps),
+      functools.partial(experiment.optimizer, spec.optimizer),
       spec,
       mesh_lib.batch_sharding(experiment.mesh),
       experiment.dataset.augment,
