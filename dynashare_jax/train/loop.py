@@ -171,7 +171,7 @@ class Loop:
       params, stats = experiment.fresh("retrain")
       state = state.replace(params={**state.params, "network": params}, stats=stats)
     elif phase.start == "policy":
-      start = _copy(state.anchor)
+      start = state_lib.copied(state.anchor)
       state = state.replace(
         params={**state.params, "network": start["params"]}, stats=start["stats"]
       )
@@ -188,7 +188,8 @@ class Loop:
     state = state.replace(routes=structures)
     if not state.anchor:
       return state
-    return state.replace(anchor=_copy({"params": state.params["network"], "stats": state.stats}))
+    found = {"params": state.params["network"], "stats": state.stats}
+    return state.replace(anchor=state_lib.copied(found))
 
   def _ordered(self, structures: Any) -> Any:
     """The structures by the scores of their trials, the best first.
@@ -472,10 +473,6 @@ class Loop:
       f"The last good checkpoint is kept in {self.workdir / 'checkpoints'}. Lower the learning"
       " rate of this phase (config.optimizers) or check the data."
     )
-
-
-def _copy(tree: Any) -> Any:
-  return jax.tree.map(jnp.array, tree)
 
 
 def _task_losses(parts: dict[str, np.ndarray]) -> dict[str, float]:
