@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import pathlib
 import runpy
 import time
@@ -213,16 +214,18 @@ class Stepper:
       settings = chosen.settings._replace(open_blocks=experiment.units - prefix)
       chosen = dataclasses.replace(chosen, settings=settings)
     static = sharing.static(chosen, route)
-    spec = forward_lib.Spec(static, chosen.trainable, chosen.optimizer, chosen.steps)
-    tx = experiment.optimizer(spec.optimizer, spec.steps)
-    run = step_lib.make(experiment.objective, tx, spec, mesh_lib.batch_sharding(experiment.mesh))
+    spec = forward_lib.Spec(static, chosen.trainable, chosen.optimizer)
+    optimizer = functools.partial(experiment.optimizer, spec.optimizer)
+    sharding = mesh_lib.batch_sharding(experiment.mesh)
+    run = step_lib.make(experiment.objective, optimizer, spec, sharding)
     self.state = mesh_lib.place_replicated(_any_state(experiment, index), experiment.mesh)
     self._arrays = mesh_lib.place_replicated(dataset.arrays("train"), experiment.mesh)
     self.examples = steps * config.train.batch_size
     rows = dataset.spec.sizes["train"]
     order = np.random.default_rng(2).integers(0, rows, self.examples, np.int32)
     self._rows = jnp.asarray(order.reshape(steps, -1))
-    self._inputs = step_lib.moving_of(sharing, chosen, config.seed, 0, 0, route)
+    horizon = experiment.horizon(index)
+    self._inputs = step_lib.moving_of(sharing, chosen, config.seed, 0, 0, route, horizon)
     began = time.process_time()
     self._run = run.lower(self.state, self._arrays, self._rows, self._inputs).compile()
     self.compile_cpu_seconds = time.process_time() - began

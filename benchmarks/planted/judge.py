@@ -87,7 +87,7 @@ class Judge:
     told = skip.Stretch("all" if self.experiment.method.independent else "route")
     phase = contract.Phase("retrain", steps, settings=told, candidate=0)
     static = sharing.static(phase, np.ones((self.tasks, self.blocks)))
-    spec = forward_lib.Spec(static, phase.trainable, "retrain", steps)
+    spec = forward_lib.Spec(static, phase.trainable, "retrain")
     inputs, train, test = experiment.sample_inputs(), self.parts["train"], self.parts["test"]
 
     def begin(key: jax.Array, given: Any) -> state_lib.State:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -241,7 +242,7 @@ def dispatcher(settings: dict[str, Any]) -> None:
   spec = experiment.spec(index, route)
   run = step_lib.make(
     experiment.objective,
-    experiment.optimizer(spec.optimizer, spec.steps),
+    functools.partial(experiment.optimizer, spec.optimizer),
     spec,
     mesh_lib.batch_sharding(experiment.mesh),
   )
@@ -253,7 +254,8 @@ def dispatcher(settings: dict[str, Any]) -> None:
     """As the loop does it."""
     nonlocal state
     rows = jnp.asarray(np.zeros((steps, 1), np.int32))
-    moving = step_lib.moving_of(experiment.sharing, phases[index], 0, 0, 0, route)
+    horizon = experiment.horizon(index)
+    moving = step_lib.moving_of(experiment.sharing, phases[index], 0, 0, 0, route, horizon)
     state, parts = run(state, arrays, rows, moving, None)
     jax.device_get(parts)
 

@@ -117,12 +117,14 @@ class Moving(NamedTuple):
     step: int32, the first step's global number.
     knobs: see `Sharing.knobs`.
     structure: of the phase's candidate: one entry of `Sharing.structures`.
+    horizon: how long the schedule of the phase's optimiser lasts.
   """
 
   seed: jax.Array
   step: jax.Array
   knobs: Mapping[str, jax.Array]
   structure: PyTree
+  horizon: PyTree = ()
 
 
 class Panel(NamedTuple):

@@ -103,7 +103,9 @@ class Ahead(contextlib.AbstractContextManager["Ahead"]):
     size = min(loop.next_stop(phases[index], 0), loop.config.train.steps_per_dispatch)
     arrays, rows, draws = loop.feed.outline(index, size)
     seed, structure = experiment.config.seed, self._structure(0)
-    moving = step_lib.moving_of(experiment.sharing, phases[index], seed, 0, before, structure)
+    moving = step_lib.moving_of(
+      experiment.sharing, phases[index], seed, 0, before, structure, experiment.horizon(index)
+    )
     return experiment.template(before + 1), arrays, rows, moving, draws
 
   def __exit__(self, *unused: object) -> None:

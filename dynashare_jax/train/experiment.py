@@ -231,7 +231,7 @@ class Experiment:
     balance = self.balancer.init(len(self.tasks), epoch, shared)
     return state.replace(opt=tx.init(state.params), balance=balance)
 
-  def optimizer(self, name: str, steps: int) -> Any:
+  def optimizer(self, name: str, steps: int | optim.Horizon) -> Any:
     """Makes the optimiser of `config.optimizers[name]` that lives for some steps."""
     rules = self.network.leaves()
     return optim.make(self.config, name, steps, rules, self.method.optimizers)
@@ -244,9 +244,13 @@ class Experiment:
     """
     phase = self.method.phases[index]
     static = self.sharing.static(phase, structure)
-    steps = self.optimizer_steps(index)
     names = phase.trainable, phase.optimizer
-    return forward.Spec(static, *names, steps, phase.measure, held, phase.inner)
+    return forward.Spec(static, *names, phase.measure, held, phase.inner)
+
+  def horizon(self, index: int) -> optim.Horizon:
+    """Returns how long the schedule of a phase's optimiser lasts."""
+    settings = self.config.optimizers[self.method.phases[index].optimizer]
+    return optim.horizon(settings, self.optimizer_steps(index))
 
   def owner(self, path: str) -> int | None:
     """Returns the one task that a leaf of the network belongs to; `path` is `/`-joined."""

@@ -87,7 +87,18 @@ def check_state(
     )
 
 
-@jax.jit
 def _finite(tree: Any) -> Any:
-  """Whether every number of every leaf is finite."""
+  """Whether every number of every leaf is finite; on the host where the leaves lie there whole."""
+  here = lambda leaf: (
+    not isinstance(leaf, jax.Array)
+    or (leaf.is_fully_addressable and {one.platform for one in leaf.devices()} == {"cpu"})
+  )
+  if all(map(here, jax.tree.leaves(tree))):
+    return jax.tree.map(lambda leaf: np.isfinite(np.asarray(leaf)).all(), tree)
+  return _finite_there(tree)
+
+
+@jax.jit
+def _finite_there(tree: Any) -> Any:
+  """`_finite` on the devices."""
   return jax.tree.map(lambda leaf: jax.numpy.isfinite(leaf).all(), tree)

@@ -28,7 +28,6 @@ class Spec:
     sharing: see `Sharing.static`.
     trainable: groups that move.
     optimizer: name of the optimiser settings.
-    steps: how long the optimiser lives, for schedules.
     measure: whether steps only measure gradients, see `Phase.measure`.
     held: whether steps use the weights that the balancer last gave.
     inner: see `Phase.inner`.
@@ -37,7 +36,6 @@ class Spec:
   sharing: Hashable
   trainable: tuple[str, ...]
   optimizer: str
-  steps: int
   measure: bool = False
   held: bool = False
   inner: contract.Inner | None = None

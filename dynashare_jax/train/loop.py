@@ -171,7 +171,7 @@ class Loop:
       params, stats = experiment.fresh("retrain")
       state = state.replace(params={**state.params, "network": params}, stats=stats)
     elif phase.start == "policy":
-      start = _copy(state.anchor)
+      start = state_lib.copied(state.anchor)
       state = state.replace(
         params={**state.params, "network": start["params"]}, stats=start["stats"]
       )
@@ -188,7 +188,8 @@ class Loop:
     state = state.replace(routes=structures)
     if not state.anchor:
       return state
-    return state.replace(anchor=_copy({"params": state.params["network"], "stats": state.stats}))
+    found = {"params": state.params["network"], "stats": state.stats}
+    return state.replace(anchor=state_lib.copied(found))
 
   def _ordered(self, structures: Any) -> Any:
     """The structures by the scores of their trials, the best first."""
@@ -220,6 +221,7 @@ class Loop:
     phase = self.experiment.method.phases[index]
     place = max(phase.candidate, 0)
     structure = jax.tree.map(lambda leaf: np.asarray(leaf[place]), state.routes)
+    horizon = self.experiment.horizon(index)
     every = self.experiment.balancer.every if "backbone" in phase.trainable else 1
     ways = (False, True) if every > 1 else (False,)
     programs = [self.programs(self.experiment.spec(index, structure, held)) for held in ways]
@@ -236,7 +238,13 @@ class Loop:
       with self.monitor.input():
         arrays, rows, draws = self.feed.chunk(index, offset + done, size)
       moving = step_lib.moving_of(
-        self.experiment.sharing, phase, self.config.seed, offset + done, step + done, structure
+        self.experiment.sharing,
+        phase,
+        self.config.seed,
+        offset + done,
+        step + done,
+        structure,
+        horizon,
       )
       state, found = programs[since > 0](state, arrays, rows, moving, draws)
       parts.append(found)
@@ -256,7 +264,7 @@ class Loop:
     experiment = self.experiment
     return step_lib.make(
       experiment.objective,
-      experiment.optimizer(spec.optimizer, spec.steps),
+      functools.partial(experiment.optimizer, spec.optimizer),
       spec,
       mesh_lib.batch_sharding(experiment.mesh),
       experiment.dataset.augment,
@@ -477,10 +485,6 @@ def order(trials: Sequence[Mapping[str, Any]], margin: float) -> list[int]:
   else:
     rank = lambda trial: (float(trial["index"] > 0), -trial["score"] - lead(trial))
   return sorted(range(len(trials)), key=lambda place: rank(trials[place]))
-
-
-def _copy(tree: Any) -> Any:
-  return jax.tree.map(jnp.array, tree)
 
 
 def _task_losses(parts: dict[str, np.ndarray]) -> dict[str, float]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dynashare_jax.models.trunks import contract
@@ -38,7 +39,37 @@ def groups(params: Any, rules: Rules) -> Any:
   return jax.tree_util.tree_map_with_path(label, params)
 
 
-def schedule(settings: Any, rate: float, steps: int) -> optax.Schedule:
+class Horizon(NamedTuple):
+  """How long a schedule lasts, as numbers that a compiled step takes: none is part of the program.
+
+  Attributes:
+    warm: int32, steps of the rise.
+    rise: float32, the part of the rise that one step is.
+    fall: float32, steps after the rise.
+    turn: float32, the part of the half circle (radians) that one step of the fall is.
+  """
+
+  warm: Any
+  rise: Any
+  fall: Any
+  turn: Any
+
+
+def horizon(settings: Any, steps: int) -> Horizon:
+  """Returns how long a schedule of some steps lasts; `settings` as of `schedule`, NumPy scalars.
+
+  Steps multiply by `rise` and `turn`: so does XLA where it could divide by a number that it knows,
+  so that a program that takes them computes the same bits.
+  """
+  warm = max(int(steps * settings.warm), 1) if settings.schedule == "onecycle" else 0
+  one = np.float32(1)
+  fall = np.float32(max(steps - warm, 1))
+  return Horizon(
+    np.int32(warm), one / np.float32(max(warm, 1)), fall, np.float32(np.pi) * (one / fall)
+  )
+
+
+def schedule(settings: Any, rate: float, steps: int | Horizon) -> optax.Schedule:
   """A learning-rate schedule.
 
   Args:
@@ -63,25 +94,33 @@ def schedule(settings: Any, rate: float, steps: int) -> optax.Schedule:
         f" {settings.every}."
       )
     return optax.exponential_decay(rate, settings.every, settings.factor, staircase=True)
-  if settings.schedule == "cosine":
-    return optax.cosine_decay_schedule(rate, max(steps, 1))
-  if settings.schedule == "onecycle":
-    if not 0 <= settings.warm < 1:
-      raise ValueError(
-        "The setting `warm` of a schedule 'onecycle' in config.optimizers must be in [0, 1), but"
-        f" is {settings.warm}."
-      )
-    warm = max(int(steps * settings.warm), 1)
-    return optax.warmup_cosine_decay_schedule(
-      rate / 25, rate, warm, max(steps, warm + 1), rate / 1e4
+  if settings.schedule not in SCHEDULES:
+    raise ValueError(
+      f"Unknown schedule {settings.schedule!r} in config.optimizers; it must be one of {SCHEDULES}."
     )
-  raise ValueError(
-    f"Unknown schedule {settings.schedule!r} in config.optimizers; it must be one of {SCHEDULES}."
-  )
+  rises = settings.schedule == "onecycle"
+  if rises and not 0 <= settings.warm < 1:
+    raise ValueError(
+      "The setting `warm` of a schedule 'onecycle' in config.optimizers must be in [0, 1), but"
+      f" is {settings.warm}."
+    )
+  given = steps if isinstance(steps, Horizon) else horizon(settings, steps)
+  last = (rate / 1e4) / rate if rises and rate else 0.0  # as a part of the highest
+
+  def value(count: Any) -> jax.Array:
+    """`warmup_cosine_decay_schedule` or `cosine_decay_schedule` of optax, in every bit."""
+    done = jnp.minimum(count - given.warm, given.fall)
+    fallen = rate * ((1 - last) * (0.5 * (1 + jnp.cos(done * given.turn))) + last)
+    if not rises:
+      return fallen
+    part = 1 - jnp.clip(count, 0, given.warm) * given.rise
+    return jnp.where(count < given.warm, (rate / 25 - rate) * part + rate, fallen)
+
+  return value
 
 
 def make(
-  config: Any, name: str, steps: int, rules: Rules, more: Mapping[str, Any] | None = None
+  config: Any, name: str, steps: int | Horizon, rules: Rules, more: Mapping[str, Any] | None = None
 ) -> optax.GradientTransformation:
   """The optimiser of a phase: Adam for the policy logits, the weights' own.
 
@@ -117,7 +156,7 @@ def make(
 
 
 def _weights(
-  settings: Any, rate: float, decays: bool = True, *, steps: int
+  settings: Any, rate: float, decays: bool = True, *, steps: int | Horizon
 ) -> optax.GradientTransformation:
   """The optimiser of network weights; without weight decay where it does not suit them."""
   rates, decay = schedule(settings, rate, steps), settings.weight_decay if decays else 0.0

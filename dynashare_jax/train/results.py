@@ -449,18 +449,29 @@ def _write_pictures(loop: loop_lib.Loop, best: state_lib.Best, structure: Any) -
   source = experiment.dataset.source("test")
   batch = loader.stack([source[i] for i in range(count)])
   sharing = experiment.sharing
-  control = sharing.control_at_test(*sharing.at_test(structure))
+  static, arrays = sharing.at_test(structure)
   sizes = evaluate.dense_sizes(batch)
-  logits, _ = loop.evaluator.logits(params, stats, batch.inputs, control, sizes)
+
+  def predict(params: Any, stats: Any, inputs: Any, arrays: Any) -> dict[str, Any]:
+    """What is said of every task, dense ones at the size of their labels."""
+    control = sharing.control_at_test(static, arrays)
+    logits, _ = loop.evaluator.logits(params, stats, inputs, control, sizes)
+    said: dict[str, Any] = {}
+    for task in spec.tasks:
+      kind = kinds.find(task.kind)
+      large: Any = logits[task.name]
+      if kind.dense:
+        large = alignment.enlarged(task, large, sizes[task.name])
+      said[task.name] = kind.predict(task, large)
+    return said
+
+  options = mesh_lib.quick(experiment.mesh)
+  said = jax.jit(predict, compiler_options=options)(params, stats, batch.inputs, arrays)
   found = {"inputs": np.round(255 * np.clip(batch.inputs, 0, 1)).astype(np.uint8)}  # RGB in 0 .. 1
   for task in spec.tasks:
-    kind = kinds.find(task.kind)
-    large: Any = logits[task.name]
-    if kind.dense:
-      large = alignment.enlarged(task, large, sizes[task.name])
     found[f"target/{task.name}"] = _small(batch.targets[task.name])
     found[f"valid/{task.name}"] = batch.valid[task.name]
-    found[f"prediction/{task.name}"] = _small(kind.predict(task, large))
+    found[f"prediction/{task.name}"] = _small(said[task.name])
   np.savez_compressed(loop.workdir / "predictions.npz", **found)
 
 

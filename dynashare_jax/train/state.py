@@ -68,15 +68,20 @@ def start(
   params: Any, stats: Any, learnt: Any, tasks: int, structures: Any, keep_anchor: bool, memory: Any
 ) -> State:
   """Makes the state before the first step; `opt` and `balance` are set when a phase begins."""
-  copy = lambda tree: jax.tree.map(jnp.array, tree)
-  anchor = {"params": copy(params), "stats": copy(stats)} if keep_anchor else {}
+  anchor = copied({"params": params, "stats": stats}) if keep_anchor else {}
   zeros = jnp.zeros((tasks,), jnp.int32)
   return State(
     params={"network": params, "policy": learnt},
     stats=stats,
     opt={},
-    best=Best(copy(params), copy(stats), jnp.full((tasks,), -jnp.inf), zeros, jnp.array(zeros)),
+    best=Best(copied(params), copied(stats), jnp.full((tasks,), -jnp.inf), zeros, jnp.array(zeros)),
     anchor=anchor,
     routes=structures,
     memory=memory,
   )
+
+
+@jax.jit
+def copied(tree: Any) -> Any:
+  """Returns a tree whose arrays share no memory with those of another, by one program."""
+  return jax.tree.map(jnp.copy, tree)

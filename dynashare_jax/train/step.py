@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -104,7 +105,7 @@ def take(arrays: types.Batch, indices: jax.Array, sharding: Any) -> types.Batch:
 
 def make(
   objective: forward_lib.Objective,
-  tx: optax.GradientTransformation,
+  optimizer: Callable[[Any], optax.GradientTransformation],
   spec: forward_lib.Spec,
   sharding: jax.sharding.NamedSharding,
   augment: Any = None,
@@ -113,6 +114,7 @@ def make(
   """Compiles many steps in one dispatch.
 
   Args:
+    optimizer: makes the phase's optimiser from `Moving.horizon`.
     spec: of the phase; one call compiles one program a number of steps S.
     sharding: of the batch; results lie on every device.
     augment: how examples are varied, see `types.Dataset`.
@@ -132,6 +134,7 @@ def make(
     draws: Any = None,
   ) -> tuple[state_lib.State, dict[str, jax.Array]]:
     """Steps through the rows of `indices`, one update each."""
+    tx = optimizer(moving.horizon)
 
     def one(carry: state_lib.State, row: Any) -> Any:
       step, chosen, draw = row
@@ -166,6 +169,7 @@ def moving_of(
   offset: int,
   step: int,
   structure: Any,
+  horizon: Any = (),
 ) -> contract.Moving:
   """Returns what changes between the steps of a phase without compiling.
 
@@ -174,10 +178,12 @@ def moving_of(
     offset: steps of the phase that are done.
     step: global steps that are done.
     structure: of the phase's candidate.
+    horizon: of the phase's optimiser; what `make` compiles has to be told it.
   """
   return contract.Moving(
     jnp.asarray(seed, jnp.int32),
     jnp.asarray(step, jnp.int32),
     sharing.knobs(phase, offset, step),
     jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), structure),
+    horizon,
   )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,7 +28,7 @@ class Stepper:
     if name not in _PROGRAMS:
       program = step_lib.make(
         experiment.objective,
-        experiment.optimizer(self.spec.optimizer, self.spec.steps),
+        functools.partial(experiment.optimizer, self.spec.optimizer),
         self.spec,
         mesh_lib.batch_sharding(experiment.mesh),
       )
@@ -44,7 +46,8 @@ class Stepper:
     if rows is None:
       rows = (np.arange(count * size).reshape(count, size) + first * size) % 64
     experiment = self.experiment
+    horizon = experiment.horizon(self.index)
     moving = step_lib.moving_of(
-      experiment.sharing, self.phase, experiment.config.seed, first, first, self.route
+      experiment.sharing, self.phase, experiment.config.seed, first, first, self.route, horizon
     )
     return self.jitted(state, batch, jnp.asarray(rows, jnp.int32), moving)

@@ -467,7 +467,7 @@ def test_an_inner_step_of_every_task_by_hand(rate):
 
   @jax.jit
   def run(known):
-    spec = forward_lib.Spec((), ("backbone",), "retrain", 1, inner=contract.Inner(rate, 0.8))
+    spec = forward_lib.Spec((), ("backbone",), "retrain", inner=contract.Inner(rate, 0.8))
     pass_ = forward_lib.Pass(
       objective, spec, state, batch._replace(valid=known), moving, jnp.int32(0)
     )

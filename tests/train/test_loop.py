@@ -20,8 +20,10 @@ from dynashare_jax.ops import policy
 from dynashare_jax.ops import routing
 from dynashare_jax.train import checks
 from dynashare_jax.train import evaluate
+from dynashare_jax.train import finite
 from dynashare_jax.train import loop as loop_lib
 from dynashare_jax.train import stages
+from dynashare_jax.train import state as state_lib
 
 HARD = {
   "method": "hard",
@@ -279,6 +281,32 @@ def test_schedules_of_a_search_last_for_all_its_cycles(build):
   experiment = build(optimizers__alternate__schedule="cosine")
   lengths = [experiment.optimizer_steps(index) for index in range(len(experiment.method.phases))]
   assert lengths == [4, 6, 6, 6, 6, 6, 6]
+
+
+def test_a_copy_outlives_what_it_was_made_of(build, same_bits):
+  """Steps take over the memory of the state that they are given."""
+  experiment = build()
+  params = experiment.place(experiment.initial_state()).params
+  want, copy = jax.device_get(params), state_lib.copied(params)
+  taken = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
+  jax.block_until_ready(taken(params))
+  same_bits(copy, want)
+
+
+def test_numbers_that_are_not_finite_are_found_without_a_program(build):
+  """On the CPU; else a program has a part for every leaf of the state."""
+  experiment = build(4)
+  state = experiment.place(experiment.initial_state())
+  check = lambda state: finite.check_state(
+    "retrain", 3, state, experiment.network.leaves(), "Stop."
+  )
+  with jax.no_tracing():
+    check(state)
+    for bad in (np.nan, np.inf):
+      learnt = jax.tree.map(lambda leaf: np.asarray(leaf).copy(), state.params["policy"])
+      jax.tree.leaves(learnt)[0].flat[-1] = bad
+      with pytest.raises(loop_lib.NonFiniteLossError, match="of policy became not"):
+        check(state.replace(params={**state.params, "policy": learnt}))
 
 
 def test_nan_stops_and_the_last_good_checkpoint_goes_on(build, train, whole, tmp_path, same_run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dynashare_jax.models.trunks import contract
@@ -184,6 +185,27 @@ def test_schedules_by_hand(config, values, steps, wanted):
   rates = optim.schedule(settings, 2.0, steps)
   for step, rate in wanted.items():
     np.testing.assert_allclose(rates(step), rate, 1e-5, 1e-7)
+
+
+@pytest.mark.parametrize("rate", [0.0, 3e-3])
+@pytest.mark.parametrize("values", [dict(schedule="cosine"), dict(schedule="onecycle", warm=0.3)])
+def test_one_program_has_the_schedules_of_all_lengths(config, values, rate):
+  """In every bit those of optax, which are compiled with their length."""
+  settings = config().optimizers.retrain
+  settings.update(values)
+  one = jax.jit(lambda length, count: optim.schedule(settings, rate, length)(count))
+  for steps in (1, 3, 96):
+    warm = max(int(steps * 0.3), 1)
+    falls = optax.cosine_decay_schedule(rate, steps)
+    rises = optax.warmup_cosine_decay_schedule(
+      rate / 25, rate, warm, max(steps, warm + 1), rate / 1e4
+    )
+    known = jax.jit(falls if settings.schedule == "cosine" else rises)
+    counts = np.arange(steps + 2, dtype=np.int32)
+    for count in counts:
+      found = one(optim.horizon(settings, steps), count)
+      assert float(found) == float(known(count)), (steps, count)
+  assert one._cache_size() == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from dynashare_jax import types
 from dynashare_jax.train import baselines
+from dynashare_jax.train import evaluate
 from dynashare_jax.train import predictions
 from dynashare_jax.train import results
 
@@ -97,8 +98,15 @@ def test_macs_by_hand(whole):
   assert single["per_example_all_blocks"] is None
 
 
-def test_pictures_of_a_dense_data_set(train, tmp_path):
+def test_pictures_of_a_dense_data_set(train, tmp_path, monkeypatch):
   """And a whole run of a convolutional network, its routes compiled in."""
+  traced, logits = [], evaluate.Evaluator.logits
+
+  def noted(evaluator, params, *rest):
+    traced.append(isinstance(jax.tree.leaves(params)[0], jax.core.Tracer))
+    return logits(evaluator, params, *rest)
+
+  monkeypatch.setattr(evaluate.Evaluator, "logits", noted)
   run = train(
     tmp_path,
     method="random_policy",
@@ -112,6 +120,7 @@ def test_pictures_of_a_dense_data_set(train, tmp_path):
     policy__candidates=1,
     train__retrain_steps=4,
   )
+  assert traced and all(traced)  # Operation by operation, pictures compile a hundred programs.
   saved = np.load(tmp_path / "predictions.npz")
   assert saved["inputs"].shape == (2, 8, 8, 3)
   for name in ("a", "b"):

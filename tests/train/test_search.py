@@ -163,3 +163,11 @@ def test_a_policy_is_pulled_by_what_is_logged(build):
     parts["penalty/conflict"], 0.5 * 0.4 * (alpha[0] * alpha[1]).mean(), 1e-4
   )
   np.testing.assert_allclose(parts["pull/conflict"], np.abs(slope).mean(), rtol=1e-4)
+
+
+def test_trials_and_the_retraining_are_one_program(build):
+  """They differ in the length of their schedule, which no program has in it."""
+  experiment = build(**VALUES)
+  tried = [i for i, phase in enumerate(experiment.method.phases) if phase.candidate >= 0]
+  assert len({experiment.spec(index, np.ones((2, 3))) for index in tried}) == 1
+  assert len({experiment.horizon(index) for index in tried}) == 3
