@@ -72,6 +72,7 @@ def run(argv: Sequence[str] | None) -> list[pathlib.Path]:
   else:
     arrays = _read_arrays(model, source)
   rows = _rows(model.manifest["tasks"], _predict(model, arrays))
+  ids = {name: texts for name, texts in ids.items() if name not in rows[0]}  # a task's own column
   return [_write_csv(output / _TABLE, rows, ids)]
 
 
@@ -154,8 +155,7 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> Read:
   """
   spec = model.manifest["inputs"]
   if "table" in spec:
-    tasks = [task["name"] for task in model.manifest["tasks"]]
-    return _read_raw(columns_lib.Encoder.of(spec["table"]), source, tasks)
+    return _read_raw(columns_lib.Encoder.of(spec["table"]), source)
   makers = {
     "categorical": {c["name"]: _coder(c.get("values", ())) for c in spec["codes"]["categorical"]},
     "numeric": dict.fromkeys(spec["numbers"]["numeric"], _number),
@@ -186,17 +186,18 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> Read:
   }, {}
 
 
-def _read_raw(encoder: columns_lib.Encoder, source: pathlib.Path, tasks: Sequence[str]) -> Read:
+def _read_raw(encoder: columns_lib.Encoder, source: pathlib.Path) -> Read:
   """A table as the model's training had it, CSV or Parquet; prints what is other than there."""
   wanted = [column.name for column in encoder.spec.columns]
   frame = table_files.read([str(source)], table_files.Layout(*encoder.spec.layout), wanted)
   for name in wanted:
     frame.column(name, "The model")
   found, notes = encoder.read(frame.columns, frame.where)
-  others = [name for name in frame.columns if name not in {*wanted, *tasks, *frame.twice}]
+  others = [name for name in frame.columns if name not in {*wanted, *frame.twice}]
   named = encoder.spec.id if encoder.spec.id in others else columns_lib.called_id(others)
   ids = {named: frame.columns[named].written()} if named else {}
-  for note in (*frame.notes, *notes, *_extra(frame, [*wanted, *ids])):
+  told = [f"predictions carry column {named!r}, which names the rows"] * bool(named)
+  for note in (*frame.notes, *notes, *_extra(frame, wanted), *told):
     print(f"{source}: {note}")
   return found, ids
 

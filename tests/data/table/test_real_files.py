@@ -88,9 +88,7 @@ def test_predictions_carry_the_id_of_a_row_as_it_is_written(tmp_path, keys, head
   spec = _open(tmp_path, _content(**named), **keys).spec.table
   assert [column.name for column in spec.columns] == ["age", "pay"]
   spec = dataclasses.asdict(spec)
-  model = types.SimpleNamespace(
-    manifest={"inputs": {"kind": "table", "table": spec}, "tasks": [{"name": "churn"}]}
-  )
+  model = types.SimpleNamespace(manifest={"inputs": {"kind": "table", "table": spec}})
   others = [name for name in ("customer", "home", "file no") if name != head]
   rows = {name: [name] * 10 for name in others} | {"age": ["1"] * 10, "pay": ["2"] * 10}
   (tmp_path / "new.csv").write_text(_text(rows | {head: texts}), encoding="utf-8")
@@ -377,6 +375,6 @@ def test_columns_of_parquet_that_hold_no_cells_are_left_out(tmp_path):
 def test_lines_without_any_value_are_told_where_rows_are_predicted(tmp_path, capsys):
   spec = _open(tmp_path, _content()).spec.table
   (tmp_path / "new.csv").write_text("age,pay\n31,5\n,\n32,6\n", encoding="utf-8")
-  found, _ = predict._read_raw(columns.Encoder(spec), tmp_path / "new.csv", ())
+  found, _ = predict._read_raw(columns.Encoder(spec), tmp_path / "new.csv")
   assert found["numeric"].tolist() == [[31, 5], [32, 6]]
   assert "1 lines of" in capsys.readouterr().out
