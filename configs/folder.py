@@ -51,7 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.policy.curriculum_speed = 1
   config.policy.temperature_decay = 0.9
   train = config.train
-  train.batch_size = 8
+  train.batch_size, train.largest_batch = 0, 8  # as suits the number of pictures
   train.steps = 10000
   train.warmup_steps = 2000
   train.cycles = 60

@@ -100,6 +100,7 @@ class TableSpec:
     missing: raw texts and numbers that stand for a missing value, beside the usual ones.
     layout: of raw files, what is not found out: delimiter, encoding, and names of columns where no
       line has them; empty for nothing.
+    id: raw column that names a row, no input, which predictions carry; empty where none is known.
   """
 
   categorical: tuple[str, ...]
@@ -112,6 +113,7 @@ class TableSpec:
   thousands: str = ""
   missing: tuple[str, ...] = ()
   layout: tuple[str, str, tuple[str, ...]] = ("", "", ())
+  id: str = ""
 
   def __post_init__(self) -> None:
     """Takes raw columns as JSON has them, too."""

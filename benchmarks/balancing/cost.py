@@ -9,6 +9,11 @@ Networks: a small ResNet (32x32 pictures, linear heads) with 3 and 8 tasks, and 
 (128x128, linear and ASPP heads) with 3; there TorchJD (`pip install
 torchjd[quadprog_projector]`) makes the same step in PyTorch. Writes
 docs/benchmarks/balancing-cost.md.
+
+  python -m benchmarks.balancing.cost --versus --loads 4 5
+
+prints how long TorchJD's steps with UPGrad, MGDA and PCGrad take beside ours, for the page's last
+table.
 """
 
 from __future__ import annotations
@@ -58,7 +63,10 @@ LOADS = (
   Load("small ResNet", 8, 8, 32, SMALL, 6),
   Load("Deeplab-ResNet-18, linear heads", 3, 4, 128, {"head": "linear"}, 8),
   Load("Deeplab-ResNet-18, ASPP heads", 3, 4, 128, {"head": "aspp"}, 8),
+  Load("Deeplab-ResNet-18, linear heads", 3, 4, 64, {"head": "linear"}, 8),
+  Load("Deeplab-ResNet-18, linear heads", 8, 4, 64, {"head": "linear"}, 8),
 )
+VERSUS = {"upgrad": "UPGrad", "mgda": "MGDA", "pcgrad": "PCGrad"}  # ours: TorchJD's
 # Name of a case: method, phase, settings of the balancer.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
   "hard, fixed": ("hard", "retrain", {}),
@@ -66,7 +74,10 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
   "hard, upgrad on features": ("hard", "retrain", {"name": "upgrad", "features": True}),
   "search, fixed": ("adashare", "weights", {}),
   "search, upgrad": ("adashare", "weights", {"name": "upgrad"}),
+  "hard, mgda": ("hard", "retrain", {"name": "mgda"}),
+  "hard, pcgrad": ("hard", "retrain", {"name": "pcgrad"}),
 }
+PAGE = tuple(CASES)[:5]
 
 
 def limit(case: str, tasks: int) -> float:
@@ -96,8 +107,8 @@ def stepper(load: Load, case: str, keep_first: bool) -> Any:
   return cases.Stepper(config, data, phase)
 
 
-def torch_stepper(load: Load, balanced: bool) -> Any:
-  """A step of hard sharing in PyTorch; balanced by UPGrad of TorchJD."""
+def torch_stepper(load: Load, balancer: str = "") -> Any:
+  """A step of hard sharing in PyTorch; balanced by one of TorchJD, by its name there."""
   import torch
   from torchjd import aggregation
   from torchjd import autojac
@@ -108,7 +119,8 @@ def torch_stepper(load: Load, balanced: bool) -> Any:
   size = (load.size, load.size)
   tasks, dilated = [kinds[t % 3] for t in range(load.tasks)], load.model["head"] == "aspp"
   made = torch_deeplab.Trainer(tasks, load.batch, size, dilated=dilated)
-  network, aggregator = made.network, aggregation.UPGrad()
+  network = made.network
+  aggregator = getattr(aggregation, balancer)() if balancer else None
   shared = [*network.stem.parameters(), *network.blocks.parameters()]
   run = torch.ones(())
 
@@ -122,7 +134,7 @@ def torch_stepper(load: Load, balanced: bool) -> Any:
       torch_deeplab._loss(kind, head(x), target)
       for kind, head, target in zip(made._kinds, network.heads, made._targets, strict=True)
     ]
-    if balanced:
+    if aggregator is not None:
       autojac.mtl_backward(losses, features=x, shared_params=shared)
       autojac.jac_to_grad(shared, aggregator)
     else:
@@ -136,11 +148,11 @@ def measure(
   load: Load, rounds: int, theirs: bool, keep_first: bool
 ) -> tuple[dict[str, timing.Timing], Any]:
   """Times every case of a network; gives also what compiling took of our processor time."""
-  ours = {case: stepper(load, case, keep_first) for case in CASES}
+  ours = {case: stepper(load, case, keep_first) for case in PAGE}
   every: dict[str, Any] = dict(ours)
   if theirs:
-    every["PyTorch, fixed"] = torch_stepper(load, False)
-    every["TorchJD, upgrad"] = torch_stepper(load, True)
+    every["PyTorch, fixed"] = torch_stepper(load)
+    every["TorchJD, upgrad"] = torch_stepper(load, "UPGrad")
   for case in every.values():
     case()
   compiling = {name: case.compile_cpu_seconds for name, case in ours.items()}
@@ -171,17 +183,42 @@ def rows(load: Load, found: dict[str, timing.Timing], compiling: dict[str, float
     ]
 
 
+def versus(load: Load, rounds: int) -> list[list[str]]:
+  """Lines of a table of our steps beside TorchJD's, in turn."""
+  calls: dict[str, Any] = {theirs: torch_stepper(load, theirs) for theirs in VERSUS.values()}
+  calls |= {ours: stepper(load, f"hard, {ours}", False) for ours in VERSUS}
+  for call in calls.values():
+    call()
+  found = timing.alternate(calls, rounds)
+  lines = []
+  for ours, theirs in VERSUS.items():
+    quotients = timing.ratios(found[theirs].cpu, found[ours].cpu)
+    name = f"{load.name}, {load.size}x{load.size}, {load.tasks} tasks"
+    seconds = (timing.spread(found[case].cpu) for case in (ours, theirs))
+    lines.append([name, theirs, *seconds, timing.spread(quotients)])
+  return lines
+
+
 def main() -> None:
   """Measures and writes the page."""
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("--rounds", type=int, default=7)
   parser.add_argument("--threads", type=int, default=1)
-  parser.add_argument("--loads", type=int, nargs="*", default=list(range(len(LOADS))))
+  parser.add_argument("--loads", type=int, nargs="*", default=list(range(4)))
   parser.add_argument("--keep_first", action="store_true", help="as by default in training")
+  parser.add_argument("--versus", action="store_true", help="ours beside TorchJD's alone")
   parser.add_argument("--dry", action="store_true", help="write no page")
   arguments = parser.parse_args()
   timing.pin(arguments.threads)
   known = importlib.util.find_spec("torchjd") is not None
+  if arguments.versus:
+    if not known:
+      parser.error("--versus needs TorchJD: pip install 'dynashare-jax[bench]'")
+    head = ["network", "balancer", "ours, s", "TorchJD, s", "TorchJD in ours"]
+    for number in arguments.loads:
+      print(timing.table(head, versus(LOADS[number], arguments.rounds)), flush=True)
+    print(timing.machine(arguments.threads, ("jax", "flax", "torch", "torchjd")))
+    return
   lines: list[list[str]] = []
   for number in arguments.loads:
     load = LOADS[number]

@@ -4,8 +4,9 @@
       --input=photos --output=predictions
 
 An image gives `<name>-prediction.png`: the image, and beside it what every
-dense task sees. A CSV table gives `predictions.csv` with one row per row; so do
-tasks that say one thing of a whole image. Neither trains nor needs the run.
+dense task sees. A CSV table gives `predictions.csv` with one row per row, the
+column that names it first; so do tasks that say one thing of a whole image.
+Neither trains nor needs the run.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from dynashare_jax.data.table import files as table_files
 from dynashare_jax.report import tables
 
 Rows = list[dict[str, Any]]
+Read = tuple[dict[str, np.ndarray], dict[str, list[str]]]  # arrays; a column that names the rows
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 _TABLE = "predictions.csv"
 _BATCH = {"image": 8, "table": 1024, "series": 64}
@@ -62,15 +64,16 @@ def run(argv: Sequence[str] | None) -> list[pathlib.Path]:
   kind = model.manifest["inputs"]["kind"]
   if kind == "image":
     return images(model, source, output)
-  names: list[str] = []
+  ids: dict[str, list[str]] = {}
   if "series" in model.manifest["inputs"]:
-    arrays, names = _read_series(model, source)
+    arrays, ids["id"] = _read_series(model, source)
+  elif kind == "table":
+    arrays, ids = _read_table(model, source)
   else:
-    arrays = (_read_table if kind == "table" else _read_arrays)(model, source)
+    arrays = _read_arrays(model, source)
   rows = _rows(model.manifest["tasks"], _predict(model, arrays))
-  if names:
-    rows = [{"id": name} | row for name, row in zip(names, rows, strict=True)]
-  return [_write_csv(output / _TABLE, rows)]
+  ids = {name: texts for name, texts in ids.items() if name not in rows[0]}  # a task's own column
+  return [_write_csv(output / _TABLE, rows, ids)]
 
 
 def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
@@ -110,7 +113,7 @@ def images(model: infer.Artefact, source: pathlib.Path, output: pathlib.Path) ->
         written.append(prediction_pictures.draw(image, tasks, one, path))
     rows += [{"file": f.name} | r for f, r in zip(part, _rows(flat, found), strict=True)]
   if flat:
-    written.append(_write_csv(output / _TABLE, rows))
+    written.append(_write_csv(output / _TABLE, rows, {}))
   return written
 
 
@@ -144,7 +147,7 @@ def _read_image(file: pathlib.Path, height: int, width: int, channels: int) -> n
   return np.asarray(image).reshape(height, width, channels)
 
 
-def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_table(model: infer.Artefact, source: pathlib.Path) -> Read:
   """A CSV file with a header as codes int32 and numbers float32.
 
   Columns whose values the manifest knows hold those texts (code 0 is any other
@@ -180,19 +183,23 @@ def _read_table(model: infer.Artefact, source: pathlib.Path) -> dict[str, np.nda
   return {
     name: np.asarray([row[name] for row in rows], dtype).reshape(len(rows), len(makers[name]))
     for name, dtype in (("categorical", np.int32), ("numeric", np.float32))
-  }
+  }, {}
 
 
-def _read_raw(encoder: columns_lib.Encoder, source: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_raw(encoder: columns_lib.Encoder, source: pathlib.Path) -> Read:
   """A table as the model's training had it, CSV or Parquet; prints what is other than there."""
   wanted = [column.name for column in encoder.spec.columns]
   frame = table_files.read([str(source)], table_files.Layout(*encoder.spec.layout), wanted)
   for name in wanted:
     frame.column(name, "The model")
   found, notes = encoder.read(frame.columns, frame.where)
-  for note in (*frame.notes, *notes, *_extra(frame, wanted)):
+  others = [name for name in frame.columns if name not in {*wanted, *frame.twice}]
+  named = encoder.spec.id if encoder.spec.id in others else columns_lib.called_id(others)
+  ids = {named: frame.columns[named].written()} if named else {}
+  told = [f"predictions carry column {named!r}, which names the rows"] * bool(named)
+  for note in (*frame.notes, *notes, *_extra(frame, wanted), *told):
     print(f"{source}: {note}")
-  return found
+  return found, ids
 
 
 def _read_series(
@@ -219,6 +226,8 @@ def _read_series(
   changing = _changing(frame, static, series, first)
   for note in (*frame.notes, *notes, *changing, *_extra(frame, wanted)):
     print(f"{source}: {note}")
+  if spec.id:
+    ids = frame.columns[spec.id].written()
   return found, [ids[row] for row in first]
 
 
@@ -350,12 +359,15 @@ def _values(task: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
   return {f"{name} {n}": v for n, v in zip(labels, named, strict=True)}
 
 
-def _write_csv(path: pathlib.Path, rows: Rows) -> pathlib.Path:
+def _write_csv(path: pathlib.Path, rows: Rows, ids: Mapping[str, Sequence[str]]) -> pathlib.Path:
+  """Writes rows behind what names them, which stays as it is, so that it can be looked up."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "w", encoding="utf-8", newline="") as file:
     writer = csv.writer(file)
-    for row in (rows[0], *(row.values() for row in rows)):
-      writer.writerow([tables.escape_csv(str(cell)) for cell in row])
+    writer.writerow([*ids, *map(tables.escape_csv, rows[0])])
+    for place, row in enumerate(rows):
+      named = [texts[place] for texts in ids.values()]
+      writer.writerow([*named, *(tables.escape_csv(str(cell)) for cell in row.values())])
   return path
 
 

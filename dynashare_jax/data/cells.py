@@ -228,6 +228,12 @@ class Cells:
       return Cells(np.where(self.missing(spelling), -1, cells.values), cells.texts)
     return Cells(np.where(self.missing(spelling), -1, self.values), self.texts, self.known)
 
+  def written(self) -> list[str]:
+    """Returns every cell as a text, as it was written but for blanks around it; empty for none."""
+    cells = self.as_texts(Spelling()) if self.texts is None else self
+    texts = [*(cells.texts or ()), ""]  # behind them, of -1
+    return [texts[code] for code in cells.values]
+
   def dated(self, spelling: Spelling) -> bool:
     """Returns whether all values are dates, or texts of dates in ISO form."""
     if self.texts is None:

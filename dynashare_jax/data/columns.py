@@ -428,6 +428,11 @@ class Encoder:
     }, tuple(notes)
 
 
+def called_id(names: Iterable[str]) -> str:
+  """Returns the first column whose name is that of ids or row numbers; empty where none is."""
+  return next(filter(_ID.search, names), "")
+
+
 def describe(roles: Mapping[str, Role]) -> tuple[str, ...]:
   """Returns a line for every kind of column: names, and of some the reason."""
   lines = []

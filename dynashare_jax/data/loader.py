@@ -142,6 +142,11 @@ class Subset(Sequence[Any]):
     return self._source[int(self._indices[index])]
 
 
+def first_half(size: int, fraction: float) -> int:
+  """Returns how many of the training examples train weights; the others train the policy."""
+  return round(size * fraction)
+
+
 def halves(
   size: int, seed: int, fraction: float = 0.8
 ) -> tuple[Int[np.ndarray, " w"], Int[np.ndarray, " p"]]:
@@ -156,7 +161,7 @@ def halves(
   Raises:
     ValueError: one of the parts would be empty.
   """
-  count = round(size * fraction)
+  count = first_half(size, fraction)
   if not 0.0 < fraction < 1.0 or not 0 < count < size:
     raise ValueError(
       f"{size} training examples cannot be split with the fraction {fraction}:"

@@ -15,6 +15,7 @@ from dynashare_jax import methods
 from dynashare_jax import types
 from dynashare_jax.checkpoints import workdir
 from dynashare_jax.data import in_memory
+from dynashare_jax.data import loader
 from dynashare_jax.library import given
 from dynashare_jax.models import backbones
 from dynashare_jax.objectives import balancing
@@ -107,7 +108,7 @@ def _training(
 ) -> None:
   """Batch and lengths of the phases."""
   train, count = config.train, spec.sizes["train"]
-  part = count - int(train.weights_share * count)  # What the policy is trained on.
+  part = count - loader.first_half(count, train.weights_share)
   devices = jax.device_count()
   even = lambda size: max(devices, size - size % devices)
   train.batch_size = 0
@@ -131,6 +132,8 @@ def _training(
     measure=min(10, max(1, part // train.batch_size)),
   )
   config.gates.update(init="spread", noise_fades=0.5)
+  if train.batch_size == 2:
+    config.experts.inner_share = 0.5  # Both parts need an example.
   for name in ("warmup", "retrain"):
     config.optimizers[name].update(
       kind="adamw", lr=3e-3, b1=0.9, weight_decay=1e-2, schedule="onecycle"

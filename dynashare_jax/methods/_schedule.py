@@ -11,7 +11,6 @@ import numpy as np
 
 from dynashare_jax import defaults
 from dynashare_jax import lookup
-from dynashare_jax import types
 from dynashare_jax.ops import gumbel
 from dynashare_jax.ops import policy
 from dynashare_jax.sharing import conflict
@@ -183,7 +182,7 @@ def resolved(parts: contract.Parts) -> contract.Parts:
     if config.compat.sharing == "mean":
       config.compat.sharing = "paper"
   if len(parts.spec.tasks) < 2:  # Nothing to compare, to share or to weigh.
-    config.policy.measure, config.policy.conflict = 0, 0.0
+    config.policy.measure, config.policy.conflict, config.policy.sharing = 0, 0.0, 0.0
   return parts._replace(config=config)
 
 
@@ -229,8 +228,17 @@ def within_budget(parts: contract.Parts, count: int, learns: bool = True) -> ski
   return made
 
 
-def budget_notes(parts: contract.Parts) -> tuple[str, ...]:
-  """Returns what a report says of a budget in milliseconds, if there is one."""
+def notes(parts: contract.Parts) -> tuple[str, ...]:
+  """Returns what a report says of a single task, and of a budget in milliseconds."""
+  alone = (
+    f"There is one task ({parts.spec.tasks[0].name}), and none to share with: policy.sharing,"
+    " policy.conflict and policy.measure count as 0.",
+  ) * (len(parts.spec.tasks) < 2)
+  return alone + _budget_notes(parts)
+
+
+def _budget_notes(parts: contract.Parts) -> tuple[str, ...]:
+  """What is said of a budget in milliseconds, if there is one."""
   if not parts.config.policy.budget_ms or parts.timed is None:
     return ()
   limit, (_, batch, device) = skip.limit(parts), parts.timed
@@ -248,15 +256,6 @@ def needs_arrays(parts: contract.Parts) -> None:
     raise ValueError(
       f"config.method={config.method!r} mixes features that are one array, but those of"
       f" config.model.backbone={config.model.backbone!r} are several: choose another of either."
-    )
-
-
-def needs_several(spec: types.DatasetSpec, config: Any) -> None:
-  """Refuses a sharing loss with one task."""
-  if len(spec.tasks) < 2 and config.policy.sharing > 0:
-    raise ValueError(
-      f"config.policy.sharing is above 0, but there is only one task ({spec.tasks[0].name}):"
-      " nothing can be shared. Set --config.policy.sharing=0.0 or train more tasks."
     )
 
 

@@ -14,11 +14,10 @@ def build(parts: contract.Parts) -> contract.Method:
   """Warm-up, alternating search, trials of routes, re-training of the best."""
   parts = _schedule.resolved(parts)
   config = parts.config
-  _schedule.needs_several(parts.spec, config)
   phases = _schedule.search(config, parts.blocks) + _schedule.retrain(
     config, config.policy.candidates, False, can_keep=True, halving=config.policy.halving
   )
   sharing = skip.make(parts, phases, _schedule.routes(parts), learns=True)
   return contract.Method(
-    "adashare", phases, skip.trunk(parts), sharing, notes=_schedule.budget_notes(parts)
+    "adashare", phases, skip.trunk(parts), sharing, notes=_schedule.notes(parts)
   )

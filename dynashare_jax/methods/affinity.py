@@ -38,5 +38,5 @@ def build(parts: contract.Parts) -> contract.Method:
   )
   sharing = skip.make(parts, phases, routes)
   return contract.Method(
-    "affinity", phases, skip.trunk(parts), sharing, notes=_schedule.budget_notes(parts)
+    "affinity", phases, skip.trunk(parts), sharing, notes=_schedule.notes(parts)
   )

@@ -28,9 +28,8 @@ def build(parts: contract.Parts) -> contract.Method:
     sharing = skip.make(parts, phases, routes, target_rates=rates)
     notes = ("Task policy switched off: instance gates only.",)
     return contract.Method("dynashare", phases, trunk, sharing, notes=notes)
-  _schedule.needs_several(parts.spec, config)
   phases = _schedule.search(config, blocks) + _schedule.retrain(
     config, config.policy.candidates, True, can_keep=True, halving=config.policy.halving
   )
   sharing = skip.make(parts, phases, _schedule.routes(parts), learns=True, target_rates=rates)
-  return contract.Method("dynashare", phases, trunk, sharing, notes=_schedule.budget_notes(parts))
+  return contract.Method("dynashare", phases, trunk, sharing, notes=_schedule.notes(parts))

@@ -421,7 +421,7 @@ def batch_size(config: Any, spec: types.DatasetSpec, devices: int) -> int:
   if config.train.batch_size:
     return int(config.train.batch_size)
   count = spec.sizes["train"]
-  part = count - int(config.train.weights_share * count)  # What the policy is trained on.
+  part = count - loader.first_half(count, config.train.weights_share)
   size = min(max(2 ** round(math.log2(max(count, 2) / 50)), 8), config.train.largest_batch, part)
   return max(devices, size - size % devices)
 

@@ -190,7 +190,7 @@ def test_texts_become_the_codes_of_training(table, tmp_path):
   column["values"] = ["0", "Prof school"]
   source = tmp_path / "in.csv"
   source.write_text("age,job,pay\n0,Prof school,0\n0, 0 ,0\n0,2,0\n")
-  found = predict._read_table(model, source)
+  found, _ = predict._read_table(model, source)
   np.testing.assert_array_equal(found["categorical"], [[2], [1], [0]])
   source.write_text("age,pay,job\n0,0\n")
   with pytest.raises(ValueError, match="line 2: 2 cells, but the header has 3 names"):
@@ -209,7 +209,7 @@ def test_tables_follow_the_rules_of_csv(table, tmp_path, mark, encoding):
   )
   source = tmp_path / "in.csv"
   source.write_text("\n".join(map(mark.join, lines)) + "\n\n", encoding, newline="")
-  found = predict._read_table(model, source)
+  found, _ = predict._read_table(model, source)
   np.testing.assert_array_equal(found["categorical"], [[1], [2]])
   np.testing.assert_array_equal(found["numeric"], [[1, 2], [3, 4]])
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ import dynashare_jax as ds
 from dynashare_jax import runs
 from dynashare_jax.library import costs
 from dynashare_jax.library import settings as settings_lib
+from dynashare_jax.train import checks
 from dynashare_jax.train import loop
 
 RNG = np.random.default_rng(0)
@@ -260,6 +262,21 @@ def test_one_task_alone_can_be_searched():
   one = ds.arrays(FRAME, {"value": LABELS["value"]})
   config = settings_lib.of(one.dataset.spec, one.fingerprint, "dynashare", steps=60)
   assert config.policy.sharing == 0 and runs.build(config, dataset=one.dataset)
+
+
+@pytest.mark.parametrize(
+  ("method", "rows"),
+  [("adashare", 20), ("affinity", 20), ("branch", 20), ("dynashare", 10), ("mmoeex", 10)],
+)
+def test_few_rows_ask_for_no_setting(monkeypatch, method, rows):
+  """The batch fits into every part of the training rows, of which some have three or fewer."""
+  labels = {"a": np.arange(rows) % 2, "b": np.arange(rows) * 1.0}
+  monkeypatch.setattr(jax, "device_count", lambda: 1)
+  few = ds.arrays(np.random.default_rng(0).normal(size=(rows, 1)), labels)
+  config = settings_lib.of(few.dataset.spec, few.fingerprint, method, steps=60)
+  experiment, _ = runs.build(config, jax.devices()[:1], dataset=few.dataset)
+  parts = [checks.part_size(config, few.dataset.spec, p.data) for p in experiment.method.phases]
+  assert 1 < experiment.config.train.batch_size <= min(parts)
 
 
 def test_names_of_another_run_are_refused(run, data, tmp_path):

@@ -378,9 +378,15 @@ def test_a_value_without_sense_is_refused(method, path, value, message):
 
 
 @pytest.mark.parametrize("name", ["adashare", "dynashare"])
-def test_one_task_cannot_share(name):
-  with pytest.raises(ValueError, match="only one task.*policy.sharing=0.0"):
-    _build(name, tasks=1)
+def test_one_task_has_none_to_share_with(name):
+  """Whatever the weight: the penalty is none, and that is said once."""
+  config = _config()
+  assert config.policy.sharing > 0
+  method = _build(name, config, tasks=1)
+  assert method.sharing.sharing[0] == 0
+  assert sum("one task" in note and "policy.sharing" in note for note in method.notes) == 1
+  several = _build(name, config)
+  assert several.sharing.sharing[0] > 0 and not several.notes
 
 
 def test_defaults_of_the_base_config_reach_the_policy():

@@ -46,6 +46,16 @@ CASES = {
     experts.ExpertTrunk(tuple(BACKBONE.clone() for _ in range(3)), ((0, 1, 2),) * 2, (3,)),
     lambda v, x, train: torch_sharing.experts(NET, v, x, 3, 2, train),
   ),
+  "cgc": (
+    experts.ExpertTrunk(tuple(BACKBONE.clone() for _ in range(3)), ((0, 2), (1, 2)), (3,)),
+    lambda v, x, train: torch_sharing.layered(NET, v, x, (3,), 2, train),
+  ),
+  "ple": (
+    experts.ExpertTrunk(
+      tuple(BACKBONE.clone() for _ in range(3)), ((0, 2), (1, 2)), (2, 1), (0, 1, 2)
+    ),
+    lambda v, x, train: torch_sharing.layered(NET, v, x, (2, 1), 2, train),
+  ),
   "mtan block": (
     attention.AttentionTrunk(BACKBONE, 2, False, LAYER),
     lambda v, x, train: torch_sharing.attention(NET, v, x, 2, False, train),

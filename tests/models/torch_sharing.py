@@ -118,6 +118,34 @@ def experts(net: Net, v: Any, x: torch.Tensor, count: int, tasks: int, train: bo
   return mixed
 
 
+def layered(
+  net: Net, v: Any, x: torch.Tensor, levels: Sequence[int], tasks: int, train: bool
+) -> list[torch.Tensor]:
+  """PLE with an expert of every task and a shared one behind them; CGC with one level.
+
+  A task's gate mixes its own expert and the shared one, the shared gate all of them; a gate reads
+  the pooled stream before its level, at first the mean of the stems that it mixes.
+  """
+  columns = _columns(net, v, "experts", tasks + 1, train)
+  found = [column.stem(x) for column in columns]
+  mixed = [[t, tasks] for t in range(tasks)] + [list(range(tasks + 1))]
+  told = [torch.stack([found[e] for e in experts]).mean((0, 3, 4)) for experts in mixed]
+  first = 0
+  for level, blocks in enumerate(levels):
+    last = level + 1 == len(levels)
+    for b in range(first, first + blocks):
+      found = [column.block(b, a)[0] for column, a in zip(columns, found, strict=True)]
+    first += blocks
+    streams = []
+    for stream, experts in enumerate(mixed[:tasks] if last else mixed):
+      p = v["params"][f"mixture_{level}_{stream}"]
+      weights = torch.softmax(told[stream] @ tensor(p["kernel"]) + tensor(p["bias"]), 1)
+      read = [found[e] for e in experts]
+      streams.append(sum(weights[:, e, None, None, None] * a for e, a in enumerate(read)))
+    found, told = streams, [a.mean((2, 3)) for a in streams]
+  return found
+
+
 def attention(net: Net, v: Any, x: torch.Tensor, tasks: int, stages: bool, train: bool) -> Any:
   """MTAN in both designs."""
   p, s = v["params"], v["batch_stats"]

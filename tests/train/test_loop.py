@@ -367,7 +367,6 @@ def test_a_folder_that_is_gone_ends_the_run(build, tmp_path):
     (dict(policy__temperature_floor=-1.0), "temperature_floor must be above"),
     (dict(gates__temperature=0.0), "gates.temperature must be above 0"),
     (dict(model__blocks=(0,)), "blocks must add up to at least 1"),
-    (dict(data__tasks=("a",)), "only one task"),
     (dict(train__cycles=0), "train.cycles must be at least 1"),
     (dict(train__warmup_steps=-3), "warmup.* -3"),
     (dict(train__batch_size=32), "larger than the 16 examples"),

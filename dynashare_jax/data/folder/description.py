@@ -13,6 +13,7 @@ from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.data import description as described
 from dynashare_jax.data.cells import text_of
+from dynashare_jax.data.table import description as table_description
 from dynashare_jax.data.table import tasks as table_tasks
 from dynashare_jax.objectives import kinds
 
@@ -124,7 +125,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: str) -> Description:
   Raises:
     ValueError: names the file, the key and what is allowed.
   """
-  part = described.Part(raw, where, "")
+  part = described.Part({"splits": table_description.SHARES} | dict(raw), where, "")
   part.check_keys(_TOP)
   splits = part.mapping("splits")
   splits.check_keys(_SPLITS)

@@ -65,7 +65,7 @@ def parse(raw: Mapping[str, Any], where: str) -> Description:
   part = described.Part(raw, where, "")
   part.check_keys(KEYS)
   path = part.line("series")
-  own = {key: value for key, value in raw.items() if key in table_description.KEYS}
+  own = {k: value for k, value in raw.items() if k in table_description.KEYS and k != "id"}
   own = {"most_categories": _MOST_CATEGORIES} | own | {"table": path}
   rows = table_description.parse(own, where)
   files = "*" in path

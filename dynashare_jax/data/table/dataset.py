@@ -70,10 +70,11 @@ def build(config: ConfigDict, compat: ConfigDict, data_dir: str | None, seed: in
   wanted = table_description.parse(raw, path)
   known = {task.name: task for task in wanted.tasks}
   tasks = [known[t] for t in options.tasks(path, tuple(config.tasks) or tuple(known), known)]
+  ids = (wanted.id,) * bool(wanted.id)
   frame, of_file = read_frame(
-    wanted, os.path.dirname(path), (*wanted.labels, *wanted.splits.columns)
+    wanted, os.path.dirname(path), (*wanted.labels, *wanted.splits.columns, *ids)
   )
-  for name in (*wanted.labels, *wanted.inputs, *wanted.roles):
+  for name in (*wanted.labels, *wanted.inputs, *wanted.roles, *ids):
     frame.column(name, path)
   spelling, warnings = read_spelling(frame, wanted)
   rows, split_notes = table_splits.assign(frame, wanted.splits, spelling, of_file)
@@ -211,6 +212,7 @@ def _fit(
   """Fits the inputs on the training rows."""
   apart = {name: f"label of {t.name}" for t in wanted.tasks for name in t.columns}
   apart |= {name: "tells the split" for name in wanted.splits.columns if name not in apart}
+  apart |= {wanted.id: "names the row"} if wanted.id not in ("", *apart) else {}
   others = [name for name in frame.columns if name not in apart]
   chosen = wanted.inputs or tuple(others)
   encoder = fit_inputs(frame, wanted, chosen, train, spelling)
@@ -220,7 +222,8 @@ def _fit(
     f"no inputs: {', '.join(told)}.",
     *((f"not in inputs: {len(left)} columns.",) * bool(left)),
   )
-  return dataclasses.replace(encoder, notes=encoder.notes + notes)
+  spec = dataclasses.replace(encoder.spec, id=wanted.id or wanted.splits.group)
+  return dataclasses.replace(encoder, spec=spec, notes=encoder.notes + notes)
 
 
 def fit_inputs(

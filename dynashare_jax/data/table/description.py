@@ -19,8 +19,8 @@ EXAMPLE = """
     churn: {}
     spend: {unit: EUR}"""
 KEYS = (
-  *("name", "table", "tasks", "splits", "columns", "inputs", "delimiter", "encoding", "decimal"),
-  *("thousands", "missing", "names", "bins", "most_categories"),
+  *("name", "table", "tasks", "splits", "id", "columns", "inputs", "delimiter", "encoding"),
+  *("decimal", "thousands", "missing", "names", "bins", "most_categories"),
 )
 _SPLITS = (*types.SPLITS, "seed", "group", "time", "column")
 _MOST = 2**16  # bins, categories and steps, for which memory is taken
@@ -65,6 +65,7 @@ class Description:
     tables: split -> path or pattern of its files; one of "" for all.
     tasks: in order.
     splits: how rows are split.
+    id: column that names a row; empty for none.
     roles: column -> what the user says that it is.
     inputs: columns that are inputs; empty for all others.
     layout: how files are written.
@@ -80,6 +81,7 @@ class Description:
   tables: Mapping[str, str]
   tasks: tuple[table_tasks.Task, ...]
   splits: Splits
+  id: str
   roles: Mapping[str, columns_lib.Role]
   inputs: tuple[str, ...]
   layout: files.Layout
@@ -111,16 +113,22 @@ def parse(raw: Mapping[str, Any], where: str) -> Description:
   roles = read_roles(part)
   if splits.time in roles:
     splits = dataclasses.replace(splits, date=roles[splits.time].date)
-  for key, names in (("inputs", inputs), ("columns", roles), ("splits", splits.columns)):
+  name_of_row = part.text("id", "")
+  if name_of_row in labels:
+    raise part.refusal("id", f"{name_of_row!r} is the label of {labels[name_of_row]}")
+  for key, names in (("inputs", inputs), ("columns", roles)):
     for name in names:
-      if name in labels and (key != "splits"):
+      if name in labels:
         raise part.refusal(key, f"{name!r} is the label of {labels[name]}, and so no input")
+  if name_of_row and name_of_row in inputs:
+    raise part.refusal("inputs", f"{name_of_row!r} is the id, and so no input")
   return Description(
     where,
     part.text("name", ""),
     tables,
     tasks,
     splits,
+    name_of_row,
     roles,
     inputs,
     files.Layout(_mark(part, "delimiter"), part.text("encoding", ""), texts(part, "names")),

@@ -335,6 +335,16 @@ def test_splits_by_shares_and_text_files(raw):
   assert _build(raw).source("train").keys != parts["train"]
 
 
+def test_without_splits_a_fifth_is_not_trained_on(raw):
+  for name in "fghij":
+    for part in ("images", "parts"):
+      (raw / part / f"{name}.png").write_bytes((raw / part / "a.png").read_bytes())
+  description = _description()
+  del description["splits"]
+  _write(raw, description)
+  assert _build(raw).spec.sizes == {"train": 8, "validation": 1, "test": 1}
+
+
 def test_a_root_may_lie_elsewhere(raw, tmp_path_factory):
   other = tmp_path_factory.mktemp("description")
   _write(other, _description(root=str(raw)))

@@ -374,7 +374,7 @@ def test_raw_rows_are_read_as_training_read_them(tmp_path, capsys):
   raw = {"more": ["1"] * ROWS, **dict(reversed(content.items()))}
   raw["age"] = ["-1" if age == "" else age for age in raw["age"]]
   _write(tmp_path / "rows.csv", raw, ";", "latin-1")
-  found = predict._read_table(model, tmp_path / "rows.csv")
+  found, _ = predict._read_table(model, tmp_path / "rows.csv")
   frame, _ = table.read_frame(
     table.table_description.parse(yaml.safe_load((tmp_path / "dataset.yaml").read_text()), "x"),
     str(tmp_path),
@@ -456,9 +456,9 @@ def test_a_file_without_a_line_of_names(tmp_path):
   data = _open(tmp_path, **keys)
   assert sum(data.spec.sizes.values()) == ROWS and data.spec.table.layout[1] == "cp1250"
   model = _Echo(data.spec)
-  bare = predict._read_table(model, tmp_path / "t.csv")
+  bare, _ = predict._read_table(model, tmp_path / "t.csv")
   _write(tmp_path / "named.csv", dict(reversed(content.items())), "|", "cp1250")
-  named = predict._read_table(model, tmp_path / "named.csv")
+  named, _ = predict._read_table(model, tmp_path / "named.csv")
   for name, array in bare.items():
     assert len(array) == ROWS
     np.testing.assert_array_equal(array, named[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import datetime
 import gzip
@@ -69,6 +70,50 @@ def _open_series(folder, rows, own, **keys):
   (folder / "o.csv").write_text(_text(own), encoding="utf-8")
   keys = {"series": "v.csv", "labels": "o.csv", "tasks": ["died"]} | keys
   return _described(folder, series, **keys)
+
+
+@pytest.mark.parametrize(
+  "keys, head",
+  [
+    ({"id": "customer"}, "customer"),
+    ({"splits": {"group": "home"}}, "home"),
+    ({}, "file no"),  # the first that is called an id and is not read
+    ({"id": "customer", "inputs": ["age", "pay"]}, "customer"),
+  ],
+)
+def test_predictions_carry_the_id_of_a_row_as_it_is_written(tmp_path, keys, head):
+  """Leading zeros, long numbers, signs and words for missing values stay."""
+  texts = ["007", str(BIG + 1), "-12x", "NA", "=A1", "1.0", "1.00", "", "Köln", '"a, b"']
+  named = {name: [f"{name[0]}{i}" for i in range(ROWS)] for name in ("home", "customer", "file no")}
+  spec = _open(tmp_path, _content(**named), **keys).spec.table
+  assert [column.name for column in spec.columns] == ["age", "pay"]
+  spec = dataclasses.asdict(spec)
+  model = types.SimpleNamespace(manifest={"inputs": {"kind": "table", "table": spec}})
+  others = [name for name in ("customer", "home", "file no") if name != head]
+  rows = {name: [name] * 10 for name in others} | {"age": ["1"] * 10, "pay": ["2"] * 10}
+  (tmp_path / "new.csv").write_text(_text(rows | {head: texts}), encoding="utf-8")
+  arrays, ids = predict._read_table(model, tmp_path / "new.csv")
+  assert ids == {head: [*texts[:-1], "a, b"]} and len(arrays["numeric"]) == 10
+  path = predict._write_csv(tmp_path / "p.csv", [{"churn": "-@"}] * 10, ids)
+  with open(path, encoding="utf-8", newline="") as file:
+    assert [row[0] for row in csv.reader(file)] == [head, *ids[head]]
+  content = {"age": [1, 2], "pay": [1.5, 2], head: pa.array([BIG + 1, 3], pa.int64())}
+  parquet.write_table(pa.table(content), tmp_path / "new.parquet")
+  _, ids = predict._read_table(model, tmp_path / "new.parquet")
+  assert ids == {head: [str(BIG + 1), "3"]}
+
+
+def test_an_id_is_a_column_and_neither_label_nor_input(tmp_path):
+  for keys, words in (
+    ({"id": "churn"}, "id: 'churn' is the label of churn"),
+    ({"id": "age", "inputs": ["age"]}, "inputs: 'age' is the id"),
+    ({"id": "ago"}, "no column 'ago'. Did you mean 'age'"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      _open(tmp_path, _content(), **keys)
+  spec = _open(tmp_path, _content(), id="age").spec
+  assert spec.table.id == "age" and spec.table.numeric == ("pay",)
+  assert any("age (names the row)" in note for note in spec.notes)
 
 
 @pytest.mark.parametrize(
@@ -330,6 +375,6 @@ def test_columns_of_parquet_that_hold_no_cells_are_left_out(tmp_path):
 def test_lines_without_any_value_are_told_where_rows_are_predicted(tmp_path, capsys):
   spec = _open(tmp_path, _content()).spec.table
   (tmp_path / "new.csv").write_text("age,pay\n31,5\n,\n32,6\n", encoding="utf-8")
-  found = predict._read_raw(columns.Encoder(spec), tmp_path / "new.csv")
+  found, _ = predict._read_raw(columns.Encoder(spec), tmp_path / "new.csv")
   assert found["numeric"].tolist() == [[31, 5], [32, 6]]
   assert "1 lines of" in capsys.readouterr().out
