@@ -312,6 +312,7 @@ class SkipSharing(contract.Sharing):
     if static.gated:
       weight, form = self.instance
       targets = control.rates
+      assert targets is not None, "a step with gates wants rates"
       counted = signals.own.gated & (moving.structure > 0)
       rates = jnp.where(counted, signals.own.gate.mean(1), targets[None])
       found["instance"] = weight * regularisers.instance(rates, targets, form)
