@@ -14,7 +14,7 @@ from dynashare_jax.sharing import prices
 
 TOGETHER, APART = SERVES = prices.SERVES
 MOST_TASKS, MOST_BLOCKS = 8, 64  # that `best` is made for
-_LIKES = 0.1  # worth of an alpha of 1 against one of 0, in cosines
+_LIKES = 0.01  # worth of an alpha of 1 against one of 0, in cosines: it decides among equals
 _COLD = 0.3  # temperature of the logistic noise at which routes are drawn
 _SECONDS = 20.0  # that a search for the optimum may take
 _SLACK = 2e-6  # of a share, by which its constraints may be exceeded

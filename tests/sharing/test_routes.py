@@ -112,6 +112,20 @@ def test_two_pairs_that_disagree_are_parted_and_friends_are_not():
   assert friends.all()
 
 
+def test_a_sure_policy_does_not_join_tasks_that_disagree_a_little():
+  """All four like the blocks 1 and 2, so that pairs would share them; -0.006 parts the pairs."""
+  agree = np.full((4, 4), -0.006)
+  agree[:2, :2] = agree[2:, 2:] = 0.18
+  alpha = np.tile([0.5, 0.95, 0.95, 0.4, 0.1, 0.1], (4, 1))
+  alpha[:2, 0], alpha[2:, 0] = 0.98, 0.05
+  limit = prices.within_share(np.ones(6), 4, 0.5, "apart")
+  route = routes.candidates(np.random.default_rng(0), alpha, agree, limit, 1)[0]
+  np.testing.assert_array_equal(route[0], route[1])
+  np.testing.assert_array_equal(route[2], route[3])
+  np.testing.assert_array_equal(route[0] + route[2], np.ones(6))
+  assert route[0, 0] == 1  # of the ways to part them, the policy chooses
+
+
 def test_without_agreement_the_first_route_is_the_top_of_alpha():
   alpha = np.random.default_rng(1).uniform(size=(3, 4))
   limit = prices.within_share(np.ones(4), 3, 0.5, "apart")
