@@ -240,16 +240,17 @@ class SkipSharing(contract.Sharing):
     """Returns the temperature, the open blocks bool `[L]`, and how noise and rates of gates change.
 
     `fade` int32 `[2]` are the steps between which the noise falls; equal numbers keep it full.
-    `anneal` int32 `[2]` are the step from which the wanted rates fall and in how many they do.
+    `anneal` int32 `[2]` are those between which the wanted rates do; equal ones want the targets.
     """
     told = _settings(phase)
-    end = step - offset + phase.steps
+    start = step - offset
+    end = start + phase.steps
     begin = end - round(self.noise_fades * phase.steps)
     return {
       "temperature": jnp.asarray(told.temperature, jnp.float32),
       "opened": self._opened(told),
       "fade": jnp.asarray([begin, end], jnp.int32),
-      "anneal": jnp.asarray([step - offset, round(self.anneal * phase.steps)], jnp.int32),
+      "anneal": jnp.asarray([start, start + round(self.anneal * phase.steps)], jnp.int32),
     }
 
   def _opened(self, told: Stretch) -> jax.Array:
@@ -277,14 +278,14 @@ class SkipSharing(contract.Sharing):
     if static.gated:
       key = streams.stream_key(moving.seed, "gates", step)
       noise = gumbel.logistic_noise(key, jnp.arange(batch), (len(self.names), self.blocks))
-      noise = noise * _noise_scale(moving.knobs["fade"], step)
+      noise = noise * _left(moving.knobs["fade"], step, 1.0)
       if self.sampled_range is not None:
         low, high = self.sampled_range
         key = streams.stream_key(moving.seed, "target_rate", step)
         target = jax.random.uniform(key, (), jnp.float32, low, high)
       rates = jnp.asarray(self.rates)
       rates = rates if target is None else jnp.where(rates < 1, target, 1.0)
-      rates = 1 - (1 - rates) * _reached(moving.knobs["anneal"], step)
+      rates = rates + (1 - rates) * _left(moving.knobs["anneal"], step, 0.0)
     return skip_trunk.Decisions(
       modes=static.modes,
       policy=drawn,
@@ -495,18 +496,11 @@ def _settings(phase: contract.Phase) -> Stretch:
   return phase.settings or Stretch()
 
 
-def _noise_scale(fade: jax.Array, step: Any) -> jax.Array:
-  """1 until `fade[0]`, then linearly to 0 at `fade[1]`; 1 if they are equal."""
-  span = fade[1] - fade[0]
-  left = (fade[1] - 1 - step) / jnp.maximum(span, 1)
-  return jnp.where(span > 0, jnp.clip(left, 0.0, 1.0), 1.0)
-
-
-def _reached(anneal: jax.Array, step: Any) -> jax.Array:
-  """From 0 to 1 in `anneal[1]` steps from `anneal[0]` on; 1 if they are none."""
-  begin, steps = anneal
-  part = (step + 1 - begin) / jnp.maximum(steps, 1)
-  return jnp.where(steps > 0, jnp.clip(part, 0.0, 1.0), 1.0)
+def _left(stretch: jax.Array, step: Any, without: float) -> jax.Array:
+  """1 until `stretch[0]`, then linearly to 0 at `stretch[1]`; `without` if they are equal."""
+  span = stretch[1] - stretch[0]
+  left = (stretch[1] - 1 - step) / jnp.maximum(span, 1)
+  return jnp.where(span > 0, jnp.clip(left, 0.0, 1.0), without)
 
 
 def every_block(tasks: int, blocks: int) -> Routes:

@@ -190,7 +190,7 @@ def test_gate_noise_fades_at_the_end_of_its_phase(dyna):
   ):
     sharing = dataclasses.replace(dyna.sharing, noise_fades=fading)
     fade = sharing.knobs(phase, 3, 103)["fade"]
-    found = [skip._noise_scale(fade, jnp.int32(100 + i)) for i in range(10)]
+    found = [skip._left(fade, jnp.int32(100 + i), 1.0) for i in range(10)]
     np.testing.assert_allclose(found, wanted, 1e-6)
 
 
