@@ -236,6 +236,7 @@ def get_config() -> ml_collections.ConfigDict:
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped
   random.per_task = True  # AdaShare's Random #2; False: Random #1
+  random.number = 0  # of the distinct routes that a seed draws, from 0, the first to be re-trained
 
   config.train = train = ml_collections.ConfigDict()
   train.batch_size = 16  # 0: what suits the number of training examples, at most largest_batch

@@ -29,12 +29,10 @@ from dynashare_jax.cli import cost
 from dynashare_jax.cli import guard
 from dynashare_jax.library import configs
 from dynashare_jax.methods import _entries
+from dynashare_jax.methods import random_policy
 from dynashare_jax.report import workdir as report_workdir
 from dynashare_jax.train import baselines
 
-_SINGLE = "single"
-_RANDOM = "random_policy"
-_LEARNT = ("adashare", "dynashare")  # whose routes random ones imitate
 _SHOWN = 8  # names of unfinished runs
 _PLACES = ("--jobs", "--devices", "--shard")  # where runs train, and not what
 _ARGUMENTS = {
@@ -48,6 +46,11 @@ _ARGUMENTS = {
     "balancers with commas, each tried with every method but `single`; see docs/balancing.md",
   ),
   "seeds": (3, "how many"),
+  "randoms": (
+    0,
+    "how many distinct random routes of every seed random_policy trains, each to the end; the table"
+    " then tells which share of them a method beats",
+  ),
   "workdir": ("", "folder of all runs and of the table (default: runs/<data set>)"),
   "jobs": (
     1,
@@ -107,7 +110,7 @@ def plan(
 
   In each seed, single-task networks come first, because the others name them as `config.baseline`,
   and random policies last, because they imitate the learnt route of the same seed (of `adashare`,
-  else of `dynashare`).
+  else of `dynashare`, else of `affinity`).
 
   Args:
     seeds: how many; they are 0, 1, ...
@@ -127,10 +130,9 @@ def plan(
   runs_lib.find_dataset(config.dataset)
   mixed = baselines.read_mixed(config.mixed, "config.mixed")
   folder = pathlib.Path(root or pathlib.Path("runs") / config.dataset)
-  ordered = sorted(entries, key=lambda entry: {_SINGLE: 0, _RANDOM: 2}.get(entry.method, 1))
   jobs: list[jobs_lib.Job] = []
   settings: dict[str, Any] = {}  # by the folder of a run
-  for seed, entry in itertools.product(range(seeds), ordered):
+  for seed, entry in itertools.product(range(seeds), _entries.in_turn(entries)):
     job, reads, own = _job(path, entry, seed, entries, overrides, folder)
     settings[os.path.realpath(job.folder)] = baselines.settings(own)
     jobs.append(dataclasses.replace(job, needs=_needs(jobs, job, reads)))
@@ -154,7 +156,9 @@ def _check_settings(
   job = jobs[-1]
   if job.finished:
     return
-  singles = [str(j.folder) for j in jobs if j.seed == job.seed and j.entry.method == _SINGLE]
+  singles = [
+    str(j.folder) for j in jobs if j.seed == job.seed and j.entry.method == _entries.SINGLE
+  ]
   for folder in filter(None, [*singles[:1], given]):
     if single := settings.get(os.path.realpath(folder)):
       pair = f"{job.name} and its baseline {os.path.basename(folder)}"
@@ -164,11 +168,11 @@ def _check_settings(
 def _stored_by(jobs: Sequence[jobs_lib.Job], job: jobs_lib.Job, baseline: str) -> list[str]:
   """Names of the single-task runs that store what a run looks up, if its baseline is a store."""
   folders = {os.path.realpath(j.folder) for j in jobs}
-  if not baseline or os.path.realpath(baseline) in folders or job.entry.method == _SINGLE:
+  if not baseline or os.path.realpath(baseline) in folders or job.entry.method == _entries.SINGLE:
     return []
   if not baselines.is_store(baseline):
     return []
-  return [j.name for j in jobs if j.seed == job.seed and j.entry.method == _SINGLE]
+  return [j.name for j in jobs if j.seed == job.seed and j.entry.method == _entries.SINGLE]
 
 
 def read_trials(text: str, entries: Sequence[_entries.Entry]) -> dict[str, int]:
@@ -203,34 +207,45 @@ def _job(
   settings += [*entry.overrides, f"method={entry.method}", f"seed={seed}"]
   config = configs.load(path, settings)
 
-  def read(name: str, given: str, wanted: bool, methods: Sequence[str]) -> str:
-    alike = [e for e in entries if e.balance in ("", entry.balance)]
-    made_by = next((e for m in methods for e in alike if e.method == m), None)
-    if given or not wanted or made_by is None:
+  def read(name: str, given: str, made_by: _entries.Entry | None) -> str:
+    if given or made_by is None:
       return given
     settings.append(f"{name}={root / f'{made_by.folder}-{seed}'}")
     return settings[-1].partition("=")[2]
 
-  baseline = read("baseline", config.baseline, entry.method != _SINGLE, (_SINGLE,))
-  random = entry.method == _RANDOM
-  like = read("random.like", config.random.like if random else "", random, _LEARNT)
+  single = _entries.made_by((_entries.SINGLE,), entry, entries)
+  baseline = read("baseline", config.baseline, None if entry.method == _entries.SINGLE else single)
+  random = entry.method == _entries.RANDOM
+  like = read(
+    "random.like", config.random.like if random else "", _entries.imitated(entry, entries)
+  )
   folder = root / f"{entry.folder}-{seed}"
   arguments = [f"--config={path}", *(f"--config.{o}" for o in settings), f"--workdir={folder}"]
   if (folder / "config.json").is_file():
     runs_lib.open_workdir(configs.load(path, settings), folder)
-  return jobs_lib.Job(entry, seed, folder, tuple(arguments)), (baseline, like), config
+  job = jobs_lib.Job(entry, seed, folder, tuple(arguments))
+  if (number := entry.number) is not None and like:
+    per_task = bool(config.random.per_task)
+    job = dataclasses.replace(job, void=lambda: random_policy.lacks(like, number, per_task))
+  return job, (baseline, like), config
 
 
 def notes(
-  entries: Sequence[_entries.Entry], overrides: Sequence[str], jobs: Sequence[jobs_lib.Job] = ()
+  entries: Sequence[_entries.Entry],
+  overrides: Sequence[str],
+  jobs: Sequence[jobs_lib.Job] = (),
+  left_out: Sequence[jobs_lib.Job] = (),
 ) -> tuple[str, ...]:
-  """Says what labels stand for, what all runs share, and whether times compare."""
+  """Says what labels stand for, what all runs share, what is left out, whether times compare."""
   shown = lambda names: ", ".join(f"`config.{o}`" for o in names)
   found = [
     f"{e.label}: `{e.method}`{' with ' * bool(e.overrides)}{shown(e.overrides)}"
     for e in entries
-    if e.label != e.method
+    if e.label != e.method and not e.number
   ]
+  if left_out:
+    names = ", ".join(job.name for job in left_out)
+    found.append(f"Left out, as too few routes skip as many blocks as the learnt one: {names}.")
   if overrides:
     found.append(f"All runs: {shown(overrides)}")
   most = max((job.at_once for job in jobs), default=1)
@@ -256,9 +271,7 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   parser = guard.parser("benchmark", about, _ARGUMENTS, "Any --config.name=value goes to all runs.")
   arguments, rest = parser.parse_known_args(argv)
   overrides = read_overrides(rest)
-  entries = _entries.cross(_entries.parse(arguments.methods), arguments.balances)
-  if arguments.balances:
-    _entries.refuse_balance(overrides)
+  entries = _entries.crossed(arguments.methods, arguments.balances, arguments.randoms, overrides)
   shares = places.shares(arguments.jobs, arguments.devices, os.environ)
   place = places.read_part(arguments.shard) if arguments.shard else (1, 1)
   environment = places.environment(bool(arguments.shard), os.environ)
@@ -269,6 +282,8 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   jobs = plan(arguments.config, entries, arguments.seeds, overrides, arguments.workdir)
   own = places.part(jobs, *place)
   jobs_lib.train(own, shares, environment)
+  left_out = [job for job in jobs if not job.finished and job.void()]
+  jobs = tuple(job for job in jobs if job not in left_out)
   if missing := [job.name for job in jobs if not job.finished]:
     print(_unfinished(arguments.shard, bool(own), missing, len(jobs)))
     return None
@@ -276,11 +291,11 @@ def run(argv: Sequence[str]) -> pathlib.Path | None:
   from dynashare_jax.report.compare import comparison
   from dynashare_jax.report.compare import raw
 
-  found = {
-    entry.label: [report_workdir.load(job.folder) for job in jobs if job.entry == entry]
-    for entry in entries
-  }
-  told = raw.Told(_command(argv), notes(entries, read_overrides(rest), jobs), mixed, trials)
+  found: dict[str, list[report_workdir.Run]] = {}
+  for job in sorted(jobs, key=lambda job: entries.index(job.entry)):
+    found.setdefault(job.entry.label, []).append(report_workdir.load(job.folder))
+  lines = notes(entries, read_overrides(rest), jobs, left_out)
+  told = raw.Told(_command(argv), lines, mixed, trials)
   return comparison.write(found, jobs[0].folder.parent, told)
 
 

@@ -7,7 +7,7 @@ not depend on what trains beside it.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -43,6 +43,7 @@ class Job:
     folder: its work directory.
     arguments: of `python -m dynashare_jax.main`.
     needs: names of the runs whose results it reads when it starts.
+    void: says, when it is to start, whether there is nothing to train.
   """
 
   entry: _entries.Entry
@@ -50,6 +51,7 @@ class Job:
   folder: pathlib.Path
   arguments: tuple[str, ...]
   needs: tuple[str, ...] = ()
+  void: Callable[[], bool] = lambda: False
 
   @property
   def name(self) -> str:
@@ -187,6 +189,9 @@ class _Crew:
         self._waiting.remove(job)
         self._failed.add(job.name)
         self.lost.append(job.name)
+      elif self._done.issuperset(job.needs) and job.void():
+        self._waiting.remove(job)
+        print(f"{next(self._titles)} {job.name}: left out, no such route", flush=True)
       elif self._free and self._done.issuperset(job.needs):
         self._waiting.remove(job)
         self._start(job)

@@ -22,13 +22,12 @@ from dynashare_jax.library import given
 from dynashare_jax.library import run as run_lib
 from dynashare_jax.library import settings as settings_lib
 from dynashare_jax.methods import _entries
+from dynashare_jax.methods import random_policy
 from dynashare_jax.monitoring import logs
 from dynashare_jax.train import baselines
 
 if TYPE_CHECKING:
   from dynashare_jax.report import tables
-
-_SINGLE = "single"  # the method that Delta is taken against
 
 
 def fit(
@@ -180,6 +179,7 @@ def compare(
   balances: Sequence[str] = (),
   *,
   seeds: int = 3,
+  randoms: int = 0,
   workdir: str | os.PathLike[str] | None = None,
   mixed: Sequence[str] = (),
   trials: Mapping[str, int] | None = None,
@@ -196,6 +196,8 @@ def compare(
     methods: names; `label=method+name=value+name=value` is a method with settings of its own.
     balances: names, each tried with every method but `single`.
     seeds: how many; they are 0, 1, ...
+    randoms: how many distinct random routes of every seed `random_policy` trains, like the learned
+      one of `adashare`, `dynashare` or `affinity`; 0: as any other method.
     workdir: folder of all runs and of the table; default a temporary one, which stays.
     mixed: parts in which a run may differ from its single-task run, such as `backbone`, `schedule`
       or `all`; the table says so.
@@ -217,38 +219,46 @@ def compare(
     (names,) if isinstance(names, str) else names for names in (methods, balances, mixed)
   )
   baselines.read_mixed(",".join(mixed), "`mixed`")
-  entries = _entries.cross(_entries.parse(",".join(map(str, methods))), ",".join(balances))
+  given.whole(randoms, "randoms", 0)
+  entries = _entries.crossed(",".join(map(str, methods)), ",".join(balances), randoms)
   if trials is not None and not isinstance(trials, Mapping):
     raise ValueError(f"`trials` must be a dict of label -> number, but is {trials!r}.")
   for label, count in (trials or {}).items():
     lookup.one_of("A label in `trials`", label, (entry.label for entry in entries))
     given.whole(count, f"trials[{label!r}]", 0)
   folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="dynashare-compare-"))
-  found: dict[str, list[run_lib.Run]] = {entry.label: [] for entry in entries}
+  found: dict[str, list[run_lib.Run]] = {}
+  notes = [f"Data: {note}" for note in data.notes]
   told = dict(settings.pop("settings", None) or {}) | ({"mixed": ",".join(mixed)} if mixed else {})
   for seed in range(seeds):
     single = ""
-    for entry in sorted(entries, key=lambda entry: entry.method != _SINGLE):
-      own = told | dict(map(_setting, entry.overrides))
+    for entry in _entries.in_turn(entries):
+      name, own = f"{entry.folder}-{seed}", told | dict(map(_setting, entry.overrides))
+      if (imitated := _entries.imitated(entry, entries)) is not None:
+        like = own.setdefault("random.like", str(folder / f"{imitated.folder}-{seed}"))
+        per_task = own.get("random.per_task", True)
+        if entry.number is not None and random_policy.lacks(like, entry.number, per_task):
+          notes.append(f"Left out, as too few routes are like the learnt one: {name}.")
+          continue
       made = fit(
         data,
         entry.method,
         balance=own.pop("balance.name", "fixed"),
         seed=seed,
-        workdir=folder / f"{entry.folder}-{seed}",
+        workdir=folder / name,
         baseline=single,
         progress=progress,
         settings=own,
         **settings,
       )
-      single = str(made.workdir) if entry.method == _SINGLE else single
-      found[entry.label].append(made)
+      single = str(made.workdir) if entry.method == _entries.SINGLE else single
+      found.setdefault(entry.label, []).append(made)
   from dynashare_jax.report import workdir as report_workdir
   from dynashare_jax.report.compare import comparison
   from dynashare_jax.report.compare import raw
 
+  found = {e.label: found[e.label] for e in entries if e.label in found}  # as they were given
   files = {name: [report_workdir.load(run.workdir) for run in made] for name, made in found.items()}
-  notes = [f"Data: {note}" for note in data.notes]
   page = raw.Told("", notes, tuple(mixed), dict(trials or {}))
   comparison.write(files, folder, page)
   table = comparison.compare(files, page)

@@ -10,7 +10,11 @@ from dynashare_jax import lookup
 from dynashare_jax import methods
 from dynashare_jax.objectives import balancing
 
+SINGLE = "single"
+RANDOM = "random_policy"
+_LEARNT = ("adashare", "dynashare", "affinity")  # whose routes random ones imitate
 _RESERVED = {"method": "--methods", "seed": "--seeds"}
+_ONE = {"policy.candidates": "1", "policy.halving": "False"}  # a route each, trained to the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +26,20 @@ class Entry:
     method: a file of `methods`.
     overrides: `name=value` of the configuration.
     balance: the balancer that `--balances` crossed it with.
+    number: which of the random routes of `--randoms`, which share a row; from 0, None of none.
   """
 
   label: str
   method: str
   overrides: tuple[str, ...] = ()
   balance: str = ""
+  number: int | None = None
 
   @property
   def folder(self) -> str:
     """Name of its folders: a seed is added."""
-    return self.label.replace(" + ", "-")
+    route = "" if self.number is None else f"-route{self.number}"
+    return self.label.replace(" + ", "-") + route
 
 
 def parse(text: str) -> tuple[Entry, ...]:
@@ -59,6 +66,22 @@ def parse(text: str) -> tuple[Entry, ...]:
   return entries
 
 
+def crossed(
+  text: str, balances: str, randoms: int, overrides: Sequence[str] = ()
+) -> tuple[Entry, ...]:
+  """Reads `--methods`, crosses it with `--balances` and spreads it over `--randoms`.
+
+  Args:
+    overrides: of all entries.
+
+  Raises:
+    ValueError: as `parse`, `cross` and `spread`, or `overrides` set what `--balances` does.
+  """
+  if balances:
+    refuse_balance(overrides)
+  return spread(cross(parse(text), balances), randoms)
+
+
 def cross(entries: Sequence[Entry], text: str) -> tuple[Entry, ...]:
   """Crosses methods with the balancers of `--balances`: one row `method + balancer` each.
 
@@ -80,11 +103,53 @@ def cross(entries: Sequence[Entry], text: str) -> tuple[Entry, ...]:
   crossed = []
   for entry in entries:
     refuse_balance(entry.overrides)
-    for name in [""] if entry.method == "single" else names:
+    for name in [""] if entry.method == SINGLE else names:
       setting = f"balance.name={name or 'fixed'}"
       label = f"{entry.label} + {name}" if name else entry.label
       crossed.append(Entry(label, entry.method, (*entry.overrides, setting), name))
   return tuple(crossed)
+
+
+def spread(entries: Sequence[Entry], randoms: int) -> tuple[Entry, ...]:
+  """Makes of every row of random routes that many, a route each; 0 leaves the entries as they are.
+
+  Raises:
+    ValueError: a negative number, one without a row of random routes, or a row that sets what tells
+      its routes apart.
+  """
+  if randoms < 0 or (randoms and not any(e.method == RANDOM for e in entries)):
+    raise ValueError(
+      f"--randoms={randoms} asks for random routes of every seed: give a number from 1 on, and"
+      f" {RANDOM} in --methods."
+    )
+  found = []
+  for entry in entries:
+    if not randoms or entry.method != RANDOM:
+      found.append(entry)
+      continue
+    if own := {o.partition("=")[0] for o in entry.overrides} & {"random.number", *_ONE}:
+      raise ValueError(f"Leave {min(own)} out of {entry.label}: --randoms sets it.")
+    for number in range(randoms):
+      settings = (*(f"{name}={value}" for name, value in _ONE.items()), f"random.number={number}")
+      overrides = (*entry.overrides, *settings)
+      found.append(dataclasses.replace(entry, overrides=overrides, number=number))
+  return tuple(found)
+
+
+def in_turn(entries: Sequence[Entry]) -> list[Entry]:
+  """Orders the runs of a seed: `single` first, which others read, and random routes last."""
+  return sorted(entries, key=lambda entry: {SINGLE: 0, RANDOM: 2}.get(entry.method, 1))
+
+
+def made_by(methods: Sequence[str], entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+  """Returns the first of `methods` among entries with the same balancer or none, or None."""
+  alike = [e for e in entries if e.balance in ("", entry.balance)]
+  return next((e for method in methods for e in alike if e.method == method), None)
+
+
+def imitated(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+  """Returns the entry whose routes those of a random one imitate, or None."""
+  return made_by(_LEARNT, entry, entries) if entry.method == RANDOM else None
 
 
 def refuse_balance(overrides: Sequence[str]) -> None:

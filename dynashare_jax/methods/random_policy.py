@@ -4,11 +4,13 @@
 route is imitated; without it `config.random.skip` gives the fraction of
 skipped (task, block) pairs. `config.random.per_task` keeps the number of each
 task (AdaShare's "Random #2"); without it only the total is kept ("Random #1").
+The routes of a seed are distinct; `config.random.number` says which is the first.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -26,11 +28,17 @@ def build(parts: contract.Parts) -> contract.Method:
   """Re-training of random routes from scratch."""
   config = parts.config
   route = _imitated(config, parts.spec, parts.blocks)
-  count = config.policy.candidates
+  count, number, per_task = config.policy.candidates, config.random.number, config.random.per_task
+  if number < 0 or (number and number + count > distinct(route, per_task)):
+    raise ValueError(
+      f"config.random.number={number} with {count} candidates: there are"
+      f" {distinct(route, per_task)} distinct routes that skip {_skipped(route, per_task)}, from"
+      " number 0. Ask for fewer."
+    )
 
-  def routes(key: jax.Array, alpha: jax.Array, measured: Any) -> jax.Array:
+  def routes(key: jax.Array, alpha: jax.Array, measured: Any) -> np.ndarray:
     del alpha, measured
-    return policy.random_routes(key, route, count, config.random.per_task)
+    return _drawn(key, route, number + count, per_task)[number:]
 
   phases = _schedule.retrain(config, count, gated=False, can_keep=False)
   return contract.Method(
@@ -38,17 +46,49 @@ def build(parts: contract.Parts) -> contract.Method:
     phases,
     skip.trunk(parts),
     skip.make(parts, phases, routes),
-    notes=(_note(route, config.random.per_task),),
+    notes=(f"Random routes that skip {_skipped(route, per_task)}.",),
   )
 
 
-def _note(route: np.ndarray, per_task: bool) -> str:
-  """What a report should say of the routes."""
+def distinct(route: np.ndarray, per_task: bool) -> int:
+  """Returns how many routes skip as many blocks as one `[T, L]`, that one among them.
+
+  Args:
+    per_task: each task as many; otherwise all tasks together.
+  """
+  rows = route if per_task else route.reshape(1, -1)
+  return math.prod(math.comb(len(row), int(row.sum())) for row in rows)
+
+
+def lacks(folder: str, number: int, per_task: bool) -> bool:
+  """Returns whether a finished run is there and has too few routes like its own for a number.
+
+  A route that skips nothing has none: there the answer is true for every number.
+  """
+  if not (pathlib.Path(folder) / "policy.json").is_file():
+    return False
+  found = distinct(_chosen(folder)[1], per_task)
+  return number >= found or found == 1
+
+
+def _drawn(key: jax.Array, route: np.ndarray, count: int, per_task: bool) -> np.ndarray:
+  """The first `[count, T, L]` distinct random routes of a key; some twice where there are fewer."""
+  wanted, size = min(count, distinct(route, per_task)), count
+  while True:
+    drawn = np.asarray(policy.random_routes(key, route, size, per_task))
+    _, firsts = np.unique(drawn.reshape(size, -1), axis=0, return_index=True)
+    if len(firsts) >= wanted:
+      others = np.setdiff1d(np.arange(size), firsts)
+      return drawn[[*np.sort(firsts), *others][:count]]
+    size *= 2
+
+
+def _skipped(route: np.ndarray, per_task: bool) -> str:
+  """What a route skips, in words."""
   skipped = (1 - route).sum(1).astype(int)
   if per_task:
-    share = ", ".join(str(n) for n in skipped)
-    return f"Random routes: the tasks skip {share} of {route.shape[1]} blocks."
-  return f"Random routes that skip {skipped.sum()} of {route.size} (task, block) pairs."
+    return f"{', '.join(map(str, skipped))} of {route.shape[1]} blocks, task by task"
+  return f"{skipped.sum()} of {route.size} (task, block) pairs"
 
 
 def _imitated(config: Any, spec: types.DatasetSpec, blocks: int) -> np.ndarray:
@@ -66,19 +106,25 @@ def _imitated(config: Any, spec: types.DatasetSpec, blocks: int) -> np.ndarray:
     route = np.ones((blocks, tasks), np.float32)
     route.reshape(-1)[:skipped] = 0
     return route.T.copy()
-  path = pathlib.Path(config.random.like) / "policy.json"
-  if not path.is_file():
-    raise ValueError(
-      f"config.random.like={config.random.like!r}: there is no"
-      f" {path}; name the work directory of a finished run."
-    )
-  saved = json.loads(path.read_text())
   names = [task.name for task in spec.tasks]
-  if saved["tasks"] != names:
-    raise ValueError(f"{path} is of the tasks {saved['tasks']}; this run has {names}.")
-  route = np.asarray(saved["routes"][saved["chosen"]], np.float32)
+  saved, route = _chosen(config.random.like)
+  if saved != names:
+    raise ValueError(f"{config.random.like} is of the tasks {saved}; this run has {names}.")
   if route.shape != (tasks, blocks):
     raise ValueError(
-      f"{path} has a route of shape {route.shape}; this run has {(tasks, blocks)} (tasks, blocks)."
+      f"{config.random.like} has a route of shape {route.shape}; this run has {(tasks, blocks)}"
+      " (tasks, blocks)."
     )
   return route
+
+
+def _chosen(folder: str) -> tuple[list[str], np.ndarray]:
+  """Names of the tasks of a finished run and its route; raises ValueError without."""
+  path = pathlib.Path(folder) / "policy.json"
+  if not path.is_file():
+    raise ValueError(
+      f"config.random.like={folder!r}: there is no {path}; name the work directory of a finished"
+      " run."
+    )
+  saved = json.loads(path.read_text())
+  return saved["tasks"], np.asarray(saved["routes"][saved["chosen"]], np.float32)

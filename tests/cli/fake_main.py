@@ -72,6 +72,9 @@ elif not told.get("silent"):
        "test": level}]}],
   }
   (folder / "results.json").write_text(json.dumps(results))
+  if "route" in told:
+    route = {"tasks": ["seg"], "chosen": 0, "routes": [[told["route"]]]}
+    (folder / "policy.json").write_text(json.dumps(route))
   (folder / "report.md").write_text("# report")
 write(end=time.time())
 sys.exit(told.get("code", 0))

@@ -116,6 +116,22 @@ def test_random_policies_without_anything_to_imitate(
   assert calls.options("config.random.like") == ["elsewhere"] * 2
 
 
+def test_several_random_routes_of_every_seed_share_a_row(
+  calls: fake_main.Program, start: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+  """Of seed 0, three routes skip one of three blocks; of seed 1, whose route is hard, none."""
+  calls.set({"adashare-0": {"route": [1, 1, 0]}, "adashare-1": {"route": [1, 1, 1]}})
+  text = start("single,adashare,random_policy", "--randoms=2", seeds=2).read_text()
+  routes = ["random_policy-route0-0", "random_policy-route1-0"]
+  assert calls.names() == ["single-0", "adashare-0", *routes, "single-1", "adashare-1"]
+  assert calls.options("config.random.number")[2:4] == ["0", "1"]
+  assert calls.options("config.policy.candidates")[1:4] == [None, "1", "1"]
+  assert "random_policy-route1-1: left out, no such route" in capsys.readouterr().out
+  assert "learnt one: random_policy-route0-1, random_policy-route1-1." in text
+  assert "beats random routes" in text and " 50 |" in text  # all have one number
+  assert sum(line.startswith("| random_policy") for line in text.splitlines()) == 2
+
+
 def test_an_ablation_overrides_the_command_line(
   calls: fake_main.Program, start: Callable[..., Any]
 ) -> None:
@@ -157,6 +173,9 @@ def test_the_table_says_what_labels_stand_for(
 @pytest.mark.parametrize(
   ("methods", "more", "words"),
   [
+    ("hard", ("--randoms=2",), "random_policy in --methods"),
+    ("random_policy", ("--randoms=-1",), "a number from 1 on"),
+    ("r=random_policy+random.number=1", ("--randoms=2",), "Leave random.number out of r"),
     ("hrd", (), "Did you mean 'hard'"),
     ("hard,hard", (), "'hard' twice"),
     ("a=hard,a=single", (), "'a' twice"),

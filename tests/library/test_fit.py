@@ -191,6 +191,17 @@ def test_a_comparison_reuses_its_runs(data, tmp_path, monkeypatch):
   assert "![" not in repr(found)
 
 
+def test_random_routes_imitate_the_learnt_one(data, tmp_path):
+  methods = ["random_policy", "learnt=affinity+policy.budget=0.5+policy.measure=2"]
+  same = dict(seeds=1, workdir=tmp_path, steps=4, settings=TINY, progress=False)
+  found = ds.compare(data, methods, randoms=2, **same)
+  assert {name: len(runs) for name, runs in found.runs.items()} == {"random_policy": 2, "learnt": 1}
+  learnt, *others = (run.route for run in (*found.runs["learnt"], *found.runs["random_policy"]))
+  assert any((others[0] != others[1]).ravel())
+  for route in others:
+    np.testing.assert_array_equal(route.sum(1), learnt.sum(1))
+
+
 @pytest.mark.parametrize(
   ("options", "told"),
   [

@@ -24,7 +24,7 @@ SURFACE = {
   "Run": "workdir, data, data_dir, passing",
   "arrays": "inputs, targets, valid, tasks, split, groups, length, seed",
   "binary": "name, classes, weight, positive_weight",
-  "compare": "data, methods, balances, seeds, workdir, mixed, trials, progress, settings",
+  "compare": "data, methods, balances, seeds, randoms, workdir, mixed, trials, progress, settings",
   "depth": "name, unit, weight, inverse",
   "fit": "data, method, backbone, balance, steps, seed, workdir, settings, baseline, progress",
   "load": "path, data_dir",

@@ -15,6 +15,7 @@ import pytest
 
 from dynashare_jax import methods
 from dynashare_jax import types
+from dynashare_jax.methods import random_policy
 from dynashare_jax.models.backbones import mlp
 from dynashare_jax.ops import policy
 from dynashare_jax.sharing import conflict
@@ -272,6 +273,26 @@ def test_random_routes_skip_the_wanted_fraction(skip, per_task):
     assert (by_task.max(1) - by_task.min(1) <= 1).all()
   if 0 < skip < 0.9:
     assert len(np.unique(routes.reshape(3, -1), axis=0)) == 3
+
+
+def test_numbers_name_distinct_random_routes():
+  """Two tasks skip one of eight blocks each: 64 routes, each a number."""
+  route = np.ones((2, BLOCKS), np.float32)
+  route[:, 3] = 0
+  assert random_policy.distinct(route, True) == 64
+  assert random_policy.distinct(route, False) == 120  # 16 over 2
+
+  def routes(number, candidates=1):
+    config = _config(random__skip=0.1, random__number=number, policy__candidates=candidates)
+    sharing = _build("random_policy", config, 2).sharing
+    return np.asarray(sharing.routes(jax.random.key(0), jnp.zeros((2, 8)), None))
+
+  several = routes(0, 40)
+  assert len(np.unique(several.reshape(40, -1), axis=0)) == 40
+  np.testing.assert_array_equal(routes(39)[0], several[39])
+  np.testing.assert_array_equal(routes(5, 3), several[5:8])
+  with pytest.raises(ValueError, match="number=64 with 1 cand.* 64 distinct .* skip 1, 1 of 8"):
+    routes(64)
 
 
 def _finished(folder: pathlib.Path, **changes: Any) -> str:

@@ -27,6 +27,7 @@ DELTA = "Delta"
 SEEDS = "seeds"
 COST = "cost"
 _GAIN = "Δ over single-task networks (%)"
+_BEATEN = "beats random routes"
 _WORK = "work, "  # in titles, before the way to serve
 # Figures of a task, `<name>-<task>.png`: how each is drawn, and its caption.
 _FIGURES: dict[str, tuple[Callable[[gains.Runs, str], Figure | None], str]] = {
@@ -49,7 +50,8 @@ def compare(runs: gains.Runs, told: raw.Told = raw.NOTHING) -> tables.Table:
     Columns: method; every metric of every task on test; Delta of every task and of all (only if one
     label's runs are of the method `single`, or runs stored their baselines); from `gains.SEEDS`
     seeds on the interquartile mean of Delta with its 95% interval, and the probability of
-    improvement over hard sharing; trials, there and where some are told; mean rank; trainable
+    improvement over hard sharing; trials, there and where some are told; the share of random routes
+    that a method beats, where a seed has several; mean rank; trainable
     parameters (of `single`, all its columns), and those without heads and with batch statistics as
     a multiple of one single-task backbone (the papers' count, if there is `single`); executed
     percentage of (task, block, example) triples; multiply-accumulates of all tasks of an example;
@@ -168,15 +170,15 @@ def _delta_columns(runs: gains.Runs) -> _Block:
 
 
 def _seed_columns(runs: gains.Runs, trials: Mapping[str, int]) -> _Block:
-  """What several seeds say of Delta, and the trials; nothing with few seeds and no trials."""
+  """What several seeds and random routes say of Delta, and the trials; nothing where none is."""
   bodies: list[list[tables.Entry]] = [[] for _ in runs]
-  found = gains.reliable(runs)
-  if not found and not trials:
-    return [], bodies
-  columns = [tables.Column("trials", group=SEEDS)]
+  found, beaten = gains.reliable(runs), gains.over_random(runs)
+  columns = [tables.Column("trials", group=SEEDS)] if found or trials else []
   if found:
     titles = ("IQM of Δ", "%"), ("beats hard sharing", "")
     columns = [tables.Column(t, True, unit, group=SEEDS) for t, unit in titles] + columns
+  if beaten:
+    columns.append(tables.Column(_BEATEN, True, "%", group=SEEDS))
   for body, label in zip(bodies, runs, strict=True):
     if found:
       one = found.get(label, gains.Reliable(math.nan, (math.nan, math.nan), math.nan))
@@ -184,7 +186,10 @@ def _seed_columns(runs: gains.Runs, trials: Mapping[str, int]) -> _Block:
       ends = None if label == gains.baseline(runs) else one.interval
       mean = tables.Cell(one.mean, digits=2, signed=True, interval=ends)
       body += [mean, tables.Cell(one.improvement, digits=2)]
-    body.append(trials.get(label))
+    if found or trials:
+      body.append(trials.get(label))
+    if beaten:
+      body.append(tables.Cell(beaten[label], digits=0))
   return columns, bodies
 
 
@@ -354,7 +359,7 @@ def _part(table: tables.Table, groups: Sequence[str]) -> tables.Table:
 
 def _seeds(runs: gains.Runs) -> str:
   """`3 seeds (0, 1, 2)`, or each method's own where they differ."""
-  found = {k: sorted(map(gains.seed, several)) for k, several in runs.items()}
+  found = {k: sorted(set(map(gains.seed, several))) for k, several in runs.items()}
   lists = list(found.values())
   if all(seeds == lists[0] for seeds in lists):
     word = "seed" if len(lists[0]) == 1 else "seeds"
@@ -443,14 +448,19 @@ def _legend(table: tables.Table, runs: gains.Runs) -> str:
   if (batch := _batch(runs)) is not None:
     text += f" Together, apart (ms): a call of each, by `cost`, batch {batch}."
   titles = {column.title for column in table.columns if column.group == SEEDS}
-  if len(titles) > 1:
+  if "IQM of Δ" in titles:
     text += (
       " IQM of Δ: interquartile mean over seeds and tasks, with its 95% interval (10,000 draws of a"
       " stratified bootstrap). Beats hard sharing: probability that a run has the higher Δ of a"
       " task, averaged over tasks."
     )
-  if titles:
+  if "trials" in titles:
     text += " Trials: validation-only ones that a method's settings took, where that was told."
+  if _BEATEN in titles:
+    text += (
+      " Beats random routes: share of the random routes of the same seed that have a lower Δ of all"
+      " tasks, averaged over seeds; 50 is chance."
+    )
   if not any(column.group == DELTA for column in table.columns):
     return text + " There are no single-task runs here, hence no Δ."
   return (

@@ -19,6 +19,7 @@ Runs = Mapping[str, Sequence[workdir_lib.Run]]
 ALL = "all tasks"
 SINGLE = "single"
 HARD = "hard"
+RANDOM = "random_policy"  # may have several runs of a seed, a route each
 SEEDS = 5  # from which on tables show `reliable`
 
 
@@ -38,7 +39,7 @@ def over_single(runs: Runs) -> dict[str, dict[str, list[float]]]:
   `config.baseline`.
 
   Returns:
-    Label -> task (and `all tasks`) -> percent, one number per seed; NaN where
+    Label -> task (and `all tasks`) -> percent, one number per run; NaN where
     it is not defined (no single-task run of that seed, a metric without a
     value, a single-task metric of 0). Empty without any single-task run.
   """
@@ -179,7 +180,7 @@ def ranked(runs: Runs) -> delta.RankTest | None:
   if len(runs) < 2 or not seeds:
     return None
   found = {
-    label: [values(run) for run in sorted(several, key=seed) if seed(run) in seeds]
+    label: [values(_by(several)[number]) for number in sorted(seeds)]
     for label, several in runs.items()
   }
   return delta.rank_test(metrics(first(runs)), found)
@@ -200,7 +201,7 @@ def check(runs: Runs, mixed: Collection[str] = ()) -> None:
   reference = first(runs)
   for label, several in runs.items():
     seeds = [seed(run) for run in several]
-    if len(set(seeds)) < len(seeds):
+    if len(set(seeds)) < len(seeds) and not _is(several, RANDOM):
       raise ValueError(f"{label} has a seed twice: {sorted(seeds)}. Give one run per seed.")
     for run in several:
       _check_alike(run, reference)
@@ -232,6 +233,41 @@ def _of_run(run: workdir_lib.Run, against: baselines.Values) -> dict[str, float]
     else:
       found[task] = delta.delta_task(names, new[task], old)
   return found | {ALL: delta.delta(found)}
+
+
+def over_random(runs: Runs) -> dict[str, float]:
+  """Computes the share of random routes that methods beat, in Delta of all tasks.
+
+  Returns:
+    Label -> percent, the mean over seeds, half of one for an equal Delta; NaN of random routes and
+    of single-task networks. Empty unless a seed has two random routes, by the first such label.
+  """
+  gained = over_single(runs)
+  random = next(
+    (k for k, several in runs.items() if _is(several, RANDOM) and len(several) > len(_by(several))),
+    None,
+  )
+  if random is None or not gained:
+    return {}
+  chance: dict[int, list[float]] = {}
+  for run, gain in zip(runs[random], gained[random][ALL], strict=True):
+    if math.isfinite(gain):
+      chance.setdefault(seed(run), []).append(gain)
+  found = {}
+  for label, several in runs.items():
+    shares = [
+      100 * float(np.mean([(gain > other) + 0.5 * (gain == other) for other in chance[seed(run)]]))
+      for run, gain in zip(several, gained[label][ALL], strict=True)
+      if seed(run) in chance and math.isfinite(gain)
+    ]
+    out = label == baseline(runs) or _is(several, RANDOM) or not shares
+    found[label] = math.nan if out else float(np.mean(shares))
+  return found
+
+
+def _by(several: Sequence[workdir_lib.Run]) -> dict[int, workdir_lib.Run]:
+  """The first run of every seed."""
+  return {seed(run): run for run in reversed(several)}
 
 
 class Reliable(NamedTuple):

@@ -122,6 +122,28 @@ def test_single_is_found_by_its_method() -> None:
   assert gains.over_single(runs)["hard"]["seg"] == pytest.approx([-10.0, -5.0])
 
 
+def test_the_share_of_random_routes_that_a_method_beats(tmp_path: pathlib.Path) -> None:
+  """Deltas of ours: 15 and 10; of random routes 0, 15, 20 (a half and one of three) and 0."""
+  chance = [
+    made("random_policy", 0, 40.0, 0.5),
+    made("random_policy", 0, 44.0, 0.4),
+    made("random_policy", 0, 48.0, 0.4),
+    made("random_policy", 1, 80.0, 1.0),
+  ]
+  runs = three() | {"chance": chance}
+  assert gains.over_random(runs)["ours"] == pytest.approx((50 + 100) / 2)
+  assert gains.over_random(runs)["hard"] == pytest.approx((0 + 100) / 2)
+  assert math.isnan(gains.over_random(runs)["chance"])
+  assert gains.over_random(three()) == {}
+  table = comparison.compare(runs)
+  assert cell(table, 2, "seeds", "beats random routes").value == pytest.approx(75)
+  assert cell(table, 3, "Delta", "all tasks").value == pytest.approx((0 + 15 + 20 + 0) / 4)
+  text = comparison.write(runs, tmp_path).read_text()
+  assert "over 2 seeds (0, 1)" in text and "50 is chance" in text and "Trials" not in text
+  again, _ = raw.read(tmp_path / raw.FILE)
+  assert gains.over_random(again) == gains.over_random(runs)
+
+
 def test_ranks_of_the_means() -> None:
   table = comparison.compare(three())
   # miou 56, 60, 62: ranks 3, 2, 1. abs 0.7, 0.75, 0.6: ranks 2, 3, 1.
