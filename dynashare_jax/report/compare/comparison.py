@@ -104,10 +104,11 @@ def write(
   (target / raw.FILE).write_text(raw.text(runs, told), encoding="utf-8")
   shown = functools.partial(comparison_figure.chart, _over_single(runs))
   bars = style.draw(shown, target / "delta.png") is not None
-  front = functools.partial(front_figure.chart, points(runs), _GAIN)
-  style.draw(front, target / "front.png")
+  found = points(runs)
+  style.draw(functools.partial(front_figure.chart, found, _GAIN), target / "front.png")
   path = target / "table.md"
-  path.write_text(markdown(runs, told, bars, figures(runs, target)), encoding="utf-8")
+  text = markdown(runs, told, figures(runs, target), found if bars else None)
+  path.write_text(text, encoding="utf-8")
   return path
 
 
@@ -270,9 +271,8 @@ def points(runs: gains.Runs) -> list[front_figure.Point]:
   return made
 
 
-def _front(runs: gains.Runs) -> str:
+def _front(found: Sequence[front_figure.Point]) -> str:
   """The figure of Delta against costs, and which methods are best for a cost."""
-  found = points(runs)
   told = "; ".join(
     f"{cost.rpartition(' (')[0]}: {', '.join(front_figure.best(found, cost))}"
     for cost in front_figure.axes_of(found)
@@ -372,14 +372,14 @@ def _seeds(runs: gains.Runs) -> str:
 def markdown(
   runs: gains.Runs,
   told: raw.Told = raw.NOTHING,
-  bars: bool = False,
   drawn: Mapping[str, Mapping[str, pathlib.Path]] | None = None,
+  front: Sequence[front_figure.Point] | None = None,
 ) -> str:
   """Returns a page: an overview first, then one table per task.
 
   Args:
-    bars: whether there is a `delta.png`.
     drawn: of `figures`.
+    front: `points(runs)`, if there are a `delta.png` and a `front.png`.
 
   Raises:
     ValueError: as `compare`.
@@ -395,8 +395,8 @@ def markdown(
     _legend(table, runs),
     " ".join(gains.told(runs, told.mixed)),
     _rank_test(runs),
-    "![Delta of every method](delta.png)" if bars else "",
-    _front(runs) if bars else "",
+    "![Delta of every method](delta.png)" if front is not None else "",
+    _front(front or ()),
   ]
   for task in gains.metrics(gains.first(runs)):
     parts.append(tables.section(task, "", _part(table, (task,))))
