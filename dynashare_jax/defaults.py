@@ -126,6 +126,8 @@ def get_config() -> ml_collections.ConfigDict:
   # First fraction of a re-training in which the wanted rates fall from 1 to their
   # targets; 0.0: wanted at once, the papers.
   gates.anneal = 0.0
+  # The control: in the place of gates, routes that leave out as much at random.
+  gates.constant = False
 
   config.balance = balance = ml_collections.ConfigDict()  # see docs/balancing.md
   balance.name = "fixed"  # a file of objectives/balancing

@@ -228,6 +228,29 @@ def within_budget(parts: contract.Parts, count: int, learns: bool = True) -> ski
   return made
 
 
+def thinned(made: skip.Routes, rates: tuple[float, ...]) -> skip.Routes:
+  """Returns routes that, in the place of gates, leave out as much for all examples alike.
+
+  Args:
+    made: the routes.
+    rates: wanted of every block, 1 without a gate. Of the (task, block) pairs with a gate that a
+      route executes, as many as the rates say are closed, rounded over all of them, at random.
+  """
+  gated = np.asarray(rates) < 1
+
+  def constant(key: jax.Array, alpha: jax.Array, measured: conflict.Conflict | None) -> np.ndarray:
+    routes = np.array(made(key, alpha, measured), np.float32)
+    seed = np.asarray(jax.random.key_data(jax.random.fold_in(key, 1))).ravel().tolist()
+    rng = np.random.default_rng(seed)
+    for route in routes:
+      pairs = rng.permutation(np.argwhere(route * gated))
+      tasks, blocks = pairs[: round(sum(1 - rates[block] for _, block in pairs))].T
+      route[tasks, blocks] = 0
+    return routes
+
+  return constant
+
+
 def notes(parts: contract.Parts) -> tuple[str, ...]:
   """Returns what a report says of a single task, and of a budget in milliseconds."""
   alone = (

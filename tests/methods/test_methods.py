@@ -258,6 +258,29 @@ def test_one_target_rate_serves_all_blocks():
   assert _build("dynashare", config).sharing.target_rates == (0.5,) * BLOCKS
 
 
+def test_the_control_of_gates_leaves_out_as_much_for_all_examples():
+  """Of the pairs with a gate of 0.6 that a route executes, 0.4 are closed, rounded."""
+  rates = (1.0,) * 4 + (0.6,) * 4
+  built = {
+    constant: _build("dynashare", _config(gates__target_rates=rates, gates__constant=constant))
+    for constant in (False, True)
+  }
+  find = lambda method: np.asarray(
+    method.sharing.routes(jax.random.key(0), jnp.full((3, BLOCKS), 0.5), MEASURED)
+  )
+  free, thinned = find(built[False]), find(built[True])
+  assert (thinned <= free).all() and (thinned == free)[..., :4].all()
+  for before, after in zip(free, thinned, strict=True):
+    assert (before - after).sum() == round(0.4 * before[:, 4:].sum())
+  assert (thinned[1] != thinned[0]).any()
+  np.testing.assert_array_equal(find(built[True]), thinned)
+  control = built[True]
+  assert not any(control.sharing.gated) and not any(control.trunk.gated)
+  assert not any("gates" in phase.trainable for phase in control.phases)
+  assert [p.steps for p in control.phases] == [p.steps for p in built[False].phases]
+  assert "random routes leave out as much" in control.notes[-1]
+
+
 # Random policies.
 
 
