@@ -288,7 +288,7 @@ def get_config() -> ml_collections.ConfigDict:
   compat.search = "corrected"  # or papers: see PAPERS, and the sum of Eq. 4
   compat.sharing = "mean"  # of pairs and blocks; or paper: the sum of Eq. 4; or authors
   compat.sparsity = "code"  # -log(1 - alpha); or paper: Eq. 3
-  compat.instance = "code"  # or paper: Eq. 5
+  compat.instance = "code"  # or paper: Eq. 5; total, ours: gates divide one rate among themselves
   compat.gates = "argmax"  # at test; or sampled
   compat.mix = "after"  # the gates; or before: Eq. 3 of GatedMTL, which nothing can be cut out of
   compat.selection = "validation"  # or test

@@ -185,9 +185,12 @@ def instance(
     rates: fraction in [0, 1] of the batch whose gate of task t is open at block l. Give the target
       where the route of t skips l: it then counts 0.
     targets: wanted fractions in (0, 1]; 1 means that the block has no gate.
-    form: `code`, the sum over gated blocks of (target - rate)^2, over L, summed over tasks; or
-      `paper`, the sum over gated blocks of (mean rate of the tasks - target)^2. A block is gated
-      when its target is below 1; the others always execute and count nothing.
+    form: `code`, the sum over gated blocks of (target - rate)^2, over L, summed over tasks;
+      `paper`, the sum over gated blocks of (mean rate of the tasks - target)^2; or `total`, ours:
+      the square of what all gates of all tasks together have too much or too little, so that they
+      may divide the rate among themselves, over their number and L (as `code` where all are off
+      alike). A block is gated when its target is below 1; the others always execute and count
+      nothing.
 
   Returns:
     Dimensionless, at least 0; exactly 0 when all targets are 1.
@@ -203,7 +206,7 @@ def instance(
     >>> instance(jnp.array([[0.5, 1.0]]), (0.25, 1.0)).item()  # 0.25^2 / 2
     0.03125
   """
-  lookup.one_of("the form of the instance penalty", form, ("code", "paper"))
+  lookup.one_of("the form of the instance penalty", form, ("code", "paper", "total"))
   wanted = jnp.asarray(targets, rates.dtype)
   if wanted.shape != rates.shape[1:]:
     raise ValueError(f"{wanted.size} target rates for {rates.shape[1]} blocks: give one per block.")
@@ -213,6 +216,9 @@ def instance(
   if form == "code":
     squares = jnp.square(wanted[None, :] - rates)
     return jnp.sum(jnp.where(gated[None, :], squares, 0.0)) / rates.shape[1]
+  if form == "total":
+    excess = jnp.sum(jnp.where(gated[None, :], rates - wanted[None, :], 0.0))
+    return jnp.square(excess) / (jnp.maximum(jnp.sum(gated), 1) * rates.size)
   squares = jnp.square(jnp.mean(rates, axis=0) - wanted)
   return jnp.sum(jnp.where(gated, squares, 0.0))
 

@@ -50,7 +50,7 @@ _CHOICES = {
   "compat.metrics": kinds.METRICS,
   "compat.mask_at": ("norm", "conv"),
   "compat.mix": ("after", "before"),
-  "compat.instance": ("code", "paper"),
+  "compat.instance": ("code", "paper", "total"),
   "compat.sharing": ("mean", "paper", "authors"),
   "compat.sparsity": ("code", "paper"),
 }

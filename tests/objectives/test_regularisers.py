@@ -104,6 +104,19 @@ def test_instance_by_hand():
   paper = (0.65 - 0.8) ** 2 + (0.6 - 0.55) ** 2
   got = regularisers.instance(rates, jnp.array(targets), "paper")
   assert float(got) == pytest.approx(paper, rel=1e-5)
+  total = (0.1 - 0.05 - 0.4 + 0.15) ** 2 / (2 * 6)
+  got = regularisers.instance(rates, jnp.array(targets), "total")
+  assert float(got) == pytest.approx(total, rel=1e-5)
+
+
+def test_gates_may_divide_one_rate_among_themselves():
+  """Free where one gives what another takes; like the code's form where all are off alike."""
+  targets = (1.0, 0.5, 0.5)
+  divided = jnp.array([[1.0, 0.9, 0.3], [1.0, 0.6, 0.2]])
+  assert float(regularisers.instance(divided, targets, "total")) == pytest.approx(0, abs=1e-12)
+  alike = jnp.array([[1.0, 0.7, 0.7], [1.0, 0.7, 0.7]])
+  code, total = (float(regularisers.instance(alike, targets, f)) for f in ("code", "total"))
+  assert total == pytest.approx(code, rel=1e-6)
 
 
 @pytest.mark.parametrize("form", ["code", "paper"])
@@ -114,6 +127,7 @@ def test_instance_pulls_towards_the_target_and_spares_ungated_blocks(form):
   assert float(gradient[0, 0]) == 0.0
   assert float(gradient[0, 1]) > 0 > float(gradient[0, 2])
   assert float(regularisers.instance(rates, (1.0, 1.0, 1.0), form)) == 0.0
+  assert float(regularisers.instance(rates, (1.0, 1.0, 1.0), "total")) == 0.0
 
 
 def test_unknown_forms_are_named():
