@@ -9,8 +9,6 @@ import mmap
 import os
 import pathlib
 import signal
-import threading
-from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MOST = 4 * 2**30  # bytes that a process of the tests may keep between files
@@ -43,9 +41,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 from absl import flags  # noqa: E402
 from absl import logging  # noqa: E402
 import jax  # noqa: E402
-from jax._src.interpreters import mlir  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+from tiny import contexts  # noqa: E402
 
 # Floors of pure array functions, whose shapes and types are checked.
 _CHECKED = ("dynashare_jax.ops", "dynashare_jax.objectives")
@@ -97,7 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
   if hasattr(config.option, "loadscopereorder"):  # of xdist: files with most tests first
     config.option.loadscopereorder = False
   gc.set_threshold(200_000, 50, 100)  # Traces are many small objects, few of them garbage.
-  _keep_contexts()
+  contexts.keep()
   jax.config.update("jax_num_cpu_devices", 4)
   jax.config.update("jax_numpy_rank_promotion", "raise")
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -106,18 +104,6 @@ def pytest_configure(config: pytest.Config) -> None:
   if not config.getoption("--no-typecheck"):
     jaxtyping.install_import_hook(_CHECKED, "typechecker.check")
   config.pluginmanager.import_plugin("tiny.runs")  # After the hook.
-
-
-def _keep_contexts() -> None:
-  """Lowers 100 programs in a context of MLIR, which takes as long to make as to lower a small one."""
-  make, kept = mlir.make_ir_context, threading.local()
-
-  def lent() -> Any:
-    uses, context = getattr(kept, "last", (0, None))
-    kept.last = (uses + 1) % 100, context if uses else make()
-    return kept.last[1]
-
-  mlir.make_ir_context = lent
 
 
 def pytest_collection_finish() -> None:

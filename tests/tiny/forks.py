@@ -109,9 +109,9 @@ class Fork(contextlib.AbstractContextManager["Fork"]):
 def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
   """The process that forks, and the line to it."""
   here, there = socket.socketpair()
-  process = subprocess.Popen(
-    [sys.executable, __file__], stdin=there, env=os.environ | {"PYTHONPATH": str(ROOT)}
-  )
+  # One fork finds what another has compiled.
+  own = {"PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+  process = subprocess.Popen([sys.executable, __file__], stdin=there, env=os.environ | own)
   there.close()
   return here, process
 
@@ -185,12 +185,13 @@ def _begin(arguments: list[str], environment: dict[str, str], out: int, errors: 
 
 
 if __name__ == "__main__":
+  import contexts
   import orbax.checkpoint  # noqa: F401
 
-  from dynashare_jax import runs  # noqa: F401
+  from dynashare_jax import main as _  # noqa: F401
   from dynashare_jax.checkpoints import orbax_writers  # noqa: F401
-  from dynashare_jax.cli import guard  # noqa: F401
 
+  contexts.keep()
   first, *sys.argv[1:] = serve(socket.socket(fileno=os.dup(0)))
   if first == "-c":
     code, *sys.argv[1:] = sys.argv[1:]
