@@ -192,6 +192,7 @@ if __name__ == "__main__":
   from dynashare_jax.checkpoints import orbax_writers  # noqa: F401
 
   contexts.keep()
+  gc.set_threshold(200_000, 50, 100)  # As in the tests.
   first, *sys.argv[1:] = serve(socket.socket(fileno=os.dup(0)))
   if first == "-c":
     code, *sys.argv[1:] = sys.argv[1:]
