@@ -43,6 +43,7 @@ from absl import logging  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+from tiny import contexts  # noqa: E402
 
 # Floors of pure array functions, whose shapes and types are checked.
 _CHECKED = ("dynashare_jax.ops", "dynashare_jax.objectives")
@@ -93,7 +94,8 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
   if hasattr(config.option, "loadscopereorder"):  # of xdist: files with most tests first
     config.option.loadscopereorder = False
-  gc.set_threshold(100_000, 50, 100)  # Traces are many small objects, few of them garbage.
+  gc.set_threshold(200_000, 50, 100)  # Traces are many small objects, few of them garbage.
+  contexts.keep()
   jax.config.update("jax_num_cpu_devices", 4)
   jax.config.update("jax_numpy_rank_promotion", "raise")
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -102,6 +104,12 @@ def pytest_configure(config: pytest.Config) -> None:
   if not config.getoption("--no-typecheck"):
     jaxtyping.install_import_hook(_CHECKED, "typechecker.check")
   config.pluginmanager.import_plugin("tiny.runs")  # After the hook.
+
+
+def pytest_collection_finish() -> None:
+  """What is imported now stays: no collection of garbage looks at it again."""
+  gc.collect()
+  gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -86,9 +86,13 @@ def _splits(mesh: Mesh, groups: int) -> bool:
 
 
 def quick(mesh: Mesh) -> dict[str, Any]:
-  """Returns options for programs that run once: on the CPU less time goes into optimising them."""
+  """Returns options for programs that run once: on the CPU less time goes into optimising them.
+
+  None where jax was told to optimise no program (`JAX_DISABLE_MOST_OPTIMIZATIONS`).
+  """
   cpu = mesh.devices.flat[0].platform == "cpu"
-  return {"xla_backend_optimization_level": 1} if cpu else {}
+  least = jax.config.read("jax_disable_most_optimizations")
+  return {"xla_backend_optimization_level": 1} if cpu and not least else {}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

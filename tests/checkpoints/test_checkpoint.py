@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import pathlib
-import signal
 import subprocess
-import sys
 import time
 
 from absl import logging as absl_logging
@@ -15,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import forks
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.distributed import mesh as mesh_lib
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def _state(step: int, width: int = 300) -> dict:
@@ -282,22 +279,14 @@ def test_killed_while_saving(tmp_path):
   """Kill -9 at any moment leaves a whole step, and no litter after a start."""
   last = 0
   for round_ in range(2):
-    child = subprocess.Popen(
-      [sys.executable, "-c", _SAVER, str(tmp_path)],
-      cwd=ROOT,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.DEVNULL,
-      text=True,
-    )
-    assert child.stdout is not None
-    for _ in range(6 + round_):
-      told = child.stdout.readline()
-      assert told, "The saving process died by itself."
-    time.sleep(0.02 * round_)
-    child.send_signal(signal.SIGKILL)
-    rest = child.stdout.read().split()
-    child.wait()
-    child.stdout.close()
+    with forks.Fork("-c", _SAVER, str(tmp_path), stderr=subprocess.PIPE) as child:
+      assert child.stdout is not None
+      for _ in range(6 + round_):
+        told = child.stdout.readline()
+        assert told, "The saving process died by itself."
+      time.sleep(0.02 * round_)
+      child.kill()
+      rest = child.stdout.read().split()
     saved = int((rest or [told])[-1])
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
       template = {str(i): np.zeros(20_000, np.float32) for i in range(20)}

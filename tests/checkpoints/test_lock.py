@@ -6,15 +6,13 @@ import json
 import os
 import pathlib
 import socket
-import subprocess
-import sys
 
 from absl import logging
 import pytest
+from tiny import forks
 
 from dynashare_jax.checkpoints import lock
 
-PATH = {"PYTHONPATH": str(pathlib.Path(lock.__file__).parents[2])}
 HOLDER = """
 import sys
 import time
@@ -47,9 +45,8 @@ def test_the_second_is_told_who_is_first(tmp_path):
 def test_a_killed_process_holds_nothing(tmp_path, monkeypatch):
   warned: list[str] = []
   monkeypatch.setattr(logging, "warning", lambda text, *values: warned.append(text % values))
-  command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | PATH) as child:
-    assert child.stdout is not None and child.stdout.read(1) == b"x"
+  with forks.Fork("-c", HOLDER, str(tmp_path)) as child:
+    assert child.stdout is not None and child.stdout.read(1) == "x"
     with pytest.raises(ValueError, match=f"process {child.pid} on "), lock.held(tmp_path):
       pass
     child.kill()

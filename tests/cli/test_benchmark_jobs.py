@@ -7,14 +7,13 @@ import fcntl
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 from cli import fake_main
 import pytest
+from tiny import forks
 
 from dynashare_jax.cli import benchmark_jobs
 from dynashare_jax.methods import _entries
@@ -313,26 +312,20 @@ def test_the_command_itself_is_ended_and_takes_no_device(
   calls.set(
     {"single-0": {"seconds": 60, "saves": True}, "single-1": {"seconds": 60, "saves": True}}
   )
-  command = [
-    sys.executable,
-    "-c",
-    _DRIVER,
-    str(calls.script),
+  process = forks.Fork(
+    *("-c", _DRIVER, str(calls.script)),
     f"--config={ROOT / 'configs' / 'rooms.py'}",
     "--methods=single,hard",
     "--seeds=2",
     f"--workdir={tmp_path / 'runs'}",
     "--jobs=2",
-  ]
-  process = subprocess.Popen(
-    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
   )
   try:
     latest = time.monotonic() + 120
     while len(calls.names()) < 2 and time.monotonic() < latest:
       time.sleep(0.05)
       assert process.poll() is None
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     told, _ = process.communicate(timeout=20)
   finally:
     process.kill()

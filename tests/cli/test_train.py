@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 from tiny import configs
+from tiny import forks
 
 from dynashare_jax import __main__ as top
 from dynashare_jax import runs as main
@@ -31,21 +32,6 @@ from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import loop as loop_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-# Runs the command line in forks of one process: importing takes a while.
-_FORKS = """
-import json, os, sys
-from dynashare_jax import main
-for arguments in json.loads(sys.argv[1]):
-  sys.stdout.write("\\0")
-  sys.stdout.flush()
-  child = os.fork()
-  if not child:
-    os.dup2(1, 2)
-    sys.argv = ["main", *arguments]
-    main.cli()
-  print("status", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
 
 _CASES = {
   "field": (
@@ -148,15 +134,13 @@ def config(monkeypatch):
 @pytest.fixture(scope="module")
 def answers():
   """What the command line says to every case, with its exit status."""
-  done = subprocess.run(
-    [sys.executable, "-c", _FORKS, json.dumps([arguments for arguments, _ in _CASES.values()])],
-    cwd=ROOT,
-    env=os.environ | {"PYTHONPATH": str(ROOT)},
-    text=True,
-    capture_output=True,
-    check=True,
-  )
-  return dict(zip(_CASES, done.stdout.split("\0")[1:], strict=True))
+  code = "from dynashare_jax import main; main.cli()"
+  found = {}
+  for case, (arguments, _) in _CASES.items():
+    fork = forks.Fork("-c", code, *arguments)
+    text, _ = fork.communicate(60)
+    found[case] = f"{text}status {fork.returncode}"
+  return found
 
 
 @pytest.mark.parametrize("case", _CASES)

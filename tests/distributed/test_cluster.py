@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from tiny import configs
+from tiny import forks
 
 from dynashare_jax.distributed import cluster
 from dynashare_jax.monitoring import logs
@@ -24,13 +25,8 @@ PROCESS = ROOT / "tests" / "tiny" / "process.py"
 
 
 def _start(folder, port, count, number, *more, **environment):
-  return subprocess.Popen(
-    [sys.executable, str(PROCESS), str(folder), str(port), str(count), str(number), *more],
-    cwd=ROOT,
-    env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-    text=True,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
+  return forks.Fork(
+    str(PROCESS), str(folder), str(port), str(count), str(number), *more, **environment
   )
 
 
@@ -74,7 +70,17 @@ def test_two_processes_train_as_one(train, tmp_path):
   train(tmp_path / "one", devices=2, **configs.SHORT)
   job = _port(61440) - 61440  # jax makes the port of the job's number
   short = {"TINY_CONFIG": json.dumps(configs.SHORT)}
-  two = [_start(tmp_path / "two", 0, 2, i, **_slurm(job, i), **short) for i in range(2)]
+  two = [  # No forks: each has a hash seed of its own.
+    subprocess.Popen(
+      [sys.executable, str(PROCESS), str(tmp_path / "two"), "0", "2", str(number)],
+      cwd=ROOT,
+      env=os.environ | {"PYTHONPATH": str(ROOT)} | _slurm(job, number) | short,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+    )
+    for number in range(2)
+  ]
   codes, texts = _end(*two)
   assert codes == [0, 0], texts
   for number, text in enumerate(texts):
@@ -110,17 +116,10 @@ def test_nobody_answers():
     "from dynashare_jax.distributed import cluster\n"
     "cluster.join(cluster.Place('localhost:1', 2, 1), seconds=1)"
   )
-  done = subprocess.run(
-    [sys.executable, "-c", script],
-    cwd=ROOT,
-    text=True,
-    timeout=120,
-    env=os.environ | {"PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    check=False,
-  )
-  assert done.returncode == 1
-  assert "did not meet at localhost:1 within 1 s" in done.stderr
+  alone = forks.Fork("-c", script)
+  (code,), (text,) = _end(alone)
+  assert code == 1
+  assert "did not meet at localhost:1 within 1 s" in text
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,10 @@ Every kind of fault, at random moments: benchmarks/faults/run.py.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -19,6 +17,7 @@ from absl import logging
 import numpy as np
 import pytest
 from tiny import configs
+from tiny import forks
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.cli import guard as command
@@ -90,18 +89,10 @@ class Processes:
         # A pipe between them: the file of a process without room would have none either.
         sink = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
         found.append(
-          subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
+          forks.Fork(
+            *arguments,
             stdout=sink.stdin,
-            stderr=subprocess.STDOUT,
-            env=os.environ
-            | {
-              "PYTHONPATH": str(ROOT),
-              "TINY_PAUSE": "0.1",
-              "TINY_CONFIG": json.dumps(HARD),
-              "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            }
+            **{"TINY_PAUSE": "0.1", "TINY_CONFIG": json.dumps(HARD)}
             | environments.get(f"p{number}", {}),
           )
         )

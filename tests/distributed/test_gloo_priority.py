@@ -3,14 +3,12 @@
 import os
 import pathlib
 import socket
-import subprocess
-import sys
 
 import pytest
+from tiny import forks
 
 from dynashare_jax.distributed import gloo_priority
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 LINUX = hasattr(os, "SCHED_IDLE") and pathlib.Path("/proc/self/task").is_dir()
 # What a thread does that waits for messages: epoll_wait or epoll_pwait on the
 # usual machines; "running" while it polls.
@@ -47,14 +45,7 @@ def test_the_thread_that_waits_for_messages_is_lowered(value, count):
     probe.bind(("localhost", 0))
     port = probe.getsockname()[1]
   started = [
-    subprocess.Popen(
-      [sys.executable, "-c", SCRIPT, str(port), str(number)],
-      cwd=ROOT,
-      text=True,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      env=os.environ | {gloo_priority.VARIABLE: value, "PYTHONPATH": str(ROOT)},
-    )
+    forks.Fork("-c", SCRIPT, str(port), str(number), **{gloo_priority.VARIABLE: value})
     for number in range(2)
   ]
   try:

@@ -140,3 +140,12 @@ def test_large_leaves_are_split_along_their_longest_axis(monkeypatch):
   ]
   assert {s.data.shape for s in placed.addressable_shards} == {(8, 8)}
   np.testing.assert_array_equal(mesh_lib.whole(placed), np.arange(256.0).reshape(8, 32))
+
+
+def test_a_program_that_runs_once_is_optimised_no_more_than_jax_was_told(monkeypatch):
+  mesh = mesh_lib.make_mesh()
+  for least, wanted in ((True, {}), (False, {"xla_backend_optimization_level": 1})):
+    monkeypatch.setattr(jax.config, "read", {"jax_disable_most_optimizations": least}.__getitem__)
+    options = mesh_lib.quick(mesh)
+    assert options == wanted
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2  # XLA knows it.

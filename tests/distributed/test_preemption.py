@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import signal
 import subprocess
-import sys
 import threading
 import time
 import types
@@ -14,13 +12,12 @@ import types
 import jax
 from jax._src import distributed
 import pytest
+from tiny import forks
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.cli import guard as command
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.distributed import preemption
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Python hears of a signal only after the loop in C, minutes later.
 _DEAF = """
@@ -120,17 +117,7 @@ def test_the_command_ends_with_143(capsys, handler):
 
 def test_a_deaf_main_thread_ends_all_the_same():
   """At once before anything is trained, later by the second signal."""
-  programs = [
-    subprocess.Popen(
-      [sys.executable, "-c", _DEAF, *more],
-      cwd=ROOT,
-      text=True,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    for more in ([], ["watch"])
-  ]
+  programs = [forks.Fork("-c", _DEAF, *more, stderr=subprocess.PIPE) for more in ([], ["watch"])]
   try:
     for program in programs:
       assert program.stdout.readline() == "ready\n", program.stderr.read()

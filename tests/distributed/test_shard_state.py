@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 from tiny import configs
+from tiny import forks
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.distributed import mesh as mesh_lib
@@ -134,20 +132,11 @@ def test_two_processes(train, tmp_path):
     port = free.getsockname()[1]
   values = {**PICTURES, "train__shard_state": True}
   started = [
-    subprocess.Popen(
-      [sys.executable, str(PROCESS), str(tmp_path / "two"), str(port), "2", str(number)],
-      cwd=ROOT,
-      text=True,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      env=os.environ
-      | {
-        "PYTHONPATH": str(ROOT),
-        "TINY_DEVICES": "1",
-        "TINY_SMALL": str(SMALL),
-        "TINY_CONFIG": json.dumps(values),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      },
+    forks.Fork(
+      *(str(PROCESS), str(tmp_path / "two"), str(port), "2", str(number)),
+      TINY_DEVICES="1",
+      TINY_SMALL=str(SMALL),
+      TINY_CONFIG=json.dumps(values),
     )
     for number in range(2)
   ]

@@ -7,14 +7,13 @@ import os
 import pathlib
 import re
 import socket
-import subprocess
-import sys
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 import pytest
+from tiny import forks
 
 from dynashare_jax.distributed import mesh as mesh_lib
 from dynashare_jax.monitoring import monitor as monitor_lib
@@ -314,6 +313,7 @@ import pathlib, sys, time, jax, numpy as np
 from dynashare_jax.distributed import cluster, mesh as mesh_lib
 from dynashare_jax.monitoring import monitor, process_log
 port, number, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+jax.config.update("jax_num_cpu_devices", 1)
 cluster.join(cluster.Place(f"localhost:{port}", 2, number))
 mesh = mesh_lib.make_mesh()
 watch = monitor.Monitor(mesh, pathlib.Path(folder))
@@ -342,15 +342,7 @@ def test_a_slowed_process_is_named(tmp_path):
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
   started = [
-    subprocess.Popen(
-      [sys.executable, "-c", _SLOWED, str(port), str(i), str(tmp_path)],
-      cwd=ROOT,
-      text=True,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
-    )
-    for i in range(2)
+    forks.Fork("-c", _SLOWED, str(port), str(number), str(tmp_path)) for number in range(2)
   ]
   try:
     texts = [process.communicate(timeout=120)[0] for process in started]

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 import pytest
 from tiny import configs
+from tiny import forks
 
 from dynashare_jax import runs as main
 from dynashare_jax.distributed import mesh as mesh_lib
@@ -70,6 +71,13 @@ class Run(NamedTuple):
 def stripes() -> None:
   """Lets the tiny data set be found by its name."""
   configs.find_stripes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked() -> Iterator[None]:
+  """Ends the process that forks those of tests."""
+  yield
+  forks.end()
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,13 @@ import pathlib
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import jax
 import numpy as np
 import pytest
+from tiny import forks
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.distributed import preemption
@@ -266,22 +265,12 @@ def test_a_damaged_search_does_away_with_its_candidates(
   _ends_like(tmp_path, want, same_bits)
 
 
-def _start(folder, count, number, port, **environment):
+def _start(folder, count, number, port):
   values = {**VALUES, "train__candidate_groups": count}
-  return subprocess.Popen(
-    [sys.executable, str(PROCESS), str(folder), str(port), str(count), str(number)],
-    cwd=ROOT,
-    env=os.environ
-    | {
-      "PYTHONPATH": str(ROOT),
-      "TINY_DEVICES": "1",
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "TINY_CONFIG": json.dumps(values),
-    }
-    | environment,
-    text=True,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
+  return forks.Fork(
+    *(str(PROCESS), str(folder), str(port), str(count), str(number)),
+    TINY_DEVICES="1",
+    TINY_CONFIG=json.dumps(values),
   )
 
 
@@ -335,17 +324,7 @@ with preemption.listen():
 def test_one_that_waits_is_told_to_end():
   """And so are those that train yet."""
   port = _port()
-  started = [
-    subprocess.Popen(
-      [sys.executable, "-c", MEET, str(port), str(i)],
-      cwd=ROOT,
-      text=True,
-      env=os.environ | {"PYTHONPATH": str(ROOT)},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-    )
-    for i in range(2)
-  ]
+  started = [forks.Fork("-c", MEET, str(port), str(i)) for i in range(2)]
   for process, word in zip(started, ("trains", "waits"), strict=True):
     line = ""
     while word not in line:

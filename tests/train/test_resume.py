@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import random
-import signal
-import subprocess
-import sys
 import time
 
 from absl import logging
@@ -15,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from tiny import configs
+from tiny import forks
 
 from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.train import results
@@ -119,15 +116,15 @@ def test_a_killed_run_goes_on(whole, same_bits, tmp_path):
   """`kill -9` at a moment that nothing in the run can foresee."""
   folder = tmp_path / "run"
   want = whole(method="hard", train__steps=26, **configs.SAVES)
-  environment = os.environ | {"PYTHONPATH": str(ROOT)}
-  command = [sys.executable, str(ROOT / "tests" / "tiny" / "start.py"), str(folder)]
-  with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+  command = str(ROOT / "tests" / "tiny" / "start.py"), str(folder)
+  with forks.Fork(*command) as process:
     _wait_for(folder / "metrics.jsonl", 13, process)
     time.sleep(random.Random(7).uniform(0, 0.1))
-    assert process.poll() is None, process.stderr.read()
-    os.kill(process.pid, signal.SIGKILL)
-  done = subprocess.run(command, env=environment, check=False, text=True, capture_output=True)
-  assert done.returncode == 0, done.stderr
+    assert process.poll() is None, process.stdout.read()
+    process.kill()
+  again = forks.Fork(*command)
+  told, _ = again.communicate(timeout=300)
+  assert again.returncode == 0, told
   got = want._replace(folder=folder)
   assert got.lines == want.lines
   assert got.results == want.results
@@ -142,7 +139,7 @@ def _wait_for(file, lines, process):
   for _ in range(6000):
     if file.exists() and file.read_bytes().count(b"\n") >= lines:
       return
-    assert process.poll() is None, process.stderr.read()
+    assert process.poll() is None, process.stdout.read()
     time.sleep(0.02)
   raise AssertionError(f"{file} never had {lines} lines")
 
