@@ -11,8 +11,10 @@ USES = 100  # of a context, which keeps all types and attributes that were ever 
 
 
 def keep() -> None:
-  """Lets every thread use a context for many programs."""
-  make, kept = mlir.make_ir_context, threading.local()
+  """Lets every thread use a context for many programs; nothing where this jax makes none so."""
+  make, kept = getattr(mlir, "make_ir_context", None), threading.local()
+  if make is None:
+    return
 
   def lent() -> Any:
     uses, context = getattr(kept, "last", (0, None))
