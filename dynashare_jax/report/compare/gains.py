@@ -287,7 +287,8 @@ class Reliable(NamedTuple):
 def reliable(runs: Runs) -> dict[str, Reliable]:
   """Returns what `SEEDS` and more seeds say of every method that has so many with all Deltas."""
   found = {label: _scores(tasks) for label, tasks in over_single(runs).items()}
-  found = {label: scores for label, scores in found.items() if len(scores) >= SEEDS}
+  enough = lambda label: min(len(found[label]), len(_by(runs[label]))) >= SEEDS
+  found = {label: scores for label, scores in found.items() if enough(label)}
   hard = next((label for label in found if _is(runs[label], HARD)), None)
   return {
     label: Reliable(

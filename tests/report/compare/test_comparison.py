@@ -135,6 +135,8 @@ def test_the_share_of_random_routes_that_a_method_beats(tmp_path: pathlib.Path) 
   assert gains.over_random(runs)["hard"] == pytest.approx((0 + 100) / 2)
   assert math.isnan(gains.over_random(runs)["chance"])
   assert gains.over_random(three()) == {}
+  many = three() | {"chance": chance * 2}  # eight runs of two seeds
+  assert gains.reliable(many) == {}
   table = comparison.compare(runs)
   assert cell(table, 2, "seeds", "beats random routes").value == pytest.approx(75)
   assert cell(table, 3, "Delta", "all tasks").value == pytest.approx((0 + 15 + 20 + 0) / 4)
