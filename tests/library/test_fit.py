@@ -113,8 +113,9 @@ def test_a_run_shows_what_it_learned(run):
 
 def test_a_budget_without_training(run):
   found = run.calibrate(0.95, "rate")
-  (file,) = (run.workdir / "budgets").iterdir()
-  assert json.loads(file.read_text())["budget"] == 0.95 and abs(found.met() - 0.95) < 0.05
+  files = (run.workdir / "budgets").iterdir()  # others, where another test came before
+  assert [json.loads(f.read_text()).get("budget") for f in files].count(0.95) == 1
+  assert abs(found.met() - 0.95) < 0.05
 
 
 def test_many_budgets_and_what_they_take(run):
