@@ -243,9 +243,7 @@ def notes(
     for e in entries
     if e.label != e.method and not e.number
   ]
-  if left_out:
-    names = ", ".join(job.name for job in left_out)
-    found.append(f"Left out, as too few routes skip as many blocks as the learnt one: {names}.")
+  found += _entries.left_out([job.name for job in left_out])
   if overrides:
     found.append(f"All runs: {shown(overrides)}")
   most = max((job.at_once for job in jobs), default=1)

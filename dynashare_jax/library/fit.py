@@ -228,7 +228,7 @@ def compare(
     given.whole(count, f"trials[{label!r}]", 0)
   folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="dynashare-compare-"))
   found: dict[str, list[run_lib.Run]] = {}
-  notes = [f"Data: {note}" for note in data.notes]
+  left_out: list[str] = []
   told = dict(settings.pop("settings", None) or {}) | ({"mixed": ",".join(mixed)} if mixed else {})
   for seed in range(seeds):
     single = ""
@@ -238,7 +238,7 @@ def compare(
         like = own.setdefault("random.like", str(folder / f"{imitated.folder}-{seed}"))
         per_task = own.get("random.per_task", True)
         if entry.number is not None and random_policy.lacks(like, entry.number, per_task):
-          notes.append(f"Left out, as too few routes are like the learnt one: {name}.")
+          left_out.append(name)
           continue
       made = fit(
         data,
@@ -259,6 +259,7 @@ def compare(
 
   found = {e.label: found[e.label] for e in entries if e.label in found}  # as they were given
   files = {name: [report_workdir.load(run.workdir) for run in made] for name, made in found.items()}
+  notes = [*(f"Data: {note}" for note in data.notes), *_entries.left_out(left_out)]
   page = raw.Told("", notes, tuple(mixed), dict(trials or {}))
   comparison.write(files, folder, page)
   table = comparison.compare(files, page)

@@ -152,6 +152,14 @@ def imitated(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
   return made_by(_LEARNT, entry, entries) if entry.method == RANDOM else None
 
 
+def left_out(names: Sequence[str]) -> tuple[str, ...]:
+  """Returns what a table says of the runs of random routes that are not there; nothing if none."""
+  if not names:
+    return ()
+  lost = ", ".join(names)
+  return (f"Left out, as too few routes skip as many blocks as the learnt one: {lost}.",)
+
+
 def refuse_balance(overrides: Sequence[str]) -> None:
   """Raises ValueError where `name=value` are to set what `--balances` does."""
   if any(override.partition("=")[0] == "balance.name" for override in overrides):
