@@ -279,12 +279,18 @@ def _experiment(
   """A run's parts; it may start from the weights of a finished run."""
   make, start = methods.find(config.method).build, None
   if config.model.weights and pathlib.Path(config.model.weights).is_dir():
-    other = load(config.model.weights)
-    network = other.experiment.network
-    start = weights.Source(
-      config.model.weights, other.params, other.stats, network.leaves(), network.names
-    )
+    start = _source(config.model.weights)
+  elif config.random.like and config.train.retrain_from == "policy":
+    start = _source(config.random.like, searched=True)
   return experiment_lib.build(config, dataset, make, devices, start)
+
+
+def _source(folder: str, searched: bool = False) -> weights.Source | None:
+  """The weights of a finished run: of its chosen model, or what its re-trainings began with."""
+  other = load(folder)
+  found = trained_lib.searched(other) if searched else (other.params, other.stats)
+  network = other.experiment.network
+  return found and weights.Source(folder, *found, network.leaves(), network.names)
 
 
 def load(

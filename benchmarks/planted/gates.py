@@ -22,7 +22,6 @@ import numpy as np
 
 from benchmarks.planted import judge as judge_lib
 from dynashare_jax import runs
-from dynashare_jax.checkpoints import checkpoint
 from dynashare_jax.cli import guard
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.train import forward as forward_lib
@@ -67,10 +66,9 @@ def compared(workdir: pathlib.Path, randoms: int) -> dict[str, Any]:
     open gates on the examples that need depth and on the others.
   """
   trained = runs.load(str(workdir))
-  with checkpoint.Checkpoints(workdir / "checkpoints", read_only=True) as saved:
-    found = saved.restore(trained.experiment.template)
-  assert found is not None
-  start = found[1].anchor["params"]
+  found = trained_lib.searched(trained)
+  assert found is not None, "gates start from the weights of a warm-up"
+  start = found[0]
   experiment, judge = trained.experiment, judge_lib.Judge(trained.experiment.config)
   own = {k: v for k, v in start["trunk"].items() if not k.startswith("gate_")}
   start = jax.tree.map(jnp.asarray, {**start, "trunk": own})

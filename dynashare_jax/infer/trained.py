@@ -201,6 +201,29 @@ def restore(experiment: experiment_lib.Experiment, workdir: str | pathlib.Path) 
     ValueError: the run is not finished, or its checkpoint cannot be read.
   """
   folder = pathlib.Path(workdir)
+  state = _last(experiment, folder)
+  chosen = int(np.asarray(state.best.candidate)[0])
+  return Trained(
+    experiment=experiment,
+    params=state.best.params,
+    stats=state.best.stats,
+    structure=experiment.sharing.chosen(state.routes, chosen),
+    workdir=folder,
+    step=int(np.asarray(state.best.step).max()),
+  )
+
+
+def searched(trained: Trained) -> tuple[Any, Any] | None:
+  """Returns the parameters and statistics that the re-trainings of a finished run began with.
+
+  None: they began from scratch; only those of a search or of a warm-up are kept.
+  """
+  anchor = _last(trained.experiment, trained.workdir).anchor
+  return (anchor["params"], anchor["stats"]) if anchor else None
+
+
+def _last(experiment: experiment_lib.Experiment, folder: pathlib.Path) -> Any:
+  """The state at the end of a finished run."""
   if not (folder / "results.json").is_file():
     raise ValueError(
       f"{folder} holds no finished run: there is no results.json. Train it"
@@ -216,12 +239,4 @@ def restore(experiment: experiment_lib.Experiment, workdir: str | pathlib.Path) 
       f"The latest whole checkpoint of {folder} is of step {step} of"
       f" {experiment.total_steps}. Run dynashare_jax.main again to finish."
     )
-  chosen = int(np.asarray(state.best.candidate)[0])
-  return Trained(
-    experiment=experiment,
-    params=state.best.params,
-    stats=state.best.stats,
-    structure=experiment.sharing.chosen(state.routes, chosen),
-    workdir=folder,
-    step=int(np.asarray(state.best.step).max()),
-  )
+  return state

@@ -148,8 +148,16 @@ def made_by(methods: Sequence[str], entry: Entry, entries: Sequence[Entry]) -> E
 
 
 def imitated(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-  """Returns the entry whose routes those of a random one imitate, or None."""
-  return made_by(_LEARNT, entry, entries) if entry.method == RANDOM else None
+  """Returns the entry whose routes those of a random one imitate, or None.
+
+  One that has the random entry's own settings, if there is any.
+  """
+  if entry.method != RANDOM:
+    return None
+  apart = {"random.number", *_ONE}
+  own = {o for o in entry.overrides if o.partition("=")[0] not in apart}
+  like = [e for e in entries if own <= set(e.overrides)]
+  return made_by(_LEARNT, entry, like) or made_by(_LEARNT, entry, entries)
 
 
 def left_out(names: Sequence[str]) -> tuple[str, ...]:

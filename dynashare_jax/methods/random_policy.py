@@ -5,6 +5,9 @@ route is imitated; without it `config.random.skip` gives the fraction of
 skipped (task, block) pairs. `config.random.per_task` keeps the number of each
 task (AdaShare's "Random #2"); without it only the total is kept ("Random #1").
 The routes of a seed are distinct; `config.random.number` says which is the first.
+
+With `config.train.retrain_from=policy` training starts from the weights that the re-training of the
+imitated run started from, those of its search; from scratch where that did, or none is imitated.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from dynashare_jax.sharing import skip
 
 
 def build(parts: contract.Parts) -> contract.Method:
-  """Re-training of random routes from scratch."""
+  """Re-training of random routes."""
   config = parts.config
   route = _imitated(config, parts.spec, parts.blocks)
   count, number, per_task = config.policy.candidates, config.random.number, config.random.per_task
@@ -40,6 +43,7 @@ def build(parts: contract.Parts) -> contract.Method:
     del alpha, measured
     return _drawn(key, route, number + count, per_task)[number:]
 
+  # `scratch` are the weights that the run starts from: fresh ones, or those of a search.
   phases = _schedule.retrain(config, count, gated=False, can_keep=False)
   return contract.Method(
     "random_policy",

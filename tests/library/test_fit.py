@@ -9,12 +9,14 @@ import shutil
 import signal
 
 import jax
+from jax import flatten_util
 import numpy as np
 import pandas as pd
 import pytest
 
 import dynashare_jax as ds
 from dynashare_jax import runs
+from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.library import costs
 from dynashare_jax.library import settings as settings_lib
 from dynashare_jax.train import checks
@@ -201,6 +203,26 @@ def test_random_routes_imitate_the_learnt_one(data, tmp_path):
   assert any((others[0] != others[1]).ravel())
   for route in others:
     np.testing.assert_array_equal(route.sum(1), learnt.sum(1))
+
+
+def test_random_routes_start_as_the_learnt_one(data, tmp_path):
+  still, scratch = "optimizers.retrain.lr=0.0", "train.retrain_from=scratch"
+  methods = [f"random_policy=random_policy+{still}", f"kept=affinity+{still}"]
+  methods += [f"fresh=random_policy+{scratch}", f"learnt=affinity+{scratch}"]
+  settings = TINY | {"policy.budget": 0.5, "policy.measure": 2}
+  same = dict(seeds=1, steps=4, settings=settings, progress=False)
+  found = ds.compare(data, methods, workdir=tmp_path, mixed=["all"], **same)
+  network = {
+    name: flatten_util.ravel_pytree(r[0].trained.params)[0] for name, r in found.runs.items()
+  }
+  # At a learning rate of 0 each stays where it began: at the end of the warm-up.
+  np.testing.assert_array_equal(network["random_policy"], network["kept"])
+  start = trained_lib.searched(found.runs["kept"][0].trained)
+  np.testing.assert_array_equal(flatten_util.ravel_pytree(start[0])[0], network["kept"])
+  assert trained_lib.searched(found.runs["learnt"][0].trained) is None
+  told = {name: (r[0].workdir / "report.md").read_text() for name, r in found.runs.items()}
+  assert f"of {tmp_path / 'kept-0'}" in told["random_policy"]
+  assert "weights:" not in told["fresh"]
 
 
 @pytest.mark.parametrize(
