@@ -65,6 +65,10 @@ def get_config(problem: str = "conflict") -> ml_collections.ConfigDict:
 
   for name in ("warmup", "retrain"):
     config.optimizers[name].update(kind="adamw", lr=3e-3, b1=0.9, schedule="onecycle")
+  if problem == "instance":  # chosen on 100 to 103
+    config.gates.contrast = 0.3
+    train.retrain_steps = 6000
+    config.optimizers.retrain.warm = 0.3
   config.optimizers.alternate.update(kind="sgd", lr=0.01)
   config.optimizers.policy.lr = 0.05
   return config

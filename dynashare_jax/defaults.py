@@ -126,6 +126,11 @@ def get_config() -> ml_collections.ConfigDict:
   # First fraction of a re-training in which the wanted rates fall from 1 to their
   # targets; 0.0: wanted at once, the papers.
   gates.anneal = 0.0
+  # Weight of the loss that teaches gates by contrast: every step also runs all gated blocks and
+  # none, and gates learn which examples these save most; 0.0: the gradient through their decisions.
+  gates.contrast = 0.0
+  # With it, the first fraction of a re-training in which a coin decides between all and none.
+  gates.explore = 0.2
   # The control: in the place of gates, routes that leave out as much at random.
   gates.constant = False
 

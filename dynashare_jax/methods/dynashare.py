@@ -24,6 +24,9 @@ def build(parts: contract.Parts) -> contract.Method:
   parts = _schedule.resolved(parts)
   config, blocks = parts.config, parts.blocks
   rates = regularisers.check_target_rates(config.gates.target_rates, blocks)
+  alone = not (config.gates.contrast and skip.samples_rates(config))
+  wanted = "0 with config.gates.target_rate=sampled, as a price belongs to one rate"
+  _schedule.check(config, "gates", ("contrast", alone, wanted))
   gated = not config.gates.constant
   targets, told = (rates, ()) if gated else (None, (_CONTROL,))
   trunk = skip.trunk(parts, [gated and rate < 1 for rate in rates])

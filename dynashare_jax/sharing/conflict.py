@@ -39,7 +39,7 @@ def blank(units: int, tasks: int) -> dict[str, jax.Array]:
 def observe(sums: dict[str, jax.Array], gramians: jax.Array) -> dict[str, jax.Array]:
   """Adds a batch, whose gradients have the products `gramians` `[U, T, T]`; traced.
 
-  A pair counts where both gradients are not 0.
+  A pair counts where both gradients are not 0. What else `sums` has stays.
   """
   norms = jnp.sqrt(jnp.diagonal(gramians, axis1=1, axis2=2))
   scale = norms[:, :, None] * norms[:, None, :]
@@ -49,7 +49,7 @@ def observe(sums: dict[str, jax.Array], gramians: jax.Array) -> dict[str, jax.Ar
   cosine = jnp.concatenate([cosine, (cosine.sum(0) / units)[None]])
   there = jnp.concatenate([there, there.any(0)[None]]).astype(cosine.dtype)
   added = {"count": there, "sum": cosine, "squares": jnp.square(cosine)}
-  return jax.tree.map(jnp.add, sums, added)
+  return sums | {name: sums[name] + value for name, value in added.items()}
 
 
 def of(sums: Any) -> Conflict | None:

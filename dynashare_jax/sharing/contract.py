@@ -287,6 +287,14 @@ class Sharing:
     del magnitudes, labelled
     return memory
 
+  def others(self, static: Any, control: PyTree) -> Sequence[PyTree]:
+    """Returns controls under which a step also runs the trunk, for `Losses.others`; traced.
+
+    Each costs another forward pass; it moves no batch statistics.
+    """
+    del static, control
+    return ()
+
   def remember(
     self,
     static: Any,

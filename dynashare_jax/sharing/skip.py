@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynashare_jax.models import norm
 from dynashare_jax.models.trunks import contract as trunks
 from dynashare_jax.models.trunks import skip as skip_trunk
 from dynashare_jax.objectives import balancing
@@ -21,9 +22,14 @@ from dynashare_jax.ops import routing
 from dynashare_jax.ops import streams
 from dynashare_jax.sharing import conflict as conflict_lib
 from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import contrast as contrast_lib
 from dynashare_jax.sharing import plan as plan_lib
 from dynashare_jax.sharing import prices
 from dynashare_jax.types import PyTree
+
+# What an update keeps of the averages in gates that part examples sharply: those of the last ten
+# batches would move the border.
+_LONG = 0.98
 
 Routes = Callable[[jax.Array, jax.Array, conflict_lib.Conflict | None], Any]
 
@@ -128,6 +134,10 @@ class SkipSharing(contract.Sharing):
       gates read it; None: `target_rates`.
     noise_fades: last fraction of a phase in which the gates' noise falls from full to none.
     anneal: first fraction of a phase in which the wanted rates fall from 1 to the target rates.
+    contrast: weight of the loss that teaches gates by contrast, see `sharing.contrast`; 0 leaves
+      them to the gradient through their decisions.
+    explore: first fraction of a phase in which a coin says, for every example and task, whether
+      all gated blocks run or none, while gates are taught by contrast.
     sampled_gates: seed of sampled gate decisions at test, as the authors evaluate; None takes the
       likelier decision.
     budget: the share of the blocks of hard sharing above which the policy is charged, how it is
@@ -157,6 +167,8 @@ class SkipSharing(contract.Sharing):
   sampled_range: tuple[float, float] | None = None
   noise_fades: float = 0.0
   anneal: float = 0.0
+  contrast: float = 0.0
+  explore: float = 0.0
   sampled_gates: int | None = None
   budget: Budget | None = None
   conflict: bool = False
@@ -194,9 +206,21 @@ class SkipSharing(contract.Sharing):
     return jnp.zeros((count, len(self.names), self.blocks))
 
   def memory(self, params: PyTree) -> PyTree:
-    """Returns the sums of what measuring phases observe; nothing without such a phase."""
+    """Returns the sums of what measuring phases observe, and the prices of what gates run."""
     del params
-    return conflict_lib.blank(self.blocks, len(self.names)) if self.conflict else {}
+    sums = conflict_lib.blank(self.blocks, len(self.names)) if self.conflict else {}
+    return sums | self._prices()
+
+  def _prices(self) -> dict[str, jax.Array]:
+    """Those of gates that are taught by contrast, before the first step."""
+    return contrast_lib.blank(len(self.names), self.blocks) if self.contrast else {}
+
+  def begin(
+    self, phase: contract.Phase, params: PyTree, memory: PyTree, key: jax.Array
+  ) -> tuple[PyTree, PyTree]:
+    """Returns the same, but that a phase with gates begins with prices of its own."""
+    del key
+    return params, memory | self._prices() if _settings(phase).gated else memory
 
   def observe(self, memory: PyTree, gramians: jax.Array) -> PyTree:
     """Adds a batch to the cosines of the tasks' gradients."""
@@ -241,6 +265,7 @@ class SkipSharing(contract.Sharing):
 
     `fade` int32 `[2]` are the steps between which the noise falls; equal numbers keep it full.
     `anneal` int32 `[2]` are those between which the wanted rates do; equal ones want the targets.
+    `explored` int32 is the step from which the gates decide.
     """
     told = _settings(phase)
     start = step - offset
@@ -251,6 +276,7 @@ class SkipSharing(contract.Sharing):
       "opened": self._opened(told),
       "fade": jnp.asarray([begin, end], jnp.int32),
       "anneal": jnp.asarray([start, start + round(self.anneal * phase.steps)], jnp.int32),
+      "explored": jnp.asarray(start + round(self.explore * phase.steps), jnp.int32),
     }
 
   def _opened(self, told: Stretch) -> jax.Array:
@@ -277,8 +303,14 @@ class SkipSharing(contract.Sharing):
     noise, target, rates = None, None, None
     if static.gated:
       key = streams.stream_key(moving.seed, "gates", step)
-      noise = gumbel.logistic_noise(key, jnp.arange(batch), (len(self.names), self.blocks))
-      noise = noise * _left(moving.knobs["fade"], step, 1.0)
+      shape = len(self.names), self.blocks
+      if self.contrast:
+        coin = jnp.sign(gumbel.logistic_noise(key, jnp.arange(batch), (shape[0], 1)))
+        noise = jnp.where(step < moving.knobs["explored"], coin * contrast_lib.SURE, 0.0)
+        noise = jnp.broadcast_to(noise, (batch, *shape))
+      else:
+        noise = gumbel.logistic_noise(key, jnp.arange(batch), shape)
+        noise = noise * _left(moving.knobs["fade"], step, 1.0)
       if self.sampled_range is not None:
         low, high = self.sampled_range
         key = streams.stream_key(moving.seed, "target_rate", step)
@@ -293,9 +325,20 @@ class SkipSharing(contract.Sharing):
       gated=static.gated,
       noise=noise,
       temperature=self.gate_temperature,
+      taught=bool(self.contrast),
       target=target,
       rates=rates,
     )
+
+  def others(
+    self, static: Static, control: skip_trunk.Decisions
+  ) -> tuple[skip_trunk.Decisions, ...]:
+    """Returns all gated blocks and none of them, where gates are taught by contrast."""
+    if not (self.contrast and static.gated):
+      return ()
+    assert control.noise is not None, "a step with gates has noise"
+    sure = jnp.full_like(control.noise, contrast_lib.SURE)
+    return control._replace(noise=sure), control._replace(noise=-sure)
 
   def charges(
     self,
@@ -308,16 +351,35 @@ class SkipSharing(contract.Sharing):
     losses: balancing.Losses,
   ) -> dict[str, jax.Array]:
     """Returns the regularisers of a step, with their weights (Eqs. 3 to 5)."""
-    del losses
     found = self._penalties(static, learnt, memory, moving)
-    if static.gated:
+    if self.contrast and static.gated:
+      asked, gains = _asked(control, signals), contrast_lib.gains(losses)
+      loss = contrast_lib.taught(signals.own.relevance, asked, gains, memory["price"])
+      found["contrast"] = self.contrast * loss
+    elif static.gated:
       weight, form = self.instance
       targets = control.rates
       assert targets is not None, "a step with gates wants rates"
-      counted = signals.own.gated & (moving.structure > 0)
-      rates = jnp.where(counted, signals.own.gate.mean(1), targets[None])
+      rates = jnp.where(_asked(control, signals), signals.own.gate.mean(1), targets[None])
       found["instance"] = weight * regularisers.instance(rates, targets, form)
     return found
+
+  def remember(
+    self,
+    static: Static,
+    learnt: PyTree,
+    memory: PyTree,
+    control: skip_trunk.Decisions,
+    signals: trunks.Signals,
+    losses: balancing.Losses,
+  ) -> PyTree:
+    """Returns the memory with the prices moved, where gates are taught by contrast."""
+    del learnt
+    if not (self.contrast and static.gated):
+      return memory
+    found, relevance = contrast_lib.gains(losses), signals.own.relevance
+    assert control.rates is not None, "a step with gates wants rates"
+    return contrast_lib.moved(memory, relevance, _asked(control, signals), found, control.rates)
 
   def _penalties(
     self, static: Static, learnt: PyTree, memory: PyTree, moving: contract.Moving
@@ -496,6 +558,12 @@ def _settings(phase: contract.Phase) -> Stretch:
   return phase.settings or Stretch()
 
 
+def _asked(control: skip_trunk.Decisions, signals: trunks.Signals) -> jax.Array:
+  """Bool `[T, L]`, where a gate decides about a block that the route executes."""
+  assert control.policy is not None, "a route is fixed"
+  return jnp.asarray(signals.own.gated & (control.policy > 0))
+
+
 def _left(stretch: jax.Array, step: Any, without: float) -> jax.Array:
   """1 until `stretch[0]`, then linearly to 0 at `stretch[1]`; `without` if they are equal."""
   span = stretch[1] - stretch[0]
@@ -554,6 +622,8 @@ def make(
     sampled_range=tuple(config.gates.sampled_range) if samples_rates(config) else None,
     noise_fades=config.gates.noise_fades,
     anneal=config.gates.anneal,
+    contrast=config.gates.contrast if target_rates else 0.0,
+    explore=config.gates.explore,
     sampled_gates=config.seed if config.compat.gates == "sampled" else None,
     whole=not backbone.skips,
   )
@@ -609,4 +679,5 @@ def trunk(parts: contract.Parts, gated: Sequence[bool] | None = None) -> skip_tr
     gates.init,
     parts.dtype,
     samples_rates(parts.config),
+    _LONG if gates.contrast else norm.MOMENTUM,
   )

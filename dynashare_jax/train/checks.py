@@ -103,6 +103,8 @@ _RANGES = {
   "gates.temperature": _POSITIVE,
   "gates.noise_fades": (lambda v: 0 <= v <= 1, "in [0, 1]"),
   "policy.margin": _ZERO,
+  "gates.contrast": _ZERO,
+  "gates.explore": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
   "gates.anneal": (lambda v: 0 <= v <= 1, "in [0, 1]"),
   "gates.sampled_range": (
     lambda v: len(v) == 2 and 0 < v[0] < v[1] <= 1,

@@ -194,6 +194,7 @@ class Pass(NamedTuple):
       jnp.stack([s.count > 0 for s in sums]),
       tuple(t.weight for t in tasks),
       each_loss(tasks, logits, self.batch, at_labels) if sharing.each_example else None,
+      self._others(params, control),
     )
     charges = sharing.charges(static, learnt, memory, self.moving, control, signals, losses)
     charge: Any = sum(charges.values())
@@ -207,6 +208,15 @@ class Pass(NamedTuple):
     memory = sharing.remember(static, *held)
     runs = signals.executed.max(1) > 0
     return values, charge, Aside(parts, stats, memory, self.state.balance, losses, runs)
+
+  def _others(self, params: PyTree, control: PyTree) -> tuple[types.Sums, ...]:
+    """Losses of every example under the other controls that the sharing asks for."""
+    tasks, at_labels = self.objective.tasks, self.objective.at_labels
+    found = []
+    for other in self.objective.sharing.others(self.spec.sharing, control):
+      (logits, _), _ = self.apply(params, self.state.stats, self.inputs, other, True)
+      found.append(each_loss(tasks, logits, self.batch, at_labels))
+    return tuple(found)
 
 
 def dot(weights: Sequence[Any], values: Sequence[Any]) -> Any:

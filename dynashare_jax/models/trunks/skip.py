@@ -32,6 +32,7 @@ class Decisions(NamedTuple):
     gated: whether instance gates decide at the gated blocks.
     noise: `[B, T, L]` logistic noise of the gates; None takes the likelier choice.
     temperature: of the gates' straight-through gradient.
+    taught: whether gates learn by other means, and get no gradient through their decisions.
     threshold: score that a gate must exceed, `[L]` or None for 0.
     target: the execution rate wanted, in (0, 1], read by gates that are told it
       (`SkipTrunk.gate_told`); else None.
@@ -46,6 +47,7 @@ class Decisions(NamedTuple):
   gated: bool = False
   noise: jax.Array | None = None
   temperature: float = 1.0
+  taught: bool = False
   threshold: jax.Array | None = None
   target: jax.Array | None = None
   rates: jax.Array | None = None
@@ -77,6 +79,7 @@ class SkipTrunk(contract.Trunk):
     gate_init: see `models.gates.Gate`.
     dtype: compute type.
     gate_told: whether gates are told the target rate, see `models.gates.Gate`.
+    gate_momentum: see `models.gates.Gate`.
 
   Source: AdaShare (Sun et al. 2020) section 3; DynaShare section 3.4.
   Differs: tasks ride in one batched call, with the batch statistics of each; work that is equal for
@@ -93,6 +96,7 @@ class SkipTrunk(contract.Trunk):
   gate_init: str = "half"
   dtype: norm.Dtype = jnp.float32
   gate_told: bool = False
+  gate_momentum: float = norm.MOMENTUM
 
   @property
   def units(self) -> int:
@@ -140,7 +144,14 @@ class SkipTrunk(contract.Trunk):
   def setup(self) -> None:
     """Creates one gate a gated block."""
     self.gates: list[Any] = [
-      gates.Gate(self.gate_hidden, self.gate_init, self.dtype, self.gate_told, name=f"gate_{l}")
+      gates.Gate(
+        self.gate_hidden,
+        self.gate_init,
+        self.dtype,
+        self.gate_told,
+        self.gate_momentum,
+        name=f"gate_{l}",
+      )
       if gated
       else None
       for l, gated in enumerate(self.gated)
@@ -300,6 +311,8 @@ class SkipTrunk(contract.Trunk):
       )
       # One draw for all steps of a series.
       noise = jnp.broadcast_to(noise.reshape(noise.shape + (1,) * (score.ndim - 2)), score.shape)
+    if decisions.taught:
+      score = jax.lax.stop_gradient(score)
     return gumbel.hard_gate(score, noise, decisions.temperature)
 
 

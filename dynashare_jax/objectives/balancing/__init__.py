@@ -81,12 +81,14 @@ class Losses(NamedTuple):
     labelled: bool `[T]`, whether a task has any label in the batch. One without takes no part.
     prior: the tasks' weights in the configuration (lambda_k of Eq. 6), T floats.
     each: of every example `[T, B]`, summed over its labels; None where nothing asks for it.
+    others: the same under each control of `Sharing.others`.
   """
 
   value: jax.Array
   labelled: jax.Array
   prior: tuple[float, ...]
   each: types.Sums | None = None
+  others: tuple[types.Sums, ...] = ()
 
 
 class Balancer(NamedTuple):
