@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -235,20 +235,22 @@ def _of_run(run: workdir_lib.Run, against: baselines.Values) -> dict[str, float]
   return found | {ALL: delta.delta(found)}
 
 
-def over_random(runs: Runs) -> dict[str, float]:
+def over_random(runs: Runs) -> dict[str, dict[str, float]]:
   """Computes the share of random routes that methods beat, in Delta of all tasks.
 
   Returns:
-    Label -> percent, the mean over seeds, half of one for an equal Delta; NaN of random routes and
-    of single-task networks. Empty unless a seed has two random routes, by the first such label.
+    Of every label whose runs are random routes, several of a seed: label -> percent, the mean over
+    seeds, half of one for an equal Delta; NaN of random routes and of single-task networks.
   """
   gained = over_single(runs)
-  random = next(
-    (k for k, several in runs.items() if _is(several, RANDOM) and len(several) > len(_by(several))),
-    None,
-  )
-  if random is None or not gained:
+  if not gained:
     return {}
+  several = lambda label: _is(runs[label], RANDOM) and len(runs[label]) > len(_by(runs[label]))
+  return {label: _beaten(runs, gained, label) for label in filter(several, runs)}
+
+
+def _beaten(runs: Runs, gained: Mapping[str, Any], random: str) -> dict[str, float]:
+  """`over_random` of one label."""
   chance: dict[int, list[float]] = {}
   for run, gain in zip(runs[random], gained[random][ALL], strict=True):
     if math.isfinite(gain):

@@ -131,15 +131,19 @@ def test_the_share_of_random_routes_that_a_method_beats(tmp_path: pathlib.Path) 
     made("random_policy", 1, 80.0, 1.0),
   ]
   runs = three() | {"chance": chance}
-  assert gains.over_random(runs)["ours"] == pytest.approx((50 + 100) / 2)
-  assert gains.over_random(runs)["hard"] == pytest.approx((0 + 100) / 2)
-  assert math.isnan(gains.over_random(runs)["chance"])
+  (found,) = gains.over_random(runs).values()
+  assert found["ours"] == pytest.approx((50 + 100) / 2)
+  assert found["hard"] == pytest.approx((0 + 100) / 2)
+  assert math.isnan(found["chance"])
   assert gains.over_random(three()) == {}
   many = three() | {"chance": chance * 2}  # eight runs of two seeds
   assert gains.reliable(many) == {}
   table = comparison.compare(runs)
   assert cell(table, 2, "seeds", "beats random routes").value == pytest.approx(75)
   assert cell(table, 3, "Delta", "all tasks").value == pytest.approx((0 + 15 + 20 + 0) / 4)
+  two = comparison.compare(runs | {"later": chance[:2]})  # of other routes, a column of their own
+  assert cell(two, 2, "seeds", "beats chance").value == pytest.approx(75)
+  assert cell(two, 2, "seeds", "beats later").value == pytest.approx(75)
   text = comparison.write(runs, tmp_path).read_text()
   assert "over 2 seeds (0, 1)" in text and "50 is chance" in text and "Trials" not in text
   again, _ = raw.read(tmp_path / raw.FILE)
@@ -232,7 +236,7 @@ def test_a_missing_seed_and_a_zero_are_left_out_and_told(tmp_path: pathlib.Path)
   assert cell(comparison.compare(runs), 0, "Delta", "seg").value == (pytest.approx(-10.0))
   text = comparison.write(runs, tmp_path).read_text()
   assert "hard: Δ seg is not defined in 2 of 3 runs" in text
-  assert "hard: 0, 1, 2; single: 0, 1" in text
+  assert "over 2 seeds (0, 1); hard over 0, 1, 2" in text
 
 
 def test_a_metric_without_value_is_a_dash() -> None:
