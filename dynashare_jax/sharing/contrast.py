@@ -23,6 +23,7 @@ from dynashare_jax.objectives import balancing
 
 _FIRST = 100  # steps in which a price is the mean of the gains' quantiles
 _SPEED = 0.05  # of a price afterwards, in mean deviations of the gains
+_SETTLES = 25  # ... and at most this, over the number of steps
 SURE = 1e6  # noise that decides for a gate
 
 
@@ -89,6 +90,7 @@ def moved(
   place = jnp.round((1 - rates)[None] * jnp.maximum(count - 1, 0)).astype(jnp.int32)
   first = price + (jnp.take_along_axis(ordered, place, 1) - price) / looks
   spread = mean(jnp.abs(gain[:, :, None] - mean(gain[:, :, None])[:, None]))
-  later = price + _SPEED * spread * (mean(relevance > 0) - rates[None])
+  speed = jnp.minimum(_SPEED, _SETTLES / looks)
+  later = price + speed * spread * (mean(relevance > 0) - rates[None])
   price = jnp.where(asked & (count > 0), jnp.where(looks <= _FIRST, first, later), price)
   return memory | {"price": price, "looks": looks}
