@@ -24,10 +24,10 @@ from benchmarks.planted import judge as judge_lib
 from dynashare_jax import runs
 from dynashare_jax.cli import guard
 from dynashare_jax.infer import trained as trained_lib
+from dynashare_jax.sharing import contrast
 from dynashare_jax.train import forward as forward_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SURE = 1e6  # noise that decides for a gate
 
 
 def main() -> None:
@@ -117,7 +117,8 @@ def _decided(
 
   noise = None
   if decisions is not None:
-    noise = jnp.where(jnp.asarray(decisions) > 0.5, SURE, -SURE).transpose(1, 0, 2)
+    noise = jnp.where(jnp.asarray(decisions) > 0.5, contrast.SURE, -contrast.SURE)
+    noise = noise.transpose(1, 0, 2)
   loss, executed = run(noise)
   return float(loss), np.asarray(executed)
 
