@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import ctypes
 import gc
 import importlib.util
 import mmap
@@ -11,7 +12,8 @@ import pathlib
 import signal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MOST = 4 * 2**30  # bytes that a process of the tests may keep between files
+# Pages of memory that a process of the tests may keep between files.
+MOST = os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def _known(*options: str) -> str:
@@ -117,9 +119,11 @@ def memory() -> Iterator[None]:
   """Drops compiled programs after a file where they fill much memory; they are on disk, too."""
   yield
   statm = pathlib.Path("/proc/self/statm")
-  if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MOST:
+  if statm.exists() and int(statm.read_text().split()[1]) > MOST:
     jax.clear_caches()
     gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+      trim(0)  # Else what is free stays with the process, and the next file ends in here, too.
 
 
 @pytest.fixture(autouse=True)

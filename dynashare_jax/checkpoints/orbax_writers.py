@@ -30,12 +30,12 @@ def processes(mesh: jax.sharding.Mesh) -> ocp.options.MultiprocessingOptions:
 def handlers(mesh: jax.sharding.Mesh) -> dict[str, Any] | None:
   """Returns the writers of the items `state` and `record`; None is Orbax's own choice.
 
-  Its own handlers leave to process 0 what one process does for all.
+  Its own handlers leave to process 0 what one process does for all, and let every device write a
+  part of what all have, with a compiled slice for every shape: of no use within one process.
   """
-  options = processes(mesh)
-  if options.active_processes is None:
+  options, alone = processes(mesh), len(mesh_lib.processes(mesh)) == 1
+  if options.active_processes is None and not alone:
     return None
-  alone = len(options.active_processes) == 1
   arrays = ocp.type_handlers.ArrayHandler(
     primary_host=options.primary_host, use_replica_parallel=False if alone else None
   )

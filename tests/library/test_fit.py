@@ -19,6 +19,7 @@ from dynashare_jax import runs
 from dynashare_jax.infer import trained as trained_lib
 from dynashare_jax.library import costs
 from dynashare_jax.library import settings as settings_lib
+from dynashare_jax.report.run import figures
 from dynashare_jax.train import checks
 from dynashare_jax.train import loop
 
@@ -50,6 +51,12 @@ def data():
 @pytest.fixture(scope="module")
 def run(data):
   return ds.fit(data, steps=16, settings=TINY, progress=False)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+  """Runs without figures, which take a third of a tiny one's time."""
+  monkeypatch.setattr(figures, "PLOTS", ())
 
 
 def test_a_run_says_what_it_measured(run, data):
@@ -157,7 +164,7 @@ def test_the_quickest_way_counts():
   assert told == "Two rows. Saved: of `full`, every block for every task, 10 ms."
 
 
-def test_ctrl_c_saves_and_the_same_call_goes_on(run, data, tmp_path, monkeypatch):
+def test_ctrl_c_saves_and_the_same_call_goes_on(undrawn, run, data, tmp_path, monkeypatch):
   folder = tmp_path / "run"
   call = lambda: ds.fit(data, steps=16, settings=TINY, workdir=folder, progress=False)
   advance = loop.Loop._advance
@@ -178,7 +185,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, data, tmp_path, monkeypatch
     ds.fit(other, steps=16, settings=TINY, workdir=folder, progress=False)
 
 
-def test_a_comparison_reuses_its_runs(data, tmp_path, monkeypatch):
+def test_a_comparison_reuses_its_runs(undrawn, data, tmp_path, monkeypatch):
   methods = ("single", "small=hard+model.width=4")
   same = dict(seeds=1, workdir=tmp_path, steps=4, settings=TINY, progress=False)
   call = lambda: ds.compare(data, methods, mixed=["backbone"], trials={"small": 3}, **same)
@@ -194,7 +201,7 @@ def test_a_comparison_reuses_its_runs(data, tmp_path, monkeypatch):
   assert "![" not in repr(found)
 
 
-def test_random_routes_imitate_the_learnt_one(data, tmp_path):
+def test_random_routes_imitate_the_learnt_one(undrawn, data, tmp_path):
   methods = ["random_policy", "learnt=affinity+policy.budget=0.5+policy.measure=2"]
   same = dict(seeds=1, workdir=tmp_path, steps=4, settings=TINY, progress=False)
   found = ds.compare(data, methods, randoms=2, **same)
@@ -205,7 +212,7 @@ def test_random_routes_imitate_the_learnt_one(data, tmp_path):
     np.testing.assert_array_equal(route.sum(1), learnt.sum(1))
 
 
-def test_random_routes_start_as_the_learnt_one(data, tmp_path):
+def test_random_routes_start_as_the_learnt_one(undrawn, data, tmp_path):
   still, scratch = "optimizers.retrain.lr=0.0", "train.retrain_from=scratch"
   methods = [f"random_policy=random_policy+{still}", f"kept=affinity+{still}"]
   methods += [f"fresh=random_policy+{scratch}", f"learnt=affinity+{scratch}"]
