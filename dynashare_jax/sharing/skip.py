@@ -550,7 +550,9 @@ class SkipSharing(contract.Sharing):
       "random": "a random route every step",
       "route": "a fixed route",
     }
-    return words[told.routing] + (" + gates" if told.gated else "")
+    gates = " + gates" if told.gated else ""
+    taught = ", taught by two more forward passes a step" if self.contrast and told.gated else ""
+    return words[told.routing] + gates + taught
 
 
 def _settings(phase: contract.Phase) -> Stretch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +133,9 @@ def test_a_coin_decides_before_the_gates_do():
   assert late.taught and not np.any(late.noise)
   full, bare = sharing.others(static, late)
   assert (full.noise == contrast.SURE).all() and (bare.noise == -contrast.SURE).all()
+  told = "a fixed route + gates"
+  assert sharing.describe(phase) == f"{told}, taught by two more forward passes a step"
+  assert dataclasses.replace(sharing, contrast=0.0).describe(phase) == told
 
 
 VALUES = {
