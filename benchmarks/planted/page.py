@@ -1,6 +1,7 @@
-"""Writes the page of the planted problems from the results in a folder.
+"""Writes the tables of the planted problems, from a folder of runs or from the results kept here.
 
-python -m benchmarks.planted.page --out=runs/planted > docs/benchmarks/planted.md
+python -m benchmarks.planted.page             # of `results.json` beside this file
+python -m benchmarks.planted.page --out=runs/planted --keep    # adds a folder's to them
 """
 
 from __future__ import annotations
@@ -16,37 +17,63 @@ import numpy as np
 from dynashare_jax.data.planted import dataset as planted
 from dynashare_jax.report import tables
 
+KEPT = pathlib.Path(__file__).with_name("results.json")
 _AS_LONG = ("hard, all steps", "single, equal parameters, all steps")
 _CONTROLS = ("random", "planted", "hard", "single, equal parameters")
+_DIGITS = 7  # of a kept loss, behind the point
+
+# Problem -> method -> number -> result.
+Results = dict[str, dict[str, dict[str, dict[str, Any]]]]
 
 
 def main() -> None:
-  """Prints the page."""
+  """Prints the tables."""
   parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-  parser.add_argument("--out", default="runs/planted")
-  print(page(pathlib.Path(parser.parse_args().out)))
+  parser.add_argument("--out", default="", help="folder that `run` filled")
+  parser.add_argument("--keep", action="store_true", help="write its results to results.json, too")
+  args = parser.parse_args()
+  found = read(pathlib.Path(args.out)) if args.out else kept()
+  if args.keep and args.out:
+    for problem, methods in kept().items():
+      for method, numbers in methods.items():
+        there = found.setdefault(problem, {}).setdefault(method, {})
+        found[problem][method] = numbers | there
+    KEPT.write_text(json.dumps(_rounded(found), sort_keys=True) + "\n")
+  print(page(found))
 
 
-def page(folder: pathlib.Path) -> str:
-  """Returns tables of all problems in a folder that `run` filled."""
-  parts = []
-  for problem, told in planted.PROBLEMS.items():
-    found = _found(folder / problem)
-    if found:
-      parts.append(
-        f"## {problem}\n\n{told.answer.capitalize()}.\n\n"
-        f"{_table(found, told.poor)}\n\n{_each(found)}"
-      )
-  return "\n\n".join(parts)
+def kept() -> Results:
+  """Returns the results that the page in `docs/benchmarks` shows."""
+  return dict(json.loads(KEPT.read_text())) if KEPT.is_file() else {}
 
 
-def _found(folder: pathlib.Path) -> dict[str, dict[int, dict[str, Any]]]:
-  """Method -> number -> result."""
-  found: dict[str, dict[int, dict[str, Any]]] = {}
-  for file in sorted(folder.glob("*/*.json")):
+def read(folder: pathlib.Path) -> Results:
+  """Returns the results in a folder that `run` filled."""
+  found: Results = {}
+  for file in sorted(folder.glob("*/*/*.json")):
     if file.stem not in ("controls", "gates"):
-      found.setdefault(file.stem, {})[int(file.parent.name)] = json.loads(file.read_text())
+      methods = found.setdefault(file.parts[-3], {})
+      methods.setdefault(file.stem, {})[file.parts[-2]] = json.loads(file.read_text())
   return found
+
+
+def page(results: Results) -> str:
+  """Returns the tables of all problems."""
+  return "\n\n".join(
+    f"## {problem}\n\n{told.answer.capitalize()}.\n\n"
+    f"{_table(results[problem], told.poor)}\n\n{_each(results[problem])}"
+    for problem, told in planted.PROBLEMS.items()
+    if problem in results
+  )
+
+
+def _rounded(value: Any) -> Any:
+  """The same with shorter numbers."""
+  if isinstance(value, dict):
+    return {k: _rounded(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return [_rounded(v) for v in value]
+  return round(value, _DIGITS) if isinstance(value, float) else value
 
 
 def _mean(found: dict[str, Any], control: str, tasks: Sequence[int] | None = None) -> float:
@@ -63,7 +90,7 @@ def _against(results: Sequence[dict[str, Any]], control: str, tasks: Sequence[in
   return tables.Cell(100 * (float(np.mean(ratios)) - 1), digits=0, signed=True)
 
 
-def _table(found: dict[str, dict[int, dict[str, Any]]], poor: Sequence[int]) -> str:
+def _table(found: dict[str, dict[str, dict[str, Any]]], poor: Sequence[int]) -> str:
   """A row a method with its controls of as many steps, and one a control of the routes."""
   cell = lambda values: tables.mean_std(list(values), 4)
   whole = lambda number: tables.Cell(float(number), digits=0)
@@ -102,14 +129,14 @@ def _table(found: dict[str, dict[int, dict[str, Any]]], poor: Sequence[int]) -> 
   )
 
 
-def _each(found: dict[str, dict[int, dict[str, Any]]]) -> str:
+def _each(found: dict[str, dict[str, dict[str, Any]]]) -> str:
   """Percentile and loss of every number, a line a method."""
   lines = []
   for method, by_number in found.items():
     each = "; ".join(
       f"{number}: {_percent(one['percentile'])}, {np.mean(one['own']):.4f}"
       f" ({', '.join(f'{_mean(one, name):.4f}' for name in _AS_LONG)})"
-      for number, one in sorted(by_number.items())
+      for number, one in sorted(by_number.items(), key=lambda item: int(item[0]))
     )
     lines.append(f"* {method}: {each}")
   head = "Number: percentile, loss (hard, single with equal parameters, as long)"

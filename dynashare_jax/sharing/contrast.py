@@ -4,10 +4,10 @@ The gradient of a gate says what a slightly other decision would do, in a networ
 the decision that was made. Here every step also runs the network with all gated blocks and with
 none of them. What they save an example, its loss without less its loss with them, is its *gain*,
 and a block is worth running where the gain is above the block's *price*. A price rises while gates
-open more often than wanted, and falls while they open less (dual ascent on Eq. 5's rate). A gate
-learns to tell the two sides apart, and every example weighs what a wrong decision costs, the
-distance from its gain to the price: so gates follow the mean gain of like examples, however noisy
-one gain is.
+open more often than wanted, and falls, to 0 at least, while they open less (dual ascent on Eq. 5's
+rate, of which no more is wanted than what helps). A gate learns to tell the two sides apart, and
+every example weighs what a wrong decision costs, the distance from its gain to the price: so gates
+follow the mean gain of like examples, however noisy one gain is.
 
 Source: ours. Related: contextual bandits with full information, cost-sensitive classification.
 """
@@ -73,7 +73,7 @@ def moved(
   found: tuple[jax.Array, jax.Array],
   rates: jax.Array,
 ) -> dict[str, jax.Array]:
-  """Returns prices nearer to those at which every gate opens as often as wanted.
+  """Returns prices nearer to those at which no gate opens more often than wanted.
 
   Args:
     memory: see `blank`; what else it has stays.
@@ -92,5 +92,6 @@ def moved(
   spread = mean(jnp.abs(gain[:, :, None] - mean(gain[:, :, None])[:, None]))
   speed = jnp.minimum(_SPEED, _SETTLES / looks)
   later = price + speed * spread * (mean(relevance > 0) - rates[None])
-  price = jnp.where(asked & (count > 0), jnp.where(looks <= _FIRST, first, later), price)
+  moved = jnp.maximum(jnp.where(looks <= _FIRST, first, later), 0.0)
+  price = jnp.where(asked & (count > 0), moved, price)
   return memory | {"price": price, "looks": looks}

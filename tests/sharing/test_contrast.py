@@ -72,17 +72,21 @@ def test_prices_begin_at_the_quantile_that_the_rate_wants():
 
 def test_prices_rise_while_gates_open_too_often():
   """By the mean deviation of the gains: here by a half too many, and by a quarter too few."""
-  memory = {"price": jnp.zeros((2, 1)), "looks": jnp.array(200), "other": 1}
+  memory = {"price": jnp.ones((2, 1)), "looks": jnp.array(200), "other": 1}
   gain = jnp.array([[1.0, -1.0, 1.0, -1.0], [2.0, -2.0, 2.0, -2.0]])
   score = jnp.array([[1.0, 1.0, 1.0, 1.0], [-1.0, -1.0, -1.0, 1.0]])[:, :, None]
   found = contrast.moved(memory, score, BOTH, (gain, gain != 0), ONE_BLOCK)
-  np.testing.assert_allclose(found["price"], [[0.05 / 2], [-0.05 * 2 / 4]], 1e-6)
+  np.testing.assert_allclose(found["price"], [[1 + 0.05 / 2], [1 - 0.05 * 2 / 4]], 1e-6)
   assert found["other"] == 1
   late = contrast.moved(
     memory | {"looks": jnp.array(999)}, score, BOTH, (gain, gain != 0), ONE_BLOCK
   )
-  np.testing.assert_allclose(late["price"], np.asarray(found["price"]) / 2, 1e-6)  # they settle
-  apart = contrast.moved(memory, score, ~BOTH, (gain, gain != 0), ONE_BLOCK)
+  half = (1 + np.asarray(found["price"])) / 2
+  np.testing.assert_allclose(late["price"], half, 1e-6)  # they settle
+  free = memory | {"price": jnp.zeros((2, 1))}
+  least = contrast.moved(free, score, BOTH, (gain, gain != 0), ONE_BLOCK)
+  np.testing.assert_allclose(least["price"], [[0.05 / 2], [0.0]], 1e-6)  # what harms stays shut
+  apart = contrast.moved(free, score, ~BOTH, (gain, gain != 0), ONE_BLOCK)
   assert not np.any(apart["price"])  # no gate, no price
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import jax
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from benchmarks.planted import page
 from dynashare_jax import runs
 from dynashare_jax.checkpoints import workdir as workdir_lib
 from dynashare_jax.data.planted import dataset
@@ -107,3 +109,17 @@ def test_gradients_find_who_shares(tmp_path):
   np.testing.assert_array_equal(route[0], route[1])
   np.testing.assert_array_equal(route[2], 1 - route[0])
   np.testing.assert_array_equal(route[3], route[2])
+
+
+def test_the_page_shows_what_the_kept_results_give(tmp_path):
+  text = (ROOT / "docs" / "benchmarks" / "planted.md").read_text(encoding="utf-8")
+  for part in page.page(page.kept()).split("\n\n"):
+    assert part in text
+  # A folder of runs gives the same.
+  for problem, methods in page.kept().items():
+    for method, numbers in methods.items():
+      for number, result in numbers.items():
+        file = tmp_path / problem / number / f"{method}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result))
+  assert page.page(page.read(tmp_path)) == page.page(page.kept())
