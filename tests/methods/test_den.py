@@ -120,6 +120,22 @@ def test_every_task_has_the_widths_that_the_selector_likes_best(images):
   )
 
 
+def test_what_is_trained_is_what_is_measured(images):
+  """One task at full widths, one at a quarter: settled averages are the statistics of training."""
+  experiment, params, stats, inputs = images
+  likes = jnp.zeros((2, 2, widths.LEVELS)).at[0, :, -1].set(1e3).at[1, :, 1].set(1e3).ravel()
+  selector = {**params["trunk"]["selector"], "levels": {**params["trunk"]["selector"]["levels"]}}
+  selector["levels"]["bias"] = likes
+  params = {**params, "trunk": {**params["trunk"], "selector": selector}}
+  trains, measures = (_forward(experiment, train=train, chosen=True) for train in (True, False))
+  inputs = jnp.tile(inputs, (16, 1, 1, 1))  # running variances have n / (n - 1) of a batch's
+  for _ in range(150):
+    want, stats = trains(params, stats, inputs)
+  found, _ = measures(params, stats, inputs)
+  for name in want:
+    np.testing.assert_allclose(found[name], want[name], 1e-2, 1e-2)
+
+
 def _pass(experiment, state, name, batch):
   phases = experiment.method.phases
   index = next(i for i, phase in enumerate(phases) if phase.name == name)

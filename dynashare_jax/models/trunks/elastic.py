@@ -66,8 +66,9 @@ class ElasticTrunk(contract.Trunk):
     rows: the tasks among the selector's, in order.
 
   Source: Ahn et al. 2019; the place of the masks as in AdaShare's code.
-  Differs: masks come after the ReLU, which is the same for zeros; tasks ride in one batched call,
-    each with its own batch statistics.
+  Differs: masks come after the ReLU, which is the same for zeros; tasks ride in one batch with
+    common batch statistics. With its own each task is normalised in training by what its widths
+    leave, at test by the mean over tasks, of widths that can be far apart.
   """
 
   backbone: Any
@@ -103,22 +104,23 @@ class ElasticTrunk(contract.Trunk):
   def __call__(
     self, inputs: Any, control: Levels, train: bool
   ) -> tuple[list[jax.Array], contract.Signals]:
-    """Runs all blocks, in one group of tasks or, where the selector chooses, one a task."""
-    steps = series.steps_of(inputs)
-    x = self.backbone.stem(inputs, base.Pass(train, jnp.ones((1,)), steps))
+    """Runs all blocks: once for all tasks or, where the selector chooses, once a task."""
+    pass_ = base.Pass(train, jnp.ones((1,)))
+    x = self.backbone.stem(inputs, pass_)
     tasks, batch, count = len(self.rows), jax.tree.leaves(x)[0].shape[1], 1
     levels, logs = None if control.given is None else control.given[None], None
     if control.chosen:
       levels, logs = _choice(self.selector(inputs)[jnp.asarray(self.rows)], control.noise)
-      x, count = jax.tree.map(lambda a: jnp.broadcast_to(a, (tasks, *a.shape[1:])), x), tasks
-    pass_ = base.Pass(train, jnp.full((count,), 1 / count), steps)
+      x, count = jax.tree.map(lambda a: jnp.repeat(a, tasks, 1), x), tasks
     for block in range(self.units):
       if levels is not None:
         first = self.backbone.layers(block)[0].name
-        pass_ = pass_._replace(tap=_narrowed(first, levels[:, :, block]))
+        own = levels[:, :, block].T.reshape(1, -1)
+        pass_ = pass_._replace(tap=_narrowed(first, own))
       residual = self.backbone.shortcut(block, x, pass_)
       x = self.backbone.merge(residual, self.backbone.branch(block, x, pass_))
-    groups = base.of_groups(self.backbone.final(x))
+    apart = lambda a: jnp.moveaxis(a[0].reshape(batch, count, *a.shape[2:]), 1, 0)
+    groups = base.of_groups(jax.tree.map(apart, self.backbone.final(x)))
     executed = jnp.ones((1, batch, self.units)) if levels is None else widths.used(levels)
     executed = jnp.broadcast_to(executed, (tasks, batch, self.units))
     features = groups if count == tasks else groups * tasks
