@@ -28,6 +28,7 @@ class Gate(nn.Module):
     told: whether the hidden layer also reads the target rate, so that one network can serve many
       rates.
     momentum: what one update keeps of the running averages of the norm.
+    common: whether groups have common batch statistics, see `models.norm.GroupedBatchNorm`.
 
   Of a series with padding a gate scores every step by the mean of the steps up to it, so that a
   decision never depends on what comes later.
@@ -42,6 +43,7 @@ class Gate(nn.Module):
   dtype: norm.Dtype = jnp.float32
   told: bool = False
   momentum: float = norm.MOMENTUM
+  common: bool = False
 
   @nn.compact
   def __call__(
@@ -64,7 +66,9 @@ class Gate(nn.Module):
     lookup.one_of("`start` of a gate, or config.gates.init", self.start, INITS)
     pooled = jnp.concatenate([self._pooled(array, mask) for array in jax.tree.leaves(x)], -1)
     h = nn.Dense(self.hidden, dtype=self.dtype, name="reduce")(pooled)
-    averaged = norm.GroupedBatchNorm(self.momentum, dtype=self.dtype, name="norm")
+    averaged = norm.GroupedBatchNorm(
+      self.momentum, dtype=self.dtype, common=self.common, name="norm"
+    )
     h = averaged(h, updates, use_running, mask)
     if self.told:
       rate = jnp.ones((1,)) if target is None else jnp.reshape(target, (1,))

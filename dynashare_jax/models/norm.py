@@ -16,7 +16,7 @@ import numpy as np
 from dynashare_jax import lookup
 
 Dtype = DTypeLike
-NORMS = ("batch", "group", "task")
+NORMS = ("batch", "common", "group", "task")
 TASKS = "tasks"  # in the path of leaves that hold every task's, along their first axis
 MOMENTUM = 0.9  # what one update keeps of a running average
 _EPSILON = 1e-5  # added to variances
@@ -26,12 +26,13 @@ _FOLDED = "folded"  # all that is left of a norm in inference, see `fold`
 def layer(kind: str, dtype: Dtype, name: str) -> nn.Module:
   """Makes a layer that is called with `(x, updates, use_running, mask)`.
 
-  Its `kind` is `batch` (`GroupedBatchNorm`), `group` (`ExampleNorm`) or `task` (`TaskNorm`).
+  Its `kind` is `batch` or `common` (`GroupedBatchNorm`), `group` (`ExampleNorm`) or `task`
+  (`TaskNorm`).
   """
   lookup.one_of("config.model.norm", kind, NORMS)
-  kinds: dict[str, Any] = {"batch": GroupedBatchNorm, "group": ExampleNorm, "task": TaskNorm}
-  found: nn.Module = kinds[kind](dtype=dtype, name=name)
-  return found
+  if kind in ("batch", "common"):
+    return GroupedBatchNorm(common=kind == "common", dtype=dtype, name=name)
+  return (ExampleNorm if kind == "group" else TaskNorm)(dtype=dtype, name=name)
 
 
 class ExampleNorm(nn.Module):
@@ -73,12 +74,15 @@ class GroupedBatchNorm(nn.Module):
   """Batch norm with one set of statistics per group, and shared parameters.
 
   A group's features are normalised by its own batch statistics, as if the groups were passed
-  through the network one after the other.
+  through the network one after the other. At test all are normalised by the one running average,
+  which is no group's own where groups differ, as those of tasks with other routes do. With `common`
+  statistics all groups are normalised in training, too, by those of all their values together.
 
   Attributes:
     momentum: what one update keeps of the running average.
     epsilon: added to the variance.
     dtype: of the output.
+    common: whether the groups' statistics are put together, each with the weight of its updates.
 
   Source: He et al. 2016 as used by AdaShare's authors (torch momentum 0.1).
   Differs: the running average moves once, towards the groups' mean, and keeps momentum^n for n
@@ -88,6 +92,7 @@ class GroupedBatchNorm(nn.Module):
   momentum: float = MOMENTUM
   epsilon: float = _EPSILON
   dtype: Dtype = jnp.float32
+  common: bool = False
 
   @nn.compact
   def __call__(
@@ -117,6 +122,8 @@ class GroupedBatchNorm(nn.Module):
       return (x * factor.reshape(shape) + offset.reshape(shape)).astype(self.dtype)
     wide = x.astype(jnp.float32)
     mean, var, count = _statistics(wide, mask)
+    if self.common:
+      mean, var = _joined(mean, var, updates)
     if not self.is_initializing():
       self._update(mean, var, updates, count)
     factor = jax.lax.rsqrt(var + self.epsilon) * scale[None]
@@ -224,6 +231,15 @@ def fold(
     for leaf in {f"{layer}/kernel", f"{layer}/bias"} & flat.keys():
       flat[leaf] = flat[leaf] * factor
   return traverse_util.unflatten_dict(flat, sep="/"), traverse_util.unflatten_dict(kept, sep="/")
+
+
+def _joined(mean: jax.Array, var: jax.Array, updates: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Statistics `[G, C]` of all groups' values together; all count alike where none has updates."""
+  total = updates.sum()
+  share = jnp.where(total > 0, updates / jnp.maximum(total, 1e-9), 1 / len(updates))[:, None]
+  centre = (share * mean).sum(0, keepdims=True)
+  wide = (share * (var + jnp.square(mean - centre))).sum(0, keepdims=True)
+  return jnp.broadcast_to(centre, mean.shape), jnp.broadcast_to(wide, var.shape)
 
 
 def _statistics(

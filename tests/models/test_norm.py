@@ -30,11 +30,11 @@ STATS = {
 
 @functools.partial(
   jax.jit,
-  static_argnames=("use_running", "dtype", "mutable"),
+  static_argnames=("use_running", "dtype", "mutable", "common"),
   compiler_options={"xla_backend_optimization_level": 0},
 )
-def _run(x, updates, use_running=False, dtype=jnp.float32, mutable=True):
-  module = norm.GroupedBatchNorm(dtype=dtype)
+def _run(x, updates, use_running=False, dtype=jnp.float32, mutable=True, common=False):
+  module = norm.GroupedBatchNorm(common=common, dtype=dtype)
   y, changed = module.apply(
     {"params": PARAMS, "batch_stats": STATS},
     jnp.asarray(x),
@@ -93,6 +93,37 @@ def test_a_group_that_stands_for_two_is_two_equal_groups():
   three = _run(X[[0, 0, 1]], np.array([1, 1, 1]))[1]
   for name in STATS:
     np.testing.assert_allclose(one[name], three[name], rtol=1e-5)
+
+
+def test_common_statistics_are_those_of_all_values_together():
+  """In proportion to the updates: here a third, two thirds and none of what is normalised."""
+  x = np.concatenate([X, X[:1] + 7])
+  y, stats = _run(x, np.array([1, 2, 0]), common=True)
+  rows = np.float64(np.concatenate([X[0], X[1], X[1]])).reshape(-1, 5)
+  wanted = (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+  wanted = wanted * np.asarray(PARAMS["scale"]) + np.asarray(PARAMS["bias"])
+  np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
+  keep = 0.9**3
+  mean = keep * np.asarray(STATS["mean"]) + (1 - keep) * rows.mean(0)
+  np.testing.assert_allclose(stats["mean"], mean, rtol=1e-4)
+  for name in STATS:  # One group alone has what it has without.
+    one, other = (_run(X[:1], np.array([1]), common=common)[1][name] for common in (True, False))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_trained_with_common_statistics_is_what_is_measured():
+  """Once the averages have settled, groups that differ are normalised at test as in training."""
+  x, updates = np.tile(np.stack([X[0], 3 * X[1] + 5]), (1, 16, 1, 1)), jnp.array([0.5, 0.5])
+  for common, near in ((True, 2e-2), (False, np.inf)):
+    module, stats = norm.GroupedBatchNorm(common=common), STATS
+    for _ in range(200):
+      want, new = module.apply(
+        {"params": PARAMS, "batch_stats": stats}, x, updates, False, mutable=["batch_stats"]
+      )
+      stats = new["batch_stats"]
+    found = module.apply({"params": PARAMS, "batch_stats": stats}, x, updates, True)
+    apart = float(np.abs(found - want).max())
+    assert apart < near and (common or apart > 0.5)
 
 
 def test_one_group_is_flax_batch_norm():

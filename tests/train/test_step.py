@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import configs
 from train.stepper import Stepper
 
 from dynashare_jax.distributed import mesh as mesh_lib
@@ -208,10 +209,22 @@ def test_wanted_rates_of_gates_fall_at_the_start_of_their_phase(dyna):
     np.testing.assert_allclose(found, 1 - np.outer(wanted, 1 - targets), 1e-6)
 
 
-def test_planned_and_masked_steps_agree(build):
+@pytest.mark.parametrize("kind", ["batch", "common"])
+def test_planned_and_masked_steps_agree(build, kind):
+  """Tasks that part between their blocks; of pictures with common batch statistics, too."""
   found = []
+  values = (
+    THREE
+    if kind == "batch"
+    else {
+      **configs.PICTURES,
+      "model__blocks": (2, 1),
+      "gates__target_rates": (1.0, 0.6, 0.6),
+      "model__norm": kind,
+    }
+  )
   for execution in ("planned", "masked"):
-    experiment = build(train__execution=execution, **THREE)
+    experiment = build(train__execution=execution, **values)
     stepper = Stepper(experiment, "retrain", ROUTE)
     found.append(stepper(stepper(stepper.start())[0], first=1))
   (state, parts), (other, others) = found

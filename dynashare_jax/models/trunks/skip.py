@@ -82,7 +82,8 @@ class SkipTrunk(contract.Trunk):
     gate_momentum: see `models.gates.Gate`.
 
   Source: AdaShare (Sun et al. 2020) section 3; DynaShare section 3.4.
-  Differs: tasks ride in one batched call, with the batch statistics of each; work that is equal for
+  Differs: tasks ride in one batched call, with the batch statistics of each, or common ones
+    (`models.norm`); work that is equal for
     several tasks is done once, so the first block always is. A running average of batch statistics
     makes one update a step with the mean of the n tasks that execute the layer, keeping momentum^(n
     / tasks), instead of n updates in task order. So hard sharing and an all-ones policy learn the
@@ -102,6 +103,11 @@ class SkipTrunk(contract.Trunk):
   def units(self) -> int:
     """Blocks."""
     return len(self.gated)
+
+  @property
+  def _joined(self) -> bool:
+    """Whether norms have common batch statistics of all tasks."""
+    return bool(getattr(self.backbone, "norm_kind", "") == "common")
 
   @nn.nowrap
   def leaves(self) -> Mapping[str, contract.Leaf]:
@@ -129,7 +135,10 @@ class SkipTrunk(contract.Trunk):
     """Returns the decisions of every task, if its own passes cost less than its share of all's.
 
     A pass back costs two passes forward; back through the blocks of all tasks goes every task.
+    Common batch statistics need all tasks in one pass.
     """
+    if self._joined:
+      return None
     alone = sum(mode != routing.SKIP for row in control.modes for mode in row)
     shared = sum(split.running for split in routing.splits(control.modes))
     if 3 * alone >= (1 + 2 * self.tasks) * shared:
@@ -150,6 +159,7 @@ class SkipTrunk(contract.Trunk):
         self.dtype,
         self.gate_told,
         self.gate_momentum,
+        self._joined,
         name=f"gate_{l}",
       )
       if gated
