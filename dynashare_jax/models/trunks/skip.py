@@ -83,11 +83,10 @@ class SkipTrunk(contract.Trunk):
 
   Source: AdaShare (Sun et al. 2020) section 3; DynaShare section 3.4.
   Differs: tasks ride in one batched call, with the batch statistics of each, or common ones
-    (`models.norm`); work that is equal for
-    several tasks is done once, so the first block always is. A running average of batch statistics
-    makes one update a step with the mean of the n tasks that execute the layer, keeping momentum^(n
-    / tasks), instead of n updates in task order. So hard sharing and an all-ones policy learn the
-    same averages.
+    (`models.norm`); work that is equal for several tasks is done once, so the first block always
+    is. A running average of batch statistics makes one update a step with the mean of the n tasks
+    that execute the layer, keeping momentum^(n / tasks), instead of n updates in task order. So
+    hard sharing and an all-ones policy learn the same averages.
   """
 
   backbone: nn.Module
