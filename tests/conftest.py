@@ -12,8 +12,7 @@ import pathlib
 import signal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Pages of memory that a process of the tests may keep between files.
-MOST = os.sysconf("SC_PHYS_PAGES") // 4
+SHARE = 4  # of the machine's memory a process of the tests keeps at most one part of so many
 
 
 def _known(*options: str) -> str:
@@ -119,7 +118,9 @@ def memory() -> Iterator[None]:
   """Drops compiled programs after a file where they fill much memory; they are on disk, too."""
   yield
   statm = pathlib.Path("/proc/self/statm")
-  if statm.exists() and int(statm.read_text().split()[1]) > MOST:
+  if not statm.exists():
+    return
+  if int(statm.read_text().split()[1]) > os.sysconf("SC_PHYS_PAGES") // SHARE:
     jax.clear_caches()
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):

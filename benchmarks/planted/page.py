@@ -32,13 +32,16 @@ def main() -> None:
   parser.add_argument("--out", default="", help="folder that `run` filled")
   parser.add_argument("--keep", action="store_true", help="write its results to results.json, too")
   args = parser.parse_args()
+  if args.keep and not args.out:
+    parser.error("--keep keeps what is in a folder: give --out, too.")
   found = read(pathlib.Path(args.out)) if args.out else kept()
-  if args.keep and args.out:
-    for problem, methods in kept().items():
+  if args.keep:
+    both = kept()
+    for problem, methods in found.items():
       for method, numbers in methods.items():
-        there = found.setdefault(problem, {}).setdefault(method, {})
-        found[problem][method] = numbers | there
-    KEPT.write_text(json.dumps(_rounded(found), sort_keys=True) + "\n")
+        both.setdefault(problem, {}).setdefault(method, {}).update(numbers)
+    KEPT.write_text(json.dumps(_rounded(both), sort_keys=True) + "\n")
+    found = kept()
   print(page(found))
 
 

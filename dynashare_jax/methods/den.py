@@ -149,8 +149,7 @@ class ElasticSharing(contract.Sharing):
   ) -> tuple[jax.Array, jax.Array]:
     """`[T, B]` rewards, and which examples have a label."""
     assert losses.each is not None  # `each_example`
-    known = jnp.asarray(losses.each.count) > 0
-    each = losses.each.total / jnp.where(known, losses.each.count, 1.0)
+    each, known = balancing.means(losses.each)
     weighed = jnp.asarray(losses.prior)[:, None] * each
     return widths.rewards(signals.executed, weighed, self.rho), known
 

@@ -41,10 +41,8 @@ def gains(losses: balancing.Losses) -> tuple[jax.Array, jax.Array]:
   Returns:
     `[T, B]`, and bool `[T, B]`, where an example has labels.
   """
-  full, bare = losses.others
-  known = jnp.asarray(full.count) > 0
-  each = lambda sums: sums.total / jnp.where(known, sums.count, 1.0)
-  gain = (each(bare) - each(full)) * jnp.asarray(losses.prior)[:, None]
+  (full, known), (bare, _) = map(balancing.means, losses.others)
+  gain = (bare - full) * jnp.asarray(losses.prior)[:, None]
   return jax.lax.stop_gradient(jnp.where(known, gain, 0.0)), known
 
 

@@ -151,19 +151,10 @@ VALUES = {
 }
 
 
-def test_a_stopped_run_goes_on_and_devices_agree(train, same_run, tmp_path):
+def test_a_stopped_run_goes_on_and_devices_agree(train, stopped, same_run, tmp_path):
   """With its prices; the gates move by their own loss alone."""
-
-  class Stop(Exception):
-    pass
-
-  def stop(loop, step):
-    if step == 7:
-      raise Stop
-
   want = train(tmp_path / "whole", **VALUES)
-  with pytest.raises(Stop):
-    train(tmp_path / "stopped", before_chunk=stop, **VALUES)
+  stopped(tmp_path / "stopped", 7, **VALUES)
   same_run(train(tmp_path / "stopped", **VALUES), want)
   assert (
     np.all(np.asarray(want.state.memory["price"])[:, 1]) and int(want.state.memory["looks"]) == 6

@@ -91,6 +91,12 @@ class Losses(NamedTuple):
   others: tuple[types.Sums, ...] = ()
 
 
+def means(each: types.Sums) -> tuple[jax.Array, jax.Array]:
+  """Returns the mean loss over the labels of every example, and bool, where it has any."""
+  known = jnp.asarray(each.count) > 0
+  return jnp.asarray(each.total) / jnp.where(known, each.count, 1.0), known
+
+
 class Balancer(NamedTuple):
   """A way to balance tasks, as a training step asks it.
 

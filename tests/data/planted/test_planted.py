@@ -113,6 +113,7 @@ def test_gradients_find_who_shares(tmp_path):
 
 def test_the_page_shows_what_the_kept_results_give(tmp_path):
   text = (ROOT / "docs" / "benchmarks" / "planted.md").read_text(encoding="utf-8")
+  assert page.kept()
   for part in page.page(page.kept()).split("\n\n"):
     assert part in text
   # A folder of runs gives the same.
