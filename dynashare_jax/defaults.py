@@ -243,6 +243,7 @@ def get_config() -> ml_collections.ConfigDict:
   random.like = ""  # work directory whose route is imitated
   random.skip = 0.3  # else this fraction of (task, block) is skipped
   random.per_task = True  # AdaShare's Random #2; False: Random #1
+  random.work = False  # routes of the same work, as `policy.serve` counts it, instead
   random.number = 0  # of the distinct routes that a seed draws, from 0, the first to be re-trained
 
   config.train = train = ml_collections.ConfigDict()

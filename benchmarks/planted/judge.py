@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -14,7 +13,6 @@ from dynashare_jax import methods
 from dynashare_jax import runs
 from dynashare_jax.data import loader
 from dynashare_jax.sharing import contract
-from dynashare_jax.sharing import routes as route_lib
 from dynashare_jax.sharing import skip
 from dynashare_jax.train import experiment as experiment_lib
 from dynashare_jax.train import forward as forward_lib
@@ -131,39 +129,3 @@ def equal_single(config: Any, parameters: int) -> Any:
     if Judge(config, "single").parameters <= parameters or hidden == 1:
       break
   return config
-
-
-def random_routes(
-  rng: np.random.Generator,
-  route: np.ndarray,
-  count: int,
-  costs: Sequence[float],
-  serve: str,
-  tolerance: float = 0.02,
-) -> np.ndarray:
-  """Draws different random routes of the work of one, `[N, T, L]`; every task executes some block.
-
-  Args:
-    route: `[T, L]`, whose work is wanted.
-    costs: see `sharing.routes.work`.
-    serve: see `sharing.routes.work`.
-    tolerance: of the work, as a share of hard sharing's.
-
-  Raises:
-    ValueError: there are not so many; tells how many were found.
-  """
-  wanted = route_lib.work(route, costs, serve)
-  found: dict[bytes, np.ndarray] = {}
-  for _ in range(2000 * count):
-    if len(found) == count:
-      return np.stack(list(found.values()))
-    executed = route.sum() if serve == "apart" else rng.integers(1, route.size + 1)
-    flat = np.zeros(route.size, np.float32)
-    flat[rng.permutation(route.size)[: int(executed)]] = 1
-    drawn = flat.reshape(route.shape)
-    if drawn.any(1).all() and abs(route_lib.work(drawn, costs, serve) - wanted) <= tolerance:
-      found[drawn.tobytes()] = drawn
-  raise ValueError(
-    f"{count} different random routes with {100 * wanted:.0f}% of the work of hard sharing, served"
-    f" {serve}, were asked for, and only {len(found)} were found: ask for fewer."
-  )

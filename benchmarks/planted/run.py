@@ -99,7 +99,7 @@ def judged(workdir: pathlib.Path, bank: pathlib.Path, randoms: int) -> dict[str,
   }
   share = route_lib.work(route, costs, serve)
   if share < 1:
-    drawn = judge_lib.random_routes(np.random.default_rng(SEED), route, randoms, costs, serve)
+    drawn = route_lib.of_work(np.random.default_rng(SEED), route, randoms, costs, serve)
     controls["random"] = kept.many(drawn, steps, judge)
   worse = np.mean(controls.get("random", [[0.0]]), 1) > np.mean(controls["route"])
   return {

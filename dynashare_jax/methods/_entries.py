@@ -154,8 +154,8 @@ def imitated(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
   """
   if entry.method != RANDOM:
     return None
-  apart = {"random.number", *_ONE}
-  own = {o for o in entry.overrides if o.partition("=")[0] not in apart}
+  of_routes = lambda name: name.startswith("random.") or name in _ONE
+  own = {o for o in entry.overrides if not of_routes(o.partition("=")[0])}
   like = [e for e in entries if own <= set(e.overrides)]
   return made_by(_LEARNT, entry, like) or made_by(_LEARNT, entry, entries)
 

@@ -220,7 +220,7 @@ def within_budget(parts: contract.Parts, count: int, learns: bool = True) -> ski
   _check_limit(limit, keep_first)
 
   def made(key: jax.Array, alpha: jax.Array, measured: conflict.Conflict | None) -> np.ndarray:
-    rng = _generator(key)
+    rng = generator(key)
     agreement = None if measured is None else measured.mean
     likes = np.asarray(alpha, np.float64) if learns else None
     return route_lib.candidates(rng, likes, agreement, limit, count, keep_first)
@@ -228,8 +228,8 @@ def within_budget(parts: contract.Parts, count: int, learns: bool = True) -> ski
   return made
 
 
-def _generator(key: jax.Array) -> np.random.Generator:
-  """NumPy's random numbers of a key."""
+def generator(key: jax.Array) -> np.random.Generator:
+  """Returns NumPy's random numbers of a key."""
   return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
 
 
@@ -245,7 +245,7 @@ def thinned(made: skip.Routes, rates: tuple[float, ...]) -> skip.Routes:
 
   def constant(key: jax.Array, alpha: jax.Array, measured: conflict.Conflict | None) -> np.ndarray:
     routes = np.array(made(key, alpha, measured), np.float32)
-    rng = _generator(jax.random.fold_in(key, 1))
+    rng = generator(jax.random.fold_in(key, 1))
     for route in routes:
       pairs = rng.permutation(np.argwhere(route * gated))
       tasks, blocks = pairs[: round(sum(1 - rates[block] for _, block in pairs))].T

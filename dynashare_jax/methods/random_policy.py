@@ -4,7 +4,9 @@
 route is imitated; without it `config.random.skip` gives the fraction of
 skipped (task, block) pairs. `config.random.per_task` keeps the number of each
 task (AdaShare's "Random #2"); without it only the total is kept ("Random #1").
-The routes of a seed are distinct; `config.random.number` says which is the first.
+With `config.random.work` routes have the same work instead, as `config.policy.serve` counts it,
+within 2% of hard sharing's. The routes of a seed are distinct; `config.random.number` says which is
+the first.
 
 With `config.train.retrain_from=policy` training starts from the weights that the re-training of the
 imitated run started from, those of its search; from scratch where that did, or none is imitated.
@@ -20,10 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.methods import _schedule
 from dynashare_jax.ops import policy
 from dynashare_jax.sharing import contract
+from dynashare_jax.sharing import routes as route_lib
 from dynashare_jax.sharing import skip
 
 
@@ -32,7 +36,10 @@ def build(parts: contract.Parts) -> contract.Method:
   config = parts.config
   route = _imitated(config, parts.spec, parts.blocks)
   count, number, per_task = config.policy.candidates, config.random.number, config.random.per_task
-  if number < 0 or (number and number + count > distinct(route, per_task)):
+  serve, costs = config.policy.serve, parts.costs()
+  lookup.one_of("config.policy.serve", serve, route_lib.SERVES)
+  enough = config.random.work or not number or number + count <= distinct(route, per_task)
+  if number < 0 or not enough:
     raise ValueError(
       f"config.random.number={number} with {count} candidates: there are"
       f" {distinct(route, per_task)} distinct routes that skip {_skipped(route, per_task)}, from"
@@ -41,8 +48,14 @@ def build(parts: contract.Parts) -> contract.Method:
 
   def routes(key: jax.Array, alpha: jax.Array, measured: Any) -> np.ndarray:
     del alpha, measured
+    if config.random.work:
+      drawn = route_lib.of_work(_schedule.generator(key), route, number + count, costs, serve)
+      return drawn[number:]
     return _drawn(key, route, number + count, per_task)[number:]
 
+  told = f"skip {_skipped(route, per_task)}"
+  if config.random.work:
+    told = f"take {100 * route_lib.work(route, costs, serve):.0f}% of hard sharing's work, {serve}"
   # `scratch` are the weights that the run starts from: fresh ones, or those of a search.
   phases = _schedule.retrain(config, count, gated=False, can_keep=False)
   return contract.Method(
@@ -50,7 +63,7 @@ def build(parts: contract.Parts) -> contract.Method:
     phases,
     skip.trunk(parts),
     skip.make(parts, phases, routes),
-    notes=(f"Random routes that skip {_skipped(route, per_task)}.",),
+    notes=(f"Random routes that {told}.",),
   )
 
 

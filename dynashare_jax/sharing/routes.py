@@ -72,6 +72,44 @@ def work(route: Any, costs: Sequence[float], serve: str = TOGETHER) -> float:
   return of(many) / of(np.ones_like(many))
 
 
+def of_work(
+  rng: np.random.Generator,
+  route: np.ndarray,
+  count: int,
+  costs: Sequence[float],
+  serve: str = TOGETHER,
+  tolerance: float = 0.02,
+) -> np.ndarray:
+  """Draws different random routes of the work of one, `[N, T, L]`; every task executes some block.
+
+  The first of many are those of a few, of the same random numbers.
+
+  Args:
+    route: `[T, L]`, whose work is wanted.
+    costs: see `work`.
+    serve: see `work`.
+    tolerance: of the work, as a share of hard sharing's.
+
+  Raises:
+    ValueError: there are not so many; tells how many were found.
+  """
+  wanted = work(route, costs, serve)
+  found: dict[bytes, np.ndarray] = {}
+  for _ in range(2000 * count):
+    if len(found) == count:
+      return np.stack(list(found.values()))
+    executed = route.sum() if serve == APART else rng.integers(1, route.size + 1)
+    flat = np.zeros(route.size, np.float32)
+    flat[rng.permutation(route.size)[: int(executed)]] = 1
+    drawn = flat.reshape(route.shape)
+    if drawn.any(1).all() and abs(work(drawn, costs, serve) - wanted) <= tolerance:
+      found[drawn.tobytes()] = drawn
+  raise ValueError(
+    f"{count} different random routes with {100 * wanted:.0f}% of the work of hard sharing, served"
+    f" {serve}, were asked for, and only {len(found)} were found: ask for fewer."
+  )
+
+
 def value(route: Any, pairs: np.ndarray, singles: np.ndarray) -> float:
   """Returns the sum of what a route's shared pairs and executed blocks are worth.
 

@@ -114,6 +114,9 @@ def test_random_policies_without_anything_to_imitate(
   calls.clear()
   start("adashare,q=random_policy", "--config.random.like=elsewhere")
   assert calls.options("config.random.like") == ["elsewhere"] * 2
+  calls.clear()
+  start("adashare,kept=adashare+train.steps=9,w=random_policy+train.steps=9+random.work=True")
+  assert calls.options("config.random.like")[-1] == str(tmp_path / "runs" / "kept-0")
 
 
 def test_several_random_routes_of_every_seed_share_a_row(

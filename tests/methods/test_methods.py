@@ -21,6 +21,7 @@ from dynashare_jax.ops import policy
 from dynashare_jax.sharing import conflict
 from dynashare_jax.sharing import contract
 from dynashare_jax.sharing import prices
+from dynashare_jax.sharing import routes as route_lib
 from dynashare_jax.sharing import skip
 from dynashare_jax.train import optim
 
@@ -316,6 +317,35 @@ def test_numbers_name_distinct_random_routes():
   np.testing.assert_array_equal(routes(5, 3), several[5:8])
   with pytest.raises(ValueError, match="number=64 with 1 cand.* 64 distinct .* skip 1, 1 of 8"):
     routes(64)
+
+
+def test_random_routes_of_the_same_work():
+  """Like a route in which two tasks leave out the first of eight equal blocks: 7/8 of the work."""
+  costs = (1.0,) * BLOCKS
+
+  def routes(number, candidates, serve):
+    config = _config(
+      random__skip=0.1,
+      random__work=True,
+      random__number=number,
+      policy__candidates=candidates,
+      policy__serve=serve,
+    )
+    method = _build("random_policy", config, 2)
+    made = method.sharing.routes(jax.random.key(0), jnp.zeros((2, 8)), None)
+    return method.notes[0], np.asarray(made)
+
+  for serve in ("together", "apart"):
+    note, several = routes(0, 20, serve)
+    assert note == f"Random routes that take 88% of hard sharing's work, {serve}."
+    assert len(np.unique(several.reshape(20, -1), axis=0)) == 20
+    assert all(abs(route_lib.work(r, costs, serve) - 0.875) <= 0.02 for r in several)
+    np.testing.assert_array_equal(routes(5, 3, serve)[1], several[5:8])
+
+
+def test_too_few_random_routes_of_the_same_work():
+  with pytest.raises(ValueError, match="9 different random routes with 50% .* only 2 were found"):
+    route_lib.of_work(np.random.default_rng(0), np.array([[1, 0]]), 9, (1, 1))
 
 
 def _finished(folder: pathlib.Path, **changes: Any) -> str:
