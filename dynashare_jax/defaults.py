@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
   model.blocks = (2, 2, 2, 2)
   model.rows = 4  # hrnet: pairs of convolutions before an exchange
   model.block = "basic"  # or bottleneck: 4 times as many channels come out
-  model.norm = "batch"  # or common, group, task: see docs/models.md
+  model.norm = "common"  # or batch (the authors'), group, task: see docs/models.md
   model.widths = (64, 128, 256, 512)
   model.width_factor = 1.0  # multiplies all widths
   model.strides = (1, 2, 1, 1)

@@ -279,8 +279,8 @@ def _check(parts: contract.Parts, backbone: Any) -> None:
   if not backbone.cuts:
     raise ValueError(
       f"config.method='gated' gates channels, which config.model.backbone={model.backbone!r} cannot"
-      f" be cut to with config.model.norm={model.norm!r}: use a resnet, vgg or tcn with 'batch', an"
-      " mlp or a vit."
+      f" be cut to with config.model.norm={model.norm!r}: use a resnet, vgg or tcn with batch norm,"
+      " an mlp or a vit."
     )
   if model.head == "dpt":
     raise ValueError(

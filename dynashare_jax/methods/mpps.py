@@ -338,6 +338,8 @@ def _capacity(phi: Mapping[str, jax.Array]) -> jax.Array:
 def build(parts: contract.Parts) -> contract.Method:
   """One plain training of the shared network and of what is learnt of masks."""
   settings, backbone = parts.config.exclusive, parts.backbone()
+  if getattr(backbone, "norm_kind", "") == "common":  # No loss may reach another task's channels.
+    backbone = backbone.clone(norm_kind="batch")
   _check(parts)
   (phase,) = _schedule.plain(parts.config, "policy")
   phase = dataclasses.replace(phase, record=True)

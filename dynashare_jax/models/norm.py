@@ -16,7 +16,8 @@ import numpy as np
 from dynashare_jax import lookup
 
 Dtype = DTypeLike
-NORMS = ("batch", "common", "group", "task")
+BATCH = ("common", "batch")
+NORMS = (*BATCH, "group", "task")
 TASKS = "tasks"  # in the path of leaves that hold every task's, along their first axis
 MOMENTUM = 0.9  # what one update keeps of a running average
 _EPSILON = 1e-5  # added to variances
@@ -26,11 +27,11 @@ _FOLDED = "folded"  # all that is left of a norm in inference, see `fold`
 def layer(kind: str, dtype: Dtype, name: str) -> nn.Module:
   """Makes a layer that is called with `(x, updates, use_running, mask)`.
 
-  Its `kind` is `batch` or `common` (`GroupedBatchNorm`), `group` (`ExampleNorm`) or `task`
+  Its `kind` is `common` or `batch` (`GroupedBatchNorm`), `group` (`ExampleNorm`) or `task`
   (`TaskNorm`).
   """
   lookup.one_of("config.model.norm", kind, NORMS)
-  if kind in ("batch", "common"):
+  if kind in BATCH:
     return GroupedBatchNorm(common=kind == "common", dtype=dtype, name=name)
   return (ExampleNorm if kind == "group" else TaskNorm)(dtype=dtype, name=name)
 
@@ -71,12 +72,12 @@ class ExampleNorm(nn.Module):
 
 
 class GroupedBatchNorm(nn.Module):
-  """Batch norm with one set of statistics per group, and shared parameters.
+  """Batch norm of groups with shared parameters, by common statistics or by each group's own.
 
-  A group's features are normalised by its own batch statistics, as if the groups were passed
-  through the network one after the other. At test all are normalised by the one running average,
-  which is no group's own where groups differ, as those of tasks with other routes do. With `common`
-  statistics all groups are normalised in training, too, by those of all their values together.
+  With `common` statistics all groups are normalised by those of all their values together. Otherwise
+  a group's features are normalised by its own batch statistics, as if the groups were passed through
+  the network one after the other, though at test all are normalised by the one running average, which
+  is no group's own where groups differ, as those of tasks with other routes do.
 
   Attributes:
     momentum: what one update keeps of the running average.

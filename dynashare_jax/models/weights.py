@@ -194,11 +194,12 @@ def _pretrained(params: Any, model: Any) -> base.Pretrained:
     if hasattr(module := backbones.find(name), "PRETRAINED")
   }
   fits = known.get(model.backbone)
-  wanted = {"backbone": " or ".join(known)} if fits is None else fits.needs
-  for name, value in wanted.items():
-    if model[name] != value:
+  wanted = {"backbone": tuple(known)} if fits is None else fits.needs
+  for name, values in wanted.items():
+    if model[name] not in values:
       raise ValueError(
-        f"config.model.weights needs config.model.{name}={value!r}; it is {model[name]!r}."
+        f"config.model.weights needs config.model.{name}={' or '.join(map(repr, values))};"
+        f" it is {model[name]!r}."
       )
   assert fits is not None
   flat = traverse_util.flatten_dict(params, sep="/")

@@ -397,10 +397,14 @@ def test_families(tmp_path):
     (
       dict(backbone="mlp"),
       {},
-      "config.model.weights needs config.model.backbone='hrnet or resnet or vit'; it is 'mlp'.",
+      "config.model.weights needs config.model.backbone='hrnet' or 'resnet' or 'vit'; it is 'mlp'.",
     ),
     (dict(stem="small"), {}, "needs config.model.stem='deeplab'; it is 'small'"),
-    (dict(norm="group"), dict(norm="group"), "needs config.model.norm='batch'; it is 'group'"),
+    (
+      dict(norm="group"),
+      dict(norm="group"),
+      "needs config.model.norm='common' or 'batch'; it is 'group'",
+    ),
     (
       {},
       dict(dims=1),

@@ -288,7 +288,7 @@ def test_every_way_moves_everything_alike_on_four_devices(build, monkeypatch):
 @pytest.mark.parametrize("phase", ["weights", "retrain"])
 def test_a_pass_of_each_task_equals_one_of_all(build, monkeypatch, phase):
   """With soft decisions; and with a route and gates, where a task leaves a block's averages."""
-  experiment = build(**configs.PICTURES)
+  experiment = build(**configs.PICTURES, model__norm="batch")
   stepper = Stepper(experiment, phase, ROUTE)
   weigh = lambda losses, gramian, key, state: (jnp.array([2.0, 3.0]), state)
   objective = experiment.objective._replace(balancer=balancing.Balancer("set", weigh, "gramian"))

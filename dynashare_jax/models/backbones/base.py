@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynashare_jax import types
+from dynashare_jax.models import norm
 from dynashare_jax.models import series
 
 # One array `[G, B, ..., C]`, or a tree of them (several resolutions, tokens beside a map), with G
@@ -112,7 +113,7 @@ class Pretrained(NamedTuple):
   """Which files of weights fit a backbone; a file of a family has it as `PRETRAINED`.
 
   Attributes:
-    needs: values that `config.model` must have.
+    needs: the values that `config.model` may have.
     first: path of the kernel that reads colours.
     layers: pattern of a layer's path below the backbone, and its group in
       `weight_tables.Family.names`. A pattern names `part`, and may name `block` and numbers that
@@ -124,7 +125,7 @@ class Pretrained(NamedTuple):
       None: as of a ResNet.
   """
 
-  needs: dict[str, str]
+  needs: dict[str, tuple[str, ...]]
   first: str
   layers: tuple[tuple[str, str], ...]
   arranged: Callable[[str, np.ndarray, Any], np.ndarray] = as_it_is
@@ -173,7 +174,7 @@ class Backbone(nn.Module):
     Such a family has `outputs`, and a field `kept`: how many outputs of a place (`stem`, `block_3`,
     or a layer: `block_3.conv_0`) there are, if not all.
     """
-    return hasattr(self, "kept") and getattr(self, "norm_kind", "batch") == "batch"
+    return hasattr(self, "kept") and getattr(self, "norm_kind", "batch") in norm.BATCH
 
   @nn.nowrap
   def outputs(self, place: str) -> tuple[str, ...]:

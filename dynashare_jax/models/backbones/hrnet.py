@@ -76,7 +76,7 @@ def _looks(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 PRETRAINED = base.Pretrained(
-  {"norm": "batch"},
+  {"norm": norm.BATCH},
   "stem/conv_0/kernel",
   (
     (r"stem/(?P<part>conv|norm)_(?P<index>\d+)", "stem"),

@@ -32,7 +32,7 @@ BLOCKS = ("basic", "bottleneck")
 VARIANTS = ("adashare", "torchvision")
 EXPANSION = 4  # of a bottleneck's output over its width
 PRETRAINED = base.Pretrained(
-  {"stem": "deeplab", "norm": "batch"},
+  {"stem": ("deeplab",), "norm": norm.BATCH},
   "stem_conv/kernel",
   (
     (r"stem_(?P<part>conv|norm)", "stem"),
