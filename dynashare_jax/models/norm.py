@@ -123,7 +123,7 @@ class GroupedBatchNorm(nn.Module):
       return (x * factor.reshape(shape) + offset.reshape(shape)).astype(self.dtype)
     wide = x.astype(jnp.float32)
     mean, var, count = _statistics(wide, mask)
-    if self.common:
+    if self.common and len(mean) > 1:
       mean, var = _joined(mean, var, updates)
     if not self.is_initializing():
       self._update(mean, var, updates, count)
