@@ -122,7 +122,7 @@ def parse(argv: list[str], values: flags.FlagValues) -> list[str]:
     told = " and ".join(f"--config.{name}={given[name]}" for name in _EITHER)
     raise ValueError(f"{told} are two budgets: give one of them.")
   try:
-    return list(values(argv))
+    return list(values(_last(argv)))
   except flags.IllegalFlagValueError as error:
     raise ValueError(_illegal(error, values)) from error
   except _ERRORS as error:
@@ -142,6 +142,15 @@ def _named(argv: list[str]) -> tuple[list[str], list[str]]:
       argument = f"--config={file_of(given[-1])}"
     line.append(argument)
   return line, given
+
+
+def _last(argv: list[str]) -> list[str]:
+  """The command line without what a later setting of the same value takes the place of.
+
+  Of tuples the flags would make one of all of them.
+  """
+  names = [match and match[1] for match in map(OVERRIDE.fullmatch, argv)]
+  return [a for i, a in enumerate(argv) if names[i] is None or names[i] not in names[i + 1 :]]
 
 
 def _check_name(name: str, text: str) -> None:

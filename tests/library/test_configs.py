@@ -48,7 +48,13 @@ def test_tuples_in_the_other_ways_of_a_flag():
   flag = configs.define(values, line)
   assert configs.parse([*line, "rest"], values) == ["", "rest"]
   assert flag.value.data.tasks == ("segmentation", "depth")
-  assert flag.value.model.blocks == (3, 4)
+  assert flag.value.model.blocks == (4,)
+
+
+def test_the_later_of_two_settings_counts_for_tuples_too() -> None:
+  twice = ["eval.scales=(1.0,2.0)", "seed=1", "eval.scales=0.5", "seed=2"]
+  found = configs.load(FILE, twice)
+  assert found.eval.scales == (0.5,) and found.seed == 2
 
 
 def test_what_is_not_said_stays():
