@@ -74,10 +74,11 @@ class ExampleNorm(nn.Module):
 class GroupedBatchNorm(nn.Module):
   """Batch norm of groups with shared parameters, by common statistics or by each group's own.
 
-  With `common` statistics all groups are normalised by those of all their values together. Otherwise
-  a group's features are normalised by its own batch statistics, as if the groups were passed through
-  the network one after the other, though at test all are normalised by the one running average, which
-  is no group's own where groups differ, as those of tasks with other routes do.
+  With `common` statistics all groups are normalised by those of all their values together.
+  Otherwise a group's features are normalised by its own batch statistics, as if the groups were
+  passed through the network one after the other, though at test all are normalised by the one
+  running average, which is no group's own where groups differ, as those of tasks with other routes
+  do.
 
   Attributes:
     momentum: what one update keeps of the running average.

@@ -312,6 +312,23 @@ def test_a_pass_of_each_task_equals_one_of_all(build, monkeypatch, phase):
   assert (aside.runs == other.runs).all()
 
 
+@pytest.mark.parametrize(("phase", "alone"), [("weights", True), ("retrain", False)])
+def test_routes_need_one_pass_for_common_statistics(build, monkeypatch, phase, alone):
+  experiment = build(**configs.PICTURES)
+  stepper = Stepper(experiment, phase, ROUTE)
+  weigh = lambda losses, gramian, key, state: (jnp.ones(2), state)
+  objective = experiment.objective._replace(balancer=balancing.Balancer("set", weigh, "gramian"))
+  state, rest = stepper.start(), _rest(experiment, stepper)
+  found, apart = [], skip_trunk.SkipTrunk.apart
+  monkeypatch.setattr(
+    skip_trunk.SkipTrunk, "apart", lambda *a: found.append(apart(*a)) or found[-1]
+  )
+  jax.eval_shape(
+    lambda *a: gradients_lib.gradients(forward_lib.Pass(objective, stepper.spec, state, *a)), *rest
+  )
+  assert found and all((told is not None) == alone for told in found)
+
+
 def test_gradients_of_features(hard):
   """The weighed update of one pass, and inner products of what the heads ask."""
   seen = []

@@ -134,9 +134,10 @@ class SkipTrunk(contract.Trunk):
     """Returns the decisions of every task, if its own passes cost less than its share of all's.
 
     A pass back costs two passes forward; back through the blocks of all tasks goes every task.
-    Common batch statistics need all tasks in one pass.
+    Common batch statistics need all tasks in one pass. A search does without: what follows it
+    trains with them again.
     """
-    if self._joined:
+    if self._joined and control.discrete:
       return None
     alone = sum(mode != routing.SKIP for row in control.modes for mode in row)
     shared = sum(split.running for split in routing.splits(control.modes))
