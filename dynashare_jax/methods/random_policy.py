@@ -36,9 +36,9 @@ def build(parts: contract.Parts) -> contract.Method:
   config = parts.config
   route = _imitated(config, parts.spec, parts.blocks)
   count, number, per_task = config.policy.candidates, config.random.number, config.random.per_task
-  serve, costs = config.policy.serve, parts.costs()
+  of_work, serve = config.random.work, config.policy.serve
   lookup.one_of("config.policy.serve", serve, route_lib.SERVES)
-  enough = config.random.work or not number or number + count <= distinct(route, per_task)
+  enough = of_work or not number or number + count <= distinct(route, per_task)
   if number < 0 or not enough:
     raise ValueError(
       f"config.random.number={number} with {count} candidates: there are"
@@ -48,14 +48,15 @@ def build(parts: contract.Parts) -> contract.Method:
 
   def routes(key: jax.Array, alpha: jax.Array, measured: Any) -> np.ndarray:
     del alpha, measured
-    if config.random.work:
-      drawn = route_lib.of_work(_schedule.generator(key), route, number + count, costs, serve)
-      return drawn[number:]
+    if of_work:
+      rng, costs = _schedule.generator(key), parts.costs()
+      return route_lib.of_work(rng, route, number + count, costs, serve)[number:]
     return _drawn(key, route, number + count, per_task)[number:]
 
   told = f"skip {_skipped(route, per_task)}"
-  if config.random.work:
-    told = f"take {100 * route_lib.work(route, costs, serve):.0f}% of hard sharing's work, {serve}"
+  if of_work:
+    share = route_lib.work(route, parts.costs(), serve)
+    told = f"take {100 * share:.0f}% of hard sharing's work, {serve}"
   # `scratch` are the weights that the run starts from: fresh ones, or those of a search.
   phases = _schedule.retrain(config, count, gated=False, can_keep=False)
   return contract.Method(
