@@ -224,9 +224,9 @@ def _job(
   if (folder / "config.json").is_file():
     runs_lib.open_workdir(configs.load(path, settings), folder)
   job = jobs_lib.Job(entry, seed, folder, tuple(arguments))
-  if (number := entry.number) is not None and like and not config.random.work:
-    per_task = bool(config.random.per_task)
-    job = dataclasses.replace(job, void=lambda: random_policy.lacks(like, number, per_task))
+  if (number := entry.number) is not None and like:
+    alike = bool(config.random.per_task), bool(config.random.work)
+    job = dataclasses.replace(job, void=lambda: random_policy.lacks(like, number, *alike))
   return job, (baseline, like), config
 
 

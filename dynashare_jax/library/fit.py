@@ -236,9 +236,8 @@ def compare(
       name, own = f"{entry.folder}-{seed}", told | dict(map(_setting, entry.overrides))
       if (imitated := _entries.imitated(entry, entries)) is not None:
         like = own.setdefault("random.like", str(folder / f"{imitated.folder}-{seed}"))
-        per_task, of_work = own.get("random.per_task", True), own.get("random.work", False)
-        number = None if of_work else entry.number
-        if number is not None and random_policy.lacks(like, number, per_task):
+        alike = own.get("random.per_task", True), own.get("random.work", False)
+        if entry.number is not None and random_policy.lacks(like, entry.number, *alike):
           left_out.append(name)
           continue
       made = fit(

@@ -14,6 +14,7 @@ imitated run started from, those of its search; from scratch where that did, or 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import json
 import math
 import pathlib
@@ -22,7 +23,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynashare_jax import lookup
 from dynashare_jax import types
 from dynashare_jax.methods import _schedule
 from dynashare_jax.ops import policy
@@ -37,7 +37,6 @@ def build(parts: contract.Parts) -> contract.Method:
   route = _imitated(config, parts.spec, parts.blocks)
   count, number, per_task = config.policy.candidates, config.random.number, config.random.per_task
   of_work, serve = config.random.work, config.policy.serve
-  lookup.one_of("config.policy.serve", serve, route_lib.SERVES)
   enough = of_work or not number or number + count <= distinct(route, per_task)
   if number < 0 or not enough:
     raise ValueError(
@@ -46,17 +45,21 @@ def build(parts: contract.Parts) -> contract.Method:
       " number 0. Ask for fewer."
     )
 
+  told = f"skip {_skipped(route, per_task)}"
+  draw: Callable[[jax.Array], np.ndarray]
+  draw = lambda key: _drawn(key, route, number + count, per_task)
+  if of_work:
+    costs = parts.costs()
+    share = route_lib.work(route, costs, serve)
+    told = f"take {100 * share:.0f}% of hard sharing's work, {serve}"
+    draw = lambda key: route_lib.of_work(
+      _schedule.generator(key), route, number + count, costs, serve
+    )
+
   def routes(key: jax.Array, alpha: jax.Array, measured: Any) -> np.ndarray:
     del alpha, measured
-    if of_work:
-      rng, costs = _schedule.generator(key), parts.costs()
-      return route_lib.of_work(rng, route, number + count, costs, serve)[number:]
-    return _drawn(key, route, number + count, per_task)[number:]
+    return draw(key)[number:]
 
-  told = f"skip {_skipped(route, per_task)}"
-  if of_work:
-    share = route_lib.work(route, parts.costs(), serve)
-    told = f"take {100 * share:.0f}% of hard sharing's work, {serve}"
   # `scratch` are the weights that the run starts from: fresh ones, or those of a search.
   phases = _schedule.retrain(config, count, gated=False, can_keep=False)
   return contract.Method(
@@ -78,12 +81,13 @@ def distinct(route: np.ndarray, per_task: bool) -> int:
   return math.prod(math.comb(len(row), int(row.sum())) for row in rows)
 
 
-def lacks(folder: str, number: int, per_task: bool) -> bool:
+def lacks(folder: str, number: int, per_task: bool, of_work: bool) -> bool:
   """Returns whether a finished run is there and has too few routes like its own for a number.
 
-  A route that skips nothing has none: there the answer is true for every number.
+  A route that skips nothing has none: there the answer is true for every number. How many have the
+  same work is not known before they are drawn: of such none counts as lacking.
   """
-  if not (pathlib.Path(folder) / "policy.json").is_file():
+  if of_work or not (pathlib.Path(folder) / "policy.json").is_file():
     return False
   found = distinct(_chosen(folder)[1], per_task)
   return number >= found or found == 1

@@ -16,7 +16,7 @@ import numpy as np
 from dynashare_jax import lookup
 
 Dtype = DTypeLike
-BATCH = ("common", "batch")
+BATCH = ("common", "batch")  # statistics of all groups together, or of each
 NORMS = (*BATCH, "group", "task")
 TASKS = "tasks"  # in the path of leaves that hold every task's, along their first axis
 MOMENTUM = 0.9  # what one update keeps of a running average

@@ -285,6 +285,15 @@ def test_every_way_moves_everything_alike_on_four_devices(build, monkeypatch):
   _close(found[1], found[4], 1e-6)
 
 
+def _parted(monkeypatch):
+  """A list that fills with what trunks answer when they are asked for the tasks' own passes."""
+  answers, apart = [], skip_trunk.SkipTrunk.apart
+  monkeypatch.setattr(
+    skip_trunk.SkipTrunk, "apart", lambda *a: answers.append(apart(*a)) or answers[-1]
+  )
+  return answers
+
+
 @pytest.mark.parametrize("phase", ["weights", "retrain"])
 def test_a_pass_of_each_task_equals_one_of_all(build, monkeypatch, phase):
   """With soft decisions; and with a route and gates, where a task leaves a block's averages."""
@@ -298,10 +307,7 @@ def test_a_pass_of_each_task_equals_one_of_all(build, monkeypatch, phase):
       lambda *a: gradients_lib.gradients(forward_lib.Pass(objective, stepper.spec, state, *a))
     )(*rest)
   )
-  asked, apart = [], skip_trunk.SkipTrunk.apart
-  monkeypatch.setattr(
-    skip_trunk.SkipTrunk, "apart", lambda *a: asked.append(apart(*a)) or asked[-1]
-  )
+  asked = _parted(monkeypatch)
   (grads, aside) = run()
   assert all(len(told) == 2 for told in asked)
   monkeypatch.setattr(skip_trunk.SkipTrunk, "apart", lambda *a: None)
@@ -319,10 +325,7 @@ def test_routes_need_one_pass_for_common_statistics(build, monkeypatch, phase, a
   weigh = lambda losses, gramian, key, state: (jnp.ones(2), state)
   objective = experiment.objective._replace(balancer=balancing.Balancer("set", weigh, "gramian"))
   state, rest = stepper.start(), _rest(experiment, stepper)
-  found, apart = [], skip_trunk.SkipTrunk.apart
-  monkeypatch.setattr(
-    skip_trunk.SkipTrunk, "apart", lambda *a: found.append(apart(*a)) or found[-1]
-  )
+  found = _parted(monkeypatch)
   jax.eval_shape(
     lambda *a: gradients_lib.gradients(forward_lib.Pass(objective, stepper.spec, state, *a)), *rest
   )
